@@ -1,0 +1,1 @@
+//! Flags and KubeProxyConfiguration, resolved once into one struct.

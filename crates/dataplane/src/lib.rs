@@ -1,0 +1,1 @@
+//! One module a proxy mode: lays a plan out as rules and works out the change to them.

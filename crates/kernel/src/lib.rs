@@ -1,0 +1,1 @@
+//! Everything that touches the system: netlink, iptables-restore, sysctls, namespaces.

@@ -1,0 +1,1 @@
+//! The kernel's packet-rule languages as typed data, with their text and netlink forms.

@@ -1,0 +1,1 @@
+//! Health, metrics and status pages, on a thread of their own.

@@ -1,0 +1,268 @@
+//! The plan: what a mode is to lay out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use model::{Cidr, IpFamily, Protocol, ServicePortName};
+
+use crate::LocalDetector;
+
+/// What this node is to do for one address family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The family.
+    pub family: IpFamily,
+    /// Every Service port of the family, by name and protocol.
+    pub ports: BTreeMap<(ServicePortName, Protocol), Arc<PortPlan>>,
+    /// What concerns the node as a whole.
+    pub node: Arc<NodeFacts>,
+}
+
+/// What of a plan is not about any one Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// How traffic from this node's pods is recognised.
+    pub local: LocalDetector,
+    /// Masquerade everything that goes to a cluster IP.
+    pub masquerade_all: bool,
+    /// The node's primary address of the family, where it has one.
+    pub node_ip: Option<IpAddr>,
+    /// The addresses that answer for NodePorts; `None` means every local one.
+    pub node_port_ips: Option<Vec<IpAddr>>,
+    /// The cluster's Service ranges of the family, sorted.
+    pub service_cidrs: Vec<Cidr>,
+    /// All endpoints of all planned Service ports of the family, ready or not: what upstream
+    /// counts to decide that a cluster is large.
+    pub endpoint_count: usize,
+}
+
+/// One port of one Service, in one family, as seen from this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortPlan {
+    /// Its name.
+    pub name: ServicePortName,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// `spec.ports[].port`: the port of every frontend but the NodePort.
+    pub port: NonZeroU16,
+    /// The cluster IP.
+    pub cluster_ip: IpAddr,
+    /// `nodePort`.
+    pub node_port: Option<NonZeroU16>,
+    /// External IPs, in the order given, without duplicates.
+    pub external_ips: Vec<IpAddr>,
+    /// Load-balancer addresses that nodes answer for (`ipMode: VIP`), in the order given.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges` of this family, in the order given. Empty: no restriction.
+    pub source_ranges: Vec<Cidr>,
+    /// `healthCheckNodePort`, where the external policy is Local.
+    pub health_check_node_port: Option<NonZeroU16>,
+    /// Session affinity.
+    pub affinity: Option<Affinity>,
+    /// `internalTrafficPolicy` is Local.
+    pub internal_local: bool,
+    /// `externalTrafficPolicy` is Local (and the Service has external frontends).
+    pub external_local: bool,
+    /// What Cluster-policy traffic is spread over, sorted by address and port; empty also where no
+    /// frontend uses Cluster policy.
+    pub cluster: Arc<[Endpoint]>,
+    /// What Local-policy traffic is spread over on this node, sorted; empty also where no frontend
+    /// uses Local policy.
+    pub local: Arc<[Endpoint]>,
+    /// Whether there is a usable endpoint anywhere in the cluster: decides between refusing (none
+    /// at all) and dropping (none here).
+    pub has_any_endpoint: bool,
+    /// All endpoints of the port wherever they are and whatever their state (`endpoint_count`).
+    pub total_endpoints: usize,
+    /// Ready endpoints on this node: what the health check port reports.
+    pub local_ready: usize,
+}
+
+/// ClientIP affinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// For how long after its last connection a client keeps to its endpoint.
+    pub timeout_seconds: u32,
+}
+
+/// Where a connection can be sent. Ordered by address, then port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Address.
+    pub ip: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Whether it runs on this node.
+    pub is_local: bool,
+}
+
+/// One address and port on which a Service port is offered, with what becomes of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// Which of the Service's addresses this is.
+    pub kind: FrontendKind,
+    /// The address; `None` for a NodePort, which is on the node-port addresses.
+    pub ip: Option<IpAddr>,
+    /// The port.
+    pub port: NonZeroU16,
+    /// What becomes of traffic from outside this node's pods and the node itself.
+    pub traffic: Traffic,
+}
+
+/// The kinds of frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // The API's own words.
+pub enum FrontendKind {
+    ClusterIp,
+    ExternalIp,
+    LoadBalancerIp,
+    NodePort,
+}
+
+/// What becomes of a connection to a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Balanced over [`PortPlan::cluster`].
+    Cluster,
+    /// Balanced over [`PortPlan::local`], the client's address kept.
+    Local,
+    /// Refused: the Service has no endpoint anywhere.
+    Reject,
+    /// Dropped: the policy is Local and no endpoint is here. For an external frontend this holds
+    /// for clients outside; pods and the node itself go to [`PortPlan::cluster`].
+    Drop,
+}
+
+impl PortPlan {
+    /// Whether any frontend is reachable from outside the cluster.
+    pub fn externally_accessible(&self) -> bool {
+        self.node_port.is_some()
+            || !self.external_ips.is_empty()
+            || !self.load_balancer_ips.is_empty()
+    }
+
+    /// Whether any frontend uses Cluster policy. External frontends with Local policy count too:
+    /// pods and the node itself reach them as if the policy were Cluster.
+    pub fn uses_cluster_endpoints(&self) -> bool {
+        !self.internal_local || self.externally_accessible()
+    }
+
+    /// Whether any frontend uses Local policy.
+    pub fn uses_local_endpoints(&self) -> bool {
+        self.internal_local || (self.external_local && self.externally_accessible())
+    }
+
+    /// What becomes of traffic to the cluster IP.
+    pub fn internal_traffic(&self) -> Traffic {
+        Self::traffic(self.has_any_endpoint, self.internal_local, &self.local)
+    }
+
+    /// What becomes of traffic from outside to the external frontends.
+    pub fn external_traffic(&self) -> Traffic {
+        Self::traffic(self.has_any_endpoint, self.external_local, &self.local)
+    }
+
+    fn traffic(has_any: bool, local_policy: bool, local: &[Endpoint]) -> Traffic {
+        match (has_any, local_policy) {
+            (false, _) => Traffic::Reject,
+            (true, false) => Traffic::Cluster,
+            (true, true) if local.is_empty() => Traffic::Drop,
+            (true, true) => Traffic::Local,
+        }
+    }
+
+    /// Every frontend of the port: cluster IP, external IPs, load-balancer IPs, NodePort.
+    pub fn frontends(&self) -> impl Iterator<Item = Frontend> + '_ {
+        let external = self.external_traffic();
+        let at = move |kind, ip, port, traffic| Frontend {
+            kind,
+            ip,
+            port,
+            traffic,
+        };
+        std::iter::once(at(
+            FrontendKind::ClusterIp,
+            Some(self.cluster_ip),
+            self.port,
+            self.internal_traffic(),
+        ))
+        .chain(
+            self.external_ips
+                .iter()
+                .map(move |ip| at(FrontendKind::ExternalIp, Some(*ip), self.port, external)),
+        )
+        .chain(
+            self.load_balancer_ips
+                .iter()
+                .map(move |ip| at(FrontendKind::LoadBalancerIp, Some(*ip), self.port, external)),
+        )
+        .chain(
+            self.node_port
+                .map(move |port| at(FrontendKind::NodePort, None, port, external)),
+        )
+    }
+
+    /// All endpoints that this node may send to: the union of cluster and local, sorted.
+    pub fn reachable(&self) -> Vec<Endpoint> {
+        let mut all: Vec<_> = self
+            .cluster
+            .iter()
+            .chain(self.local.iter())
+            .copied()
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// What changed in both families since the last look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlanDiff {
+    /// IPv4.
+    pub v4: FamilyDiff,
+    /// IPv6.
+    pub v6: FamilyDiff,
+}
+
+/// What changed in one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FamilyDiff {
+    /// Service ports that are new, gone or different, sorted by key.
+    pub ports: Vec<PortChange>,
+    /// The new node facts, where they differ.
+    pub node: Option<Arc<NodeFacts>>,
+}
+
+/// One Service port before and after; at least one is there, and they differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortChange {
+    /// As it was.
+    pub before: Option<Arc<PortPlan>>,
+    /// As it is now.
+    pub after: Option<Arc<PortPlan>>,
+}
+
+impl PlanDiff {
+    /// Nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
+    /// The change of one family.
+    pub fn family(&self, family: IpFamily) -> &FamilyDiff {
+        match family {
+            IpFamily::V4 => &self.v4,
+            IpFamily::V6 => &self.v6,
+        }
+    }
+}
+
+impl FamilyDiff {
+    /// Nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty() && self.node.is_none()
+    }
+}

@@ -1,0 +1,2 @@
+//! sluice: makes Kubernetes Services work on a Linux node.
+fn main() {}

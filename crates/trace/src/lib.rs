@@ -1,0 +1,1 @@
+//! Walks a packet through rules and says what becomes of it.

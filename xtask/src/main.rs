@@ -1,0 +1,2 @@
+//! Chores: lint, golden update, VM tests, benches.
+fn main() {}

@@ -1,1 +1,3 @@
 //! The kernel's packet-rule languages as typed data, with their text and netlink forms.
+
+pub mod iptables;

@@ -1,0 +1,55 @@
+//! The rules that are in force: what `iptables-save` shows.
+
+use std::collections::BTreeMap;
+
+use super::{Chain, Counters, Family, Policy, Rule, Table};
+
+/// All tables of a family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSet {
+    /// The family.
+    pub family: Family,
+    /// The tables that exist.
+    pub tables: BTreeMap<Table, TableState>,
+}
+
+/// One table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableState {
+    /// The chains, built-in ones among them.
+    pub chains: BTreeMap<Chain, ChainState>,
+}
+
+/// One chain.
+#[derive(Clone, Debug, Default)]
+pub struct ChainState {
+    /// What happens at the end; `None` for a chain that is not built in.
+    pub policy: Option<Policy>,
+    /// What met the policy. Does not count in comparisons.
+    pub counters: Counters,
+    /// The rules, in order.
+    pub rules: Vec<Rule>,
+}
+
+impl PartialEq for ChainState {
+    fn eq(&self, other: &Self) -> bool {
+        self.policy == other.policy && self.rules == other.rules
+    }
+}
+
+impl Eq for ChainState {}
+
+impl TableSet {
+    /// No tables.
+    pub fn new(family: Family) -> Self {
+        Self {
+            family,
+            tables: BTreeMap::new(),
+        }
+    }
+
+    /// A chain of a table, where both exist.
+    pub fn chain(&self, table: Table, chain: Chain) -> Option<&ChainState> {
+        self.tables.get(&table)?.chains.get(&chain)
+    }
+}

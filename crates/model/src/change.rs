@@ -24,6 +24,18 @@ pub enum Event {
     ServiceCidr(Change<Arc<ServiceCidr>, Arc<str>>),
 }
 
+impl Key {
+    /// The event that the object is gone.
+    pub fn deleted(&self) -> Event {
+        match self.clone() {
+            Key::Service(n) => Event::Service(Change::Deleted(n)),
+            Key::EndpointSlice(n) => Event::EndpointSlice(Change::Deleted(n)),
+            Key::Node(n) => Event::Node(Change::Deleted(n)),
+            Key::ServiceCidr(n) => Event::ServiceCidr(Change::Deleted(n)),
+        }
+    }
+}
+
 /// Names one object of any kind that sluice follows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)] // The kinds' own names.

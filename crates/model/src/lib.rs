@@ -1,22 +1,27 @@
 //! What sluice keeps of Services, EndpointSlices, Nodes and ServiceCIDRs.
 //!
-//! Two layers. `object` holds the objects as a server or a manifest states them, unchecked, with
+//! Two layers. [`object`] holds the objects as a server or a manifest states them, unchecked, with
 //! only the fields that routing needs. The types re-exported here are the checked form that the
 //! rest of sluice works with: addresses are addresses, ports are in range, enumerations are
-//! enumerations. Going from the first to the second is the only place where input is validated,
-//! and an error names the object and the field.
+//! enumerations. Going from the first to the second ([`Service::check`] and its siblings) is the
+//! only place where input is validated, and an error names the object and the field.
 
 mod change;
+mod check;
 mod endpoint_slice;
 mod family;
+mod intern;
 mod name;
 mod node;
+pub mod object;
 mod service;
 mod service_cidr;
 
 pub use change::{Change, Event, Key};
+pub use check::{Checked, Invalid, Kind, Subject, Warning, parse_cidr, parse_ip};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 pub use family::{IpFamily, Protocol, family_of_net};
+pub use intern::Interner;
 pub use name::{NamespacedName, ServicePortName};
 pub use node::{Node, NodeAddress, NodeAddressType, TopologyLabels};
 pub use service::{

@@ -1,0 +1,64 @@
+//! Addresses and ranges as the Kubernetes API has them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Reads an IP address.
+///
+/// The API took IPv4 addresses with leading zeros (`010.0.0.1`, read as decimal) until 1.33 and
+/// still serves those stored before, and reads `::ffff:10.0.0.1` as the IPv4 address in it
+/// (KEP-4858); so does this.
+pub fn parse_ip(s: &str) -> Option<IpAddr> {
+    if s.contains(':') {
+        return Some(s.parse::<Ipv6Addr>().ok()?.to_canonical());
+    }
+    let mut octets = [0; 4];
+    let mut parts = s.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        let digits = (1..=15).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        *octet = digits.then(|| part.parse().ok()).flatten()?;
+    }
+    parts
+        .next()
+        .is_none()
+        .then(|| Ipv4Addr::from(octets).into())
+}
+
+/// Reads an address range, host bits masked off. White space around it is passed over, which the
+/// API allows in `loadBalancerSourceRanges`.
+pub fn parse_cidr(s: &str) -> Option<IpNet> {
+    let (address, len) = s.trim().split_once('/')?;
+    if !(1..=3).contains(&len.len()) || !len.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let len = len.parse().ok()?;
+    Some(match parse_ip(address)? {
+        // `::ffff:a.b.c.d/n` has a length that counts from the IPv6 address; nobody means that.
+        IpAddr::V4(_) if address.contains(':') => return None,
+        IpAddr::V4(ip) => Ipv4Net::new(ip, len).ok()?.trunc().into(),
+        IpAddr::V6(ip) => Ipv6Net::new(ip, len).ok()?.trunc().into(),
+    })
+}
+
+/// Why an address may not stand for a pod or an external host. The API server refuses these as
+/// endpoints and as external IPs, since they would let a Service reach into a node itself.
+pub(super) fn special(ip: IpAddr) -> Option<&'static str> {
+    let (link_local, link_multicast) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), matches!(ip.octets(), [224, 0, 0, _])),
+        IpAddr::V6(ip) => (
+            ip.is_unicast_link_local(),
+            ip.octets()[0] == 0xff && ip.octets()[1] & 0xf == 2,
+        ),
+    };
+    if ip.is_unspecified() {
+        Some("is the unspecified address")
+    } else if ip.is_loopback() {
+        Some("is a loopback address")
+    } else if link_local || link_multicast {
+        Some("is a link-local address")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,274 @@
+//! From [`object`](crate::object)s to checked ones.
+//!
+//! The rule: what makes an object as a whole meaningless (no name, a port out of range, an unknown
+//! protocol) is [`Invalid`], and the caller keeps the object's last good version; a single address
+//! that cannot be used is left out with a [`Warning`], and takes nothing else down. Both name the
+//! object and the field. The bounds are those of the API server's own validation
+//! (`pkg/apis/core/validation`, `pkg/apis/discovery/validation`), so that what it would store
+//! passes, except where a comment says otherwise.
+
+mod address;
+mod endpoint_slice;
+mod names;
+mod node;
+mod object;
+mod service;
+mod service_cidr;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::fmt;
+
+pub use address::{parse_cidr, parse_ip};
+
+use crate::{Key, NamespacedName, Protocol};
+
+/// A checked object, with what had to be left out of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked<T> {
+    /// The object.
+    pub value: T,
+    /// One for each part that was left out.
+    pub warnings: Vec<Warning>,
+}
+
+/// An object that cannot be used at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: {field}: {reason}")]
+pub struct Invalid {
+    /// The object.
+    pub object: Subject,
+    /// Path of the field at fault: `spec.ports[1].port`.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// A part of an object that was left out, or a statement that has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The object.
+    pub object: Subject,
+    /// Path of the field at fault: `spec.externalIPs[0]`.
+    pub field: String,
+    /// What is wrong with it, and what was done instead.
+    pub reason: String,
+}
+
+/// `Service demo/web: spec.externalIPs[0]: "x" is not an IP address; left out`.
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.object, self.field, self.reason)
+    }
+}
+
+/// The kinds of object that sluice follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // The kinds' own names.
+pub enum Kind {
+    Service,
+    EndpointSlice,
+    Node,
+    ServiceCidr,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 4] = [
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Node,
+        Kind::ServiceCidr,
+    ];
+
+    /// The kind that an object's `apiVersion` and `kind` mean, if it is one that sluice follows.
+    /// The version is left open: what routing needs has kept its shape through all of them.
+    pub fn of(api_version: &str, kind: &str) -> Option<Self> {
+        let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        Kind::ALL
+            .into_iter()
+            .find(|k| k.name() == kind && k.group() == group)
+    }
+
+    /// `kind`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+            Kind::Node => "Node",
+            Kind::ServiceCidr => "ServiceCIDR",
+        }
+    }
+
+    /// The API group: what `apiVersion` has before the slash; empty for `v1`.
+    pub fn group(self) -> &'static str {
+        match self {
+            Kind::Service | Kind::Node => "",
+            Kind::EndpointSlice => "discovery.k8s.io",
+            Kind::ServiceCidr => "networking.k8s.io",
+        }
+    }
+
+    /// Whether objects of the kind live in a namespace.
+    pub fn namespaced(self) -> bool {
+        matches!(self, Kind::Service | Kind::EndpointSlice)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which object something is said about, as far as the object says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subject {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; empty for a kind that has none.
+    pub namespace: String,
+    /// Its name; empty if it does not say.
+    pub name: String,
+}
+
+impl Subject {
+    /// The subject for an object's stated namespace and name. Where a namespaced object states no
+    /// namespace it is `default`, as with `kubectl`.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        let namespace = match (kind.namespaced(), namespace) {
+            (false, _) => "",
+            (true, "") => "default",
+            (true, namespace) => namespace,
+        };
+        Self {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The object's key, if it has a name.
+    pub fn key(&self) -> Option<Key> {
+        if self.name.is_empty() {
+            return None;
+        }
+        let namespaced = || NamespacedName::new(&*self.namespace, &*self.name);
+        Some(match self.kind {
+            Kind::Service => Key::Service(namespaced()),
+            Kind::EndpointSlice => Key::EndpointSlice(namespaced()),
+            Kind::Node => Key::Node(self.name.as_str().into()),
+            Kind::ServiceCidr => Key::ServiceCidr(self.name.as_str().into()),
+        })
+    }
+}
+
+/// `Service demo/web`, `Node node1`, `Service without a name`.
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.name.is_empty(), self.namespace.is_empty()) {
+            (true, _) => write!(f, "{} without a name", self.kind),
+            (false, true) => write!(f, "{} {}", self.kind, self.name),
+            (false, false) => write!(f, "{} {}/{}", self.kind, self.namespace, self.name),
+        }
+    }
+}
+
+/// One object being checked: where its warnings gather.
+struct Checker {
+    object: Subject,
+    warnings: Vec<Warning>,
+}
+
+impl Checker {
+    /// Starts on an object, whose name must be one that the API server would take. Names end up
+    /// in rule comments, so nothing else gets past here.
+    fn new(kind: Kind, metadata: &crate::object::Metadata) -> Result<Self, Invalid> {
+        let checker = Self {
+            object: Subject::new(kind, &metadata.namespace, &metadata.name),
+            warnings: Vec::new(),
+        };
+        if metadata.name.is_empty() {
+            return Err(checker.invalid("metadata.name", "is required"));
+        }
+        let valid = match kind {
+            Kind::Service => names::is_label(&metadata.name),
+            _ => names::is_subdomain(&metadata.name),
+        };
+        if !valid {
+            let reason = format!("{:?} is not a name for a {kind}", metadata.name);
+            return Err(checker.invalid("metadata.name", reason));
+        }
+        if kind.namespaced() && !names::is_label(&checker.object.namespace) {
+            let reason = format!("{:?} is not a name for a namespace", metadata.namespace);
+            return Err(checker.invalid("metadata.namespace", reason));
+        }
+        Ok(checker)
+    }
+
+    fn invalid(&self, field: impl Into<String>, reason: impl Into<String>) -> Invalid {
+        Invalid {
+            object: self.object.clone(),
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+
+    fn warn(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+        self.warnings.push(Warning {
+            object: self.object.clone(),
+            field: field.into(),
+            reason: reason.into(),
+        });
+    }
+
+    fn done<T>(self, value: T) -> Checked<T> {
+        Checked {
+            value,
+            warnings: self.warnings,
+        }
+    }
+
+    /// A port that may be left out: 0 stands for none.
+    fn optional_port(
+        &self,
+        field: impl FnOnce() -> String,
+        port: i64,
+    ) -> Result<Option<std::num::NonZeroU16>, Invalid> {
+        match u16::try_from(port) {
+            Ok(port) => Ok(std::num::NonZeroU16::new(port)),
+            Err(_) => Err(self.invalid(field(), format!("{port} is not a port (1 to 65535)"))),
+        }
+    }
+
+    /// A port that must be there.
+    fn required_port(
+        &self,
+        field: impl Fn() -> String,
+        port: Option<i64>,
+    ) -> Result<std::num::NonZeroU16, Invalid> {
+        let Some(port) = port else {
+            return Err(self.invalid(field(), "is required"));
+        };
+        self.optional_port(&field, port)?
+            .ok_or_else(|| self.invalid(field(), "0 is not a port (1 to 65535)"))
+    }
+
+    fn protocol(
+        &self,
+        field: impl FnOnce() -> String,
+        protocol: &str,
+    ) -> Result<Protocol, Invalid> {
+        if protocol.is_empty() {
+            return Ok(Protocol::Tcp);
+        }
+        Protocol::ALL
+            .into_iter()
+            .find(|p| p.upper() == protocol)
+            .ok_or_else(|| {
+                let reason = format!("{protocol:?} is not a protocol (TCP, UDP or SCTP)");
+                self.invalid(field(), reason)
+            })
+    }
+}

@@ -1,0 +1,159 @@
+use super::*;
+
+/// Two namespaces for one test, gone with it.
+struct Pair {
+    names: [String; 2],
+    ns: [NetNs; 2],
+}
+
+impl Pair {
+    fn new(what: &str) -> Self {
+        let names =
+            ["a", "b"].map(|side| format!("sluice-link-{what}-{side}-{}", std::process::id()));
+        let ns = [0, 1].map(|i: usize| NetNs::create(&names[i]).expect("needs root"));
+        Self { names, ns }
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = NetNs::delete(name);
+        }
+    }
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+/// A veth pair between two namespaces, up and with addresses of both families.
+fn connected(pair: &Pair) -> [RtNetlink; 2] {
+    let [a, b] = &pair.ns;
+    let mut left = RtNetlink::open_in(a).unwrap();
+    let mut right = RtNetlink::open_in(b).unwrap();
+    let mac = Some([2, 0, 0, 0, 0, 7]);
+    left.add_veth(
+        VethEnd {
+            name: "left",
+            netns: None,
+            mac: None,
+        },
+        VethEnd {
+            name: "right",
+            netns: Some(b),
+            mac,
+        },
+    )
+    .unwrap();
+    for (socket, name, v4, v6) in [
+        (&mut left, "left", "10.9.0.1/24", "fd09::1/64"),
+        (&mut right, "right", "10.9.0.2/24", "fd09::2/64"),
+    ] {
+        let index = socket.index(name).unwrap();
+        socket.set_up(index, true).unwrap();
+        socket.add_address(index, net(v4)).unwrap();
+        socket.add_address(index, net(v6)).unwrap();
+        assert!(socket.link(name).unwrap().unwrap().up);
+        let addresses = socket.addresses().unwrap();
+        assert!(addresses.contains(&(index, net(v4))), "{addresses:?}");
+        assert!(addresses.contains(&(index, net(v6))), "{addresses:?}");
+    }
+    [left, right]
+}
+
+#[test]
+fn packets_of_both_families_cross_a_veth_pair_at_once() {
+    let pair = Pair::new("cross");
+    let _sockets = connected(&pair);
+    for address in ["10.9.0.2:0", "[fd09::2]:0"] {
+        let server = pair.ns[1]
+            .run(|| std::net::TcpListener::bind(address).unwrap())
+            .unwrap();
+        let to = server.local_addr().unwrap();
+        let second = std::time::Duration::from_secs(5);
+        pair.ns[0]
+            .run(|| std::net::TcpStream::connect_timeout(&to, second))
+            .unwrap()
+            .unwrap();
+    }
+}
+
+#[test]
+fn routes_and_neighbours_lead_to_an_address_that_no_link_owns() {
+    let pair = Pair::new("route");
+    let [mut left, mut right] = connected(&pair);
+    let index = left.index("left").unwrap();
+    let lo = right.index("lo").unwrap();
+    right.set_up(lo, true).unwrap();
+    for (far, gateway) in [("10.99.0.1/32", "169.254.1.1"), ("fd99::1/128", "fe80::99")] {
+        let gateway: IpAddr = gateway.parse().unwrap();
+        right.add_address(lo, net(far)).unwrap();
+        let route = Route {
+            destination: net(far),
+            via: Some(gateway),
+            interface: Some(index),
+            onlink: true,
+            source: None,
+        };
+        left.replace_neighbour(index, gateway, [2, 0, 0, 0, 0, 7])
+            .unwrap();
+        left.replace_route(route).unwrap();
+        left.replace_route(route).unwrap();
+        let at = net(far).addr();
+        let server = pair.ns[1]
+            .run(|| std::net::TcpListener::bind((at, 0)).unwrap())
+            .unwrap();
+        let to = server.local_addr().unwrap();
+        let second = std::time::Duration::from_secs(5);
+        pair.ns[0]
+            .run(|| std::net::TcpStream::connect_timeout(&to, second))
+            .unwrap()
+            .unwrap();
+        left.delete_route(route).unwrap();
+        let gone = left.delete_route(route).unwrap_err();
+        assert_eq!(gone.errno(), Some(3), "{gone}"); // ESRCH
+    }
+}
+
+#[test]
+fn bridge_ports_moves_and_deletions() {
+    let pair = Pair::new("bridge");
+    let mut left = RtNetlink::open_in(&pair.ns[0]).unwrap();
+    left.add_bridge("br0").unwrap();
+    let bridge = left.index("br0").unwrap();
+    let end = |name| VethEnd {
+        name,
+        netns: None,
+        mac: None,
+    };
+    left.add_veth(end("one"), end("two")).unwrap();
+    let one = left.index("one").unwrap();
+    left.set_controller(one, bridge).unwrap();
+    assert_eq!(left.link("one").unwrap().unwrap().controller, Some(bridge));
+    let two = left.index("two").unwrap();
+    left.move_to(two, &pair.ns[1]).unwrap();
+    let mut right = RtNetlink::open_in(&pair.ns[1]).unwrap();
+    assert!(right.link("two").unwrap().is_some());
+    left.delete_link(one).unwrap();
+    assert_eq!(right.link("two").unwrap(), None);
+}
+
+#[test]
+fn refusals_say_what_was_asked_and_the_errno() {
+    let pair = Pair::new("refused");
+    let mut left = RtNetlink::open_in(&pair.ns[0]).unwrap();
+    left.add_bridge("br0").unwrap();
+    let taken = left.add_bridge("br0").unwrap_err();
+    assert_eq!(taken.errno(), Some(17)); // EEXIST
+    assert!(
+        taken
+            .to_string()
+            .starts_with("ip link add br0 type bridge: "),
+        "{taken}"
+    );
+    assert_eq!(left.index("nope").unwrap_err().errno(), Some(19)); // ENODEV
+    let unreachable =
+        left.replace_route(Route::via(net("10.1.0.0/16"), "10.2.0.1".parse().unwrap()));
+    assert!(unreachable.is_err());
+}

@@ -1,1 +1,17 @@
-//! Health, metrics and status pages, on a thread of their own.
+//! What operators and load balancers look at: health, metrics, status pages, and the health-check
+//! port of each Service that has one. Everything is served from one thread of its own, so that a
+//! slow scrape never delays a sync.
+//!
+//! The paths, bodies, status codes and metric names are kube-proxy v1.36's.
+
+mod health;
+mod metrics;
+mod pages;
+mod server;
+mod service_health;
+
+pub use health::{Health, HealthReport, NodeEligibility};
+pub use metrics::{MetricSet, Metrics, family_label};
+pub use pages::Pages;
+pub use server::{Error, ListenFailed, Options, Server, SetVerbosity};
+pub use service_health::ServiceHealth;

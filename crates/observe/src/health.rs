@@ -1,0 +1,195 @@
+//! Whether this proxy is well: what `/healthz` and `/livez` answer.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use model::IpFamily;
+use serde::Serialize;
+
+/// What is known of this node's own Node object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeEligibility {
+    /// It is there, and not about to go.
+    Eligible,
+    /// It is absent, being deleted, or tainted `ToBeDeletedByClusterAutoscaler` (KEP-3836).
+    Ineligible,
+}
+
+/// The health of the proxy over time. Knows no clock: `now` is an argument.
+///
+/// A family is unhealthy once a change has been waiting for it longer than the timeout. A family
+/// that never was in sync is healthy: it is starting up.
+#[derive(Debug)]
+pub struct Health {
+    timeout: Duration,
+    node: NodeEligibility,
+    families: BTreeMap<IpFamily, FamilyHealth>,
+}
+
+#[derive(Debug, Default)]
+struct FamilyHealth {
+    synced: Option<SystemTime>,
+    waiting_since: Option<Instant>,
+}
+
+/// The body of `/healthz` and `/livez`. Field names and order are kube-proxy's.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthReport {
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<String, FamilyReport>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyReport {
+    last_updated: String,
+    healthy: bool,
+}
+
+impl HealthReport {
+    /// Whether every family is in time.
+    pub fn healthy(&self) -> bool {
+        self.healthy
+    }
+
+    /// Whether `/healthz` says 200: healthy, and the Node is to stay.
+    pub fn serving(&self) -> bool {
+        self.healthy && self.node_eligible != Some(false)
+    }
+}
+
+impl Health {
+    /// `timeout` is how long a change may wait; upstream takes twice the sync period.
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            node: NodeEligibility::Eligible,
+            families: BTreeMap::new(),
+        }
+    }
+
+    /// A change arrived that the kernel does not have yet.
+    pub fn queued(&mut self, family: IpFamily, now: Instant) {
+        let state = self.families.entry(family).or_default();
+        state.waiting_since.get_or_insert(now);
+    }
+
+    /// The kernel has everything.
+    pub fn synced(&mut self, family: IpFamily, wall: SystemTime) {
+        self.families.insert(
+            family,
+            FamilyHealth {
+                synced: Some(wall),
+                waiting_since: None,
+            },
+        );
+    }
+
+    /// The Node object changed.
+    pub fn set_node(&mut self, node: NodeEligibility) {
+        self.node = node;
+    }
+
+    /// Whether no family is late.
+    pub fn is_healthy(&self, now: Instant) -> bool {
+        self.families.values().all(|f| self.in_time(f, now))
+    }
+
+    fn in_time(&self, family: &FamilyHealth, now: Instant) -> bool {
+        match (family.synced, family.waiting_since) {
+            (Some(_), Some(since)) => now.saturating_duration_since(since) < self.timeout,
+            _ => true,
+        }
+    }
+
+    /// The body for `/healthz` (`with_node`) or `/livez`.
+    pub fn report(&self, now: Instant, wall: SystemTime, with_node: bool) -> HealthReport {
+        let healthy = self.is_healthy(now);
+        let eligible = self.node == NodeEligibility::Eligible;
+        let latest = self.families.values().filter_map(|f| f.synced).max();
+        // While all is well upstream reports the time of asking, a promise from older releases.
+        let last_updated = if healthy && (eligible || !with_node) {
+            Some(wall)
+        } else {
+            latest
+        };
+        HealthReport {
+            last_updated: timestamp(last_updated),
+            current_time: timestamp(Some(wall)),
+            node_eligible: with_node.then_some(eligible),
+            healthy,
+            status: self
+                .families
+                .iter()
+                .filter_map(|(family, state)| {
+                    let report = FamilyReport {
+                        last_updated: timestamp(Some(state.synced?)),
+                        healthy: self.in_time(state, now),
+                    };
+                    Some((family.to_string(), report))
+                })
+                .collect(),
+        }
+    }
+}
+
+/// RFC 3339; Go's zero time where there is none.
+fn timestamp(time: Option<SystemTime>) -> String {
+    time.map_or_else(
+        || "0001-01-01T00:00:00Z".to_owned(),
+        |t| humantime::format_rfc3339_nanos(t).to_string(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn healthy_while_starting_up() {
+        let mut health = Health::new(TIMEOUT);
+        let start = Instant::now();
+        health.queued(IpFamily::V4, start);
+        let report = health.report(start + 10 * TIMEOUT, SystemTime::now(), true);
+        assert!(report.serving());
+        assert!(report.status.is_empty());
+    }
+
+    #[test]
+    fn unhealthy_once_a_change_has_waited_too_long() {
+        let mut health = Health::new(TIMEOUT);
+        let start = Instant::now();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        health.synced(IpFamily::V4, wall);
+        health.synced(IpFamily::V6, wall);
+        health.queued(IpFamily::V4, start);
+        // A second change does not start the wait again.
+        health.queued(IpFamily::V4, start + TIMEOUT / 2);
+        assert!(health.is_healthy(start + TIMEOUT - Duration::from_millis(1)));
+        let late = health.report(start + TIMEOUT, wall + TIMEOUT, false);
+        assert_eq!(
+            serde_json::to_string(&late).unwrap(),
+            r#"{"lastUpdated":"2001-09-09T01:46:40.000000000Z","currentTime":"2001-09-09T01:47:40.000000000Z","healthy":false,"status":{"IPv4":{"lastUpdated":"2001-09-09T01:46:40.000000000Z","healthy":false},"IPv6":{"lastUpdated":"2001-09-09T01:46:40.000000000Z","healthy":true}}}"#
+        );
+        health.synced(IpFamily::V4, wall);
+        assert!(health.is_healthy(start + 10 * TIMEOUT));
+    }
+
+    #[test]
+    fn a_node_that_goes_fails_healthz_but_not_livez() {
+        let mut health = Health::new(TIMEOUT);
+        health.synced(IpFamily::V4, SystemTime::now());
+        health.set_node(NodeEligibility::Ineligible);
+        let now = Instant::now();
+        assert!(!health.report(now, SystemTime::now(), true).serving());
+        assert!(health.report(now, SystemTime::now(), false).serving());
+    }
+}

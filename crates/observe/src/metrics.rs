@@ -1,0 +1,298 @@
+//! The metrics: names, types, labels, help and buckets are kube-proxy v1.36's.
+
+use model::IpFamily;
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, linear_buckets,
+};
+
+/// Which metrics a proxy mode has beside those that all have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The modes' own names.
+pub enum MetricSet {
+    Iptables,
+    Ipvs,
+    Nftables,
+    Userspace,
+}
+
+/// Declares [`Metrics`] from one table: field, type, the modes that have it, and how it is made.
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $field:ident: $type:ty, $modes:expr, $make:expr;)+) => {
+        /// All metrics. Cheap to clone: clones share their values.
+        #[derive(Clone)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[$doc])* pub $field: $type,)+
+        }
+
+        impl Metrics {
+            /// All metrics at zero; those that the modes of `set` have are in [`Metrics::text`].
+            ///
+            /// # Errors
+            ///
+            /// A metric whose name or label is not well-formed; a mistake in this file.
+            pub fn new(set: MetricSet) -> Result<Self, prometheus::Error> {
+                let registry = Registry::new();
+                $(
+                    let $field: $type = $make?;
+                    if $modes.contains(&set) {
+                        registry.register(Box::new($field.clone()))?;
+                    }
+                )+
+                Ok(Self { registry, $($field,)+ })
+            }
+        }
+    };
+}
+
+use MetricSet::{Iptables, Ipvs, Nftables, Userspace};
+
+const ALL: &[MetricSet] = &[Iptables, Ipvs, Nftables, Userspace];
+const KERNEL: &[MetricSet] = &[Iptables, Ipvs, Nftables];
+const PARTIAL: &[MetricSet] = &[Iptables, Nftables];
+const RESTORE: &[MetricSet] = &[Iptables, Ipvs];
+const IPTABLES: &[MetricSet] = &[Iptables];
+const NFTABLES: &[MetricSet] = &[Nftables];
+const FAMILY: &[&str] = &["ip_family"];
+const SYNC: &[f64] = &[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096,
+    8.192, 16.384,
+];
+
+metrics! {
+    /// How long syncs take.
+    sync_duration: HistogramVec, ALL,
+        histogram("sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", SYNC);
+    /// How long full syncs take.
+    sync_full_duration: HistogramVec, PARTIAL,
+        histogram("sync_full_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds for full resyncs", SYNC);
+    /// How long syncs of only what changed take.
+    sync_partial_duration: HistogramVec, PARTIAL,
+        histogram("sync_partial_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds for partial resyncs", SYNC);
+    /// When the kernel last had everything.
+    sync_last_timestamp: GaugeVec, ALL,
+        gauges_f64("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced");
+    /// When a change last arrived.
+    sync_last_queued_timestamp: GaugeVec, ALL,
+        gauges_f64("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued");
+    /// From a pod's or Service's change to the kernel, by the slices' own time stamps.
+    network_programming_duration: HistogramVec, ALL,
+        histogram("network_programming_duration_seconds", "In Cluster Network Programming Latency in seconds", &programming_buckets()?);
+    /// Endpoint changes that the kernel does not have yet.
+    endpoint_changes_pending: IntGauge, ALL,
+        gauge("sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes");
+    /// Endpoint changes seen.
+    endpoint_changes_total: IntCounter, ALL,
+        counter("sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes");
+    /// Service changes that the kernel does not have yet.
+    service_changes_pending: IntGauge, ALL,
+        gauge("sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes");
+    /// Service changes seen.
+    service_changes_total: IntCounter, ALL,
+        counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes");
+    /// Service ports that drop traffic here, by the policy that makes them.
+    no_local_endpoints: IntGaugeVec, ALL,
+        gauges("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", &["traffic_policy", "ip_family"]);
+    /// Answers of `/healthz`.
+    healthz_total: IntCounterVec, ALL,
+        counters("proxy_healthz_total", "Cumulative proxy healthz HTTP status", &["code"]);
+    /// Answers of `/livez`.
+    livez_total: IntCounterVec, ALL,
+        counters("proxy_livez_total", "Cumulative proxy livez HTTP status", &["code"]);
+    /// Refused restores.
+    iptables_restore_failures: IntCounterVec, RESTORE,
+        counters("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", FAMILY);
+    /// Refused restores of only what changed.
+    iptables_partial_restore_failures: IntCounterVec, IPTABLES,
+        counters("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", FAMILY);
+    /// Rules in the kernel.
+    iptables_rules_total: IntGaugeVec, IPTABLES,
+        gauges("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", &["table", "ip_family"]);
+    /// Rules in the last restore.
+    iptables_rules_last: IntGaugeVec, IPTABLES,
+        gauges("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", &["table", "ip_family"]);
+    /// Refused transactions.
+    nftables_sync_failures: IntCounterVec, NFTABLES,
+        counters("sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures", FAMILY);
+    /// Refused clean-ups.
+    nftables_cleanup_failures: IntCounterVec, NFTABLES,
+        counters("sync_proxy_rules_nftables_cleanup_failures_total", "Cumulative proxy nftables cleanup failures", FAMILY);
+    /// How long looking for stale flows takes.
+    conntrack_duration: HistogramVec, KERNEL,
+        histogram("conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", SYNC);
+    /// Stale flows removed.
+    conntrack_deleted: IntCounterVec, KERNEL,
+        counters("conntrack_reconciler_deleted_entries_total", "Cumulative conntrack flows deleted by conntrack reconciler", FAMILY);
+    /// Packets that the INVALID rule dropped, read from nfacct at each scrape.
+    invalid_dropped: IntCounter, IPTABLES,
+        counter("iptables_ct_state_invalid_dropped_packets_total", "packets dropped by iptables to work around conntrack problems");
+    /// Packets to NodePorts on loopback, read from nfacct at each scrape.
+    localhost_nodeports: IntCounter, IPTABLES,
+        counter("iptables_localhost_nodeports_accepted_packets_total", "Number of packets accepted on nodeports of loopback interface");
+    /// sluice's own: Service ports that the kernel refused and that are left out until they change.
+    quarantined: IntGaugeVec, ALL,
+        IntGaugeVec::new(Opts::new("sluice_quarantined_services", "Service ports that the kernel refused and that are left out until they change"), FAMILY);
+}
+
+impl Metrics {
+    /// The Prometheus text format, version 0.0.4.
+    ///
+    /// # Errors
+    ///
+    /// A metric family without samples of its declared type; a mistake in this file.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// The label of a family: `IPv4` or `IPv6`.
+pub fn family_label(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "IPv4",
+        IpFamily::V6 => "IPv6",
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    // Upstream's registry puts the stability level before each help text.
+    Opts::new(format!("kubeproxy_{name}"), format!("[ALPHA] {help}"))
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+    HistogramVec::new(opts, FAMILY)
+}
+
+fn gauges_f64(name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
+    GaugeVec::new(opts(name, help), FAMILY)
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    IntGaugeVec::new(opts(name, help), labels)
+}
+
+fn gauge(name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    IntGauge::with_opts(opts(name, help))
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(opts(name, help), labels)
+}
+
+fn counter(name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    IntCounter::with_opts(opts(name, help))
+}
+
+/// 0.25 s and 0.5 s, each second to 59, each 5 s to 115, each 30 s to 300.
+fn programming_buckets() -> Result<Vec<f64>, prometheus::Error> {
+    Ok([
+        linear_buckets(0.25, 0.25, 2)?,
+        linear_buckets(1.0, 1.0, 59)?,
+        linear_buckets(60.0, 5.0, 12)?,
+        linear_buckets(120.0, 30.0, 7)?,
+    ]
+    .concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    /// Touches every metric, so that the ones with labels show.
+    fn touch(m: &Metrics) {
+        for vec in [
+            &m.sync_duration,
+            &m.sync_full_duration,
+            &m.sync_partial_duration,
+            &m.network_programming_duration,
+            &m.conntrack_duration,
+        ] {
+            vec.with_label_values(&["IPv4"]).observe(0.1);
+        }
+        for vec in [&m.sync_last_timestamp, &m.sync_last_queued_timestamp] {
+            vec.with_label_values(&["IPv4"]).set(1.0);
+        }
+        for vec in [
+            &m.iptables_restore_failures,
+            &m.iptables_partial_restore_failures,
+            &m.nftables_sync_failures,
+            &m.nftables_cleanup_failures,
+            &m.conntrack_deleted,
+        ] {
+            vec.with_label_values(&["IPv4"]).inc();
+        }
+        for vec in [&m.iptables_rules_total, &m.iptables_rules_last] {
+            vec.with_label_values(&["nat", "IPv4"]).set(1);
+        }
+        m.no_local_endpoints
+            .with_label_values(&["internal", "IPv4"])
+            .set(1);
+        m.healthz_total.with_label_values(&["200"]).inc();
+        m.livez_total.with_label_values(&["200"]).inc();
+    }
+
+    /// `name -> (type, help, label names)` of each family in the text format.
+    fn families(text: &str) -> BTreeMap<String, (String, String, Vec<String>)> {
+        let mut out: BTreeMap<String, (String, String, Vec<String>)> = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                out.entry(name.to_owned()).or_default().1 = help.to_owned();
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                out.entry(name.to_owned()).or_default().0 = kind.to_owned();
+            } else if let Some((name, rest)) = line.split_once('{') {
+                let base = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|s| name.strip_suffix(s).filter(|n| out.contains_key(*n)))
+                    .unwrap_or(name);
+                let labels = &mut out.get_mut(base).unwrap().2;
+                let (inside, _) = rest.rsplit_once('}').unwrap();
+                for label in inside.split(',') {
+                    let label = label.split('=').next().unwrap().to_owned();
+                    if label != "le" && !labels.contains(&label) {
+                        labels.push(label);
+                    }
+                }
+                labels.sort();
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn families_are_the_observed_ones() {
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
+        for (file, set) in [
+            ("iptables-default.metrics", MetricSet::Iptables),
+            ("ipvs-default.metrics", MetricSet::Ipvs),
+            ("nftables-default.metrics", MetricSet::Nftables),
+        ] {
+            let observed = families(&std::fs::read_to_string(dir.join(file)).unwrap());
+            let metrics = Metrics::new(set).unwrap();
+            touch(&metrics);
+            let ours = families(&metrics.text().unwrap());
+            for (name, (kind, help, labels)) in &observed {
+                let (our_kind, our_help, our_labels) = ours
+                    .get(name)
+                    .unwrap_or_else(|| panic!("{file}: {name} is missing"));
+                assert_eq!((our_kind, our_help), (kind, help), "{file}: {name}");
+                // The observation leaves out values that change from run to run, and then labels.
+                if !labels.is_empty() {
+                    assert_eq!(our_labels, labels, "{file}: {name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn programming_buckets_rise() {
+        let buckets = programming_buckets().unwrap();
+        assert_eq!(buckets.len(), 80);
+        assert!(buckets.windows(2).all(|w| w[0] < w[1]));
+        assert_eq!((buckets[0], buckets[79]), (0.25, 300.0));
+    }
+}

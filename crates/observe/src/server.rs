@@ -1,0 +1,370 @@
+//! The thread that serves, and what the rest of sluice tells it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use model::{IpFamily, NamespacedName};
+use prometheus::IntCounterVec;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::service_health::Ports;
+use crate::{Health, Metrics, NodeEligibility, Pages, ServiceHealth};
+
+/// How long to wait before trying again to bind an address; upstream waits as long.
+const REBIND: Duration = Duration::from_secs(5);
+
+/// Sets the log verbosity from the text of a `-v` flag; the error is for the person who asked.
+pub type SetVerbosity = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// Takes a Service, its health-check port, and why the port cannot be opened.
+pub type ListenFailed = Box<dyn Fn(&NamespacedName, u16, &str) + Send + Sync>;
+
+/// Where to serve what.
+pub struct Options {
+    /// `healthzBindAddress`; `None` serves no health.
+    pub healthz: Option<SocketAddr>,
+    /// `metricsBindAddress`; `None` serves no metrics.
+    pub metrics: Option<SocketAddr>,
+    /// `bindAddressHardFail`: an address that cannot be bound ends [`Server::start`] with an
+    /// error; without it binding is tried again every five seconds.
+    pub bind_hard_fail: bool,
+    /// How long a change may wait before health fails.
+    pub health_timeout: Duration,
+    /// The pages that describe the process.
+    pub pages: Pages,
+    /// Changes the log verbosity (PUT `/debug/flags/v`); `None` leaves the path out.
+    pub set_verbosity: Option<SetVerbosity>,
+    /// Called before each scrape, to bring in what is counted elsewhere.
+    pub before_scrape: Box<dyn Fn(&Metrics) + Send + Sync>,
+    /// Told of each health-check port that cannot be opened.
+    pub listen_failed: ListenFailed,
+}
+
+/// Serving failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address could not be bound and `bindAddressHardFail` is set.
+    #[error("cannot listen on {address} for {what}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What was to be served there: `healthz` or `metrics`.
+        what: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The thread or its runtime could not be made.
+    #[error("cannot start the thread that serves health and metrics: {0}")]
+    Thread(std::io::Error),
+}
+
+pub(crate) struct Shared {
+    options: Options,
+    metrics: Metrics,
+    health: Mutex<Health>,
+    services: Mutex<Services>,
+    services_changed: Notify,
+}
+
+struct Services {
+    by_name: BTreeMap<NamespacedName, ServiceHealth>,
+    addresses: Vec<IpAddr>,
+}
+
+/// A handle on the serving thread, which lives as long as the process.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// Starts the thread. Returns once the addresses are bound, or are being tried again.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub fn start(options: Options, metrics: Metrics) -> Result<Self, Error> {
+        let shared = Arc::new(Shared {
+            health: Mutex::new(Health::new(options.health_timeout)),
+            services: Mutex::new(Services {
+                by_name: BTreeMap::new(),
+                addresses: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            }),
+            services_changed: Notify::new(),
+            options,
+            metrics,
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::Thread)?;
+        let routes = [
+            (
+                shared.options.healthz,
+                "healthz",
+                health_routes as fn(Arc<Shared>) -> Router,
+            ),
+            (shared.options.metrics, "metrics", metrics_routes),
+        ];
+        for (address, what, router) in routes {
+            let Some(address) = address else { continue };
+            let bound = runtime.block_on(TcpListener::bind(address));
+            let bound = match bound {
+                Err(source) if shared.options.bind_hard_fail => {
+                    return Err(Error::Bind {
+                        address,
+                        what,
+                        source,
+                    });
+                }
+                other => other,
+            };
+            runtime.spawn(serve(address, what, bound, router(Arc::clone(&shared))));
+        }
+        let server = Self {
+            shared: Arc::clone(&shared),
+        };
+        std::thread::Builder::new()
+            .name("observe".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let mut ports = Ports::default();
+                    loop {
+                        ports.sync(&shared).await;
+                        // A port that is taken may be free later.
+                        let changed = shared.services_changed.notified();
+                        let _ = tokio::time::timeout(REBIND, changed).await;
+                    }
+                });
+            })
+            .map_err(Error::Thread)?;
+        Ok(server)
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// A change arrived that the kernel does not have yet.
+    pub fn queued(&self, family: IpFamily, now: Instant) {
+        lock(&self.shared.health).queued(family, now);
+    }
+
+    /// The kernel has everything.
+    pub fn synced(&self, family: IpFamily) {
+        lock(&self.shared.health).synced(family, SystemTime::now());
+    }
+
+    /// The Node object changed.
+    pub fn set_node(&self, node: NodeEligibility) {
+        lock(&self.shared.health).set_node(node);
+    }
+
+    /// Which addresses health-check ports are opened on.
+    pub fn set_service_health_addresses(&self, addresses: Vec<IpAddr>) {
+        lock(&self.shared.services).addresses = addresses;
+        self.shared.services_changed.notify_one();
+    }
+
+    /// The Services that have a health-check port, all of them.
+    pub fn set_services(&self, services: BTreeMap<NamespacedName, ServiceHealth>) {
+        lock(&self.shared.services).by_name = services;
+        self.shared.services_changed.notify_one();
+    }
+}
+
+/// A poisoned lock is still a lock: what it guards is valid after every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn is_healthy(&self) -> bool {
+        lock(&self.health).is_healthy(Instant::now())
+    }
+
+    pub(crate) fn local_endpoints(&self, name: &NamespacedName) -> usize {
+        lock(&self.services)
+            .by_name
+            .get(name)
+            .map_or(0, |s| s.local_endpoints)
+    }
+
+    pub(crate) fn service_ports(&self) -> (BTreeMap<NamespacedName, u16>, Vec<IpAddr>) {
+        let services = lock(&self.services);
+        let ports = services
+            .by_name
+            .iter()
+            .map(|(name, s)| (name.clone(), s.port))
+            .collect();
+        (ports, services.addresses.clone())
+    }
+
+    pub(crate) fn listen_failed(
+        &self,
+        name: &NamespacedName,
+        port: u16,
+        address: SocketAddr,
+        error: &std::io::Error,
+    ) {
+        let message = format!("cannot listen on {address}: {error}");
+        tracing::warn!(service = %name, port, "health-check node port: {message}");
+        (self.options.listen_failed)(name, port, &message);
+    }
+}
+
+async fn serve(
+    address: SocketAddr,
+    what: &'static str,
+    mut bound: std::io::Result<TcpListener>,
+    router: Router,
+) {
+    let mut reported = false;
+    loop {
+        match bound {
+            Ok(listener) => {
+                if reported {
+                    tracing::info!("listening on {address} for {what} now");
+                }
+                let served = axum::serve(listener, router.clone()).await;
+                tracing::error!("stopped serving {what} on {address}: {served:?}");
+            }
+            Err(error) if !reported => {
+                tracing::error!("cannot listen on {address} for {what}, trying again: {error}");
+                reported = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(REBIND).await;
+        bound = TcpListener::bind(address).await;
+    }
+}
+
+fn health_routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/livez", get(livez))
+        .with_state(shared)
+}
+
+fn metrics_routes(shared: Arc<Shared>) -> Router {
+    let router = Router::new()
+        .route("/healthz", get(async || "ok"))
+        .route("/metrics", get(metrics))
+        .route("/metrics/slis", get(slis))
+        .route("/proxyMode", get(proxy_mode))
+        .route("/configz", get(configz))
+        .route("/flagz", get(flagz))
+        .route("/statusz", get(statusz));
+    let router = if shared.options.set_verbosity.is_some() {
+        router.route("/debug/flags/{flag}", put(set_flag))
+    } else {
+        router
+    };
+    router.with_state(shared)
+}
+
+async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+    probe(&shared, true, &shared.metrics.healthz_total)
+}
+
+async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+    probe(&shared, false, &shared.metrics.livez_total)
+}
+
+fn probe(shared: &Shared, with_node: bool, count: &IntCounterVec) -> Response {
+    let report = lock(&shared.health).report(Instant::now(), SystemTime::now(), with_node);
+    let status = if report.serving() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    count.with_label_values(&[status.as_str()]).inc();
+    let no_sniff = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    (status, [no_sniff], axum::Json(report)).into_response()
+}
+
+fn text(content_type: &'static str, body: String) -> Response {
+    (
+        [
+            (header::CONTENT_TYPE, content_type),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        ],
+        body,
+    )
+        .into_response()
+}
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    (shared.options.before_scrape)(&shared.metrics);
+    match shared.metrics.text() {
+        Ok(body) => text(PROMETHEUS, body),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// The health checks as metrics (KEP-3466); kube-proxy has the one that every component has.
+async fn slis() -> Response {
+    text(
+        PROMETHEUS,
+        "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n\
+         # TYPE kubernetes_healthcheck gauge\n\
+         kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"
+            .to_owned(),
+    )
+}
+
+async fn proxy_mode(State(shared): State<Arc<Shared>>) -> Response {
+    text(PLAIN, shared.options.pages.proxy_mode.clone())
+}
+
+async fn configz(State(shared): State<Arc<Shared>>) -> Response {
+    axum::Json(&shared.options.pages.configz).into_response()
+}
+
+async fn flagz(State(shared): State<Arc<Shared>>) -> Response {
+    text(PLAIN, shared.options.pages.flagz())
+}
+
+async fn statusz(State(shared): State<Arc<Shared>>) -> Response {
+    text(PLAIN, shared.options.pages.statusz(SystemTime::now()))
+}
+
+async fn set_flag(
+    State(shared): State<Arc<Shared>>,
+    Path(flag): Path<String>,
+    value: String,
+) -> Response {
+    let Some(set) = shared
+        .options
+        .set_verbosity
+        .as_ref()
+        .filter(|_| flag == "v")
+    else {
+        return (
+            StatusCode::NOT_FOUND,
+            format!("no flag {flag:?} can be set\n"),
+        )
+            .into_response();
+    };
+    match set(value.trim()) {
+        Ok(()) => format!(
+            "successfully set klog.logging.verbosity to {}\n",
+            value.trim()
+        )
+        .into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, error).into_response(),
+    }
+}

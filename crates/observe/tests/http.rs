@@ -1,0 +1,243 @@
+//! The served pages over real sockets on loopback.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use model::{IpFamily, NamespacedName};
+use observe::{MetricSet, Metrics, NodeEligibility, Options, Pages, Server, ServiceHealth};
+
+fn free_port(ip: IpAddr) -> u16 {
+    let listener = TcpListener::bind((ip, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn pages() -> Pages {
+    Pages {
+        proxy_mode: "nftables".to_owned(),
+        configz: serde_json::json!({"kubeproxy.config.k8s.io": {"mode": "nftables"}}),
+        flags: vec![("proxy-mode".to_owned(), "nftables".to_owned())],
+        version: "1.2.3".to_owned(),
+        started: SystemTime::now(),
+    }
+}
+
+struct Served {
+    server: Server,
+    healthz: SocketAddr,
+    metrics: SocketAddr,
+    failures: Arc<Mutex<Vec<String>>>,
+}
+
+fn start() -> Served {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let address = || SocketAddr::new(loopback, free_port(loopback));
+    let (healthz, metrics) = (address(), address());
+    let failures = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&failures);
+    let options = Options {
+        healthz: Some(healthz),
+        metrics: Some(metrics),
+        bind_hard_fail: true,
+        health_timeout: Duration::from_secs(60),
+        pages: pages(),
+        set_verbosity: Some(Box::new(|v| {
+            v.parse::<u8>().map(drop).map_err(|e| e.to_string())
+        })),
+        before_scrape: Box::new(|m| m.endpoint_changes_pending.set(7)),
+        listen_failed: Box::new(move |name, port, _| {
+            sink.lock().unwrap().push(format!("{name} {port}"));
+        }),
+    };
+    let server = Server::start(options, Metrics::new(MetricSet::Nftables).unwrap()).unwrap();
+    Served {
+        server,
+        healthz,
+        metrics,
+        failures,
+    }
+}
+
+/// Status code, headers in lower case, body.
+fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_lowercase(), body.to_owned())
+}
+
+fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
+    request(address, "GET", path, "")
+}
+
+/// Tries until `wanted` holds: the ports are opened by another thread.
+fn eventually(what: &str, wanted: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !wanted() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn probes_answer_with_status_and_json() {
+    let served = start();
+    served.server.synced(IpFamily::V4);
+    let (status, head, body) = get(served.healthz, "/healthz");
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: application/json"));
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["nodeEligible"], true);
+    assert_eq!(body["status"]["IPv4"]["healthy"], true);
+
+    served.server.set_node(NodeEligibility::Ineligible);
+    assert_eq!(get(served.healthz, "/healthz").0, 503);
+    assert_eq!(get(served.healthz, "/livez").0, 200);
+
+    let past = Instant::now().checked_sub(Duration::from_secs(61)).unwrap();
+    served.server.queued(IpFamily::V4, past);
+    assert_eq!(get(served.healthz, "/livez").0, 503);
+
+    let text = get(served.metrics, "/metrics").2;
+    assert!(text.contains("kubeproxy_proxy_healthz_total{code=\"503\"} 1\n"));
+    assert!(text.contains("kubeproxy_proxy_livez_total{code=\"200\"} 1\n"));
+}
+
+#[test]
+fn the_metrics_address_has_every_page() {
+    let served = start();
+    assert_eq!(get(served.metrics, "/healthz").2, "ok");
+    assert_eq!(get(served.metrics, "/proxyMode").2, "nftables");
+    assert!(
+        get(served.metrics, "/metrics")
+            .2
+            .contains("\nkubeproxy_sync_proxy_rules_endpoint_changes_pending 7\n")
+    );
+    assert!(
+        get(served.metrics, "/metrics/slis")
+            .2
+            .contains("kubernetes_healthcheck{")
+    );
+    assert_eq!(
+        get(served.metrics, "/configz").2,
+        r#"{"kubeproxy.config.k8s.io":{"mode":"nftables"}}"#
+    );
+    assert!(
+        get(served.metrics, "/flagz")
+            .2
+            .contains("proxy-mode=nftables\n")
+    );
+    assert!(
+        get(served.metrics, "/statusz")
+            .2
+            .contains("Version: sluice 1.2.3\n")
+    );
+    assert_eq!(get(served.metrics, "/nonsense").0, 404);
+}
+
+#[test]
+fn verbosity_is_set_and_nonsense_refused() {
+    let served = start();
+    let put = |flag: &str, value: &str| {
+        request(
+            served.metrics,
+            "PUT",
+            &format!("/debug/flags/{flag}"),
+            value,
+        )
+    };
+    assert_eq!(put("v", "4").0, 200);
+    assert_eq!(put("v", "loud").0, 400);
+    assert_eq!(put("other", "4").0, 404);
+}
+
+#[test]
+fn a_service_port_reports_local_endpoints_and_closes() {
+    let served = start();
+    let name = NamespacedName::new("demo", "web");
+    let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let port = free_port(v6);
+    let address = SocketAddr::new(v6, port);
+    let service = |local_endpoints| {
+        BTreeMap::from([(
+            name.clone(),
+            ServiceHealth {
+                port,
+                local_endpoints,
+            },
+        )])
+    };
+    served.server.synced(IpFamily::V6);
+    served.server.set_services(service(2));
+    eventually("open", || TcpStream::connect(address).is_ok());
+    let (status, head, body) = get(address, "/anything");
+    assert_eq!(status, 200);
+    assert!(head.contains("x-load-balancing-endpoint-weight: 2"));
+    assert_eq!(
+        body,
+        "{\n\t\"service\": {\n\t\t\"namespace\": \"demo\",\n\t\t\"name\": \"web\"\n\t},\n\t\"localEndpoints\": 2,\n\t\"serviceProxyHealthy\": true\n}"
+    );
+    served.server.set_services(service(0));
+    assert_eq!(get(address, "/").0, 503);
+    served.server.set_services(BTreeMap::new());
+    eventually("closed", || TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_port_that_is_taken_is_reported_and_others_open() {
+    let served = start();
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let taken = TcpListener::bind((any, 0)).unwrap();
+    let taken_port = taken.local_addr().unwrap().port();
+    let port = free_port(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let health = |port| ServiceHealth {
+        port,
+        local_endpoints: 1,
+    };
+    served.server.set_services(BTreeMap::from([
+        (NamespacedName::new("demo", "a-taken"), health(taken_port)),
+        (NamespacedName::new("demo", "b-free"), health(port)),
+    ]));
+    eventually("the other opens", || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+    });
+    assert_eq!(
+        *served.failures.lock().unwrap(),
+        [format!("demo/a-taken {taken_port}")]
+    );
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_with_hard_fail() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    let options = Options {
+        healthz: Some(address),
+        metrics: None,
+        bind_hard_fail: true,
+        health_timeout: Duration::from_secs(60),
+        pages: pages(),
+        set_verbosity: None,
+        before_scrape: Box::new(|_| {}),
+        listen_failed: Box::new(|_, _, _| {}),
+    };
+    let error = Server::start(options, Metrics::new(MetricSet::Ipvs).unwrap())
+        .err()
+        .unwrap();
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("cannot listen on {address} for healthz: ")),
+        "{error}"
+    );
+}

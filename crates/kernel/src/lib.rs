@@ -1,4 +1,14 @@
-//! Everything that touches the system: netlink, iptables-restore, sysctls, namespaces.
+//! Everything that touches the system: netlink, `iptables-restore`, sysctls, namespaces.
+//!
+//! All `unsafe` and all errno of the workspace live here. Nothing in this crate decides what
+//! should be programmed; it carries out what it is given and says exactly what came of it.
 
+pub mod exec;
+mod family;
+pub mod iptables;
 pub mod link;
 pub mod netns;
+
+pub use family::Family;
+/// An error number as the kernel returned it.
+pub use nix::errno::Errno;

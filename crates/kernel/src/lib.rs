@@ -4,7 +4,7 @@
 //! should be programmed; it carries out what it is given and says exactly what came of it.
 
 pub mod exec;
-mod family;
+pub mod family;
 pub mod iptables;
 pub mod link;
 pub mod netns;

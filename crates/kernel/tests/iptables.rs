@@ -4,9 +4,9 @@ mod support;
 
 use std::time::Duration;
 
+use kernel::Family;
+use kernel::iptables::{Backend, Error, Iptables, Limits, Reason, RestoreError, Table};
 use nix::fcntl::{Flock, FlockArg};
-use sluice_kernel::Family;
-use sluice_kernel::iptables::{Backend, Error, Iptables, Limits, Reason, RestoreError, Table};
 use support::{in_namespace, run};
 
 const BACKENDS: [Backend; 2] = [Backend::Nft, Backend::Legacy];
@@ -16,7 +16,7 @@ fn tools(family: Family, backend: Backend) -> Iptables {
 }
 
 fn each(body: impl Fn(Iptables) + Send + Sync + Copy) {
-    for family in Family::ALL {
+    for family in [Family::Ipv4, Family::Ipv6] {
         for backend in BACKENDS {
             in_namespace(|| body(tools(family, backend)));
         }
@@ -48,11 +48,11 @@ fn counters_given_are_counters_kept() {
         let input = b"*filter\n:KUBE-A - [0:0]\n[7:700] -A KUBE-A -j ACCEPT\nCOMMIT\n";
         iptables.restore(input).unwrap();
         let tool = match (iptables.family(), iptables.backend()) {
-            (Family::V4, Backend::Nft) => "iptables-nft",
-            (Family::V4, Backend::Legacy) => "iptables-legacy",
+            (Family::Ipv4, Backend::Nft) => "iptables-nft",
+            (Family::Ipv4, Backend::Legacy) => "iptables-legacy",
             // ip6tables-nft 1.8.9 itself drops a rule's counters.
-            (Family::V6, Backend::Nft) => return,
-            (Family::V6, Backend::Legacy) => "ip6tables-legacy",
+            (Family::Ipv6, Backend::Nft) => return,
+            (Family::Ipv6, Backend::Legacy) => "ip6tables-legacy",
         };
         let listed = run(&format!("{tool} -t filter -L KUBE-A -n -v -x"));
         assert!(
@@ -125,7 +125,7 @@ fn a_held_lock_is_waited_for_and_then_reported() {
         let path = folder.path().join("xtables.lock");
         let file = std::fs::File::create(&path).unwrap();
         let lock = Flock::lock(file, FlockArg::LockExclusive).unwrap();
-        let iptables = tools(Family::V4, Backend::Legacy)
+        let iptables = tools(Family::Ipv4, Backend::Legacy)
             .with_lock_file(path)
             .with_limits(Limits {
                 lock_wait: Duration::from_secs(1),
@@ -142,8 +142,8 @@ fn a_held_lock_is_waited_for_and_then_reported() {
 #[test]
 fn a_save_past_its_deadline_is_an_error() {
     in_namespace(|| {
-        let iptables = tools(Family::V4, Backend::Legacy);
-        let held = tools(Family::V4, Backend::Legacy).with_limits(Limits {
+        let iptables = tools(Family::Ipv4, Backend::Legacy);
+        let held = tools(Family::Ipv4, Backend::Legacy).with_limits(Limits {
             save: Duration::ZERO,
             ..Limits::default()
         });
@@ -154,7 +154,10 @@ fn a_save_past_its_deadline_is_an_error() {
 
 #[test]
 fn the_back_end_with_kubelets_hint_is_chosen() {
-    for (family, tool) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
+    for (family, other, tool) in [
+        (Family::Ipv4, Family::Ipv6, "iptables"),
+        (Family::Ipv6, Family::Ipv4, "ip6tables"),
+    ] {
         for backend in BACKENDS {
             in_namespace(|| {
                 run(&format!(
@@ -166,9 +169,9 @@ fn the_back_end_with_kubelets_hint_is_chosen() {
                     (backend, Reason::KubeletHint)
                 );
                 assert_eq!(iptables.backend(), backend);
-                let (_, other) = Iptables::find(family.other()).unwrap();
+                let (_, found) = Iptables::find(other).unwrap();
                 assert_eq!(
-                    (other.backend, other.reason),
+                    (found.backend, found.reason),
                     (backend, Reason::KubeletHintOtherFamily)
                 );
             });
@@ -179,19 +182,19 @@ fn the_back_end_with_kubelets_hint_is_chosen() {
 #[test]
 fn the_back_end_with_the_kube_chains_is_chosen_or_else_the_plain_one() {
     in_namespace(|| {
-        let (_, choice) = Iptables::find(Family::V4).unwrap();
+        let (_, choice) = Iptables::find(Family::Ipv4).unwrap();
         assert_eq!(choice.reason, Reason::PlainTool);
         // Looking must not have made legacy tables.
         let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap();
         assert_eq!(names, "");
         run("iptables-legacy -t nat -N KUBE-SERVICES");
-        let (_, choice) = Iptables::find(Family::V4).unwrap();
+        let (_, choice) = Iptables::find(Family::Ipv4).unwrap();
         assert_eq!(
             (choice.backend, choice.reason),
             (Backend::Legacy, Reason::KubeChains)
         );
         run("iptables-nft -t nat -N KUBE-SERVICES; iptables-nft -t filter -N KUBE-FORWARD");
-        let (_, choice) = Iptables::find(Family::V4).unwrap();
+        let (_, choice) = Iptables::find(Family::Ipv4).unwrap();
         assert_eq!(
             (choice.backend, choice.reason),
             (Backend::Nft, Reason::KubeChains)

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::{Backend, Error, Table, ToolSet};
-use crate::{Family, exec};
+use crate::{Family, exec, family};
 
 /// How long listing the rules of one back end may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -127,8 +127,8 @@ pub(super) fn look(family: Family) -> Result<Choice, Error> {
         _ => Evidence::default(),
     };
     let own = evidence(family);
-    let other = if by_hints(own).is_none() && family.other().in_kernel() {
-        evidence(family.other())
+    let other = if by_hints(own).is_none() && family::in_kernel(family::other(family)) {
+        evidence(family::other(family))
     } else {
         Evidence::default()
     };
@@ -154,7 +154,7 @@ fn gather(family: Family) -> Evidence {
             return Vec::new();
         };
         let listed = exec::run(
-            Command::new(&tools.save).args(["-t", table.as_str()]),
+            Command::new(&tools.save).args(["-t", table.name()]),
             b"",
             LOOK_LIMIT,
         );
@@ -180,11 +180,10 @@ fn gather(family: Family) -> Evidence {
 /// make it, and every packet would pass its empty hooks from then on.
 fn legacy_table_exists(family: Family, table: Table) -> bool {
     let file = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+        Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
+        Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    std::fs::read_to_string(file)
-        .is_ok_and(|names| names.lines().any(|name| name == table.as_str()))
+    std::fs::read_to_string(file).is_ok_and(|names| names.lines().any(|name| name == table.name()))
 }
 
 fn hints(saved: &[u8]) -> usize {

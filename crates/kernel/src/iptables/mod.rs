@@ -16,43 +16,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Family;
-use crate::exec;
+use crate::{Family, exec, family};
+
+pub use netfilter::iptables::Table;
 
 pub use choose::{Choice, Evidence, Reason, choose};
 pub use restore::{BadLine, RestoreError};
 pub use tools::{ParseVersionError, ToolSet, Version};
-
-/// A table of iptables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
-    /// Where packets are let through or not.
-    Filter,
-    /// Where addresses are rewritten.
-    Nat,
-    /// Where marks and header fields are set; kubelet keeps its canary here too.
-    Mangle,
-    /// Before connection tracking.
-    Raw,
-}
-
-impl Table {
-    /// The word for `-t` and for the line that starts the table's section.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Table::Filter => "filter",
-            Table::Nat => "nat",
-            Table::Mangle => "mangle",
-            Table::Raw => "raw",
-        }
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// Which kernel interface the tools write to. Rules of the one are invisible to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,7 +132,7 @@ impl Iptables {
     /// [`Error::FamilyDisabled`] when the kernel has not the family, [`Error::NoTools`] when
     /// neither back end's tools are installed, [`Error::TooOld`].
     pub fn find(family: Family) -> Result<(Self, Choice), Error> {
-        if !family.in_kernel() {
+        if !family::in_kernel(family) {
             return Err(Error::FamilyDisabled(family));
         }
         let choice = choose::look(family)?;
@@ -174,7 +144,7 @@ impl Iptables {
     /// # Errors
     /// As [`Iptables::find`].
     pub fn with_backend(family: Family, backend: Backend) -> Result<Self, Error> {
-        if !family.in_kernel() {
+        if !family::in_kernel(family) {
             return Err(Error::FamilyDisabled(family));
         }
         let tools = ToolSet::find(family, backend)?;
@@ -232,7 +202,7 @@ impl Iptables {
     /// [`Error::Exec`] when it cannot be run or hangs.
     pub fn save(&self, table: Table) -> Result<Vec<u8>, Error> {
         let output = exec::run(
-            self.command(&self.tools.save).args(["-t", table.as_str()]),
+            self.command(&self.tools.save).args(["-t", table.name()]),
             b"",
             self.limits.save,
         )?;

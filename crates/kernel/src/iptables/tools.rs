@@ -135,8 +135,8 @@ impl ToolSet {
 
 fn prefix(family: Family) -> &'static str {
     match family {
-        Family::V4 => "iptables",
-        Family::V6 => "ip6tables",
+        Family::Ipv4 => "iptables",
+        Family::Ipv6 => "ip6tables",
     }
 }
 

@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use model::{Cidr, IpFamily, Protocol, ServicePortName};
+use model::{Cidr, IpFamily, NamespacedName, Protocol, ServicePortName};
 
-use crate::LocalDetector;
+use crate::{Endpoint, HealthCheck, LocalDetector};
+
+/// Names a Service port within one family.
+pub type PortKey = (ServicePortName, Protocol);
 
 /// What this node is to do for one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +18,12 @@ pub struct Plan {
     /// The family.
     pub family: IpFamily,
     /// Every Service port of the family, by name and protocol.
-    pub ports: BTreeMap<(ServicePortName, Protocol), Arc<PortPlan>>,
+    pub ports: BTreeMap<PortKey, Arc<PortPlan>>,
+    /// The health check ports that this node is to open, by Service.
+    pub health_checks: BTreeMap<NamespacedName, HealthCheck>,
+    /// All endpoints of all planned Service ports, wherever they are and whatever their state:
+    /// what kube-proxy counts to decide that a cluster is large (more than 1000).
+    pub endpoint_count: usize,
     /// What concerns the node as a whole.
     pub node: Arc<NodeFacts>,
 }
@@ -33,9 +41,6 @@ pub struct NodeFacts {
     pub node_port_ips: Option<Vec<IpAddr>>,
     /// The cluster's Service ranges of the family, sorted.
     pub service_cidrs: Vec<Cidr>,
-    /// All endpoints of all planned Service ports of the family, ready or not: what upstream
-    /// counts to decide that a cluster is large.
-    pub endpoint_count: usize,
 }
 
 /// One port of one Service, in one family, as seen from this node.
@@ -74,10 +79,10 @@ pub struct PortPlan {
     /// Whether there is a usable endpoint anywhere in the cluster: decides between refusing (none
     /// at all) and dropping (none here).
     pub has_any_endpoint: bool,
-    /// All endpoints of the port wherever they are and whatever their state (`endpoint_count`).
-    pub total_endpoints: usize,
-    /// Ready endpoints on this node: what the health check port reports.
-    pub local_ready: usize,
+    /// UDP and SCTP only, empty for TCP: the serving endpoints wherever they are, sorted. An
+    /// established flow may keep going to any of these, whatever policies and topology say of new
+    /// ones; see [`StaleFlows`](crate::StaleFlows).
+    pub flow_endpoints: Arc<[Endpoint]>,
 }
 
 /// ClientIP affinity.
@@ -85,17 +90,6 @@ pub struct PortPlan {
 pub struct Affinity {
     /// For how long after its last connection a client keeps to its endpoint.
     pub timeout_seconds: u32,
-}
-
-/// Where a connection can be sent. Ordered by address, then port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Endpoint {
-    /// Address.
-    pub ip: IpAddr,
-    /// Port.
-    pub port: u16,
-    /// Whether it runs on this node.
-    pub is_local: bool,
 }
 
 /// One address and port on which a Service port is offered, with what becomes of a connection.
@@ -135,7 +129,31 @@ pub enum Traffic {
     Drop,
 }
 
+impl Plan {
+    /// The plan of a node that knows of nothing yet.
+    pub fn empty(family: IpFamily) -> Self {
+        Self {
+            family,
+            ports: BTreeMap::new(),
+            health_checks: BTreeMap::new(),
+            endpoint_count: 0,
+            node: Arc::new(NodeFacts {
+                local: LocalDetector::None,
+                masquerade_all: false,
+                node_ip: None,
+                node_port_ips: None,
+                service_cidrs: Vec::new(),
+            }),
+        }
+    }
+}
+
 impl PortPlan {
+    /// What names it within its family.
+    pub fn key(&self) -> PortKey {
+        (self.name.clone(), self.protocol)
+    }
+
     /// Whether any frontend is reachable from outside the cluster.
     pub fn externally_accessible(&self) -> bool {
         self.node_port.is_some()
@@ -215,54 +233,5 @@ impl PortPlan {
         all.sort_unstable();
         all.dedup();
         all
-    }
-}
-
-/// What changed in both families since the last look.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PlanDiff {
-    /// IPv4.
-    pub v4: FamilyDiff,
-    /// IPv6.
-    pub v6: FamilyDiff,
-}
-
-/// What changed in one family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FamilyDiff {
-    /// Service ports that are new, gone or different, sorted by key.
-    pub ports: Vec<PortChange>,
-    /// The new node facts, where they differ.
-    pub node: Option<Arc<NodeFacts>>,
-}
-
-/// One Service port before and after; at least one is there, and they differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortChange {
-    /// As it was.
-    pub before: Option<Arc<PortPlan>>,
-    /// As it is now.
-    pub after: Option<Arc<PortPlan>>,
-}
-
-impl PlanDiff {
-    /// Nothing changed.
-    pub fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty()
-    }
-
-    /// The change of one family.
-    pub fn family(&self, family: IpFamily) -> &FamilyDiff {
-        match family {
-            IpFamily::V4 => &self.v4,
-            IpFamily::V6 => &self.v6,
-        }
-    }
-}
-
-impl FamilyDiff {
-    /// Nothing changed.
-    pub fn is_empty(&self) -> bool {
-        self.ports.is_empty() && self.node.is_none()
     }
 }

@@ -1,5 +1,7 @@
 //! What the operator decides.
 
+use std::net::Ipv4Addr;
+
 use model::Cidr;
 
 /// The configuration that bears on what is planned; everything else is between a mode and its
@@ -52,4 +54,25 @@ pub enum NodePortAddresses {
     Primary,
     /// Local addresses in these ranges.
     Ranges(Vec<Cidr>),
+}
+
+impl NodePortAddresses {
+    /// Whether NodePorts are asked for on IPv4 loopback addresses, as far as the setting goes:
+    /// what decides, with `localhostNodePorts`, whether `route_localnet` is needed.
+    pub fn contains_ipv4_loopback(&self) -> bool {
+        let loopback = Ipv4Addr::LOCALHOST;
+        match self {
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary => false,
+            NodePortAddresses::Ranges(ranges) => {
+                let mut v4 = ranges.iter().filter_map(|range| match range {
+                    Cidr::V4(range) => Some(range),
+                    Cidr::V6(_) => None,
+                });
+                // A family that no range is given for is not restricted.
+                v4.clone().next().is_none()
+                    || v4.any(|range| range.addr().is_loopback() || range.contains(&loopback))
+            }
+        }
+    }
 }

@@ -1,0 +1,218 @@
+//! Who has which address and port, where several Services want the same.
+//!
+//! The API server hands cluster IPs and NodePorts out once, but nobody checks external IPs and
+//! load-balancer addresses, and objects read from files are checked by nobody at all. The rule must
+//! not depend on the order of events: a claim that only the cluster can make goes before one that
+//! anybody can write into a Service (so that `externalIPs` cannot take another Service's cluster
+//! IP, CVE-2020-8554), and between equals the Service port with the smaller name has it. A port
+//! that does not get its cluster IP is not planned, and claims nothing else.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use model::{IpFamily, IpMode, Protocol, Service, ServicePortName};
+
+use super::ports;
+use super::store::{EntryId, Store};
+
+/// An address and port that only one Service port can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Claim {
+    pub(super) family: IpFamily,
+    /// `None` for a NodePort.
+    pub(super) ip: Option<IpAddr>,
+    pub(super) port: NonZeroU16,
+    pub(super) protocol: Protocol,
+}
+
+/// What a claim rests on, the stronger first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    ClusterIp,
+    LoadBalancerIp,
+    ExternalIp,
+    NodePort,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Claimant {
+    service: EntryId,
+    /// Index into the Service's ports.
+    port: u16,
+    rank: Rank,
+}
+
+/// All claims.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    first: HashMap<Claim, Claimant>,
+    /// Further claimants; no entry where there are none, which is nearly always.
+    others: HashMap<Claim, Vec<Claimant>>,
+}
+
+impl Claims {
+    /// Replaces the claims of one version of a Service by those of another. Returns the other
+    /// Services with which it shared or shares a claim.
+    pub(super) fn replace(
+        &mut self,
+        id: EntryId,
+        before: Option<&Service>,
+        after: Option<&Service>,
+    ) -> BTreeSet<EntryId> {
+        let mut rivals = BTreeSet::new();
+        for (claim, claimant) in before.map(|s| claims_of(id, s)).unwrap_or_default() {
+            rivals.extend(self.claimants(&claim).map(|c| c.service));
+            self.remove(claim, claimant);
+        }
+        for (claim, claimant) in after.map(|s| claims_of(id, s)).unwrap_or_default() {
+            rivals.extend(self.claimants(&claim).map(|c| c.service));
+            self.insert(claim, claimant);
+        }
+        rivals.remove(&id);
+        rivals
+    }
+
+    /// The other Services with which a Service shares a claim.
+    pub(super) fn rivals_of(&self, id: EntryId, service: &Service) -> BTreeSet<EntryId> {
+        let claims = claims_of(id, service).into_iter();
+        let mut rivals: BTreeSet<_> = claims
+            .flat_map(|(claim, _)| {
+                self.claimants(&claim)
+                    .map(|c| c.service)
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        rivals.remove(&id);
+        rivals
+    }
+
+    /// Who has a claim that the given port wants too; `None` where it has it itself.
+    pub(super) fn taken_by(
+        &self,
+        claim: &Claim,
+        service: EntryId,
+        port: usize,
+        store: &Store,
+    ) -> Option<ServicePortName> {
+        if self.others.is_empty() || !self.others.contains_key(claim) {
+            return None;
+        }
+        let entitled = self
+            .claimants(claim)
+            .filter(|c| c.rank == Rank::ClusterIp || self.has_cluster_ip(c, claim.family, store));
+        let (_, name, holder) = entitled
+            .filter_map(|c| Some((c.rank, name_of(c, store)?, c)))
+            .min_by(|a, b| (a.0, &a.1, a.2.port).cmp(&(b.0, &b.1, b.2.port)))?;
+        let mine = holder.service == service && usize::from(holder.port) == port;
+        (!mine).then_some(name)
+    }
+
+    fn has_cluster_ip(&self, claimant: &Claimant, family: IpFamily, store: &Store) -> bool {
+        let Some(service) = store.entry(claimant.service).claimed() else {
+            return false;
+        };
+        let index = usize::from(claimant.port);
+        let (Some(ip), Some(port)) = (ports::cluster_ip(service, family), service.ports.get(index))
+        else {
+            return false;
+        };
+        let claim = Claim {
+            family,
+            ip: Some(ip),
+            port: port.port,
+            protocol: port.protocol,
+        };
+        let holder = self
+            .claimants(&claim)
+            .filter(|c| c.rank == Rank::ClusterIp)
+            .filter_map(|c| Some((name_of(c, store)?, c)))
+            .min_by(|a, b| (&a.0, a.1.port).cmp(&(&b.0, b.1.port)));
+        holder.is_some_and(|(_, c)| c.service == claimant.service && c.port == claimant.port)
+    }
+
+    fn claimants(&self, claim: &Claim) -> impl Iterator<Item = &Claimant> {
+        let others = self.others.get(claim).into_iter().flatten();
+        self.first.get(claim).into_iter().chain(others)
+    }
+
+    fn insert(&mut self, claim: Claim, claimant: Claimant) {
+        match self.first.entry(claim) {
+            std::collections::hash_map::Entry::Vacant(first) => {
+                first.insert(claimant);
+            }
+            std::collections::hash_map::Entry::Occupied(_) => {
+                self.others.entry(claim).or_default().push(claimant);
+            }
+        }
+    }
+
+    fn remove(&mut self, claim: Claim, claimant: Claimant) {
+        let others = self.others.get_mut(&claim);
+        if self.first.get(&claim) == Some(&claimant) {
+            match others.and_then(Vec::pop) {
+                Some(next) => self.first.insert(claim, next),
+                None => self.first.remove(&claim),
+            };
+        } else if let Some(others) = others {
+            others.retain(|other| *other != claimant);
+        }
+        if self.others.get(&claim).is_some_and(Vec::is_empty) {
+            self.others.remove(&claim);
+        }
+    }
+}
+
+fn name_of(claimant: &Claimant, store: &Store) -> Option<ServicePortName> {
+    let service = store.entry(claimant.service).claimed()?;
+    let port = service.ports.get(usize::from(claimant.port))?;
+    Some(ServicePortName {
+        service: service.name.clone(),
+        port: port.name.clone(),
+    })
+}
+
+/// What the Service claims, each claim once for each port.
+fn claims_of(id: EntryId, service: &Service) -> Vec<(Claim, Claimant)> {
+    let mut claims = Vec::new();
+    for family in IpFamily::ALL {
+        let Some(cluster_ip) = ports::cluster_ip(service, family) else {
+            continue;
+        };
+        for (index, port) in ports::distinct_ports(service) {
+            let Ok(index) = u16::try_from(index) else {
+                break;
+            };
+            let mut add = |rank, ip, number| {
+                let claim = Claim {
+                    family,
+                    ip,
+                    port: number,
+                    protocol: port.protocol,
+                };
+                let claimant = Claimant {
+                    service: id,
+                    port: index,
+                    rank,
+                };
+                claims.push((claim, claimant));
+            };
+            add(Rank::ClusterIp, Some(cluster_ip), port.port);
+            let vips = service.ingress.iter().filter(|i| i.mode == IpMode::Vip);
+            for vip in vips.filter(|vip| IpFamily::of(vip.ip) == family) {
+                add(Rank::LoadBalancerIp, Some(vip.ip), port.port);
+            }
+            let external = service.external_ips.iter();
+            for ip in external.filter(|ip| IpFamily::of(**ip) == family) {
+                add(Rank::ExternalIp, Some(*ip), port.port);
+            }
+            if let Some(node_port) = port.node_port {
+                add(Rank::NodePort, None, node_port);
+            }
+        }
+    }
+    // The strongest claim of a port on an address stands for the others.
+    claims.sort_unstable_by_key(|(claim, c)| (*claim, c.port, c.rank));
+    claims.dedup_by_key(|(claim, c)| (*claim, c.port));
+    claims
+}

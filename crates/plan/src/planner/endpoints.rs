@@ -1,0 +1,194 @@
+//! Which endpoints of a Service port may be used.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{Endpoint as SliceEndpoint, EndpointSlice, IpFamily, Protocol};
+
+use crate::Endpoint;
+use crate::endpoint::SortKey;
+
+/// The node that is planned for, as far as endpoints are concerned.
+#[derive(Debug)]
+pub(super) struct Here {
+    pub(super) node_name: Arc<str>,
+    pub(super) zone: Option<Arc<str>>,
+}
+
+/// An endpoint of one port with all that bears on its use, and no more: there may be thousands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub(super) endpoint: Endpoint,
+    flags: u16,
+}
+
+impl Candidate {
+    const READY: u16 = 1;
+    const SERVING: u16 = 1 << 1;
+    const TERMINATING: u16 = 1 << 2;
+    const ZONE_HINTED: u16 = 1 << 3;
+    const FOR_THIS_ZONE: u16 = 1 << 4;
+    const NODE_HINTED: u16 = 1 << 5;
+    const FOR_THIS_NODE: u16 = 1 << 6;
+    const SERVING_TERMINATING: u16 = Self::SERVING | Self::TERMINATING;
+
+    fn new(endpoint: &SliceEndpoint, port: u16, here: &Here) -> Self {
+        let conditions = endpoint.conditions;
+        let has = |hints: &[Arc<str>], name: Option<&Arc<str>>| {
+            name.is_some_and(|name| hints.contains(name))
+        };
+        let mut flags = 0;
+        let mut set = |flag, on| flags |= if on { flag } else { 0 };
+        set(Self::READY, conditions.ready);
+        set(Self::SERVING, conditions.serving);
+        set(Self::TERMINATING, conditions.terminating);
+        if !endpoint.zone_hints.is_empty() {
+            set(Self::ZONE_HINTED, true);
+            let zone = here.zone.as_ref();
+            set(Self::FOR_THIS_ZONE, has(&endpoint.zone_hints, zone));
+        }
+        if !endpoint.node_hints.is_empty() {
+            set(Self::NODE_HINTED, true);
+            let node = Some(&here.node_name);
+            set(Self::FOR_THIS_NODE, has(&endpoint.node_hints, node));
+        }
+        let is_local =
+            !here.node_name.is_empty() && endpoint.node_name.as_deref() == Some(&*here.node_name);
+        Self {
+            endpoint: Endpoint {
+                ip: endpoint.address,
+                port,
+                is_local,
+            },
+            flags,
+        }
+    }
+
+    fn is(&self, flags: u16) -> bool {
+        self.flags & flags == flags
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.is(Self::READY)
+    }
+}
+
+/// Fills `into` with the endpoints that the slices have for a port, sorted, each once.
+pub(super) fn gather<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    (name, protocol): (&str, Protocol),
+    family: IpFamily,
+    here: &Here,
+    into: &mut Vec<Candidate>,
+) {
+    into.clear();
+    for slice in slices {
+        let ports = slice.ports.iter();
+        let ports = ports.filter(|port| port.protocol == protocol && *port.name == *name);
+        for number in ports.filter_map(|port| port.port) {
+            let endpoints = slice.endpoints.iter();
+            let endpoints = endpoints.filter(|e| IpFamily::of(e.address) == family);
+            into.extend(endpoints.map(|e| Candidate::new(e, number.get(), here)));
+        }
+    }
+    match family {
+        IpFamily::V4 => into.sort_by_key(sort_key),
+        IpFamily::V6 => into.sort_by_cached_key(sort_key),
+    }
+    // Of several with one address and port the last is kept, as the newest guess, but a
+    // terminating one never replaces another: a pod network may give a terminating pod's address
+    // to the next pod before the first is gone. Sorting was stable, so they are still in the order
+    // of the slices' names.
+    into.dedup_by(|later, kept| {
+        let same =
+            (later.endpoint.ip, later.endpoint.port) == (kept.endpoint.ip, kept.endpoint.port);
+        if same && !later.is(Candidate::TERMINATING) {
+            *kept = *later;
+        }
+        same
+    });
+}
+
+fn sort_key(candidate: &Candidate) -> SortKey {
+    SortKey::of(candidate.endpoint.ip, candidate.endpoint.port)
+}
+
+/// What a port's endpoints come to on this node.
+#[derive(Debug)]
+pub(super) struct Usable {
+    pub(super) cluster: Arc<[Endpoint]>,
+    pub(super) local: Arc<[Endpoint]>,
+    pub(super) has_any: bool,
+}
+
+/// Sorts out which endpoints to use under each policy, where it is in use at all (KEP-1669 for
+/// terminating endpoints, KEP-2433, KEP-3015 and KEP-4444 for hints).
+pub(super) fn usable(all: &[Candidate], cluster_policy: bool, local_policy: bool) -> Usable {
+    let terminating = |c: &Candidate| c.is(Candidate::SERVING_TERMINATING);
+    let mut cluster = Arc::default();
+    if cluster_policy {
+        let hint = hint_to_follow(all);
+        cluster = select(all, |c| c.is(Candidate::READY | hint));
+        if cluster.is_empty() {
+            cluster = select(all, terminating);
+        }
+    }
+    let mut local = Arc::default();
+    if local_policy {
+        local = select(all, |c| c.endpoint.is_local && c.is_ready());
+        if local.is_empty() {
+            local = select(all, |c| c.endpoint.is_local && terminating(c));
+        }
+        if local == cluster {
+            local = cluster.clone();
+        }
+    }
+    let has_any = all.iter().any(|c| c.is_ready() || terminating(c));
+    Usable {
+        cluster,
+        local,
+        has_any,
+    }
+}
+
+/// The flag that every ready endpoint used under Cluster policy must have; 0 for none.
+///
+/// Hints are followed as a whole or not at all: only if every ready endpoint has some, and one of
+/// them is for here. Node hints go before zone hints.
+fn hint_to_follow(all: &[Candidate]) -> u16 {
+    let (mut every, mut any) = (u16::MAX, 0);
+    for candidate in all.iter().filter(|c| c.is_ready()) {
+        every &= candidate.flags;
+        any |= candidate.flags;
+    }
+    let usable = |hinted, here| every & hinted != 0 && any & here != 0;
+    if usable(Candidate::NODE_HINTED, Candidate::FOR_THIS_NODE) {
+        Candidate::FOR_THIS_NODE
+    } else if usable(Candidate::ZONE_HINTED, Candidate::FOR_THIS_ZONE) {
+        Candidate::FOR_THIS_ZONE
+    } else {
+        0
+    }
+}
+
+/// The serving endpoints, which flows that are there may keep to.
+pub(super) fn serving(all: &[Candidate]) -> Arc<[Endpoint]> {
+    select(all, |c| c.is(Candidate::SERVING))
+}
+
+fn select(all: &[Candidate], wanted: impl Fn(&Candidate) -> bool) -> Arc<[Endpoint]> {
+    let count = all.iter().filter(|c| wanted(c)).count();
+    if count == 0 {
+        return Arc::default();
+    }
+    let mut endpoints = Vec::with_capacity(count);
+    endpoints.extend(all.iter().filter(|c| wanted(c)).map(|c| c.endpoint));
+    endpoints.into()
+}
+
+/// How many addresses there are among some endpoints.
+pub(super) fn distinct(mut ips: Vec<IpAddr>) -> usize {
+    ips.sort_unstable();
+    ips.dedup();
+    ips.len()
+}

@@ -1,0 +1,140 @@
+//! What of a plan is about the node as a whole.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{Cidr, IpFamily, Node, NodeAddressType, ServiceCidr, family_of_net};
+
+use crate::{LocalDetector, LocalTraffic, NodeFacts, NodePortAddresses, Settings};
+
+/// The label that says which zone a node is in.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// The inputs of [`NodeFacts`].
+#[derive(Debug)]
+pub(super) struct Facts {
+    settings: Settings,
+    node: Option<Arc<Node>>,
+    service_cidrs: BTreeMap<Arc<str>, Arc<ServiceCidr>>,
+    host_addresses: Vec<IpAddr>,
+    node_ips: Vec<IpAddr>,
+}
+
+impl Facts {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            node: None,
+            service_cidrs: BTreeMap::new(),
+            host_addresses: Vec::new(),
+            node_ips: Vec::new(),
+        }
+    }
+
+    /// Whether this node is now in another zone. Other nodes are of no interest.
+    pub(super) fn set_node(&mut self, node: Arc<Node>) -> bool {
+        if *node.name != *self.settings.node_name {
+            return false;
+        }
+        let before = self.zone().cloned();
+        self.node = Some(node);
+        self.zone() != before.as_ref()
+    }
+
+    pub(super) fn zone(&self) -> Option<&Arc<str>> {
+        self.node.as_ref()?.topology.get(ZONE)
+    }
+
+    pub(super) fn set_service_cidr(&mut self, cidr: Arc<ServiceCidr>) {
+        self.service_cidrs.insert(cidr.name.clone(), cidr);
+    }
+
+    pub(super) fn remove_service_cidr(&mut self, name: &str) {
+        self.service_cidrs.remove(name);
+    }
+
+    pub(super) fn set_host_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.host_addresses = addresses;
+    }
+
+    pub(super) fn set_node_ips(&mut self, ips: Vec<IpAddr>) {
+        self.node_ips = ips;
+    }
+
+    pub(super) fn resolve(&self, family: IpFamily) -> NodeFacts {
+        let node_ip = self.node_ip(family);
+        let cidrs = self.service_cidrs.values().flat_map(|cidr| &cidr.cidrs);
+        let mut service_cidrs: Vec<Cidr> = cidrs
+            .filter(|cidr| family_of_net(cidr) == family)
+            .map(Cidr::trunc)
+            .collect();
+        service_cidrs.sort_unstable();
+        service_cidrs.dedup();
+        NodeFacts {
+            local: self.local_detector(family),
+            masquerade_all: self.settings.masquerade_all,
+            node_ip,
+            node_port_ips: self.node_port_ips(family, node_ip),
+            service_cidrs,
+        }
+    }
+
+    /// As kubelet and kube-proxy choose it: the first InternalIP of the family, or else the first
+    /// ExternalIP.
+    fn node_ip(&self, family: IpFamily) -> Option<IpAddr> {
+        let of_family = |ip: &IpAddr| IpFamily::of(*ip) == family;
+        let given = self.node_ips.iter().copied().find(of_family);
+        given.or_else(|| {
+            let addresses = &self.node.as_ref()?.addresses;
+            let first = |kind| {
+                let ips = addresses.iter().filter(|a| a.kind == kind).map(|a| a.ip);
+                ips.into_iter().find(of_family)
+            };
+            first(NodeAddressType::InternalIp).or_else(|| first(NodeAddressType::ExternalIp))
+        })
+    }
+
+    fn node_port_ips(&self, family: IpFamily, node_ip: Option<IpAddr>) -> Option<Vec<IpAddr>> {
+        let ranges = match &self.settings.node_port_addresses {
+            NodePortAddresses::All => return None,
+            NodePortAddresses::Primary => return Some(node_ip.into_iter().collect()),
+            NodePortAddresses::Ranges(ranges) => ranges,
+        };
+        let of_family = |range: &&Cidr| family_of_net(range) == family;
+        let mut ranges = ranges.iter().filter(of_family).peekable();
+        // A family that no range is given for is not restricted.
+        ranges.peek()?;
+        let ranges: Vec<_> = ranges.collect();
+        if ranges.iter().any(|range| range.prefix_len() == 0) {
+            return None;
+        }
+        let addresses = self.host_addresses.iter().copied();
+        let mut ips: Vec<_> = addresses
+            .filter(|ip| ranges.iter().any(|range| range.contains(ip)))
+            .collect();
+        ips.sort_unstable();
+        ips.dedup();
+        Some(ips)
+    }
+
+    fn local_detector(&self, family: IpFamily) -> LocalDetector {
+        let source = |ranges: &[Cidr]| {
+            let range = ranges.iter().find(|range| family_of_net(range) == family);
+            range.map_or(LocalDetector::None, |range| {
+                LocalDetector::Source(range.trunc())
+            })
+        };
+        match &self.settings.local_traffic {
+            LocalTraffic::ClusterCidr(ranges) => source(ranges),
+            LocalTraffic::NodeCidr => match &self.node {
+                Some(node) => source(&node.pod_cidrs),
+                None => LocalDetector::None,
+            },
+            LocalTraffic::BridgeInterface(name) => LocalDetector::Interface(name.clone()),
+            LocalTraffic::InterfaceNamePrefix(prefix) => {
+                LocalDetector::InterfacePrefix(prefix.clone())
+            }
+        }
+    }
+}

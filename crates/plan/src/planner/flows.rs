@@ -1,0 +1,56 @@
+//! Which flows a change leaves behind.
+
+use model::Protocol;
+
+use crate::{FlowFrontend, FrontendKind, PortChange, PortPlan, StaleFlows};
+
+/// The flows that must go when a port changes, if any.
+///
+/// Unlike kube-proxy v1.36, a port that loses its last endpoint has its flows cleaned too: they
+/// would otherwise be sent to the dead endpoint, unanswered, for as long as the client tries
+/// (kubernetes/kubernetes issue 139629). As with kube-proxy, flows of a Service or address that is
+/// gone, and flows to endpoints that still serve but that policies would not choose now, are left
+/// alone, as TCP connections are.
+pub(super) fn stale(change: &PortChange) -> Option<StaleFlows> {
+    let after = change.after.as_ref()?;
+    if after.protocol == Protocol::Tcp {
+        return None;
+    }
+    let keep = &after.flow_endpoints;
+    let known = frontends(change.before.as_deref());
+    let had: &[_] = match &change.before {
+        Some(before) => &before.flow_endpoints,
+        None => &[],
+    };
+    let lost = had.iter().any(|e| keep.binary_search(e).is_err());
+    // Without endpoints, packets may have passed by without NAT.
+    let woke = had.is_empty() && !keep.is_empty();
+    let mut frontends = frontends(Some(after));
+    if !lost && !woke {
+        frontends.retain(|frontend| !known.contains(frontend));
+        if keep.is_empty() {
+            return None;
+        }
+    }
+    if frontends.is_empty() {
+        return None;
+    }
+    Some(StaleFlows {
+        protocol: after.protocol,
+        frontends,
+        keep: keep.clone(),
+    })
+}
+
+fn frontends(port: Option<&PortPlan>) -> Vec<FlowFrontend> {
+    let frontends = port.into_iter().flat_map(PortPlan::frontends);
+    let mut targets: Vec<_> = frontends
+        .filter_map(|frontend| match (frontend.kind, frontend.ip) {
+            (FrontendKind::NodePort, _) => Some(FlowFrontend::NodePort(frontend.port)),
+            (_, ip) => Some(FlowFrontend::Address(ip?, frontend.port)),
+        })
+        .collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets
+}

@@ -1,0 +1,331 @@
+//! One Service with its slices, worked out for one family.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{
+    Cidr, EndpointSlice, IpFamily, IpMode, Key, NamespacedName, Protocol, Service, ServicePort,
+    ServicePortName, ServiceType, SessionAffinity, TrafficPolicy, family_of_net,
+};
+
+use super::claims::{Claim, Claims};
+use super::endpoints::{self, Candidate, Here};
+use super::flows;
+use super::store::{Entry, EntryId, Store};
+use crate::{Affinity, FamilyDiff, HealthCheck, Plan, PortChange, PortPlan, Reason, Warning};
+
+/// What a Service comes to in one family.
+#[derive(Debug, Default)]
+pub(super) struct ServicePlan {
+    /// Sorted by key.
+    pub(super) ports: Vec<PortPlan>,
+    pub(super) endpoint_count: usize,
+    pub(super) health: Option<HealthCheck>,
+    /// Addresses and ports that somebody else has.
+    pub(super) taken: Vec<Warning>,
+}
+
+/// Works Services out.
+#[derive(Debug)]
+pub(super) struct Builder {
+    here: Here,
+    /// Kept for its memory.
+    scratch: Vec<Candidate>,
+    no_name: Arc<str>,
+}
+
+impl Builder {
+    pub(super) fn new(node_name: &str) -> Self {
+        Self {
+            here: Here {
+                node_name: node_name.into(),
+                zone: None,
+            },
+            scratch: Vec::new(),
+            no_name: "".into(),
+        }
+    }
+
+    pub(super) fn set_zone(&mut self, zone: Option<&Arc<str>>) {
+        self.here.zone = zone.cloned();
+    }
+
+    pub(super) fn service(
+        &mut self,
+        id: EntryId,
+        entry: &Entry,
+        family: IpFamily,
+        claims: &Claims,
+        store: &Store,
+    ) -> ServicePlan {
+        let mut plan = ServicePlan::default();
+        let Some(service) = entry.service() else {
+            return plan;
+        };
+        let Some(cluster_ip) = cluster_ip(service, family) else {
+            return plan;
+        };
+        plan.ports.reserve_exact(service.ports.len());
+        for (index, port) in distinct_ports(service) {
+            let mut frontends = Frontends {
+                service,
+                port,
+                family,
+                index,
+                taken: &mut plan.taken,
+                holder: |claim: &Claim| claims.taken_by(claim, id, index, store),
+            };
+            let Some(mut port_plan) = frontends.resolve(cluster_ip) else {
+                continue;
+            };
+            let wanted = (&*port.name, port.protocol);
+            let all = &mut self.scratch;
+            endpoints::gather(entry.slices(family), wanted, family, &self.here, all);
+            plan.endpoint_count += all.len();
+            set_endpoints(&mut port_plan, all);
+            plan.ports.push(port_plan);
+        }
+        plan.ports.sort_by(|a, b| order(a).cmp(&order(b)));
+        plan.health = self.health(service, entry, family, &plan.ports);
+        plan
+    }
+
+    fn health(
+        &mut self,
+        service: &Service,
+        entry: &Entry,
+        family: IpFamily,
+        ports: &[PortPlan],
+    ) -> Option<HealthCheck> {
+        if ports.is_empty() {
+            return None;
+        }
+        let port = health_check_node_port(service)?;
+        let slices = entry.slices(family);
+        let named = slices.clone().flat_map(|slice| &slice.ports);
+        let mut names: Vec<(&str, Protocol)> = named.map(|p| (&*p.name, p.protocol)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut ips: Vec<IpAddr> = Vec::new();
+        for name in names {
+            let all = &mut self.scratch;
+            endpoints::gather(slices.clone(), name, family, &self.here, all);
+            let ready = all.iter().filter(|c| c.endpoint.is_local && c.is_ready());
+            ips.extend(ready.map(|c| c.endpoint.ip));
+        }
+        let local_ready = endpoints::distinct(ips);
+        Some(HealthCheck { port, local_ready })
+    }
+
+    /// Puts a Service's ports in the place of those that the plan has for it.
+    pub(super) fn replace_ports(
+        &self,
+        plan: &mut Plan,
+        service: &NamespacedName,
+        ports: Vec<PortPlan>,
+        diff: &mut FamilyDiff,
+    ) {
+        let start = ServicePortName {
+            service: service.clone(),
+            port: self.no_name.clone(),
+        };
+        let known = plan.ports.range((start, Protocol::Tcp)..);
+        let known = known.take_while(|((name, _), _)| name.service == *service);
+        let mut known: Vec<Arc<PortPlan>> = known.map(|(_, port)| port.clone()).collect();
+        let first = diff.ports.len();
+        for port in ports {
+            let same_key = known.iter().position(|k| order(k) == order(&port));
+            let before = same_key.map(|at| known.swap_remove(at));
+            if before.as_deref() != Some(&port) {
+                let port = Arc::new(port);
+                plan.ports.insert(port.key(), port.clone());
+                let after = Some(port);
+                diff.ports.push(PortChange { before, after });
+            }
+        }
+        for gone in known {
+            plan.ports.remove(&gone.key());
+            let (before, after) = (Some(gone), None);
+            diff.ports.push(PortChange { before, after });
+        }
+        let changes = &mut diff.ports[first..];
+        changes.sort_by_cached_key(PortChange::key);
+        diff.stale_flows
+            .extend(changes.iter().filter_map(flows::stale));
+    }
+}
+
+fn order(port: &PortPlan) -> (&str, Protocol) {
+    (&port.name.port, port.protocol)
+}
+
+/// The cluster IP under which a Service is proxied in a family; `None` where it is not: headless,
+/// ExternalName, another proxy's, or not of the family.
+pub(super) fn cluster_ip(service: &Service, family: IpFamily) -> Option<IpAddr> {
+    if service.headless
+        || service.proxy_name.is_some()
+        || service.service_type == ServiceType::ExternalName
+    {
+        return None;
+    }
+    let mut ips = service.cluster_ips.iter().copied();
+    ips.find(|ip| IpFamily::of(*ip) == family)
+}
+
+/// The Service's ports with their indices, without such as have the name and protocol of an
+/// earlier one.
+pub(super) fn distinct_ports(service: &Service) -> impl Iterator<Item = (usize, &ServicePort)> {
+    let ports = service.ports.iter().enumerate();
+    ports.filter(|(index, port)| {
+        let mut earlier = service.ports.iter().take(*index);
+        !earlier.any(|e| e.protocol == port.protocol && e.name == port.name)
+    })
+}
+
+/// Whether external traffic keeps to the node it arrives at. Without anything that external traffic
+/// could arrive through, the policy means nothing.
+pub(super) fn external_local(service: &Service) -> bool {
+    let external = match service.service_type {
+        ServiceType::LoadBalancer | ServiceType::NodePort => true,
+        ServiceType::ClusterIp => !service.external_ips.is_empty(),
+        ServiceType::ExternalName => false,
+    };
+    external && service.external_policy == TrafficPolicy::Local
+}
+
+fn health_check_node_port(service: &Service) -> Option<std::num::NonZeroU16> {
+    let needed = service.service_type == ServiceType::LoadBalancer && external_local(service);
+    service.health_check_node_port.filter(|_| needed)
+}
+
+/// The ranges that restrict a family; none where one of them allows everybody anyway.
+fn source_ranges(service: &Service, family: IpFamily) -> Vec<Cidr> {
+    let ranges = service.source_ranges.iter();
+    let ranges: Vec<_> = ranges
+        .filter(|range| family_of_net(range) == family)
+        .map(Cidr::trunc)
+        .collect();
+    if ranges.iter().any(|range| range.prefix_len() == 0) {
+        return Vec::new();
+    }
+    ranges
+}
+
+fn set_endpoints(port: &mut PortPlan, all: &[Candidate]) {
+    let (cluster_policy, local_policy) =
+        (port.uses_cluster_endpoints(), port.uses_local_endpoints());
+    let usable = endpoints::usable(all, cluster_policy, local_policy);
+    if port.protocol != Protocol::Tcp {
+        let serving = endpoints::serving(all);
+        port.flow_endpoints = if serving == usable.cluster {
+            usable.cluster.clone()
+        } else {
+            serving
+        };
+    }
+    port.cluster = usable.cluster;
+    port.local = usable.local;
+    port.has_any_endpoint = usable.has_any;
+}
+
+/// Finds out which of the addresses that one port wants it gets.
+struct Frontends<'a, H> {
+    service: &'a Service,
+    port: &'a ServicePort,
+    family: IpFamily,
+    index: usize,
+    taken: &'a mut Vec<Warning>,
+    /// Who else has a claim.
+    holder: H,
+}
+
+impl<H: Fn(&Claim) -> Option<ServicePortName>> Frontends<'_, H> {
+    /// The port without its endpoints; `None` if it does not even get its cluster IP.
+    fn resolve(&mut self, cluster_ip: IpAddr) -> Option<PortPlan> {
+        let (service, port, family) = (self.service, self.port, self.family);
+        if !self.gets(Some(cluster_ip), port.port, || "spec.clusterIPs".to_owned()) {
+            return None;
+        }
+        let external_ips = self.addresses("spec.externalIPs", service.external_ips.iter().copied());
+        let vips = service.ingress.iter().filter(|i| i.mode == IpMode::Vip);
+        let vips = vips.map(|vip| vip.ip);
+        let load_balancer_ips = self.addresses("status.loadBalancer.ingress", vips);
+        let index = self.index;
+        let node_port = port.node_port.filter(|node_port| {
+            self.gets(None, *node_port, || format!("spec.ports[{index}].nodePort"))
+        });
+        Some(PortPlan {
+            name: ServicePortName {
+                service: service.name.clone(),
+                port: port.name.clone(),
+            },
+            protocol: port.protocol,
+            port: port.port,
+            cluster_ip,
+            node_port,
+            external_ips,
+            load_balancer_ips,
+            source_ranges: source_ranges(service, family),
+            health_check_node_port: health_check_node_port(service),
+            affinity: match service.affinity {
+                SessionAffinity::None => None,
+                SessionAffinity::ClientIp { timeout_seconds } => Some(Affinity { timeout_seconds }),
+            },
+            internal_local: service.internal_policy == TrafficPolicy::Local,
+            external_local: external_local(service),
+            cluster: Arc::default(),
+            local: Arc::default(),
+            has_any_endpoint: false,
+            flow_endpoints: Arc::default(),
+        })
+    }
+
+    fn addresses(&mut self, field: &str, ips: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+        let mut got = Vec::new();
+        for ip in ips {
+            let wanted = IpFamily::of(ip) == self.family && !got.contains(&ip);
+            if wanted && self.gets(Some(ip), self.port.port, || field.to_owned()) {
+                got.push(ip);
+            }
+        }
+        got
+    }
+
+    fn gets(
+        &mut self,
+        ip: Option<IpAddr>,
+        port: std::num::NonZeroU16,
+        field: impl FnOnce() -> String,
+    ) -> bool {
+        let protocol = self.port.protocol;
+        let claim = Claim {
+            family: self.family,
+            ip,
+            port,
+            protocol,
+        };
+        let Some(by) = (self.holder)(&claim) else {
+            return true;
+        };
+        self.taken.push(Warning {
+            object: Key::Service(self.service.name.clone()),
+            field: field(),
+            reason: Reason::Taken {
+                ip,
+                port,
+                protocol,
+                by,
+            },
+        });
+        false
+    }
+}
+
+/// The slices' endpoints are not all of the family that the slice says.
+pub(super) fn wrong_family(
+    slice: &EndpointSlice,
+    family: IpFamily,
+) -> impl Iterator<Item = (usize, IpAddr)> {
+    let endpoints = slice.endpoints.iter().map(|e| e.address).enumerate();
+    endpoints.filter(move |(_, ip)| IpFamily::of(*ip) != family)
+}

@@ -1,0 +1,299 @@
+//! The objects as they are now, grouped by Service, and which of them have changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use model::{AddressType, EndpointSlice, IpFamily, NamespacedName, Service};
+
+use crate::Warning;
+
+/// Names an entry of the [`Store`] for as long as the entry lives.
+pub(super) type EntryId = u32;
+
+/// One Service with its slices; either may be missing.
+#[derive(Debug)]
+pub(super) struct Entry {
+    name: NamespacedName,
+    service: Option<Arc<Service>>,
+    /// The version whose claims are registered.
+    claimed: Option<Arc<Service>>,
+    /// Sorted by name, so that what comes of them does not depend on the order of events. Both
+    /// families.
+    slices: Vec<Arc<EndpointSlice>>,
+    /// Endpoints of planned ports, by family.
+    counts: [u32; 2],
+    /// What has to be worked out again, by family.
+    dirty: [bool; 2],
+    /// The Service has changed since its claims were registered.
+    unsettled: bool,
+}
+
+impl Entry {
+    pub(super) fn name(&self) -> &NamespacedName {
+        &self.name
+    }
+
+    pub(super) fn service(&self) -> Option<&Arc<Service>> {
+        self.service.as_ref()
+    }
+
+    pub(super) fn claimed(&self) -> Option<&Arc<Service>> {
+        self.claimed.as_ref()
+    }
+
+    /// The slices of a family.
+    pub(super) fn slices(&self, family: IpFamily) -> impl Iterator<Item = &EndpointSlice> + Clone {
+        self.slices
+            .iter()
+            .map(|slice| &**slice)
+            .filter(move |slice| family_of(slice) == Some(family))
+    }
+
+    pub(super) fn is_dirty(&self, family: IpFamily) -> bool {
+        self.dirty[family as usize]
+    }
+
+    fn find_slice(&self, name: &NamespacedName) -> Result<usize, usize> {
+        self.slices
+            .binary_search_by(|slice| slice.name.name.cmp(&name.name))
+    }
+}
+
+/// The family of a slice's addresses; `None` for host names, which no Service is proxied to.
+pub(super) fn family_of(slice: &EndpointSlice) -> Option<IpFamily> {
+    match slice.address_type {
+        AddressType::Ipv4 => Some(IpFamily::V4),
+        AddressType::Ipv6 => Some(IpFamily::V6),
+        AddressType::Fqdn => None,
+    }
+}
+
+/// Which Service a slice serves through this proxy, in which family, if any.
+fn serves(slice: &EndpointSlice) -> Option<(&NamespacedName, IpFamily)> {
+    if slice.headless || slice.proxy_name.is_some() {
+        return None;
+    }
+    Some((slice.service.as_ref()?, family_of(slice)?))
+}
+
+/// All entries.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    entries: Vec<Entry>,
+    /// Entries that are not in use.
+    free: Vec<EntryId>,
+    ids: HashMap<NamespacedName, EntryId>,
+    /// Where each slice is.
+    slices: HashMap<NamespacedName, EntryId>,
+    dirty: Vec<EntryId>,
+    counts: [usize; 2],
+    /// What was last said about addresses that a Service does not get.
+    taken: HashMap<(EntryId, IpFamily), Vec<Warning>>,
+}
+
+impl Store {
+    pub(super) fn entry(&self, id: EntryId) -> &Entry {
+        &self.entries[id as usize]
+    }
+
+    fn entry_mut(&mut self, id: EntryId) -> &mut Entry {
+        &mut self.entries[id as usize]
+    }
+
+    fn entry_of(&mut self, name: &NamespacedName) -> EntryId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
+        }
+        let entry = Entry {
+            name: name.clone(),
+            service: None,
+            claimed: None,
+            slices: Vec::new(),
+            counts: [0; 2],
+            dirty: [false; 2],
+            unsettled: false,
+        };
+        let id = match self.free.pop() {
+            Some(id) => {
+                *self.entry_mut(id) = entry;
+                id
+            }
+            None => {
+                let id = EntryId::try_from(self.entries.len()).expect("more than 2^32 Services");
+                self.entries.push(entry);
+                id
+            }
+        };
+        self.ids.insert(name.clone(), id);
+        id
+    }
+
+    /// Gives the Service back if it is news.
+    pub(super) fn put_service(&mut self, service: Arc<Service>) -> Option<Arc<Service>> {
+        let id = self.entry_of(&service.name);
+        let entry = self.entry_mut(id);
+        if entry.service.as_ref() == Some(&service) {
+            return None;
+        }
+        entry.service = Some(service.clone());
+        entry.unsettled = true;
+        self.forget_taken(id);
+        self.touch(id);
+        Some(service)
+    }
+
+    pub(super) fn remove_service(&mut self, name: &NamespacedName) {
+        let Some(id) = self.ids.get(name).copied() else {
+            return;
+        };
+        let entry = self.entry_mut(id);
+        if entry.service.take().is_some() {
+            entry.unsettled = true;
+            self.forget_taken(id);
+            self.touch(id);
+        }
+    }
+
+    /// Gives the slice back, with its family, if it is news to some Service.
+    pub(super) fn put_slice(
+        &mut self,
+        slice: Arc<EndpointSlice>,
+    ) -> Option<(Arc<EndpointSlice>, IpFamily)> {
+        let Some((service, family)) = serves(&slice) else {
+            self.remove_slice(&slice.name);
+            return None;
+        };
+        let id = self.entry_of(service);
+        if let Some(before) = self.slices.get(&slice.name).copied() {
+            if before != id {
+                self.remove_slice(&slice.name);
+            } else if let Ok(at) = self.entry(id).find_slice(&slice.name) {
+                let known = &mut self.entry_mut(id).slices[at];
+                if *known == slice {
+                    return None;
+                }
+                let before = std::mem::replace(known, slice.clone());
+                if let Some(family) = family_of(&before) {
+                    self.touch_family(id, family);
+                }
+                self.touch_family(id, family);
+                return Some((slice, family));
+            }
+        }
+        self.slices.insert(slice.name.clone(), id);
+        let entry = self.entry_mut(id);
+        let (Ok(at) | Err(at)) = entry.find_slice(&slice.name);
+        entry.slices.insert(at, slice.clone());
+        self.touch_family(id, family);
+        Some((slice, family))
+    }
+
+    pub(super) fn remove_slice(&mut self, name: &NamespacedName) {
+        let Some(id) = self.slices.remove(name) else {
+            return;
+        };
+        let entry = self.entry_mut(id);
+        if let Ok(at) = entry.find_slice(name) {
+            let slice = entry.slices.remove(at);
+            if let Some(family) = family_of(&slice) {
+                self.touch_family(id, family);
+            }
+        }
+    }
+
+    /// Marks what depends on the zone that this node is in.
+    pub(super) fn touch_zone_hinted(&mut self) {
+        let hinted = |slice: &EndpointSlice| {
+            let mut endpoints = slice.endpoints.iter();
+            endpoints.any(|endpoint| !endpoint.zone_hints.is_empty())
+        };
+        let ids: Vec<EntryId> = self.ids.values().copied().collect();
+        for id in ids {
+            for family in IpFamily::ALL {
+                if self.entry(id).slices(family).any(hinted) {
+                    self.touch_family(id, family);
+                }
+            }
+        }
+    }
+
+    /// Marks an entry to be worked out again.
+    pub(super) fn touch(&mut self, id: EntryId) {
+        for family in IpFamily::ALL {
+            self.touch_family(id, family);
+        }
+    }
+
+    fn touch_family(&mut self, id: EntryId, family: IpFamily) {
+        let dirty = &mut self.entry_mut(id).dirty;
+        let first = *dirty == [false; 2];
+        dirty[family as usize] = true;
+        if first {
+            self.dirty.push(id);
+        }
+    }
+
+    /// The entries whose Service has changed.
+    pub(super) fn unsettled(&self) -> Vec<EntryId> {
+        let dirty = self.dirty.iter().copied();
+        dirty.filter(|id| self.entry(*id).unsettled).collect()
+    }
+
+    pub(super) fn settled(&mut self, id: EntryId, claimed: Option<Arc<Service>>) {
+        let entry = self.entry_mut(id);
+        entry.claimed = claimed;
+        entry.unsettled = false;
+    }
+
+    /// The entries that have been touched, by name. Each is still dirty until it is
+    /// [`clean`](Self::clean).
+    pub(super) fn take_dirty(&mut self) -> Vec<EntryId> {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable_by(|a, b| self.entry(*a).name.cmp(&self.entry(*b).name));
+        dirty
+    }
+
+    pub(super) fn clean(&mut self, id: EntryId) {
+        let entry = self.entry_mut(id);
+        entry.dirty = [false; 2];
+        if entry.service.is_none() && entry.slices.is_empty() {
+            let name = entry.name.clone();
+            self.ids.remove(&name);
+            self.free.push(id);
+        }
+    }
+
+    pub(super) fn set_endpoint_count(&mut self, id: EntryId, family: IpFamily, count: usize) {
+        let total = &mut self.counts[family as usize];
+        let known = &mut self.entries[id as usize].counts[family as usize];
+        *total = *total + count - *known as usize;
+        *known = u32::try_from(count).unwrap_or(u32::MAX);
+    }
+
+    /// All endpoints of planned ports of a family.
+    pub(super) fn endpoint_count(&self, family: IpFamily) -> usize {
+        self.counts[family as usize]
+    }
+
+    /// Those of `now` that were not so the last time.
+    pub(super) fn new_taken(
+        &mut self,
+        id: EntryId,
+        family: IpFamily,
+        now: Vec<Warning>,
+    ) -> Vec<Warning> {
+        let before = self.taken.remove(&(id, family)).unwrap_or_default();
+        let new = now.iter().filter(|warning| !before.contains(warning));
+        let new = new.cloned().collect();
+        if !now.is_empty() {
+            self.taken.insert((id, family), now);
+        }
+        new
+    }
+
+    fn forget_taken(&mut self, id: EntryId) {
+        for family in IpFamily::ALL {
+            self.taken.remove(&(id, family));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What is wrong with an object without making it useless.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use model::{Cidr, IpFamily, Key, Protocol, ServicePortName};
+
+/// Something in an object that is left out of the plan. Given once for each version of the
+/// object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// The object.
+    pub object: Key,
+    /// Where in it, as a path: `spec.externalIPs[1]`.
+    pub field: String,
+    /// What is wrong, and what comes of it.
+    pub reason: Reason,
+}
+
+/// Why something is left out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// An address of a family in which the Service has no cluster IP.
+    NoClusterIp(IpAddr),
+    /// `loadBalancerSourceRanges` has ranges, but none of a family that has load-balancer
+    /// addresses: these are not restricted at all.
+    NoSourceRange(IpFamily),
+    /// A range of length 0 among others: it allows everybody, so the others do nothing.
+    EverybodyAllowed(Cidr),
+    /// The external policy of a LoadBalancer is Local, and no health check port is given: the load
+    /// balancer cannot tell where the endpoints are.
+    NoHealthCheckPort,
+    /// Two ports of one name and protocol; the first counts.
+    DuplicatePort(ServicePortName, Protocol),
+    /// Another Service port has the address and port already.
+    Taken {
+        /// The address; `None` for a NodePort.
+        ip: Option<IpAddr>,
+        /// The port.
+        port: NonZeroU16,
+        /// The protocol.
+        protocol: Protocol,
+        /// Who has it.
+        by: ServicePortName,
+    },
+    /// A slice port without a number ("all ports"), which no Service port can use.
+    NoPortNumber,
+    /// An endpoint address of the other family than the slice's `addressType`.
+    WrongFamily(IpAddr),
+}
+
+/// `Service demo/web: spec.externalIPs[1]: ...`.
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.object, self.field, self.reason)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NoClusterIp(ip) => {
+                let family = IpFamily::of(*ip);
+                write!(
+                    f,
+                    "{ip} is left out: the Service has no {family} cluster IP; give it one with \
+                     ipFamilyPolicy, or take the address out"
+                )
+            }
+            Reason::NoSourceRange(family) => write!(
+                f,
+                "no {family} range is given, so {family} clients are not restricted; add a \
+                 {family} range if they should be"
+            ),
+            Reason::EverybodyAllowed(range) => write!(
+                f,
+                "{range} allows every client, so the other ranges of its family do nothing"
+            ),
+            Reason::NoHealthCheckPort => f.write_str(
+                "externalTrafficPolicy is Local but there is no health check port, so the load \
+                 balancer cannot tell which nodes have endpoints",
+            ),
+            Reason::DuplicatePort(name, protocol) => {
+                write!(
+                    f,
+                    "{name}/{protocol} is there already; only the first one counts"
+                )
+            }
+            Reason::Taken {
+                ip: Some(ip),
+                port,
+                protocol,
+                by,
+            } => write!(
+                f,
+                "{ip} port {port}/{protocol} is left out: {by} has it already"
+            ),
+            Reason::Taken {
+                ip: None,
+                port,
+                protocol,
+                by,
+            } => write!(
+                f,
+                "NodePort {port}/{protocol} is left out: {by} has it already"
+            ),
+            Reason::NoPortNumber => f.write_str("a port without a number is left out"),
+            Reason::WrongFamily(ip) => write!(
+                f,
+                "{ip} is left out: its family is not the slice's addressType"
+            ),
+        }
+    }
+}

@@ -1,3 +1,7 @@
 //! The kernel's packet-rule languages as typed data, with their text and netlink forms.
 
+pub mod ipset;
 pub mod iptables;
+pub mod ipvs;
+#[cfg(test)]
+mod mutate;

@@ -1,0 +1,75 @@
+use super::*;
+
+fn observed(name: &str) -> String {
+    let path = format!(
+        "{}/../../testdata/observed/{name}.ipset",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn observed_dumps_are_written_as_they_were_read() {
+    for name in ["ipvs-default", "ipvs-masquerade-all", "ipvs-lc-strictarp"] {
+        let text = observed(name);
+        let sets = Sets::parse(&text).unwrap();
+        assert_eq!(sets.to_string(), text);
+        let set = sets.get("KUBE-LOAD-BALANCER-SOURCE-CIDR").unwrap();
+        assert_eq!(set.elements.len(), 2);
+        assert!(!set.is_v6());
+    }
+}
+
+#[test]
+fn every_kind_of_part() {
+    let text = "\
+create a hash:net,iface family inet hashsize 64 maxelem 65536 timeout 30 counters comment
+add a 10.0.0.0/8,eth0 timeout 12 nomatch comment \"of the house\"
+add a 10.0.0.0/8,physdev:eth0
+create b bitmap:ip,mac range 10.0.0.0-10.0.0.255
+add b 10.0.0.1,02:00:00:00:00:0A
+create c hash:ip,mark family inet6
+add c fd00::1,0x00004000
+create d list:set size 8
+add d a
+create e hash:ip,port family inet
+add e 10.0.0.1,udp:53-55
+add e 10.0.0.1,47:0
+";
+    let sets = Sets::parse(text).unwrap();
+    assert_eq!(
+        sets.get("a").unwrap().elements[0].to_string(),
+        "10.0.0.0/8,eth0 nomatch timeout 12 comment \"of the house\""
+    );
+    assert_eq!(Sets::parse(&sets.to_string()).unwrap(), sets);
+}
+
+#[test]
+fn errors_name_the_place() {
+    let at = |text: &str| {
+        let e = Sets::parse(text).unwrap_err();
+        (e.line, e.column)
+    };
+    assert_eq!(at("create a hash:ip\nadd a 10.0.0.999\n"), (2, 7));
+    assert_eq!(at("create a hash:ip,port\nadd a 10.0.0.9,tcp:x\n"), (2, 16));
+    assert_eq!(at("add a 10.0.0.9"), (1, 5));
+    assert_eq!(at("create a hash:zip"), (1, 10));
+    assert_eq!(at("create a"), (1, 9));
+    assert_eq!(at("table ip nat {"), (1, 1));
+    assert_eq!(at("create a hash:ip comment \"x"), (1, 26));
+    assert_eq!(at("create a hash:ip\ncreate a hash:ip"), (2, 8));
+}
+
+#[test]
+fn mutated_dumps_never_panic_and_what_is_read_is_written() {
+    let text = observed("ipvs-default");
+    let mut seed = 1_u64;
+    for _ in 0..3000 {
+        let mutated = crate::mutate::mutate(text.as_bytes(), &mut seed);
+        if let Ok(text) = std::str::from_utf8(&mutated)
+            && let Ok(sets) = Sets::parse(text)
+        {
+            assert_eq!(Sets::parse(&sets.to_string()).as_ref(), Ok(&sets), "{text}");
+        }
+    }
+}

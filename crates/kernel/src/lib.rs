@@ -7,7 +7,9 @@ pub mod exec;
 pub mod family;
 pub mod iptables;
 pub mod link;
+pub mod netlink;
 pub mod netns;
+pub mod nfnetlink;
 
 pub use family::Family;
 /// An error number as the kernel returned it.

@@ -1,0 +1,111 @@
+//! What all netlink conversations share: the wire format, and a socket that never waits for
+//! ever.
+//!
+//! The rules of the game, from `Documentation/userspace-api/netlink/intro.rst`: a request is
+//! worked off inside `sendmsg`, so its reply (or the first part of a dump) is there when that
+//! returns; a reply for which the receive buffer has no room is lost, which the socket says once
+//! with `ENOBUFS`.
+
+mod socket;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use nix::errno::Errno;
+
+pub(crate) use socket::Received;
+pub use socket::Socket;
+pub use wire::{Attribute, Attributes, Builder, Control, Malformed, Message, Messages};
+
+/// `NLM_F_REQUEST`.
+pub const REQUEST: u16 = 0x1;
+/// `NLM_F_ACK`.
+pub const ACK: u16 = 0x4;
+/// `NLM_F_EXCL`, on requests that make something.
+pub const EXCLUSIVE: u16 = 0x200;
+/// `NLM_F_CREATE`, on requests that make something.
+pub const CREATE: u16 = 0x400;
+/// `NLM_F_DUMP`, on requests that read.
+pub const DUMP: u16 = 0x300;
+
+/// The kernel's refusal of one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why, as a number.
+    pub errno: Errno,
+    /// Why, in the kernel's words, where it has some (`NLMSGERR_ATTR_MSG`).
+    pub text: Option<String>,
+    /// Where in the message the attribute at fault starts, in bytes, where the kernel says so
+    /// (`NLMSGERR_ATTR_OFFS`).
+    pub offset: Option<u32>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.errno)?;
+        if let Some(text) = &self.text {
+            write!(f, " ({text})")?;
+        }
+        if let Some(offset) = self.offset {
+            write!(f, " in the attribute at byte {offset}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What can go wrong in a netlink conversation.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call failed.
+    #[error("netlink: {step}: {errno}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        errno: Errno,
+    },
+    /// The kernel refused a request.
+    #[error("{what}: {refusal}")]
+    Refused {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        refusal: Refusal,
+    },
+    /// The reply was lost for want of buffer, or never came: whether the request took effect is
+    /// not known and must be read back.
+    #[error("{what}: the kernel's reply was lost")]
+    LostReply {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// What was being listed changed meanwhile, so that the list may be wrong
+    /// (`NLM_F_DUMP_INTR`). Ask again.
+    #[error("{what}: changed while it was being read")]
+    Interrupted {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The reply is not what the protocol says.
+    #[error("{what}: {source}")]
+    Malformed {
+        /// What was asked for.
+        what: &'static str,
+        /// What is wrong with it.
+        source: Malformed,
+    },
+}
+
+impl Error {
+    /// The errno behind it, if there is one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Error::System { errno, .. } => Some(*errno),
+            Error::Refused { refusal, .. } => Some(refusal.errno),
+            _ => None,
+        }
+    }
+}

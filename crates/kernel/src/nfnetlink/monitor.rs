@@ -1,0 +1,80 @@
+//! Changes to nf_tables as they happen, whoever makes them.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::{Error, Messages, Received, Socket};
+
+/// `NFNLGRP_NFTABLES`.
+const GROUP: u32 = 7;
+/// A load of 100,000 elements is some 10 MiB of notifications, of which we want to miss none.
+const RECEIVE_BUFFER: usize = 32 << 20;
+
+/// Something that the monitor has to tell.
+#[derive(Debug)]
+pub enum Notice<'a> {
+    /// What was changed: `NFT_MSG_*` messages as for a dump, each commit closed by a
+    /// `NFT_MSG_NEWGEN`. The port of each is that of the socket that made the change.
+    Changes(Messages<'a>),
+    /// Notifications were lost: what is known of the rule sets may be out of date.
+    Overrun,
+}
+
+/// A subscription to the changes of nf_tables in the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Monitor {
+    socket: Socket,
+}
+
+impl Monitor {
+    /// Subscribes. All commits after the return of this are told.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn open() -> Result<Self, Error> {
+        Self::with_buffer(RECEIVE_BUFFER)
+    }
+
+    /// Subscribes with room for `bytes` of notifications that have not been read yet.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn with_buffer(bytes: usize) -> Result<Self, Error> {
+        let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+        socket.set_receive_buffer(bytes)?;
+        socket.subscribe(GROUP)?;
+        Ok(Monitor { socket })
+    }
+
+    /// What there is to tell now, without waiting; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn receive(&mut self) -> Result<Option<Notice<'_>>, Error> {
+        match self.socket.receive()? {
+            Received::Datagram(length) => {
+                let messages = Messages::new(self.socket.datagram(length));
+                Ok(Some(Notice::Changes(messages)))
+            }
+            Received::Lost => Ok(Some(Notice::Overrun)),
+            Received::Nothing => Ok(None),
+        }
+    }
+
+    /// Waits until there is something to tell; `false` when the time is over. Those with an
+    /// event loop wait for [`Monitor::as_fd`] to be readable instead.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn wait(&self, limit: Duration) -> Result<bool, Error> {
+        self.socket.wait(limit)
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,194 @@
+//! The kernel's verdict on a transaction, and which of its messages it is about.
+
+use std::fmt;
+
+use nix::errno::Errno;
+
+use crate::netlink::{self, Control, Malformed, Messages, Refusal};
+
+/// `NLM_F_ACK`, in the flags of a header.
+const ACK: u16 = netlink::ACK;
+
+/// A message of a transaction that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The message's place in the batch, from 0.
+    pub message: usize,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "message {}: {}", self.message, self.refusal)
+    }
+}
+
+/// A transaction that did not commit, or may not have.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactionError {
+    /// The batch is not whole messages; nothing was sent.
+    #[error("the transaction's bytes, at {at}: {source}")]
+    Malformed {
+        /// Where the bad message starts.
+        at: usize,
+        /// What is wrong with it.
+        source: Malformed,
+    },
+    /// Somebody else committed first (`ERESTART`): read back, make the difference again.
+    #[error("the nf_tables rule set has changed since it was read")]
+    GenerationChanged,
+    /// The kernel refused some of the messages, and with them all. The first is the one to
+    /// believe: the others may only follow from it.
+    #[error("the kernel refused {} of the transaction's messages; {}", .0.len(), show(.0))]
+    Refused(Vec<Fault>),
+    /// The kernel refused it as a whole: no permission, no memory, a hook that cannot be
+    /// registered.
+    #[error("the kernel refused the transaction as a whole: {0}")]
+    RefusedWhole(Refusal),
+    /// No verdict arrived: it may or may not have committed. Read back.
+    #[error("the kernel's verdict on the transaction was lost")]
+    LostReply,
+    /// It could not be sent.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+}
+
+fn show(faults: &[Fault]) -> String {
+    faults.first().map(Fault::to_string).unwrap_or_default()
+}
+
+/// How many messages the batch has.
+pub(super) fn count(batch: &[u8]) -> Result<u32, TransactionError> {
+    let mut count: u32 = 0;
+    let mut at = 0;
+    for message in Messages::new(batch) {
+        match message {
+            Ok(message) => at += message.bytes.len().next_multiple_of(4),
+            Err(source) => return Err(TransactionError::Malformed { at, source }),
+        }
+        count = count.saturating_add(1);
+    }
+    // The end of the batch would land where the kernel does not look for it.
+    if at > batch.len() {
+        let source = Malformed("the last message is not padded to a multiple of four");
+        return Err(TransactionError::Malformed {
+            at: batch.len(),
+            source,
+        });
+    }
+    Ok(count)
+}
+
+/// Numbers the messages of a batch that [`count`] has found well-formed, the first one
+/// `first + 1`, and has the last one acknowledged. Errors come without being asked for; that
+/// nothing was wrong has to be.
+pub(super) fn number(batch: &mut [u8], first: u32) {
+    let mut at = 0;
+    let mut sequence = first;
+    let mut last = None;
+    while let Some(header) = batch.get_mut(at..).and_then(|b| b.first_chunk_mut::<16>()) {
+        let [a, b, c, d, ..] = *header;
+        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+        sequence += 1;
+        set_sequence(header, sequence);
+        last = Some(at);
+        at += length.next_multiple_of(4).max(16);
+    }
+    let flags = last.and_then(|at| batch.get_mut(at + 6..at + 8));
+    if let Some(flags) = flags {
+        for (byte, bit) in flags.iter_mut().zip(ACK.to_ne_bytes()) {
+            *byte |= bit;
+        }
+    }
+}
+
+/// Sets the sequence number in a message's header.
+pub(super) fn set_sequence(message: &mut [u8], sequence: u32) {
+    if let Some(place) = message.get_mut(8..12) {
+        place.copy_from_slice(&sequence.to_ne_bytes());
+    }
+}
+
+/// What the replies to a transaction say, taken together.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    first: u32,
+    count: u32,
+    faults: Vec<Fault>,
+    whole: Option<Refusal>,
+    acknowledged: bool,
+    lost: bool,
+}
+
+impl Verdict {
+    /// Of a transaction whose begin has the sequence number `first`, with `count` messages.
+    pub(super) fn new(first: u32, count: u32) -> Self {
+        Verdict {
+            first,
+            count,
+            faults: Vec::new(),
+            whole: None,
+            acknowledged: false,
+            lost: false,
+        }
+    }
+
+    /// Takes in a datagram. What is malformed counts as lost.
+    pub(super) fn read(&mut self, datagram: &[u8]) {
+        for message in Messages::new(datagram) {
+            let Ok(message) = message else {
+                self.lost = true;
+                return;
+            };
+            let Some(place) = message.sequence.checked_sub(self.first) else {
+                continue;
+            };
+            if place > self.count + 1 {
+                continue;
+            }
+            match message.control() {
+                Ok(Some(Control::Acknowledged(Some(refusal)))) => {
+                    if place == 0 || place == self.count + 1 {
+                        self.whole.get_or_insert(refusal);
+                    } else {
+                        self.faults.push(Fault {
+                            message: (place - 1) as usize,
+                            refusal,
+                        });
+                    }
+                }
+                Ok(Some(Control::Acknowledged(None))) => {
+                    self.acknowledged |= place == self.count;
+                }
+                Ok(Some(Control::Overrun)) | Err(_) => self.lost = true,
+                Ok(Some(Control::Noop | Control::Done(_)) | None) => {}
+            }
+        }
+    }
+
+    /// Takes in that a reply was lost.
+    pub(super) fn lost(&mut self) {
+        self.lost = true;
+    }
+
+    /// The verdict, now that there are no more replies. A fault that arrived is certain, whatever
+    /// else was lost; an acknowledgement is not, since the one for a message is sent also when
+    /// another was refused.
+    pub(super) fn conclude(mut self) -> Result<(), TransactionError> {
+        if let Some(refusal) = self.whole {
+            return Err(match refusal.errno {
+                Errno::ERESTART => TransactionError::GenerationChanged,
+                _ => TransactionError::RefusedWhole(refusal),
+            });
+        }
+        if !self.faults.is_empty() {
+            self.faults.sort_by_key(|fault| fault.message);
+            return Err(TransactionError::Refused(self.faults));
+        }
+        if self.lost || !self.acknowledged {
+            return Err(TransactionError::LostReply);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,298 @@
+//! nf_tables transactions, dumps and notifications against the real kernel.
+
+mod support;
+
+use std::time::Duration;
+
+use kernel::Errno;
+use kernel::netlink::{self, Builder, Messages};
+use kernel::nfnetlink::{
+    Generation, GenerationInfo, Monitor, NFTABLES, NfTables, Notice, TransactionError, attributes,
+    kind, nfgenmsg,
+};
+use support::{in_namespace, run};
+
+const NEW_TABLE: u8 = 0;
+const GET_TABLE: u8 = 1;
+const DELETE_TABLE: u8 = 2;
+const NEW_CHAIN: u8 = 3;
+const NEW_SET: u8 = 9;
+const NEW_ELEMENT: u8 = 12;
+const GET_ELEMENT: u8 = 13;
+const IP: u8 = 2;
+
+fn message(command: u8, flags: u16) -> Builder {
+    Builder::new(kind(NFTABLES, command), netlink::REQUEST | flags).fixed(&nfgenmsg(IP, 0))
+}
+
+fn table(name: &str) -> Vec<u8> {
+    message(NEW_TABLE, netlink::CREATE).text(1, name).finish()
+}
+
+fn chain(table: &str, name: &str) -> Vec<u8> {
+    let message = message(NEW_CHAIN, netlink::CREATE);
+    message.text(1, table).text(3, name).finish()
+}
+
+/// A set of addresses.
+fn set(table: &str, name: &str) -> Vec<u8> {
+    message(NEW_SET, netlink::CREATE)
+        .text(1, table)
+        .text(2, name)
+        .attribute(4, &7_u32.to_be_bytes())
+        .attribute(5, &4_u32.to_be_bytes())
+        .attribute(10, &1_u32.to_be_bytes())
+        .finish()
+}
+
+fn elements(table: &str, set: &str, keys: impl Iterator<Item = u32>) -> Vec<u8> {
+    message(NEW_ELEMENT, netlink::CREATE)
+        .text(1, table)
+        .text(2, set)
+        .nested(3, |mut list| {
+            for key in keys {
+                list = list.nested(1, |element| {
+                    element.nested(1, |data| data.attribute(1, &key.to_be_bytes()))
+                });
+            }
+            list
+        })
+        .finish()
+}
+
+fn element_count(nft: &mut NfTables) -> usize {
+    let request = message(GET_ELEMENT, 0).text(1, "t").text(2, "s").finish();
+    let mut count = 0;
+    nft.stream(&request, |message| {
+        for attribute in attributes(message) {
+            let attribute = attribute?;
+            if attribute.kind == 3 {
+                count += attribute.nested().count();
+            }
+        }
+        Ok(())
+    })
+    .unwrap();
+    count
+}
+
+fn tables(nft: &mut NfTables) -> Vec<String> {
+    let answer = nft.dump(&message(GET_TABLE, 0).finish()).unwrap();
+    Messages::new(&answer)
+        .map(|message| {
+            let message = message.unwrap();
+            let mut all = attributes(&message).flatten();
+            all.find(|a| a.kind == 1).unwrap().text()
+        })
+        .collect()
+}
+
+#[test]
+fn a_transaction_is_committed_and_read_back() {
+    in_namespace(|| {
+        let mut nft = NfTables::open().unwrap();
+        let before = nft.generation().unwrap().generation;
+        let mut batch = [
+            table("t"),
+            chain("t", "c"),
+            set("t", "s"),
+            elements("t", "s", 1..4),
+        ]
+        .concat();
+        nft.transact(&mut batch, Some(before)).unwrap();
+        let after = nft.generation().unwrap();
+        assert_eq!(after.generation, before.next());
+        assert_eq!(tables(&mut nft), ["t"]);
+        let answer = nft
+            .get(&message(GET_TABLE, 0).text(1, "t").finish())
+            .unwrap();
+        assert_eq!(Messages::new(&answer).count(), 1);
+        let gone = nft.get(&message(GET_TABLE, 0).text(1, "u").finish());
+        assert_eq!(gone.unwrap_err().errno(), Some(Errno::ENOENT));
+        assert_eq!(element_count(&mut nft), 3);
+        let listed = run("nft list ruleset");
+        assert!(
+            listed.contains("elements = { 0.0.0.1, 0.0.0.2,"),
+            "{listed}"
+        );
+        // Nothing to commit commits nothing.
+        nft.transact(&mut [], Some(Generation(before.0))).unwrap();
+    });
+}
+
+#[test]
+fn the_message_at_fault_is_told_and_nothing_is_changed() {
+    in_namespace(|| {
+        let mut nft = NfTables::open().unwrap();
+        nft.transact(&mut table("t"), None).unwrap();
+        for bad in 0..6 {
+            let mut batch = Vec::new();
+            for at in 0..6 {
+                let holder = if at == bad { "gone" } else { "t" };
+                batch.extend(chain(holder, &format!("c{at}")));
+            }
+            match nft.transact(&mut batch, None) {
+                Err(TransactionError::Refused(faults)) => {
+                    assert_eq!(faults.len(), 1, "{faults:?}");
+                    assert_eq!(faults[0].message, bad);
+                    assert_eq!(faults[0].refusal.errno, Errno::ENOENT);
+                    // The table's name is the first attribute.
+                    assert_eq!(faults[0].refusal.offset, Some(20));
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(!run("nft list ruleset").contains("chain"));
+        }
+    });
+}
+
+#[test]
+fn every_fault_is_told_and_none_is_lost_to_a_small_buffer() {
+    in_namespace(|| {
+        let mut nft = NfTables::open().unwrap();
+        let mut batch = table("t");
+        for at in 0..2000 {
+            batch.extend(chain("gone", &format!("c{at}")));
+        }
+        match nft.transact(&mut batch, None) {
+            Err(TransactionError::Refused(faults)) => assert_eq!(
+                faults.iter().map(|f| f.message).collect::<Vec<_>>(),
+                (1..=2000).collect::<Vec<_>>()
+            ),
+            other => panic!("{other:?}"),
+        }
+        assert!(tables(&mut nft).is_empty());
+    });
+}
+
+#[test]
+fn another_writer_in_between_is_noticed() {
+    in_namespace(|| {
+        let mut nft = NfTables::open().unwrap();
+        let seen = nft.generation().unwrap();
+        run("nft add table ip other");
+        let result = nft.transact(&mut table("t"), Some(seen.generation));
+        assert!(
+            matches!(result, Err(TransactionError::GenerationChanged)),
+            "{result:?}"
+        );
+        assert_eq!(tables(&mut nft), ["other"]);
+        let now = nft.generation().unwrap();
+        assert_ne!(now.generation, seen.generation);
+        nft.transact(&mut table("t"), Some(now.generation)).unwrap();
+    });
+}
+
+#[test]
+fn an_unknown_command_is_a_fault_of_its_message() {
+    in_namespace(|| {
+        let mut nft = NfTables::open().unwrap();
+        let mut odd = Builder::new(kind(NFTABLES, 200), netlink::REQUEST)
+            .fixed(&nfgenmsg(IP, 0))
+            .finish();
+        match nft.transact(&mut odd, None) {
+            Err(TransactionError::Refused(faults)) => assert_eq!(faults[0].message, 0),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn a_hundred_thousand_elements_pass_in_one_batch() {
+    in_namespace(|| {
+        let mut nft = NfTables::open().unwrap();
+        let mut batch = [table("t"), set("t", "s")].concat();
+        for start in (0..100_000_u32).step_by(1000) {
+            batch.extend(elements("t", "s", start..start + 1000));
+        }
+        nft.transact(&mut batch, None).unwrap();
+        assert_eq!(element_count(&mut nft), 100_000);
+    });
+}
+
+#[test]
+fn changes_are_told_with_who_made_them() {
+    in_namespace(|| {
+        let mut monitor = Monitor::open().unwrap();
+        let mut nft = NfTables::open().unwrap();
+        assert!(monitor.receive().unwrap().is_none());
+        let mut batch = [table("t"), chain("t", "c")].concat();
+        nft.transact(&mut batch, None).unwrap();
+        run("nft delete table ip t");
+        assert!(monitor.wait(Duration::from_secs(5)).unwrap());
+        let mut own = Vec::new();
+        let mut foreign = Vec::new();
+        let mut commits = Vec::new();
+        while let Some(notice) = monitor.receive().unwrap() {
+            let Notice::Changes(messages) = notice else {
+                panic!("{notice:?}")
+            };
+            for message in messages {
+                let message = message.unwrap();
+                match GenerationInfo::read(&message).unwrap() {
+                    Some(commit) => commits.push((message.port, commit)),
+                    None if message.port == nft.port() => own.push(message.kind),
+                    None => foreign.push(message.kind),
+                }
+            }
+        }
+        assert_eq!(own, [kind(NFTABLES, NEW_TABLE), kind(NFTABLES, NEW_CHAIN)]);
+        assert!(
+            foreign.contains(&kind(NFTABLES, DELETE_TABLE)),
+            "{foreign:?}"
+        );
+        assert_eq!(commits.len(), 2);
+        assert_eq!(commits[0].0, nft.port());
+        assert_eq!(
+            commits[0].1.thread,
+            u32::try_from(nix::unistd::gettid().as_raw()).ok()
+        );
+        assert_eq!(commits[1].1.name.as_deref(), Some("nft"));
+        assert_eq!(commits[1].1.generation, commits[0].1.generation.next());
+    });
+}
+
+#[test]
+fn a_monitor_that_does_not_keep_up_is_told_so() {
+    in_namespace(|| {
+        let mut monitor = Monitor::with_buffer(4096).unwrap();
+        let mut nft = NfTables::open().unwrap();
+        for at in 0..50 {
+            nft.transact(&mut table(&format!("t{at}")), None).unwrap();
+        }
+        let mut overruns = 0;
+        let mut told = 0;
+        while let Some(notice) = monitor.receive().unwrap() {
+            match notice {
+                Notice::Overrun => overruns += 1,
+                Notice::Changes(messages) => told += messages.count(),
+            }
+        }
+        assert!(overruns > 0 && told < 100, "{overruns} {told}");
+        // It goes on working.
+        nft.transact(&mut table("last"), None).unwrap();
+        assert!(matches!(monitor.receive(), Ok(Some(Notice::Changes(_)))));
+    });
+}
+
+#[test]
+fn a_thread_without_the_right_is_told_so() {
+    in_namespace(|| {
+        let mut nft = NfTables::open().unwrap();
+        // The right is looked for in the opener of the socket and in the sender.
+        let dropped = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: setresuid of this thread alone (the raw system call), to "nobody".
+                let result =
+                    unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, 65534, 65534, 65534) };
+                assert_eq!(result, 0);
+                nft.transact(&mut table("t"), None)
+            });
+            thread.join().unwrap()
+        });
+        match dropped {
+            Err(TransactionError::RefusedWhole(refusal)) => assert_eq!(refusal.errno, Errno::EPERM),
+            other => panic!("{other:?}"),
+        }
+    });
+}

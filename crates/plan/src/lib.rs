@@ -10,6 +10,8 @@ mod health;
 mod plan;
 mod planner;
 mod settings;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod warning;
 
 pub use diff::{FamilyDiff, FlowFrontend, HealthChange, PlanDiff, PortChange, StaleFlows};

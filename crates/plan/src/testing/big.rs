@@ -1,0 +1,172 @@
+//! Clusters for measuring.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use model::{
+    AddressType, Change, Cidr, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Event,
+    IngressIp, IpMode, NamespacedName, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+};
+
+use super::build;
+use crate::{LocalTraffic, Settings};
+
+const NODES: usize = 500;
+/// Pod addresses for each node, out of 10.128.0.0/9.
+const PODS_PER_NODE: u32 = 1 << 14;
+/// What the EndpointSlice controller puts into one slice.
+const ENDPOINTS_PER_SLICE: usize = 100;
+/// How many NodePorts the default range 30000-32767 has.
+const NODE_PORTS: usize = 2768;
+
+/// A cluster of 500 nodes seen from `node-1`: IPv4, one port for each Service; of every ten
+/// Services one is UDP, one a LoadBalancer with external policy Local and one a NodePort (as far as
+/// the NodePort range goes), the others plain ClusterIP; endpoints ready and spread over the nodes
+/// and three zones. The same arguments give the same events. Room for a million Services and eight
+/// million endpoints.
+pub fn big_cluster(services: usize, endpoints_per_service: usize) -> Vec<Event> {
+    let shared = Shared::new();
+    let mut events = Vec::with_capacity(services * 2 + 2);
+    events.push(Event::Node(Change::Applied(Arc::new(model::Node {
+        topology: build::zone_label("zone-1"),
+        ..build::node("node-1", &["10.0.0.1"], &["10.128.0.0/18"])
+    }))));
+    let cidr = build::service_cidr("kubernetes", &["10.96.0.0/12"]);
+    events.push(Event::ServiceCidr(Change::Applied(Arc::new(cidr))));
+    let mut node_ports = 30000..30000 + NODE_PORTS as u16;
+    for index in 0..services {
+        let service = shared.service(index, &mut node_ports);
+        let slices = shared.slices(index, &service, endpoints_per_service);
+        let applied = |slice| Event::EndpointSlice(Change::Applied(Arc::new(slice)));
+        events.extend(slices.map(applied));
+        events.push(Event::Service(Change::Applied(Arc::new(service))));
+    }
+    events
+}
+
+/// The settings that go with [`big_cluster`].
+pub fn big_cluster_settings() -> Settings {
+    let pods = Cidr::new(Ipv4Addr::new(10, 128, 0, 0).into(), 9).expect("a valid length");
+    Settings {
+        local_traffic: LocalTraffic::ClusterCidr(vec![pods]),
+        ..build::settings("node-1")
+    }
+}
+
+/// Strings that many objects share, as a source's interning would have them.
+struct Shared {
+    nodes: Vec<Arc<str>>,
+    zones: Vec<Arc<str>>,
+    namespaces: Vec<Arc<str>>,
+    port: Arc<str>,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let numbered = |prefix: &str, count| {
+            (1..=count)
+                .map(|n| format!("{prefix}-{n}").into())
+                .collect()
+        };
+        Self {
+            nodes: numbered("node", NODES),
+            zones: numbered("zone", 3),
+            namespaces: numbered("team", 100),
+            port: "http".into(),
+        }
+    }
+
+    fn service(&self, index: usize, node_ports: &mut impl Iterator<Item = u16>) -> Service {
+        let number = u32::try_from(index).expect("fewer Services than addresses");
+        let namespace = self.namespaces[index % self.namespaces.len()].clone();
+        // Past the first 256 addresses, as a real cluster has some of its own there.
+        let cluster_ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + number);
+        let (protocol, mut service_type) = match index % 10 {
+            3 => (Protocol::Udp, ServiceType::ClusterIp),
+            5 => (Protocol::Tcp, ServiceType::LoadBalancer),
+            8 => (Protocol::Tcp, ServiceType::NodePort),
+            _ => (Protocol::Tcp, ServiceType::ClusterIp),
+        };
+        let mut node_port = None;
+        if service_type != ServiceType::ClusterIp {
+            node_port = node_ports.next().and_then(NonZeroU16::new);
+            if node_port.is_none() {
+                service_type = ServiceType::ClusterIp;
+            }
+        }
+        let mut service = Service {
+            name: NamespacedName::new(namespace, format!("service-{index}")),
+            service_type,
+            cluster_ips: vec![IpAddr::V4(cluster_ip)],
+            ports: vec![ServicePort {
+                name: self.port.clone(),
+                protocol,
+                port: build::port("http:80").port,
+                node_port,
+            }],
+            ..build::service("team/service", &[], &[])
+        };
+        if service_type == ServiceType::LoadBalancer {
+            let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number);
+            service.ingress = vec![IngressIp {
+                ip: IpAddr::V4(ip),
+                mode: IpMode::Vip,
+            }];
+            service.external_policy = TrafficPolicy::Local;
+            service.health_check_node_port = node_ports.next().and_then(NonZeroU16::new);
+        }
+        service
+    }
+
+    fn slices(
+        &self,
+        index: usize,
+        service: &Service,
+        endpoints: usize,
+    ) -> impl Iterator<Item = EndpointSlice> {
+        let first = index * endpoints;
+        let name = service.name.clone();
+        let protocol = service.ports[0].protocol;
+        let target = build::port("http:8080").port;
+        (0..endpoints)
+            .step_by(ENDPOINTS_PER_SLICE)
+            .map(move |start| {
+                let end = endpoints.min(start + ENDPOINTS_PER_SLICE);
+                let slice_name = format!("{}-{start}", name.name);
+                EndpointSlice {
+                    name: NamespacedName::new(name.namespace.clone(), slice_name),
+                    service: Some(name.clone()),
+                    headless: false,
+                    proxy_name: None,
+                    address_type: AddressType::Ipv4,
+                    ports: vec![EndpointPort {
+                        name: self.port.clone(),
+                        protocol,
+                        port: Some(target),
+                    }],
+                    endpoints: (start..end).map(|n| self.endpoint(first + n)).collect(),
+                    last_change_trigger: None,
+                }
+            })
+    }
+
+    /// The pod of a number; neighbours are on different nodes.
+    fn endpoint(&self, number: usize) -> Endpoint {
+        let node = number * 7 % NODES;
+        let on_node = u32::try_from(number / NODES).expect("fewer pods than addresses");
+        let base = u32::from(Ipv4Addr::new(10, 128, 0, 0)) + node as u32 * PODS_PER_NODE;
+        Endpoint {
+            address: IpAddr::V4(Ipv4Addr::from(base + on_node + 2)),
+            conditions: EndpointConditions {
+                ready: true,
+                serving: true,
+                terminating: false,
+            },
+            node_name: Some(self.nodes[node].clone()),
+            zone: Some(self.zones[node % self.zones.len()].clone()),
+            zone_hints: Box::default(),
+            node_hints: Box::default(),
+        }
+    }
+}

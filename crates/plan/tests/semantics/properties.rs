@@ -1,0 +1,189 @@
+//! What holds for any sequence of events.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{Change, Event, IpFamily, Key};
+use plan::testing::{cluster, history};
+use plan::{FlowFrontend, Plan, Planner, Settings, StaleFlows};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+fn planner(settings: &Settings) -> Planner {
+    let mut planner = Planner::new(settings.clone());
+    planner.set_host_addresses(plan::testing::ips(&[
+        "10.200.1.2",
+        "127.0.0.1",
+        "fd00:200:1::2",
+    ]));
+    planner
+}
+
+fn plans(planner: &Planner) -> [Plan; 2] {
+    IpFamily::ALL.map(|family| planner.plan(family).clone())
+}
+
+fn deletes(event: &Event) -> bool {
+    match event {
+        Event::Service(change) => matches!(change, Change::Deleted(_)),
+        Event::EndpointSlice(change) => matches!(change, Change::Deleted(_)),
+        Event::Node(change) => matches!(change, Change::Deleted(_)),
+        Event::ServiceCidr(change) => matches!(change, Change::Deleted(_)),
+    }
+}
+
+/// The objects that are there after some events, each as the event that would bring it.
+fn objects(events: &[Event]) -> BTreeMap<Key, Event> {
+    let mut objects = BTreeMap::new();
+    for event in events {
+        if deletes(event) {
+            objects.remove(&event.key());
+        } else {
+            objects.insert(event.key(), event.clone());
+        }
+    }
+    objects
+}
+
+fn delete(key: Key) -> Event {
+    match key {
+        Key::Service(name) => Event::Service(Change::Deleted(name)),
+        Key::EndpointSlice(name) => Event::EndpointSlice(Change::Deleted(name)),
+        Key::Node(name) => Event::Node(Change::Deleted(name)),
+        Key::ServiceCidr(name) => Event::ServiceCidr(Change::Deleted(name)),
+    }
+}
+
+proptest! {
+    #[test]
+    fn steps_come_to_the_same_as_starting_afresh(
+        (settings, events) in history(),
+        looks in any::<u64>(),
+        shuffle in any::<Index>(),
+    ) {
+        let mut stepwise = planner(&settings);
+        for (step, event) in events.iter().enumerate() {
+            stepwise.apply(event.clone());
+            if looks >> (step % 64) & 1 == 1 {
+                stepwise.take_diff();
+            }
+        }
+        stepwise.take_diff();
+        // In another order, too.
+        let mut objects: Vec<_> = objects(&events).into_values().collect();
+        if !objects.is_empty() {
+            let middle = shuffle.index(objects.len());
+            objects.rotate_left(middle);
+            objects[..middle].reverse();
+        }
+        let mut afresh = planner(&settings);
+        afresh.apply_all(objects);
+        afresh.take_diff();
+        prop_assert_eq!(plans(&stepwise), plans(&afresh));
+    }
+
+    #[test]
+    fn diffs_lead_from_the_old_plan_to_the_new((settings, events) in history()) {
+        let mut planner = planner(&settings);
+        let mut copies = IpFamily::ALL.map(Plan::empty);
+        for batch in events.chunks(3) {
+            planner.apply_all(batch.iter().cloned());
+            let before = copies.clone();
+            let diff = planner.take_diff();
+            for family in IpFamily::ALL {
+                let (diff, after) = (diff.family(family), planner.plan(family));
+                copies[family as usize].apply(diff);
+                prop_assert_eq!(&copies[family as usize], after);
+                let compared = after.diff_from(&before[family as usize]);
+                prop_assert_eq!(&diff.ports, &compared.ports);
+                prop_assert_eq!(&diff.health, &compared.health);
+                prop_assert_eq!(&diff.node, &compared.node);
+                prop_assert_eq!(diff.endpoint_count, compared.endpoint_count);
+            }
+            prop_assert!(planner.take_diff().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_undone_in_time_leaves_no_trace(
+        (settings, events) in history(),
+        split in any::<Index>(),
+    ) {
+        let (settled, undone) = events.split_at(split.index(events.len() + 1));
+        let mut planner = planner(&settings);
+        planner.apply_all(settled.iter().cloned());
+        planner.take_diff();
+        let before = objects(settled);
+        // A Node that is gone stays in force, so its coming cannot be undone.
+        let undone = undone.iter().filter(|event| !matches!(event, Event::Node(_)));
+        for event in undone.clone() {
+            planner.apply(event.clone());
+        }
+        for event in undone {
+            let key = event.key();
+            planner.apply(before.get(&key).cloned().unwrap_or_else(|| delete(key)));
+        }
+        prop_assert!(planner.take_diff().is_empty());
+    }
+
+    #[test]
+    fn everything_deleted_leaves_nothing((settings, events) in history()) {
+        let mut planner = planner(&settings);
+        planner.apply_all(events.clone());
+        planner.take_diff();
+        planner.apply_all(events.iter().map(|event| delete(event.key())));
+        planner.take_diff();
+        for family in IpFamily::ALL {
+            let plan = planner.plan(family);
+            prop_assert!(plan.ports.is_empty() && plan.health_checks.is_empty());
+            prop_assert_eq!(plan.endpoint_count, 0);
+        }
+    }
+
+    #[test]
+    fn no_two_ports_answer_at_one_address(cluster in cluster()) {
+        let planner = cluster.planner();
+        for family in IpFamily::ALL {
+            let mut taken = BTreeSet::new();
+            for port in planner.plan(family).ports.values() {
+                let own: BTreeSet<_> = port.frontends().map(|f| (f.ip, f.port)).collect();
+                for (ip, number) in own {
+                    prop_assert!(taken.insert((ip, number, port.protocol)), "{:?} {}", ip, number);
+                }
+            }
+        }
+    }
+
+    /// Flows that go to a serving endpoint of the frontend's port are never named, and flows to
+    /// any other place are named whenever the port changes for the worse.
+    #[test]
+    fn stale_flows_spare_the_serving((settings, events) in history()) {
+        let mut planner = planner(&settings);
+        for batch in events.chunks(2) {
+            planner.apply_all(batch.iter().cloned());
+            let diff = planner.take_diff();
+            for family in IpFamily::ALL {
+                let diff = diff.family(family);
+                for change in &diff.ports {
+                    let (Some(before), Some(after)) = (&change.before, &change.after) else {
+                        continue;
+                    };
+                    let gone = before.flow_endpoints.iter();
+                    let mut gone = gone.filter(|e| !after.flow_endpoints.contains(e));
+                    let at = FlowFrontend::Address(after.cluster_ip, after.port);
+                    let named = |flows: &&StaleFlows| {
+                        flows.protocol == after.protocol && flows.frontends.contains(&at)
+                    };
+                    let stale = diff.stale_flows.iter().find(named);
+                    if gone.next().is_some() {
+                        prop_assert_eq!(stale.map(|s| &s.keep), Some(&after.flow_endpoints));
+                    } else if before.cluster_ip == after.cluster_ip
+                        && before.port == after.port
+                        && !before.flow_endpoints.is_empty()
+                    {
+                        prop_assert_eq!(stale, None);
+                    }
+                }
+            }
+        }
+    }
+}

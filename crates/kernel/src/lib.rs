@@ -9,7 +9,10 @@ pub mod iptables;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod nfacct;
 pub mod nfnetlink;
+pub mod process;
+pub mod sysctl;
 
 pub use family::Family;
 /// An error number as the kernel returned it.

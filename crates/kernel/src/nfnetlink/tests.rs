@@ -127,6 +127,7 @@ proptest! {
         number(&mut batch, 1);
         for message in Messages::new(&batch).flatten() {
             let _ = GenerationInfo::read(&message);
+            let _ = crate::nfacct::Counted::read(&message);
         }
     }
 }

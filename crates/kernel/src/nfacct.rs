@@ -1,0 +1,164 @@
+//! The counters that iptables rules count into (`-m nfacct`), over netlink.
+//!
+//! kube-proxy's iptables mode keeps two of them for its metrics, and leaves the match out of its
+//! rules where the kernel has none. A counter belongs to the network namespace and outlives the
+//! rules that use it.
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::{self, Builder, Error, Malformed, Message, Socket};
+use crate::nfnetlink::{NFGENMSG, kind, nfgenmsg};
+
+/// `NFNL_SUBSYS_ACCT`.
+const SUBSYSTEM: u8 = 7;
+/// `NFNL_MSG_ACCT_NEW`.
+const NEW: u8 = 0;
+/// `NFNL_MSG_ACCT_GET`.
+const GET: u8 = 1;
+/// `NFNL_MSG_ACCT_DEL`.
+const DELETE: u8 = 3;
+const NFACCT_NAME: u16 = 1;
+const NFACCT_PKTS: u16 = 2;
+const NFACCT_BYTES: u16 = 3;
+
+/// A counter of kube-proxy's iptables mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// Packets dropped because conntrack held them for invalid.
+    CtStateInvalidDropped,
+    /// Packets to NodePorts on a loopback address.
+    LocalhostNodePortsAccepted,
+}
+
+impl Counter {
+    /// Both.
+    pub const ALL: [Counter; 2] = [
+        Counter::CtStateInvalidDropped,
+        Counter::LocalhostNodePortsAccepted,
+    ];
+
+    /// The name that rules give it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Counter::CtStateInvalidDropped => "ct_state_invalid_dropped_pkts",
+            Counter::LocalhostNodePortsAccepted => "localhost_nps_accepted_pkts",
+        }
+    }
+}
+
+/// What a counter has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of those packets.
+    pub bytes: u64,
+}
+
+impl Counted {
+    /// Reads a `NFNL_MSG_ACCT_NEW` message.
+    ///
+    /// # Errors
+    /// [`Malformed`] when a number has the wrong size or is missing.
+    pub fn read(message: &Message<'_>) -> Result<Self, Malformed> {
+        let (mut packets, mut bytes) = (None, None);
+        for attribute in message.attributes(NFGENMSG) {
+            let attribute = attribute?;
+            match attribute.kind {
+                NFACCT_PKTS => packets = Some(attribute.be64()?),
+                NFACCT_BYTES => bytes = Some(attribute.be64()?),
+                _ => {}
+            }
+        }
+        match (packets, bytes) {
+            (Some(packets), Some(bytes)) => Ok(Counted { packets, bytes }),
+            _ => Err(Malformed("a counter without its numbers")),
+        }
+    }
+}
+
+/// The kernel's nfacct, in the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct NfAcct {
+    socket: Socket,
+}
+
+impl NfAcct {
+    /// Opens it; `None` when this kernel has no nfacct.
+    ///
+    /// # Errors
+    /// See [`Error`]; `EPERM` without `CAP_NET_ADMIN`.
+    pub fn open() -> Result<Option<Self>, Error> {
+        let mut nfacct = NfAcct {
+            socket: Socket::open(SockProtocol::NetlinkNetFilter)?,
+        };
+        match nfacct.read(Counter::CtStateInvalidDropped) {
+            Ok(_) => Ok(Some(nfacct)),
+            // What nfnetlink says of a subsystem that is not there.
+            Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the counter unless it is there; one that is there goes on counting.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn ensure(&mut self, counter: Counter) -> Result<(), Error> {
+        if self.read(counter)?.is_some() {
+            return Ok(());
+        }
+        let flags = netlink::REQUEST | netlink::ACK | netlink::CREATE;
+        match self.ask("making an nfacct counter", NEW, flags, counter) {
+            // Somebody else was faster.
+            Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// What the counter has counted; `None` when there is none of its name.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn read(&mut self, counter: Counter) -> Result<Option<Counted>, Error> {
+        let flags = netlink::REQUEST | netlink::ACK;
+        match self.ask("reading an nfacct counter", GET, flags, counter) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+            result => result,
+        }
+    }
+
+    /// Deletes the counter, if it is there.
+    ///
+    /// # Errors
+    /// See [`Error`]; `EBUSY` while a rule counts into it.
+    pub fn delete(&mut self, counter: Counter) -> Result<(), Error> {
+        let flags = netlink::REQUEST | netlink::ACK;
+        match self.ask("deleting an nfacct counter", DELETE, flags, counter) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        what: &'static str,
+        command: u8,
+        flags: u16,
+        counter: Counter,
+    ) -> Result<Option<Counted>, Error> {
+        let request = Builder::new(kind(SUBSYSTEM, command), flags)
+            .fixed(&nfgenmsg(0, 0))
+            .text(NFACCT_NAME, counter.name())
+            .finish();
+        let mut counted = None;
+        self.socket.exchange(what, request, |message| {
+            counted = Some(Counted::read(message)?);
+            Ok(())
+        })?;
+        Ok(counted)
+    }
+}

@@ -1,0 +1,132 @@
+//! sluice's own process: how likely the kernel is to kill it, and being told to stop.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Something about the process that could not be set.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Outside -1000 to 1000 (proc(5)).
+    #[error("oom_score_adj {0} is outside -1000 to 1000")]
+    OomScoreAdjRange(i32),
+    /// It may not be lowered without `CAP_SYS_RESOURCE`.
+    #[error("setting oom_score_adj to {value}: {source}")]
+    OomScoreAdj {
+        /// The value that it was to have.
+        value: i32,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Signals could not be set up or waited for.
+    #[error("signals: {0}")]
+    Signals(Errno),
+}
+
+/// Sets how likely the kernel is to kill this process when memory runs out: -1000 (never) to
+/// 1000. kube-proxy's default is -999.
+///
+/// # Errors
+/// [`Error::OomScoreAdjRange`], [`Error::OomScoreAdj`].
+pub fn set_oom_score_adj(value: i32) -> Result<(), Error> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    if !(-1000..=1000).contains(&value) {
+        return Err(Error::OomScoreAdjRange(value));
+    }
+    let failed = |source| Error::OomScoreAdj { value, source };
+    let current = std::fs::read_to_string(FILE).map_err(failed)?;
+    if current.trim_end() == value.to_string() {
+        return Ok(());
+    }
+    std::fs::write(FILE, value.to_string()).map_err(failed)
+}
+
+/// SIGTERM and SIGINT as something to wait for.
+#[derive(Debug)]
+pub struct Termination {
+    signals: SignalFd,
+}
+
+impl Termination {
+    /// Takes both signals over from now on. To be called before other threads are started, which
+    /// inherit that the signals no longer end them.
+    ///
+    /// # Errors
+    /// [`Error::Signals`].
+    pub fn take_over() -> Result<Self, Error> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        set.thread_block().map_err(Error::Signals)?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&set, flags).map_err(Error::Signals)?;
+        Ok(Termination { signals })
+    }
+
+    /// Waits for one of them; `None` when the time is over. Those with an event loop wait for
+    /// [`Termination::as_fd`] to be readable and call this with no time.
+    ///
+    /// # Errors
+    /// [`Error::Signals`].
+    pub fn wait(&self, limit: Duration) -> Result<Option<Signal>, Error> {
+        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::Signals(errno)),
+        }
+        let got = self.signals.read_signal().map_err(Error::Signals)?;
+        let number = got.and_then(|info| i32::try_from(info.ssi_signo).ok());
+        Ok(number.and_then(|number| Signal::try_from(number).ok()))
+    }
+}
+
+impl AsFd for Termination {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oom_score_is_set_within_its_range() {
+        // Upwards is always permitted; this process' is the test runner's own.
+        let before = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        set_oom_score_adj(500).unwrap();
+        let after = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        assert_eq!(after.trim(), "500");
+        set_oom_score_adj(before.trim().parse().unwrap()).unwrap();
+        assert!(matches!(
+            set_oom_score_adj(1001),
+            Err(Error::OomScoreAdjRange(1001))
+        ));
+    }
+
+    #[test]
+    fn a_signal_is_waited_for_instead_of_dying_of_it() {
+        std::thread::spawn(|| {
+            let termination = Termination::take_over().unwrap();
+            assert_eq!(termination.wait(Duration::ZERO).unwrap(), None);
+            let pid = nix::libc::pid_t::from(nix::unistd::getpid());
+            let tid = nix::libc::pid_t::from(nix::unistd::gettid());
+            for signal in [Signal::SIGTERM, Signal::SIGINT] {
+                // SAFETY: no memory is passed; the signal goes to this thread, which blocks it.
+                let result =
+                    unsafe { nix::libc::syscall(nix::libc::SYS_tgkill, pid, tid, signal as i32) };
+                assert_eq!(result, 0);
+                let got = termination.wait(Duration::from_secs(5)).unwrap();
+                assert_eq!(got, Some(signal));
+            }
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -6,14 +6,29 @@
 //! prints; the parser reads what `iptables-save` prints and what `iptables-restore` accepts, from
 //! any version and any author. An extension that is not modelled is kept word for word
 //! ([`Extension`]), never dropped.
+//!
+//! ```
+//! use sluice_netfilter::iptables::{Family, TableSet};
+//! let save = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:WEB - [0:0]\n-A OUTPUT -j WEB\nCOMMIT\n";
+//! let set = TableSet::parse(Family::Ipv4, save).unwrap();
+//! assert_eq!(set.to_string(), save);
+//! ```
 
+mod apply;
+mod fuzz;
 mod matches;
 mod name;
+mod parse;
 mod restore;
 mod rule;
 mod tables;
 mod target;
+#[cfg(test)]
+mod tests;
+mod write;
 
+pub use apply::{ApplyError, Flush, Refusal};
+pub use fuzz::fuzz_one;
 pub use matches::{
     AddrType, AddrTypes, CtDirection, CtState, CtStates, CtStatus, CtStatuses, Extension, IcmpType,
     IpvsDirection, LimitUnit, MarkMatch, Match, MatchAddrType, MatchConntrack, MatchIpRange,
@@ -22,6 +37,7 @@ pub use matches::{
     TcpFlags,
 };
 pub use name::{Chain, ChainError, Family, Policy, Table};
+pub use parse::ParseError;
 pub use restore::{Command, Restore, RestoreTable};
 pub use rule::{Counters, Header, Interface, Negatable, Net, PortRange, Protocol, Rule};
 pub use tables::{ChainState, TableSet, TableState};

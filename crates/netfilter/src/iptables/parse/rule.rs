@@ -1,0 +1,343 @@
+//! A rule's words: the header is read at once, the options of extensions are first sorted to the
+//! extension that they belong to.
+
+use super::super::{Chain, Counters, Family, Header, Negatable, Rule, Target};
+use super::words::Word;
+use super::{Fault, Parsed, matches, options, targets, values};
+
+/// One option of an extension with its values.
+pub(super) struct Item<'a> {
+    pub(super) negated: bool,
+    pub(super) option: &'a str,
+    pub(super) column: u32,
+    pub(super) values: Values<'a>,
+}
+
+pub(super) enum Values<'a> {
+    Words(&'a [Word<'a>]),
+    /// What stood behind the `=` of `--option=value`.
+    Inline([Word<'a>; 1]),
+}
+
+impl Values<'_> {
+    pub(super) fn as_slice(&self) -> &[Word<'_>] {
+        match self {
+            Values::Words(words) => words,
+            Values::Inline(word) => word,
+        }
+    }
+}
+
+/// An extension with its options, in the order in which they came.
+pub(super) struct Segment<'a> {
+    pub(super) is_target: bool,
+    pub(super) name: &'a str,
+    pub(super) column: u32,
+    /// Whether an option came that the model of the extension does not know, so that the
+    /// extension is kept word for word.
+    pub(super) foreign: bool,
+    pub(super) items: Vec<Item<'a>>,
+}
+
+impl Segment<'_> {
+    fn arity(&self, option: &str) -> Option<u8> {
+        if self.is_target {
+            options::of_target(self.name, option)
+        } else {
+            options::of_match(self.name, option)
+        }
+    }
+}
+
+struct Reader<'a> {
+    family: Family,
+    words: &'a [Word<'a>],
+    at: usize,
+    header: Header,
+    counters: Option<Counters>,
+    goto: Option<Chain>,
+    segments: Vec<Segment<'a>>,
+}
+
+pub(super) fn parse<'a>(family: Family, words: &'a [Word<'a>]) -> Parsed<Rule> {
+    let mut reader = Reader {
+        family,
+        words,
+        at: 0,
+        header: Header::default(),
+        counters: None,
+        goto: None,
+        segments: Vec::with_capacity(4),
+    };
+    while reader.step()? {}
+    reader.finish()
+}
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Option<&'a Word<'a>> {
+        let word = self.words.get(self.at)?;
+        self.at += 1;
+        Some(word)
+    }
+
+    fn value(&mut self, of: &Word<'_>) -> Parsed<&'a Word<'a>> {
+        self.next()
+            .ok_or_else(|| Fault::new(of.column, format!("a value must follow {}", of.text)))
+    }
+
+    /// Reads one option with its values; `false` at the end.
+    fn step(&mut self) -> Parsed<bool> {
+        let Some(first) = self.next() else {
+            return Ok(false);
+        };
+        let (negated, word) = if first.text == "!" {
+            (true, self.value(first)?)
+        } else {
+            (false, first)
+        };
+        if !self.header_option(negated, word)? {
+            self.extension_option(negated, word)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads an option that needs no extension; `false` where it is none.
+    fn header_option(&mut self, negated: bool, word: &'a Word<'a>) -> Parsed<bool> {
+        let with = |value| Negatable { negated, value };
+        match &*word.text {
+            "-s" | "--source" | "--src" => {
+                let net = values::net(self.family, self.value(word)?)?;
+                set_once(&mut self.header.source, with(net), word)?;
+                // iptables does not keep a condition that always holds.
+                self.header.source = self.header.source.filter(|n| !is_void(n));
+            }
+            "-d" | "--destination" | "--dst" => {
+                let net = values::net(self.family, self.value(word)?)?;
+                set_once(&mut self.header.destination, with(net), word)?;
+                self.header.destination = self.header.destination.filter(|n| !is_void(n));
+            }
+            "-i" | "--in-interface" => {
+                let value = values::interface(self.value(word)?)?;
+                set_once(
+                    &mut self.header.in_interface,
+                    Negatable { negated, value },
+                    word,
+                )?;
+            }
+            "-o" | "--out-interface" => {
+                let value = values::interface(self.value(word)?)?;
+                set_once(
+                    &mut self.header.out_interface,
+                    Negatable { negated, value },
+                    word,
+                )?;
+            }
+            "-p" | "--protocol" | "--proto" => {
+                let name = self.value(word)?;
+                match values::protocol(name)? {
+                    Some(value) => {
+                        set_once(
+                            &mut self.header.protocol,
+                            Negatable { negated, value },
+                            word,
+                        )?;
+                    }
+                    None if negated => return Err(Fault::not_a(name, "a protocol to exclude")),
+                    None => {}
+                }
+            }
+            "-f" | "--fragment" if self.family == Family::Ipv4 => {
+                let fragment = Negatable { negated, value: () };
+                set_once(&mut self.header.fragment, fragment, word)?;
+            }
+            "-m" | "--match" => {
+                not_negated(negated, word)?;
+                let name = self.value(word)?;
+                self.open(false, name);
+            }
+            "-j" | "--jump" => {
+                not_negated(negated, word)?;
+                let name = self.value(word)?;
+                if self.goto.is_some() || self.segments.iter().any(|s| s.is_target) {
+                    return Err(Fault::new(word.column, "a rule can have one target only"));
+                }
+                self.open(true, name);
+            }
+            "-g" | "--goto" => {
+                not_negated(negated, word)?;
+                let name = self.value(word)?;
+                if self.goto.is_some() || self.segments.iter().any(|s| s.is_target) {
+                    return Err(Fault::new(word.column, "a rule can have one target only"));
+                }
+                let chain = Chain::new(&name.text);
+                self.goto = Some(chain.map_err(|e| Fault::new(name.column, e.to_string()))?);
+            }
+            "-c" | "--set-counters" => {
+                not_negated(negated, word)?;
+                let packets = values::number(self.value(word)?)?;
+                let bytes = values::number(self.value(word)?)?;
+                self.counters = Some(Counters { packets, bytes });
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn open(&mut self, is_target: bool, name: &'a Word<'a>) {
+        self.segments.push(Segment {
+            is_target,
+            name: &name.text,
+            column: name.column,
+            foreign: false,
+            items: Vec::with_capacity(2),
+        });
+    }
+
+    /// Gives an option to the extension that it belongs to.
+    fn extension_option(&mut self, negated: bool, word: &'a Word<'a>) -> Parsed<()> {
+        let option = &*word.text;
+        if let Some((segment, arity)) = self.owner(option) {
+            let end = self.at + usize::from(arity);
+            let values = self.words.get(self.at..end).ok_or_else(|| {
+                let message = format!("{option} needs {arity} values, the line ends before");
+                Fault::new(word.column, message)
+            })?;
+            self.at = end;
+            let values = Values::Words(values);
+            self.push(segment, negated, option, word.column, values);
+            return Ok(());
+        }
+        if option.starts_with("--")
+            && let Some((name, value)) = option.split_once('=')
+            && let Some((segment, 1)) = self.owner(name)
+        {
+            let value = Word {
+                text: value.into(),
+                column: word.column,
+            };
+            self.push(segment, negated, name, word.column, Values::Inline([value]));
+            return Ok(());
+        }
+        self.foreign_option(negated, word)
+    }
+
+    /// The extension that has this option: the one named last of those that do, or that of the
+    /// protocol, which `-p` names implicitly.
+    fn owner(&mut self, option: &str) -> Option<(usize, u8)> {
+        for (i, segment) in self.segments.iter().enumerate().rev() {
+            if let Some(arity) = segment.arity(option) {
+                return Some((i, arity));
+            }
+        }
+        let protocol = self.header.protocol?;
+        let name = match protocol.value.0 {
+            1 => "icmp",
+            6 => "tcp",
+            17 => "udp",
+            58 => "icmp6",
+            132 => "sctp",
+            _ => return None,
+        };
+        let arity = options::of_match(name, option).filter(|_| !protocol.negated)?;
+        self.segments.push(Segment {
+            is_target: false,
+            name,
+            column: 1,
+            foreign: false,
+            items: Vec::new(),
+        });
+        Some((self.segments.len() - 1, arity))
+    }
+
+    fn push(
+        &mut self,
+        segment: usize,
+        negated: bool,
+        option: &'a str,
+        column: u32,
+        values: Values<'a>,
+    ) {
+        if let Some(segment) = self.segments.get_mut(segment) {
+            segment.items.push(Item {
+                negated,
+                option,
+                column,
+                values,
+            });
+        }
+    }
+
+    /// Keeps an option that no model knows, with the words up to the next option, for the last
+    /// extension that is not modelled, or else for the last one.
+    fn foreign_option(&mut self, negated: bool, word: &'a Word<'a>) -> Parsed<()> {
+        let unmodelled = |s: &Segment<'_>| s.foreign || !s.is_modelled();
+        let at = self.segments.iter().rposition(unmodelled);
+        let Some(at) = at.or_else(|| self.segments.len().checked_sub(1)) else {
+            return Err(Fault::not_a(word, "an option, or belongs to no extension"));
+        };
+        if !word.text.starts_with('-') && !unmodelled(&self.segments[at]) {
+            return Err(Fault::not_a(word, "an option"));
+        }
+        let start = self.at;
+        while let Some(word) = self.words.get(self.at) {
+            if word.text.starts_with('-') || word.text == "!" {
+                break;
+            }
+            self.at += 1;
+        }
+        let values = Values::Words(self.words.get(start..self.at).unwrap_or_default());
+        self.segments[at].foreign = true;
+        self.push(at, negated, &word.text, word.column, values);
+        Ok(())
+    }
+
+    fn finish(self) -> Parsed<Rule> {
+        let mut rule = Rule {
+            header: self.header,
+            matches: Vec::with_capacity(self.segments.len()),
+            target: self.goto.map(Target::Goto),
+            counters: self.counters,
+        };
+        for segment in &self.segments {
+            if segment.is_target {
+                rule.target = Some(targets::build(self.family, segment)?);
+            } else {
+                rule.matches.push(matches::build(self.family, segment)?);
+            }
+        }
+        Ok(rule)
+    }
+}
+
+impl Segment<'_> {
+    fn is_modelled(&self) -> bool {
+        if self.is_target {
+            !options::OTHER_TARGETS.contains(&self.name)
+        } else {
+            matches::is_modelled(self.name)
+        }
+    }
+}
+
+fn is_void(net: &Negatable<super::super::Net>) -> bool {
+    net.value.is_everything() && !net.negated
+}
+
+fn set_once<T>(slot: &mut Option<T>, value: T, word: &Word<'_>) -> Parsed<()> {
+    if slot.is_some() {
+        return Err(Fault::new(
+            word.column,
+            format!("{} is given twice", word.text),
+        ));
+    }
+    *slot = Some(value);
+    Ok(())
+}
+
+fn not_negated(negated: bool, word: &Word<'_>) -> Parsed<()> {
+    if negated {
+        let message = format!("{} cannot be turned round with !", word.text);
+        return Err(Fault::new(word.column, message));
+    }
+    Ok(())
+}

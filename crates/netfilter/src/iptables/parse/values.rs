@@ -1,0 +1,217 @@
+//! Values of options.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::super::{Family, Interface, MarkMatch, Net, PortRange, Protocol, SetDirection, Xmark};
+use super::words::Word;
+use super::{Fault, Parsed};
+
+/// A decimal number, or a hexadecimal one behind `0x`, that fits.
+pub(super) fn number<T: TryFrom<u64>>(word: &Word<'_>) -> Parsed<T> {
+    number_in(&word.text).ok_or_else(|| Fault::not_a(word, "a number in range"))
+}
+
+pub(super) fn number_in<T: TryFrom<u64>>(text: &str) -> Option<T> {
+    let n = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        // from_str_radix takes a sign too.
+        Some(digits) if digits.starts_with('+') => return None,
+        Some(digits) => u64::from_str_radix(digits, 16).ok()?,
+        None if text.starts_with('+') => return None,
+        None => text.parse().ok()?,
+    };
+    T::try_from(n).ok()
+}
+
+/// `10.0.0.1`, `10.0.0.0/8`, `10.0.0.1/255.0.0.255`.
+pub(super) fn net(family: Family, word: &Word<'_>) -> Parsed<Net> {
+    let meant = match family {
+        Family::Ipv4 => "an IPv4 address or range",
+        Family::Ipv6 => "an IPv6 address or range",
+    };
+    if word.text.contains(',') {
+        let message = "several addresses in one rule are not supported: write a rule for each";
+        return Err(Fault::new(word.column, message));
+    }
+    net_in(family, &word.text).ok_or_else(|| Fault::not_a(word, meant))
+}
+
+fn net_in(family: Family, text: &str) -> Option<Net> {
+    let (addr, mask) = match text.split_once('/') {
+        Some((addr, mask)) => (addr, Some(mask)),
+        None => (text, None),
+    };
+    let addr = address_in(family, addr)?;
+    match mask {
+        None => Some(Net::host(addr)),
+        Some(mask) => {
+            let mask = match number_in::<u8>(mask) {
+                Some(length) => prefix_mask(family, length)?,
+                None => address_in(family, mask)?,
+            };
+            Net::new(addr, mask)
+        }
+    }
+}
+
+fn prefix_mask(family: Family, length: u8) -> Option<IpAddr> {
+    let length = u32::from(length);
+    match family {
+        Family::Ipv4 if length <= 32 => {
+            let bits = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            Some(Ipv4Addr::from_bits(bits).into())
+        }
+        Family::Ipv6 if length <= 128 => {
+            let bits = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            Some(Ipv6Addr::from_bits(bits).into())
+        }
+        _ => None,
+    }
+}
+
+fn address_in(family: Family, text: &str) -> Option<IpAddr> {
+    match family {
+        Family::Ipv4 => text.parse().map(IpAddr::V4).ok(),
+        Family::Ipv6 => text.parse().map(IpAddr::V6).ok(),
+    }
+}
+
+pub(super) fn address(family: Family, word: &Word<'_>) -> Parsed<IpAddr> {
+    address_in(family, &word.text)
+        .ok_or_else(|| Fault::not_a(word, &format!("an {family} address")))
+}
+
+/// `a-b`.
+pub(super) fn address_range(family: Family, word: &Word<'_>) -> Parsed<(IpAddr, IpAddr)> {
+    let (first, last) = word
+        .text
+        .split_once('-')
+        .unwrap_or((&word.text, &word.text));
+    address_in(family, first)
+        .zip(address_in(family, last))
+        .ok_or_else(|| Fault::not_a(word, &format!("a range of {family} addresses")))
+}
+
+/// Interface names are at most 15 bytes (`IFNAMSIZ`).
+pub(super) fn interface(word: &Word<'_>) -> Parsed<Interface> {
+    if word.text.is_empty() || word.text.len() > 15 || word.text.contains(char::is_whitespace) {
+        return Err(Fault::not_a(word, "an interface name of 1 to 15 bytes"));
+    }
+    Ok(match word.text.strip_suffix('+') {
+        Some(prefix) => Interface::Prefix(prefix.into()),
+        None => Interface::Name((&*word.text).into()),
+    })
+}
+
+/// A protocol; `None` for `all`.
+pub(super) fn protocol(word: &Word<'_>) -> Parsed<Option<Protocol>> {
+    if word.text.eq_ignore_ascii_case("all") || &*word.text == "0" {
+        return Ok(None);
+    }
+    Protocol::parse(&word.text)
+        .map(Some)
+        .ok_or_else(|| Fault::not_a(word, "a protocol known by name, or a number up to 255"))
+}
+
+/// `80`, `80:90`, `:90`, `80:`.
+pub(super) fn ports(word: &Word<'_>, separator: char) -> Parsed<PortRange> {
+    ports_in(&word.text, separator)
+        .ok_or_else(|| Fault::not_a(word, "a port number or a range of them"))
+}
+
+pub(super) fn ports_in(text: &str, separator: char) -> Option<PortRange> {
+    let range = match text.split_once(separator) {
+        None => PortRange::single(number_in(text)?),
+        Some((first, last)) => PortRange {
+            first: if first.is_empty() {
+                0
+            } else {
+                number_in(first)?
+            },
+            last: if last.is_empty() {
+                u16::MAX
+            } else {
+                number_in(last)?
+            },
+        },
+    };
+    (range.first <= range.last).then_some(range)
+}
+
+/// `5`, `5:10` with the separator.
+pub(super) fn u32_range(text: &str, separator: char) -> Option<(u32, u32)> {
+    match text.split_once(separator) {
+        None => number_in(text).map(|n| (n, n)),
+        Some((first, last)) => {
+            let first = if first.is_empty() {
+                0
+            } else {
+                number_in(first)?
+            };
+            let last = if last.is_empty() {
+                u32::MAX
+            } else {
+                number_in(last)?
+            };
+            (first <= last).then_some((first, last))
+        }
+    }
+}
+
+/// `value`, or `value/mask`; a missing mask is all ones.
+pub(super) fn value_and_mask(word: &Word<'_>) -> Parsed<(u32, u32)> {
+    let parsed = match word.text.split_once('/') {
+        None => number_in(&word.text).map(|v| (v, u32::MAX)),
+        Some((value, mask)) => number_in(value).zip(number_in(mask)),
+    };
+    parsed.ok_or_else(|| Fault::not_a(word, "a mark, or a mark and a mask: 0x4000/0x4000"))
+}
+
+pub(super) fn mark(word: &Word<'_>) -> Parsed<MarkMatch> {
+    value_and_mask(word).map(|(value, mask)| MarkMatch { value, mask })
+}
+
+/// The mark that one of the options of `MARK` and `CONNMARK` sets; `None` for another option.
+pub(super) fn set_mark(option: &str, word: &Word<'_>) -> Option<Parsed<Xmark>> {
+    let xmark = |value, mask| Xmark { value, mask };
+    Some(match option {
+        "--set-xmark" => value_and_mask(word).map(|(v, m)| xmark(v, m)),
+        // Bits of the value outside the mask are set too.
+        "--set-mark" => value_and_mask(word).map(|(v, m)| xmark(v, v | m)),
+        "--or-mark" => number(word).map(|v| xmark(v, v)),
+        "--xor-mark" => number(word).map(|v| xmark(v, 0)),
+        "--and-mark" => number(word).map(|v: u32| xmark(0, !v)),
+        _ => return None,
+    })
+}
+
+/// A list with commas of names from a table.
+pub(super) fn names<T: Copy>(
+    word: &Word<'_>,
+    table: &[(&'static str, T)],
+    meant: &str,
+    mut add: impl FnMut(T),
+) -> Parsed<()> {
+    for name in word.text.split(',') {
+        match table.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)) {
+            Some((_, value)) => add(*value),
+            None => return Err(Fault::not_a(word, meant)),
+        }
+    }
+    Ok(())
+}
+
+/// `src,dst`; at most 6 of them (`IPSET_DIM_MAX`).
+pub(super) fn set_directions(word: &Word<'_>) -> Parsed<Vec<SetDirection>> {
+    let parsed: Option<Vec<_>> = word
+        .text
+        .split(',')
+        .map(|name| match name {
+            "src" => Some(SetDirection::Source),
+            "dst" => Some(SetDirection::Destination),
+            _ => None,
+        })
+        .collect();
+    parsed
+        .filter(|all| all.len() <= 6)
+        .ok_or_else(|| Fault::not_a(word, "a list of up to six of src and dst"))
+}

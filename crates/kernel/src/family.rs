@@ -18,3 +18,11 @@ pub fn in_kernel(family: Family) -> bool {
         Family::Ipv6 => std::path::Path::new("/proc/thread-self/net/if_inet6").exists(),
     }
 }
+
+/// The number that netlink messages carry for a family: `AF_INET` or `AF_INET6`.
+pub(crate) fn number(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 2,
+        Family::Ipv6 => 10,
+    }
+}

@@ -1,0 +1,161 @@
+//! Which endpoint a connection goes to.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::Backends;
+
+/// Affinity entries beyond this many make way for new ones once they have expired.
+const SWEEP_AT: usize = 1024;
+
+/// Chooses endpoints for the connections of one frontend.
+pub(crate) struct Balancer {
+    backends: watch::Receiver<Backends>,
+    sticky: Mutex<Sticky>,
+}
+
+/// Which endpoint each client keeps to.
+#[derive(Default)]
+struct Sticky {
+    by_client: HashMap<IpAddr, (SocketAddr, Instant)>,
+    sweep_at: usize,
+}
+
+impl Balancer {
+    pub(crate) fn new(backends: watch::Receiver<Backends>) -> Self {
+        Self {
+            backends,
+            sticky: Mutex::default(),
+        }
+    }
+
+    /// All endpoints, in the order in which a connection of this client should try them: the one
+    /// it keeps to first, if that is still there; the others at random.
+    pub(crate) fn candidates(&self, client: IpAddr, now: Instant) -> Vec<SocketAddr> {
+        let backends = self.backends.borrow();
+        let mut order = backends.endpoints.to_vec();
+        fastrand::shuffle(&mut order);
+        if backends.affinity.is_some()
+            && let Some(endpoint) = self.sticky().get(client, now)
+            && let Some(at) = order.iter().position(|e| *e == endpoint)
+        {
+            order.swap(0, at);
+        }
+        order
+    }
+
+    /// A connection of this client went to this endpoint.
+    pub(crate) fn used(&self, client: IpAddr, endpoint: SocketAddr, now: Instant) {
+        let affinity = self.backends.borrow().affinity;
+        if let Some(timeout) = affinity {
+            self.sticky().set(client, endpoint, now, timeout);
+        }
+    }
+
+    /// Whether connections may still go to this endpoint.
+    pub(crate) fn has(&self, endpoint: SocketAddr) -> bool {
+        self.backends.borrow().endpoints.contains(&endpoint)
+    }
+
+    fn sticky(&self) -> std::sync::MutexGuard<'_, Sticky> {
+        // Valid after every step, also one that panicked.
+        self.sticky.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sticky {
+    fn get(&self, client: IpAddr, now: Instant) -> Option<SocketAddr> {
+        let (endpoint, until) = self.by_client.get(&client)?;
+        (*until > now).then_some(*endpoint)
+    }
+
+    fn set(&mut self, client: IpAddr, endpoint: SocketAddr, now: Instant, timeout: Duration) {
+        if self.by_client.len() >= self.sweep_at.max(SWEEP_AT) {
+            self.by_client.retain(|_, (_, until)| *until > now);
+            // Twice what is left, so that sweeping stays cheap however many clients are live.
+            self.sweep_at = self.by_client.len() * 2;
+        }
+        self.by_client.insert(client, (endpoint, now + timeout));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 80))
+    }
+
+    fn balancer(endpoints: &[u8], affinity: Option<u64>) -> (watch::Sender<Backends>, Balancer) {
+        let (sender, receiver) = watch::channel(backends(endpoints, affinity));
+        (sender, Balancer::new(receiver))
+    }
+
+    fn backends(endpoints: &[u8], affinity: Option<u64>) -> Backends {
+        Backends {
+            endpoints: endpoints.iter().copied().map(endpoint).collect(),
+            affinity: affinity.map(Duration::from_secs),
+        }
+    }
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    #[test]
+    fn every_endpoint_is_tried_once_and_all_come_first_in_turn() {
+        let (_keep, balancer) = balancer(&[1, 2, 3], None);
+        let mut first = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let mut order = balancer.candidates(CLIENT, Instant::now());
+            first.insert(order[0]);
+            order.sort();
+            assert_eq!(order, [endpoint(1), endpoint(2), endpoint(3)]);
+        }
+        assert_eq!(first.len(), 3);
+    }
+
+    #[test]
+    fn a_client_keeps_to_its_endpoint_until_the_timeout() {
+        let (_keep, balancer) = balancer(&[1, 2, 3, 4, 5, 6, 7, 8], Some(10));
+        let start = Instant::now();
+        balancer.used(CLIENT, endpoint(5), start);
+        for _ in 0..50 {
+            let order = balancer.candidates(CLIENT, start + Duration::from_secs(9));
+            assert_eq!(order[0], endpoint(5));
+            assert_eq!(order.len(), 8);
+        }
+        let later = start + Duration::from_secs(10);
+        let first: std::collections::BTreeSet<_> = (0..200)
+            .map(|_| balancer.candidates(CLIENT, later)[0])
+            .collect();
+        assert!(first.len() > 1);
+    }
+
+    #[test]
+    fn an_endpoint_that_went_is_not_returned_to() {
+        let (backends_of, balancer) = balancer(&[1, 2], Some(10));
+        let now = Instant::now();
+        balancer.used(CLIENT, endpoint(1), now);
+        backends_of.send(backends(&[2, 3], Some(10))).unwrap();
+        for _ in 0..50 {
+            assert!(!balancer.candidates(CLIENT, now).contains(&endpoint(1)));
+        }
+        assert!(!balancer.has(endpoint(1)));
+    }
+
+    #[test]
+    fn expired_clients_are_forgotten() {
+        let mut sticky = Sticky::default();
+        let start = Instant::now();
+        for n in 0..10_000_u32 {
+            let client = IpAddr::from(n.to_be_bytes());
+            let now = start + Duration::from_millis(u64::from(n));
+            sticky.set(client, endpoint(1), now, Duration::from_millis(100));
+        }
+        assert!(sticky.by_client.len() <= SWEEP_AT);
+    }
+}

@@ -5,3 +5,4 @@ pub mod iptables;
 pub mod ipvs;
 #[cfg(test)]
 mod mutate;
+pub mod nft;

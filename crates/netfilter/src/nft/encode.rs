@@ -1,0 +1,477 @@
+//! Operations to messages.
+
+use super::attr::{Writer, udata};
+use super::consts::{
+    DATA_VERDICT, SUBSYSTEM, UDATA_COMMENT, elem_udata, msg, nlm, set_flag, set_udata,
+};
+use super::encode_expr;
+use super::object::{
+    BaseChain, Chain, ChainKind, Data, Element, Family, Fields, Hook, Policy, Rule, Selector, Set,
+    SetData, SetFlags, Verdict,
+};
+
+/// A message of nf_tables without its netlink header: what a transport puts a header on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// `NFT_MSG_*`, see [`msg`].
+    pub kind: u16,
+    /// `NLM_F_*` beside `NLM_F_REQUEST`, see [`nlm`].
+    pub flags: u16,
+    /// `struct nfgenmsg` and the attributes.
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    /// Appends the message with a netlink header, padded to four bytes; sequence number and port are
+    /// zero, for the transport to fill in.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        const HEADER: usize = 16;
+        let len = (HEADER + self.body.len()) as u32;
+        let kind = u16::from(SUBSYSTEM) << 8 | self.kind;
+        out.extend_from_slice(&len.to_ne_bytes());
+        out.extend_from_slice(&kind.to_ne_bytes());
+        out.extend_from_slice(&(self.flags | nlm::REQUEST).to_ne_bytes());
+        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&self.body);
+        out.resize(out.len().next_multiple_of(4), 0);
+    }
+}
+
+/// One change to a table. The table's family and name are given once, to the encoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Creates the table, or does nothing if it is there.
+    AddTable {
+        /// Its comment.
+        comment: Option<String>,
+    },
+    /// Deletes the table with all that is in it; refused (`ENOENT`) if it is not there.
+    DeleteTable,
+    /// Creates a chain, or does nothing if it is there.
+    AddChain(Chain),
+    /// Deletes all rules of a chain.
+    FlushChain(String),
+    /// Deletes a chain; refused (`EBUSY`) while anything refers to it.
+    DeleteChain(String),
+    /// Appends a rule to its chain.
+    AddRule(Rule),
+    /// Creates a set, or does nothing if the same is there.
+    AddSet(Set),
+    /// Deletes a set; refused (`EBUSY`) while a rule refers to it.
+    DeleteSet(String),
+    /// Adds elements to a set; one that is there with the same data is left alone, one with other
+    /// data is refused (`EEXIST`).
+    AddElements {
+        /// The set's name.
+        set: String,
+        /// The elements.
+        elements: Vec<Element>,
+    },
+    /// Deletes elements of a set; refused (`ENOENT`) if one is not there.
+    DeleteElements {
+        /// The set's name.
+        set: String,
+        /// The elements; their keys count, data and comments do not.
+        elements: Vec<Element>,
+    },
+    /// Deletes all elements of a set.
+    FlushSet(String),
+}
+
+/// The attribute of a set element list cannot be longer than its 16-bit length; a message is closed
+/// once it has passed this, which leaves room for the largest element.
+const ELEMENTS_LIMIT: usize = 60_000;
+
+/// Turns operations on one table into messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoder<'a> {
+    /// The table's family.
+    pub family: Family,
+    /// The table's name.
+    pub table: &'a str,
+}
+
+impl Encoder<'_> {
+    /// `struct nfgenmsg`: family, version 0, resource id 0.
+    fn start(self) -> Vec<u8> {
+        vec![self.family.number(), 0, 0, 0]
+    }
+
+    fn message(self, kind: u16, flags: u16, fill: impl FnOnce(&mut Writer<'_>)) -> Message {
+        let mut body = self.start();
+        fill(&mut Writer(&mut body));
+        Message { kind, flags, body }
+    }
+
+    /// The messages of one operation, appended. Elements are packed as many to a message as its
+    /// lengths can say.
+    pub fn op(self, op: &Op, out: &mut Vec<Message>) {
+        match op {
+            Op::AddTable { comment } => {
+                out.push(self.message(msg::NEWTABLE, nlm::CREATE, |w| {
+                    w.string(1, self.table);
+                    w.u32(2, 0);
+                    comment_udata(w, 6, comment.as_deref());
+                }));
+            }
+            Op::DeleteTable => {
+                out.push(self.message(msg::DELTABLE, 0, |w| w.string(1, self.table)));
+            }
+            Op::AddChain(chain) => out.push(self.add_chain(chain)),
+            Op::FlushChain(name) => out.push(self.message(msg::DELRULE, 0, |w| {
+                w.string(1, self.table);
+                w.string(2, name);
+            })),
+            Op::DeleteChain(name) => out.push(self.message(msg::DELCHAIN, 0, |w| {
+                w.string(1, self.table);
+                w.string(3, name);
+            })),
+            Op::AddRule(rule) => out.push(self.add_rule(rule)),
+            Op::AddSet(set) => out.push(self.add_set(set, 1)),
+            Op::DeleteSet(name) => out.push(self.message(msg::DELSET, 0, |w| {
+                w.string(1, self.table);
+                w.string(2, name);
+            })),
+            Op::AddElements { set, elements } => {
+                self.elements(msg::NEWSETELEM, nlm::CREATE, set, elements, out);
+            }
+            Op::DeleteElements { set, elements } => {
+                self.elements(msg::DELSETELEM, 0, set, elements, out);
+            }
+            Op::FlushSet(set) => out.push(self.message(msg::DELSETELEM, 0, |w| {
+                w.string(1, self.table);
+                w.string(2, set);
+            })),
+        }
+    }
+
+    /// The messages of all operations, in order.
+    pub fn ops(self, ops: &[Op]) -> Vec<Message> {
+        let mut out = Vec::new();
+        for op in ops {
+            self.op(op, &mut out);
+        }
+        out
+    }
+
+    fn add_chain(self, chain: &Chain) -> Message {
+        self.message(msg::NEWCHAIN, nlm::CREATE, |w| {
+            w.string(1, self.table);
+            w.string(3, &chain.name);
+            if let Some(base) = &chain.base {
+                base_chain(w, base);
+            }
+            comment_udata(w, 12, chain.comment.as_deref());
+        })
+    }
+
+    fn add_rule(self, rule: &Rule) -> Message {
+        self.message(msg::NEWRULE, nlm::CREATE | nlm::APPEND, |w| {
+            w.string(1, self.table);
+            w.string(2, &rule.chain);
+            w.nest(4, |w| {
+                for e in &rule.exprs {
+                    encode_expr::expr(w, e);
+                }
+            });
+            comment_udata(w, 7, rule.comment.as_deref());
+        })
+    }
+
+    /// A set; the id is only there to tell several new ones of a batch apart.
+    fn add_set(self, set: &Set, id: u32) -> Message {
+        self.message(msg::NEWSET, nlm::CREATE, |w| {
+            w.string(1, self.table);
+            w.string(2, &set.name);
+            w.u32(3, set_flags(set));
+            w.u32(4, set.key.number());
+            w.u32(5, set.key.len() as u32);
+            match &set.data {
+                SetData::None => {}
+                SetData::Verdict => {
+                    w.u32(6, DATA_VERDICT);
+                    // The size of `struct nft_verdict`, as nft gives it.
+                    w.u32(7, 16);
+                }
+                SetData::Fields(fields) => {
+                    w.u32(6, fields.number());
+                    w.u32(7, fields.len() as u32);
+                }
+            }
+            w.u32(10, id);
+            if let Some(timeout) = set.timeout_ms {
+                w.u64(11, timeout);
+            }
+            set_description(w, set);
+            w.bytes(13, &set_userdata(set));
+        })
+    }
+
+    fn elements(
+        self,
+        kind: u16,
+        flags: u16,
+        set: &str,
+        elements: &[Element],
+        out: &mut Vec<Message>,
+    ) {
+        let with_data = kind == msg::NEWSETELEM;
+        let mut rest = elements.iter().peekable();
+        while rest.peek().is_some() {
+            out.push(self.message(kind, flags, |w| {
+                w.string(1, self.table);
+                w.string(2, set);
+                let list = w.open(3);
+                while w.0.len() - list < ELEMENTS_LIMIT
+                    && let Some(e) = rest.next()
+                {
+                    element(w, e, with_data);
+                }
+                w.close(list);
+            }));
+        }
+    }
+
+    /// Asks for all objects of a kind: `GETCHAIN`, `GETRULE`, `GETSET` of the table, or `GETSETELEM`
+    /// of one set of it. To be sent with `NLM_F_DUMP`.
+    pub fn dump(self, kind: u16, set: Option<&str>) -> Message {
+        self.message(kind, nlm::DUMP, |w| {
+            w.string(1, self.table);
+            if let Some(set) = set {
+                w.string(2, set);
+            }
+        })
+    }
+
+    /// Asks for the table itself; the answer is the table or `ENOENT`.
+    pub fn get_table(self) -> Message {
+        self.message(msg::GETTABLE, 0, |w| w.string(1, self.table))
+    }
+}
+
+fn comment_udata(w: &mut Writer<'_>, kind: u16, comment: Option<&str>) {
+    if let Some(comment) = comment {
+        let mut bytes = Vec::new();
+        udata::put_comment(&mut bytes, UDATA_COMMENT, comment);
+        w.bytes(kind, &bytes);
+    }
+}
+
+fn base_chain(w: &mut Writer<'_>, base: &BaseChain) {
+    w.nest(4, |w| {
+        w.u32(1, base.hook.number());
+        w.bytes(2, &base.priority.to_be_bytes());
+    });
+    w.u32(5, base.policy.number());
+    w.string(7, base.kind.name());
+}
+
+fn element(w: &mut Writer<'_>, e: &Element, with_data: bool) {
+    w.nest(1, |w| {
+        encode_expr::data(w, 1, &e.key);
+        if let Some(end) = &e.key_end {
+            encode_expr::data(w, 10, end);
+        }
+        if e.interval_end {
+            // `NFT_SET_ELEM_INTERVAL_END`.
+            w.u32(3, 1);
+        }
+        if !with_data {
+            return;
+        }
+        match &e.data {
+            Data::None => {}
+            Data::Value(value) => encode_expr::data(w, 2, value),
+            Data::Verdict(v) => w.nest(2, |w| encode_expr::verdict_data(w, v)),
+        }
+        if let Some(timeout) = e.timeout_ms {
+            w.u64(4, timeout);
+        }
+        if e.comment.is_some() || e.open_end {
+            let mut bytes = Vec::new();
+            if let Some(comment) = &e.comment {
+                udata::put_comment(&mut bytes, UDATA_COMMENT, comment);
+            }
+            if e.open_end {
+                let flags = elem_udata::INTERVAL_OPEN.to_ne_bytes();
+                udata::put(&mut bytes, elem_udata::FLAGS, &flags);
+            }
+            w.bytes(6, &bytes);
+        }
+    });
+}
+
+fn set_flags(set: &Set) -> u32 {
+    let SetFlags {
+        anonymous,
+        constant,
+        interval,
+        timeout,
+        dynamic,
+    } = set.flags;
+    let mut flags = 0;
+    let mut add = |on: bool, flag: u32| flags |= if on { flag } else { 0 };
+    add(anonymous, set_flag::ANONYMOUS);
+    add(constant, set_flag::CONSTANT);
+    add(interval, set_flag::INTERVAL);
+    add(interval && set.key.is_concatenation(), set_flag::CONCAT);
+    add(set.data != SetData::None, set_flag::MAP);
+    add(timeout, set_flag::TIMEOUT);
+    add(dynamic, set_flag::EVAL);
+    flags
+}
+
+/// `NFTA_SET_DESC`: the size and, where keys are ranges of several fields, the fields' lengths.
+fn set_description(w: &mut Writer<'_>, set: &Set) {
+    let fields = set.flags.interval && set.key.is_concatenation();
+    if set.size.is_none() && !fields {
+        return;
+    }
+    w.nest(9, |w| {
+        if let Some(size) = set.size {
+            w.u32(1, size);
+        }
+        if fields {
+            w.nest(2, |w| {
+                for t in set.key.types() {
+                    w.nest(1, |w| w.u32(1, t.size() as u32));
+                }
+            });
+        }
+    });
+}
+
+/// What nft needs to list the set as it was declared.
+fn set_userdata(set: &Set) -> Vec<u8> {
+    let mut out = Vec::new();
+    udata::put(
+        &mut out,
+        set_udata::KEY_BYTEORDER,
+        &byteorder(&set.key).to_ne_bytes(),
+    );
+    let is_map = set.data != SetData::None;
+    if is_map {
+        let order = match &set.data {
+            SetData::Fields(fields) => byteorder(fields),
+            SetData::None | SetData::Verdict => 0,
+        };
+        udata::put(&mut out, set_udata::DATA_BYTEORDER, &order.to_ne_bytes());
+    }
+    put_typeof(&mut out, set_udata::KEY_TYPEOF, &set.key);
+    if let SetData::Fields(fields) = &set.data {
+        put_typeof(&mut out, set_udata::DATA_TYPEOF, fields);
+    }
+    if is_map {
+        udata::put(&mut out, set_udata::DATA_INTERVAL, &[0; 4]);
+    }
+    if let Some(comment) = &set.comment {
+        udata::put_comment(&mut out, set_udata::COMMENT, comment);
+    }
+    out
+}
+
+/// nft's byte order of a type: none for a concatenation.
+fn byteorder(fields: &Fields) -> u32 {
+    if fields.is_concatenation() {
+        0
+    } else {
+        set_udata::BIG_ENDIAN
+    }
+}
+
+/// The typeof of a declaration. nft writes an empty concatenation for concatenated `type`s.
+fn put_typeof(out: &mut Vec<u8>, kind: u8, fields: &Fields) {
+    let mut value = Vec::new();
+    match fields {
+        Fields::Types(types) if types.len() < 2 => return,
+        Fields::Types(_) => put_expr(&mut value, set_udata::EXPR_CONCAT, &[]),
+        Fields::Typeof(selectors) => match selectors.as_slice() {
+            [one] => put_selector(&mut value, *one),
+            many => {
+                let mut parts = Vec::new();
+                for (number, selector) in many.iter().enumerate() {
+                    let mut part = Vec::new();
+                    put_selector(&mut part, *selector);
+                    udata::put(&mut parts, number as u8, &part);
+                }
+                put_expr(&mut value, set_udata::EXPR_CONCAT, &parts);
+            }
+        },
+    }
+    udata::put(out, kind, &value);
+}
+
+fn put_expr(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    udata::put(out, set_udata::TYPEOF_EXPR, &kind.to_ne_bytes());
+    udata::put(out, set_udata::TYPEOF_DATA, data);
+}
+
+fn put_selector(out: &mut Vec<u8>, selector: Selector) {
+    let (kind, numbers) = selector.userdata();
+    let mut data = Vec::new();
+    for (number, value) in numbers.iter().enumerate() {
+        udata::put(&mut data, number as u8, &value.to_ne_bytes());
+    }
+    put_expr(out, kind, &data);
+}
+
+impl Selector {
+    /// The kind of expression and its numbers in nft's user data: protocol and field for a payload,
+    /// the key for meta, kind, modulus and offset for numgen.
+    pub(super) fn userdata(self) -> (u32, &'static [u32]) {
+        use set_udata::{EXPR_META, EXPR_NUMGEN, EXPR_PAYLOAD, PROTO_IP, PROTO_IP6, PROTO_TH};
+        match self {
+            Selector::IpSaddr => (EXPR_PAYLOAD, &[PROTO_IP, 11]),
+            Selector::IpDaddr => (EXPR_PAYLOAD, &[PROTO_IP, 12]),
+            Selector::Ip6Saddr => (EXPR_PAYLOAD, &[PROTO_IP6, 8]),
+            Selector::Ip6Daddr => (EXPR_PAYLOAD, &[PROTO_IP6, 9]),
+            Selector::L4proto => (EXPR_META, &[16]),
+            Selector::Dport => (EXPR_PAYLOAD, &[PROTO_TH, 2]),
+            Selector::RandomIndex => (EXPR_NUMGEN, &[1, 1, 0]),
+        }
+    }
+}
+
+impl Hook {
+    /// `NF_INET_*`.
+    pub fn number(self) -> u32 {
+        match self {
+            Hook::Prerouting => 0,
+            Hook::Input => 1,
+            Hook::Forward => 2,
+            Hook::Output => 3,
+            Hook::Postrouting => 4,
+        }
+    }
+}
+
+impl Policy {
+    /// `NF_DROP` or `NF_ACCEPT`.
+    pub fn number(self) -> u32 {
+        match self {
+            Policy::Drop => 0,
+            Policy::Accept => 1,
+        }
+    }
+}
+
+impl ChainKind {
+    /// The kernel's and nft's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ChainKind::Filter => "filter",
+            ChainKind::Nat => "nat",
+            ChainKind::Route => "route",
+        }
+    }
+}
+
+impl Verdict {
+    /// The chain that it goes to.
+    pub fn chain(&self) -> Option<&str> {
+        match self {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            _ => None,
+        }
+    }
+}

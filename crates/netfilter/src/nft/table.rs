@@ -1,0 +1,285 @@
+//! What is in a table: as lowered, as read back, or as operations have made it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use super::encode::Op;
+use super::expr::{Expr, LookupInto};
+use super::object::{Chain, Data, Element, Rule, Set, SetData, Verdict};
+use super::value::Value;
+
+/// A table's contents. With [`Contents::apply`] it is also a stand-in for the kernel that checks
+/// what the kernel checks: references, duplicates, absences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// The comment.
+    pub comment: Option<String>,
+    /// The chains by name.
+    pub chains: BTreeMap<String, ChainContents>,
+    /// The sets by name.
+    pub sets: BTreeMap<String, SetContents>,
+}
+
+/// A chain and its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainContents {
+    /// The chain.
+    pub chain: Chain,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+}
+
+/// A set and its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetContents {
+    /// The set.
+    pub set: Set,
+    /// Its elements by key, and by whether they end a range.
+    pub elements: BTreeMap<(Value, bool), Element>,
+}
+
+/// Why the kernel would refuse an operation, with the errno that it would give.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// `ENOENT`.
+    #[error("there is no {0}")]
+    Missing(String),
+    /// `EEXIST`.
+    #[error("{0} is there already and different")]
+    Exists(String),
+    /// `EBUSY`.
+    #[error("{0} is in use")]
+    Busy(String),
+    /// `EINVAL`.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Contents {
+    /// Applies all operations to the table, which may not be there (`None`), or none of them.
+    ///
+    /// # Errors
+    /// The number of the operation that the kernel would refuse, and why.
+    pub fn apply(table: &mut Option<Contents>, ops: &[Op]) -> Result<(), (usize, Refusal)> {
+        let mut next = table.clone();
+        for (number, op) in ops.iter().enumerate() {
+            apply_one(&mut next, op).map_err(|refusal| (number, refusal))?;
+        }
+        *table = next;
+        Ok(())
+    }
+
+    /// The operations that make the table from nothing, elements included.
+    pub fn create(&self) -> Vec<Op> {
+        let mut ops = vec![Op::AddTable {
+            comment: self.comment.clone(),
+        }];
+        let chains = self.chains.values();
+        ops.extend(chains.clone().map(|c| Op::AddChain(c.chain.clone())));
+        ops.extend(self.sets.values().map(|s| Op::AddSet(s.set.clone())));
+        ops.extend(
+            chains
+                .flat_map(|c| c.rules.iter())
+                .map(|r| Op::AddRule(r.clone())),
+        );
+        for s in self.sets.values().filter(|s| !s.elements.is_empty()) {
+            ops.push(Op::AddElements {
+                set: s.set.name.clone(),
+                elements: s.elements.values().cloned().collect(),
+            });
+        }
+        ops
+    }
+
+    fn chain(&mut self, name: &str) -> Result<&mut ChainContents, Refusal> {
+        self.chains
+            .get_mut(name)
+            .ok_or_else(|| Refusal::Missing(format!("chain {name}")))
+    }
+
+    fn set(&mut self, name: &str) -> Result<&mut SetContents, Refusal> {
+        self.sets
+            .get_mut(name)
+            .ok_or_else(|| Refusal::Missing(format!("set {name}")))
+    }
+
+    fn need_chain(&self, verdict: &Verdict) -> Result<(), Refusal> {
+        match verdict.chain() {
+            Some(name) if !self.chains.contains_key(name) => {
+                Err(Refusal::Missing(format!("chain {name}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn chain_in_use(&self, name: &str) -> bool {
+        let goes_there = |v: &Verdict| v.chain() == Some(name);
+        let by_rule = self.chains.values().flat_map(|c| &c.rules).any(|r| {
+            r.exprs
+                .iter()
+                .any(|e| matches!(e, Expr::Verdict(v) if goes_there(v)))
+        });
+        by_rule
+            || self
+                .sets
+                .values()
+                .flat_map(|s| s.elements.values())
+                .any(|e| matches!(&e.data, Data::Verdict(v) if goes_there(v)))
+    }
+
+    fn add_rule(&mut self, rule: &Rule) -> Result<(), Refusal> {
+        for e in &rule.exprs {
+            match e {
+                Expr::Verdict(v) => self.need_chain(v)?,
+                Expr::Lookup { set, into, .. } => {
+                    let data = &self.set(set)?.set.data;
+                    let fits = match into {
+                        LookupInto::Nothing => true,
+                        LookupInto::Register(_) => matches!(data, SetData::Fields(_)),
+                        LookupInto::Verdict => *data == SetData::Verdict,
+                    };
+                    if !fits {
+                        return Err(Refusal::Invalid(format!("a lookup of set {set}'s data")));
+                    }
+                }
+                Expr::Dynset { set, .. } if !self.set(set)?.set.flags.dynamic => {
+                    return Err(Refusal::Invalid(format!("set {set} is not dynamic")));
+                }
+                _ => {}
+            }
+        }
+        self.chain(&rule.chain)?.rules.push(rule.clone());
+        Ok(())
+    }
+
+    fn add_element(&mut self, name: &str, e: &Element) -> Result<(), Refusal> {
+        if let Data::Verdict(v) = &e.data {
+            self.need_chain(v)?;
+        }
+        let s = self.set(name)?;
+        let data_len = match &e.data {
+            Data::Value(v) => Some(v.len()),
+            Data::None | Data::Verdict(_) => None,
+        };
+        let fits = match &s.set.data {
+            SetData::None => e.data == Data::None,
+            SetData::Verdict => matches!(e.data, Data::Verdict(_)),
+            SetData::Fields(fields) => e.interval_end || data_len == Some(fields.len()),
+        };
+        if !fits || e.key.len() != s.set.key.len() {
+            return Err(Refusal::Invalid(format!(
+                "an element of set {name} does not have the set's types: {:?}",
+                e.key
+            )));
+        }
+        match s.elements.get(&(e.key, e.interval_end)) {
+            Some(old) if old.data == e.data => Ok(()),
+            Some(_) => Err(Refusal::Exists(format!("{:?} in set {name}", e.key))),
+            None => {
+                s.elements.insert((e.key, e.interval_end), e.clone());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn apply_one(table: &mut Option<Contents>, op: &Op) -> Result<(), Refusal> {
+    if let Op::AddTable { comment } = op {
+        table.get_or_insert_with(|| Contents {
+            comment: comment.clone(),
+            ..Contents::default()
+        });
+        return Ok(());
+    }
+    let Some(contents) = table else {
+        return Err(Refusal::Missing("table".to_owned()));
+    };
+    match op {
+        Op::AddTable { .. } => {}
+        Op::DeleteTable => *table = None,
+        Op::AddChain(chain) => {
+            contents
+                .chains
+                .entry(chain.name.clone())
+                .or_insert_with(|| ChainContents {
+                    chain: chain.clone(),
+                    rules: Vec::new(),
+                });
+        }
+        Op::FlushChain(name) => contents.chain(name)?.rules.clear(),
+        Op::DeleteChain(name) => {
+            // The kernel deletes the chain's own rules first.
+            contents.chain(name)?.rules.clear();
+            if contents.chain_in_use(name) {
+                return Err(Refusal::Busy(format!("chain {name}")));
+            }
+            contents.chains.remove(name);
+        }
+        Op::AddRule(rule) => contents.add_rule(rule)?,
+        Op::AddSet(set) => {
+            let there = contents
+                .sets
+                .entry(set.name.clone())
+                .or_insert_with(|| SetContents {
+                    set: set.clone(),
+                    elements: BTreeMap::new(),
+                });
+            if there.set.key.number() != set.key.number() || there.set.flags != set.flags {
+                return Err(Refusal::Exists(format!("set {}", set.name)));
+            }
+        }
+        Op::DeleteSet(name) => {
+            contents.set(name)?;
+            let used = contents
+                .chains
+                .values()
+                .flat_map(|c| &c.rules)
+                .any(|r| r.exprs.iter().any(|e| e.set() == Some(name.as_str())));
+            if used {
+                return Err(Refusal::Busy(format!("set {name}")));
+            }
+            contents.sets.remove(name);
+        }
+        Op::AddElements { set, elements } => {
+            for e in elements {
+                contents.add_element(set, e)?;
+            }
+        }
+        Op::DeleteElements { set, elements } => {
+            let s = contents.set(set)?;
+            for e in elements {
+                s.elements
+                    .remove(&(e.key, e.interval_end))
+                    .ok_or_else(|| Refusal::Missing(format!("{:?} in set {set}", e.key)))?;
+            }
+        }
+        Op::FlushSet(set) => contents.set(set)?.elements.clear(),
+    }
+    Ok(())
+}
+
+impl Expr {
+    /// The set that the expression refers to.
+    pub fn set(&self) -> Option<&str> {
+        match self {
+            Expr::Lookup { set, .. } | Expr::Dynset { set, .. } => Some(set),
+            _ => None,
+        }
+    }
+}
+
+/// The chains that rules and elements of these go to.
+pub fn targets(contents: &Contents) -> BTreeSet<&str> {
+    let rules = contents.chains.values().flat_map(|c| &c.rules);
+    let by_rules = rules.flat_map(|r| &r.exprs).filter_map(|e| match e {
+        Expr::Verdict(v) => v.chain(),
+        _ => None,
+    });
+    let elements = contents.sets.values().flat_map(|s| s.elements.values());
+    let by_elements = elements.filter_map(|e| match &e.data {
+        Data::Verdict(v) => v.chain(),
+        Data::None | Data::Value(_) => None,
+    });
+    by_rules.chain(by_elements).collect()
+}

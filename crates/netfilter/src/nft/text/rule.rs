@@ -1,0 +1,445 @@
+//! Rules as text: what the registers hold, followed through the expressions.
+
+use super::super::consts::{ADDRESS_LOCAL, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE};
+use super::super::consts::{CT_STATE_NEW, CT_STATUS_DNAT, NAT_RANDOM_FULLY};
+use super::super::expr::{
+    CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto, MetaKey, Nat,
+    NatKind, NumgenKind, PayloadBase, Reg, Reject,
+};
+use super::super::object::{DataType, Family, Rule, Verdict};
+use super::super::table::Contents;
+use super::super::value::Value;
+use super::{NoWords, value};
+
+/// What a register holds.
+#[derive(Clone, Debug)]
+struct Held {
+    /// As nft writes it.
+    text: String,
+    /// What its values are.
+    kind: Kind,
+    /// How many bytes.
+    len: usize,
+    /// What it was masked with.
+    mask: Option<Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Data(DataType),
+    CtState,
+    CtStatus,
+    FibType,
+    Name,
+    /// What a map had for a key. nft can only use it at once and whole.
+    Mapped,
+}
+
+struct Writer<'a> {
+    family: Family,
+    contents: &'a Contents,
+    registers: [Option<Held>; 16],
+    words: Vec<String>,
+}
+
+/// The rule as it stands in a chain, with its comment.
+///
+/// # Errors
+/// The language has no words for it.
+pub fn rule_text(family: Family, contents: &Contents, rule: &Rule) -> Result<String, NoWords> {
+    let mut writer = Writer {
+        family,
+        contents,
+        registers: Default::default(),
+        words: Vec::new(),
+    };
+    for expr in &rule.exprs {
+        writer.expr(expr)?;
+    }
+    if let Some(comment) = &rule.comment {
+        writer.words.push(format!("comment \"{comment}\""));
+    }
+    Ok(writer.words.join(" "))
+}
+
+/// As nft writes it.
+pub(super) fn verdict_text(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::Accept => "accept".to_owned(),
+        Verdict::Continue => "continue".to_owned(),
+        Verdict::Return => "return".to_owned(),
+        Verdict::Jump(chain) => format!("jump {chain}"),
+        Verdict::Goto(chain) => format!("goto {chain}"),
+    }
+}
+
+impl Writer<'_> {
+    fn say(&mut self, text: impl Into<String>) {
+        self.words.push(text.into());
+    }
+
+    fn hold(&mut self, dreg: Reg, text: impl Into<String>, kind: Kind, len: usize) {
+        if let Some(register) = self.registers.get_mut(usize::from(dreg.unit())) {
+            *register = Some(Held {
+                text: text.into(),
+                kind,
+                len,
+                mask: None,
+            });
+        }
+    }
+
+    fn held(&self, sreg: Reg) -> Result<&Held, NoWords> {
+        self.registers
+            .get(usize::from(sreg.unit()))
+            .and_then(Option::as_ref)
+            .ok_or(NoWords("a register that nothing was loaded into"))
+    }
+
+    fn expr(&mut self, expr: &Expr) -> Result<(), NoWords> {
+        match expr {
+            Expr::Payload {
+                base,
+                offset,
+                len,
+                dreg,
+            } => self.payload(*base, *offset, *len, *dreg)?,
+            Expr::Meta { key, dreg } => {
+                let (text, kind, len) = meta(*key)?;
+                self.hold(*dreg, text, kind, len);
+            }
+            Expr::MetaSet { key, sreg } => {
+                let (text, _, _) = meta(*key)?;
+                let from = self.held(*sreg)?.text.clone();
+                self.say(format!("{text} set {from}"));
+            }
+            Expr::Cmp { op, sreg, value } => self.compare(*op, *sreg, value)?,
+            Expr::Bitwise {
+                sreg,
+                dreg,
+                mask,
+                xor,
+            } => self.bitwise(*sreg, *dreg, mask, xor)?,
+            Expr::Lookup {
+                set,
+                sreg,
+                into,
+                inverted,
+            } => self.lookup(set, *sreg, *into, *inverted)?,
+            Expr::Ct {
+                key,
+                direction,
+                dreg,
+            } => {
+                let (text, kind, len) = ct(*key, *direction)?;
+                self.hold(*dreg, text, kind, len);
+            }
+            Expr::Fib {
+                address,
+                result: FibResult::AddressType,
+                dreg,
+            } => {
+                let text = match address {
+                    FibAddress::Source => "fib saddr type",
+                    FibAddress::Destination => "fib daddr type",
+                };
+                self.hold(*dreg, text, Kind::FibType, 4);
+            }
+            Expr::Numgen {
+                kind,
+                modulus,
+                offset,
+                dreg,
+            } => self.numgen(*kind, *modulus, *offset, *dreg),
+            other => self.statement(other)?,
+        }
+        Ok(())
+    }
+
+    fn statement(&mut self, expr: &Expr) -> Result<(), NoWords> {
+        match expr {
+            Expr::Verdict(v) => self.say(verdict_text(v)),
+            Expr::Dynset {
+                set,
+                op,
+                key,
+                data,
+                timeout_ms,
+            } => self.dynset(set, *op, *key, *data, *timeout_ms)?,
+            Expr::Nat(nat) => self.nat(nat)?,
+            Expr::Masquerade { flags } => {
+                let flags = nat_flags(*flags);
+                self.say(format!("masquerade{flags}"));
+            }
+            Expr::Reject(reject) => self.reject(*reject)?,
+            Expr::Counter { packets, bytes } => {
+                self.say(format!("counter packets {packets} bytes {bytes}"));
+            }
+            Expr::Byteorder { .. } => return Err(NoWords("a change of byte order on its own")),
+            Expr::Immediate { .. } => return Err(NoWords("a constant in a register")),
+            _ => return Err(NoWords("an expression that sluice does not program")),
+        }
+        Ok(())
+    }
+
+    fn payload(
+        &mut self,
+        base: PayloadBase,
+        offset: u32,
+        len: u32,
+        dreg: Reg,
+    ) -> Result<(), NoWords> {
+        let len = len as usize;
+        let address = match self.family {
+            Family::Ip6 => DataType::Ipv6Addr,
+            Family::Ip | Family::Inet => DataType::Ipv4Addr,
+        };
+        let (text, kind) = match (base, self.family, offset, len) {
+            (PayloadBase::Network, Family::Ip, 12, 1..=4) => ("ip saddr", address),
+            (PayloadBase::Network, Family::Ip, 16, 1..=4) => ("ip daddr", address),
+            (PayloadBase::Network, Family::Ip6, 8, 1..=16) => ("ip6 saddr", address),
+            (PayloadBase::Network, Family::Ip6, 24, 1..=16) => ("ip6 daddr", address),
+            (PayloadBase::Transport, _, 0, 2) => ("th sport", DataType::InetService),
+            (PayloadBase::Transport, _, 2, 2) => ("th dport", DataType::InetService),
+            _ => return Err(NoWords("a header field that sluice does not look at")),
+        };
+        self.hold(dreg, text, Kind::Data(kind), len);
+        Ok(())
+    }
+
+    fn numgen(&mut self, kind: NumgenKind, modulus: u32, offset: u32, dreg: Reg) {
+        let word = match kind {
+            NumgenKind::Incremental => "inc",
+            NumgenKind::Random => "random",
+        };
+        let mut text = format!("numgen {word} mod {modulus}");
+        if offset != 0 {
+            text.push_str(&format!(" offset {offset}"));
+        }
+        self.hold(dreg, text, Kind::Data(DataType::Integer), 4);
+    }
+
+    fn compare(&mut self, op: CmpOp, sreg: Reg, value: &Value) -> Result<(), NoWords> {
+        let held = self.held(sreg)?.clone();
+        let op = match op {
+            CmpOp::Eq => "",
+            CmpOp::Neq => "!= ",
+            CmpOp::Lt => "< ",
+            CmpOp::Lte => "<= ",
+            CmpOp::Gt => "> ",
+            CmpOp::Gte => ">= ",
+        };
+        let bytes = value.as_bytes();
+        let number = || host_number(bytes);
+        let right = match (held.kind, &held.mask) {
+            (Kind::Data(t @ (DataType::Ipv4Addr | DataType::Ipv6Addr)), mask) => {
+                let length = match mask {
+                    Some(mask) => value::mask_length(mask.as_bytes())
+                        .ok_or(NoWords("a mask with holes on an address"))?,
+                    None => held.len * 8,
+                };
+                value::prefix(bytes, t.size(), length)
+            }
+            (Kind::Data(DataType::Mark), Some(mask)) => {
+                let mask = value::scalar(DataType::Mark, mask.as_bytes());
+                let op = if op.is_empty() { "== " } else { op };
+                let right = value::scalar(DataType::Mark, bytes);
+                self.say(format!("{} & {mask} {op}{right}", held.text));
+                return Ok(());
+            }
+            (Kind::CtState | Kind::CtStatus, Some(mask)) if op == "!= " && number() == Some(0) => {
+                let word = match (held.kind, host_number(mask.as_bytes())) {
+                    (Kind::CtState, Some(CT_STATE_NEW)) => "new",
+                    (Kind::CtStatus, Some(CT_STATUS_DNAT)) => "dnat",
+                    _ => return Err(NoWords("a conntrack state that sluice does not ask for")),
+                };
+                self.say(format!("{} {word}", held.text));
+                return Ok(());
+            }
+            (Kind::FibType, None) if number() == Some(ADDRESS_LOCAL) => "local".to_owned(),
+            (Kind::Name, None) => name(bytes, held.len)?,
+            (Kind::Data(t), None) => value::scalar(t, bytes),
+            _ => return Err(NoWords("this comparison")),
+        };
+        self.say(format!("{} {op}{right}", held.text));
+        Ok(())
+    }
+
+    fn bitwise(&mut self, sreg: Reg, dreg: Reg, mask: &Value, xor: &Value) -> Result<(), NoWords> {
+        let held = self.held(sreg)?.clone();
+        let no_xor = xor.as_bytes().iter().all(|b| *b == 0);
+        if held.mask.is_none() && no_xor {
+            self.hold(dreg, held.text, held.kind, held.len);
+            if let Some(Some(h)) = self.registers.get_mut(usize::from(dreg.unit())) {
+                h.mask = Some(*mask);
+            }
+            return Ok(());
+        }
+        let all_ones = mask.as_bytes().iter().all(|b| *b == 0xff);
+        let opposite = mask
+            .as_bytes()
+            .iter()
+            .zip(xor.as_bytes())
+            .all(|(m, x)| *m == !*x);
+        let (Kind::Data(DataType::Mark), None) = (held.kind, held.mask) else {
+            return Err(NoWords("bit operations on this"));
+        };
+        let right = value::scalar(DataType::Mark, xor.as_bytes());
+        let text = match (all_ones, opposite) {
+            (true, _) => format!("{} ^ {right}", held.text),
+            (false, true) => format!("{} | {right}", held.text),
+            _ => return Err(NoWords("a mask and an exclusive-or at once")),
+        };
+        self.hold(dreg, text, held.kind, held.len);
+        Ok(())
+    }
+
+    /// The text of a key of so many bytes that begins at a register.
+    fn key(&self, from: Reg, len: usize) -> Result<String, NoWords> {
+        let mut parts = Vec::new();
+        let (mut at, mut taken) = (from, 0);
+        loop {
+            let held = self.held(at)?;
+            if held.kind == Kind::Mapped || held.mask.is_some() {
+                return Err(NoWords("a key that is made of what another map says"));
+            }
+            parts.push(held.text.as_str());
+            taken += held.len.next_multiple_of(4);
+            if taken >= len {
+                return Ok(parts.join(" . "));
+            }
+            at = at.after(held.len);
+        }
+    }
+
+    fn lookup(
+        &mut self,
+        set: &str,
+        sreg: Reg,
+        into: LookupInto,
+        inverted: bool,
+    ) -> Result<(), NoWords> {
+        let declared = &self
+            .contents
+            .sets
+            .get(set)
+            .ok_or(NoWords("a set that the table does not have"))?
+            .set;
+        let key = self.key(sreg, declared.key.len())?;
+        let len = match &declared.data {
+            super::super::object::SetData::Fields(fields) => fields.len(),
+            _ => 0,
+        };
+        match into {
+            LookupInto::Nothing if inverted => self.say(format!("{key} != @{set}")),
+            LookupInto::Nothing => self.say(format!("{key} @{set}")),
+            LookupInto::Verdict => self.say(format!("{key} vmap @{set}")),
+            LookupInto::Register(dreg) => {
+                self.hold(dreg, format!("{key} map @{set}"), Kind::Mapped, len);
+            }
+        }
+        Ok(())
+    }
+
+    fn dynset(
+        &mut self,
+        set: &str,
+        op: DynsetOp,
+        key: Reg,
+        data: Option<Reg>,
+        timeout_ms: Option<u64>,
+    ) -> Result<(), NoWords> {
+        let declared = &self
+            .contents
+            .sets
+            .get(set)
+            .ok_or(NoWords("a set that the table does not have"))?
+            .set;
+        let key = self.key(key, declared.key.len())?;
+        if data.is_some() {
+            return Err(NoWords("learning an element's data from a register"));
+        }
+        let op = match op {
+            DynsetOp::Add => "add",
+            DynsetOp::Update => "update",
+            DynsetOp::Delete => "delete",
+        };
+        let timeout = timeout_ms.map_or(String::new(), |ms| format!(" timeout {ms}ms"));
+        self.say(format!("{op} @{set} {{ {key}{timeout} }}"));
+        Ok(())
+    }
+
+    fn nat(&mut self, nat: &Nat) -> Result<(), NoWords> {
+        let word = match nat.kind {
+            NatKind::Source => "snat",
+            NatKind::Destination => "dnat",
+        };
+        let address = nat.address.ok_or(NoWords("translating only the port"))?;
+        let held = self.held(address)?;
+        let split = nat.port.is_some_and(|port| port.unit() <= address.unit());
+        if held.kind != Kind::Mapped || split {
+            return Err(NoWords("translating to what is not in a map"));
+        }
+        let text = format!(
+            "{word} {} to {}{}",
+            nat.family.word(),
+            held.text,
+            nat_flags(nat.flags)
+        );
+        self.say(text);
+        Ok(())
+    }
+
+    fn reject(&mut self, reject: Reject) -> Result<(), NoWords> {
+        let text = match (reject, self.family) {
+            (Reject::Icmp(ICMP_PORT_UNREACHABLE), Family::Ip)
+            | (Reject::Icmp(ICMPV6_PORT_UNREACHABLE), Family::Ip6) => "reject",
+            (Reject::TcpReset, _) => "reject with tcp reset",
+            _ => return Err(NoWords("rejecting with a code that sluice does not use")),
+        };
+        self.say(text);
+        Ok(())
+    }
+}
+
+fn nat_flags(flags: u32) -> &'static str {
+    if flags & NAT_RANDOM_FULLY != 0 {
+        " fully-random"
+    } else {
+        ""
+    }
+}
+
+fn host_number(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+/// An interface's name; without the terminating zero it is the beginning of one.
+fn name(bytes: &[u8], len: usize) -> Result<String, NoWords> {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    let text = bytes
+        .get(..end)
+        .and_then(|b| std::str::from_utf8(b).ok())
+        .ok_or(NoWords("an interface name that is not UTF-8"))?;
+    let star = if bytes.len() < len { "*" } else { "" };
+    Ok(format!("\"{text}{star}\""))
+}
+
+fn meta(key: MetaKey) -> Result<(&'static str, Kind, usize), NoWords> {
+    Ok(match key {
+        MetaKey::Mark => ("meta mark", Kind::Data(DataType::Mark), 4),
+        MetaKey::L4proto => ("meta l4proto", Kind::Data(DataType::InetProto), 1),
+        MetaKey::IifName => ("iifname", Kind::Name, 16),
+        MetaKey::OifName => ("oifname", Kind::Name, 16),
+        _ => return Err(NoWords("a meta key that sluice does not look at")),
+    })
+}
+
+fn ct(key: CtKey, direction: Option<CtDirection>) -> Result<(&'static str, Kind, usize), NoWords> {
+    match (key, direction) {
+        (CtKey::State, None) => Ok(("ct state", Kind::CtState, 4)),
+        (CtKey::Status, None) => Ok(("ct status", Kind::CtStatus, 4)),
+        _ => Err(NoWords("a ct key that sluice does not look at")),
+    }
+}

@@ -6,11 +6,14 @@ use std::sync::Arc;
 /// Hands out one shared copy of each string.
 ///
 /// A cluster's 100,000 endpoints name the same few hundred nodes and the same three zones; with
-/// one interner for all objects each name is stored once. [`Interner::sweep`] forgets the names
-/// that nothing uses any more.
+/// one interner for all objects each name is stored once. Names that nothing uses any more are
+/// forgotten as the interner grows.
 #[derive(Debug, Default)]
 pub struct Interner {
     known: HashSet<Arc<str>>,
+    /// When to look for unused strings: at twice what was left the last time, so that looking
+    /// costs each new string a constant.
+    sweep_at: usize,
 }
 
 impl Interner {
@@ -24,23 +27,12 @@ impl Interner {
         if let Some(known) = self.known.get(s) {
             return known.clone();
         }
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|s| Arc::strong_count(s) > 1);
+            self.sweep_at = (2 * self.known.len()).max(1024);
+        }
         let new: Arc<str> = s.into();
         self.known.insert(new.clone());
         new
-    }
-
-    /// Forgets the strings that only the interner still holds.
-    pub fn sweep(&mut self) {
-        self.known.retain(|s| Arc::strong_count(s) > 1);
-    }
-
-    /// How many strings are held.
-    pub fn len(&self) -> usize {
-        self.known.len()
-    }
-
-    /// Nothing is held.
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
     }
 }

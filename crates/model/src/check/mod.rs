@@ -167,10 +167,15 @@ impl Subject {
 /// `Service demo/web`, `Node node1`, `Service without a name`.
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names are not checked here, and must not forge lines of a log.
+        let name = self.name.escape_debug();
         match (self.name.is_empty(), self.namespace.is_empty()) {
             (true, _) => write!(f, "{} without a name", self.kind),
-            (false, true) => write!(f, "{} {}", self.kind, self.name),
-            (false, false) => write!(f, "{} {}/{}", self.kind, self.namespace, self.name),
+            (false, true) => write!(f, "{} {name}", self.kind),
+            (false, false) => {
+                let namespace = self.namespace.escape_debug();
+                write!(f, "{} {namespace}/{name}", self.kind)
+            }
         }
     }
 }

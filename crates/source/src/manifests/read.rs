@@ -1,0 +1,235 @@
+//! One file's bytes into checked objects.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use model::{Event, Interner, Key, Kind, Subject};
+use serde_json::Value;
+
+use super::decode::decode;
+use super::split::split;
+use super::tree::{SyntaxError, from_json, from_yaml};
+use crate::{Place, Problem, What};
+
+/// What a file states.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// The objects that can be used, each as the event that it is there, and where it stands.
+    pub(super) objects: BTreeMap<Key, (Event, Place)>,
+    /// The objects that are stated but cannot be used.
+    pub(super) bad: Vec<Key>,
+    /// Whether something could not be read so far as to tell which object it is.
+    pub(super) incomplete: bool,
+    /// All that is wrong.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Reads a file: JSON if its name ends in `.json`, or if it starts with a brace and is JSON;
+/// otherwise YAML.
+pub(super) fn read(path: &Arc<Path>, bytes: &[u8], interner: &mut Interner) -> Reading {
+    let mut reader = Reader {
+        path,
+        interner,
+        documents: 0,
+        out: Reading::default(),
+    };
+    let named_json = path.extension().is_some_and(|e| e == "json");
+    let braced = bytes.trim_ascii_start().first() == Some(&b'{');
+    if named_json || braced {
+        let json = reader.json(bytes);
+        if json.is_err() && !named_json {
+            reader.documents = 0;
+            reader.out = Reading::default();
+            reader.yaml(bytes);
+        } else if let Err((line, message)) = json {
+            reader.malformed(line, message);
+        }
+    } else {
+        reader.yaml(bytes);
+    }
+    reader.out
+}
+
+struct Reader<'a> {
+    path: &'a Arc<Path>,
+    interner: &'a mut Interner,
+    /// How many documents have been begun.
+    documents: usize,
+    out: Reading,
+}
+
+impl Reader<'_> {
+    fn yaml(&mut self, bytes: &[u8]) {
+        for document in split(bytes) {
+            self.documents += 1;
+            let tree = match std::str::from_utf8(document.bytes) {
+                Ok(text) => from_yaml(text),
+                Err(e) => Err(not_utf8(document.bytes, e)),
+            };
+            match tree {
+                Ok(tree) => self.document(document.line, tree),
+                Err(e) => {
+                    let line = e
+                        .line
+                        .map_or(document.line, |l| document.first_line + l - 1);
+                    self.malformed(line, e.message);
+                }
+            }
+        }
+    }
+
+    /// On an error, what was read of the file before it stands.
+    fn json(&mut self, bytes: &[u8]) -> Result<(), (usize, String)> {
+        let error = |e: SyntaxError| (e.line.unwrap_or(1), e.message);
+        let text = std::str::from_utf8(bytes).map_err(|e| error(not_utf8(bytes, e)))?;
+        let mut line = 1;
+        let mut from = 0;
+        for (tree, to) in from_json(text) {
+            self.documents += 1;
+            let tree = tree.map_err(error)?;
+            let document = text.get(from..to).unwrap_or_default();
+            let blank = document.len() - document.trim_start().len();
+            let lines = |s: &str| s.bytes().filter(|b| *b == b'\n').count();
+            let start = line + lines(document.get(..blank).unwrap_or_default());
+            self.document(start, tree);
+            line += lines(document);
+            from = to;
+        }
+        Ok(())
+    }
+
+    fn place(&self, line: usize, item: &str) -> Place {
+        Place {
+            path: self.path.clone(),
+            document: Some((self.documents, line)),
+            item: item.into(),
+        }
+    }
+
+    fn problem(&mut self, place: Place, what: What) {
+        self.out.problems.push(Problem { place, what });
+    }
+
+    fn malformed(&mut self, line: usize, message: String) {
+        self.out.incomplete = true;
+        self.problem(self.place(line, ""), What::Malformed(message));
+    }
+
+    fn document(&mut self, line: usize, tree: Value) {
+        self.item(line, "", ("", ""), tree);
+    }
+
+    /// One object or list. `implied` is the `apiVersion` and `kind` that the list around it
+    /// implies, since the items of a `ServiceList` need not state theirs.
+    fn item(&mut self, line: usize, item: &str, implied: (&str, &str), tree: Value) {
+        let Value::Object(mut map) = tree else {
+            if !tree.is_null() {
+                self.unidentified(line, item, "is not an object");
+            }
+            return;
+        };
+        let (api_version, kind) = match (stated(&map, "apiVersion"), stated(&map, "kind")) {
+            (Ok(version), Ok(kind)) => (
+                version.unwrap_or(implied.0).to_owned(),
+                kind.unwrap_or(implied.1).to_owned(),
+            ),
+            (Err(reason), _) | (_, Err(reason)) => return self.unidentified(line, item, reason),
+        };
+        if kind.is_empty() {
+            return self.unidentified(line, item, "kind: is required");
+        }
+        if api_version.is_empty() {
+            return self.unidentified(line, item, "apiVersion: is required");
+        }
+        if let Some(of) = kind.strip_suffix("List")
+            && let Some(items) = map.remove("items")
+        {
+            let implied = if of.is_empty() {
+                ("", "")
+            } else {
+                (api_version.as_str(), of)
+            };
+            return self.list(line, item, implied, items);
+        }
+        match Kind::of(&api_version, &kind) {
+            Some(kind) => self.object(self.place(line, item), kind, Value::Object(map)),
+            None => tracing::debug!(%api_version, %kind, path = %self.path.display(), "skipped"),
+        }
+    }
+
+    fn list(&mut self, line: usize, item: &str, implied: (&str, &str), items: Value) {
+        let within = if item.is_empty() { "" } else { "." };
+        match items {
+            Value::Null => {}
+            Value::Array(items) => {
+                for (i, tree) in items.into_iter().enumerate() {
+                    self.item(line, &format!("{item}{within}items[{i}]"), implied, tree);
+                }
+            }
+            _ => self.unidentified(line, item, "items: is not a list"),
+        }
+    }
+
+    /// Something of which it cannot be told which object it is.
+    fn unidentified(&mut self, line: usize, item: &str, reason: &str) {
+        self.out.incomplete = true;
+        self.problem(self.place(line, item), What::Malformed(reason.into()));
+    }
+
+    fn object(&mut self, place: Place, kind: Kind, tree: Value) {
+        let name = |field| tree.pointer(field).and_then(Value::as_str).unwrap_or("");
+        let subject = Subject::new(kind, name("/metadata/namespace"), name("/metadata/name"));
+        let what = match decode(kind, tree) {
+            Err((field, reason)) => What::WrongType {
+                object: subject.clone(),
+                field,
+                reason,
+            },
+            Ok(object) => match object.check(self.interner) {
+                Ok(checked) => {
+                    for warning in checked.warnings {
+                        self.problem(place.clone(), What::Partial(warning));
+                    }
+                    return self.good(place, checked.value);
+                }
+                Err(invalid) => What::Invalid(invalid),
+            },
+        };
+        match subject.key() {
+            Some(key) => self.out.bad.push(key),
+            None => self.out.incomplete = true,
+        }
+        self.problem(place, what);
+    }
+
+    fn good(&mut self, place: Place, event: Event) {
+        let key = event.key();
+        let here = place.clone();
+        if let Some((_, before)) = self.out.objects.insert(key.clone(), (event, place)) {
+            let passed_over = Box::new(before);
+            self.problem(here, What::Duplicate { key, passed_over });
+        }
+    }
+}
+
+/// A field that has to be a string if it is there.
+fn stated<'a>(
+    map: &'a serde_json::Map<String, Value>,
+    field: &str,
+) -> Result<Option<&'a str>, &'static str> {
+    match map.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(s)) => Ok(Some(s)),
+        Some(_) if field == "kind" => Err("kind: is not a string"),
+        Some(_) => Err("apiVersion: is not a string"),
+    }
+}
+
+fn not_utf8(bytes: &[u8], e: std::str::Utf8Error) -> SyntaxError {
+    let before = bytes.get(..e.valid_up_to()).unwrap_or_default();
+    SyntaxError {
+        line: Some(1 + before.iter().filter(|b| **b == b'\n').count()),
+        message: "is not UTF-8".into(),
+    }
+}

@@ -1,0 +1,65 @@
+//! The state machine: what edits of files come to.
+
+mod edits;
+mod messages;
+
+use super::*;
+
+const OBSERVED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/observed/");
+
+fn id(path: &str) -> FileId {
+    FileId {
+        argument: 0,
+        path: Path::new(path).into(),
+    }
+}
+
+/// One file read into an empty state.
+fn read_one(path: &str, content: &[u8]) -> Batch {
+    let mut manifests = Manifests::new();
+    manifests.update(&id(path), Content::Bytes(content));
+    manifests.commit()
+}
+
+fn keys(batch: &Batch) -> Vec<String> {
+    batch.events.iter().map(|e| e.key().to_string()).collect()
+}
+
+fn problems(batch: &Batch) -> Vec<String> {
+    batch.problems.iter().map(Problem::to_string).collect()
+}
+
+fn observed(name: &str) -> BTreeMap<Key, Event> {
+    let bytes = std::fs::read(format!("{OBSERVED}{name}")).expect("the observed objects");
+    let batch = read_one(name, &bytes);
+    assert_eq!(problems(&batch), [] as [&str; 0]);
+    batch.events.into_iter().map(|e| (e.key(), e)).collect()
+}
+
+#[test]
+fn the_observed_objects_are_the_same_from_yaml_and_from_json() {
+    let yaml = observed("objects.yaml");
+    let json = observed("objects.json");
+    // 17 Services and 16 EndpointSlices were written down; the server has its own Service
+    // `kubernetes`, the Node and the ServiceCIDR besides.
+    assert_eq!((yaml.len(), json.len()), (33, 36));
+    for (key, from_yaml) in &yaml {
+        let from_json = json.get(key).expect("every object came back");
+        assert_eq!(
+            without_what_the_server_adds(from_yaml),
+            without_what_the_server_adds(from_json),
+            "{key}"
+        );
+    }
+}
+
+/// Load-balancer addresses were set later, through the status; health-check ports and node ports
+/// of load balancers were handed out by the server.
+fn without_what_the_server_adds(event: &Event) -> Event {
+    let Event::Service(model::Change::Applied(service)) = event else {
+        return event.clone();
+    };
+    let mut service = model::Service::clone(service);
+    service.ingress.clear();
+    Event::Service(model::Change::Applied(Arc::new(service)))
+}

@@ -111,6 +111,8 @@ pub struct Route {
     pub onlink: bool,
     /// The source address that local sockets get by this route.
     pub source: Option<IpAddr>,
+    /// Whether packets are answered with "host unreachable" instead of being sent on.
+    pub unreachable: bool,
 }
 
 impl Route {
@@ -122,6 +124,19 @@ impl Route {
             interface: None,
             onlink: false,
             source: None,
+            unreachable: false,
+        }
+    }
+
+    /// A route that says that nobody is there.
+    pub fn unreachable(destination: IpNet) -> Self {
+        Self {
+            destination,
+            via: None,
+            interface: None,
+            onlink: false,
+            source: None,
+            unreachable: true,
         }
     }
 
@@ -133,6 +148,7 @@ impl Route {
             interface: Some(interface),
             onlink: false,
             source: None,
+            unreachable: false,
         }
     }
 }
@@ -442,12 +458,17 @@ fn message_of(route: Route) -> RouteMessage {
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = if route.via.is_none() && route.destination.addr().is_ipv4() {
-        RouteScope::Link
+    message.header.kind = if route.unreachable {
+        RouteType::Unreachable
     } else {
-        RouteScope::Universe
+        RouteType::Unicast
     };
+    message.header.scope =
+        if !route.unreachable && route.via.is_none() && route.destination.addr().is_ipv4() {
+            RouteScope::Link
+        } else {
+            RouteScope::Universe
+        };
     if route.onlink {
         message.header.flags = RouteFlags::Onlink;
     }
@@ -462,7 +483,12 @@ fn message_of(route: Route) -> RouteMessage {
 }
 
 fn spelled(route: Route) -> String {
-    let mut text = route.destination.to_string();
+    let kind = if route.unreachable {
+        "unreachable "
+    } else {
+        ""
+    };
+    let mut text = format!("{kind}{}", route.destination);
     if let Some(via) = route.via {
         text += &format!(" via {via}");
     }

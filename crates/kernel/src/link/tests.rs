@@ -95,6 +95,7 @@ fn routes_and_neighbours_lead_to_an_address_that_no_link_owns() {
             interface: Some(index),
             onlink: true,
             source: None,
+            unreachable: false,
         };
         left.replace_neighbour(index, gateway, [2, 0, 0, 0, 0, 7])
             .unwrap();

@@ -1,0 +1,324 @@
+//! The subcommands of `sluice lab`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+
+use crate::control::{Applied, Target};
+use crate::manifest::{Documents, ObjectName};
+use crate::names::LabName;
+use crate::state::ProxyCommand;
+use crate::{Lab, Options, status};
+
+/// What `sluice lab` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum LabCommand {
+    /// Raise a cluster: nodes, a pod network, an outside client, and the pods of the manifests
+    Up(UpArgs),
+    /// Run a command on a pod, on a node, or on the outside client
+    Exec {
+        /// Which lab.
+        #[command(flatten)]
+        lab: Which,
+        /// `client`, `router`, a node, or a pod as NAME or NAMESPACE/NAME
+        host: String,
+        /// The command, after `--`
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Apply manifests to a lab
+    Apply {
+        /// Which lab.
+        #[command(flatten)]
+        lab: Which,
+        /// Manifest files, or folders of them
+        #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+        files: Vec<PathBuf>,
+    },
+    /// Delete objects; pods keep serving for their grace period
+    Delete {
+        /// Which lab.
+        #[command(flatten)]
+        lab: Which,
+        /// Delete the objects of these manifests
+        #[arg(short, long = "filename", value_name = "FILE", num_args = 1..)]
+        files: Vec<PathBuf>,
+        /// Seconds that pods keep serving, instead of their own grace period
+        #[arg(long, value_name = "SECONDS")]
+        grace_period: Option<u32>,
+        /// service, deployment, pod or endpointslice
+        #[arg(
+            requires = "object",
+            conflicts_with = "files",
+            required_unless_present = "files"
+        )]
+        kind: Option<String>,
+        /// NAME or NAMESPACE/NAME
+        #[arg(value_name = "NAME")]
+        object: Option<String>,
+    },
+    /// Change the number of a Deployment's pods
+    Scale {
+        /// Which lab.
+        #[command(flatten)]
+        lab: Which,
+        /// The Deployment, as NAME or NAMESPACE/NAME
+        deployment: String,
+        /// How many pods
+        replicas: u32,
+    },
+    /// Replace a pod by one on another node
+    Move {
+        /// Which lab.
+        #[command(flatten)]
+        lab: Which,
+        /// The pod, as NAME or NAMESPACE/NAME
+        pod: String,
+        /// Where to
+        node: String,
+    },
+    /// Set whether a pod is ready
+    Ready {
+        /// Which lab.
+        #[command(flatten)]
+        lab: Which,
+        /// The pod, as NAME or NAMESPACE/NAME
+        pod: String,
+        /// true or false
+        #[arg(action = clap::ArgAction::Set)]
+        ready: bool,
+    },
+    /// Show nodes, pods and Services
+    Status {
+        /// Which lab.
+        #[command(flatten)]
+        lab: Which,
+    },
+    /// Take a lab down; nothing of it is left
+    Down {
+        /// Which lab.
+        #[command(flatten)]
+        lab: Which,
+        /// All labs of this machine
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+}
+
+/// Which lab.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Which {
+    /// The lab's name
+    #[arg(long, default_value = "lab")]
+    pub name: String,
+}
+
+impl Which {
+    fn name(&self) -> Result<LabName> {
+        Ok(LabName::new(&self.name)?)
+    }
+
+    fn open(&self) -> Result<Lab> {
+        Lab::open(self.name()?)
+    }
+}
+
+/// The arguments of `lab up`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct UpArgs {
+    /// Which lab to raise.
+    #[command(flatten)]
+    pub lab: Which,
+    /// Manifest files, or folders of them
+    #[arg(short, long = "filename", value_name = "FILE", num_args = 1..)]
+    pub files: Vec<PathBuf>,
+    /// How many nodes, where the manifests state none
+    #[arg(long, default_value_t = 3)]
+    pub nodes: u8,
+    /// The proxy's mode on every node
+    #[arg(long, default_value = "iptables", value_parser = ["iptables", "nftables", "ipvs", "userspace"])]
+    pub mode: String,
+    /// Run no proxy: the cluster's Services lead nowhere
+    #[arg(long, conflicts_with_all = ["mode", "proxy_flags"])]
+    pub no_proxy: bool,
+    /// Further flags for `sluice proxy` on every node, after `--`
+    #[arg(last = true, value_name = "PROXY FLAGS")]
+    pub proxy_flags: Vec<String>,
+}
+
+/// The command that runs on each node: this program as `proxy`, with the lab's pod network as its
+/// cluster CIDR.
+///
+/// # Errors
+/// This program's file is not known.
+pub fn proxy_command(mode: &str, flags: &[String]) -> Result<ProxyCommand> {
+    let cidrs = crate::control::address::POD_CIDRS.map(|net| net.to_string());
+    let mut argv = vec![
+        this_program()?,
+        "proxy".to_owned(),
+        format!("--proxy-mode={mode}"),
+        format!("--cluster-cidr={}", cidrs.join(",")),
+    ];
+    argv.extend_from_slice(flags);
+    Ok(ProxyCommand { argv })
+}
+
+/// The echo server: this program as `lab-echo`.
+///
+/// # Errors
+/// This program's file is not known.
+pub fn echo_command() -> Result<Vec<String>> {
+    Ok(vec![this_program()?, "lab-echo".to_owned()])
+}
+
+fn this_program() -> Result<String> {
+    let program = std::env::current_exe().context("finding this program's file")?;
+    let text = program
+        .to_str()
+        .context("this program's path is not UTF-8")?;
+    Ok(text.to_owned())
+}
+
+/// Runs a subcommand.
+///
+/// # Errors
+/// What it was to do cannot be done; what is wrong with single documents is printed.
+pub fn run(command: &LabCommand) -> Result<ExitCode> {
+    match command {
+        LabCommand::Up(args) => up(args),
+        LabCommand::Exec { lab, host, command } => {
+            let status = lab.open()?.host(host)?.command(command)?.status();
+            let status = status.with_context(|| format!("running {}", command[0].display()))?;
+            // A command that a signal ended has no code; shells then say 128 and the signal.
+            let signal = std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0);
+            let code = status.code().unwrap_or(128 + signal);
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
+        LabCommand::Apply { lab, files } => {
+            let applied = lab.open()?.apply(&Documents::from_paths(files))?;
+            Ok(report(&applied))
+        }
+        LabCommand::Delete {
+            lab,
+            files,
+            grace_period,
+            kind,
+            object,
+        } => delete(
+            &mut lab.open()?,
+            files,
+            *grace_period,
+            kind.as_deref().zip(object.as_deref()),
+        ),
+        LabCommand::Scale {
+            lab,
+            deployment,
+            replicas,
+        } => say(&lab
+            .open()?
+            .scale(&ObjectName::parse(deployment), *replicas)?),
+        LabCommand::Move { lab, pod, node } => {
+            say(&lab.open()?.move_pod(&ObjectName::parse(pod), node)?)
+        }
+        LabCommand::Ready { lab, pod, ready } => {
+            say(&lab.open()?.set_ready(&ObjectName::parse(pod), *ready)?)
+        }
+        LabCommand::Status { lab } => say(&status::of(&lab.open()?.state()?)),
+        LabCommand::Down { lab, all } => down(lab, *all),
+    }
+}
+
+fn up(args: &UpArgs) -> Result<ExitCode> {
+    let proxy = if args.no_proxy {
+        None
+    } else {
+        Some(proxy_command(&args.mode, &args.proxy_flags)?)
+    };
+    let has_proxy = proxy.is_some();
+    let (mut lab, applied) = Lab::up(Options {
+        name: args.lab.name()?,
+        nodes: args.nodes,
+        documents: Documents::from_paths(&args.files),
+        echo: echo_command()?,
+        proxy,
+    })?;
+    if has_proxy {
+        lab.wait_synced(std::time::Duration::from_secs(30))?;
+    }
+    lab.keep();
+    println!("{}", status::of(&lab.state()?));
+    Ok(report(&applied))
+}
+
+fn delete(
+    lab: &mut Lab,
+    files: &[PathBuf],
+    grace: Option<u32>,
+    one: Option<(&str, &str)>,
+) -> Result<ExitCode> {
+    let documents = Documents::from_paths(files);
+    let mut targets: Vec<Target> = documents
+        .good
+        .iter()
+        .filter(|d| {
+            matches!(
+                d.kind.as_str(),
+                "Service" | "EndpointSlice" | "Deployment" | "Pod"
+            )
+        })
+        .map(|d| Target {
+            kind: d.kind.clone(),
+            name: d.name.clone(),
+        })
+        .collect();
+    targets.extend(one.map(|(kind, name)| Target {
+        kind: kind.to_owned(),
+        name: ObjectName::parse(name),
+    }));
+    let mut errors: Vec<String> = documents.errors.iter().map(ToString::to_string).collect();
+    for target in &targets {
+        match lab.delete(target, grace) {
+            Ok(note) => println!("{note}"),
+            Err(e) => errors.push(format!("{e:#}")),
+        }
+    }
+    errors.iter().for_each(|e| eprintln!("{e}"));
+    Ok(if errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn down(which: &Which, all: bool) -> Result<ExitCode> {
+    let labs = Lab::list()?;
+    if all {
+        let results: Vec<Result<()>> = labs.iter().map(Lab::down).collect();
+        return results
+            .into_iter()
+            .collect::<Result<()>>()
+            .map(|()| ExitCode::SUCCESS);
+    }
+    let name = which.name()?;
+    if !labs.contains(&name) {
+        bail!("there is no lab {name}");
+    }
+    Lab::down(&name).map(|()| ExitCode::SUCCESS)
+}
+
+fn say(note: &str) -> Result<ExitCode> {
+    println!("{note}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(applied: &Applied) -> ExitCode {
+    applied.notes.iter().for_each(|note| println!("{note}"));
+    applied.errors.iter().for_each(|e| eprintln!("{e}"));
+    if applied.errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

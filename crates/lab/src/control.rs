@@ -1,0 +1,511 @@
+//! The control plane's part, as pure functions over one [`Cluster`]: what the API server, the
+//! scheduler, the controllers and a cloud's load balancer would decide. Time is an argument.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::manifest::{Document, Documents, ManifestError, ObjectName};
+
+pub mod address;
+mod node;
+pub(crate) mod service;
+mod slices;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+pub use node::Node;
+pub use workload::{ContainerPort, Deployment, Pod, PodTemplate};
+pub(crate) use workload::{protocol, protocol_of};
+
+/// How long a pod keeps serving while it terminates, where its manifest does not say: shorter than
+/// the API's 30 s, because people wait for the lab.
+pub const GRACE_SECONDS: u32 = 2;
+
+/// Identifies one incarnation of a pod.
+pub type PodId = u32;
+
+/// All that a lab's control plane knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Services, completed.
+    pub services: BTreeMap<ObjectName, Value>,
+    /// EndpointSlices that manifests state; those from selectors are not kept but computed.
+    pub slices: BTreeMap<ObjectName, Value>,
+    /// Deployments.
+    pub deployments: BTreeMap<ObjectName, Deployment>,
+    /// Pods.
+    pub pods: BTreeMap<PodId, Pod>,
+    /// The id of the pod to be made next.
+    pub next_pod: PodId,
+}
+
+/// What came of applying manifests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// A line for each object: what was done with it.
+    pub notes: Vec<String>,
+    /// What is wrong with the others; nothing of these took effect.
+    pub errors: Vec<ManifestError>,
+}
+
+/// An operation that cannot be done, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// What to delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its kind, in any case, singular, plural or short (`svc`).
+    pub kind: String,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+impl Cluster {
+    /// A cluster whose nodes are those that the manifests state, or else `count` of them.
+    pub fn new(documents: &Documents, count: u8) -> Result<Self, ManifestError> {
+        let mut nodes = BTreeMap::new();
+        for document in documents.good.iter().filter(|d| d.kind == "Node") {
+            let index = u8::try_from(nodes.len() + 1)
+                .ok()
+                .filter(|&index| index <= address::MAX_NODES)
+                .ok_or_else(|| {
+                    let at_most = format!("a lab has at most {} nodes", address::MAX_NODES);
+                    document.root().get("metadata").error(at_most)
+                })?;
+            nodes.insert(document.name.name.clone(), Node::read(document, index)?);
+        }
+        if nodes.is_empty() {
+            nodes = Node::default_ones(count);
+        }
+        Ok(Self {
+            nodes,
+            next_pod: 1,
+            ..Self::default()
+        })
+    }
+
+    /// Applies documents one by one; a bad one is reported and takes nothing else down.
+    /// `now`: milliseconds since the epoch.
+    pub fn apply(&mut self, documents: &Documents, now: u64) -> Applied {
+        let mut applied = Applied {
+            notes: Vec::new(),
+            errors: documents.errors.clone(),
+        };
+        for document in &documents.good {
+            // On a copy, so that a document takes effect as a whole or not at all.
+            let mut next = self.clone();
+            match next.apply_one(document, now) {
+                Ok(note) => {
+                    *self = next;
+                    applied.notes.push(note);
+                }
+                Err(e) => applied.errors.push(e),
+            }
+        }
+        applied
+    }
+
+    fn apply_one(&mut self, document: &Document, now: u64) -> Result<String, ManifestError> {
+        let name = &document.name;
+        let done = |known: bool, changed: bool| {
+            let word = match (known, changed) {
+                (false, _) => "created",
+                (true, true) => "configured",
+                (true, false) => "unchanged",
+            };
+            format!("{}/{} {word}", document.kind.to_lowercase(), name.name)
+        };
+        match document.kind.as_str() {
+            "Service" => {
+                let old = self.services.get(name);
+                let taken = service::Taken::by_others(&self.services, name);
+                let new = service::complete(document, old, &taken)?;
+                let note = done(old.is_some(), old != Some(&new));
+                self.services.insert(name.clone(), new);
+                Ok(note)
+            }
+            "EndpointSlice" => {
+                let mut new = document.value.clone();
+                new["metadata"]["namespace"] = json!(name.namespace);
+                let old = self.slices.insert(name.clone(), new.clone());
+                Ok(done(old.is_some(), old != Some(new)))
+            }
+            "Pod" => self
+                .apply_pod(document, now)
+                .map(|(known, changed)| done(known, changed)),
+            "Deployment" => self
+                .apply_deployment(document, now)
+                .map(|(known, changed)| done(known, changed)),
+            "Node" => self.apply_node(document).map(|changed| done(true, changed)),
+            other => Ok(format!(
+                "{}/{} ignored: a lab has no use for {other}",
+                other.to_lowercase(),
+                name.name
+            )),
+        }
+    }
+
+    fn apply_node(&mut self, document: &Document) -> Result<bool, ManifestError> {
+        let name = &document.name.name;
+        let Some(old) = self.nodes.get(name) else {
+            let known: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
+            return Err(document.root().get("metadata.name").error(format!(
+                "a lab's nodes are set when it is raised; it has {}",
+                known.join(", ")
+            )));
+        };
+        let mut new = Node::read(document, old.index)?;
+        new.last_host = old.last_host;
+        let changed = *old != new;
+        self.nodes.insert(name.clone(), new);
+        Ok(changed)
+    }
+
+    fn apply_pod(&mut self, document: &Document, now: u64) -> Result<(bool, bool), ManifestError> {
+        let root = document.root();
+        let template = PodTemplate::read(&root)?;
+        let old = self.live_pod(&document.name);
+        if let Some(id) = old {
+            let pod = &self.pods[&id];
+            if pod.template == template {
+                return Ok((true, false));
+            }
+            // Only labels of a running pod can change; for the rest the API server refuses, and
+            // the lab replaces it.
+            if (PodTemplate {
+                labels: pod.template.labels.clone(),
+                ..template.clone()
+            }) == pod.template
+            {
+                if let Some(pod) = self.pods.get_mut(&id) {
+                    pod.template.labels = template.labels;
+                }
+                return Ok((true, true));
+            }
+            self.terminate(id, None, now);
+        }
+        self.add_pod(document.name.clone(), template, None)
+            .map_err(|e| root.get("spec").error(e.0))?;
+        Ok((old.is_some(), true))
+    }
+
+    fn apply_deployment(
+        &mut self,
+        document: &Document,
+        now: u64,
+    ) -> Result<(bool, bool), ManifestError> {
+        let root = document.root();
+        let mut new = Deployment::read(&root)?;
+        let old = self.deployments.get(&document.name).cloned();
+        if let Some(old) = &old {
+            new.next = old.next;
+        }
+        let changed = old.as_ref() != Some(&new);
+        self.deployments.insert(document.name.clone(), new);
+        self.reconcile(&document.name, now)
+            .map_err(|e| root.get("spec").error(e.0))?;
+        Ok((old.is_some(), changed))
+    }
+
+    /// Makes a Deployment's pods what it says: new ones first, then the surplus and those of an
+    /// older template terminate.
+    fn reconcile(&mut self, name: &ObjectName, now: u64) -> Result<(), Refused> {
+        let Some(deployment) = self.deployments.get(name).cloned() else {
+            return Ok(());
+        };
+        let (current, outdated): (Vec<PodId>, Vec<PodId>) = self
+            .live_pods_of(name)
+            .partition(|id| self.pods[id].template == deployment.template);
+        let wanted = deployment.replicas as usize;
+        for _ in current.len()..wanted {
+            self.add_replica(name, deployment.template.clone())?;
+        }
+        let surplus = current.iter().skip(wanted);
+        for &id in surplus.chain(&outdated) {
+            self.terminate(id, None, now);
+        }
+        Ok(())
+    }
+
+    fn add_replica(&mut self, owner: &ObjectName, template: PodTemplate) -> Result<PodId, Refused> {
+        let number = self.deployments.get_mut(owner).map_or(1, |deployment| {
+            deployment.next += 1;
+            deployment.next - 1
+        });
+        let name = ObjectName {
+            namespace: owner.namespace.clone(),
+            name: format!("{}-{number}", owner.name),
+        };
+        self.add_pod(name, template, Some(owner.clone()))
+    }
+
+    fn add_pod(
+        &mut self,
+        name: ObjectName,
+        template: PodTemplate,
+        owner: Option<ObjectName>,
+    ) -> Result<PodId, Refused> {
+        let node_name = self.schedule(&template, owner.as_ref())?;
+        let used: Vec<[std::net::IpAddr; 2]> = self.pods.values().map(|pod| pod.ips).collect();
+        let Some(node) = self.nodes.get_mut(&node_name) else {
+            return Err(Refused(format!("there is no node {node_name}")));
+        };
+        let ips = if template.host_network {
+            node.ips()
+        } else {
+            // .1 is left to a bridge, as most pod networks have it.
+            let next = (1..=253u16).filter_map(|step| {
+                u8::try_from((u16::from(node.last_host) + 251 + step) % 253 + 2).ok()
+            });
+            let mut free = next.filter(|&host| !used.contains(&address::pod_ips(node.index, host)));
+            let host = free
+                .next()
+                .ok_or_else(|| Refused(format!("node {node_name} has no pod address left")))?;
+            node.last_host = host;
+            address::pod_ips(node.index, host)
+        };
+        let id = self.next_pod;
+        self.next_pod += 1;
+        let pod = Pod {
+            name,
+            template,
+            owner,
+            node: node_name,
+            ips,
+            ready: true,
+            gone_at: None,
+        };
+        self.pods.insert(id, pod);
+        Ok(id)
+    }
+
+    /// The node that fits and has the fewest pods, first those of the same owner.
+    fn schedule(
+        &self,
+        template: &PodTemplate,
+        owner: Option<&ObjectName>,
+    ) -> Result<String, Refused> {
+        if let Some(wanted) = &template.node_name {
+            return if self.nodes.contains_key(wanted) {
+                Ok(wanted.clone())
+            } else {
+                Err(Refused(format!("nodeName: there is no node {wanted}")))
+            };
+        }
+        let fits = |node: &Node| {
+            template
+                .node_selector
+                .iter()
+                .all(|(key, value)| node.labels.get(key) == Some(value))
+        };
+        let load = |name: &String| {
+            let here = || {
+                self.pods
+                    .values()
+                    .filter(|p| p.node == *name && p.gone_at.is_none())
+            };
+            let siblings = here()
+                .filter(|p| owner.is_some() && p.owner.as_ref() == owner)
+                .count();
+            (siblings, here().count())
+        };
+        self.nodes
+            .iter()
+            .filter(|(_, node)| fits(node))
+            .map(|(name, _)| name)
+            .min_by_key(|name| load(name))
+            .cloned()
+            .ok_or_else(|| Refused("nodeSelector: no node has these labels".to_owned()))
+    }
+
+    /// The pod of a name that is not terminating.
+    pub fn live_pod(&self, name: &ObjectName) -> Option<PodId> {
+        self.pods
+            .iter()
+            .find(|(_, pod)| pod.name == *name && pod.gone_at.is_none())
+            .map(|(id, _)| *id)
+    }
+
+    fn live_pods_of<'a>(&'a self, owner: &'a ObjectName) -> impl Iterator<Item = PodId> + 'a {
+        self.pods
+            .iter()
+            .filter(move |(_, pod)| pod.owner.as_ref() == Some(owner) && pod.gone_at.is_none())
+            .map(|(id, _)| *id)
+    }
+
+    fn terminate(&mut self, id: PodId, grace_seconds: Option<u32>, now: u64) {
+        if let Some(pod) = self.pods.get_mut(&id)
+            && pod.gone_at.is_none()
+        {
+            let grace = grace_seconds
+                .or(pod.template.grace_seconds)
+                .unwrap_or(GRACE_SECONDS);
+            pod.gone_at = Some(now + u64::from(grace) * 1000);
+        }
+    }
+
+    /// Takes away the pods whose time has come.
+    pub fn reap(&mut self, now: u64) -> Vec<PodId> {
+        let gone: Vec<PodId> = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.gone_at.is_some_and(|at| at <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &gone {
+            self.pods.remove(id);
+        }
+        gone
+    }
+
+    /// When the next terminating pod will be gone.
+    pub fn next_end(&self) -> Option<u64> {
+        self.pods.values().filter_map(|pod| pod.gone_at).min()
+    }
+
+    /// Deletes an object; pods terminate, a Deployment's are replaced.
+    pub fn delete(
+        &mut self,
+        target: &Target,
+        grace_seconds: Option<u32>,
+        now: u64,
+    ) -> Result<String, Refused> {
+        let name = &target.name;
+        let kind = target.kind.to_lowercase();
+        let found = match kind.as_str() {
+            "service" | "services" | "svc" => self.services.remove(name).is_some(),
+            "endpointslice" | "endpointslices" => self.slices.remove(name).is_some(),
+            "deployment" | "deployments" | "deploy" => {
+                let pods: Vec<PodId> = self.live_pods_of(name).collect();
+                for id in pods {
+                    self.terminate(id, grace_seconds, now);
+                }
+                self.deployments.remove(name).is_some()
+            }
+            "pod" | "pods" | "po" => match self.live_pod(name) {
+                None => false,
+                Some(id) => {
+                    let owner = self.pods[&id].owner.clone();
+                    self.terminate(id, grace_seconds, now);
+                    if let Some(owner) = owner {
+                        self.reconcile(&owner, now)?;
+                    }
+                    true
+                }
+            },
+            "node" | "nodes" => {
+                return Err(Refused("a lab's nodes live as long as the lab".to_owned()));
+            }
+            _ => {
+                return Err(Refused(format!(
+                    "a lab has no {kind}: it knows service, endpointslice, deployment and pod"
+                )));
+            }
+        };
+        if found {
+            Ok(format!("{kind}/{} deleted", name.name))
+        } else {
+            Err(Refused(format!("there is no {kind} {name}")))
+        }
+    }
+
+    /// Changes a Deployment's `spec.replicas`.
+    pub fn scale(&mut self, name: &ObjectName, replicas: u32, now: u64) -> Result<String, Refused> {
+        let deployment = self
+            .deployments
+            .get_mut(name)
+            .ok_or_else(|| Refused(format!("there is no deployment {name}")))?;
+        if replicas > 250 {
+            return Err(Refused(
+                "a lab's Deployment has at most 250 replicas".to_owned(),
+            ));
+        }
+        deployment.replicas = replicas;
+        self.reconcile(name, now)?;
+        Ok(format!("deployment/{} scaled to {replicas}", name.name))
+    }
+
+    /// Replaces a pod by one on another node; the old one terminates once the new one is there.
+    /// A Deployment's replacement has a new name.
+    pub fn move_pod(&mut self, name: &ObjectName, node: &str, now: u64) -> Result<String, Refused> {
+        let id = self
+            .live_pod(name)
+            .ok_or_else(|| Refused(format!("there is no pod {name}")))?;
+        let old = self.pods[&id].clone();
+        let pinned = PodTemplate {
+            node_name: Some(node.to_owned()),
+            ..old.template.clone()
+        };
+        let new = match &old.owner {
+            Some(owner) => self.add_replica(owner, pinned)?,
+            None => self.add_pod(name.clone(), pinned, None)?,
+        };
+        // The replacement is described as its predecessor was, or the next change to its
+        // Deployment would find it outdated.
+        if let Some(pod) = self.pods.get_mut(&new) {
+            pod.template = old.template;
+        }
+        self.terminate(id, None, now);
+        let new_name = &self.pods[&new].name.name;
+        Ok(format!(
+            "pod/{new_name} on {node} replaces pod/{} on {}",
+            name.name, old.node
+        ))
+    }
+
+    /// Sets a pod's condition Ready.
+    pub fn set_ready(&mut self, name: &ObjectName, ready: bool) -> Result<String, Refused> {
+        let id = self
+            .live_pod(name)
+            .ok_or_else(|| Refused(format!("there is no pod {name}")))?;
+        if let Some(pod) = self.pods.get_mut(&id) {
+            pod.ready = ready;
+        }
+        let word = if ready { "ready" } else { "not ready" };
+        Ok(format!("pod/{} is {word}", name.name))
+    }
+
+    /// The EndpointSlices: those that manifests state, and those from selectors.
+    pub fn endpoint_slices(&self) -> BTreeMap<ObjectName, Value> {
+        let mut all = self.slices.clone();
+        for (name, service) in &self.services {
+            all.extend(slices::of_service(self, name, service));
+        }
+        all
+    }
+
+    /// All objects that a node's proxy follows, by file name.
+    pub fn published(&self) -> BTreeMap<String, Value> {
+        let file =
+            |kind: &str, name: &ObjectName| format!("{kind}.{}.{}.json", name.namespace, name.name);
+        let services = self
+            .services
+            .iter()
+            .map(|(name, value)| (file("service", name), value.clone()));
+        let slices = self.endpoint_slices().into_iter();
+        let slices = slices.map(|(name, value)| (file("endpointslice", &name), value));
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|(name, node)| (format!("node.{name}.json"), node.object(name)));
+        let cidrs = address::SERVICE_CIDRS.map(|net| net.to_string());
+        let cidr = json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "ServiceCIDR",
+            "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": cidrs},
+        });
+        services
+            .chain(slices)
+            .chain(nodes)
+            .chain([("servicecidr.kubernetes.json".to_owned(), cidr)])
+            .collect()
+    }
+}

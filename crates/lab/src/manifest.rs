@@ -1,0 +1,350 @@
+//! Manifests as people write them: documents with a kind and a name, and fields that are read with
+//! errors that say where they are.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// `metadata.namespace` and `metadata.name`; the namespace is `default` where none is given, as
+/// `kubectl` has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct ObjectName {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// Reads `NAME` or `NAMESPACE/NAME`.
+    pub fn parse(text: &str) -> Self {
+        let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+/// `namespace/name`.
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl From<ObjectName> for String {
+    fn from(name: ObjectName) -> Self {
+        name.to_string()
+    }
+}
+
+impl From<String> for ObjectName {
+    fn from(text: String) -> Self {
+        Self::parse(&text)
+    }
+}
+
+/// Something is wrong with a manifest, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct ManifestError {
+    /// File, document, object and field, as far as they are known.
+    pub place: String,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+/// One document of a manifest; the items of a `List` are documents of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Where it came from: the file and the document's number in it.
+    pub origin: String,
+    /// `kind`.
+    pub kind: String,
+    /// Its name.
+    pub name: ObjectName,
+    /// The whole of it.
+    pub value: Value,
+}
+
+impl Document {
+    fn new(origin: String, value: Value) -> Result<Self, ManifestError> {
+        let at = |field: &str, reason: &str| ManifestError {
+            place: format!("{origin}: {field}"),
+            reason: reason.to_owned(),
+        };
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+        let kind = text("/kind").ok_or_else(|| at("kind", "a manifest must state its kind"))?;
+        let name = text("/metadata/name")
+            .ok_or_else(|| at("metadata.name", "an object must have a name"))?;
+        let namespace = text("/metadata/namespace").unwrap_or("default");
+        for (field, label) in [("metadata.name", name), ("metadata.namespace", namespace)] {
+            if !is_dns_name(label) {
+                return Err(at(
+                    field,
+                    "must be lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit, at most 253",
+                ));
+            }
+        }
+        Ok(Self {
+            kind: kind.to_owned(),
+            name: ObjectName {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            },
+            origin,
+            value,
+        })
+    }
+
+    /// The document's outermost field.
+    pub fn root(&self) -> Field<'_> {
+        Field {
+            document: self,
+            path: String::new(),
+            value: Some(&self.value),
+        }
+    }
+}
+
+/// RFC 1123 subdomain, the form of the API's names.
+fn is_dns_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = name.as_bytes();
+    bytes.len() <= 253
+        && bytes.first().copied().is_some_and(plain)
+        && bytes.last().copied().is_some_and(plain)
+        && bytes.iter().all(|&b| plain(b) || b == b'-' || b == b'.')
+}
+
+/// What a set of manifests holds: what can be read, and what cannot.
+#[derive(Clone, Debug, Default)]
+pub struct Documents {
+    /// The documents, in order.
+    pub good: Vec<Document>,
+    /// What is wrong with the others.
+    pub errors: Vec<ManifestError>,
+}
+
+impl Documents {
+    /// Reads files, and the `.yaml`, `.yml` and `.json` files of folders.
+    pub fn from_paths(paths: &[PathBuf]) -> Self {
+        let mut all = Self::default();
+        for path in paths {
+            all.add_path(path);
+        }
+        all
+    }
+
+    /// Reads a text of YAML or JSON documents; `file` is what errors call it.
+    pub fn from_text(file: &str, text: &str) -> Self {
+        let mut all = Self::default();
+        all.add_text(file, text);
+        all
+    }
+
+    fn add_path(&mut self, path: &Path) {
+        let file = path.display().to_string();
+        let read = if path.is_dir() {
+            self.add_folder(path)
+        } else {
+            std::fs::read_to_string(path).map(|text| self.add_text(&file, &text))
+        };
+        if let Err(e) = read {
+            self.errors.push(ManifestError {
+                place: file,
+                reason: e.to_string(),
+            });
+        }
+    }
+
+    fn add_folder(&mut self, folder: &Path) -> std::io::Result<()> {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                let ending = path.extension().and_then(|e| e.to_str());
+                path.is_file() && matches!(ending, Some("yaml" | "yml" | "json"))
+            })
+            .collect();
+        files.sort();
+        for file in &files {
+            self.add_path(file);
+        }
+        Ok(())
+    }
+
+    fn add_text(&mut self, file: &str, text: &str) {
+        for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+            let origin = format!("{file}: document {}", index + 1);
+            match Value::deserialize(document) {
+                Ok(Value::Null) => {}
+                Ok(value) => self.add_value(&origin, value),
+                Err(e) => {
+                    self.errors.push(ManifestError {
+                        place: origin,
+                        reason: e.to_string(),
+                    });
+                    // The reader cannot find the next document's beginning any more.
+                    return;
+                }
+            }
+        }
+    }
+
+    fn add_value(&mut self, origin: &str, mut value: Value) {
+        let is_list = value
+            .get("kind")
+            .and_then(Value::as_str)
+            .is_some_and(|k| k.ends_with("List"));
+        if is_list && let Some(Value::Array(items)) = value.get_mut("items").map(Value::take) {
+            for (index, item) in items.into_iter().enumerate() {
+                self.add_value(&format!("{origin}: items[{index}]"), item);
+            }
+            return;
+        }
+        match Document::new(origin.to_owned(), value) {
+            Ok(document) => self.good.push(document),
+            Err(e) => self.errors.push(e),
+        }
+    }
+}
+
+/// A field of a document, present or not, that knows its place.
+#[derive(Clone, Debug)]
+pub struct Field<'a> {
+    document: &'a Document,
+    path: String,
+    value: Option<&'a Value>,
+}
+
+impl<'a> Field<'a> {
+    /// A field of this one.
+    pub fn get(&self, key: &str) -> Field<'a> {
+        let path = if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        };
+        Field {
+            document: self.document,
+            path,
+            value: self.value.and_then(|v| v.get(key)),
+        }
+    }
+
+    /// The value, unless absent or null.
+    pub fn value(&self) -> Option<&'a Value> {
+        self.value.filter(|v| !v.is_null())
+    }
+
+    /// An error about this field.
+    pub fn error(&self, reason: impl Into<String>) -> ManifestError {
+        let Document {
+            origin, kind, name, ..
+        } = self.document;
+        ManifestError {
+            place: format!("{origin} ({kind} {name}): {}", self.path),
+            reason: reason.into(),
+        }
+    }
+
+    /// The items of a list; none where absent.
+    pub fn items(&self) -> Result<Vec<Field<'a>>, ManifestError> {
+        match self.value() {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => Ok(items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| Field {
+                    document: self.document,
+                    path: format!("{}[{index}]", self.path),
+                    value: Some(item),
+                })
+                .collect()),
+            Some(_) => Err(self.error("must be a list")),
+        }
+    }
+
+    /// A string; an empty one counts as absent, as it does for the API server.
+    pub fn text(&self) -> Result<Option<&'a str>, ManifestError> {
+        match self.value() {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|t| !t.is_empty())),
+            Some(other) => Err(self.error(format!("must be a string, not {other}"))),
+        }
+    }
+
+    /// One of some words, or a default.
+    pub fn word(
+        &self,
+        words: &[&'static str],
+        default: &'static str,
+    ) -> Result<&'static str, ManifestError> {
+        let Some(text) = self.text()? else {
+            return Ok(default);
+        };
+        words
+            .iter()
+            .find(|w| **w == text)
+            .copied()
+            .ok_or_else(|| self.error(format!("{text:?} is not one of {}", words.join(", "))))
+    }
+
+    /// A whole number within a range.
+    pub fn number(&self, range: RangeInclusive<u32>) -> Result<Option<u32>, ManifestError> {
+        let Some(value) = self.value() else {
+            return Ok(None);
+        };
+        value
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| range.contains(n))
+            .map(Some)
+            .ok_or_else(|| {
+                let (low, high) = range.into_inner();
+                self.error(format!(
+                    "must be a number from {low} to {high}, not {value}"
+                ))
+            })
+    }
+
+    /// A port number; 0 counts as absent where the API server sees it so.
+    pub fn port(&self) -> Result<Option<u16>, ManifestError> {
+        let number = self.number(0..=65535)?;
+        Ok(number
+            .and_then(|n| u16::try_from(n).ok())
+            .filter(|&n| n != 0))
+    }
+
+    /// A truth value.
+    pub fn flag(&self) -> Result<Option<bool>, ManifestError> {
+        match self.value() {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(self.error(format!("must be true or false, not {other}"))),
+        }
+    }
+
+    /// A map of strings, such as labels; empty where absent.
+    pub fn map(&self) -> Result<BTreeMap<String, String>, ManifestError> {
+        match self.value() {
+            None => Ok(BTreeMap::new()),
+            Some(Value::Object(map)) => map
+                .iter()
+                .map(|(key, value)| match value {
+                    Value::String(text) => Ok((key.clone(), text.clone())),
+                    other => Err(self
+                        .get(key)
+                        .error(format!("must be a string, not {other}: put it in quotes"))),
+                })
+                .collect(),
+            Some(_) => Err(self.error("must be a map of strings")),
+        }
+    }
+}

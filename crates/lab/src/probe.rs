@@ -1,0 +1,180 @@
+//! Connections made from inside a host of the lab, with typed outcomes.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use model::Protocol;
+use nix::errno::Errno;
+use socket2::{Domain, Socket, Type};
+
+use crate::echo::Answer;
+
+/// One question to an echo server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Where to.
+    pub to: SocketAddr,
+    /// How.
+    pub how: How,
+    /// The address to speak from; the kernel chooses where `None`.
+    pub from: Option<IpAddr>,
+    /// How long connecting, and each answer, may take.
+    pub timeout: Duration,
+}
+
+/// What a probe speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// A connection over which a GET is sent.
+    Http,
+    /// A connection over which nothing is sent until the server has spoken.
+    Plain(Protocol),
+    /// A datagram.
+    Udp,
+}
+
+/// What came of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Somebody answered.
+    Answered(Answer),
+    /// Refused at once: a reset, or an ICMP port unreachable.
+    Refused,
+    /// An ICMP message said that nobody is there.
+    Unreachable,
+    /// Nothing came back in time.
+    TimedOut,
+    /// The connection ended before the answer was complete, or something else failed.
+    Failed(String),
+}
+
+impl Outcome {
+    /// The answer, if there was one.
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Outcome::Answered(answer) => Some(answer),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Answered(answer) => write!(f, "{} on {}", answer.pod, answer.node),
+            Outcome::Refused => f.write_str("refused"),
+            Outcome::Unreachable => f.write_str("unreachable"),
+            Outcome::TimedOut => f.write_str("timed out"),
+            Outcome::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
+}
+
+impl Probe {
+    /// A GET to an address, with two seconds for each step.
+    pub fn http(to: SocketAddr) -> Self {
+        Self {
+            to,
+            how: How::Http,
+            from: None,
+            timeout: Duration::from_secs(2),
+        }
+    }
+
+    /// A datagram to an address.
+    pub fn udp(to: SocketAddr) -> Self {
+        Self {
+            how: How::Udp,
+            ..Self::http(to)
+        }
+    }
+
+    /// The same, from an address.
+    pub fn from(self, from: IpAddr) -> Self {
+        Self {
+            from: Some(from),
+            ..self
+        }
+    }
+
+    /// The same, with another timeout.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Asks, in the calling thread's namespace.
+    pub fn ask(&self) -> Outcome {
+        let text = match self.how {
+            How::Http => self
+                .stream(Protocol::Tcp)
+                .and_then(|stream| get(&stream, self.to)),
+            How::Plain(protocol) => self.stream(protocol).and_then(|stream| {
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line)?;
+                Ok(line)
+            }),
+            How::Udp => self.datagram(),
+        };
+        match text {
+            Err(e) => outcome_of(&e),
+            Ok(text) => match serde_json::from_str(&text) {
+                Ok(answer) => Outcome::Answered(answer),
+                Err(_) if text.is_empty() => Outcome::Failed("closed without an answer".to_owned()),
+                Err(e) => Outcome::Failed(format!("not an echo server's answer ({e}): {text:?}")),
+            },
+        }
+    }
+
+    fn stream(&self, protocol: Protocol) -> io::Result<TcpStream> {
+        let number = socket2::Protocol::from(i32::from(protocol.number()));
+        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, Some(number))?;
+        if let Some(from) = self.from {
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
+        socket.connect_timeout(&self.to.into(), self.timeout)?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(self.timeout))?;
+        stream.set_write_timeout(Some(self.timeout))?;
+        Ok(stream)
+    }
+
+    fn datagram(&self) -> io::Result<String> {
+        let any: IpAddr = if self.to.is_ipv4() {
+            std::net::Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            std::net::Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = UdpSocket::bind((self.from.unwrap_or(any), 0))?;
+        socket.set_read_timeout(Some(self.timeout))?;
+        // Connected, so that ICMP errors are reported.
+        socket.connect(self.to)?;
+        socket.send(b"hello\n")?;
+        let mut buffer = [0; 2048];
+        let length = socket.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
+    }
+}
+
+/// Sends a GET and returns the body.
+fn get(mut stream: &TcpStream, host: SocketAddr) -> io::Result<String> {
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.take(64 * 1024).read_to_string(&mut text)?;
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok(body.to_owned())
+}
+
+fn outcome_of(e: &io::Error) -> Outcome {
+    match e.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ECONNREFUSED) => Outcome::Refused,
+        Some(Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EACCES) => Outcome::Unreachable,
+        Some(Errno::ETIMEDOUT | Errno::EAGAIN | Errno::EINPROGRESS) => Outcome::TimedOut,
+        _ if e.kind() == io::ErrorKind::TimedOut => Outcome::TimedOut,
+        _ => Outcome::Failed(e.to_string()),
+    }
+}

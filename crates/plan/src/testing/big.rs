@@ -5,11 +5,11 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{
-    AddressType, Change, Cidr, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Event,
-    IngressIp, IpMode, NamespacedName, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    AddressType, Cidr, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Event, IngressIp,
+    IpMode, NamespacedName, Node, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
 };
 
-use super::build;
+use super::build::{self, Applied};
 use crate::{LocalTraffic, Settings};
 
 const NODES: usize = 500;
@@ -28,19 +28,18 @@ const NODE_PORTS: usize = 2768;
 pub fn big_cluster(services: usize, endpoints_per_service: usize) -> Vec<Event> {
     let shared = Shared::new();
     let mut events = Vec::with_capacity(services * 2 + 2);
-    events.push(Event::Node(Change::Applied(Arc::new(model::Node {
+    let node = Node {
         topology: build::zone_label("zone-1"),
         ..build::node("node-1", &["10.0.0.1"], &["10.128.0.0/18"])
-    }))));
-    let cidr = build::service_cidr("kubernetes", &["10.96.0.0/12"]);
-    events.push(Event::ServiceCidr(Change::Applied(Arc::new(cidr))));
+    };
+    events.push(node.applied());
+    events.push(build::service_cidr("kubernetes", &["10.96.0.0/12"]).applied());
     let mut node_ports = 30000..30000 + NODE_PORTS as u16;
     for index in 0..services {
         let service = shared.service(index, &mut node_ports);
         let slices = shared.slices(index, &service, endpoints_per_service);
-        let applied = |slice| Event::EndpointSlice(Change::Applied(Arc::new(slice)));
-        events.extend(slices.map(applied));
-        events.push(Event::Service(Change::Applied(Arc::new(service))));
+        events.extend(slices.map(Applied::applied));
+        events.push(service.applied());
     }
     events
 }

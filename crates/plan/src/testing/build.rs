@@ -5,12 +5,42 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{
-    AddressType, Cidr, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, NamespacedName,
-    Node, NodeAddress, NodeAddressType, Protocol, Service, ServiceCidr, ServicePort, ServiceType,
-    SessionAffinity, TopologyLabels, TrafficPolicy,
+    AddressType, Change, Cidr, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Event,
+    NamespacedName, Node, NodeAddress, NodeAddressType, Protocol, Service, ServiceCidr,
+    ServicePort, ServiceType, SessionAffinity, TopologyLabels, TrafficPolicy,
 };
 
 use crate::{LocalTraffic, NodePortAddresses, Settings};
+
+/// An object's coming, or its change to this.
+pub trait Applied {
+    /// The event that brings the object.
+    fn applied(self) -> Event;
+}
+
+impl Applied for Service {
+    fn applied(self) -> Event {
+        Event::Service(Change::Applied(Arc::new(self)))
+    }
+}
+
+impl Applied for EndpointSlice {
+    fn applied(self) -> Event {
+        Event::EndpointSlice(Change::Applied(Arc::new(self)))
+    }
+}
+
+impl Applied for Node {
+    fn applied(self) -> Event {
+        Event::Node(Change::Applied(Arc::new(self)))
+    }
+}
+
+impl Applied for ServiceCidr {
+    fn applied(self) -> Event {
+        Event::ServiceCidr(Change::Applied(Arc::new(self)))
+    }
+}
 
 /// `namespace/name`.
 pub fn name(text: &str) -> NamespacedName {

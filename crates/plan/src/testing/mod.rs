@@ -9,6 +9,7 @@ mod random;
 
 pub use big::{big_cluster, big_cluster_settings};
 pub use build::{
-    cidrs, endpoint, ips, name, node, port, service, service_cidr, settings, slice, zone_label,
+    Applied, cidrs, endpoint, ips, name, node, port, service, service_cidr, settings, slice,
+    zone_label,
 };
 pub use random::{Cluster, cluster, event, history};

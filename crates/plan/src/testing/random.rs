@@ -14,7 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::build;
+use super::build::{self, Applied};
 use crate::{LocalTraffic, NodePortAddresses, Planner, Settings};
 
 /// Everything that a plan is made from.
@@ -37,14 +37,10 @@ pub struct Cluster {
 impl Cluster {
     /// The objects as if each had just been added.
     pub fn events(&self) -> Vec<Event> {
-        fn applied<T: Clone, K>(objects: &[T]) -> impl Iterator<Item = Change<Arc<T>, K>> {
-            let objects = objects.iter().cloned();
-            objects.map(|object| Change::Applied(Arc::new(object)))
-        }
-        let services = applied(&self.services).map(Event::Service);
-        let slices = applied(&self.slices).map(Event::EndpointSlice);
-        let nodes = applied(&self.nodes).map(Event::Node);
-        let cidrs = applied(&self.service_cidrs).map(Event::ServiceCidr);
+        let services = self.services.iter().cloned().map(Applied::applied);
+        let slices = self.slices.iter().cloned().map(Applied::applied);
+        let nodes = self.nodes.iter().cloned().map(Applied::applied);
+        let cidrs = self.service_cidrs.iter().cloned().map(Applied::applied);
         services.chain(slices).chain(nodes).chain(cidrs).collect()
     }
 
@@ -84,12 +80,12 @@ pub fn history() -> impl Strategy<Value = (Settings, Vec<Event>)> {
 /// One event, on an object that others are likely to be about as well.
 pub fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => service().prop_map(|s| Event::Service(Change::Applied(Arc::new(s)))),
+        4 => service().prop_map(Applied::applied),
         1 => service_name().prop_map(|name| Event::Service(Change::Deleted(name))),
-        8 => slice().prop_map(|s| Event::EndpointSlice(Change::Applied(Arc::new(s)))),
+        8 => slice().prop_map(Applied::applied),
         2 => slice().prop_map(|s| Event::EndpointSlice(Change::Deleted(s.name))),
-        1 => node().prop_map(|n| Event::Node(Change::Applied(Arc::new(n)))),
-        1 => service_cidr().prop_map(|c| Event::ServiceCidr(Change::Applied(Arc::new(c)))),
+        1 => node().prop_map(Applied::applied),
+        1 => service_cidr().prop_map(Applied::applied),
         1 => service_cidr().prop_map(|c| Event::ServiceCidr(Change::Deleted(c.name))),
     ]
 }

@@ -3,6 +3,7 @@
 //! All `unsafe` and all errno of the workspace live here. Nothing in this crate decides what
 //! should be programmed; it carries out what it is given and says exactly what came of it.
 
+pub mod address;
 pub mod conntrack;
 pub mod exec;
 pub mod family;

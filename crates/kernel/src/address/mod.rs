@@ -1,0 +1,309 @@
+//! The node's own addresses, their changes, and its name.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use crate::Family;
+use crate::netlink::{self, Builder, Error, Malformed, Message, Received, Socket};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
+/// The size of `struct ifinfomsg`.
+const IFINFOMSG: usize = 16;
+/// The size of `struct ifaddrmsg`.
+const IFADDRMSG: usize = 8;
+const IFLA_IFNAME: u16 = 3;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_DADFAILED: u32 = 0x08;
+const IFA_F_TENTATIVE: u32 = 0x40;
+/// `RT_SCOPE_LINK`.
+const SCOPE_LINK: u8 = 253;
+/// `RT_SCOPE_HOST`.
+const SCOPE_HOST: u8 = 254;
+/// `IFF_UP`.
+const UP: u32 = 1;
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+/// How often a list is asked for again when the addresses keep changing.
+const ATTEMPTS: u32 = 10;
+
+/// How far an address is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Everywhere.
+    Global,
+    /// On one link: `fe80::/10`, `169.254.0.0/16` mostly.
+    Link,
+    /// Inside this host: `127.0.0.1` and `::1`.
+    Host,
+}
+
+/// An address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The interface's name.
+    pub interface: String,
+    /// The interface's index.
+    pub index: u32,
+    /// Whether the interface is up.
+    pub up: bool,
+    /// The address, with the prefix length of its network.
+    pub address: IpNet,
+    /// How far it is known.
+    pub scope: Scope,
+    /// Whether it cannot be used (yet): the search for a duplicate has not ended, or found one.
+    pub tentative: bool,
+}
+
+/// A link as a dump tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Link {
+    index: u32,
+    name: String,
+    up: bool,
+}
+
+impl Link {
+    /// Reads an `RTM_NEWLINK` message.
+    fn read(message: &Message<'_>) -> Result<Self, Malformed> {
+        let head = message.payload.first_chunk::<IFINFOMSG>();
+        let head = head.ok_or(Malformed("a link without its header"))?;
+        let &[_, _, _, _, a, b, c, d, e, f, g, h, ..] = head;
+        let mut name = None;
+        for attribute in message.attributes(IFINFOMSG) {
+            let attribute = attribute?;
+            if attribute.kind == IFLA_IFNAME {
+                name = Some(attribute.text());
+            }
+        }
+        Ok(Link {
+            index: u32::from_ne_bytes([a, b, c, d]),
+            name: name.ok_or(Malformed("a link without a name"))?,
+            up: u32::from_ne_bytes([e, f, g, h]) & UP != 0,
+        })
+    }
+}
+
+/// Reads an `RTM_NEWADDR` message; its interface is known by index only. `None` for a family
+/// that is not IP.
+fn read_address(message: &Message<'_>) -> Result<Option<InterfaceAddress>, Malformed> {
+    let head = message.payload.first_chunk::<IFADDRMSG>();
+    let head = head.ok_or(Malformed("an address without its header"))?;
+    let &[family, prefix, flags, scope, a, b, c, d] = head;
+    let mut flags = u32::from(flags);
+    let (mut local, mut remote) = (None, None);
+    for attribute in message.attributes(IFADDRMSG) {
+        let attribute = attribute?;
+        let address = || match family {
+            2 => Ok(Some(IpAddr::from(Ipv4Addr::from(attribute.bytes::<4>()?)))),
+            10 => Ok(Some(IpAddr::from(Ipv6Addr::from(attribute.bytes::<16>()?)))),
+            _ => Ok(None),
+        };
+        match attribute.kind {
+            // On a point-to-point link IFA_ADDRESS is the other end.
+            IFA_LOCAL => local = address()?,
+            IFA_ADDRESS => remote = address()?,
+            IFA_FLAGS => flags = u32::from_ne_bytes(attribute.bytes()?),
+            _ => {}
+        }
+    }
+    let Some(address) = local.or(remote) else {
+        return Ok(None);
+    };
+    let address =
+        IpNet::new(address, prefix).map_err(|_| Malformed("an address with a wrong prefix"))?;
+    Ok(Some(InterfaceAddress {
+        interface: String::new(),
+        index: u32::from_ne_bytes([a, b, c, d]),
+        up: false,
+        address,
+        scope: match scope {
+            SCOPE_HOST => Scope::Host,
+            SCOPE_LINK => Scope::Link,
+            _ => Scope::Global,
+        },
+        tentative: flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) != 0,
+    }))
+}
+
+/// All addresses of all interfaces in the calling thread's network namespace, of both families,
+/// whether the interface is up or not.
+///
+/// # Errors
+/// See [`Error`].
+pub fn addresses() -> Result<Vec<InterfaceAddress>, Error> {
+    let mut socket = Socket::open(SockProtocol::NetlinkRoute)?;
+    let mut attempt = 1;
+    loop {
+        match list(&mut socket) {
+            Err(Error::Interrupted { .. }) if attempt < ATTEMPTS => attempt += 1,
+            result => return result,
+        }
+    }
+}
+
+fn list(socket: &mut Socket) -> Result<Vec<InterfaceAddress>, Error> {
+    let flags = netlink::REQUEST | netlink::DUMP;
+    let mut links = HashMap::new();
+    let request = Builder::new(RTM_GETLINK, flags).fixed(&[0; IFINFOMSG]);
+    socket.exchange("listing links", request.finish(), |message| {
+        let link = Link::read(message)?;
+        links.insert(link.index, link);
+        Ok(())
+    })?;
+    let mut addresses = Vec::new();
+    let request = Builder::new(RTM_GETADDR, flags).fixed(&[0; IFADDRMSG]);
+    socket.exchange("listing addresses", request.finish(), |message| {
+        addresses.extend(read_address(message)?);
+        Ok(())
+    })?;
+    // An address whose link went away between the two lists is gone too.
+    addresses.retain_mut(|address| match links.get(&address.index) {
+        Some(link) => {
+            address.interface.clone_from(&link.name);
+            address.up = link.up;
+            true
+        }
+        None => false,
+    });
+    Ok(addresses)
+}
+
+/// Tells when addresses or links change. What they are now is for [`addresses`] to say.
+#[derive(Debug)]
+pub struct AddressWatch {
+    socket: Socket,
+}
+
+impl AddressWatch {
+    /// Watches the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn open() -> Result<Self, Error> {
+        let socket = Socket::open(SockProtocol::NetlinkRoute)?;
+        for group in [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
+            socket.subscribe(group)?;
+        }
+        Ok(AddressWatch { socket })
+    }
+
+    /// Takes in all that was told since the last call, without waiting. Whether something
+    /// changed, or may have (notifications were lost).
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn changed(&mut self) -> Result<bool, Error> {
+        let mut changed = false;
+        loop {
+            match self.socket.receive()? {
+                Received::Nothing => return Ok(changed),
+                Received::Lost => changed = true,
+                Received::Datagram(length) => {
+                    for message in netlink::Messages::new(self.socket.datagram(length)) {
+                        changed |= message.is_ok_and(|message| {
+                            matches!(
+                                message.kind,
+                                RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR
+                            )
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to take in; `false` when the time is over. Those with an
+    /// event loop wait for [`AddressWatch::as_fd`] to be readable instead.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn wait(&self, limit: Duration) -> Result<bool, Error> {
+        self.socket.wait(limit)
+    }
+}
+
+impl AsFd for AddressWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The address from which this host would talk to the world: the source that the kernel picks
+/// for the default route. `None` when there is no such route. Nothing is sent.
+///
+/// # Errors
+/// What the socket calls met, other than that there is no route.
+pub fn default_source(family: Family) -> io::Result<Option<IpAddr>> {
+    // Addresses for documentation (RFC 5737, RFC 3849): no host has a closer route to them.
+    let (any, far): (IpAddr, IpAddr) = match family {
+        Family::Ipv4 => (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+        ),
+        Family::Ipv6 => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        ),
+    };
+    let connect = || -> io::Result<IpAddr> {
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.connect(SocketAddr::new(far, 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    match connect() {
+        Ok(address) => Ok(Some(address)),
+        Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+            Errno::ENETUNREACH
+            | Errno::EHOSTUNREACH
+            | Errno::EADDRNOTAVAIL
+            | Errno::EAFNOSUPPORT => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+/// A node name that cannot be one.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeNameError {
+    /// The host's name cannot be read.
+    #[error("reading the host's name: {0}")]
+    Read(#[from] io::Error),
+    /// There is nothing left of it without white space.
+    #[error("the host's name is empty; set --hostname-override")]
+    Empty,
+}
+
+/// This node's name in the cluster, as kubelet and kube-proxy work it out: what was given as
+/// `--hostname-override`, else the host's name; without surrounding white space, in lower case.
+///
+/// # Errors
+/// See [`NodeNameError`].
+pub fn node_name(hostname_override: Option<&str>) -> Result<String, NodeNameError> {
+    let name = match hostname_override {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => std::fs::read_to_string("/proc/sys/kernel/hostname")?,
+    };
+    let name = name.trim();
+    if name.is_empty() {
+        return Err(NodeNameError::Empty);
+    }
+    Ok(name.to_lowercase())
+}

@@ -2,18 +2,17 @@
 //!
 //! `cargo bench -p sluice-plan`
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{Change, EndpointSlice, Event, IpFamily};
+use model::{Change, EndpointSlice, Event, IpFamily, Service, SessionAffinity};
 use plan::Planner;
-use plan::testing::{big_cluster, big_cluster_settings};
+use plan::testing::{Applied, big_cluster, big_cluster_settings};
 
 const ROUNDS: usize = 9;
 
 fn main() {
     println!("Services x endpoints   from nothing   one endpoint   one Service   resident");
-    for (services, endpoints) in [(1_000, 10), (10_000, 10), (100_000, 10)] {
+    for (services, endpoints) in [(1_000, 10), (10_000, 10), (100_000, 10), (1, 10_000)] {
         let before = resident();
         let events = big_cluster(services, endpoints);
         let fresh = || {
@@ -29,8 +28,17 @@ fn main() {
         let held = resident().saturating_sub(before);
         let rounds = if services > 10_000 { 2 } else { ROUNDS };
         let from_nothing = median((0..rounds).map(|_| fresh().0).chain([first]));
-        let endpoint = median((0..ROUNDS * 100).map(|n| one_endpoint(&mut planner, &events, n)));
-        let service = median((0..ROUNDS * 100).map(|n| one_service(&mut planner, &events, n)));
+        let (all_services, slices) = objects(&events);
+        let endpoint = (0..ROUNDS * 100).map(|round| {
+            let slice = slices[round * 7 % slices.len()];
+            measure(&mut planner, one_endpoint(slice, round))
+        });
+        let endpoint = median(endpoint);
+        let service = (0..ROUNDS * 100).map(|round| {
+            let service = all_services[round * 7 % services];
+            measure(&mut planner, one_service(service, round))
+        });
+        let service = median(service);
         assert_eq!(planner.plan(IpFamily::V4).ports.len(), services);
         println!(
             "{:20}   {:9.1} ms   {:9.1} us   {:8.1} us   {:4} MiB",
@@ -43,40 +51,38 @@ fn main() {
     }
 }
 
-/// From an EndpointSlice with one address changed to the diff.
-fn one_endpoint(planner: &mut Planner, events: &[Event], round: usize) -> Duration {
-    let slices: Vec<&Arc<EndpointSlice>> = events
-        .iter()
-        .filter_map(|event| match event {
-            Event::EndpointSlice(Change::Applied(slice)) => Some(slice),
-            _ => None,
-        })
-        .skip(round * 7 % 900)
-        .take(1)
-        .collect();
-    let mut slice = EndpointSlice::clone(slices[0]);
+fn objects(events: &[Event]) -> (Vec<&Service>, Vec<&EndpointSlice>) {
+    let (mut services, mut slices) = (Vec::new(), Vec::new());
+    for event in events {
+        match event {
+            Event::Service(Change::Applied(service)) => services.push(&**service),
+            Event::EndpointSlice(Change::Applied(slice)) => slices.push(&**slice),
+            _ => {}
+        }
+    }
+    (services, slices)
+}
+
+/// An EndpointSlice with one address changed.
+fn one_endpoint(slice: &EndpointSlice, round: usize) -> Event {
+    let mut slice = slice.clone();
     slice.endpoints[0].address = std::net::IpAddr::from([10, 1, (round >> 8) as u8, round as u8]);
-    let event = Event::EndpointSlice(Change::Applied(Arc::new(slice)));
-    measure(planner, event)
+    slice.applied()
 }
 
-/// From a Service with another affinity to the diff.
-fn one_service(planner: &mut Planner, events: &[Event], round: usize) -> Duration {
-    let service = events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Service(Change::Applied(service)) => Some(service),
-            _ => None,
-        })
-        .nth(round * 7 % 900)
-        .expect("a Service");
-    let mut service = model::Service::clone(service);
-    service.affinity = model::SessionAffinity::ClientIp {
-        timeout_seconds: 1 + u32::try_from(round).unwrap_or(0),
+/// A Service with another affinity.
+fn one_service(service: &Service, round: usize) -> Event {
+    let affinity = SessionAffinity::ClientIp {
+        timeout_seconds: 1 + round as u32,
     };
-    measure(planner, Event::Service(Change::Applied(Arc::new(service))))
+    Service {
+        affinity,
+        ..service.clone()
+    }
+    .applied()
 }
 
+/// From an event to the diff.
 fn measure(planner: &mut Planner, event: Event) -> Duration {
     let start = Instant::now();
     planner.apply(event);

@@ -3,6 +3,24 @@
 //! The only home of Service semantics. Objects go into a [`Planner`] as [`model::Event`]s, a
 //! [`Plan`] for each address family and the [`PlanDiff`] since the last look come out. Pure: no
 //! I/O, no clock, no wire types. A proxy mode lays a plan out as rules and decides nothing.
+//!
+//! ```
+//! use plan::testing::{Applied, endpoint, service, settings, slice};
+//! use plan::{Planner, Traffic};
+//!
+//! let mut planner = Planner::new(settings("node1"));
+//! planner.apply(service("demo/web", &["10.96.0.1"], &["http:80"]).applied());
+//! let diff = planner.take_diff();
+//! let web = diff.v4.ports[0].after.as_ref().unwrap();
+//! assert_eq!(web.internal_traffic(), Traffic::Reject);
+//!
+//! let pods = vec![endpoint("10.244.1.11", "node1"), endpoint("10.244.2.11", "node2")];
+//! planner.apply(slice("web-a", "demo/web", &["http:8080"], pods).applied());
+//! let diff = planner.take_diff();
+//! let web = diff.v4.ports[0].after.as_ref().unwrap();
+//! assert_eq!(web.internal_traffic(), Traffic::Cluster);
+//! assert_eq!(web.cluster[1].to_string(), "10.244.2.11:8080");
+//! ```
 
 mod diff;
 mod endpoint;

@@ -73,23 +73,71 @@ impl Candidate {
     }
 }
 
-/// Fills `into` with the endpoints that the slices have for a port, sorted, each once.
-pub(super) fn gather<'a>(
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    (name, protocol): (&str, Protocol),
+/// The endpoints that one slice has for one of its ports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    name: &'a str,
+    protocol: Protocol,
+    port: u16,
+    endpoints: &'a [SliceEndpoint],
+}
+
+/// What some slices have, by port name and protocol, so that a Service of a thousand ports costs
+/// no thousand looks at each slice.
+#[derive(Debug)]
+pub(super) struct Targets<'a>(Vec<Target<'a>>);
+
+impl<'a> Targets<'a> {
+    pub(super) fn new(slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
+        let targets = slices.flat_map(|slice| {
+            let ports = slice.ports.iter();
+            ports.filter_map(|port| {
+                Some(Target {
+                    name: &port.name,
+                    protocol: port.protocol,
+                    port: port.port?.get(),
+                    endpoints: &slice.endpoints,
+                })
+            })
+        });
+        let mut targets: Vec<_> = targets.collect();
+        // Stable: what has one name stays in the order of the slices.
+        targets.sort_by_key(Target::key);
+        Self(targets)
+    }
+
+    /// What there is for one port.
+    pub(super) fn of(&self, name: &str, protocol: Protocol) -> &[Target<'a>] {
+        let start = self.0.partition_point(|t| t.key() < (name, protocol));
+        let rest = self.0.get(start..).unwrap_or_default();
+        let len = rest.partition_point(|t| t.key() == (name, protocol));
+        rest.get(..len).unwrap_or_default()
+    }
+
+    /// What there is for each port that any slice names.
+    pub(super) fn by_port(&self) -> impl Iterator<Item = &[Target<'a>]> {
+        self.0.chunk_by(|a, b| a.key() == b.key())
+    }
+}
+
+impl<'a> Target<'a> {
+    fn key(&self) -> (&'a str, Protocol) {
+        (self.name, self.protocol)
+    }
+}
+
+/// Fills `into` with the endpoints that there are for a port, sorted, each once.
+pub(super) fn gather(
+    targets: &[Target<'_>],
     family: IpFamily,
     here: &Here,
     into: &mut Vec<Candidate>,
 ) {
     into.clear();
-    for slice in slices {
-        let ports = slice.ports.iter();
-        let ports = ports.filter(|port| port.protocol == protocol && *port.name == *name);
-        for number in ports.filter_map(|port| port.port) {
-            let endpoints = slice.endpoints.iter();
-            let endpoints = endpoints.filter(|e| IpFamily::of(e.address) == family);
-            into.extend(endpoints.map(|e| Candidate::new(e, number.get(), here)));
-        }
+    for target in targets {
+        let endpoints = target.endpoints.iter();
+        let endpoints = endpoints.filter(|e| IpFamily::of(e.address) == family);
+        into.extend(endpoints.map(|e| Candidate::new(e, target.port, here)));
     }
     match family {
         IpFamily::V4 => into.sort_by_key(sort_key),

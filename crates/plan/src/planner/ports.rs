@@ -1,6 +1,8 @@
 //! One Service with its slices, worked out for one family.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{
@@ -9,7 +11,7 @@ use model::{
 };
 
 use super::claims::{Claim, Claims};
-use super::endpoints::{self, Candidate, Here};
+use super::endpoints::{self, Candidate, Here, Targets};
 use super::flows;
 use super::store::{Entry, EntryId, Store};
 use crate::{Affinity, FamilyDiff, HealthCheck, Plan, PortChange, PortPlan, Reason, Warning};
@@ -65,6 +67,7 @@ impl Builder {
         let Some(cluster_ip) = cluster_ip(service, family) else {
             return plan;
         };
+        let targets = Targets::new(entry.slices(family));
         plan.ports.reserve_exact(service.ports.len());
         for (index, port) in distinct_ports(service) {
             let mut frontends = Frontends {
@@ -78,38 +81,31 @@ impl Builder {
             let Some(mut port_plan) = frontends.resolve(cluster_ip) else {
                 continue;
             };
-            let wanted = (&*port.name, port.protocol);
             let all = &mut self.scratch;
-            endpoints::gather(entry.slices(family), wanted, family, &self.here, all);
+            let targets = targets.of(&port.name, port.protocol);
+            endpoints::gather(targets, family, &self.here, all);
             plan.endpoint_count += all.len();
             set_endpoints(&mut port_plan, all);
             plan.ports.push(port_plan);
         }
         plan.ports.sort_by(|a, b| order(a).cmp(&order(b)));
-        plan.health = self.health(service, entry, family, &plan.ports);
+        if !plan.ports.is_empty() {
+            plan.health = self.health(service, &targets, family);
+        }
         plan
     }
 
     fn health(
         &mut self,
         service: &Service,
-        entry: &Entry,
+        targets: &Targets<'_>,
         family: IpFamily,
-        ports: &[PortPlan],
     ) -> Option<HealthCheck> {
-        if ports.is_empty() {
-            return None;
-        }
         let port = health_check_node_port(service)?;
-        let slices = entry.slices(family);
-        let named = slices.clone().flat_map(|slice| &slice.ports);
-        let mut names: Vec<(&str, Protocol)> = named.map(|p| (&*p.name, p.protocol)).collect();
-        names.sort_unstable();
-        names.dedup();
         let mut ips: Vec<IpAddr> = Vec::new();
-        for name in names {
+        for targets in targets.by_port() {
             let all = &mut self.scratch;
-            endpoints::gather(slices.clone(), name, family, &self.here, all);
+            endpoints::gather(targets, family, &self.here, all);
             let ready = all.iter().filter(|c| c.endpoint.is_local && c.is_ready());
             ips.extend(ready.map(|c| c.endpoint.ip));
         }
@@ -131,11 +127,15 @@ impl Builder {
         };
         let known = plan.ports.range((start, Protocol::Tcp)..);
         let known = known.take_while(|((name, _), _)| name.service == *service);
-        let mut known: Vec<Arc<PortPlan>> = known.map(|(_, port)| port.clone()).collect();
+        let known: Vec<Arc<PortPlan>> = known.map(|(_, port)| port.clone()).collect();
+        // Both are sorted, and so are the changes.
+        let mut known = known.into_iter().peekable();
         let first = diff.ports.len();
         for port in ports {
-            let same_key = known.iter().position(|k| order(k) == order(&port));
-            let before = same_key.map(|at| known.swap_remove(at));
+            while let Some(gone) = known.next_if(|k| order(k) < order(&port)) {
+                remove(plan, gone, diff);
+            }
+            let before = known.next_if(|k| order(k) == order(&port));
             if before.as_deref() != Some(&port) {
                 let port = Arc::new(port);
                 plan.ports.insert(port.key(), port.clone());
@@ -144,15 +144,17 @@ impl Builder {
             }
         }
         for gone in known {
-            plan.ports.remove(&gone.key());
-            let (before, after) = (Some(gone), None);
-            diff.ports.push(PortChange { before, after });
+            remove(plan, gone, diff);
         }
-        let changes = &mut diff.ports[first..];
-        changes.sort_by_cached_key(PortChange::key);
-        diff.stale_flows
-            .extend(changes.iter().filter_map(flows::stale));
+        let changes = diff.ports[first..].iter();
+        diff.stale_flows.extend(changes.filter_map(flows::stale));
     }
+}
+
+fn remove(plan: &mut Plan, port: Arc<PortPlan>, diff: &mut FamilyDiff) {
+    plan.ports.remove(&port.key());
+    let (before, after) = (Some(port), None);
+    diff.ports.push(PortChange { before, after });
 }
 
 fn order(port: &PortPlan) -> (&str, Protocol) {
@@ -175,10 +177,10 @@ pub(super) fn cluster_ip(service: &Service, family: IpFamily) -> Option<IpAddr> 
 /// The Service's ports with their indices, without such as have the name and protocol of an
 /// earlier one.
 pub(super) fn distinct_ports(service: &Service) -> impl Iterator<Item = (usize, &ServicePort)> {
+    let mut seen = HashSet::new();
     let ports = service.ports.iter().enumerate();
-    ports.filter(|(index, port)| {
-        let mut earlier = service.ports.iter().take(*index);
-        !earlier.any(|e| e.protocol == port.protocol && e.name == port.name)
+    ports.filter(move |(_, port)| {
+        service.ports.len() == 1 || seen.insert((&port.name, port.protocol))
     })
 }
 
@@ -193,7 +195,7 @@ pub(super) fn external_local(service: &Service) -> bool {
     external && service.external_policy == TrafficPolicy::Local
 }
 
-fn health_check_node_port(service: &Service) -> Option<std::num::NonZeroU16> {
+fn health_check_node_port(service: &Service) -> Option<NonZeroU16> {
     let needed = service.service_type == ServiceType::LoadBalancer && external_local(service);
     service.health_check_node_port.filter(|_| needed)
 }
@@ -294,7 +296,7 @@ impl<H: Fn(&Claim) -> Option<ServicePortName>> Frontends<'_, H> {
     fn gets(
         &mut self,
         ip: Option<IpAddr>,
-        port: std::num::NonZeroU16,
+        port: NonZeroU16,
         field: impl FnOnce() -> String,
     ) -> bool {
         let protocol = self.port.protocol;

@@ -6,6 +6,8 @@
 pub mod address;
 pub mod conntrack;
 pub mod exec;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 pub mod family;
 pub mod iptables;
 pub mod link;
@@ -14,6 +16,7 @@ pub mod netns;
 pub mod nfacct;
 pub mod nfnetlink;
 pub mod process;
+pub mod seam;
 pub mod sysctl;
 
 pub use family::Family;

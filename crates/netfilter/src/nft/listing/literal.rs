@@ -1,0 +1,406 @@
+//! Types of values, and values as they are written.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Ct, Expr, Fib, FibResult, Field, Item, Meta, Value};
+
+/// The type of a value: decides what a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // nft's own words.
+pub enum DataType {
+    Ipv4Addr,
+    Ipv6Addr,
+    InetService,
+    InetProto,
+    Mark,
+    Ifname,
+    IfaceIndex,
+    CtState,
+    CtStatus,
+    CtDir,
+    FibAddrtype,
+    NfProto,
+    EtherType,
+    TcpFlag,
+    IcmpType,
+    IcmpCode,
+    Icmpv6Type,
+    Icmpv6Code,
+    PktType,
+    Integer,
+    Verdict,
+    Other,
+}
+
+/// IANA protocol numbers.
+const PROTOCOLS: &[(&str, u64)] = &[
+    ("tcp", 6),
+    ("udp", 17),
+    ("sctp", 132),
+    ("icmp", 1),
+    ("ipv6-icmp", 58),
+    ("icmpv6", 58),
+    ("igmp", 2),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("comp", 108),
+    ("dccp", 33),
+    ("udplite", 136),
+    ("vrrp", 112),
+    ("ipencap", 4),
+    ("ipip", 4),
+    ("ipv6", 41),
+    ("l2tp", 115),
+    ("ospf", 89),
+    ("pim", 103),
+];
+
+/// IANA ICMP types.
+const ICMP_TYPES: &[(&str, u64)] = &[
+    ("echo-reply", 0),
+    ("destination-unreachable", 3),
+    ("source-quench", 4),
+    ("redirect", 5),
+    ("echo-request", 8),
+    ("router-advertisement", 9),
+    ("router-solicitation", 10),
+    ("time-exceeded", 11),
+    ("parameter-problem", 12),
+    ("timestamp-request", 13),
+    ("timestamp-reply", 14),
+    ("info-request", 15),
+    ("info-reply", 16),
+    ("address-mask-request", 17),
+    ("address-mask-reply", 18),
+];
+
+/// IANA ICMPv6 types.
+const ICMPV6_TYPES: &[(&str, u64)] = &[
+    ("destination-unreachable", 1),
+    ("packet-too-big", 2),
+    ("time-exceeded", 3),
+    ("parameter-problem", 4),
+    ("echo-request", 128),
+    ("echo-reply", 129),
+    ("mld-listener-query", 130),
+    ("mld-listener-report", 131),
+    ("mld-listener-done", 132),
+    ("mld-listener-reduction", 132),
+    ("nd-router-solicit", 133),
+    ("nd-router-advert", 134),
+    ("nd-neighbor-solicit", 135),
+    ("nd-neighbor-advert", 136),
+    ("nd-redirect", 137),
+    ("mld2-listener-report", 143),
+];
+
+/// Those that `nft -S`, and old versions without it, put into listings most often.
+const SERVICES: &[(&str, u64)] = &[
+    ("ssh", 22),
+    ("domain", 53),
+    ("bootps", 67),
+    ("bootpc", 68),
+    ("http", 80),
+    ("ntp", 123),
+    ("https", 443),
+    ("dhcpv6-client", 546),
+    ("dhcpv6-server", 547),
+    ("mdns", 5353),
+];
+
+impl DataType {
+    /// The type of a name behind `type`.
+    pub(super) fn parse(name: &str) -> Self {
+        match name {
+            "ipv4_addr" => Self::Ipv4Addr,
+            "ipv6_addr" => Self::Ipv6Addr,
+            "inet_service" => Self::InetService,
+            "inet_proto" => Self::InetProto,
+            "mark" => Self::Mark,
+            "ifname" => Self::Ifname,
+            "iface_index" => Self::IfaceIndex,
+            "ct_state" => Self::CtState,
+            "ct_status" => Self::CtStatus,
+            "ct_dir" => Self::CtDir,
+            "fib_addrtype" => Self::FibAddrtype,
+            "nf_proto" => Self::NfProto,
+            "ether_type" => Self::EtherType,
+            "tcp_flag" => Self::TcpFlag,
+            "icmp_type" => Self::IcmpType,
+            "icmp_code" => Self::IcmpCode,
+            "icmpv6_type" => Self::Icmpv6Type,
+            "icmpv6_code" => Self::Icmpv6Code,
+            "pkt_type" => Self::PktType,
+            "integer" => Self::Integer,
+            "verdict" => Self::Verdict,
+            _ => Self::Other,
+        }
+    }
+
+    /// Values are sets of flags: an implicit comparison asks for any of them.
+    pub fn is_flags(self) -> bool {
+        matches!(self, Self::CtState | Self::CtStatus | Self::TcpFlag)
+    }
+
+    fn names(self) -> &'static [(&'static str, u64)] {
+        match self {
+            // `enum ip_conntrack_info` made into bits, as `nft_ct.c` does.
+            Self::CtState => &[
+                ("invalid", 1),
+                ("established", 2),
+                ("related", 4),
+                ("new", 8),
+                ("untracked", 64),
+            ],
+            // `enum ip_conntrack_status`.
+            Self::CtStatus => &[
+                ("expected", 1),
+                ("seen-reply", 2),
+                ("assured", 4),
+                ("confirmed", 8),
+                ("snat", 16),
+                ("dnat", 32),
+                ("dying", 512),
+            ],
+            Self::CtDir => &[("original", 0), ("reply", 1)],
+            // `RTN_*` of `linux/rtnetlink.h`.
+            Self::FibAddrtype => &[
+                ("unspec", 0),
+                ("unicast", 1),
+                ("local", 2),
+                ("broadcast", 3),
+                ("anycast", 4),
+                ("multicast", 5),
+                ("blackhole", 6),
+                ("unreachable", 7),
+                ("prohibit", 8),
+            ],
+            Self::NfProto => &[("ipv4", 2), ("ipv6", 10)],
+            Self::EtherType => &[
+                ("ip", 0x0800),
+                ("arp", 0x0806),
+                ("ip6", 0x86dd),
+                ("vlan", 0x8100),
+            ],
+            Self::TcpFlag => &[
+                ("fin", 1),
+                ("syn", 2),
+                ("rst", 4),
+                ("psh", 8),
+                ("ack", 16),
+                ("urg", 32),
+                ("ecn", 64),
+                ("cwr", 128),
+            ],
+            Self::InetProto => PROTOCOLS,
+            Self::IcmpType => ICMP_TYPES,
+            Self::Icmpv6Type => ICMPV6_TYPES,
+            Self::PktType => &[
+                ("host", 0),
+                ("unicast", 0),
+                ("broadcast", 1),
+                ("multicast", 2),
+                ("other", 3),
+            ],
+            Self::InetService => SERVICES,
+            _ => &[],
+        }
+    }
+}
+
+impl Expr {
+    /// The types of the value's parts.
+    pub fn types(&self) -> Vec<DataType> {
+        match self {
+            Expr::Concat(parts) => parts.iter().flat_map(Expr::types).collect(),
+            other => vec![other.data_type()],
+        }
+    }
+
+    /// The type of a value that is not a concatenation.
+    pub fn data_type(&self) -> DataType {
+        match self {
+            Expr::Field(f) => match f {
+                Field::Saddr4 | Field::Daddr4 => DataType::Ipv4Addr,
+                Field::Saddr6 | Field::Daddr6 => DataType::Ipv6Addr,
+                Field::Protocol4 | Field::Nexthdr6 => DataType::InetProto,
+                Field::Sport(_) | Field::Dport(_) => DataType::InetService,
+                Field::TcpFlags => DataType::TcpFlag,
+                Field::IcmpType => DataType::IcmpType,
+                Field::IcmpCode => DataType::IcmpCode,
+                Field::Icmpv6Type => DataType::Icmpv6Type,
+                Field::Icmpv6Code => DataType::Icmpv6Code,
+                Field::Version => DataType::Integer,
+            },
+            Expr::Meta(m) => match m {
+                Meta::L4proto => DataType::InetProto,
+                Meta::Nfproto => DataType::NfProto,
+                Meta::Protocol => DataType::EtherType,
+                Meta::Mark => DataType::Mark,
+                Meta::Iif | Meta::Oif => DataType::IfaceIndex,
+                Meta::Iifname | Meta::Oifname => DataType::Ifname,
+                Meta::Pkttype => DataType::PktType,
+            },
+            Expr::Ct(c) => match c {
+                Ct::State => DataType::CtState,
+                Ct::Status => DataType::CtStatus,
+                Ct::Mark => DataType::Mark,
+                Ct::Direction => DataType::CtDir,
+                Ct::Sport { .. } | Ct::Dport { .. } => DataType::InetService,
+                Ct::Protocol => DataType::InetProto,
+                Ct::L3proto => DataType::NfProto,
+                Ct::Zone => DataType::Integer,
+                Ct::Saddr { .. } | Ct::Daddr { .. } => DataType::Other,
+            },
+            Expr::Fib(Fib { result, .. }) => match result {
+                FibResult::Type => DataType::FibAddrtype,
+                FibResult::Oif => DataType::IfaceIndex,
+                FibResult::Oifname => DataType::Ifname,
+            },
+            Expr::Numgen { .. } | Expr::Hash { .. } => DataType::Integer,
+            Expr::Binary { left, .. } => left.data_type(),
+            _ => DataType::Other,
+        }
+    }
+}
+
+/// A number: decimal or hexadecimal.
+pub(super) fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// A single value of a type.
+pub(super) fn value(text: &str, of: DataType) -> Value {
+    if let Some((_, n)) = of.names().iter().find(|(name, _)| *name == text) {
+        return Value::Int(*n);
+    }
+    match of {
+        DataType::Ifname | DataType::IfaceIndex => name(text),
+        _ => {
+            if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+                Value::Ip(ip)
+            } else if let Some(n) = number(text) {
+                Value::Int(n)
+            } else {
+                name(text)
+            }
+        }
+    }
+}
+
+/// A name, or with a `*` at the end a wildcard.
+pub(super) fn name(text: &str) -> Value {
+    match text.strip_suffix('*') {
+        Some(prefix) => Value::Wildcard(prefix.into()),
+        None => Value::Text(text.into()),
+    }
+}
+
+/// A word that may be a range or prefix.
+pub(super) fn item(text: &str, of: DataType) -> Item {
+    if matches!(of, DataType::Ifname | DataType::IfaceIndex) {
+        return Item::Value(value(text, of));
+    }
+    if text.contains('/')
+        && let Ok(net) = text.parse::<IpNet>()
+    {
+        return Item::Prefix(net.trunc());
+    }
+    // Some names have a dash (`ipv6-icmp`).
+    let named = of.names().iter().any(|(name, _)| *name == text);
+    if let Some((a, b)) = text.split_once('-').filter(|_| !named) {
+        let (first, last) = (value(a, of), value(b, of));
+        let numbers = |v: &Value| matches!(v, Value::Int(_));
+        let ips = |v: &Value| matches!(v, Value::Ip(_));
+        if (numbers(&first) && numbers(&last)) || (ips(&first) && ips(&last)) {
+            return Item::Range(first, last);
+        }
+    }
+    Item::Value(value(text, of))
+}
+
+impl From<Item> for Expr {
+    fn from(item: Item) -> Self {
+        match item {
+            Item::Value(v) => Expr::Value(v),
+            Item::Range(a, b) => Expr::Range(a, b),
+            Item::Prefix(net) => Expr::Prefix(net),
+        }
+    }
+}
+
+/// The field of a protocol's header, by the names of both.
+pub(super) fn field(protocol: &str, name: &str) -> Option<Expr> {
+    let port_of = match protocol {
+        "th" => Some(None),
+        "tcp" => Some(Some(6)),
+        "udp" => Some(Some(17)),
+        "sctp" => Some(Some(132)),
+        "dccp" => Some(Some(33)),
+        "udplite" => Some(Some(136)),
+        _ => None,
+    };
+    Some(Expr::Field(match (protocol, name, port_of) {
+        (_, "sport", Some(p)) => Field::Sport(p),
+        (_, "dport", Some(p)) => Field::Dport(p),
+        ("ip", "saddr", _) => Field::Saddr4,
+        ("ip", "daddr", _) => Field::Daddr4,
+        ("ip", "protocol", _) => Field::Protocol4,
+        ("ip" | "ip6", "version", _) => Field::Version,
+        ("ip6", "saddr", _) => Field::Saddr6,
+        ("ip6", "daddr", _) => Field::Daddr6,
+        ("ip6", "nexthdr", _) => Field::Nexthdr6,
+        ("tcp", "flags", _) => Field::TcpFlags,
+        ("icmp", "type", _) => Field::IcmpType,
+        ("icmp", "code", _) => Field::IcmpCode,
+        ("icmpv6", "type", _) => Field::Icmpv6Type,
+        ("icmpv6", "code", _) => Field::Icmpv6Code,
+        _ => return None,
+    }))
+}
+
+/// A key of `meta`.
+pub(super) fn meta(key: &str) -> Option<Expr> {
+    Some(Expr::Meta(match key {
+        "l4proto" => Meta::L4proto,
+        "nfproto" => Meta::Nfproto,
+        "protocol" => Meta::Protocol,
+        "mark" => Meta::Mark,
+        "iif" => Meta::Iif,
+        "oif" => Meta::Oif,
+        "iifname" => Meta::Iifname,
+        "oifname" => Meta::Oifname,
+        "pkttype" => Meta::Pkttype,
+        _ => return None,
+    }))
+}
+
+/// A key of `ct`, of a direction where the key has one.
+pub(super) fn ct(key: &str, direction: Option<&str>) -> Option<Expr> {
+    let reply = match direction {
+        None => None,
+        Some("original") => Some(false),
+        Some("reply") => Some(true),
+        Some(_) => return None,
+    };
+    Some(Expr::Ct(match (key, reply) {
+        ("state", None) => Ct::State,
+        ("status", None) => Ct::Status,
+        ("mark", None) => Ct::Mark,
+        ("direction", None) => Ct::Direction,
+        ("zone", None) => Ct::Zone,
+        ("protocol", _) => Ct::Protocol,
+        ("l3proto", _) => Ct::L3proto,
+        ("saddr" | "ip saddr" | "ip6 saddr", Some(reply)) => Ct::Saddr { reply },
+        ("daddr" | "ip daddr" | "ip6 daddr", Some(reply)) => Ct::Daddr { reply },
+        ("proto-src", Some(reply)) => Ct::Sport { reply },
+        ("proto-dst", Some(reply)) => Ct::Dport { reply },
+        _ => return None,
+    }))
+}

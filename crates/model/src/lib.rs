@@ -18,7 +18,7 @@ mod service;
 mod service_cidr;
 
 pub use change::{Change, Event, Key};
-pub use check::{Checked, Invalid, Kind, Subject, Warning, parse_cidr, parse_ip};
+pub use check::{Checked, Invalid, Kind, Subject, Warning, parse_cidr, parse_ip, parse_rfc3339};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 pub use family::{IpFamily, Protocol, family_of_net};
 pub use intern::Interner;

@@ -1,9 +1,11 @@
 //! Where Kubernetes objects come from.
 //!
 //! A [`Source`] runs on a thread of its own and delivers [`Batch`]es of checked changes. There is
-//! one for manifest files, [`follow::ManifestFiles`]; its logic, apart from files and threads, is
-//! the state machine [`manifests::Manifests`].
+//! one for manifest files, [`follow::ManifestFiles`], whose logic, apart from files and threads, is
+//! the state machine [`manifests::Manifests`]; and one for the Kubernetes API server,
+//! [`apiserver::ApiServer`].
 
+pub mod apiserver;
 pub mod follow;
 pub mod manifests;
 mod problem;

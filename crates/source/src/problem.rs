@@ -1,4 +1,4 @@
-//! What goes wrong with manifests, said so that it can be found and mended.
+//! What goes wrong with objects, said so that it can be found and mended.
 
 use std::fmt;
 use std::path::Path;
@@ -9,8 +9,8 @@ use model::{Invalid, Key, Subject, Warning};
 /// Something wrong in a source, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where.
-    pub place: Place,
+    /// Where in the manifests; `None` for an object of the API server, whose name says it all.
+    pub place: Option<Place>,
     /// What.
     pub what: What,
 }
@@ -58,6 +58,13 @@ pub enum What {
         /// What was expected, what was found.
         reason: String,
     },
+    /// The API server sent an object that cannot be decoded. Its last good version stays in force.
+    Undecodable {
+        /// The object, as far as could be decoded.
+        object: Subject,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The object cannot be used. Its last good version stays in force.
     Invalid(Invalid),
     /// A part of the object is left out.
@@ -91,7 +98,8 @@ impl Problem {
 
     /// What tells this problem from others: not its line, which an edit further up moves.
     pub(crate) fn identity(&self) -> String {
-        let path = self.place.path.display();
+        let path = self.place.as_ref().map_or(Path::new(""), |p| &*p.path);
+        let path = path.display();
         match &self.what {
             What::Duplicate { key, passed_over } => {
                 format!("{path}: {key} is also in {}", passed_over.path.display())
@@ -105,7 +113,10 @@ impl Problem {
 /// 65535); its last good version, if there was one, stays in force`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        self.what.fmt(f)
     }
 }
 
@@ -130,6 +141,9 @@ impl fmt::Display for What {
                 field,
                 reason,
             } => write!(f, "{object}: {field}: {reason}; {KEPT}"),
+            What::Undecodable { object, reason } => {
+                write!(f, "{object}: cannot be decoded: {reason}; {KEPT}")
+            }
             What::Invalid(invalid) => write!(f, "{invalid}; {KEPT}"),
             What::Partial(warning) => warning.fmt(f),
             What::Duplicate { key, passed_over } => {

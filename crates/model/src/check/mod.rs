@@ -21,6 +21,7 @@ mod time;
 use std::fmt;
 
 pub use address::{parse_cidr, parse_ip};
+pub use time::parse_rfc3339;
 
 use crate::{Key, NamespacedName, Protocol};
 

@@ -2,7 +2,7 @@
 
 /// Seconds since the epoch of `2026-11-22T01:02:03Z`, with or without a fraction (which is cut
 /// off) and with any offset. `None` if it is not such a time.
-pub(super) fn parse_rfc3339(s: &str) -> Option<i64> {
+pub fn parse_rfc3339(s: &str) -> Option<i64> {
     let (date, time) = s.split_once(['T', 't'])?;
     let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
     let clock_end = time.find(|c: char| !c.is_ascii_digit() && c != ':')?;

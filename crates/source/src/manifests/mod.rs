@@ -96,11 +96,11 @@ impl Manifests {
                 objects: old.objects.clone(),
                 bad: old.bad.clone(),
                 problems: vec![Problem {
-                    place: Place {
+                    place: Some(Place {
                         path: id.path.clone(),
                         document: None,
                         item: String::new(),
-                    },
+                    }),
                     what: What::Unreadable(why.into()),
                 }],
             },
@@ -196,7 +196,7 @@ impl Manifests {
             .filter_map(place);
         let new = match (places.next(), places.next()) {
             (Some(place), Some(passed_over)) => Some(Problem {
-                place,
+                place: Some(place),
                 what: What::Duplicate {
                     key: key.clone(),
                     passed_over: Box::new(passed_over),

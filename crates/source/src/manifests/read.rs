@@ -108,7 +108,10 @@ impl Reader<'_> {
     }
 
     fn problem(&mut self, place: Place, what: What) {
-        self.out.problems.push(Problem { place, what });
+        self.out.problems.push(Problem {
+            place: Some(place),
+            what,
+        });
     }
 
     fn malformed(&mut self, line: usize, message: String) {

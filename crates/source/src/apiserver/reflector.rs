@@ -1,0 +1,631 @@
+//! Following one kind: what to ask next, and what the answers mean.
+//!
+//! Pure: no input or output, no clock. The caller asks [`Reflector::next`] what to do, does it, and
+//! tells what came of it; times and randomness are passed in. The states and what leads from one
+//! to another:
+//!
+//! ```text
+//!                  ┌────────── relist (expired, or an object that cannot be read) ─────────┐
+//!                  ▼                                                                       │
+//! Idle ──► Streaming ── bookmark "initial-events-end" ─────────────────────────────► Watching
+//!   │          │ refused (400, 422) or silent                                              ▲
+//!   │          ▼                                                                           │
+//!   └──► Listing ── page, page, …; 410: from the start ── last page ──► watch from there ──┘
+//!
+//! any ── failure ──► Idle, after a back-off; from Watching, the watch goes on where it was
+//! ```
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use model::{Interner, Kind};
+
+use super::backoff::{Backoff, Jitter};
+use super::request::Request;
+use super::store::{Changes, Store};
+use super::wire::{DecodeError, Format, Page, Status, Unreadable, WatchEvent};
+
+/// The times by which a reflector goes. The defaults are for production; tests shorten them.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Delay after a first failure, before jitter; doubled with each further one.
+    pub backoff_base: Duration,
+    /// The longest delay, before jitter. client-go's is the same.
+    pub backoff_cap: Duration,
+    /// A watch that lived this long went well: the next failure counts as a first one.
+    pub healthy_after: Duration,
+    /// A list or the first part of a streaming list may be silent for this long.
+    pub list_silence: Duration,
+    /// A watch may be silent for this long, from a server that sends bookmarks (one a minute).
+    pub watch_silence: Duration,
+    /// Watches are asked for this long, up to twice as long.
+    pub watch_lifetime: Duration,
+    /// An API that the server does not have is asked for again after this.
+    pub absent_retry: Duration,
+    /// After an object that could not be read, everything is listed again after this long, up to
+    /// `relist_cap`, doubled each time that it did not help.
+    pub relist_base: Duration,
+    /// See `relist_base`.
+    pub relist_cap: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            backoff_base: Duration::from_millis(200),
+            backoff_cap: Duration::from_secs(30),
+            healthy_after: Duration::from_secs(10),
+            list_silence: Duration::from_secs(30),
+            watch_silence: Duration::from_secs(180),
+            watch_lifetime: Duration::from_secs(300),
+            absent_retry: Duration::from_secs(300),
+            relist_base: Duration::from_secs(5),
+            relist_cap: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing, until then.
+    Wait(Instant),
+    /// Send this, and tell what comes of it.
+    Send(Request),
+}
+
+/// Whether to read on in a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Flow {
+    /// Read on.
+    Continue,
+    /// Close it and ask [`Reflector::next`].
+    Stop,
+}
+
+/// Why a request or a watch came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
+pub(super) enum Failure {
+    /// No connection, or one that broke, or silence.
+    #[error("{0}")]
+    Connection(String),
+    /// An answer that is an error.
+    #[error("the server answers {code}{}", describe(.status.as_ref()))]
+    Refused {
+        /// The HTTP status code.
+        code: u16,
+        status: Option<Status>,
+        /// The header `Retry-After`, in seconds.
+        retry_after: Option<u32>,
+    },
+    /// An answer that cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+fn describe(status: Option<&Status>) -> String {
+    status.map_or_else(String::new, |s| format!(" ({}: {})", s.reason, s.message))
+}
+
+/// What the log should know; each is told once, when it begins or ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// Requests fail; what is programmed stays.
+    Failing(Failure),
+    /// They succeed again.
+    Recovered,
+    /// The server does not do streaming lists; paged ones are used.
+    NoStreamingLists,
+    /// The server does not have this API, or refuses it, and sluice can do without.
+    Absent(Failure),
+    /// The server's answers in protobuf are refused or absent; JSON is used.
+    FallBackToJson,
+    /// Everything is listed again, because of an object that could not be read.
+    Relisting,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing is under way until `at`.
+    Idle { at: Instant, next: Next },
+    /// The first or a further page has been asked for.
+    Listing,
+    /// A streaming list has been asked for, or is coming in.
+    Streaming,
+    /// A watch goes on from `position`; it was asked for at `since`.
+    Watching { since: Instant },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Next {
+    /// A list, of whichever sort.
+    Fresh,
+    /// The next page of a list.
+    Page(String),
+    /// A watch from `position`.
+    Watch,
+}
+
+/// Whether streaming lists are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StreamingLists {
+    Try,
+    /// Not for the next list.
+    SkipOne,
+    Refused,
+}
+
+/// One kind being followed.
+#[derive(Debug)]
+pub(super) struct Reflector {
+    kind: Kind,
+    timing: Timing,
+    format: Format,
+    phase: Phase,
+    /// The resourceVersion up to which everything has been taken in; `None` before the first
+    /// complete list, and while another is needed.
+    position: Option<String>,
+    streaming: StreamingLists,
+    backoff: Backoff,
+    store: Store,
+    /// There has been a complete list, or the API is absent.
+    complete: bool,
+    /// When bytes last came, or the request was sent.
+    last_sign: Instant,
+    bookmarks: bool,
+    /// How long the current watch was asked for.
+    lifetime: Duration,
+    /// When to list again because of an object that could not be read.
+    relist_at: Option<Instant>,
+    relists: u32,
+    /// Answers in a row that refused to go on from `position`.
+    refusals: u32,
+    failing: bool,
+    notices: Vec<Notice>,
+}
+
+impl Reflector {
+    /// Follows a kind, starting at `now`. `format` is what is asked for first.
+    pub(super) fn new(
+        kind: Kind,
+        format: Format,
+        timing: Timing,
+        jitter: Jitter,
+        now: Instant,
+    ) -> Self {
+        let backoff = Backoff::new(timing.backoff_base, timing.backoff_cap, jitter);
+        Self {
+            kind,
+            format,
+            phase: Phase::Idle {
+                at: now,
+                next: Next::Fresh,
+            },
+            position: None,
+            streaming: StreamingLists::Try,
+            backoff,
+            store: Store::default(),
+            complete: false,
+            last_sign: now,
+            bookmarks: false,
+            lifetime: timing.watch_lifetime,
+            relist_at: None,
+            relists: 0,
+            refusals: 0,
+            failing: false,
+            notices: Vec::new(),
+            timing,
+        }
+    }
+
+    /// The kind.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether all objects that the server had at some time have been told.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// In which format to ask.
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What the log should know, since this was last asked.
+    pub(super) fn take_notices(&mut self) -> Vec<Notice> {
+        mem::take(&mut self.notices)
+    }
+
+    /// What to do now. To be asked at the start, after a wait, and after a request has come to its
+    /// end, whichever.
+    pub(super) fn next(&mut self, now: Instant) -> Step {
+        let next = match &self.phase {
+            Phase::Idle { at, .. } if *at > now => return Step::Wait(*at),
+            Phase::Idle { next, .. } => next.clone(),
+            // The caller lost the request without telling. Nothing was taken in halfway.
+            _ if self.position.is_some() => Next::Watch,
+            _ => Next::Fresh,
+        };
+        self.last_sign = now;
+        match (next, self.position.clone()) {
+            (Next::Watch, Some(position)) => self.watch(now, Some(position)),
+            (Next::Page(token), _) => {
+                self.phase = Phase::Listing;
+                Step::Send(Request::List {
+                    continue_token: Some(token),
+                })
+            }
+            (Next::Fresh | Next::Watch, _) => self.fresh(now),
+        }
+    }
+
+    fn fresh(&mut self, now: Instant) -> Step {
+        self.position = None;
+        self.relist_at = None;
+        self.refusals = 0;
+        self.store.begin_list();
+        if self.streaming == StreamingLists::Try {
+            return self.watch(now, None);
+        }
+        if self.streaming == StreamingLists::SkipOne {
+            self.streaming = StreamingLists::Try;
+        }
+        self.phase = Phase::Listing;
+        Step::Send(Request::List {
+            continue_token: None,
+        })
+    }
+
+    fn watch(&mut self, now: Instant, resource_version: Option<String>) -> Step {
+        self.phase = match resource_version {
+            Some(_) => Phase::Watching { since: now },
+            None => Phase::Streaming,
+        };
+        let stretch = 1.0 + self.backoff.random();
+        self.lifetime = self.timing.watch_lifetime.mul_f64(stretch);
+        Step::Send(Request::Watch {
+            resource_version,
+            timeout_seconds: u32::try_from(self.lifetime.as_secs().max(1)).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// By when the next sign of life must come, or [`Reflector::expired`] is to be called.
+    pub(super) fn deadline(&self) -> Instant {
+        let silence = match self.phase {
+            Phase::Watching { .. } if self.bookmarks => self.timing.watch_silence,
+            // Nothing need come at all before the server ends the watch.
+            Phase::Watching { .. } => self.lifetime + self.timing.list_silence,
+            _ => self.timing.list_silence,
+        };
+        let silence = self.last_sign + silence;
+        match (&self.phase, self.relist_at) {
+            (Phase::Watching { .. }, Some(relist)) => silence.min(relist),
+            _ => silence,
+        }
+    }
+
+    /// Bytes have come.
+    pub(super) fn sign_of_life(&mut self, now: Instant) {
+        self.last_sign = now;
+    }
+
+    /// The deadline has passed, and the caller has closed the connection.
+    pub(super) fn expired(&mut self, now: Instant) {
+        if self.relist_at.is_some_and(|at| at <= now)
+            && matches!(self.phase, Phase::Watching { .. })
+        {
+            self.notices.push(Notice::Relisting);
+            self.idle(now, Next::Fresh);
+            return;
+        }
+        if self.phase == Phase::Streaming {
+            // A server that does not know streaming lists may take the request for a plain watch,
+            // and then nothing says where the objects end.
+            self.streaming = StreamingLists::SkipOne;
+        }
+        let silence = now.saturating_duration_since(self.last_sign).as_secs();
+        self.failed(
+            now,
+            Failure::Connection(format!("the server has been silent for {silence} s")),
+        );
+    }
+
+    /// A page has come, or what should have been one.
+    pub(super) fn page(
+        &mut self,
+        now: Instant,
+        page: Result<Page, DecodeError>,
+        interner: &mut Interner,
+        changes: &mut Changes,
+    ) {
+        self.last_sign = now;
+        let page = match page {
+            Ok(page) => page,
+            Err(e) => return self.failed(now, Failure::Unreadable(e.to_string())),
+        };
+        if page.resource_version.is_empty() {
+            let what = "a list without a resourceVersion".into();
+            return self.failed(now, Failure::Unreadable(what));
+        }
+        for item in page.items {
+            match item {
+                Ok(stated) => self.store.apply(stated.object, interner, changes),
+                Err(unreadable) => self.unreadable(now, unreadable, changes),
+            }
+        }
+        if page.continue_token.is_empty() {
+            self.listed(now, page.resource_version, changes);
+            self.idle(now, Next::Watch);
+        } else {
+            self.idle(now, Next::Page(page.continue_token));
+        }
+    }
+
+    /// An event of a watch has come, or what should have been one.
+    pub(super) fn event(
+        &mut self,
+        now: Instant,
+        event: Result<WatchEvent, DecodeError>,
+        interner: &mut Interner,
+        changes: &mut Changes,
+    ) -> Flow {
+        self.last_sign = now;
+        match event {
+            Ok(WatchEvent::Applied(stated)) => {
+                if self.advance(&stated.resource_version) {
+                    self.store.apply(stated.object, interner, changes);
+                }
+            }
+            Ok(WatchEvent::Deleted(stated)) => {
+                if self.advance(&stated.resource_version) {
+                    self.store.delete(&stated, changes);
+                }
+            }
+            Ok(WatchEvent::Unreadable(unreadable)) => {
+                self.unreadable(now, unreadable, changes);
+            }
+            Ok(WatchEvent::Bookmark {
+                resource_version,
+                initial_events_end,
+            }) => return self.bookmark(now, resource_version, initial_events_end, changes),
+            Ok(WatchEvent::Error(status)) => {
+                let code = status.code;
+                let retry_after = status.retry_after_seconds;
+                self.failed(
+                    now,
+                    Failure::Refused {
+                        code,
+                        status: Some(status),
+                        retry_after,
+                    },
+                );
+                return Flow::Stop;
+            }
+            Err(e) => {
+                // The framing held, but what was in it is lost: the watch cannot go on as if it
+                // had not been there.
+                self.relist_soon(now);
+                self.failed(now, Failure::Unreadable(e.to_string()));
+                return Flow::Stop;
+            }
+        }
+        Flow::Continue
+    }
+
+    /// The server has ended a watch, between two events.
+    pub(super) fn ended(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Watching { since } if now.saturating_duration_since(since).as_secs() >= 1 => {
+                self.went_well(now, since);
+                self.idle(now, Next::Watch);
+            }
+            Phase::Idle { .. } => {}
+            _ => self.failed(
+                now,
+                Failure::Connection("the server ended the watch at once".into()),
+            ),
+        }
+    }
+
+    /// The request, or the watch, came to nothing.
+    pub(super) fn failed(&mut self, now: Instant, failure: Failure) {
+        if let Phase::Watching { since } = self.phase {
+            self.went_well(now, since);
+        }
+        if let Failure::Refused { code, status, .. } = &failure {
+            if *code == 410 || status.as_ref().is_some_and(Status::is_expired) {
+                // Ordinary where the server compacts faster than a quiet watch moves.
+                let delay = self.backoff.next_delay();
+                return self.idle(now + delay, Next::Fresh);
+            }
+            if matches!(code, 406 | 415) && self.format == Format::Protobuf {
+                self.format = Format::Json;
+                self.notices.push(Notice::FallBackToJson);
+                return self.again(now);
+            }
+            if self.phase == Phase::Streaming && matches!(code, 400 | 422) {
+                self.streaming = StreamingLists::Refused;
+                self.notices.push(Notice::NoStreamingLists);
+                return self.idle(now, Next::Fresh);
+            }
+            if self.kind == Kind::ServiceCidr && matches!(code, 403 | 404) {
+                return self.absent(now, failure);
+            }
+            self.count_refusal(*code);
+        }
+        let mut delay = self.backoff.next_delay();
+        if let Failure::Refused {
+            retry_after: Some(seconds),
+            ..
+        } = failure
+        {
+            // Of a server that says when: not before, and jittered after.
+            delay += Duration::from_secs(seconds.min(600).into());
+        }
+        if !mem::replace(&mut self.failing, true) {
+            self.notices.push(Notice::Failing(failure));
+        }
+        let next = match self.phase {
+            // The position is kept through any outage, so that coming back costs little.
+            Phase::Watching { .. } if self.position.is_some() => Next::Watch,
+            _ => Next::Fresh,
+        };
+        self.idle(now + delay, next);
+    }
+
+    /// A server that keeps refusing to go on from where the watch was, without saying that this is
+    /// expired, may have been restored from a backup: after a few times everything is listed.
+    fn count_refusal(&mut self, code: u16) {
+        if matches!(self.phase, Phase::Watching { .. }) && !matches!(code, 401 | 403 | 429 | 503) {
+            self.refusals += 1;
+            if self.refusals >= 3 {
+                self.position = None;
+            }
+        }
+    }
+
+    /// Repeats what was asked.
+    fn again(&mut self, now: Instant) {
+        let next = match self.phase {
+            Phase::Watching { .. } => Next::Watch,
+            _ => Next::Fresh,
+        };
+        self.idle(now, next);
+    }
+
+    fn absent(&mut self, now: Instant, failure: Failure) {
+        if !self.complete {
+            self.complete = true;
+            self.notices.push(Notice::Absent(failure));
+        }
+        let next = if self.position.is_some() {
+            Next::Watch
+        } else {
+            Next::Fresh
+        };
+        self.idle(now + self.timing.absent_retry, next);
+    }
+
+    fn idle(&mut self, at: Instant, next: Next) {
+        if next == Next::Fresh {
+            self.position = None;
+        }
+        self.phase = Phase::Idle { at, next };
+    }
+
+    fn went_well(&mut self, now: Instant, since: Instant) {
+        if now.saturating_duration_since(since) >= self.timing.healthy_after {
+            self.backoff.reset();
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.refusals = 0;
+        if mem::replace(&mut self.failing, false) {
+            self.notices.push(Notice::Recovered);
+        }
+    }
+
+    /// A list has come in whole.
+    fn listed(&mut self, now: Instant, resource_version: String, changes: &mut Changes) {
+        if self.store.end_list(changes) {
+            if self.relist_at.is_none() {
+                self.relists = 0;
+            }
+        } else {
+            self.relist_soon(now);
+        }
+        self.position = Some(resource_version);
+        self.complete = true;
+        self.recovered();
+    }
+
+    fn unreadable(&mut self, now: Instant, unreadable: Unreadable, changes: &mut Changes) {
+        self.store.unreadable(unreadable, changes);
+        self.relist_soon(now);
+    }
+
+    /// Has everything listed again in a while, since something was lost.
+    fn relist_soon(&mut self, now: Instant) {
+        if self.relist_at.is_some() {
+            return;
+        }
+        let factor = 1u32.checked_shl(self.relists).unwrap_or(u32::MAX);
+        self.relists = self.relists.saturating_add(1).min(31);
+        let delay = self.timing.relist_base.saturating_mul(factor);
+        let delay = delay.min(self.timing.relist_cap);
+        self.relist_at = Some(now + delay.mul_f64(0.5 + self.backoff.random()));
+    }
+
+    fn bookmark(
+        &mut self,
+        now: Instant,
+        resource_version: String,
+        initial_events_end: bool,
+        changes: &mut Changes,
+    ) -> Flow {
+        match self.phase {
+            Phase::Streaming if initial_events_end => {
+                self.listed(now, resource_version, changes);
+                self.phase = Phase::Watching { since: now };
+                self.bookmarks = true;
+            }
+            // Objects are still coming; the position is where the list ends, not where it is.
+            Phase::Streaming => {}
+            Phase::Watching { since } => {
+                self.bookmarks = true;
+                self.recovered();
+                if self.is_before_position(&resource_version) {
+                    // The server has gone back in time: it was restored from a backup.
+                    self.went_well(now, since);
+                    let delay = self.backoff.next_delay();
+                    self.idle(now + delay, Next::Fresh);
+                    return Flow::Stop;
+                }
+                self.position = Some(resource_version);
+            }
+            Phase::Idle { .. } | Phase::Listing => {}
+        }
+        Flow::Continue
+    }
+
+    /// Moves the position to an event's resourceVersion. Returns `false` for an event that the
+    /// position is past already: one that is repeated. (Versions of one kind compare as numbers:
+    /// KEP-5504, and every server so far.)
+    fn advance(&mut self, resource_version: &str) -> bool {
+        if !matches!(self.phase, Phase::Watching { .. }) {
+            return true; // The objects of a streaming list are in no order.
+        }
+        self.recovered();
+        let repeated = match (
+            number(self.position.as_deref()),
+            number(Some(resource_version)),
+        ) {
+            (Some(position), Some(version)) => version <= position,
+            _ => false,
+        };
+        if !repeated && !resource_version.is_empty() {
+            self.position = Some(resource_version.to_owned());
+        }
+        !repeated
+    }
+
+    fn is_before_position(&self, resource_version: &str) -> bool {
+        match (
+            number(self.position.as_deref()),
+            number(Some(resource_version)),
+        ) {
+            (Some(position), Some(version)) => version < position,
+            _ => false,
+        }
+    }
+}
+
+/// A resourceVersion as a number, where it is one.
+fn number(resource_version: Option<&str>) -> Option<u64> {
+    resource_version?.parse().ok()
+}

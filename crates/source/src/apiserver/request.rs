@@ -1,0 +1,134 @@
+//! What is asked of the API server.
+
+use std::fmt::Write;
+
+use model::Kind;
+
+/// Objects a page. What client-go asks for; the server's own work for a page stays small.
+const PAGE_LIMIT: u32 = 500;
+
+/// A request for a collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// A page of a list; the first where no token is given.
+    List {
+        /// `continue` of the page before.
+        continue_token: Option<String>,
+    },
+    /// A watch.
+    Watch {
+        /// Where to go on from; `None` asks for a streaming list, that is, for all objects first
+        /// (KEP-3157).
+        resource_version: Option<String>,
+        /// After how many seconds the server shall end it. Nodes choose different times, so that
+        /// they do not come back together.
+        timeout_seconds: u32,
+    },
+}
+
+impl Request {
+    /// Whether the answer is a stream without end.
+    pub(super) fn is_watch(&self) -> bool {
+        matches!(self, Request::Watch { .. })
+    }
+
+    /// The path and query, for a kind; of Nodes only the named one is asked for.
+    ///
+    /// The selectors are kube-proxy 1.36's (`cmd/kube-proxy/app/server.go`): Services of other
+    /// proxies and headless ones, and the slices of headless ones, are left out by the server.
+    pub(super) fn path_and_query(&self, kind: Kind, node_name: &str) -> String {
+        let mut out = String::from(match kind {
+            Kind::Service => {
+                "/api/v1/services?fieldSelector=spec.clusterIP%21%3DNone\
+                 &labelSelector=%21service.kubernetes.io%2Fservice-proxy-name"
+            }
+            Kind::EndpointSlice => {
+                "/apis/discovery.k8s.io/v1/endpointslices\
+                 ?labelSelector=%21service.kubernetes.io%2Fheadless"
+            }
+            Kind::Node => "/api/v1/nodes?fieldSelector=metadata.name%3D",
+            Kind::ServiceCidr => "/apis/networking.k8s.io/v1/servicecidrs?",
+        });
+        if kind == Kind::Node {
+            percent_encode(&mut out, node_name);
+        }
+        if !out.ends_with('?') {
+            out.push('&');
+        }
+        match self {
+            Request::List { continue_token } => {
+                let _ = write!(out, "limit={PAGE_LIMIT}");
+                if let Some(token) = continue_token {
+                    out.push_str("&continue=");
+                    percent_encode(&mut out, token);
+                }
+            }
+            Request::Watch {
+                resource_version,
+                timeout_seconds,
+            } => {
+                let _ = write!(
+                    out,
+                    "watch=true&allowWatchBookmarks=true&timeoutSeconds={timeout_seconds}"
+                );
+                match resource_version {
+                    Some(version) => {
+                        out.push_str("&resourceVersion=");
+                        percent_encode(&mut out, version);
+                    }
+                    None => {
+                        out.push_str("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Everything but RFC 3986's unreserved characters is encoded.
+fn percent_encode(out: &mut String, s: &str) {
+    for byte in s.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_spelled_as_the_server_reads_them() {
+        let list = |token: Option<&str>| Request::List {
+            continue_token: token.map(str::to_owned),
+        };
+        let watch = |version: Option<&str>| Request::Watch {
+            resource_version: version.map(str::to_owned),
+            timeout_seconds: 400,
+        };
+        let query = |r: Request, kind| r.path_and_query(kind, "n&1");
+        assert_eq!(
+            query(list(None), Kind::Service),
+            "/api/v1/services?fieldSelector=spec.clusterIP%21%3DNone\
+             &labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&limit=500"
+        );
+        assert_eq!(
+            query(list(Some("a/b=")), Kind::ServiceCidr),
+            "/apis/networking.k8s.io/v1/servicecidrs?limit=500&continue=a%2Fb%3D"
+        );
+        assert_eq!(
+            query(watch(Some("7")), Kind::EndpointSlice),
+            "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=%21service.kubernetes.io%2F\
+             headless&watch=true&allowWatchBookmarks=true&timeoutSeconds=400&resourceVersion=7"
+        );
+        assert_eq!(
+            query(watch(None), Kind::Node),
+            "/api/v1/nodes?fieldSelector=metadata.name%3Dn%261&watch=true&allowWatchBookmarks=true\
+             &timeoutSeconds=400&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+        );
+    }
+}

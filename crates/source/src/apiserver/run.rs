@@ -1,0 +1,240 @@
+//! The thread that follows the API server: what the reflectors ask for is sent, what comes back is
+//! told to them, and what they make of it is delivered.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use hyper::Method;
+use model::{Interner, Kind};
+use tokio::time::timeout_at;
+
+use super::client::{Answer, Body, Client};
+use super::outbox::Outbox;
+use super::reflector::{Failure, Flow, Notice, Reflector, Step};
+use super::request::Request;
+use super::store::Changes;
+use super::wire::{self, Format, Frames};
+
+/// A page is read whole before it is decoded; 500 objects of 1.5 MiB, etcd's limit, would be more,
+/// but then something else is wrong.
+const MAX_PAGE: usize = 512 << 20;
+
+/// What the followers of the kinds share.
+pub(super) struct Shared {
+    pub(super) client: Rc<Client>,
+    pub(super) node_name: String,
+    /// `Accept`, where the user has set it.
+    pub(super) accept: Option<String>,
+    pub(super) interner: RefCell<Interner>,
+    pub(super) outbox: RefCell<Outbox>,
+    /// Told when the receiver wants no more.
+    pub(super) closed: tokio::sync::Notify,
+}
+
+/// Follows one kind for ever.
+pub(super) async fn follow(shared: Rc<Shared>, mut reflector: Reflector) {
+    loop {
+        match reflector.next(Instant::now()) {
+            Step::Wait(at) => tokio::time::sleep_until(at.into()).await,
+            Step::Send(request) => shared.attempt(&mut reflector, &request).await,
+        }
+        shared.tell(&mut reflector);
+    }
+}
+
+impl Shared {
+    /// Sends one request and sees it through to its end.
+    async fn attempt(&self, reflector: &mut Reflector, request: &Request) {
+        let path = request.path_and_query(reflector.kind(), &self.node_name);
+        let accept = match (&self.accept, reflector.format()) {
+            (Some(accept), Format::Protobuf) => accept.clone(),
+            (None, Format::Protobuf) => {
+                "application/vnd.kubernetes.protobuf,application/json".into()
+            }
+            (_, Format::Json) => Format::Json.media_type().into(),
+        };
+        let admission = match self.client.admit().await {
+            Ok(admission) => admission,
+            Err(e) => {
+                let failure = Failure::Connection(e.to_string());
+                return reflector.failed(Instant::now(), failure);
+            }
+        };
+        reflector.sign_of_life(Instant::now());
+        let sending = self
+            .client
+            .send(admission, Method::GET, &path, &accept, None);
+        let answer = match timeout_at(reflector.deadline().into(), sending).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(e)) => {
+                let failure = Failure::Connection(e.to_string());
+                return reflector.failed(Instant::now(), failure);
+            }
+            Err(_) => return reflector.expired(Instant::now()),
+        };
+        match answer {
+            Answer::Refused {
+                code,
+                status,
+                retry_after,
+            } => {
+                let failure = Failure::Refused {
+                    code,
+                    status,
+                    retry_after,
+                };
+                reflector.failed(Instant::now(), failure);
+            }
+            Answer::Accepted { format: None, .. } => {
+                let what = "the server answers in neither protobuf nor JSON".into();
+                reflector.failed(Instant::now(), Failure::Unreadable(what));
+            }
+            Answer::Accepted {
+                format: Some(format),
+                body,
+            } => {
+                reflector.sign_of_life(Instant::now());
+                if request.is_watch() {
+                    self.watch(reflector, format, body).await;
+                } else {
+                    self.page(reflector, format, body).await;
+                }
+            }
+        }
+    }
+
+    async fn page(&self, reflector: &mut Reflector, format: Format, mut body: Body) {
+        let mut bytes = Vec::new();
+        loop {
+            match timeout_at(reflector.deadline().into(), body.next()).await {
+                Ok(Ok(Some(part))) if bytes.len() + part.len() <= MAX_PAGE => {
+                    bytes.extend_from_slice(&part);
+                    reflector.sign_of_life(Instant::now());
+                }
+                Ok(Ok(Some(_))) => {
+                    let what = format!("a page of more than {MAX_PAGE} bytes");
+                    return reflector.failed(Instant::now(), Failure::Unreadable(what));
+                }
+                Ok(Ok(None)) => break,
+                Ok(Err(e)) => {
+                    let failure = Failure::Connection(e.to_string());
+                    return reflector.failed(Instant::now(), failure);
+                }
+                Err(_) => return reflector.expired(Instant::now()),
+            }
+        }
+        self.client.keep(body);
+        let page = wire::decode_page(reflector.kind(), format, &bytes);
+        drop(bytes);
+        let mut changes = Changes::default();
+        {
+            let mut interner = self.interner.borrow_mut();
+            reflector.page(Instant::now(), page, &mut interner, &mut changes);
+        }
+        self.deliver(reflector, changes);
+    }
+
+    async fn watch(&self, reflector: &mut Reflector, format: Format, mut body: Body) {
+        let mut frames = Frames::new(format);
+        loop {
+            match timeout_at(reflector.deadline().into(), body.next()).await {
+                Ok(Ok(Some(part))) => frames.push(&part),
+                Ok(Ok(None)) if frames.is_between_events() => {
+                    self.client.keep(body);
+                    return reflector.ended(Instant::now());
+                }
+                Ok(Ok(None)) => {
+                    let what = "the watch ended in the middle of an event".into();
+                    return reflector.failed(Instant::now(), Failure::Connection(what));
+                }
+                Ok(Err(e)) => {
+                    let failure = Failure::Connection(e.to_string());
+                    return reflector.failed(Instant::now(), failure);
+                }
+                Err(_) => return reflector.expired(Instant::now()),
+            }
+            let now = Instant::now();
+            reflector.sign_of_life(now);
+            let mut changes = Changes::default();
+            let flow = self.events(reflector, format, &mut frames, now, &mut changes);
+            self.deliver(reflector, changes);
+            if flow == Flow::Stop {
+                return;
+            }
+            self.tell(reflector);
+        }
+    }
+
+    /// Takes in the events that have come whole.
+    fn events(
+        &self,
+        reflector: &mut Reflector,
+        format: Format,
+        frames: &mut Frames,
+        now: Instant,
+        changes: &mut Changes,
+    ) -> Flow {
+        let kind = reflector.kind();
+        let mut interner = self.interner.borrow_mut();
+        loop {
+            let event = match frames.next_frame() {
+                Ok(Some(frame)) => wire::decode_event(kind, format, frame),
+                Ok(None) => return Flow::Continue,
+                Err(e) => {
+                    reflector.failed(now, Failure::Unreadable(e.to_string()));
+                    return Flow::Stop;
+                }
+            };
+            if reflector.event(now, event, &mut interner, changes) == Flow::Stop {
+                return Flow::Stop;
+            }
+        }
+    }
+
+    fn deliver(&self, reflector: &Reflector, changes: Changes) {
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.add(changes);
+        if reflector.is_complete() {
+            outbox.complete(reflector.kind());
+        }
+        outbox.flush();
+        if outbox.is_closed() {
+            self.closed.notify_one();
+        }
+    }
+
+    /// Logs what a reflector has to say, and delivers that a kind has become complete without any
+    /// object, since the server does not have it.
+    fn tell(&self, reflector: &mut Reflector) {
+        let kind = reflector.kind();
+        for notice in reflector.take_notices() {
+            log(kind, &notice);
+        }
+        if reflector.is_complete() {
+            self.deliver(reflector, Changes::default());
+        }
+    }
+}
+
+fn log(kind: Kind, notice: &Notice) {
+    match notice {
+        Notice::Failing(failure) => tracing::warn!(
+            %kind,
+            "the API server cannot be followed, and what is programmed stays: {failure}"
+        ),
+        Notice::Recovered => tracing::info!(%kind, "the API server is followed again"),
+        Notice::NoStreamingLists => {
+            tracing::debug!(%kind, "the API server has no streaming lists; lists come in pages");
+        }
+        Notice::Absent(failure) => {
+            tracing::info!(%kind, "done without, the API server does not serve it: {failure}");
+        }
+        Notice::FallBackToJson => {
+            tracing::info!(%kind, "the API server refuses protobuf; JSON is used");
+        }
+        Notice::Relisting => {
+            tracing::warn!(%kind, "an object could not be read; everything is listed again");
+        }
+    }
+}

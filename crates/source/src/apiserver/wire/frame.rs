@@ -1,0 +1,110 @@
+//! Cutting a watch's stream of bytes into events.
+//!
+//! In protobuf each event follows its length, four bytes in network order
+//! (`k8s.io/apimachinery/pkg/util/framer`). In JSON each event is a line: the server's encoder ends
+//! every value with a newline and puts none inside.
+
+use super::Format;
+
+/// The largest event that is taken. etcd refuses values over 1.5 MiB by default, and clusters that
+/// allow more have no 64 MiB Service; past this the stream must have lost its framing.
+const MAX_FRAME: usize = 64 << 20;
+
+/// A stream whose framing cannot be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a watch event of {0} bytes or more: the stream's framing is lost")]
+pub struct FrameError(usize);
+
+/// Bytes of a watch that have come and have not been handed out.
+#[derive(Debug)]
+pub struct Frames {
+    format: Format,
+    buffer: Vec<u8>,
+    /// Where in the buffer the first byte is that has not been handed out.
+    start: usize,
+    /// Up to where the buffer is known to hold no end of line.
+    searched: usize,
+}
+
+impl Frames {
+    /// None yet.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            buffer: Vec::new(),
+            start: 0,
+            searched: 0,
+        }
+    }
+
+    /// Takes what has come.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.searched -= self.start.min(self.searched);
+            self.start = 0;
+        }
+        // A burst of events must not keep its memory for the hours of quiet that follow.
+        if self.buffer.is_empty() && self.buffer.capacity() > 256 << 10 {
+            self.buffer = Vec::new();
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole event, without its framing.
+    ///
+    /// # Errors
+    /// When the event that begins next is longer than any can be.
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        let frame = match self.format {
+            Format::Protobuf => self.next_counted()?,
+            Format::Json => self.next_line()?,
+        };
+        Ok(frame.and_then(|(from, to)| self.buffer.get(from..to)))
+    }
+
+    /// Whether the stream, had it ended here, would have ended between two events.
+    pub fn is_between_events(&self) -> bool {
+        self.start >= self.buffer.len()
+    }
+
+    fn next_counted(&mut self) -> Result<Option<(usize, usize)>, FrameError> {
+        let rest = self.buffer.get(self.start..).unwrap_or_default();
+        let Some((len, rest)) = rest.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let len = usize::try_from(u32::from_be_bytes(*len)).unwrap_or(usize::MAX);
+        if len > MAX_FRAME {
+            return Err(FrameError(len));
+        }
+        if rest.len() < len {
+            return Ok(None);
+        }
+        let from = self.start + 4;
+        self.start = from + len;
+        Ok(Some((from, self.start)))
+    }
+
+    fn next_line(&mut self) -> Result<Option<(usize, usize)>, FrameError> {
+        loop {
+            let from = self.searched.max(self.start);
+            let unseen = self.buffer.get(from..).unwrap_or_default();
+            let Some(end) = unseen.iter().position(|&b| b == b'\n') else {
+                self.searched = self.buffer.len();
+                let len = self.buffer.len() - self.start;
+                return if len > MAX_FRAME {
+                    Err(FrameError(len))
+                } else {
+                    Ok(None)
+                };
+            };
+            let (start, end) = (self.start, from + end);
+            self.start = end + 1;
+            self.searched = self.start;
+            let line = self.buffer.get(start..end).unwrap_or_default();
+            if !line.trim_ascii().is_empty() {
+                return Ok(Some((start, end)));
+            }
+        }
+    }
+}

@@ -3,11 +3,14 @@
 //! keeps it all in memory and can be told to fail.
 
 use netfilter::iptables::{Family, Table};
+use netfilter::nft::Op;
 
 use crate::address::{self, InterfaceAddress};
 use crate::conntrack::{Conntrack, Filter, Flow, Swept};
 use crate::iptables::{self, Choice, Iptables, RestoreError};
 use crate::netlink;
+use crate::nfacct::{Counted, Counter, NfAcct};
+use crate::nfnetlink::{Generation, NfTables, ReadTable, TableId, TransactionError};
 use crate::sysctl::{self, Sysctl, SysctlTree};
 
 /// The iptables rules of one family.
@@ -29,6 +32,51 @@ pub trait IptablesRules {
     /// # Errors
     /// As [`Iptables::restore`].
     fn restore(&mut self, input: &[u8]) -> Result<(), RestoreError>;
+}
+
+/// The tables of nf_tables.
+pub trait NftablesRules {
+    /// The current generation.
+    ///
+    /// # Errors
+    /// As [`NfTables::generation`].
+    fn generation(&mut self) -> Result<Generation, netlink::Error>;
+
+    /// Commits operations on a table: all of them or none, and with a `generation` only if that
+    /// is the current one.
+    ///
+    /// # Errors
+    /// As [`NfTables::commit`].
+    fn commit(
+        &mut self,
+        table: &TableId,
+        ops: &[Op],
+        generation: Option<Generation>,
+    ) -> Result<(), TransactionError>;
+
+    /// A table with all that is in it, and the generation at which it was so.
+    ///
+    /// # Errors
+    /// As [`NfTables::read_table`].
+    fn read_table(
+        &mut self,
+        table: &TableId,
+    ) -> Result<(Option<ReadTable>, Generation), netlink::Error>;
+}
+
+/// The counters that iptables rules count into.
+pub trait Counters {
+    /// Makes a counter unless it is there.
+    ///
+    /// # Errors
+    /// As [`NfAcct::ensure`].
+    fn ensure(&mut self, counter: Counter) -> Result<(), netlink::Error>;
+
+    /// What a counter has counted; `None` when it is not there.
+    ///
+    /// # Errors
+    /// As [`NfAcct::read`].
+    fn read(&mut self, counter: Counter) -> Result<Option<Counted>, netlink::Error>;
 }
 
 /// Kernel settings.
@@ -68,6 +116,19 @@ pub trait Kernel: Send {
     /// As [`Iptables::find`].
     fn iptables(&mut self, family: Family) -> Result<&mut dyn IptablesRules, iptables::Error>;
 
+    /// The tables of nf_tables.
+    ///
+    /// # Errors
+    /// As [`NfTables::open`].
+    fn nftables(&mut self) -> Result<&mut dyn NftablesRules, netlink::Error>;
+
+    /// The counters for iptables rules; `None` where the kernel has none, and rules must do
+    /// without.
+    ///
+    /// # Errors
+    /// As [`NfAcct::open`].
+    fn counters(&mut self) -> Result<Option<&mut dyn Counters>, netlink::Error>;
+
     /// The settings.
     fn sysctls(&mut self) -> &mut dyn Sysctls;
 
@@ -89,6 +150,8 @@ pub trait Kernel: Send {
 pub struct System {
     v4: Option<(Iptables, Choice)>,
     v6: Option<(Iptables, Choice)>,
+    nftables: Option<NfTables>,
+    counters: Option<NfAcct>,
     sysctls: SysctlTree,
     flows: Option<Conntrack>,
 }
@@ -127,6 +190,24 @@ impl Kernel for System {
         Ok(&mut place.insert(found).0)
     }
 
+    fn nftables(&mut self) -> Result<&mut dyn NftablesRules, netlink::Error> {
+        let nftables = match self.nftables.take() {
+            Some(nftables) => nftables,
+            None => NfTables::open()?,
+        };
+        Ok(self.nftables.insert(nftables))
+    }
+
+    fn counters(&mut self) -> Result<Option<&mut dyn Counters>, netlink::Error> {
+        if self.counters.is_none() {
+            self.counters = NfAcct::open()?;
+        }
+        Ok(self
+            .counters
+            .as_mut()
+            .map(|counters| counters as &mut dyn Counters))
+    }
+
     fn sysctls(&mut self) -> &mut dyn Sysctls {
         &mut self.sysctls
     }
@@ -159,6 +240,38 @@ impl IptablesRules for Iptables {
 
     fn restore(&mut self, input: &[u8]) -> Result<(), RestoreError> {
         Iptables::restore(self, input)
+    }
+}
+
+impl NftablesRules for NfTables {
+    fn generation(&mut self) -> Result<Generation, netlink::Error> {
+        NfTables::generation(self).map(|info| info.generation)
+    }
+
+    fn commit(
+        &mut self,
+        table: &TableId,
+        ops: &[Op],
+        generation: Option<Generation>,
+    ) -> Result<(), TransactionError> {
+        NfTables::commit(self, table, ops, generation)
+    }
+
+    fn read_table(
+        &mut self,
+        table: &TableId,
+    ) -> Result<(Option<ReadTable>, Generation), netlink::Error> {
+        NfTables::read_table(self, table)
+    }
+}
+
+impl Counters for NfAcct {
+    fn ensure(&mut self, counter: Counter) -> Result<(), netlink::Error> {
+        NfAcct::ensure(self, counter)
+    }
+
+    fn read(&mut self, counter: Counter) -> Result<Option<Counted>, netlink::Error> {
+        NfAcct::read(self, counter)
     }
 }
 

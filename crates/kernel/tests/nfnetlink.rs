@@ -134,7 +134,7 @@ fn the_message_at_fault_is_told_and_nothing_is_changed() {
             match nft.transact(&mut batch, None) {
                 Err(TransactionError::Refused(faults)) => {
                     assert_eq!(faults.len(), 1, "{faults:?}");
-                    assert_eq!(faults[0].message, bad);
+                    assert_eq!(faults[0].at, bad);
                     assert_eq!(faults[0].refusal.errno, Errno::ENOENT);
                     // The table's name is the first attribute.
                     assert_eq!(faults[0].refusal.offset, Some(20));
@@ -156,7 +156,7 @@ fn every_fault_is_told_and_none_is_lost_to_a_small_buffer() {
         }
         match nft.transact(&mut batch, None) {
             Err(TransactionError::Refused(faults)) => assert_eq!(
-                faults.iter().map(|f| f.message).collect::<Vec<_>>(),
+                faults.iter().map(|f| f.at).collect::<Vec<_>>(),
                 (1..=2000).collect::<Vec<_>>()
             ),
             other => panic!("{other:?}"),
@@ -191,7 +191,7 @@ fn an_unknown_command_is_a_fault_of_its_message() {
             .fixed(&nfgenmsg(IP, 0))
             .finish();
         match nft.transact(&mut odd, None) {
-            Err(TransactionError::Refused(faults)) => assert_eq!(faults[0].message, 0),
+            Err(TransactionError::Refused(faults)) => assert_eq!(faults[0].at, 0),
             other => panic!("{other:?}"),
         }
     });

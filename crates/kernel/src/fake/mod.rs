@@ -2,11 +2,12 @@
 //! it fails when told to.
 
 mod iptables;
+mod nftables;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use netfilter::iptables::Family;
@@ -14,10 +15,12 @@ use netfilter::iptables::Family;
 use crate::address::InterfaceAddress;
 use crate::conntrack::{Filter, Flow, Swept};
 use crate::netlink;
-use crate::seam::{FlowTable, IptablesRules, Kernel, Sysctls};
+use crate::nfacct::{Counted, Counter};
+use crate::seam::{Counters, FlowTable, IptablesRules, Kernel, NftablesRules, Sysctls};
 use crate::sysctl::{self, Sysctl};
 
 pub use iptables::{FakeIptables, RestoreFault};
+pub use nftables::{CommitFault, FakeNftables};
 
 /// The fake system. Its parts are public: a test sets them up and looks at them.
 #[derive(Debug)]
@@ -26,6 +29,10 @@ pub struct FakeKernel {
     pub v4: FakeIptables,
     /// The IPv6 rules; `None` for a kernel without IPv6.
     pub v6: Option<FakeIptables>,
+    /// The tables of nf_tables.
+    pub nftables: FakeNftables,
+    /// The counters that there are; `None` for a kernel without nfacct.
+    pub counters: Option<FakeCounters>,
     /// The settings.
     pub sysctls: FakeSysctls,
     /// What [`Kernel::addresses`] says.
@@ -40,6 +47,8 @@ impl Default for FakeKernel {
         FakeKernel {
             v4: FakeIptables::new(Family::Ipv4),
             v6: Some(FakeIptables::new(Family::Ipv6)),
+            nftables: FakeNftables::default(),
+            counters: Some(FakeCounters::default()),
             sysctls: FakeSysctls::default(),
             addresses: Vec::new(),
             flows: FakeFlows::default(),
@@ -59,6 +68,17 @@ impl Kernel for FakeKernel {
         }
     }
 
+    fn nftables(&mut self) -> Result<&mut dyn NftablesRules, netlink::Error> {
+        Ok(&mut self.nftables)
+    }
+
+    fn counters(&mut self) -> Result<Option<&mut dyn Counters>, netlink::Error> {
+        Ok(self
+            .counters
+            .as_mut()
+            .map(|counters| counters as &mut dyn Counters))
+    }
+
     fn sysctls(&mut self) -> &mut dyn Sysctls {
         &mut self.sysctls
     }
@@ -69,6 +89,24 @@ impl Kernel for FakeKernel {
 
     fn flows(&mut self) -> Result<&mut dyn FlowTable, netlink::Error> {
         Ok(&mut self.flows)
+    }
+}
+
+/// Counters in memory.
+#[derive(Clone, Debug, Default)]
+pub struct FakeCounters {
+    /// What each has counted.
+    pub counted: HashMap<Counter, Counted>,
+}
+
+impl Counters for FakeCounters {
+    fn ensure(&mut self, counter: Counter) -> Result<(), netlink::Error> {
+        self.counted.entry(counter).or_default();
+        Ok(())
+    }
+
+    fn read(&mut self, counter: Counter) -> Result<Option<Counted>, netlink::Error> {
+        Ok(self.counted.get(&counter).copied())
     }
 }
 

@@ -1,20 +1,23 @@
-use netfilter::iptables::{Family, Table};
+use netfilter::iptables::{Family as IpFamily, Table};
+use netfilter::nft::{Chain, Family, Op};
+use nix::errno::Errno;
 
 use super::*;
 use crate::iptables::RestoreError;
+use crate::nfnetlink::{TableId, TransactionError};
 
 const SERVICES: &[u8] =
     b"*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-A - [0:0]\n-A KUBE-SERVICES -j KUBE-SVC-A\nCOMMIT\n";
 
 fn saved(kernel: &mut FakeKernel) -> String {
-    let iptables = kernel.iptables(Family::Ipv4).unwrap();
+    let iptables = kernel.iptables(IpFamily::Ipv4).unwrap();
     String::from_utf8(iptables.save(Table::Nat).unwrap()).unwrap()
 }
 
 #[test]
 fn a_restore_is_all_or_nothing() {
     let mut kernel = FakeKernel::default();
-    let iptables = kernel.iptables(Family::Ipv4).unwrap();
+    let iptables = kernel.iptables(IpFamily::Ipv4).unwrap();
     iptables.restore(SERVICES).unwrap();
     let before = saved(&mut kernel);
     assert!(
@@ -76,7 +79,7 @@ fn a_kernel_without_ipv6_says_so() {
         v6: None,
         ..FakeKernel::default()
     };
-    let error = kernel.iptables(Family::Ipv6).err().unwrap();
+    let error = kernel.iptables(IpFamily::Ipv6).err().unwrap();
     assert_eq!(error.to_string(), "IPv6 is disabled in this kernel");
 }
 
@@ -98,4 +101,60 @@ fn settings_are_there_or_not_and_written_or_not() {
         Err(sysctl::Error::Denied { .. })
     ));
     assert_eq!(sysctls.written, [(name, "1".to_owned())]);
+}
+
+#[test]
+fn nf_tables_commits_all_or_nothing_and_fails_when_told_to() {
+    let mut kernel = FakeKernel::default();
+    let table = TableId::new(Family::Ip, "kube-proxy");
+    let chain = |name: &str| {
+        Op::AddChain(Chain {
+            name: name.to_owned(),
+            base: None,
+            comment: None,
+        })
+    };
+    let make = [Op::AddTable { comment: None }, chain("a")];
+    let nft = &mut kernel.nftables;
+    let start = nft.generation;
+    for fault in [
+        CommitFault::GenerationChanged,
+        CommitFault::LostBeforeCommit,
+        CommitFault::RefusedOp(1, Errno::EINVAL),
+        CommitFault::RefusedWhole(Errno::ENOMEM),
+    ] {
+        nft.fail(0, fault);
+        let generation = nft.generation;
+        let error = nft.commit(&table, &make, Some(generation)).unwrap_err();
+        let right = match fault {
+            CommitFault::GenerationChanged => {
+                matches!(error, TransactionError::GenerationChanged)
+            }
+            CommitFault::LostBeforeCommit => matches!(error, TransactionError::LostReply),
+            CommitFault::RefusedOp(..) => matches!(error, TransactionError::Refused(_)),
+            _ => matches!(error, TransactionError::RefusedWhole(_)),
+        };
+        assert!(right, "{fault:?}: {error}");
+        assert!(nft.read_table(&table).unwrap().0.is_none());
+    }
+    assert_eq!(nft.generation, start.next());
+    nft.fail(0, CommitFault::LostAfterCommit);
+    assert!(nft.commit(&table, &make, None).is_err());
+    let (read, generation) = nft.read_table(&table).unwrap();
+    assert!(read.unwrap().contents.chains.contains_key("a"));
+    assert_eq!(generation, start.next().next());
+    // The second operation is refused, and the first with it.
+    let bad = [chain("b"), Op::DeleteChain("gone".to_owned())];
+    match nft.commit(&table, &bad, None) {
+        Err(TransactionError::Refused(faults)) => {
+            assert_eq!((faults[0].at, faults[0].refusal.errno), (1, Errno::ENOENT));
+        }
+        other => panic!("{other:?}"),
+    }
+    nft.refuse(|op| matches!(op, Op::AddChain(chain) if chain.name == "b"));
+    assert!(nft.commit(&table, &[chain("b")], None).is_err());
+    nft.meddle(&table, |table| *table = None);
+    assert_ne!(nft.generation, generation);
+    assert!(nft.read_table(&table).unwrap().0.is_none());
+    assert_eq!(nft.commits.len(), 7);
 }

@@ -5,6 +5,7 @@
 //! (`net/netfilter/nfnetlink.c`).
 
 mod monitor;
+mod table;
 mod transaction;
 
 #[cfg(test)]
@@ -17,6 +18,7 @@ use nix::sys::socket::SockProtocol;
 use crate::netlink::{self, Attributes, Builder, Error, Malformed, Message, Socket};
 
 pub use monitor::{Monitor, Notice};
+pub use table::{ReadTable, TableId};
 use transaction::Verdict;
 pub use transaction::{Fault, TransactionError};
 

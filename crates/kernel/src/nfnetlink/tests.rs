@@ -85,7 +85,7 @@ fn verdicts() {
     match verdict(&[reply(Errno::EEXIST as i32, 12), reply(0, 13)], true) {
         Err(TransactionError::Refused(faults)) => {
             assert_eq!(faults.len(), 1);
-            assert_eq!(faults[0].message, 1);
+            assert_eq!(faults[0].at, 1);
             assert_eq!(faults[0].refusal.errno, Errno::EEXIST);
         }
         other => panic!("{other:?}"),
@@ -115,7 +115,7 @@ proptest! {
         match verdict(&replies, false) {
             Ok(()) => prop_assert!(replies.contains(&reply(0, 13))),
             Err(TransactionError::Refused(faults)) => {
-                prop_assert!(faults.iter().all(|fault| fault.message < 3));
+                prop_assert!(faults.iter().all(|fault| fault.at < 3));
             }
             Err(_) => {}
         }

@@ -9,18 +9,19 @@ use crate::netlink::{self, Control, Malformed, Messages, Refusal};
 /// `NLM_F_ACK`, in the flags of a header.
 const ACK: u16 = netlink::ACK;
 
-/// A message of a transaction that the kernel refused.
+/// A part of a transaction that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The message's place in the batch, from 0.
-    pub message: usize,
+    /// Its place in what was to be committed, from 0: of the message in a batch of messages, of
+    /// the operation in a row of operations.
+    pub at: usize,
     /// Why.
     pub refusal: Refusal,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "message {}: {}", self.message, self.refusal)
+        write!(f, "number {}: {}", self.at, self.refusal)
     }
 }
 
@@ -38,9 +39,9 @@ pub enum TransactionError {
     /// Somebody else committed first (`ERESTART`): read back, make the difference again.
     #[error("the nf_tables rule set has changed since it was read")]
     GenerationChanged,
-    /// The kernel refused some of the messages, and with them all. The first is the one to
+    /// The kernel refused some of its parts, and with them all. The first is the one to
     /// believe: the others may only follow from it.
-    #[error("the kernel refused {} of the transaction's messages; {}", .0.len(), show(.0))]
+    #[error("the kernel refused {} parts of the transaction; {}", .0.len(), show(.0))]
     Refused(Vec<Fault>),
     /// The kernel refused it as a whole: no permission, no memory, a hook that cannot be
     /// registered.
@@ -153,7 +154,7 @@ impl Verdict {
                         self.whole.get_or_insert(refusal);
                     } else {
                         self.faults.push(Fault {
-                            message: (place - 1) as usize,
+                            at: (place - 1) as usize,
                             refusal,
                         });
                     }
@@ -183,7 +184,7 @@ impl Verdict {
             });
         }
         if !self.faults.is_empty() {
-            self.faults.sort_by_key(|fault| fault.message);
+            self.faults.sort_by_key(|fault| fault.at);
             return Err(TransactionError::Refused(self.faults));
         }
         if self.lost || !self.acknowledged {

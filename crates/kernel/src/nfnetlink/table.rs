@@ -1,0 +1,229 @@
+//! Whole tables: committing operations on one, and reading one back.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use netfilter::nft::consts::msg;
+use netfilter::nft::table::{ChainContents, Contents, SetContents};
+use netfilter::nft::{Body, Encoder, Family, Message as NftMessage, Op, decode};
+use nix::errno::Errno;
+
+use super::{Generation, NfTables, TransactionError};
+use crate::netlink::{Error, Message};
+
+/// How often a table is read again when others keep committing meanwhile.
+const ATTEMPTS: u32 = 10;
+
+/// A table's family and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId {
+    /// The family.
+    pub family: Family,
+    /// The name.
+    pub name: String,
+}
+
+impl TableId {
+    /// A table's family and name.
+    pub fn new(family: Family, name: impl Into<String>) -> Self {
+        TableId {
+            family,
+            name: name.into(),
+        }
+    }
+
+    fn encoder(&self) -> Encoder<'_> {
+        Encoder {
+            family: self.family,
+            table: &self.name,
+        }
+    }
+}
+
+/// `ip kube-proxy`.
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            Family::Inet => "inet",
+            Family::Ip => "ip",
+            Family::Ip6 => "ip6",
+        };
+        write!(f, "{family} {}", self.name)
+    }
+}
+
+/// A table as it was at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadTable {
+    /// What is in it, as far as it could be decoded.
+    pub contents: Contents,
+    /// What is in it and could not be decoded, and why: it was not made by sluice.
+    pub foreign: Vec<String>,
+}
+
+impl NfTables {
+    /// Commits operations on one table as one transaction: all of them or none. With a
+    /// `generation`, only if that is the current one.
+    ///
+    /// # Errors
+    /// See [`TransactionError`]; faults name the operation.
+    pub fn commit(
+        &mut self,
+        table: &TableId,
+        ops: &[Op],
+        generation: Option<Generation>,
+    ) -> Result<(), TransactionError> {
+        let mut batch = Vec::new();
+        // Of each message the operation that it is part of: the elements of one operation may
+        // need several.
+        let mut parts = Vec::with_capacity(ops.len());
+        let mut messages = Vec::new();
+        for (number, op) in ops.iter().enumerate() {
+            table.encoder().op(op, &mut messages);
+            for message in messages.drain(..) {
+                message.append_to(&mut batch);
+                parts.push(number);
+            }
+        }
+        self.transact(&mut batch, generation)
+            .map_err(|error| match error {
+                TransactionError::Refused(mut faults) => {
+                    for fault in &mut faults {
+                        fault.at = parts.get(fault.at).copied().unwrap_or(fault.at);
+                    }
+                    faults.dedup_by_key(|fault| fault.at);
+                    TransactionError::Refused(faults)
+                }
+                other => other,
+            })
+    }
+
+    /// Reads a table with all that is in it, and the generation at which it was so; `None` for a
+    /// table that is not there.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::Interrupted`] when others kept committing for too long.
+    pub fn read_table(
+        &mut self,
+        table: &TableId,
+    ) -> Result<(Option<ReadTable>, Generation), Error> {
+        let mut attempt = 1;
+        loop {
+            let before = self.generation()?.generation;
+            let read = self.read_once(table);
+            let after = self.generation()?.generation;
+            // An error may be for something that went away under our eyes.
+            match read {
+                Ok(read) if before == after => return Ok((read, after)),
+                Err(error) if before == after && !matches!(error, Error::Interrupted { .. }) => {
+                    return Err(error);
+                }
+                _ if attempt < ATTEMPTS => attempt += 1,
+                _ => {
+                    let what = "reading an nf_tables table";
+                    return Err(Error::Interrupted { what });
+                }
+            }
+        }
+    }
+
+    fn read_once(&mut self, table: &TableId) -> Result<Option<ReadTable>, Error> {
+        let encoder = table.encoder();
+        let answer = match self.get(&bytes(&encoder.get_table())) {
+            Ok(answer) => answer,
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut reader = Reader::new(table);
+        for message in crate::netlink::Messages::new(&answer).flatten() {
+            reader.take(&message);
+        }
+        for kind in [msg::GETCHAIN, msg::GETSET, msg::GETRULE] {
+            self.stream(&bytes(&encoder.dump(kind, None)), |message| {
+                reader.take(message);
+                Ok(())
+            })?;
+        }
+        let sets: Vec<String> = reader.read.contents.sets.keys().cloned().collect();
+        for set in &sets {
+            let request = bytes(&encoder.dump(msg::GETSETELEM, Some(set)));
+            self.stream(&request, |message| {
+                reader.take(message);
+                Ok(())
+            })?;
+        }
+        Ok(Some(reader.read))
+    }
+}
+
+fn bytes(message: &NftMessage) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message.append_to(&mut bytes);
+    bytes
+}
+
+/// Gathers a table from messages.
+struct Reader<'a> {
+    table: &'a TableId,
+    read: ReadTable,
+}
+
+impl<'a> Reader<'a> {
+    fn new(table: &'a TableId) -> Self {
+        Reader {
+            table,
+            read: ReadTable::default(),
+        }
+    }
+
+    fn take(&mut self, message: &Message<'_>) {
+        let decoded = match decode(message.kind & 0xff, message.payload) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                let what = format!("message of kind {}: {error}", message.kind & 0xff);
+                return self.read.foreign.push(what);
+            }
+        };
+        // Older kernels list the chains of all tables.
+        if decoded.family != Some(self.table.family) {
+            return;
+        }
+        let ours = |name: &str| name == self.table.name;
+        let ReadTable { contents, foreign } = &mut self.read;
+        match decoded.body {
+            Body::Table(table) if ours(&table.name) => contents.comment = table.comment,
+            Body::Chain { table, chain } if ours(&table) => {
+                let name = chain.name.clone();
+                let rules = Vec::new();
+                contents.chains.insert(name, ChainContents { chain, rules });
+            }
+            Body::Rule { table, rule, .. } if ours(&table) => match rule {
+                Ok(rule) => match contents.chains.get_mut(&rule.chain) {
+                    Some(chain) => chain.rules.push(rule),
+                    None => foreign.push(format!("a rule of chain {}", rule.chain)),
+                },
+                Err((chain, error)) => foreign.push(format!("a rule of chain {chain}: {error}")),
+            },
+            Body::Set { table, set } if ours(&table) => match set {
+                Ok(set) => {
+                    let elements = BTreeMap::new();
+                    let name = set.name.clone();
+                    contents.sets.insert(name, SetContents { set, elements });
+                }
+                Err((set, error)) => foreign.push(format!("set {set}: {error}")),
+            },
+            Body::Elements {
+                table,
+                set,
+                elements,
+            } if ours(&table) => match contents.sets.get_mut(&set) {
+                Some(there) => {
+                    let keyed = elements.into_iter().map(|e| ((e.key, e.interval_end), e));
+                    there.elements.extend(keyed);
+                }
+                None => foreign.push(format!("elements of set {set}")),
+            },
+            _ => {}
+        }
+    }
+}

@@ -65,6 +65,14 @@ impl SortKey {
     }
 }
 
+/// The [`SortKey`] of an IPv4 endpoint, without the room that those of IPv6 take.
+pub(crate) fn v4_sort_key(endpoint: &Endpoint) -> u64 {
+    match endpoint.ip {
+        IpAddr::V4(ip) => v4_key(ip, endpoint.port),
+        IpAddr::V6(_) => u64::MAX,
+    }
+}
+
 fn v4_key(ip: Ipv4Addr, port: u16) -> u64 {
     let [a, b, c, d] = ip.octets();
     // '.' sorts before the digits, so of two octets the shorter goes first where one starts with

@@ -1,1 +1,3 @@
 //! One module a proxy mode: lays a plan out as rules and works out the change to them.
+
+pub mod iptables;

@@ -54,6 +54,8 @@ pub enum Refusal {
     Policy(Chain),
     #[error("a comment is longer than 255 bytes")]
     LongComment,
+    #[error("the line cannot be read: {0}")]
+    NotRead(String),
 }
 
 impl TableSet {

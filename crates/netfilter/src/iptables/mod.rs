@@ -37,7 +37,7 @@ pub use matches::{
     TcpFlags,
 };
 pub use name::{Chain, ChainError, Family, Policy, Table};
-pub use parse::ParseError;
+pub use parse::{Line, ParseError};
 pub use restore::{Command, Restore, RestoreTable};
 pub use rule::{Counters, Header, Interface, Negatable, Net, PortRange, Protocol, Rule};
 pub use tables::{ChainState, TableSet, TableState};

@@ -3,16 +3,29 @@
 use super::super::{Chain, Command, Counters, Family, Policy, Rule, Table};
 use super::rule;
 use super::words::{Word, split};
-use super::{Fault, Parsed};
+use super::{Fault, ParseError, Parsed};
 
+/// One line of a save file or of restore input.
 // Nearly every line is a command: a box for it would cost an allocation a line.
 #[allow(clippy::large_enum_variant)]
-pub(super) enum Line {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
     /// Blank, or a comment.
     Nothing,
+    /// `*table`.
     Table(Table),
+    /// What stands between `*table` and `COMMIT`.
     Command(Command),
+    /// `COMMIT`.
     Commit,
+}
+
+impl Line {
+    /// Reads one line on its own, for a reader that does not keep the whole. The line of an error
+    /// is `number`.
+    pub fn parse(family: Family, text: &str, number: u32) -> Result<Self, ParseError> {
+        parse(family, text).map_err(|fault| fault.on_line(number))
+    }
 }
 
 pub(super) fn parse(family: Family, text: &str) -> Parsed<Line> {

@@ -11,6 +11,8 @@ mod words;
 use super::{Family, Restore, RestoreTable, Rule, TableSet};
 use words::Word;
 
+pub use line::Line;
+
 /// Where and why a text could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]

@@ -1,0 +1,60 @@
+//! Removing every trace.
+
+use netfilter::iptables::{Chain, Table, Target};
+
+use super::Observation;
+use super::names::{self, TABLES};
+use super::transaction::Writer;
+
+/// The input for `iptables-restore --noflush` that removes every chain of kube-proxy's (and so of
+/// sluice's) iptables mode and every rule of a built-in chain that leads into one. Empty where
+/// there is none.
+///
+/// What others keep stays: a chain of ours that a rule of theirs leads into is emptied but not
+/// deleted, and where a kubelet keeps chains on the node, KUBE-FIREWALL is its own.
+pub fn cleanup(observation: &Observation) -> String {
+    let mut writer = Writer::default();
+    let kubelet = observation.tables.values().any(|seen| seen.kubelet);
+    let goes = |chain: Chain| !(kubelet && chain == names::KUBELET_FIREWALL);
+    for table in TABLES {
+        let Some(seen) = observation.tables.get(&table) else {
+            continue;
+        };
+        for (from, rule) in &seen.jumps {
+            let to = rule.target.as_ref().and_then(Target::chain);
+            if to.is_some_and(goes) {
+                writer.rule_command("-D", table, *from, rule);
+            }
+        }
+        let ours = seen.chains.keys().copied();
+        let mut chains: Vec<Chain> = ours.filter(|chain| goes(*chain)).collect();
+        chains.sort_unstable();
+        for chain in &chains {
+            writer.declare(table, *chain);
+        }
+        for chain in chains {
+            if !seen.referenced.contains(&chain) {
+                writer.delete_empty(table, chain);
+            }
+        }
+    }
+    writer.finish()
+}
+
+/// Whether anything of ours is there: a canary or a chain, in any table.
+impl Observation {
+    /// Whether any chain of ours was seen.
+    pub fn is_nothing(&self) -> bool {
+        self.tables.values().all(|seen| seen.chains.is_empty())
+    }
+
+    /// Whether every table has its canary: if not, somebody flushed the rules.
+    pub fn has_canaries(&self) -> bool {
+        [Table::Mangle, Table::Nat, Table::Filter]
+            .iter()
+            .all(|table| {
+                let seen = self.tables.get(table);
+                seen.is_some_and(|seen| seen.chains.contains_key(&names::CANARY))
+            })
+    }
+}

@@ -1,0 +1,229 @@
+//! From what was observed in the kernel to what is wanted: only the difference is written.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use netfilter::iptables::{Chain, Rule, Table};
+use plan::{PortKey, PortPlan};
+
+use super::Problem;
+use super::jumps::JUMPS;
+use super::lower::{self, Context, Port};
+use super::names::{self, TABLES};
+use super::observe::{Digest, Observation, Seen};
+use super::transaction::{RuleCounts, Writer};
+
+/// Up to how many rules of a shared chain are changed one by one; beyond it the chain is written
+/// anew.
+const SINGLE_RULES: usize = 64;
+
+pub(super) struct Resync<'a> {
+    context: Context<'a>,
+    seen: BTreeMap<Table, &'a Seen>,
+    writer: Writer,
+    total: RuleCounts,
+    /// The rules of the shared chains, as text.
+    dispatch: HashMap<(Table, Chain), Vec<String>>,
+    /// The chains of all Service ports.
+    expected: BTreeSet<Chain>,
+    /// Room to write a rule in.
+    text: String,
+}
+
+impl<'a> Resync<'a> {
+    pub(super) fn new(context: Context<'a>, observation: &'a Observation) -> Self {
+        let seen = &observation.tables;
+        Self {
+            context,
+            seen: seen.iter().map(|(table, seen)| (*table, seen)).collect(),
+            writer: Writer::default(),
+            total: RuleCounts::default(),
+            dispatch: HashMap::new(),
+            expected: BTreeSet::new(),
+            text: String::new(),
+        }
+    }
+
+    /// Writes what is missing or different; gives back the writer and the number of rules in all.
+    /// Ports without valid rules are left out of `ports` and told in `problems`.
+    pub(super) fn run(
+        mut self,
+        ports: &mut BTreeMap<PortKey, Arc<PortPlan>>,
+        problems: &mut BTreeMap<PortKey, Problem>,
+    ) -> (Writer, RuleCounts) {
+        for table in TABLES {
+            self.missing_chains(table);
+        }
+        for (table, chain, rules) in lower::fixed_chains(&self.context) {
+            self.chain(table, chain, &rules);
+        }
+        ports.retain(|key, plan| match self.port(plan) {
+            Ok(()) => true,
+            Err(problem) => {
+                problems.insert(key.clone(), problem);
+                false
+            }
+        });
+        for table in TABLES {
+            for chain in names::fixed(table) {
+                if names::is_dispatch(table, *chain) {
+                    self.shared_chain(table, *chain);
+                }
+            }
+        }
+        for jump in &JUMPS {
+            let rule = jump.rule();
+            let there = self.seen.get(&jump.table).is_some_and(|seen| {
+                let mut jumps = seen.jumps.iter();
+                jumps.any(|(from, r)| *from == jump.from && *r == rule)
+            });
+            if !there {
+                self.writer.rule_command("-I", jump.table, jump.from, &rule);
+            }
+        }
+        self.stale_chains();
+        (self.writer, self.total)
+    }
+
+    fn has_chain(&self, table: Table, chain: Chain) -> bool {
+        let seen = self.seen.get(&table);
+        seen.is_some_and(|seen| seen.chains.contains_key(&chain))
+    }
+
+    fn missing_chains(&mut self, table: Table) {
+        for chain in names::fixed(table) {
+            if !self.has_chain(table, *chain) {
+                self.writer.declare(table, *chain);
+            }
+        }
+    }
+
+    /// Writes a chain unless it was observed to be as it should.
+    fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule]) {
+        self.total.add(table, rules.len());
+        let seen = self
+            .seen
+            .get(&table)
+            .and_then(|seen| seen.chains.get(&chain));
+        let same = seen.is_some_and(|digest| {
+            digest.is_some_and(|digest| digest == Digest::of(rules, &mut self.text))
+        });
+        if !same {
+            self.writer.chain(table, chain, rules);
+        }
+    }
+
+    fn port(&mut self, plan: &PortPlan) -> Result<(), Problem> {
+        let mut port = Port::new(plan)?;
+        let context = self.context;
+        port.chains(&context, |chain, rules| {
+            self.expected.insert(chain);
+            self.chain(Table::Nat, chain, rules);
+        });
+        port.dispatch(&context, |table, chain, rule| {
+            let mut text = String::with_capacity(160);
+            rule.write(&mut text);
+            self.dispatch.entry((table, chain)).or_default().push(text);
+        });
+        Ok(())
+    }
+
+    /// Brings a chain that all Service ports share to what it should be.
+    fn shared_chain(&mut self, table: Table, chain: Chain) {
+        let wanted = self.dispatch.remove(&(table, chain)).unwrap_or_default();
+        let mut tail = Vec::new();
+        if table == Table::Nat && chain == names::SERVICES {
+            tail = lower::services_tail(&self.context)
+                .iter()
+                .map(text_of)
+                .collect();
+        }
+        self.total.add(table, wanted.len() + tail.len());
+        let seen = self.seen.get(&table);
+        let readable = seen.and_then(|seen| seen.chains.get(&chain)?.as_ref());
+        let there = seen
+            .and_then(|seen| seen.dispatch.get(&chain))
+            .filter(|_| readable.is_some());
+        let change = there.and_then(|there| difference(there, &wanted, &tail));
+        let whole = wanted.len() + tail.len();
+        match change {
+            Some((surplus, missing)) if surplus.len() + missing.len() <= SINGLE_RULES => {
+                for text in surplus {
+                    self.writer.command("-D", table, chain, text);
+                }
+                for text in missing.into_iter().rev() {
+                    self.writer.command("-I", table, chain, text);
+                }
+            }
+            // Just made.
+            None if whole == 0 && !self.has_chain(table, chain) => {}
+            _ => {
+                self.writer.declare(table, chain);
+                for text in wanted.iter().chain(&tail) {
+                    self.writer.command("-A", table, chain, text);
+                }
+            }
+        }
+    }
+
+    /// Deletes chains of Service ports that are gone.
+    fn stale_chains(&mut self) {
+        let Some(seen) = self.seen.get(&Table::Nat) else {
+            return;
+        };
+        let mut stale: Vec<Chain> = seen
+            .chains
+            .keys()
+            .filter(|chain| names::is_service_chain(**chain) && !self.expected.contains(chain))
+            .copied()
+            .collect();
+        stale.sort_unstable();
+        for chain in &stale {
+            self.writer.declare(Table::Nat, *chain);
+        }
+        for chain in stale {
+            if !seen.referenced.contains(&chain) {
+                self.writer.delete_empty(Table::Nat, chain);
+            }
+        }
+    }
+}
+
+pub(super) fn text_of(rule: &Rule) -> String {
+    let mut text = String::with_capacity(160);
+    rule.write(&mut text);
+    text
+}
+
+/// The rules that are too many and those that are missing, in any order but for the tail. `None`
+/// where the tail does not stand at the end.
+fn difference<'t>(
+    there: &'t [String],
+    wanted: &'t [String],
+    tail: &[String],
+) -> Option<(Vec<&'t str>, Vec<&'t str>)> {
+    let there = there.strip_suffix(tail)?;
+    let mut count: HashMap<&str, i64> = HashMap::with_capacity(wanted.len());
+    for text in wanted {
+        *count.entry(text).or_default() += 1;
+    }
+    let mut surplus = Vec::new();
+    for text in there {
+        match count.get_mut(text.as_str()) {
+            Some(n) if *n > 0 => *n -= 1,
+            _ => surplus.push(text.as_str()),
+        }
+    }
+    // What is left over in the count is missing; in the order in which it is wanted.
+    let mut missing = Vec::new();
+    for text in wanted.iter().rev() {
+        if let Some(n) = count.get_mut(text.as_str())
+            && *n > 0
+        {
+            *n -= 1;
+            missing.push(text.as_str());
+        }
+    }
+    missing.reverse();
+    Some((surplus, missing))
+}

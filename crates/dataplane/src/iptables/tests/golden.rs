@@ -1,0 +1,62 @@
+//! The rules equal those that kube-proxy was observed to program.
+
+use super::observed::{CONFIGURATIONS, options, planner, save, without_nfacct};
+use super::*;
+
+fn compare(configuration: &str, family: IpFamily, nfacct: bool) {
+    let what = format!("{configuration} {family} nfacct: {nfacct}");
+    let planner = planner(configuration);
+    let options = options(configuration, nfacct);
+    let rendered = render(planner.plan(family), &options).unwrap();
+    assert_eq!(rendered.problems, [], "{what}");
+    let mut observed = save(configuration, family);
+    if !nfacct {
+        observed = without_nfacct(observed);
+    }
+    let (is, should) = (comparable(&rendered.tables), comparable(&observed));
+    for (key, rules) in &should {
+        assert_eq!(is.get(key), Some(rules), "{what}: {key:?}");
+    }
+    for key in is.keys() {
+        assert!(should.contains_key(key), "{what}: {key:?} is too many");
+    }
+}
+
+#[test]
+fn every_configuration_equals_its_observation() {
+    for configuration in CONFIGURATIONS {
+        for family in IpFamily::ALL {
+            for nfacct in [true, false] {
+                compare(configuration, family, nfacct);
+            }
+        }
+    }
+}
+
+/// A node that kube-proxy left as it should be is left alone.
+#[test]
+fn nothing_is_written_over_an_observation() {
+    for configuration in CONFIGURATIONS {
+        for family in IpFamily::ALL {
+            let mut mode = Mode::new(family, options(configuration, true));
+            mode.replace_plan(planner(configuration).plan(family));
+            mode.observe(observe(family, &save(configuration, family)));
+            let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+            assert_eq!(transaction.text, "", "{configuration} {family}");
+            assert!(transaction.is_empty());
+        }
+    }
+}
+
+/// What the metric `sync_proxy_rules_iptables_total` was observed to say
+/// (`iptables-default.metrics`).
+#[test]
+fn rules_are_counted_as_kube_proxy_counts_them() {
+    for (family, filter, nat) in [(IpFamily::V4, 12, 145), (IpFamily::V6, 3, 16)] {
+        let mut mode = Mode::new(family, options("default", true));
+        mode.replace_plan(planner("default").plan(family));
+        mode.observe(Observation::nothing());
+        let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+        assert_eq!(transaction.total, RuleCounts { filter, nat });
+    }
+}

@@ -1,1 +1,41 @@
 //! Flags and KubeProxyConfiguration, resolved once into one struct.
+//!
+//! The surface is kube-proxy v1.36's. [`augment`] adds its flags to a command, [`Resolved::from_matches`]
+//! turns what was given, with the file of `--config`, into a [`Config`] of typed values; nothing
+//! else in sluice reads a flag or a field. Where upstream has quirks they are kept, and said here:
+//! - With `--config` the file alone counts, and flags are ignored, but for the logging flags,
+//!   `--hostname-override` and `--master`, and those that say what to do (`--cleanup`,
+//!   `--init-only`, `--write-config-to`, `--version`).
+//! - `--iptables-sync-period` and `--iptables-min-sync-period` also drive nftables mode, and are
+//!   ignored in ipvs mode; the `--ipvs-…` ones act in ipvs mode only. With flags alone ipvs mode
+//!   has a minimum sync period of 1 s, from a file 0 s.
+//! - `--bind-address` with an IPv6 address does not move the health and metrics servers to IPv6;
+//!   `bindAddress` in a file does.
+//!
+//! Differences: unknown and duplicate fields in the file are refused, where upstream reads such a
+//! file a second time without minding them; an empty metrics address switches the server off, as
+//! upstream's help says but its validation prevents; the mode `userspace` is sluice's own.
+
+mod duration;
+mod error;
+mod file;
+mod flags;
+mod resolve;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use duration::GoDuration;
+pub use error::{ConfigError, FieldError};
+pub use file::{
+    API_VERSION, ClientConnectionConfiguration, ConntrackConfiguration, DetectLocalConfiguration,
+    FlushFrequency, FormatOptions, IpTablesConfiguration, IpvsConfiguration, KIND,
+    KubeProxyConfiguration, LoggingConfiguration, NfTablesConfiguration, OutputRoutingOptions,
+    Quantity, VModuleItem, WinkernelConfiguration,
+};
+pub use flags::{FLAGS, Flag, augment, command_args, normalize};
+pub use resolve::{
+    Action, ClientConnection, Config, Conntrack, Ipvs, LocalTraffic, LogFormat, LogStream, Logging,
+    NodePortAddresses, ProxyMode, Resolved,
+};

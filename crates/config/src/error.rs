@@ -1,0 +1,61 @@
+//! What is wrong with a configuration.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Why there is no configuration to run with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        error: std::io::Error,
+    },
+    /// The file is not a KubeProxyConfiguration.
+    #[error("{}{error}", path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default())]
+    Decode {
+        /// The file, if there is one.
+        path: Option<PathBuf>,
+        /// The field (empty if none can be named) and the reason.
+        error: FieldError,
+    },
+    /// The values cannot be used.
+    #[error("{}", join(.0))]
+    Invalid(Vec<FieldError>),
+    /// A flag's value cannot be used.
+    #[error("--{flag}: {reason}")]
+    Flag {
+        /// The flag's name.
+        flag: &'static str,
+        /// The reason.
+        reason: String,
+    },
+}
+
+/// One field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// Its path in a KubeProxyConfiguration: `iptables.masqueradeBit`.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// `iptables.masqueradeBit: 32 is out of range (0 to 31)`.
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            f.write_str(&self.reason)
+        } else {
+            write!(f, "{}: {}", self.field, self.reason)
+        }
+    }
+}
+
+fn join(errors: &[FieldError]) -> String {
+    let lines: Vec<_> = errors.iter().map(FieldError::to_string).collect();
+    lines.join("; ")
+}

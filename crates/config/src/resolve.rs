@@ -1,0 +1,547 @@
+//! From flags and file to the one struct that the rest of sluice reads.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use model::{Cidr, parse_cidr, parse_ip};
+
+use crate::file::append_port;
+use crate::flags::{Draft, FLAGS, is_given};
+use crate::{ConfigError, FieldError, GoDuration, KubeProxyConfiguration, Quantity, validate};
+
+/// What the command line comes to.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// What to do.
+    pub action: Action,
+    /// The configuration to do it with.
+    pub config: Config,
+    /// The file of `--config`; kube-proxy exits when it changes.
+    pub config_file: Option<PathBuf>,
+    /// What should be told to the operator: flags that are ignored or deprecated, fields and
+    /// feature gates without effect. One line each.
+    pub notes: Vec<String>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Run.
+    Run,
+    /// `--init-only`: do what needs full root privileges, and exit.
+    InitOnly,
+    /// `--cleanup`: remove everything, and exit.
+    Cleanup,
+    /// `--write-config-to`: write [`Config::file`] there, and exit.
+    WriteConfig(PathBuf),
+    /// `--version`: print it, and exit; the text after the name alone if `raw`.
+    Version {
+        /// `--version=raw`.
+        raw: bool,
+    },
+}
+
+/// A configuration that has been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `mode`.
+    pub mode: ProxyMode,
+    /// `hostnameOverride`, in lower case. `None`: the host's name, in lower case.
+    pub node_name: Option<String>,
+    /// `bindAddress`: the node's primary address if the Node object does not say; unspecified if
+    /// that is not known.
+    pub bind_address: IpAddr,
+    /// `healthzBindAddress`; `None`: no such server.
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// `metricsBindAddress`; `None`: no such server.
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// `bindAddressHardFail`.
+    pub bind_address_hard_fail: bool,
+    /// `enableProfiling`.
+    pub enable_profiling: bool,
+    /// Whether `showHiddenMetricsForVersion` asks for the metrics hidden in this version.
+    pub show_hidden_metrics: bool,
+    /// `clientConnection` and `--master`.
+    pub client: ClientConnection,
+    /// `detectLocalMode` and what belongs to it.
+    pub local_traffic: LocalTraffic,
+    /// `masqueradeAll` of the mode.
+    pub masquerade_all: bool,
+    /// `masqueradeBit` of the mode, 0 to 31.
+    pub masquerade_bit: u8,
+    /// `iptables.localhostNodePorts`.
+    pub localhost_node_ports: bool,
+    /// `nodePortAddresses`.
+    pub node_port_addresses: NodePortAddresses,
+    /// `syncPeriod` of the mode; above zero.
+    pub sync_period: Duration,
+    /// `minSyncPeriod` of the mode; at most [`Config::sync_period`].
+    pub min_sync_period: Duration,
+    /// `configSyncPeriod`; above zero.
+    pub config_sync_period: Duration,
+    /// `oomScoreAdj`, -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// `ipvs`.
+    pub ipvs: Ipvs,
+    /// `conntrack`.
+    pub conntrack: Conntrack,
+    /// The feature gate AllowServiceExternalIPs: whether external IPs are served.
+    pub allow_external_ips: bool,
+    /// `logging`.
+    pub logging: Logging,
+    /// All fields as they were stated, defaults filled in: what `/configz` shows.
+    pub file: KubeProxyConfiguration,
+}
+
+/// `mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // The modes' own names.
+pub enum ProxyMode {
+    Iptables,
+    Ipvs,
+    Nftables,
+    /// sluice's own.
+    Userspace,
+}
+
+impl ProxyMode {
+    /// All modes.
+    pub const ALL: [ProxyMode; 4] = [
+        ProxyMode::Iptables,
+        ProxyMode::Ipvs,
+        ProxyMode::Nftables,
+        ProxyMode::Userspace,
+    ];
+
+    /// As flags and files write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProxyMode::Iptables => "iptables",
+            ProxyMode::Ipvs => "ipvs",
+            ProxyMode::Nftables => "nftables",
+            ProxyMode::Userspace => "userspace",
+        }
+    }
+}
+
+impl std::fmt::Display for ProxyMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How to talk to the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientConnection {
+    /// `--master`: its address, instead of the kubeconfig's.
+    pub master: Option<String>,
+    /// A kubeconfig file. `None`: in-cluster configuration.
+    pub kubeconfig: Option<PathBuf>,
+    /// Content types to accept; `None`: what `content_type` says.
+    pub accept_content_types: Option<String>,
+    /// Content type of requests.
+    pub content_type: String,
+    /// Requests a second; negative: without bound.
+    pub qps: f32,
+    /// Requests allowed beyond that for a short while.
+    pub burst: u32,
+}
+
+/// How traffic of this node's pods is told from other traffic; the shape of `plan`'s own type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalTraffic {
+    /// Source in one of these, at most one a family; none tells nothing.
+    ClusterCidr(Vec<Cidr>),
+    /// Source in the Node's pod ranges.
+    NodeCidr,
+    /// In through this interface.
+    BridgeInterface(String),
+    /// In through an interface with this prefix.
+    InterfaceNamePrefix(String),
+}
+
+/// Which local addresses answer for NodePorts; the shape of `plan`'s own type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// Every one.
+    All,
+    /// The Node's InternalIP of each family.
+    Primary,
+    /// Those in these ranges. A family without a range has all of its addresses answer.
+    Ranges(Vec<Cidr>),
+}
+
+/// `ipvs`. Timeouts that are `None` are left as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields' own names.
+pub struct Ipvs {
+    /// `rr` where none is stated.
+    pub scheduler: String,
+    /// Ranges whose virtual servers are left alone in clean-up.
+    pub exclude_cidrs: Vec<Cidr>,
+    pub strict_arp: bool,
+    pub tcp_timeout: Option<Duration>,
+    pub tcp_fin_timeout: Option<Duration>,
+    pub udp_timeout: Option<Duration>,
+}
+
+/// `conntrack`. Timeouts that are `None` are left as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields' own names.
+pub struct Conntrack {
+    /// Entries for each CPU core. `None`: the limit is left as it is, and `min` without meaning.
+    pub max_per_core: Option<u32>,
+    /// Entries at least.
+    pub min: u32,
+    pub tcp_established_timeout: Option<Duration>,
+    pub tcp_close_wait_timeout: Option<Duration>,
+    pub tcp_be_liberal: bool,
+    pub udp_timeout: Option<Duration>,
+    pub udp_stream_timeout: Option<Duration>,
+}
+
+/// `logging`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// How long messages may be held back; above zero.
+    pub flush_frequency: Duration,
+    /// Messages up to this level are written.
+    pub verbosity: u32,
+    /// Other levels for source files whose names match a pattern; the first match counts.
+    pub vmodule: Vec<(String, u32)>,
+    /// Where messages of the format go.
+    pub stream: LogStream,
+}
+
+/// `logging.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The formats' own names.
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// `logging.options` of the format in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogStream {
+    /// Errors to stderr, everything else to stdout; otherwise everything to stderr.
+    pub split: bool,
+    /// With `split`, how many bytes of messages that are no errors may be held back.
+    pub info_buffer_size: u64,
+}
+
+impl Resolved {
+    /// Resolves what was given to a command that [`augment`](crate::augment) was applied to,
+    /// reading the file of `--config`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or decoded, or values that cannot be used, all of them named.
+    pub fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
+        let mut draft = Draft::new();
+        draft.apply(matches, |flag| flag.name == "config")?;
+        let mut notes = Vec::new();
+        let config_file = (!draft.config.is_empty()).then(|| PathBuf::from(&draft.config));
+        if let Some(path) = &config_file {
+            draft.file = read(path)?;
+            // A flag's patterns come before the file's, so that they win.
+            let vmodule = std::mem::take(&mut draft.file.logging.vmodule);
+            draft.apply(matches, |flag| flag.beside_config)?;
+            draft.file.logging.vmodule.extend(vmodule);
+        } else {
+            draft.apply(matches, |_| true)?;
+            draft.settle();
+        }
+        for flag in FLAGS.iter().filter(|flag| is_given(matches, flag)) {
+            if config_file.is_some() && !flag.beside_config {
+                notes.push(format!("--{} is ignored beside --config", flag.name));
+            } else if let Some(instead) = flag.deprecated {
+                notes.push(format!("--{} is deprecated; use {instead}", flag.name));
+            }
+        }
+        if !draft.hostname_override.is_empty() {
+            draft.file.hostname_override = lower_name(&draft.hostname_override)?;
+        }
+        let mut config = Config::from_file(draft.file)?;
+        config.client.master = (!draft.master.is_empty()).then_some(draft.master);
+        notes.extend(config.without_effect());
+        let action = if let Some(version) = draft.version {
+            Action::Version {
+                raw: version == "raw",
+            }
+        } else if !draft.write_config_to.is_empty() {
+            Action::WriteConfig(draft.write_config_to.into())
+        } else if draft.cleanup {
+            Action::Cleanup
+        } else if draft.init_only {
+            Action::InitOnly
+        } else {
+            Action::Run
+        };
+        Ok(Self {
+            action,
+            config,
+            config_file,
+            notes,
+        })
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<KubeProxyConfiguration, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+        path: path.into(),
+        error,
+    })?;
+    let mut file = KubeProxyConfiguration::from_yaml(&text).map_err(|error| match error {
+        ConfigError::Decode { error, .. } => ConfigError::Decode {
+            path: Some(path.into()),
+            error,
+        },
+        other => other,
+    })?;
+    file.set_defaults();
+    Ok(file)
+}
+
+fn lower_name(name: &str) -> Result<String, ConfigError> {
+    match name.trim() {
+        "" => Err(ConfigError::Flag {
+            flag: "hostname-override",
+            reason: "is empty".into(),
+        }),
+        name => Ok(name.to_lowercase()),
+    }
+}
+
+impl Draft {
+    /// Brings the flags that have no field of their own into the file.
+    fn settle(&mut self) {
+        for (address, port) in [
+            (&mut self.file.healthz_bind_address, self.healthz_port),
+            (&mut self.file.metrics_bind_address, self.metrics_port),
+        ] {
+            match u16::try_from(port) {
+                Ok(0) => address.clear(),
+                Ok(port) => append_port(address, port),
+                // Refused with the address, as an impossible port.
+                Err(_) => *address = format!("{address}:{port}"),
+            }
+        }
+        let file = &mut self.file;
+        // An unknown mode is refused later.
+        let mode = validate::mode(&file.mode).unwrap_or(ProxyMode::Iptables);
+        let (all, period, min_period) = match mode {
+            ProxyMode::Nftables => (
+                &mut file.nftables.masquerade_all,
+                &mut file.nftables.sync_period,
+                &mut file.nftables.min_sync_period,
+            ),
+            ProxyMode::Ipvs => {
+                // Flags start out from the defaults of the default mode.
+                file.ipvs.min_sync_period = file.iptables.min_sync_period;
+                (
+                    &mut file.iptables.masquerade_all,
+                    &mut file.ipvs.sync_period,
+                    &mut file.ipvs.min_sync_period,
+                )
+            }
+            ProxyMode::Iptables | ProxyMode::Userspace => (
+                &mut file.iptables.masquerade_all,
+                &mut file.iptables.sync_period,
+                &mut file.iptables.min_sync_period,
+            ),
+        };
+        *all |= self.masquerade_all;
+        let (given, min_given) = match mode {
+            ProxyMode::Ipvs => (self.ipvs_sync_period, self.ipvs_min_sync_period),
+            _ => (self.iptables_sync_period, self.iptables_min_sync_period),
+        };
+        *period = given.unwrap_or(*period);
+        *min_period = min_given.unwrap_or(*min_period);
+    }
+}
+
+impl Config {
+    /// Checks a configuration, its defaults filled in (or not yet), and gives it types.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], with every field that is wrong.
+    pub fn from_file(mut file: KubeProxyConfiguration) -> Result<Self, ConfigError> {
+        if file.api_version.is_empty() {
+            file.set_defaults();
+        }
+        let errors = validate::validate(&file).0;
+        if !errors.is_empty() {
+            return Err(ConfigError::Invalid(errors));
+        }
+        let one = |error: FieldError| ConfigError::Invalid(vec![error]);
+        let mode = validate::mode(&file.mode).map_err(one)?;
+        settle_defaults(&mut file, mode);
+        let (period, min_period) = validate::periods(&file, mode);
+        // Validation has seen to it that none of these is negative.
+        let duration = |d: GoDuration| d.positive().unwrap_or_default();
+        let (masquerade_all, masquerade_bit) = match mode {
+            ProxyMode::Nftables => (file.nftables.masquerade_all, file.nftables.masquerade_bit),
+            _ => (file.iptables.masquerade_all, file.iptables.masquerade_bit),
+        };
+        let text = |s: &String| (!s.is_empty()).then(|| s.clone());
+        let address = |s: &String| validate::socket_address(s).ok();
+        let name = file.hostname_override.trim().to_lowercase();
+        Ok(Self {
+            mode,
+            node_name: text(&name),
+            bind_address: parse_ip(&file.bind_address).unwrap_or(IpAddr::from([0; 4])),
+            healthz_bind_address: address(&file.healthz_bind_address),
+            metrics_bind_address: address(&file.metrics_bind_address),
+            bind_address_hard_fail: file.bind_address_hard_fail,
+            enable_profiling: file.enable_profiling,
+            show_hidden_metrics: !file.show_hidden_metrics_for_version.is_empty(),
+            client: ClientConnection {
+                master: None,
+                kubeconfig: text(&file.client_connection.kubeconfig).map(PathBuf::from),
+                accept_content_types: text(&file.client_connection.accept_content_types),
+                content_type: file.client_connection.content_type.clone(),
+                qps: file.client_connection.qps,
+                burst: u32::try_from(file.client_connection.burst).unwrap_or(0),
+            },
+            local_traffic: local_traffic(&file).map_err(one)?,
+            masquerade_all,
+            masquerade_bit: masquerade_bit
+                .and_then(|b| u8::try_from(b).ok())
+                .unwrap_or(14),
+            localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or(true),
+            node_port_addresses: node_port_addresses(&file),
+            sync_period: duration(period),
+            min_sync_period: duration(min_period),
+            config_sync_period: duration(file.config_sync_period),
+            oom_score_adj: file.oom_score_adj.unwrap_or(-999),
+            ipvs: ipvs(&file),
+            conntrack: conntrack(&file),
+            allow_external_ips: file
+                .feature_gates
+                .get("AllowServiceExternalIPs")
+                .copied()
+                .unwrap_or(true),
+            logging: logging(&file),
+            file,
+        })
+    }
+
+    /// A line for each statement that has no effect here.
+    fn without_effect(&self) -> Vec<String> {
+        const GATES: [&str; 4] = [
+            "AllAlpha",
+            "AllBeta",
+            "AllowServiceExternalIPs",
+            "LoggingAlphaOptions",
+        ];
+        let mut lines: Vec<_> = self
+            .file
+            .feature_gates
+            .keys()
+            .filter(|gate| !GATES.contains(&gate.as_str()))
+            .map(|gate| format!("featureGates.{gate}: has no effect in sluice"))
+            .collect();
+        if self.file.windows_run_as_service {
+            lines.push("windowsRunAsService: is for Windows, and ignored".into());
+        }
+        if self.file.winkernel != crate::WinkernelConfiguration::default() {
+            lines.push("winkernel: is for Windows, and ignored".into());
+        }
+        if !self.file.port_range.is_empty() {
+            lines.push("portRange: has no effect, as in kube-proxy".into());
+        }
+        lines
+    }
+}
+
+/// The defaults that depend on the mode, or are the platform's.
+fn settle_defaults(file: &mut KubeProxyConfiguration, mode: ProxyMode) {
+    file.mode = mode.name().into();
+    if file.detect_local_mode.is_empty() {
+        file.detect_local_mode = "ClusterCIDR".into();
+    }
+    let unset = file.node_port_addresses.as_ref().is_none_or(Vec::is_empty);
+    if unset && mode == ProxyMode::Nftables {
+        file.node_port_addresses = Some(vec!["primary".into()]);
+    }
+}
+
+fn local_traffic(file: &KubeProxyConfiguration) -> Result<LocalTraffic, FieldError> {
+    let local = &file.detect_local;
+    Ok(match file.detect_local_mode.as_str() {
+        "NodeCIDR" => LocalTraffic::NodeCidr,
+        "BridgeInterface" => LocalTraffic::BridgeInterface(local.bridge_interface.clone()),
+        "InterfaceNamePrefix" => {
+            LocalTraffic::InterfaceNamePrefix(local.interface_name_prefix.clone())
+        }
+        _ => LocalTraffic::ClusterCidr(validate::cluster_cidrs(file)?),
+    })
+}
+
+fn node_port_addresses(file: &KubeProxyConfiguration) -> NodePortAddresses {
+    match file.node_port_addresses.as_deref().unwrap_or_default() {
+        [] => NodePortAddresses::All,
+        [primary] if primary == "primary" => NodePortAddresses::Primary,
+        ranges => NodePortAddresses::Ranges(ranges.iter().filter_map(|r| parse_cidr(r)).collect()),
+    }
+}
+
+fn ipvs(file: &KubeProxyConfiguration) -> Ipvs {
+    let ipvs = &file.ipvs;
+    let exclude = ipvs.exclude_cidrs.as_deref().unwrap_or_default();
+    Ipvs {
+        scheduler: match ipvs.scheduler.as_str() {
+            "" => "rr".into(),
+            stated => stated.into(),
+        },
+        exclude_cidrs: exclude.iter().filter_map(|r| parse_cidr(r)).collect(),
+        strict_arp: ipvs.strict_arp,
+        tcp_timeout: ipvs.tcp_timeout.nonzero(),
+        tcp_fin_timeout: ipvs.tcp_fin_timeout.nonzero(),
+        udp_timeout: ipvs.udp_timeout.nonzero(),
+    }
+}
+
+fn conntrack(file: &KubeProxyConfiguration) -> Conntrack {
+    let conntrack = &file.conntrack;
+    let number = |n: Option<i32>| n.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+    Conntrack {
+        max_per_core: number(conntrack.max_per_core),
+        min: number(conntrack.min).unwrap_or(0),
+        tcp_established_timeout: conntrack
+            .tcp_established_timeout
+            .and_then(GoDuration::nonzero),
+        tcp_close_wait_timeout: conntrack
+            .tcp_close_wait_timeout
+            .and_then(GoDuration::nonzero),
+        tcp_be_liberal: conntrack.tcp_be_liberal,
+        udp_timeout: conntrack.udp_timeout.nonzero(),
+        udp_stream_timeout: conntrack.udp_stream_timeout.nonzero(),
+    }
+}
+
+fn logging(file: &KubeProxyConfiguration) -> Logging {
+    let logging = &file.logging;
+    let (format, options) = match logging.format.as_str() {
+        "json" => (LogFormat::Json, &logging.options.json),
+        _ => (LogFormat::Text, &logging.options.text),
+    };
+    Logging {
+        format,
+        flush_frequency: logging.flush_frequency.0.positive().unwrap_or_default(),
+        verbosity: logging.verbosity,
+        vmodule: logging
+            .vmodule
+            .iter()
+            .map(|item| (item.file_pattern.clone(), item.verbosity))
+            .collect(),
+        stream: LogStream {
+            split: options.split_stream,
+            info_buffer_size: Quantity::bytes(&options.info_buffer_size).unwrap_or(0),
+        },
+    }
+}

@@ -7,10 +7,14 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use crate::control::{Applied, Target};
+use crate::demo::{self, DemoArgs};
 use crate::manifest::{Documents, ObjectName};
 use crate::names::LabName;
 use crate::state::ProxyCommand;
 use crate::{Lab, Options, status};
+
+/// The modes that a proxy can have.
+pub(crate) const MODES: [&str; 4] = ["iptables", "nftables", "ipvs", "userspace"];
 
 /// What `sluice lab` can do.
 #[derive(Clone, Debug, Subcommand)]
@@ -96,6 +100,8 @@ pub enum LabCommand {
         #[command(flatten)]
         lab: Which,
     },
+    /// Raise a cluster, run experiments with real connections, show what came of them
+    Demo(DemoArgs),
     /// Take a lab down; nothing of it is left
     Down {
         /// Which lab.
@@ -138,7 +144,7 @@ pub struct UpArgs {
     #[arg(long, default_value_t = 3)]
     pub nodes: u8,
     /// The proxy's mode on every node
-    #[arg(long, default_value = "iptables", value_parser = ["iptables", "nftables", "ipvs", "userspace"])]
+    #[arg(long, default_value = "iptables", value_parser = MODES)]
     pub mode: String,
     /// Run no proxy: the cluster's Services lead nowhere
     #[arg(long, conflicts_with_all = ["mode", "proxy_flags"])]
@@ -226,6 +232,7 @@ pub fn run(command: &LabCommand) -> Result<ExitCode> {
             say(&lab.open()?.set_ready(&ObjectName::parse(pod), *ready)?)
         }
         LabCommand::Status { lab } => say(&status::of(&lab.open()?.state()?)),
+        LabCommand::Demo(args) => demo::run(args),
         LabCommand::Down { lab, all } => down(lab, *all),
     }
 }

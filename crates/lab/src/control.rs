@@ -509,3 +509,8 @@ impl Cluster {
             .collect()
     }
 }
+
+/// The node that load balancers' addresses lead to: the first.
+pub(crate) fn node_of_load_balancers(cluster: &Cluster) -> Option<String> {
+    cluster.nodes.keys().next().cloned()
+}

@@ -166,6 +166,15 @@ pub(crate) fn add_pod(lab: &LabName, id: PodId, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
+/// Takes a pod's links away, and the routes to it with them.
+pub(crate) fn disconnect_pod(lab: &LabName, id: PodId, pod: &Pod) -> Result<()> {
+    let mut at_node = RtNetlink::open_in(&NetNs::open(&lab.node(&pod.node))?)?;
+    if let Some(link) = at_node.link(&veth(id))? {
+        at_node.delete_link(link.index)?;
+    }
+    Ok(())
+}
+
 /// A veth pair between the namespace of a socket and another; the near end's index. Near end up.
 fn pair(near: &mut RtNetlink, name: &str, far: &NetNs, far_name: &str) -> Result<u32> {
     near.add_veth(

@@ -14,8 +14,8 @@ use kernel::netns::NetNs;
 use nix::sys::signal::Signal;
 
 use crate::control::address::{MAX_NODES, node_ips};
-use crate::control::{Applied, Cluster, Pod, PodId, Target, service};
-use crate::echo::READY;
+use crate::control::{Applied, Cluster, ContainerPort, Pod, PodId, Target, service};
+use crate::echo::{READY, kernel_has};
 use crate::fabric;
 use crate::host::Host;
 use crate::manifest::{Documents, ObjectName};
@@ -194,8 +194,9 @@ impl Lab {
     /// # Errors
     /// A pod cannot be started. What is wrong with a document is in the result.
     pub fn apply(&mut self, documents: &Documents) -> Result<Applied> {
-        let applied = self.change(|cluster, now| Ok(cluster.apply(documents, now)))?;
+        let mut applied = self.change(|cluster, now| Ok(cluster.apply(documents, now)))?;
         self.wait_for_ends()?;
+        applied.notes.extend(unserved(&self.state()?.cluster));
         Ok(applied)
     }
 
@@ -367,10 +368,13 @@ impl Lab {
         for ip in pod.ips {
             command.args(["--address", &ip.to_string()]);
         }
-        for port in &pod.template.ports {
+        let served = |port: &&ContainerPort| kernel_has(port.protocol);
+        for port in pod.template.ports.iter().filter(served) {
             command.args(["--port", &format!("{}:{}", port.protocol, port.port)]);
         }
         command.stdout(Stdio::piped());
+        // Its log is shown to people when it cannot start.
+        command.env("RUST_LIB_BACKTRACE", "0");
         Process::start(&mut command, &self.folder.log(&log_of(pod)))
     }
 
@@ -380,6 +384,9 @@ impl Lab {
             return Ok(());
         }
         end_all_in(&[NetNs::open(&netns)?])?;
+        // The kernel takes namespaces apart at its leisure; the pod's address is to lead nowhere
+        // from now on.
+        fabric::disconnect_pod(&self.name, id, pod)?;
         Ok(NetNs::delete(&netns)?)
     }
 
@@ -534,6 +541,22 @@ fn service_of(slice: &serde_json::Value) -> Option<&str> {
         .get("labels")?
         .get("kubernetes.io/service-name")?
         .as_str()
+}
+
+/// The ports that no echo server can open here.
+fn unserved(cluster: &Cluster) -> Vec<String> {
+    let pods = cluster.pods.values();
+    let ports = pods.flat_map(|pod| pod.template.ports.iter().map(move |port| (pod, port)));
+    ports
+        .filter(|(_, port)| !kernel_has(port.protocol))
+        .map(|(pod, port)| {
+            let ContainerPort { port, protocol, .. } = port;
+            format!(
+                "pod/{}: nobody listens on {port}/{protocol}: this kernel has no {protocol}",
+                pod.name.name
+            )
+        })
+        .collect()
 }
 
 /// Waits for the line that says that all ports are open.

@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod control;
+pub mod demo;
 pub mod echo;
 mod fabric;
 mod host;

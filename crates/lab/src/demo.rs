@@ -1,0 +1,259 @@
+//! `lab demo`: a three-node cluster, the example manifests, and experiments with real connections.
+//!
+//! Each experiment says what was sent, where it arrived, which source address the pod saw, and
+//! what was expected.
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::cli::{echo_command, proxy_command};
+use crate::manifest::Documents;
+use crate::names::LabName;
+use crate::table::Table;
+use crate::{Lab, Options};
+
+mod changes;
+mod shots;
+mod stage;
+
+use stage::Stage;
+
+/// The example manifests, as `examples/` has them.
+const EXAMPLES: [(&str, &str); 6] = [
+    (
+        "examples/nginx.yaml",
+        include_str!("../../../examples/nginx.yaml"),
+    ),
+    (
+        "examples/load-balancer.yaml",
+        include_str!("../../../examples/load-balancer.yaml"),
+    ),
+    (
+        "examples/web.yaml",
+        include_str!("../../../examples/web.yaml"),
+    ),
+    (
+        "examples/dns.yaml",
+        include_str!("../../../examples/dns.yaml"),
+    ),
+    (
+        "examples/cart.yaml",
+        include_str!("../../../examples/cart.yaml"),
+    ),
+    (
+        "examples/empty.yaml",
+        include_str!("../../../examples/empty.yaml"),
+    ),
+];
+
+/// The arguments of `lab demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoArgs {
+    /// The proxy's mode on every node
+    #[arg(long, default_value = "iptables", value_parser = crate::cli::MODES)]
+    pub mode: String,
+    /// The lab's name
+    #[arg(long, default_value = "demo")]
+    pub name: String,
+    /// Further flags for `sluice proxy` on every node, after `--`
+    #[arg(last = true, value_name = "PROXY FLAGS")]
+    pub proxy_flags: Vec<String>,
+}
+
+/// What a mode cannot do, by its nature.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Abilities {
+    /// Pods can see the client's own address.
+    keeps_client_address: bool,
+    /// Traffic goes on without the proxy.
+    outlives_proxy: bool,
+}
+
+impl Abilities {
+    fn of(mode: &str) -> Self {
+        // A relay carries the packets itself.
+        let in_kernel = mode != "userspace";
+        Self {
+            keeps_client_address: in_kernel,
+            outlives_proxy: in_kernel,
+        }
+    }
+}
+
+/// What came of an experiment.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    sent: String,
+    arrived: String,
+    source: String,
+    expected: String,
+    verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Pass,
+    Fail,
+    NotApplicable,
+}
+
+impl Verdict {
+    fn of(passed: bool) -> Self {
+        if passed { Verdict::Pass } else { Verdict::Fail }
+    }
+}
+
+impl Report {
+    fn not_applicable(why: &str) -> Self {
+        let dash = || "-".to_owned();
+        Self {
+            sent: dash(),
+            arrived: dash(),
+            source: dash(),
+            expected: why.to_owned(),
+            verdict: Verdict::NotApplicable,
+        }
+    }
+
+    /// An experiment that could not be carried out has failed.
+    fn broken(e: &anyhow::Error) -> Self {
+        Self {
+            arrived: format!("{e:#}"),
+            verdict: Verdict::Fail,
+            ..Self::not_applicable("-")
+        }
+    }
+}
+
+/// Raises the cluster, runs all experiments, prints the table, and takes the cluster down: also
+/// after an error, and on SIGINT, SIGTERM and SIGHUP.
+///
+/// # Errors
+/// The cluster cannot be raised or taken down. Experiments that fail are in the table and the exit
+/// code.
+pub fn run(args: &DemoArgs) -> Result<ExitCode> {
+    let began = Instant::now();
+    let name = LabName::new(&args.name)?;
+    let mut documents = Documents::default();
+    for (file, text) in EXAMPLES {
+        let read = Documents::from_text(file, text);
+        documents.good.extend(read.good);
+        documents.errors.extend(read.errors);
+    }
+    let options = Options {
+        name: name.clone(),
+        nodes: 3,
+        documents,
+        echo: echo_command()?,
+        proxy: Some(proxy_command(&args.mode, &args.proxy_flags)?),
+    };
+    if Lab::list()?.contains(&name) {
+        anyhow::bail!(
+            "there is a lab {name} already; take it down with: sluice lab down --name {name}"
+        );
+    }
+    tear_down_on_signal(&name)?;
+    let result = experiments(options, Abilities::of(&args.mode));
+    // Dropping the lab has taken it down; this makes sure, and says what went wrong.
+    Lab::down(&name).context("taking the lab down")?;
+    let rows = result?;
+    let mut table = Table::new(&[
+        "EXPERIMENT",
+        "SENT",
+        "ARRIVED",
+        "SOURCE SEEN",
+        "EXPECTED",
+        "RESULT",
+    ]);
+    for (experiment, report) in &rows {
+        let result = match report.verdict {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "FAIL",
+            Verdict::NotApplicable => "n/a",
+        };
+        let Report {
+            sent,
+            arrived,
+            source,
+            expected,
+            ..
+        } = report.clone();
+        table.row([
+            (*experiment).to_owned(),
+            sent,
+            arrived,
+            source,
+            expected,
+            result.to_owned(),
+        ]);
+    }
+    println!("{table}");
+    let count = |verdict| {
+        rows.iter()
+            .filter(|(_, report)| report.verdict == verdict)
+            .count()
+    };
+    let failed = count(Verdict::Fail);
+    println!(
+        "{} mode: {} passed, {failed} failed, {} not applicable; {:.1} s",
+        args.mode,
+        count(Verdict::Pass),
+        count(Verdict::NotApplicable),
+        began.elapsed().as_secs_f64()
+    );
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn experiments(options: Options, abilities: Abilities) -> Result<Vec<(&'static str, Report)>> {
+    let (lab, applied) = Lab::up(options)?;
+    if let Some(e) = applied.errors.first() {
+        return Err(e.clone()).context("applying the examples");
+    }
+    let mut stage = Stage::new(lab, abilities);
+    stage.settle(Duration::from_secs(30))?;
+    let mut rows = Vec::new();
+    for shot in shots::SHOTS {
+        let report = shot.run(&stage).unwrap_or_else(|e| Report::broken(&e));
+        rows.push((shot.name, report));
+    }
+    for experiment in changes::EXPERIMENTS {
+        let report = (experiment.run)(&mut stage).unwrap_or_else(|e| Report::broken(&e));
+        rows.push((experiment.name, report));
+    }
+    Ok(rows)
+}
+
+/// From now on these signals take the lab down before they end the program. Called before any
+/// thread is started, so that all inherit the mask.
+fn tear_down_on_signal(name: &LabName) -> Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    let name = name.clone();
+    thread::Builder::new().spawn(move || {
+        let Ok(signal) = signals.wait() else {
+            return;
+        };
+        eprintln!("{signal}: taking the lab down");
+        // The main thread may be making something just now: again, until nothing is left.
+        let patience = Instant::now() + Duration::from_secs(10);
+        while Lab::list().is_ok_and(|labs| labs.contains(&name)) && Instant::now() < patience {
+            if let Err(e) = Lab::down(&name) {
+                eprintln!("{e:#}");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        std::process::exit(128 + signal as i32);
+    })?;
+    Ok(())
+}

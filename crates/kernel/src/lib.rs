@@ -9,6 +9,7 @@ pub mod exec;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod family;
+pub mod fuzz;
 pub mod iptables;
 pub mod link;
 pub mod netlink;

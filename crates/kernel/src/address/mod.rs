@@ -143,6 +143,13 @@ fn read_address(message: &Message<'_>) -> Result<Option<InterfaceAddress>, Malfo
     }))
 }
 
+/// Takes the message for a link and for an address.
+pub(crate) fn fuzz_read(message: &Message<'_>) {
+    // Whatever they make of it, they must come back.
+    let _ = Link::read(message);
+    let _ = read_address(message);
+}
+
 /// All addresses of all interfaces in the calling thread's network namespace, of both families,
 /// whether the interface is up or not.
 ///

@@ -288,3 +288,11 @@ impl NfTables {
 pub fn attributes<'a>(message: &Message<'a>) -> Attributes<'a> {
     message.attributes(NFGENMSG)
 }
+
+/// Takes `bytes` for the reply to a transaction.
+pub(crate) fn fuzz_verdict(bytes: &[u8]) {
+    let mut verdict = Verdict::new(0, 3);
+    verdict.read(bytes);
+    // Any verdict will do.
+    let _ = verdict.conclude();
+}

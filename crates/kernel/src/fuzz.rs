@@ -1,0 +1,87 @@
+//! What the fuzzers call: `fuzz/fuzz_targets`, and on the stable toolchain a test here.
+
+use crate::netlink::Messages;
+use crate::{address, conntrack, nfacct, nfnetlink};
+
+/// Reads `bytes` as a datagram from the kernel with every reader that there is.
+pub fn netlink_replies(bytes: &[u8]) {
+    nfnetlink::fuzz_verdict(bytes);
+    for message in Messages::new(bytes) {
+        let Ok(message) = message else { return };
+        // Whatever they make of it, they must come back.
+        let _ = message.control();
+        let _ = nfnetlink::GenerationInfo::read(&message);
+        let _ = nfacct::Counted::read(&message);
+        let _ = conntrack::Flow::read(&message);
+        address::fuzz_read(&message);
+        let _ = netfilter::nft::decode(message.kind & 0xff, message.payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::netlink_replies;
+    use crate::netlink::Builder;
+
+    /// Messages of the kinds that are read, with attributes nested at random.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let kind = prop_oneof![
+            1_u16..5,
+            Just(16),
+            Just(20),
+            Just(0x100),
+            Just(0x700),
+            0xa00_u16..0xa20,
+        ];
+        let attribute = (
+            1_u16..30,
+            prop::collection::vec(any::<u8>(), 0..20),
+            0..4_u8,
+        );
+        let attributes = prop::collection::vec(attribute, 0..8);
+        let head = prop_oneof![Just(4_usize), Just(8), Just(16), Just(20)];
+        (
+            kind,
+            any::<u16>(),
+            head,
+            prop_oneof![Just(2_u8), Just(10), any::<u8>()],
+            attributes,
+        )
+            .prop_map(|(kind, flags, head, family, attributes)| {
+                let mut fixed = vec![0; head];
+                fixed[0] = family;
+                let mut message = Builder::new(kind, flags).fixed(&fixed);
+                for (kind, value, depth) in attributes {
+                    message = match depth {
+                        0 => message.attribute(kind, &value),
+                        1 => message.nested(kind, |m| m.attribute(1, &value).attribute(2, &value)),
+                        _ => message.nested(kind, |m| {
+                            m.nested(1, |m| m.attribute(1, &value).attribute(3, &value))
+                                .nested(2, |m| m.attribute(1, &[17]).attribute(2, &value))
+                        }),
+                    };
+                }
+                message.finish()
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn no_reply_makes_a_reader_panic(
+            messages in prop::collection::vec(message(), 1..4),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let mut bytes = messages.concat();
+            netlink_replies(&bytes);
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            netlink_replies(&bytes);
+        }
+    }
+}

@@ -1,3 +1,4 @@
 //! One module a proxy mode: lays a plan out as rules and works out the change to them.
 
 pub mod iptables;
+pub mod nftables;

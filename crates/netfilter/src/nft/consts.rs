@@ -103,7 +103,7 @@ pub(crate) mod set_udata {
     pub(crate) const EXPR_CONCAT: u32 = 13;
     pub(crate) const EXPR_NUMGEN: u32 = 23;
     /// nft's `enum proto_desc_id`.
-    pub(crate) const PROTO_TH: u32 = 3;
+    pub(crate) const PROTO_TH: u32 = 11;
     pub(crate) const PROTO_IP: u32 = 12;
     pub(crate) const PROTO_IP6: u32 = 13;
 }

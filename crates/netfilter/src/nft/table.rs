@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
+use super::decode::Body;
 use super::encode::Op;
 use super::expr::{Expr, LookupInto};
 use super::object::{Chain, Data, Element, Rule, Set, SetData, Verdict};
@@ -68,6 +69,36 @@ impl Contents {
         }
         *table = next;
         Ok(())
+    }
+
+    /// Takes in what a decoded message says is there. What cannot be decoded is none of ours, and is
+    /// left out here: who must know of it looks at the messages.
+    pub fn take_in(&mut self, body: Body) {
+        match body {
+            Body::Table(table) => self.comment = table.comment,
+            Body::Chain { chain, .. } => {
+                let rules = Vec::new();
+                self.chains
+                    .insert(chain.name.clone(), ChainContents { chain, rules });
+            }
+            Body::Rule { rule: Ok(rule), .. } => {
+                if let Some(chain) = self.chains.get_mut(&rule.chain) {
+                    chain.rules.push(rule);
+                }
+            }
+            Body::Set { set: Ok(set), .. } => {
+                let elements = BTreeMap::new();
+                self.sets
+                    .insert(set.name.clone(), SetContents { set, elements });
+            }
+            Body::Elements { set, elements, .. } => {
+                if let Some(set) = self.sets.get_mut(&set) {
+                    let keyed = elements.into_iter().map(|e| ((e.key, e.interval_end), e));
+                    set.elements.extend(keyed);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// The operations that make the table from nothing, elements included.

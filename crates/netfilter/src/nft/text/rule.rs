@@ -80,7 +80,11 @@ impl Writer<'_> {
     }
 
     fn hold(&mut self, dreg: Reg, text: impl Into<String>, kind: Kind, len: usize) {
-        if let Some(register) = self.registers.get_mut(usize::from(dreg.unit())) {
+        let first = usize::from(dreg.unit());
+        for register in self.registers.iter_mut().skip(first).take(len.div_ceil(4)) {
+            *register = None;
+        }
+        if let Some(register) = self.registers.get_mut(first) {
             *register = Some(Held {
                 text: text.into(),
                 kind,

@@ -1,0 +1,270 @@
+//! What one Service port is in the table: elements, and nothing but elements.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use model::Protocol;
+use netfilter::nft::{Element, Value, Verdict, fit_comment};
+use plan::{Endpoint, Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
+
+use super::names::{LOCAL_INDEX, SetId};
+use super::pick::{At, Pick, Policy};
+use super::skeleton::REJECT;
+
+/// What a Service port puts into the table.
+#[derive(Debug, Default)]
+pub(super) struct PortElements {
+    /// Elements that are the port's alone.
+    pub(super) own: Vec<(SetId, Element)>,
+    /// The chains that its elements go to, once for each element.
+    pub(super) picks: Vec<Pick>,
+    /// Elements that ports can have in common.
+    pub(super) shared: Vec<Shared>,
+}
+
+/// An element that several ports can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Shared {
+    /// Ports of one Service have their cluster IP in common.
+    ClusterIp(IpAddr),
+    /// Services can have an endpoint in common.
+    Hairpin(IpAddr, u16, u8),
+}
+
+impl Shared {
+    pub(super) fn element(self) -> (SetId, Element) {
+        match self {
+            Shared::ClusterIp(ip) => (SetId::ClusterIps, Element::key(Value::ip(ip))),
+            Shared::Hairpin(ip, port, protocol) => {
+                let key = Value::ip(ip)
+                    .with_ip(ip)
+                    .with_protocol(protocol)
+                    .with_port(port);
+                (SetId::Hairpin, Element::key(key))
+            }
+        }
+    }
+}
+
+/// Where a frontend stands in the maps.
+#[derive(Clone, Copy)]
+enum Place {
+    Address(IpAddr, u16),
+    NodePort(u16),
+}
+
+impl Place {
+    fn of(frontend: &Frontend) -> Self {
+        let port = frontend.port.get();
+        match frontend.ip {
+            Some(ip) => Place::Address(ip, port),
+            None => Place::NodePort(port),
+        }
+    }
+
+    fn key(self, protocol: Protocol) -> Value {
+        match self {
+            Place::Address(ip, port) => Value::ip(ip)
+                .with_protocol(protocol.number())
+                .with_port(port),
+            Place::NodePort(port) => Value::EMPTY
+                .with_protocol(protocol.number())
+                .with_port(port),
+        }
+    }
+
+    fn choose(self, address: SetId, node_port: SetId) -> SetId {
+        match self {
+            Place::Address(..) => address,
+            Place::NodePort(_) => node_port,
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Place::Address(_, port) | Place::NodePort(port) => port,
+        }
+    }
+
+    fn at(self) -> At {
+        match self {
+            Place::Address(..) => At::Address,
+            Place::NodePort(_) => At::NodePort,
+        }
+    }
+}
+
+fn endpoint_value(endpoint: &Endpoint) -> Value {
+    Value::ip(endpoint.ip).with_port(endpoint.port)
+}
+
+/// Everything that a port puts into the table.
+pub(super) fn port_elements(port: &PortPlan, node: &NodeFacts) -> PortElements {
+    let mut found = PortElements::default();
+    let comment = fit_comment(&port.name.to_string());
+    found.shared.push(Shared::ClusterIp(port.cluster_ip));
+    for endpoint in port.cluster.iter().chain(port.local.iter()) {
+        if endpoint.is_local {
+            let number = port.protocol.number();
+            let shared = Shared::Hairpin(endpoint.ip, endpoint.port, number);
+            if !found.shared.contains(&shared) {
+                found.shared.push(shared);
+            }
+        }
+    }
+    for frontend in port.frontends() {
+        found.frontend(port, &frontend, &comment);
+    }
+    if !port.source_ranges.is_empty() {
+        for ip in &port.load_balancer_ips {
+            found.source_ranges(port, *ip, node);
+        }
+    }
+    found
+}
+
+impl PortElements {
+    fn frontend(&mut self, port: &PortPlan, frontend: &Frontend, comment: &str) {
+        let place = Place::of(frontend);
+        let key = place.key(port.protocol);
+        let verdict = match frontend.traffic {
+            Traffic::Reject => Some(Verdict::Goto(REJECT.to_owned())),
+            Traffic::Drop => Some(Verdict::Drop),
+            Traffic::Cluster | Traffic::Local => None,
+        };
+        if let Some(verdict) = verdict {
+            let set = place.choose(SetId::NoEndpointServices, SetId::NoEndpointNodePorts);
+            let element = Element::verdict(key, verdict).with_comment(comment);
+            self.own.push((set, element));
+        }
+        let Some(policy) = policy(port, frontend) else {
+            return;
+        };
+        let affinity = port.affinity.map(|a| a.timeout_seconds);
+        let (main, local) = lists(port, frontend);
+        self.endpoints(place, key, main, 0, affinity.is_some());
+        self.endpoints(place, key, local, LOCAL_INDEX, affinity.is_some());
+        if affinity.is_some() {
+            self.live(port, place, main.iter().chain(local));
+        }
+        let pick = Pick::new(place.at(), policy, affinity);
+        let verdict = Verdict::Goto(pick.to_string());
+        let set = place.choose(SetId::ServiceIps, SetId::ServiceNodePorts);
+        let element = Element::verdict(key, verdict).with_comment(comment);
+        self.own.push((set, element));
+        self.picks.push(pick);
+    }
+
+    fn endpoints(
+        &mut self,
+        place: Place,
+        key: Value,
+        endpoints: &[Endpoint],
+        first: u32,
+        sticky: bool,
+    ) {
+        let set = place.choose(SetId::Endpoints, SetId::NodePortEndpoints);
+        let sticky_set = place.choose(SetId::StickyEndpoints, SetId::NodePortStickyEndpoints);
+        let port = Value::EMPTY.with_port(place.port());
+        for (index, endpoint) in (first..first + LOCAL_INDEX).zip(endpoints) {
+            let key = key.with_host_u32(index);
+            let element = Element::map(key, endpoint_value(endpoint));
+            self.own.push((set, element));
+            if sticky {
+                let data = port.with_ip(endpoint.ip).with_port(endpoint.port);
+                self.own.push((sticky_set, Element::map(key, data)));
+            }
+        }
+    }
+
+    /// The endpoints that affinity may return to.
+    fn live<'a>(
+        &mut self,
+        port: &PortPlan,
+        place: Place,
+        endpoints: impl Iterator<Item = &'a Endpoint>,
+    ) {
+        let set = place.choose(SetId::LiveEndpoints, SetId::NodePortLiveEndpoints);
+        let frontend = Value::EMPTY.with_protocol(port.protocol.number());
+        let frontend = match place {
+            Place::Address(ip, _) => frontend.with_ip(ip),
+            Place::NodePort(_) => frontend,
+        };
+        let frontend = frontend.with_port(place.port());
+        for endpoint in endpoints {
+            let key = frontend.with_ip(endpoint.ip).with_port(endpoint.port);
+            self.own.push((set, Element::key(key)));
+        }
+    }
+
+    fn source_ranges(&mut self, port: &PortPlan, ip: IpAddr, node: &NodeFacts) {
+        let key = Place::Address(ip, port.port.get()).key(port.protocol);
+        self.own.push((SetId::SourceRanged, Element::key(key)));
+        let mut ranges = port.source_ranges.clone();
+        let from_node = |node_ip: &IpAddr| ranges.iter().any(|range| range.contains(node_ip));
+        // A node that reaches the load balancer's address may well have it itself, and then it is
+        // also the source.
+        if node.node_ip.as_ref().is_some_and(from_node) {
+            ranges.extend(port.load_balancer_ips.iter().copied().map(IpNet::from));
+        }
+        for range in disjoint(&ranges) {
+            let element = Element {
+                key_end: Some(Box::new(key.with_ip(range.broadcast()))),
+                ..Element::key(key.with_ip(range.network()))
+            };
+            self.own.push((SetId::SourceRanges, element));
+        }
+    }
+}
+
+/// The ranges without overlaps, which a set of ranges does not take.
+fn disjoint(ranges: &[IpNet]) -> Vec<IpNet> {
+    let v4: Vec<Ipv4Net> = ranges
+        .iter()
+        .filter_map(|r| match r {
+            IpNet::V4(r) => Some(r.trunc()),
+            IpNet::V6(_) => None,
+        })
+        .collect();
+    let v6: Vec<Ipv6Net> = ranges
+        .iter()
+        .filter_map(|r| match r {
+            IpNet::V6(r) => Some(r.trunc()),
+            IpNet::V4(_) => None,
+        })
+        .collect();
+    let v4 = Ipv4Net::aggregate(&v4).into_iter().map(IpNet::V4);
+    let v6 = Ipv6Net::aggregate(&v6).into_iter().map(IpNet::V6);
+    v4.chain(v6).collect()
+}
+
+/// How a frontend's traffic is treated; `None` where it gets no endpoint from anywhere.
+fn policy(port: &PortPlan, frontend: &Frontend) -> Option<Policy> {
+    let count = |endpoints: &[Endpoint]| {
+        u32::try_from(endpoints.len()).map_or(LOCAL_INDEX, |n| n.min(LOCAL_INDEX))
+    };
+    let (n, local) = (count(&port.cluster), count(&port.local));
+    let internal = frontend.kind == FrontendKind::ClusterIp;
+    match frontend.traffic {
+        Traffic::Reject => None,
+        // Nobody gets through to a cluster IP, pods and the node itself do to the others.
+        Traffic::Drop if internal => None,
+        Traffic::Drop => Some(Policy::Local { n, local: 0 }),
+        Traffic::Cluster if internal => Some(Policy::Internal { n }),
+        Traffic::Cluster => Some(Policy::Masqueraded { n }),
+        Traffic::Local if internal => Some(Policy::Internal { n: local }),
+        Traffic::Local => Some(Policy::Local { n, local }),
+    }
+}
+
+/// The endpoints of a frontend, and those that are only for clients from outside.
+fn lists<'a>(port: &'a PortPlan, frontend: &Frontend) -> (&'a [Endpoint], &'a [Endpoint]) {
+    let internal = frontend.kind == FrontendKind::ClusterIp;
+    match frontend.traffic {
+        Traffic::Reject => (&[], &[]),
+        Traffic::Drop if internal => (&[], &[]),
+        Traffic::Local if internal => (&port.local, &[]),
+        Traffic::Cluster | Traffic::Drop => (&port.cluster, &[]),
+        Traffic::Local => (&port.cluster, &port.local),
+    }
+}

@@ -1,0 +1,61 @@
+//! The nftables mode: one table in each family, in which Services and endpoints are elements of
+//! sets and maps and nothing else.
+//!
+//! A new connection meets at most two lookups more than it would without: `service-ips`, from
+//! (address, protocol, port) to one of a few chains, one for each number of endpoints in use, and
+//! from there `endpoints`, from (address, protocol, port, random index) to an endpoint:
+//!
+//! ```text
+//! chain services { ... ip daddr . meta l4proto . th dport vmap @service-ips ... }
+//! chain pick-10  { dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 10 map @endpoints }
+//! ```
+//!
+//! So a changed endpoint is one element deleted and one added, whatever the size of the cluster, and
+//! there is no rule that grows with it.
+//!
+//! [`State`] is what the kernel has; [`State::change`] makes the operations for a change, and
+//! [`State::commit`] takes them in once the kernel has.
+
+mod elements;
+mod names;
+mod pick;
+mod rules;
+mod skeleton;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use netfilter::nft::text;
+use plan::Plan;
+
+pub use names::{LOCAL_INDEX, SetId, TABLE, table_family};
+pub use pick::{At, Pick, Policy};
+pub use state::{Change, State, Target};
+
+/// What the operator decides for this mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `nftables.masqueradeBit`: the bit of the packet mark, 0 to 31, that asks for masquerading.
+    pub masquerade_bit: u8,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { masquerade_bit: 14 }
+    }
+}
+
+impl Options {
+    /// The bit as a mark.
+    pub fn masquerade_mark(&self) -> u32 {
+        1 << (self.masquerade_bit & 31)
+    }
+}
+
+/// The table of a plan as `nft -f` reads it. What its language has no words for, learning a client's
+/// endpoint, stands there as a comment; such a Service is balanced without affinity.
+pub fn render(plan: &Plan, options: Options) -> String {
+    let state = State::lower(plan, options);
+    text::table_text(table_family(plan.family), TABLE, &state.contents())
+}

@@ -1,0 +1,210 @@
+//! The names in the table.
+//!
+//! Base chains, and the sets that mean what kube-proxy's of that name mean, have kube-proxy's names
+//! and types: a kube-proxy that starts on a node that sluice served recreates the first and takes
+//! over the second in its first transaction, and what else sluice leaves behind nothing jumps to.
+
+use model::IpFamily;
+use netfilter::nft::{DataType, Family, Fields, Selector, Set, SetData, SetFlags};
+
+/// The table's name, in the families `ip` and `ip6`: kube-proxy's, so that its clean-up finds it.
+pub const TABLE: &str = "kube-proxy";
+
+/// The family of the table of an address family.
+pub fn table_family(family: IpFamily) -> Family {
+    match family {
+        IpFamily::V4 => Family::Ip,
+        IpFamily::V6 => Family::Ip6,
+    }
+}
+
+/// How many clients are remembered: what bounds the kernel's memory for affinity (some 200 bytes
+/// each). A client that finds the map full is balanced as if there were no affinity.
+const AFFINITY_SIZE: u32 = 1 << 20;
+
+/// The index of the first endpoint that is only for clients from outside, in the maps of endpoints.
+pub const LOCAL_INDEX: u32 = 1 << 16;
+
+/// The table's sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetId {
+    /// Every cluster IP.
+    ClusterIps,
+    /// The Service ranges, from which cluster IPs are given.
+    ServiceCidrs,
+    /// The addresses that answer for NodePorts.
+    NodePortIps,
+    /// Endpoints on this node: whoever reaches itself through a Service must be masqueraded.
+    Hairpin,
+    /// What becomes of traffic that no endpoint gets: dropped or rejected.
+    NoEndpointServices,
+    /// The same for NodePorts.
+    NoEndpointNodePorts,
+    /// Frontends that only certain sources may use.
+    SourceRanged,
+    /// Those sources.
+    SourceRanges,
+    /// The endpoints of frontends by index; those that are only for clients from outside under
+    /// external policy Local begin at [`LOCAL_INDEX`].
+    Endpoints,
+    /// The same for NodePorts.
+    NodePortEndpoints,
+    /// The endpoint that each client of a frontend with affinity keeps to.
+    Affinity,
+    /// The same for NodePorts.
+    NodePortAffinity,
+    /// What [`SetId::Endpoints`] has for frontends with affinity, in the shape in which affinity
+    /// remembers it.
+    StickyEndpoints,
+    /// The same for NodePorts.
+    NodePortStickyEndpoints,
+    /// The endpoints of frontends with affinity, to tell whether one is still there.
+    LiveEndpoints,
+    /// The same for NodePorts.
+    NodePortLiveEndpoints,
+    /// Which chain picks an endpoint for a frontend.
+    ServiceIps,
+    /// The same for NodePorts.
+    ServiceNodePorts,
+}
+
+impl SetId {
+    /// All of them, what points at others last.
+    pub const ALL: [SetId; 18] = [
+        SetId::ClusterIps,
+        SetId::ServiceCidrs,
+        SetId::NodePortIps,
+        SetId::Hairpin,
+        SetId::NoEndpointServices,
+        SetId::NoEndpointNodePorts,
+        SetId::SourceRanged,
+        SetId::SourceRanges,
+        SetId::Endpoints,
+        SetId::NodePortEndpoints,
+        SetId::Affinity,
+        SetId::NodePortAffinity,
+        SetId::StickyEndpoints,
+        SetId::NodePortStickyEndpoints,
+        SetId::LiveEndpoints,
+        SetId::NodePortLiveEndpoints,
+        SetId::ServiceIps,
+        SetId::ServiceNodePorts,
+    ];
+
+    /// The set's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            SetId::ClusterIps => "cluster-ips",
+            SetId::ServiceCidrs => "service-cidrs",
+            SetId::NodePortIps => "nodeport-ips",
+            SetId::Hairpin => "hairpin-connections",
+            SetId::NoEndpointServices => "no-endpoint-services",
+            SetId::NoEndpointNodePorts => "no-endpoint-nodeports",
+            SetId::SourceRanged => "source-ranged-ips",
+            SetId::SourceRanges => "source-ranges",
+            SetId::Endpoints => "endpoints",
+            SetId::NodePortEndpoints => "nodeport-endpoints",
+            SetId::Affinity => "affinity",
+            SetId::NodePortAffinity => "nodeport-affinity",
+            SetId::StickyEndpoints => "sticky-endpoints",
+            SetId::NodePortStickyEndpoints => "nodeport-sticky-endpoints",
+            SetId::LiveEndpoints => "live-endpoints",
+            SetId::NodePortLiveEndpoints => "nodeport-live-endpoints",
+            SetId::ServiceIps => "service-ips",
+            SetId::ServiceNodePorts => "service-nodeports",
+        }
+    }
+
+    /// The set of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        SetId::ALL.into_iter().find(|id| id.name() == name)
+    }
+
+    /// Whether rules fill the set, so that what is in it is the kernel's business.
+    pub fn is_learned(self) -> bool {
+        matches!(self, SetId::Affinity | SetId::NodePortAffinity)
+    }
+
+    /// The set as it is declared.
+    pub fn declare(self, family: IpFamily) -> Set {
+        let (key, data) = self.types(family);
+        let comment = self.comment().to_owned();
+        Set {
+            name: self.name().to_owned(),
+            key,
+            data,
+            flags: SetFlags {
+                interval: matches!(self, SetId::ServiceCidrs | SetId::SourceRanges),
+                timeout: self.is_learned(),
+                dynamic: self.is_learned(),
+                ..SetFlags::default()
+            },
+            timeout_ms: None,
+            size: self.is_learned().then_some(AFFINITY_SIZE),
+            comment: Some(comment),
+        }
+    }
+
+    fn types(self, family: IpFamily) -> (Fields, SetData) {
+        use DataType::{InetProto as Proto, InetService as Port};
+        let (ip, daddr) = match family {
+            IpFamily::V4 => (DataType::Ipv4Addr, Selector::IpDaddr),
+            IpFamily::V6 => (DataType::Ipv6Addr, Selector::Ip6Daddr),
+        };
+        let types = |types: &[DataType]| Fields::Types(types.to_vec());
+        // See `pick` for why affinity has the frontend's port before the endpoint.
+        let remembered = SetData::Fields(types(&[Port, ip, Port]));
+        // A field of type integer cannot be declared but by typeof.
+        let index = Selector::RandomIndex;
+        let (protocol, dport) = (Selector::L4proto, Selector::Dport);
+        let endpoint = SetData::Fields(Fields::Typeof(vec![daddr, dport]));
+        let sticky = SetData::Fields(Fields::Typeof(vec![dport, daddr, dport]));
+        let address = Fields::Typeof(vec![daddr, protocol, dport, index]);
+        let node_port = Fields::Typeof(vec![protocol, dport, index]);
+        match self {
+            SetId::ClusterIps | SetId::ServiceCidrs | SetId::NodePortIps => {
+                (types(&[ip]), SetData::None)
+            }
+            SetId::Hairpin => (types(&[ip, ip, Proto, Port]), SetData::None),
+            SetId::NoEndpointServices | SetId::ServiceIps => {
+                (types(&[ip, Proto, Port]), SetData::Verdict)
+            }
+            SetId::NoEndpointNodePorts | SetId::ServiceNodePorts => {
+                (types(&[Proto, Port]), SetData::Verdict)
+            }
+            SetId::SourceRanged => (types(&[ip, Proto, Port]), SetData::None),
+            SetId::SourceRanges => (types(&[ip, Proto, Port, ip]), SetData::None),
+            SetId::Endpoints => (address, endpoint),
+            SetId::NodePortEndpoints => (node_port, endpoint),
+            SetId::StickyEndpoints => (address, sticky),
+            SetId::NodePortStickyEndpoints => (node_port, sticky),
+            SetId::Affinity => (types(&[ip, Proto, ip, Port]), remembered),
+            SetId::NodePortAffinity => (types(&[ip, Proto, Port]), remembered),
+            SetId::LiveEndpoints => (types(&[Proto, ip, Port, ip, Port]), SetData::None),
+            SetId::NodePortLiveEndpoints => (types(&[Proto, Port, ip, Port]), SetData::None),
+        }
+    }
+
+    fn comment(self) -> &'static str {
+        match self {
+            SetId::ClusterIps => "Active ClusterIPs",
+            SetId::ServiceCidrs => "ranges that ClusterIPs are given from",
+            SetId::NodePortIps => "IPs that accept NodePort traffic",
+            SetId::Hairpin => "service hairpin connections",
+            SetId::NoEndpointServices => "what becomes of traffic that no endpoint gets",
+            SetId::NoEndpointNodePorts => "what becomes of NodePort traffic that no endpoint gets",
+            SetId::SourceRanged => "destinations that are subject to LoadBalancerSourceRanges",
+            SetId::SourceRanges => "the LoadBalancerSourceRanges",
+            SetId::Endpoints => "endpoints of ClusterIPs, external and load-balancer IPs",
+            SetId::NodePortEndpoints => "endpoints of NodePorts",
+            SetId::Affinity => "client . frontend : the endpoint that the client keeps to",
+            SetId::NodePortAffinity => "client . NodePort : the endpoint that the client keeps to",
+            SetId::StickyEndpoints => "endpoints of frontends with affinity",
+            SetId::NodePortStickyEndpoints => "endpoints of NodePorts with affinity",
+            SetId::LiveEndpoints => "frontend . endpoint that affinity may return to",
+            SetId::NodePortLiveEndpoints => "NodePort . endpoint that affinity may return to",
+            SetId::ServiceIps => "ClusterIP, ExternalIP and LoadBalancer IP traffic",
+            SetId::ServiceNodePorts => "NodePort traffic",
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Building rules: loads and tests in the order in which nft itself would put them, so that a rule
+//! programmed here and its text loaded by `nft -f` are the same to the last register.
+
+use std::net::IpAddr;
+
+use model::{Cidr, IpFamily};
+use netfilter::nft::consts::{CT_STATE_NEW, CT_STATUS_DNAT, NAT_MAP_IPS, NAT_PROTO_SPECIFIED};
+use netfilter::nft::{
+    CmpOp, CtKey, Expr, FibAddress, FibResult, LookupInto, MetaKey, Nat, NatKind, NumgenKind,
+    PayloadBase, Reg, Rule, Value, Verdict, consts,
+};
+
+use super::names::{SetId, table_family};
+
+/// A rule under construction.
+#[derive(Clone, Debug)]
+pub(super) struct Build {
+    family: IpFamily,
+    exprs: Vec<Expr>,
+}
+
+/// Fields of a key, to be loaded one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Field {
+    Saddr,
+    Daddr,
+    Protocol,
+    Dport,
+    /// A random number below the first, plus the second.
+    Random(u32, u32),
+}
+
+/// The key of a frontend.
+pub(super) const FRONTEND: [Field; 3] = [Field::Daddr, Field::Protocol, Field::Dport];
+/// The key of a NodePort.
+pub(super) const NODE_PORT: [Field; 2] = [Field::Protocol, Field::Dport];
+
+/// How many bytes an address has.
+pub(super) fn address_len(family: IpFamily) -> usize {
+    match family {
+        IpFamily::V4 => 4,
+        IpFamily::V6 => 16,
+    }
+}
+
+impl Build {
+    pub(super) fn new(family: IpFamily) -> Self {
+        Self {
+            family,
+            exprs: Vec::new(),
+        }
+    }
+
+    pub(super) fn rule(self, chain: &str) -> Rule {
+        Rule {
+            chain: chain.to_owned(),
+            exprs: self.exprs,
+            comment: None,
+        }
+    }
+
+    pub(super) fn rule_with_comment(self, chain: &str, comment: &str) -> Rule {
+        Rule {
+            comment: Some(comment.to_owned()),
+            ..self.rule(chain)
+        }
+    }
+
+    pub(super) fn push(mut self, expr: Expr) -> Self {
+        self.exprs.push(expr);
+        self
+    }
+
+    pub(super) fn load(mut self, fields: &[Field], at: Reg) -> Self {
+        let mut reg = at;
+        for field in fields {
+            let (expr, len) = self.field(*field, reg);
+            self.exprs.push(expr);
+            reg = reg.after(len);
+        }
+        self
+    }
+
+    fn field(&self, field: Field, dreg: Reg) -> (Expr, usize) {
+        let len = address_len(self.family);
+        match field {
+            Field::Saddr => (self.address(true, len, dreg), len),
+            Field::Daddr => (self.address(false, len, dreg), len),
+            Field::Protocol => {
+                let key = MetaKey::L4proto;
+                (Expr::Meta { key, dreg }, 4)
+            }
+            Field::Dport => {
+                let expr = Expr::Payload {
+                    base: PayloadBase::Transport,
+                    offset: 2,
+                    len: 2,
+                    dreg,
+                };
+                (expr, 4)
+            }
+            Field::Random(modulus, offset) => {
+                let expr = Expr::Numgen {
+                    kind: NumgenKind::Random,
+                    modulus,
+                    offset,
+                    dreg,
+                };
+                (expr, 4)
+            }
+        }
+    }
+
+    /// Loads the first bytes of the packet's source or destination address.
+    fn address(&self, source: bool, len: usize, dreg: Reg) -> Expr {
+        let offset = match (self.family, source) {
+            (IpFamily::V4, true) => 12,
+            (IpFamily::V4, false) => 16,
+            (IpFamily::V6, true) => 8,
+            (IpFamily::V6, false) => 24,
+        };
+        Expr::Payload {
+            base: PayloadBase::Network,
+            offset,
+            len: len as u32,
+            dreg,
+        }
+    }
+
+    fn lookup_into(self, set: SetId, sreg: Reg, into: LookupInto, inverted: bool) -> Self {
+        self.push(Expr::Lookup {
+            set: set.name().to_owned(),
+            sreg,
+            into,
+            inverted,
+        })
+    }
+
+    /// Goes on only if the fields are in the set.
+    pub(super) fn member(self, fields: &[Field], set: SetId) -> Self {
+        self.load(fields, Reg::FIRST)
+            .lookup_into(set, Reg::FIRST, LookupInto::Nothing, false)
+    }
+
+    /// Goes on only if the fields are not in the set.
+    pub(super) fn not_member(self, fields: &[Field], set: SetId) -> Self {
+        self.load(fields, Reg::FIRST)
+            .lookup_into(set, Reg::FIRST, LookupInto::Nothing, true)
+    }
+
+    /// Goes on only if the key at `sreg` is in the set.
+    pub(super) fn member_at(self, set: SetId, sreg: Reg) -> Self {
+        self.lookup_into(set, sreg, LookupInto::Nothing, false)
+    }
+
+    /// Loads what the map has for the key at `sreg`; goes on only if it has something.
+    pub(super) fn map(self, set: SetId, sreg: Reg, dreg: Reg) -> Self {
+        self.lookup_into(set, sreg, LookupInto::Register(dreg), false)
+    }
+
+    /// Follows the verdict that the map has for the fields.
+    pub(super) fn verdict_map(self, fields: &[Field], set: SetId) -> Self {
+        self.load(fields, Reg::FIRST)
+            .lookup_into(set, Reg::FIRST, LookupInto::Verdict, false)
+    }
+
+    pub(super) fn verdict(self, verdict: Verdict) -> Self {
+        self.push(Expr::Verdict(verdict))
+    }
+
+    pub(super) fn goto(self, chain: &str) -> Self {
+        self.verdict(Verdict::Goto(chain.to_owned()))
+    }
+
+    pub(super) fn jump(self, chain: &str) -> Self {
+        self.verdict(Verdict::Jump(chain.to_owned()))
+    }
+
+    pub(super) fn compare(self, op: CmpOp, value: Value) -> Self {
+        let sreg = Reg::FIRST;
+        self.push(Expr::Cmp { op, sreg, value })
+    }
+
+    fn mask(self, mask: Value, xor: Value) -> Self {
+        self.push(Expr::Bitwise {
+            sreg: Reg::FIRST,
+            dreg: Reg::FIRST,
+            mask,
+            xor,
+        })
+    }
+
+    /// Goes on only if any of the bits is set in what is loaded.
+    fn any_bit(self, bits: u32) -> Self {
+        self.mask(Value::host_u32(bits), Value::host_u32(0))
+            .compare(CmpOp::Neq, Value::host_u32(0))
+    }
+
+    fn ct(self, key: CtKey) -> Self {
+        self.push(Expr::Ct {
+            key,
+            direction: None,
+            dreg: Reg::FIRST,
+        })
+    }
+
+    /// `ct state new`.
+    pub(super) fn if_new(self) -> Self {
+        self.ct(CtKey::State).any_bit(CT_STATE_NEW)
+    }
+
+    /// `ct status dnat`.
+    pub(super) fn if_dnat(self) -> Self {
+        self.ct(CtKey::Status).any_bit(CT_STATUS_DNAT)
+    }
+
+    /// `fib saddr type local` or `fib daddr type local`.
+    pub(super) fn if_local(self, address: FibAddress) -> Self {
+        self.push(Expr::Fib {
+            address,
+            result: FibResult::AddressType,
+            dreg: Reg::FIRST,
+        })
+        .compare(CmpOp::Eq, Value::host_u32(consts::ADDRESS_LOCAL))
+    }
+
+    fn mark(self) -> Self {
+        let (key, dreg) = (MetaKey::Mark, Reg::FIRST);
+        self.push(Expr::Meta { key, dreg })
+    }
+
+    fn set_mark(self) -> Self {
+        let (key, sreg) = (MetaKey::Mark, Reg::FIRST);
+        self.push(Expr::MetaSet { key, sreg })
+    }
+
+    /// Goes on only if any of the bits is set in the mark.
+    pub(super) fn if_marked(self, bits: u32) -> Self {
+        self.mark().any_bit(bits)
+    }
+
+    /// Sets bits of the mark.
+    pub(super) fn add_to_mark(self, bits: u32) -> Self {
+        self.mark()
+            .mask(Value::host_u32(!bits), Value::host_u32(bits))
+            .set_mark()
+    }
+
+    /// Flips bits of the mark.
+    pub(super) fn flip_in_mark(self, bits: u32) -> Self {
+        self.mark()
+            .mask(Value::host_u32(u32::MAX), Value::host_u32(bits))
+            .set_mark()
+    }
+
+    /// Goes on only if the source or destination is in the range, or is not, after `op`.
+    pub(super) fn in_range(self, source: bool, op: CmpOp, range: &Cidr) -> Self {
+        let length = usize::from(range.prefix_len());
+        let whole = Value::ip(range.network());
+        let full = whole.len();
+        if length.is_multiple_of(8) && length > 0 {
+            // As nft does: only the bytes that count are loaded.
+            let bytes = whole.as_bytes().get(..length / 8).unwrap_or(&[]);
+            let value = Value::new(bytes).unwrap_or(whole);
+            let load = self.address(source, length / 8, Reg::FIRST);
+            return self.push(load).compare(op, value);
+        }
+        let mask = Value::ip(range.netmask());
+        let zero = Value::new(&[0; 16][..full]).unwrap_or(Value::EMPTY);
+        let load = self.address(source, full, Reg::FIRST);
+        self.push(load).mask(mask, zero).compare(op, whole)
+    }
+
+    /// `iifname` compared with a name, or with the beginning of one.
+    pub(super) fn interface(self, op: CmpOp, name: &str, whole: bool) -> Self {
+        let (key, dreg) = (MetaKey::IifName, Reg::FIRST);
+        let mut bytes = name.as_bytes().to_vec();
+        if whole {
+            // `IFNAMSIZ`.
+            bytes.resize(16, 0);
+        } else {
+            bytes.truncate(15);
+        }
+        let value = Value::new(&bytes).unwrap_or(Value::EMPTY);
+        self.push(Expr::Meta { key, dreg }).compare(op, value)
+    }
+
+    /// Goes on only if the destination is not a loopback address.
+    pub(super) fn not_to_loopback(self) -> Self {
+        match self.family {
+            IpFamily::V4 => self
+                .push_address_byte()
+                .compare(CmpOp::Neq, Value::protocol(127)),
+            IpFamily::V6 => {
+                let localhost = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+                self.load(&[Field::Daddr], Reg::FIRST)
+                    .compare(CmpOp::Neq, Value::ip(localhost))
+            }
+        }
+    }
+
+    fn push_address_byte(self) -> Self {
+        let load = self.address(false, 1, Reg::FIRST);
+        self.push(load)
+    }
+
+    /// Translates the destination to the address and port from `at` on.
+    pub(super) fn dnat(self, at: Reg) -> Self {
+        let nat = Nat {
+            kind: NatKind::Destination,
+            family: table_family(self.family),
+            address: Some(at),
+            port: Some(at.after(address_len(self.family))),
+            // What the kernel sets for an address and a port, so that a dump is the same.
+            flags: NAT_MAP_IPS | NAT_PROTO_SPECIFIED,
+        };
+        self.push(Expr::Nat(nat))
+    }
+
+    /// `masquerade fully-random`.
+    pub(super) fn masquerade(self) -> Self {
+        let flags = consts::NAT_RANDOM_FULLY;
+        self.push(Expr::Masquerade { flags })
+    }
+}

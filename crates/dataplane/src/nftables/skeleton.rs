@@ -1,0 +1,279 @@
+//! What is in the table whatever the Services: its base chains, sets, and the rules that look into
+//! them. Hooks and priorities are kube-proxy's, so that other tables keep their order to it.
+
+use std::net::IpAddr;
+
+use model::{Cidr, IpFamily};
+use netfilter::nft::{
+    BaseChain, Chain, ChainKind, CmpOp, Element, Expr, FibAddress, Hook, Policy, Reject, Rule,
+    Value, Verdict, consts,
+};
+use plan::NodeFacts;
+
+use super::Options;
+use super::names::SetId;
+use super::pick::is_pod;
+use super::rules::{Build, FRONTEND, Field, NODE_PORT};
+
+/// The table's comment.
+pub(super) const COMMENT: &str = "rules for kube-proxy, by sluice";
+
+const FIREWALL_CHECK: &str = "firewall-check";
+const NODE_PORT_CHECK: &str = "nodeport-endpoints-check";
+const SERVICE_CHECK: &str = "service-endpoints-check";
+const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
+const SERVICES: &str = "services";
+const MASQUERADING: &str = "masquerading";
+/// Where elements for frontends without endpoints go to.
+pub(super) const REJECT: &str = "reject-chain";
+
+/// Name, type, hook, priority and where it jumps to, for new connections only or for all; nat
+/// chains only ever see the first packet of a connection.
+const BASE: [(&str, ChainKind, Hook, i32, &[&str]); 8] = [
+    (
+        "filter-prerouting-pre-dnat",
+        ChainKind::Filter,
+        Hook::Prerouting,
+        -110,
+        &[FIREWALL_CHECK],
+    ),
+    (
+        "filter-output-pre-dnat",
+        ChainKind::Filter,
+        Hook::Output,
+        -110,
+        &[FIREWALL_CHECK],
+    ),
+    (
+        "filter-input",
+        ChainKind::Filter,
+        Hook::Input,
+        0,
+        &[NODE_PORT_CHECK, SERVICE_CHECK],
+    ),
+    (
+        "filter-forward",
+        ChainKind::Filter,
+        Hook::Forward,
+        0,
+        &[SERVICE_CHECK, CLUSTER_IPS_CHECK],
+    ),
+    (
+        "filter-output",
+        ChainKind::Filter,
+        Hook::Output,
+        0,
+        &[SERVICE_CHECK, CLUSTER_IPS_CHECK],
+    ),
+    (
+        "nat-prerouting",
+        ChainKind::Nat,
+        Hook::Prerouting,
+        -100,
+        &[SERVICES],
+    ),
+    (
+        "nat-output",
+        ChainKind::Nat,
+        Hook::Output,
+        -100,
+        &[SERVICES],
+    ),
+    (
+        "nat-postrouting",
+        ChainKind::Nat,
+        Hook::Postrouting,
+        100,
+        &[MASQUERADING],
+    ),
+];
+
+/// The chains that are there whatever the Services.
+pub(super) fn chains() -> Vec<Chain> {
+    let plain = |name: &str, comment: Option<&str>| Chain {
+        name: name.to_owned(),
+        base: None,
+        comment: comment.map(str::to_owned),
+    };
+    let base = BASE.iter().map(|(name, kind, hook, priority, _)| Chain {
+        name: (*name).to_owned(),
+        base: Some(BaseChain {
+            kind: *kind,
+            hook: *hook,
+            priority: *priority,
+            policy: Policy::Accept,
+        }),
+        comment: None,
+    });
+    let others = [
+        NODE_PORT_CHECK,
+        SERVICE_CHECK,
+        FIREWALL_CHECK,
+        SERVICES,
+        MASQUERADING,
+        CLUSTER_IPS_CHECK,
+    ];
+    base.chain(others.into_iter().map(|name| plain(name, None)))
+        .chain([plain(
+            REJECT,
+            Some("helper for @no-endpoint-services / @no-endpoint-nodeports"),
+        )])
+        .collect()
+}
+
+/// The rules of those chains.
+pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
+    let build = || Build::new(family);
+    let mut rules = Vec::new();
+    for (name, kind, _, _, jumps) in BASE {
+        for jump in jumps {
+            let start = match kind {
+                ChainKind::Filter => build().if_new(),
+                ChainKind::Nat | ChainKind::Route => build(),
+            };
+            rules.push(start.jump(jump).rule(name));
+        }
+    }
+    let node_ports_by_set = node.node_port_ips.is_some();
+    let to_node_port = |build: Build| {
+        if node_ports_by_set {
+            build.member(&[Field::Daddr], SetId::NodePortIps)
+        } else {
+            build.not_to_loopback()
+        }
+    };
+    rules.push(
+        to_node_port(build())
+            .verdict_map(&NODE_PORT, SetId::NoEndpointNodePorts)
+            .rule(NODE_PORT_CHECK),
+    );
+    rules.push(
+        build()
+            .verdict_map(&FRONTEND, SetId::NoEndpointServices)
+            .rule(SERVICE_CHECK),
+    );
+    rules.push(
+        build()
+            .member(&FRONTEND, SetId::SourceRanged)
+            .not_member(
+                &[Field::Daddr, Field::Protocol, Field::Dport, Field::Saddr],
+                SetId::SourceRanges,
+            )
+            .verdict(Verdict::Drop)
+            .rule(FIREWALL_CHECK),
+    );
+    rules.extend(masquerade_cluster_ips(family, options, node));
+    rules.push(
+        build()
+            .verdict_map(&FRONTEND, SetId::ServiceIps)
+            .rule(SERVICES),
+    );
+    let local = if node_ports_by_set {
+        build()
+    } else {
+        build().if_local(FibAddress::Destination)
+    };
+    rules.push(
+        to_node_port(local)
+            .verdict_map(&NODE_PORT, SetId::ServiceNodePorts)
+            .rule(SERVICES),
+    );
+    rules.extend(masquerading(family, options));
+    rules.extend(cluster_ips_check(family));
+    rules
+}
+
+/// A static route for the Service range can lead to any node, which may then send the packet on to
+/// another: the answer must come back the same way.
+fn masquerade_cluster_ips(family: IpFamily, options: &Options, node: &NodeFacts) -> Option<Rule> {
+    let build = Build::new(family);
+    let (build, comment) = if node.masquerade_all {
+        (build, "masquerade all clusterIP traffic")
+    } else {
+        // Pods need not look any further.
+        let comment = "masquerade clusterIP traffic from outside cluster";
+        (is_pod(build, CmpOp::Neq, &node.local)?, comment)
+    };
+    let rule = build
+        .member(&[Field::Daddr], SetId::ClusterIps)
+        .add_to_mark(options.masquerade_mark())
+        .rule_with_comment(SERVICES, comment);
+    Some(rule)
+}
+
+fn masquerading(family: IpFamily, options: &Options) -> [Rule; 2] {
+    let mark = options.masquerade_mark();
+    let fields = [Field::Saddr, Field::Daddr, Field::Protocol, Field::Dport];
+    [
+        Build::new(family)
+            .if_marked(mark)
+            .flip_in_mark(mark)
+            .masquerade()
+            .rule(MASQUERADING),
+        Build::new(family)
+            .if_dnat()
+            .member(&fields, SetId::Hairpin)
+            .masquerade()
+            .rule(MASQUERADING),
+    ]
+}
+
+fn cluster_ips_check(family: IpFamily) -> [Rule; 3] {
+    let code = match family {
+        IpFamily::V4 => consts::ICMP_PORT_UNREACHABLE,
+        IpFamily::V6 => consts::ICMPV6_PORT_UNREACHABLE,
+    };
+    let reject = Expr::Reject(Reject::Icmp(code));
+    [
+        Build::new(family)
+            .member(&[Field::Daddr], SetId::ClusterIps)
+            .push(reject.clone())
+            .rule_with_comment(
+                CLUSTER_IPS_CHECK,
+                "Reject traffic to invalid ports of ClusterIPs",
+            ),
+        Build::new(family)
+            .member(&[Field::Daddr], SetId::ServiceCidrs)
+            .verdict(Verdict::Drop)
+            .rule_with_comment(CLUSTER_IPS_CHECK, "Drop traffic to unallocated ClusterIPs"),
+        Build::new(family).push(reject).rule(REJECT),
+    ]
+}
+
+/// The elements that come from what is known of the node.
+pub(super) fn node_elements(node: &NodeFacts) -> Vec<(SetId, Element)> {
+    let mut found = Vec::new();
+    for ip in node.node_port_ips.iter().flatten() {
+        // NodePorts never answer on loopback in this mode: what comes back would be martian.
+        if !ip.is_loopback() {
+            found.push((SetId::NodePortIps, Element::key(Value::ip(*ip))));
+        }
+    }
+    for range in Cidr::aggregate(&node.service_cidrs) {
+        let start = Element::key(Value::ip(range.network()));
+        match next_address(range.broadcast()) {
+            Some(end) => {
+                found.push((SetId::ServiceCidrs, start));
+                let end = Element {
+                    interval_end: true,
+                    ..Element::key(Value::ip(end))
+                };
+                found.push((SetId::ServiceCidrs, end));
+            }
+            None => {
+                let open_end = true;
+                found.push((SetId::ServiceCidrs, Element { open_end, ..start }));
+            }
+        }
+    }
+    found.sort_unstable_by_key(|(set, e)| (*set, e.key, e.interval_end));
+    found.dedup();
+    found
+}
+
+fn next_address(ip: IpAddr) -> Option<IpAddr> {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|n| IpAddr::V4(n.into())),
+        IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|n| IpAddr::V6(n.into())),
+    }
+}

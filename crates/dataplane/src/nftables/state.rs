@@ -1,0 +1,404 @@
+//! What is in the kernel, and what a change to it takes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use model::IpFamily;
+use netfilter::nft::table::{ChainContents, Contents, SetContents};
+use netfilter::nft::{Chain, Element, Op, Value};
+use plan::{NodeFacts, Plan, PortKey, PortPlan};
+
+use super::Options;
+use super::elements::{PortElements, Shared, port_elements};
+use super::names::SetId;
+use super::pick::Pick;
+use super::skeleton;
+
+/// A Service port as it shall be; `None` for one that shall go.
+pub type Target = (PortKey, Option<Arc<PortPlan>>);
+
+/// The table as one committed transaction after the other has made it.
+///
+/// It is kept as the plan that it was made from, shared with the planner: what elements that means
+/// is worked out again when it is asked for. Only what several ports have in common is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    family: IpFamily,
+    options: Options,
+    node: Arc<NodeFacts>,
+    ports: BTreeMap<PortKey, Arc<PortPlan>>,
+    shared: HashMap<Shared, u32>,
+    /// How many elements and chains go to each chain. One that nothing goes to any more stays until
+    /// it is swept: kernels before 6.2 refuse to delete it right after the element that went to it.
+    picks: BTreeMap<Pick, u32>,
+}
+
+/// Operations that belong together, and what they make of the state once they are committed.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// For the kernel, as one transaction.
+    pub ops: Vec<Op>,
+    targets: Vec<Target>,
+    node: Option<Arc<NodeFacts>>,
+    shared: BTreeMap<Shared, i64>,
+    picks: BTreeMap<Pick, i64>,
+    swept: Vec<Pick>,
+}
+
+impl Change {
+    /// The ports that it is about.
+    pub fn keys(&self) -> impl Iterator<Item = &PortKey> {
+        self.targets.iter().map(|(key, _)| key)
+    }
+
+    /// Whether there is nothing for the kernel to do.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+impl State {
+    /// A table without Services.
+    pub fn new(family: IpFamily, options: Options, node: Arc<NodeFacts>) -> Self {
+        Self {
+            family,
+            options,
+            node,
+            ports: BTreeMap::new(),
+            shared: HashMap::new(),
+            picks: BTreeMap::new(),
+        }
+    }
+
+    /// The table of a plan.
+    pub fn lower(plan: &Plan, options: Options) -> Self {
+        let mut state = Self::new(plan.family, options, plan.node.clone());
+        let targets = plan.ports.iter().map(|(k, p)| (k.clone(), Some(p.clone())));
+        let change = state.change(targets.collect(), None);
+        state.commit(change);
+        state
+    }
+
+    /// The address family.
+    pub fn family(&self) -> IpFamily {
+        self.family
+    }
+
+    /// The options it is laid out with.
+    pub fn options(&self) -> Options {
+        self.options
+    }
+
+    /// The ports that are in the table.
+    pub fn ports(&self) -> &BTreeMap<PortKey, Arc<PortPlan>> {
+        &self.ports
+    }
+
+    /// What it was laid out with of the node.
+    pub fn node(&self) -> &Arc<NodeFacts> {
+        &self.node
+    }
+
+    /// The operations that make the table without its Services, where there is none.
+    pub fn install(&self) -> Vec<Op> {
+        let mut ops = vec![Op::AddTable {
+            comment: Some(skeleton::COMMENT.to_owned()),
+        }];
+        ops.extend(skeleton::chains().into_iter().map(Op::AddChain));
+        let sets = SetId::ALL.iter().map(|id| id.declare(self.family));
+        ops.extend(sets.map(Op::AddSet));
+        let rules = skeleton::rules(self.family, &self.options, &self.node);
+        ops.extend(rules.into_iter().map(Op::AddRule));
+        add_elements(skeleton::node_elements(&self.node), &mut ops);
+        ops
+    }
+
+    /// What brings these ports to what they shall be, and the table to other facts of the node.
+    ///
+    /// All of it is one transaction: of no port is there ever half. Elements go first and come
+    /// last, and new chains before what points at them.
+    pub fn change(&self, targets: Vec<Target>, node: Option<Arc<NodeFacts>>) -> Change {
+        let mut change = Change {
+            targets,
+            node,
+            ..Change::default()
+        };
+        let next = change.node.clone().unwrap_or_else(|| self.node.clone());
+        if next.node_ip != self.node.node_ip {
+            self.add_source_ranged(&mut change.targets);
+        }
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        for (key, target) in &change.targets {
+            if let Some(port) = self.ports.get(key) {
+                let elements = port_elements(port, &self.node);
+                count(&elements, -1, &mut change.shared, &mut change.picks);
+                old.extend(elements.own);
+            }
+            if let Some(port) = target {
+                let elements = port_elements(port, &next);
+                count(&elements, 1, &mut change.shared, &mut change.picks);
+                new.extend(elements.own);
+            }
+        }
+        change.shared.retain(|_, by| *by != 0);
+        for (shared, by) in &change.shared {
+            let before = i64::from(self.shared.get(shared).copied().unwrap_or(0));
+            match (before > 0, before + by > 0) {
+                (false, true) => new.push(shared.element()),
+                (true, false) => old.push(shared.element()),
+                _ => {}
+            }
+        }
+        if change.node.is_some() {
+            old.extend(skeleton::node_elements(&self.node));
+            new.extend(skeleton::node_elements(&next));
+            self.change_rules(&next, &mut change.ops);
+        }
+        for pick in change.picks.keys() {
+            if !self.picks.contains_key(pick) {
+                self.add_pick(*pick, &next, &mut change.ops);
+            }
+        }
+        let (gone, come) = difference(old, new);
+        delete_elements(gone, &mut change.ops);
+        add_elements(come, &mut change.ops);
+        change
+    }
+
+    /// Takes in what the kernel has committed.
+    pub fn commit(&mut self, change: Change) {
+        for (key, target) in change.targets {
+            match target {
+                Some(port) => self.ports.insert(key, port),
+                None => self.ports.remove(&key),
+            };
+        }
+        if let Some(node) = change.node {
+            self.node = node;
+        }
+        for (shared, by) in change.shared {
+            let count = self.shared.entry(shared).or_insert(0);
+            *count = add(*count, by);
+            if *count == 0 {
+                self.shared.remove(&shared);
+            }
+        }
+        for (pick, by) in change.picks {
+            let count = self.picks.entry(pick).or_insert(0);
+            *count = add(*count, by);
+        }
+        for pick in change.swept {
+            self.picks.remove(&pick);
+        }
+    }
+
+    /// Deletes the chains that nothing goes to any more.
+    pub fn sweep(&self) -> Change {
+        let swept: Vec<Pick> = self
+            .picks
+            .iter()
+            .filter_map(|(pick, count)| (*count == 0).then_some(*pick))
+            .collect();
+        // One can go to another that is idle too: first all rules, then all chains.
+        let names = || swept.iter().map(ToString::to_string);
+        let ops = names().map(Op::FlushChain);
+        let ops = ops.chain(names().map(Op::DeleteChain)).collect();
+        Change {
+            ops,
+            swept,
+            ..Change::default()
+        }
+    }
+
+    /// How many chains nothing goes to any more.
+    pub fn idle_chains(&self) -> usize {
+        self.picks.values().filter(|count| **count == 0).count()
+    }
+
+    /// Everything that is in the table, idle chains not counted.
+    pub fn contents(&self) -> Contents {
+        let mut contents = Contents {
+            comment: Some(skeleton::COMMENT.to_owned()),
+            ..Contents::default()
+        };
+        for chain in skeleton::chains() {
+            insert_chain(&mut contents, chain);
+        }
+        let used = self.picks.iter().filter(|(_, count)| **count > 0);
+        let mut rules = skeleton::rules(self.family, &self.options, &self.node);
+        for (pick, _) in used {
+            insert_chain(&mut contents, pick_chain(*pick));
+            rules.extend(pick.rules(self.family, &self.options, &self.node));
+        }
+        for rule in rules {
+            if let Some(chain) = contents.chains.get_mut(&rule.chain) {
+                chain.rules.push(rule);
+            }
+        }
+        for id in SetId::ALL {
+            let set = id.declare(self.family);
+            let elements = BTreeMap::new();
+            let contained = SetContents { set, elements };
+            contents.sets.insert(id.name().to_owned(), contained);
+        }
+        self.each_element(|id, e| {
+            if let Some(set) = contents.sets.get_mut(id.name()) {
+                set.elements.insert((e.key, e.interval_end), e);
+            }
+        });
+        contents
+    }
+
+    /// Passes every element that is in the table to `each`; a live endpoint that is listed twice may
+    /// come twice.
+    pub fn each_element(&self, mut each: impl FnMut(SetId, Element)) {
+        for (id, e) in skeleton::node_elements(&self.node) {
+            each(id, e);
+        }
+        for port in self.ports.values() {
+            for (id, e) in port_elements(port, &self.node).own {
+                each(id, e);
+            }
+        }
+        for shared in self.shared.keys() {
+            let (id, e) = shared.element();
+            each(id, e);
+        }
+    }
+
+    /// A pick's chain and its rules, at other facts of the node than the state's.
+    fn add_pick(&self, pick: Pick, node: &NodeFacts, ops: &mut Vec<Op>) {
+        ops.push(Op::AddChain(pick_chain(pick)));
+        let rules = pick.rules(self.family, &self.options, node);
+        ops.extend(rules.into_iter().map(Op::AddRule));
+    }
+
+    /// Ports whose source ranges must be looked at again, since the node has another address.
+    fn add_source_ranged(&self, targets: &mut Vec<Target>) {
+        let ranged = self.ports.iter().filter(|(key, port)| {
+            !port.source_ranges.is_empty() && !targets.iter().any(|(k, _)| k == *key)
+        });
+        let ranged: Vec<_> = ranged.map(|(k, p)| (k.clone(), Some(p.clone()))).collect();
+        targets.extend(ranged);
+    }
+
+    /// Rewrites the chains whose rules depend on facts of the node that are different now.
+    fn change_rules(&self, next: &NodeFacts, ops: &mut Vec<Op>) {
+        let rules_at = |node: &NodeFacts| {
+            let mut chains: BTreeMap<String, Vec<_>> = BTreeMap::new();
+            let picks = self.picks.keys();
+            let rules = skeleton::rules(self.family, &self.options, node)
+                .into_iter()
+                .chain(picks.flat_map(|p| p.rules(self.family, &self.options, node)));
+            for rule in rules {
+                chains.entry(rule.chain.clone()).or_default().push(rule);
+            }
+            chains
+        };
+        let before = rules_at(&self.node);
+        for (chain, rules) in rules_at(next) {
+            if before.get(&chain) != Some(&rules) {
+                ops.push(Op::FlushChain(chain));
+                ops.extend(rules.into_iter().map(Op::AddRule));
+            }
+        }
+    }
+}
+
+fn add(count: u32, by: i64) -> u32 {
+    u32::try_from(i64::from(count) + by).unwrap_or(0)
+}
+
+fn pick_chain(pick: Pick) -> Chain {
+    Chain {
+        name: pick.to_string(),
+        base: None,
+        comment: None,
+    }
+}
+
+fn insert_chain(contents: &mut Contents, chain: Chain) {
+    let name = chain.name.clone();
+    let rules = Vec::new();
+    contents.chains.insert(name, ChainContents { chain, rules });
+}
+
+/// Counts what a port has in common with others, and the chains that its elements go to.
+fn count(
+    elements: &PortElements,
+    by: i64,
+    shared: &mut BTreeMap<Shared, i64>,
+    picks: &mut BTreeMap<Pick, i64>,
+) {
+    for s in &elements.shared {
+        *shared.entry(*s).or_insert(0) += by;
+    }
+    for pick in &elements.picks {
+        if let Some(inner) = pick.inner() {
+            *picks.entry(inner).or_insert(0) += by;
+        }
+        *picks.entry(*pick).or_insert(0) += by;
+    }
+}
+
+type Elements = Vec<(SetId, Element)>;
+
+fn place(e: &(SetId, Element)) -> (SetId, Value, bool) {
+    (e.0, e.1.key, e.1.interval_end)
+}
+
+/// What is only in the old, and what is only in the new; what is different is in both.
+fn difference(mut old: Elements, mut new: Elements) -> (Elements, Elements) {
+    if old.is_empty() {
+        return (old, new);
+    }
+    old.sort_unstable_by_key(place);
+    old.dedup_by_key(|e| place(e));
+    if new.is_empty() {
+        return (old, new);
+    }
+    new.sort_unstable_by_key(place);
+    new.dedup_by_key(|e| place(e));
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    let mut new = new.into_iter().peekable();
+    for was in old {
+        while let Some(next) = new.next_if(|next| place(next) < place(&was)) {
+            come.push(next);
+        }
+        match new.next_if(|next| place(next) == place(&was)) {
+            Some(is) if is == was => {}
+            Some(is) => {
+                gone.push(was);
+                come.push(is);
+            }
+            None => gone.push(was),
+        }
+    }
+    come.extend(new);
+    (gone, come)
+}
+
+/// Splits elements by set, in the order in which sets point at others.
+fn by_set(elements: Elements) -> BTreeMap<SetId, Vec<Element>> {
+    let mut sets: BTreeMap<SetId, Vec<Element>> = BTreeMap::new();
+    for (id, e) in elements {
+        sets.entry(id).or_default().push(e);
+    }
+    sets
+}
+
+/// Operations that add elements, what points at others last.
+pub(super) fn add_elements(elements: Elements, ops: &mut Vec<Op>) {
+    for (id, elements) in by_set(elements) {
+        let set = id.name().to_owned();
+        ops.push(Op::AddElements { set, elements });
+    }
+}
+
+/// Operations that delete elements, what points at others first.
+pub(super) fn delete_elements(elements: Elements, ops: &mut Vec<Op>) {
+    for (id, elements) in by_set(elements).into_iter().rev() {
+        let set = id.name().to_owned();
+        ops.push(Op::DeleteElements { set, elements });
+    }
+}

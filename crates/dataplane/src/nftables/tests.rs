@@ -1,0 +1,175 @@
+use model::IpFamily;
+use netfilter::nft::table::Contents;
+use netfilter::nft::{Encoder, Op};
+use plan::testing::{cluster, history};
+use plan::{FamilyDiff, Plan, Planner};
+use proptest::prelude::*;
+
+use super::*;
+
+fn targets(diff: &FamilyDiff) -> Vec<Target> {
+    let changes = diff.ports.iter();
+    changes
+        .filter_map(|c| Some((c.key()?, c.after.clone())))
+        .collect()
+}
+
+/// A table without the chains that nothing goes to.
+fn swept(mut table: Contents, state: &State) -> Contents {
+    let mut there = Some(table);
+    Contents::apply(&mut there, &state.sweep().ops).expect("idle chains can go");
+    table = there.expect("the table stays");
+    table
+}
+
+fn install(state: &State) -> Option<Contents> {
+    let mut table = None;
+    Contents::apply(&mut table, &state.install()).expect("an empty table is taken");
+    table
+}
+
+fn apply(table: &mut Option<Contents>, state: &mut State, change: Change) {
+    if let Err((number, refusal)) = Contents::apply(table, &change.ops) {
+        panic!("{refusal}: {:?}", change.ops.get(number));
+    }
+    state.commit(change);
+}
+
+fn programmed(plan: &Plan) -> (Contents, State) {
+    let options = Options::default();
+    let mut state = State::new(plan.family, options, plan.node.clone());
+    let mut table = install(&state);
+    let all = plan.ports.iter().map(|(k, p)| (k.clone(), Some(p.clone())));
+    let change = state.change(all.collect(), None);
+    apply(&mut table, &mut state, change);
+    (table.expect("installed"), state)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// One change after the other makes the table that the last plan says, in a kernel that checks
+    /// references and duplicates.
+    #[test]
+    fn changes_lead_where_lowering_leads((settings, events) in history()) {
+        let mut planner = Planner::new(settings);
+        let options = Options::default();
+        let mut states: Vec<_> = IpFamily::ALL
+            .iter()
+            .map(|family| {
+                let plan = planner.plan(*family);
+                let state = State::new(*family, options, plan.node.clone());
+                (install(&state), state)
+            })
+            .collect();
+        for event in events {
+            planner.apply(event);
+            let diff = planner.take_diff();
+            for (table, state) in &mut states {
+                let family = diff.family(state.family());
+                let change = state.change(targets(family), family.node.clone());
+                apply(table, state, change);
+                let lowered = State::lower(planner.plan(state.family()), options).contents();
+                let table = swept(table.clone().expect("installed"), state);
+                prop_assert_eq!(&table, &lowered);
+                prop_assert_eq!(state.contents(), lowered);
+            }
+        }
+        for (table, state) in &mut states {
+            let sweep = state.sweep();
+            apply(table, state, sweep);
+            prop_assert_eq!(state.idle_chains(), 0);
+        }
+    }
+
+    #[test]
+    fn every_operation_survives_the_wire(cluster in cluster()) {
+        let planner = cluster.planner();
+        for family in IpFamily::ALL {
+            let state = State::lower(planner.plan(family), Options::default());
+            let encoder = Encoder { family: table_family(family), table: TABLE };
+            let contents = state.contents();
+            let mut read = Contents::default();
+            for message in encoder.ops(&contents.create()) {
+                let decoded = message.decode().expect("our own message");
+                read.take_in(decoded.body);
+            }
+            prop_assert_eq!(read, contents);
+        }
+    }
+
+    #[test]
+    fn a_pick_is_read_back_from_its_name(
+        n in 0..5000_u32,
+        local in 0..50_u32,
+        which in 0..4_usize,
+        node_port in any::<bool>(),
+        affinity in proptest::option::of(1..86400_u32),
+    ) {
+        let policy = [
+            Policy::Internal { n },
+            Policy::ShortCircuit { n },
+            Policy::Masqueraded { n },
+            Policy::Local { n, local },
+        ][which];
+        let at = if node_port { At::NodePort } else { At::Address };
+        let pick = Pick::new(at, policy, affinity);
+        prop_assert_eq!(Pick::parse(&pick.to_string()), Some(pick));
+    }
+}
+
+#[test]
+fn other_names_are_no_picks() {
+    for name in [
+        "services",
+        "pick",
+        "pick-",
+        "pick-x",
+        "pick-1-x",
+        "pick-01",
+        "pick-1-sticky",
+        "",
+    ] {
+        assert_eq!(Pick::parse(name), None, "{name}");
+    }
+}
+
+#[test]
+fn lowering_is_programming_from_nothing() {
+    let mut planner = Planner::new(plan::testing::big_cluster_settings());
+    planner.apply_all(plan::testing::big_cluster(200, 7));
+    planner.take_diff();
+    let plan = planner.plan(IpFamily::V4).clone();
+    let (table, state) = programmed(&plan);
+    let lowered = State::lower(&plan, Options::default());
+    assert_eq!(state, lowered);
+    assert_eq!(table, lowered.contents());
+    // The number of rules does not follow the number of Services.
+    let rules: usize = table.chains.values().map(|c| c.rules.len()).sum();
+    assert!(rules < 60, "{rules}");
+}
+
+#[test]
+fn a_changed_endpoint_is_two_elements() {
+    let mut planner = Planner::new(plan::testing::big_cluster_settings());
+    planner.apply_all(plan::testing::big_cluster(10, 10));
+    planner.take_diff();
+    let plan = planner.plan(IpFamily::V4).clone();
+    let (_, state) = programmed(&plan);
+    let (key, port) = plan.ports.iter().next().expect("a port");
+    let mut after = (**port).clone();
+    let mut endpoints = after.cluster.to_vec();
+    endpoints[9].port += 1;
+    after.cluster = endpoints.into();
+    let change = state.change(vec![(key.clone(), Some(after.into()))], None);
+    let counts: Vec<(bool, usize)> = change
+        .ops
+        .iter()
+        .map(|op| match op {
+            Op::AddElements { elements, .. } => (true, elements.len()),
+            Op::DeleteElements { elements, .. } => (false, elements.len()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(counts, [(false, 1), (true, 1)]);
+}

@@ -1,5 +1,6 @@
 use super::*;
 
+mod junk;
 mod objects;
 
 /// A cluster of three nodes with the objects of a manifest.

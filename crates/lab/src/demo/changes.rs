@@ -212,6 +212,8 @@ fn scale(stage: &mut Stage) -> Result<Report> {
     let mark = traffic.mark();
     let note = stage.lab.scale(&ObjectName::parse("cart"), 2)?;
     let shown = traffic.wait(mark, |outcomes| tally(outcomes).len() == 2);
+    let after = traffic.mark();
+    traffic.wait(after, |outcomes| outcomes.len() >= 200)?;
     let outcomes = traffic.stop()?;
     Ok(under_traffic(
         &outcomes,

@@ -14,6 +14,7 @@ use std::process::Command;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -62,7 +63,7 @@ impl NetNs {
     pub fn create(name: &str) -> Result<Self, NetNsError> {
         let path = path_of(name)?;
         let step = |step| move |source: io::Error| failed(name, step, source);
-        fs::create_dir_all(RUN_DIR).map_err(step("making /run/netns"))?;
+        prepare_run_dir().map_err(step("preparing /run/netns"))?;
         File::options()
             .write(true)
             .create_new(true)
@@ -243,6 +244,34 @@ impl Drop for Entered {
             tracing::error!("cannot return from a network namespace: {e}");
             std::process::abort();
         }
+    }
+}
+
+/// Makes [`RUN_DIR`] a mount point of its own whose mounts propagate, as ip-netns(8) does with the
+/// first name. Left to `ip netns`, that would come after our mounts and copy them (`MS_REC`); a
+/// name mounted twice cannot be deleted. Holds the same lock as `ip netns` meanwhile.
+fn prepare_run_dir() -> io::Result<()> {
+    fs::create_dir_all(RUN_DIR)?;
+    let folder = File::open(RUN_DIR)?;
+    let _lock = Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
+    let none = None::<&str>;
+    let share = || {
+        mount(
+            none,
+            RUN_DIR,
+            none,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            none,
+        )
+    };
+    match share() {
+        // Not a mount point yet.
+        Err(Errno::EINVAL) => {
+            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(RUN_DIR), RUN_DIR, none, bind, none)?;
+            Ok(share()?)
+        }
+        other => Ok(other?),
     }
 }
 

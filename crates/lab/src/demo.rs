@@ -159,7 +159,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     tear_down_on_signal(&name)?;
     let result = experiments(options, Abilities::of(&args.mode));
     // Dropping the lab has taken it down; this makes sure, and says what went wrong.
-    Lab::down(&name).context("taking the lab down")?;
+    let down = Lab::down(&name).context("taking the lab down");
     let rows = result?;
     let mut table = Table::new(&[
         "EXPERIMENT",
@@ -205,6 +205,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         count(Verdict::NotApplicable),
         began.elapsed().as_secs_f64()
     );
+    down?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {

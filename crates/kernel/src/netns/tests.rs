@@ -77,3 +77,29 @@ fn a_command_runs_inside_and_is_found_there() {
     child.wait().unwrap();
     assert!(ns.processes().unwrap().is_empty());
 }
+
+/// Found by a lab that could not be taken down: the first `ip netns add` on a machine mounts
+/// `/run/netns` on itself, with all that is below it.
+#[test]
+fn a_name_can_be_deleted_after_ip_netns_was_used_for_the_first_time() {
+    let none = None::<&str>;
+    let ip = |arguments: &[&str]| {
+        let status = Command::new("ip").args(arguments).status().unwrap();
+        assert!(status.success(), "ip {arguments:?}");
+    };
+    // In mounts of the thread's own, with an empty /run.
+    let alone = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
+        mount(Some("none"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        NetNs::create("ours").unwrap();
+        ip(&["netns", "add", "theirs"]);
+        assert_eq!(NetNs::list().unwrap(), ["ours", "theirs"]);
+        NetNs::delete("ours").unwrap();
+        NetNs::delete("theirs").unwrap();
+        assert!(NetNs::list().unwrap().is_empty());
+        NetNs::create("ours").unwrap();
+        ip(&["netns", "delete", "ours"]);
+    };
+    thread::scope(|scope| scope.spawn(alone).join()).unwrap();
+}

@@ -1,0 +1,274 @@
+//! The facts file: what a host is like, as `sluice facts` writes it and `sluice trace --facts`
+//! reads it.
+//!
+//! One JSON object. Every field may be absent; what is absent is unknown, which the tracer says
+//! where it matters. Unknown fields are ignored, so that a file of a newer version can be read.
+//!
+//! ```
+//! let facts = trace::Facts::parse(r#"{
+//!   "version": 1,
+//!   "hostname": "node1",
+//!   "interfaces": [
+//!     {"name": "lo", "index": 1, "up": true, "addresses": ["127.0.0.1/8"]},
+//!     {"name": "eth0", "index": 2, "up": true, "addresses": ["10.200.1.2/24"]},
+//!     {"name": "veth1", "index": 5, "up": true, "master": "cbr0"}
+//!   ],
+//!   "routes": [{"dst": "default", "via": "10.200.1.1", "dev": "eth0"}],
+//!   "sysctls": {"net.ipv4.ip_forward": "1"},
+//!   "dumps": {"iptables_save": "*nat\nCOMMIT\n"}
+//! }"#).unwrap();
+//! assert_eq!(facts.interfaces[1].name, "eth0");
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A host's facts and its dumps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// The form's version: 1.
+    pub version: u32,
+    /// The host's name.
+    pub hostname: String,
+    /// `uname -r`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kernel: String,
+    /// All interfaces.
+    pub interfaces: Vec<Interface>,
+    /// All routes of all tables, both families. The tables `local` (255) may be left out: what
+    /// they hold follows from the addresses then.
+    pub routes: Vec<Route>,
+    /// Policy routing rules; empty for the usual three (local, main, default).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RoutingRule>,
+    /// Sysctls by their dotted name (`net.ipv4.ip_forward`; a dot in an interface's name is
+    /// written `/`, as sysctl(8) does), values as read, without the newline.
+    pub sysctls: BTreeMap<String, String>,
+    /// What the host's own tools print.
+    pub dumps: Dumps,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its addresses with their prefix lengths, host bits kept, primary ones first.
+    pub addresses: Vec<IpNet>,
+    /// Whether it is up. Routes through an interface that is down do not count.
+    pub up: bool,
+    /// The bridge (or VRF, bond) that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
+    /// Its kind as `ip -d link` names it: `bridge`, `veth`, `dummy`, `vxlan`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination: a range, an address, or `default` (of the family that `family`, `via` or `src`
+    /// says; IPv4 where none does).
+    pub dst: String,
+    /// The table: 254 (main) where absent.
+    #[serde(default = "main_table")]
+    pub table: u32,
+    /// What kind of route.
+    #[serde(default, rename = "type")]
+    pub kind: RouteKind,
+    /// The interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
+    /// The gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+    /// The preferred source address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<IpAddr>,
+    /// The metric; the lowest wins among routes to the same range.
+    #[serde(default)]
+    pub metric: u32,
+    /// Of a multipath route: the ways, instead of `dev` and `via`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nexthops: Vec<NextHop>,
+    /// 4 or 6; only needed for `default` without `via` and `src`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<u8>,
+}
+
+/// One way of a multipath route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHop {
+    /// The interface.
+    pub dev: Option<String>,
+    /// The gateway.
+    pub via: Option<IpAddr>,
+    /// The share of connections, against the others' weights.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+fn main_table() -> u32 {
+    254
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// The kinds of route (`rtm_type` of `linux/rtnetlink.h`).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // The kernel's own words.
+pub enum RouteKind {
+    #[default]
+    Unicast,
+    Local,
+    Broadcast,
+    Anycast,
+    Multicast,
+    Blackhole,
+    Unreachable,
+    Prohibit,
+    Throw,
+}
+
+/// A policy routing rule (`ip rule`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RoutingRule {
+    /// The lowest number is asked first.
+    pub priority: u32,
+    /// 4 or 6.
+    pub family: u8,
+    /// Only for packets from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpNet>,
+    /// Only for packets to here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<IpNet>,
+    /// Only for packets that came in through this interface (`lo`: made here).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iif: Option<String>,
+    /// Only for sockets bound to this interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oif: Option<String>,
+    /// Only for packets whose mark, masked with `fwmask`, is this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fwmark: Option<u32>,
+    /// The mask for `fwmark`; all bits where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fwmask: Option<u32>,
+    /// Whether the conditions are turned round (`not`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub not: bool,
+    /// The table to look in; 0 for a rule that itself decides, by `action`.
+    pub table: u32,
+    /// `blackhole`, `unreachable` or `prohibit`, for a rule without a table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<RouteKind>,
+}
+
+/// What the host's tools print, whole. Absent: the tool is not there, or says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dumps {
+    /// `iptables-save`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iptables_save: Option<String>,
+    /// `ip6tables-save`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip6tables_save: Option<String>,
+    /// `nft list ruleset`, as text or as JSON (`nft -j list ruleset`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nft_ruleset: Option<String>,
+    /// `ipset save`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipset_save: Option<String>,
+    /// `ipvsadm-save -n`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipvsadm_save: Option<String>,
+}
+
+/// Why a facts file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// It is not JSON of the right shape.
+    #[error("facts file, line {line}, column {column}: {message}")]
+    Json {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// Its version is not known here.
+    #[error("facts file: version {0} is not known; this program reads version 1: use a newer one")]
+    Version(u32),
+    /// A route's destination is neither a range, an address nor `default`.
+    #[error("facts file: route {index}: dst {dst:?} is not a range, an address or \"default\"")]
+    RouteDst {
+        /// The route's place in the list, from 0.
+        index: usize,
+        /// What it says.
+        dst: String,
+    },
+}
+
+impl Facts {
+    /// Reads a facts file.
+    pub fn parse(text: &str) -> Result<Self, FactsError> {
+        let facts: Facts = serde_json::from_str(text).map_err(|e| FactsError::Json {
+            line: e.line(),
+            column: e.column(),
+            message: e.to_string(),
+        })?;
+        if facts.version > 1 {
+            return Err(FactsError::Version(facts.version));
+        }
+        Ok(facts)
+    }
+
+    /// Writes a facts file.
+    pub fn to_json(&self) -> String {
+        // Nothing in the struct can fail to serialise: no maps with odd keys, no foreign types.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+impl Route {
+    /// The destination range; `None` where [`Route::dst`] is not one.
+    pub fn range(&self) -> Option<IpNet> {
+        if self.dst == "default" {
+            let v6 = match (self.family, self.via.or(self.src)) {
+                (Some(f), _) => f == 6,
+                (None, Some(ip)) => ip.is_ipv6(),
+                (None, None) => self
+                    .nexthops
+                    .iter()
+                    .any(|n| n.via.is_some_and(|ip| ip.is_ipv6())),
+            };
+            let any: IpAddr = if v6 {
+                std::net::Ipv6Addr::UNSPECIFIED.into()
+            } else {
+                std::net::Ipv4Addr::UNSPECIFIED.into()
+            };
+            return IpNet::new(any, 0).ok();
+        }
+        match self.dst.parse::<IpNet>() {
+            Ok(net) => Some(net.trunc()),
+            Err(_) => Some(IpNet::from(self.dst.parse::<IpAddr>().ok()?)),
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! The host's addresses, routes and sysctls, and the kernel's decisions that rest on them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use crate::facts::{Facts, FactsError, Interface, RouteKind, RoutingRule};
+
+const LOCAL: u32 = 255;
+const MAIN: u32 = 254;
+const DEFAULT: u32 = 253;
+
+/// What routing decisions rest on.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    interfaces: Vec<Interface>,
+    routes: BTreeMap<u32, Vec<Entry>>,
+    rules: Vec<RoutingRule>,
+    sysctls: BTreeMap<String, String>,
+    /// Whether there are facts at all: without interfaces nothing is known about routing.
+    known: bool,
+}
+
+/// A route, its destination parsed.
+#[derive(Clone, Debug)]
+struct Entry {
+    range: IpNet,
+    kind: RouteKind,
+    metric: u32,
+    src: Option<IpAddr>,
+    hops: Vec<Hop>,
+}
+
+#[derive(Clone, Debug)]
+struct Hop {
+    dev: Option<String>,
+    via: Option<IpAddr>,
+    weight: u32,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) kind: RouteKind,
+    pub(crate) dev: Option<String>,
+    pub(crate) via: Option<IpAddr>,
+    pub(crate) src: Option<IpAddr>,
+    pub(crate) weight: u32,
+    /// The route as `ip route` writes it.
+    pub(crate) text: String,
+}
+
+/// The key of a route lookup.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lookup<'a> {
+    pub(crate) dst: IpAddr,
+    pub(crate) src: Option<IpAddr>,
+    /// `lo` for packets made here.
+    pub(crate) iif: Option<&'a str>,
+    pub(crate) mark: u32,
+}
+
+/// Why the kernel drops a packet before it looks at where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Martian(pub(crate) String);
+
+impl Host {
+    /// From facts; an error names a route that cannot be understood.
+    pub fn new(facts: &Facts) -> Result<Self, FactsError> {
+        let mut host = Self {
+            interfaces: facts.interfaces.clone(),
+            rules: facts.rules.clone(),
+            sysctls: facts.sysctls.clone(),
+            known: !facts.interfaces.is_empty() || !facts.routes.is_empty(),
+            routes: BTreeMap::new(),
+        };
+        host.rules.sort_by_key(|r| r.priority);
+        for (index, route) in facts.routes.iter().enumerate() {
+            let range = route.range().ok_or_else(|| FactsError::RouteDst {
+                index,
+                dst: route.dst.clone(),
+            })?;
+            let mut hops: Vec<Hop> = route
+                .nexthops
+                .iter()
+                .map(|n| Hop {
+                    dev: n.dev.clone(),
+                    via: n.via,
+                    weight: n.weight.max(1),
+                })
+                .collect();
+            if hops.is_empty() {
+                hops.push(Hop {
+                    dev: route.dev.clone(),
+                    via: route.via,
+                    weight: 1,
+                });
+            }
+            host.routes.entry(route.table).or_default().push(Entry {
+                range,
+                kind: route.kind,
+                metric: route.metric,
+                src: route.src,
+                hops,
+            });
+        }
+        host.derive_local();
+        for table in host.routes.values_mut() {
+            table.sort_by_key(|e| (std::cmp::Reverse(e.range.prefix_len()), e.metric));
+        }
+        Ok(host)
+    }
+
+    /// The kernel keeps the `local` table itself, and a route to each up interface's own network
+    /// in `main`; what the facts leave out follows from the addresses.
+    fn derive_local(&mut self) {
+        let has_local = |routes: &BTreeMap<u32, Vec<Entry>>, v6| {
+            routes
+                .get(&LOCAL)
+                .is_some_and(|t| t.iter().any(|e| is_v6(e.range.addr()) == v6))
+        };
+        let skip = [
+            has_local(&self.routes, false),
+            has_local(&self.routes, true),
+        ];
+        let mut local = Vec::new();
+        for iface in &self.interfaces {
+            for net in &iface.addresses {
+                if skip[usize::from(is_v6(net.addr()))] {
+                    continue;
+                }
+                let mut add = |range, kind| {
+                    local.push(Entry {
+                        range,
+                        kind,
+                        metric: 0,
+                        src: Some(net.addr()),
+                        hops: vec![Hop {
+                            dev: Some(iface.name.clone()),
+                            via: None,
+                            weight: 1,
+                        }],
+                    });
+                };
+                add(IpNet::from(net.addr()), RouteKind::Local);
+                if let IpNet::V4(v4) = net {
+                    if v4.addr().is_loopback() {
+                        add(net.trunc(), RouteKind::Local);
+                    } else if v4.prefix_len() < 31 {
+                        add(
+                            IpNet::from(IpAddr::V4(v4.broadcast())),
+                            RouteKind::Broadcast,
+                        );
+                    }
+                }
+            }
+        }
+        if !local.is_empty() {
+            self.routes.entry(LOCAL).or_default().extend(local);
+        }
+    }
+
+    /// Whether anything is known about addresses and routes.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// An interface by name.
+    pub(crate) fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|i| i.name == name)
+    }
+
+    /// All interfaces.
+    pub(crate) fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// A sysctl as a number; `None` where it is not known.
+    pub(crate) fn sysctl(&self, name: &str) -> Option<i64> {
+        self.sysctls.get(name)?.trim().parse().ok()
+    }
+
+    /// `net.ipv4.conf.{iface}.{name}` combined with `all` the way the kernel does for it: `and`
+    /// over both, or `max`/`or` of both (`include/linux/inetdevice.h`).
+    fn conf(&self, iface: &str, name: &str) -> Option<i64> {
+        let one = self.sysctl(&format!("net.ipv4.conf.{}.{name}", iface.replace('.', "/")));
+        let all = self.sysctl(&format!("net.ipv4.conf.all.{name}"));
+        match (one, all) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Whether `route_localnet` holds on an interface (`IN_DEV_NET_ROUTE_LOCALNET`); off where not
+    /// known, as is the kernel's default.
+    pub(crate) fn route_localnet(&self, iface: Option<&str>) -> bool {
+        let name = "route_localnet";
+        match iface {
+            Some(i) => self.conf(i, name),
+            None => self.sysctl("net.ipv4.conf.all.route_localnet"),
+        }
+        .is_some_and(|v| v != 0)
+    }
+
+    /// Whether packets that came in through this interface may be sent on; `None` where not known.
+    pub(crate) fn forwarding(&self, iface: Option<&str>, v6: bool) -> Option<bool> {
+        let version = if v6 { "ipv6" } else { "ipv4" };
+        let of_iface = iface.and_then(|i| {
+            self.sysctl(&format!(
+                "net.{version}.conf.{}.forwarding",
+                i.replace('.', "/")
+            ))
+        });
+        let all = self.sysctl(&format!("net.{version}.conf.all.forwarding"));
+        let global = if v6 {
+            all
+        } else {
+            self.sysctl("net.ipv4.ip_forward").or(all)
+        };
+        of_iface.or(global).map(|v| v != 0)
+    }
+
+    /// The type of an address as `addrtype` and `fib … type` see it: what the `local` table says
+    /// (`inet_addr_type` of `net/ipv4/fib_frontend.c`).
+    pub(crate) fn addr_type(&self, ip: IpAddr) -> RouteKind {
+        match ip {
+            IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.is_broadcast() => RouteKind::Broadcast,
+            _ if ip.is_multicast() => RouteKind::Multicast,
+            _ => self.find(LOCAL, ip).map_or(RouteKind::Unicast, |e| e.kind),
+        }
+    }
+
+    /// Whether an address is this host's own. Loopback always is.
+    pub fn is_local(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.addr_type(ip) == RouteKind::Local
+    }
+
+    fn find(&self, table: u32, ip: IpAddr) -> Option<&Entry> {
+        let up = |h: &Hop| {
+            h.dev
+                .as_deref()
+                .and_then(|d| self.interface(d))
+                .is_none_or(|i| i.up || table == LOCAL)
+        };
+        self.routes.get(&table)?.iter().find(|e| {
+            e.range.contains(&ip)
+                && (e.hops.iter().any(up) || !matches!(e.kind, RouteKind::Unicast))
+        })
+    }
+
+    /// Looks a destination up by the policy rules; all ways of a multipath route. Empty: no route.
+    pub(crate) fn lookup(&self, key: &Lookup<'_>) -> Vec<Way> {
+        let usual =
+            [(0, LOCAL), (32766, MAIN), (32767, DEFAULT)].map(|(priority, table)| RoutingRule {
+                priority,
+                table,
+                ..RoutingRule::default()
+            });
+        let v6 = is_v6(key.dst);
+        let has_rules = self
+            .rules
+            .iter()
+            .any(|r| r.family == if v6 { 6 } else { 4 } || r.family == 0);
+        let rules: &[RoutingRule] = if has_rules { &self.rules } else { &usual };
+        for rule in rules {
+            if !rule_matches(rule, key) {
+                continue;
+            }
+            if let Some(kind) = rule.action {
+                return vec![Way {
+                    kind,
+                    dev: None,
+                    via: None,
+                    src: None,
+                    weight: 1,
+                    text: format!("rule {}", rule.priority),
+                }];
+            }
+            match self.find(rule.table, key.dst) {
+                Some(e) if e.kind == RouteKind::Throw => {}
+                Some(e) => return ways(e),
+                None => {}
+            }
+        }
+        Vec::new()
+    }
+
+    /// The interface through which an address is reached.
+    pub fn iface_towards(&self, ip: IpAddr) -> Option<String> {
+        let key = Lookup {
+            dst: ip,
+            src: None,
+            iif: None,
+            mark: 0,
+        };
+        let way = self.lookup(&key).into_iter().next()?;
+        way.dev
+    }
+
+    /// What the kernel checks of a packet's addresses on the way in, before it looks at where it
+    /// goes (`ip_route_input_slow` and `fib_validate_source`, `net/ipv4`). IPv6 has the like only
+    /// for loopback.
+    pub(crate) fn martian(
+        &self,
+        src: IpAddr,
+        dst: IpAddr,
+        iif: &str,
+        mark: u32,
+    ) -> Option<Martian> {
+        if iif == "lo" {
+            return None;
+        }
+        let (IpAddr::V4(s), IpAddr::V4(d)) = (src, dst) else {
+            return (src.is_loopback() || dst.is_loopback() || src.is_multicast())
+                .then(|| Martian("a loopback or multicast address from outside".into()));
+        };
+        if s.is_multicast() || s.is_broadcast() {
+            return Some(Martian(format!("martian source {s}")));
+        }
+        if s.octets()[0] == 0 && !(s == Ipv4Addr::UNSPECIFIED && d.is_broadcast()) {
+            return Some(Martian(format!("martian source {s}")));
+        }
+        if d.octets()[0] == 0 {
+            return Some(Martian(format!("martian destination {d}")));
+        }
+        if !self.route_localnet(Some(iif)) {
+            if s.is_loopback() {
+                return Some(Martian(format!(
+                    "martian source {s}: a loopback address from {iif}, and route_localnet is off there"
+                )));
+            }
+            if d.is_loopback() {
+                return Some(Martian(format!(
+                    "martian destination {d}: a loopback address from {iif}, and route_localnet is off there"
+                )));
+            }
+        }
+        self.spoofed(src, iif, mark)
+    }
+
+    /// The reverse path: `rp_filter`, and own addresses as a source.
+    fn spoofed(&self, src: IpAddr, iif: &str, mark: u32) -> Option<Martian> {
+        if !self.known {
+            return None;
+        }
+        let accept_local = self.conf(iif, "accept_local").unwrap_or(0) != 0;
+        if self.is_local(src) && !src.is_loopback() && !accept_local {
+            return Some(Martian(format!(
+                "martian source {src}: this host's own address, from {iif}"
+            )));
+        }
+        let mode = self.conf(iif, "rp_filter").unwrap_or(0);
+        if mode == 0 {
+            return None;
+        }
+        let use_mark = self.conf(iif, "src_valid_mark").unwrap_or(0) != 0;
+        let key = Lookup {
+            dst: src,
+            src: None,
+            iif: Some("lo"),
+            mark: if use_mark { mark } else { 0 },
+        };
+        let back = self.lookup(&key);
+        let same = back
+            .iter()
+            .any(|w| w.kind == RouteKind::Unicast && w.dev.as_deref() == Some(iif));
+        let any = back.iter().any(|w| w.kind == RouteKind::Unicast) || src.is_loopback();
+        let way = back
+            .first()
+            .map_or("no route".to_owned(), |w| w.text.clone());
+        match mode {
+            1 if !same => Some(Martian(format!(
+                "rp_filter is strict on {iif} and the way back to {src} is another: {way}"
+            ))),
+            2 if !any => Some(Martian(format!(
+                "rp_filter is loose on {iif} and there is no way back to {src}"
+            ))),
+            _ => None,
+        }
+    }
+
+    /// The address that MASQUERADE gives: the outgoing interface's primary one in the next hop's
+    /// network, else its first, else any other interface's (`inet_select_addr`). IPv6 chooses the
+    /// source as for a new socket; here the first of global scope, unless another shares the
+    /// destination's network.
+    pub(crate) fn masquerade_addr(&self, out: &str, next_hop: IpAddr) -> Option<IpAddr> {
+        let v6 = is_v6(next_hop);
+        let usable = |i: &&Interface| i.addresses.iter().any(|a| is_v6(a.addr()) == v6);
+        let pick = |i: &Interface| {
+            let of_family = || {
+                i.addresses
+                    .iter()
+                    .filter(move |a| is_v6(a.addr()) == v6 && global(a.addr()))
+            };
+            let near = of_family().find(|a| a.contains(&next_hop));
+            near.or_else(|| of_family().next()).map(IpNet::addr)
+        };
+        let own = self.interface(out).filter(usable).and_then(pick);
+        own.or_else(|| self.interfaces.iter().filter(|i| i.up).find_map(pick))
+    }
+}
+
+fn global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
+}
+
+fn is_v6(ip: IpAddr) -> bool {
+    ip.is_ipv6()
+}
+
+fn rule_matches(rule: &RoutingRule, key: &Lookup<'_>) -> bool {
+    let family = if is_v6(key.dst) { 6 } else { 4 };
+    if rule.family != 0 && rule.family != family {
+        return false;
+    }
+    let fwmark = rule.fwmark.is_none_or(|mark| {
+        let mask = rule.fwmask.unwrap_or(u32::MAX);
+        key.mark & mask == mark & mask
+    });
+    let from = rule
+        .from
+        .is_none_or(|net| net.prefix_len() == 0 || key.src.is_some_and(|ip| net.contains(&ip)));
+    let to = rule.to.is_none_or(|net| net.contains(&key.dst));
+    let iif = rule.iif.as_deref().is_none_or(|i| key.iif == Some(i));
+    // Only sockets bound to an interface ask with one, and none here is.
+    let oif = rule.oif.is_none();
+    (fwmark && from && to && iif && oif) != rule.not
+}
+
+fn ways(e: &Entry) -> Vec<Way> {
+    e.hops
+        .iter()
+        .map(|h| {
+            let mut text = if e.kind == RouteKind::Unicast {
+                String::new()
+            } else {
+                format!("{:?} ", e.kind).to_lowercase()
+            };
+            if e.range.prefix_len() == 0 {
+                text.push_str("default");
+            } else if e.range.prefix_len() == e.range.max_prefix_len() {
+                text.push_str(&e.range.addr().to_string());
+            } else {
+                text.push_str(&e.range.to_string());
+            }
+            if let Some(via) = h.via {
+                text.push_str(&format!(" via {via}"));
+            }
+            if let Some(dev) = &h.dev {
+                text.push_str(&format!(" dev {dev}"));
+            }
+            Way {
+                kind: e.kind,
+                dev: h.dev.clone(),
+                via: h.via,
+                src: e.src,
+                weight: h.weight,
+                text,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! The packet that is asked about.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// A packet as it starts its way through this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address; of the same family as `dst`.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Transport protocol.
+    pub proto: Proto,
+    /// Source port; for ICMP, the type.
+    pub sport: u16,
+    /// Destination port; for ICMP, the code.
+    pub dport: u16,
+    /// The interface it comes in through; `None`: the one through which `src` is reached.
+    /// Not used for packets from the node itself.
+    pub in_iface: Option<String>,
+    /// Where it starts.
+    pub from: Origin,
+    /// What connection tracking knows about its connection.
+    pub ct: CtState,
+    /// The packet mark that it starts with (`SO_MARK`, or what a device set).
+    pub mark: u32,
+}
+
+impl Packet {
+    /// The first packet of a connection: from an ephemeral port (50000), unmarked.
+    pub fn new(from: Origin, src: IpAddr, dst: IpAddr, proto: Proto, dport: u16) -> Self {
+        let icmp = matches!(proto, Proto::ICMP | Proto::ICMPV6);
+        Self {
+            src,
+            dst,
+            proto,
+            sport: match proto {
+                Proto::ICMP => 8,
+                Proto::ICMPV6 => 128,
+                _ => 50_000,
+            },
+            dport: if icmp { 0 } else { dport },
+            in_iface: None,
+            from,
+            ct: CtState::New,
+            mark: 0,
+        }
+    }
+}
+
+/// Where a packet starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// A pod of this node.
+    Pod,
+    /// The node itself: a process in its own network namespace.
+    Node,
+    /// Another node, a pod of another node, or beyond.
+    Outside,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Pod => "a pod of this node",
+            Origin::Node => "this node",
+            Origin::Outside => "outside",
+        })
+    }
+}
+
+/// An IP protocol number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Proto(pub u8);
+
+impl Proto {
+    /// 1.
+    pub const ICMP: Proto = Proto(1);
+    /// 6.
+    pub const TCP: Proto = Proto(6);
+    /// 17.
+    pub const UDP: Proto = Proto(17);
+    /// 58.
+    pub const ICMPV6: Proto = Proto(58);
+    /// 132.
+    pub const SCTP: Proto = Proto(132);
+
+    /// From its name in `/etc/protocols` (those met in rules) or its number.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "icmp" => Self::ICMP,
+            "tcp" => Self::TCP,
+            "udp" => Self::UDP,
+            "icmpv6" | "ipv6-icmp" => Self::ICMPV6,
+            "sctp" => Self::SCTP,
+            "igmp" => Proto(2),
+            "dccp" => Proto(33),
+            "gre" => Proto(47),
+            "esp" => Proto(50),
+            "ah" => Proto(51),
+            "vrrp" => Proto(112),
+            "udplite" => Proto(136),
+            other => Proto(other.parse().ok()?),
+        })
+    }
+
+    /// Whether its header starts with source and destination port.
+    pub fn has_ports(self) -> bool {
+        matches!(self.0, 6 | 17 | 33 | 132 | 136)
+    }
+}
+
+/// Its name, or its number where it has none here.
+impl fmt::Display for Proto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            1 => "icmp",
+            6 => "tcp",
+            17 => "udp",
+            58 => "ipv6-icmp",
+            132 => "sctp",
+            other => return write!(f, "{other}"),
+        })
+    }
+}
+
+/// What connection tracking knows about the packet's connection when it arrives.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum CtState {
+    /// Nothing yet: it opens the connection.
+    #[default]
+    New,
+    /// It belongs to a connection seen before.
+    Established(Flow),
+    /// It belongs to a connection that another one announced, or is an ICMP error about one.
+    Related,
+    /// Connection tracking cannot make sense of it.
+    Invalid,
+}
+
+/// What is remembered of an established connection.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Flow {
+    /// Whether the packet goes against the direction that opened the connection.
+    pub reply: bool,
+    /// The destination that the first packet asked for and the one it was given, where they differ.
+    pub dnat: Option<Rewrite>,
+    /// The source that the first packet had and the one it was given, where they differ.
+    pub snat: Option<Rewrite>,
+    /// The connection's mark.
+    pub mark: u32,
+}
+
+/// An address and port before and after NAT, as the connection's first packet saw them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rewrite {
+    /// Before.
+    pub before: Endpoint,
+    /// After.
+    pub after: Endpoint,
+}
+
+/// An address with a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port; 0 where the protocol has none.
+    pub port: u16,
+}
+
+/// `10.0.0.1:80`, `[fd00::1]:80`; without the port where it is 0.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.ip, self.port) {
+            (ip, 0) => write!(f, "{ip}"),
+            (IpAddr::V4(ip), port) => write!(f, "{ip}:{port}"),
+            (IpAddr::V6(ip), port) => write!(f, "[{ip}]:{port}"),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What hangs on each of the five hooks, in the kernel's order.
+
+use netfilter::iptables::{Chain, ChainState, Policy, Table, TableSet};
+use netfilter::nft::listing as nft;
+
+use crate::World;
+
+/// A netfilter hook of the IP layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+impl Hook {
+    pub(crate) const ALL: [Hook; 5] = [
+        Hook::Prerouting,
+        Hook::Input,
+        Hook::Forward,
+        Hook::Output,
+        Hook::Postrouting,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Hook::Prerouting => "prerouting",
+            Hook::Input => "input",
+            Hook::Forward => "forward",
+            Hook::Output => "output",
+            Hook::Postrouting => "postrouting",
+        }
+    }
+
+    fn built_in(self) -> Chain {
+        match self {
+            Hook::Prerouting => const { Chain::literal("PREROUTING") },
+            Hook::Input => const { Chain::literal("INPUT") },
+            Hook::Forward => const { Chain::literal("FORWARD") },
+            Hook::Output => const { Chain::literal("OUTPUT") },
+            Hook::Postrouting => const { Chain::literal("POSTROUTING") },
+        }
+    }
+
+    /// The priority at which NAT works at this hook, and whether it is the source's; `None` where
+    /// it does not (`enum nf_ip_hook_priorities` of `linux/netfilter_ipv4.h`).
+    fn nat(self) -> Option<(i32, bool)> {
+        match self {
+            Hook::Prerouting | Hook::Output => Some((-100, false)),
+            Hook::Input | Hook::Postrouting => Some((100, true)),
+            Hook::Forward => None,
+        }
+    }
+}
+
+/// A chain of either language.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ChainRef<'w> {
+    Ipt {
+        set: &'w TableSet,
+        table: Table,
+        name: Chain,
+        state: &'w ChainState,
+    },
+    Nft {
+        table: &'w nft::Table,
+        chain: &'w nft::Chain,
+    },
+}
+
+impl<'w> ChainRef<'w> {
+    pub(crate) fn table(&self) -> &'w str {
+        match self {
+            ChainRef::Ipt { table, .. } => table.name(),
+            ChainRef::Nft { table, .. } => &table.name,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            ChainRef::Ipt { name, .. } => name.as_str(),
+            ChainRef::Nft { chain, .. } => &chain.name,
+        }
+    }
+
+    pub(crate) fn family(&self) -> &'static str {
+        match self {
+            ChainRef::Ipt { set, .. } if is_v6(set) => "ip6",
+            ChainRef::Ipt { .. } => "ip",
+            ChainRef::Nft { table, .. } => table.family.name(),
+        }
+    }
+
+    pub(crate) fn drops_by_policy(&self) -> bool {
+        match self {
+            ChainRef::Ipt { state, .. } => state.policy == Some(Policy::Drop),
+            ChainRef::Nft { chain, .. } => chain.base.as_ref().is_some_and(|b| b.drops),
+        }
+    }
+}
+
+/// One thing on a hook.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry<'w> {
+    pub(crate) priority: i32,
+    pub(crate) kind: EntryKind<'w>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum EntryKind<'w> {
+    /// Connection tracking looks the packet up.
+    Conntrack,
+    /// A chain that filters; `reroutes` where a changed mark or address makes the kernel choose
+    /// the way anew afterwards.
+    Chain { chain: ChainRef<'w>, reroutes: bool },
+    /// NAT, which asks its chains in turn until one settles the translation.
+    Nat {
+        source: bool,
+        chains: Vec<ChainRef<'w>>,
+    },
+    /// IPVS takes packets to its virtual servers.
+    Ipvs,
+}
+
+/// The priority of an iptables table at its hooks, outside of NAT.
+fn priority(table: Table) -> i32 {
+    match table {
+        Table::Raw => -300,
+        Table::Mangle => -150,
+        Table::Nat => -100,
+        Table::Filter => 0,
+        Table::Security => 50,
+    }
+}
+
+/// The entries of a hook for one family, in the order in which a packet meets them.
+pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'w>> {
+    let mut all: Vec<Entry<'w>> = Vec::new();
+    let mut nat: Vec<(i32, ChainRef<'w>)> = Vec::new();
+    if matches!(hook, Hook::Prerouting | Hook::Output) {
+        all.push(Entry {
+            priority: -200,
+            kind: EntryKind::Conntrack,
+        });
+    }
+    for set in world.iptables.iter().filter(|s| is_v6(s) == v6) {
+        for (table, state) in &set.tables {
+            let name = hook.built_in();
+            let Some(chain) = state.chains.get(&name) else {
+                continue;
+            };
+            let chain = ChainRef::Ipt {
+                set,
+                table: *table,
+                name,
+                state: chain,
+            };
+            if *table == Table::Nat {
+                nat.push((hook.nat().map_or(0, |(p, _)| p), chain));
+            } else {
+                all.push(Entry {
+                    priority: priority(*table),
+                    kind: EntryKind::Chain {
+                        chain,
+                        reroutes: *table == Table::Mangle && hook == Hook::Output,
+                    },
+                });
+            }
+        }
+    }
+    nft_entries(world, hook, v6, &mut all, &mut nat);
+    if let Some((priority, source)) = hook.nat() {
+        nat.sort_by_key(|(p, _)| *p);
+        all.push(Entry {
+            priority,
+            kind: EntryKind::Nat {
+                source,
+                chains: nat.into_iter().map(|(_, c)| c).collect(),
+            },
+        });
+    }
+    if !world.ipvs.services.is_empty() {
+        let at = match hook {
+            Hook::Input => Some(99),
+            Hook::Output => Some(-98),
+            _ => None,
+        };
+        all.extend(at.map(|priority| Entry {
+            priority,
+            kind: EntryKind::Ipvs,
+        }));
+    }
+    all.sort_by_key(|e| e.priority);
+    all
+}
+
+fn is_v6(set: &TableSet) -> bool {
+    set.family == netfilter::iptables::Family::Ipv6
+}
+
+/// nf_tables' base chains. A chain of type nat does not run at its own priority: it is asked by the
+/// hook's NAT, in the order of its priority (`nf_nat_inet_fn` of `net/netfilter/nf_nat_core.c`).
+fn nft_entries<'w>(
+    world: &'w World,
+    hook: Hook,
+    v6: bool,
+    all: &mut Vec<Entry<'w>>,
+    nat: &mut Vec<(i32, ChainRef<'w>)>,
+) {
+    let family = if v6 {
+        nft::Family::Ip6
+    } else {
+        nft::Family::Ip
+    };
+    for table in &world.nft.tables {
+        if table.dormant || !(table.family == family || table.family == nft::Family::Inet) {
+            continue;
+        }
+        for chain in &table.chains {
+            let Some(base) = chain.base.as_ref().filter(|b| *b.hook == *hook.name()) else {
+                continue;
+            };
+            let at = ChainRef::Nft { table, chain };
+            if base.kind == nft::ChainKind::Nat {
+                nat.push((base.priority, at));
+            } else {
+                all.push(Entry {
+                    priority: base.priority,
+                    kind: EntryKind::Chain {
+                        chain: at,
+                        reroutes: base.kind == nft::ChainKind::Route && hook == Hook::Output,
+                    },
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,525 @@
+//! iptables' conditions.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use netfilter::iptables::{
+    AddrType, AddrTypes, CtDirection, CtState, CtStatus, Extension, Header, Interface, Match,
+    MatchAddrType, MatchConntrack, MatchPhysdev, MatchRecent, MatchRpfilter, Negatable, PortMatch,
+    PortRange, PortSide, RecentAction, Statistic,
+};
+
+use super::super::Walker;
+use super::super::hooks::Hook;
+use super::super::state::{Iface, Learnt, State, Status};
+use super::Holds;
+use crate::facts::RouteKind;
+use crate::host::Lookup;
+use crate::{Endpoint, Fraction, Proto};
+
+/// The conditions of a rule's header.
+pub(super) fn header(state: &State<'_>, h: &Header) -> [Holds; 6] {
+    let addr = |of: &Option<Negatable<netfilter::iptables::Net>>, ip| {
+        Holds::of(of.as_ref().is_none_or(|n| n.holds(|net| net.contains(ip))))
+    };
+    let fragment = h.fragment.as_ref().is_none_or(|f| f.negated);
+    [
+        addr(&h.source, state.src.ip),
+        addr(&h.destination, state.dst.ip),
+        Holds::of(
+            h.protocol
+                .as_ref()
+                .is_none_or(|p| p.holds(|p| p.0 == 0 || p.0 == state.proto.0)),
+        ),
+        Holds::of(fragment),
+        iface(&state.iif, h.in_interface.as_ref(), "in"),
+        iface(&state.oif, h.out_interface.as_ref(), "out"),
+    ]
+}
+
+/// An absent interface has the empty name.
+fn iface(at: &Iface, want: Option<&Negatable<Interface>>, way: &str) -> Holds {
+    let Some(want) = want else { return Holds::Yes };
+    match at {
+        Iface::Absent => Holds::of(want.holds(|i| i.matches(""))),
+        Iface::Name(name) => Holds::of(want.holds(|i| i.matches(name))),
+        Iface::Unknown => Holds::Unknown(format!(
+            "the interface that it goes {way} through is not known"
+        )),
+    }
+}
+
+fn ports(state: &State<'_>, proto: Proto, m: &PortMatch) -> Holds {
+    let side = |want: &Option<Negatable<PortRange>>, end: Endpoint| {
+        want.as_ref()
+            .is_none_or(|w| w.holds(|r| r.contains(end.port)))
+    };
+    Holds::of(state.proto == proto && side(&m.source, state.src) && side(&m.destination, state.dst))
+}
+
+impl<'w> Walker<'w> {
+    pub(super) fn ipt_match(
+        &mut self,
+        state: &State<'w>,
+        m: &Match,
+        learnt: &mut Vec<Learnt>,
+    ) -> Holds {
+        match m {
+            Match::Comment(_) | Match::Nfacct(_) => Holds::Yes,
+            Match::Tcp(tcp) => tcp_match(state, tcp),
+            Match::Udp(p) => ports(state, Proto::UDP, p),
+            Match::Sctp(p) => ports(state, Proto::SCTP, p),
+            Match::Multiport(multi) => {
+                let within = |end: Endpoint| {
+                    multi
+                        .ports
+                        .holds(|all| all.iter().any(|r| r.contains(end.port)))
+                };
+                let either = || {
+                    multi.ports.holds(|all| {
+                        let hit = |p| all.iter().any(|r: &PortRange| r.contains(p));
+                        hit(state.src.port) || hit(state.dst.port)
+                    })
+                };
+                Holds::of(
+                    state.proto.has_ports()
+                        && match multi.side {
+                            PortSide::Source => within(state.src),
+                            PortSide::Destination => within(state.dst),
+                            PortSide::Either => either(),
+                        },
+                )
+            }
+            Match::Mark(want) => Holds::of(want.holds(|m| state.mark & m.mask == m.value)),
+            Match::Connmark(want) => {
+                Holds::of(state.conn.seen && want.holds(|m| state.conn.mark & m.mask == m.value))
+            }
+            Match::Conntrack(ct) => conntrack(state, ct),
+            Match::State(want) => Holds::of(want.holds(|s| in_states(state, *s, false))),
+            Match::Addrtype(want) => self.addrtype(state, want),
+            Match::Statistic(want) => {
+                let odds = match want.value {
+                    Statistic::Random(p) => Fraction::from_statistic(p.0),
+                    // One packet in so many; which one this is depends on those before.
+                    Statistic::Nth { every, .. } => {
+                        Fraction::new(1, every.max(1).into()).unwrap_or(Fraction::ONE)
+                    }
+                };
+                Holds::Chance(odds).turned(want.negated)
+            }
+            Match::Recent(recent) => recent_match(state, recent, learnt),
+            Match::Set(set) => self.in_ipset(state, set),
+            Match::Physdev(p) => self.physdev(state, p),
+            Match::Limit(_) => {
+                self.warn("limit: taken as not yet reached".to_owned());
+                Holds::Yes
+            }
+            Match::Icmp(want) => {
+                let proto = if want.value.v6 {
+                    Proto::ICMPV6
+                } else {
+                    Proto::ICMP
+                };
+                if state.proto != proto {
+                    return Holds::No;
+                }
+                Holds::of(want.holds(|i| {
+                    (!i.v6 && i.kind == 255)
+                        || (u16::from(i.kind) == state.src.port
+                            && i.code.is_none_or(|c| u16::from(c) == state.dst.port))
+                }))
+            }
+            Match::Rpfilter(want) => self.rpfilter(state, want),
+            Match::Owner(owner) => owner_match(state, owner),
+            Match::Ipvs(want) => ipvs_match(state, want),
+            Match::IpRange(range) => {
+                let within = |want: &Option<Negatable<(IpAddr, IpAddr)>>, ip: IpAddr| {
+                    want.as_ref()
+                        .is_none_or(|w| w.holds(|(a, b)| *a <= ip && ip <= *b))
+                };
+                Holds::of(
+                    within(&range.source, state.src.ip) && within(&range.destination, state.dst.ip),
+                )
+            }
+            Match::Unknown(extension) => self.extension(state, extension),
+        }
+    }
+
+    /// The type of an address, `None` where it cannot be known.
+    pub(crate) fn addr_type(&self, ip: IpAddr) -> Option<RouteKind> {
+        let host = &self.world.host;
+        if host.is_known() || ip.is_loopback() || ip.is_multicast() {
+            return Some(if host.is_local(ip) {
+                RouteKind::Local
+            } else {
+                host.addr_type(ip)
+            });
+        }
+        None
+    }
+
+    fn addrtype(&mut self, state: &State<'w>, want: &MatchAddrType) -> Holds {
+        for (types, ip) in [
+            (&want.source, state.src.ip),
+            (&want.destination, state.dst.ip),
+        ] {
+            let Some(types) = types else { continue };
+            let Some(kind) = self.addr_type(ip) else {
+                return Holds::Unknown(format!("whether {ip} is a local address is not known"));
+            };
+            let mut holds = in_types(types.value, kind);
+            // Only local addresses of that interface count then (`fib_select…`,
+            // `inet_dev_addr_type`).
+            if kind == RouteKind::Local && (want.limit_in || want.limit_out) {
+                let iface = if want.limit_in {
+                    &state.iif
+                } else {
+                    &state.oif
+                };
+                holds &= iface
+                    .name()
+                    .and_then(|n| self.world.host.interface(n))
+                    .is_some_and(|i| i.addresses.iter().any(|a| a.addr() == ip));
+            }
+            if holds == types.negated {
+                return Holds::No;
+            }
+        }
+        Holds::Yes
+    }
+
+    fn physdev(&mut self, state: &State<'w>, want: &MatchPhysdev) -> Holds {
+        // Only packets that came in through a bridge have bridge ports, and only where bridged
+        // packets are shown to iptables.
+        let host = &self.world.host;
+        let through_bridge = match &state.iif {
+            Iface::Name(name) => {
+                let kind = host.interface(name).and_then(|i| i.kind.as_deref());
+                let has_ports = host
+                    .interfaces()
+                    .iter()
+                    .any(|i| i.master.as_deref() == Some(name));
+                kind == Some("bridge") || (kind.is_none() && has_ports)
+            }
+            Iface::Absent => false,
+            Iface::Unknown => {
+                return Holds::Unknown("whether it came in through a bridge is not known".into());
+            }
+        };
+        let sysctl = if state.is_v6() {
+            "net.bridge.bridge-nf-call-ip6tables"
+        } else {
+            "net.bridge.bridge-nf-call-iptables"
+        };
+        let is_in = through_bridge && host.sysctl(sysctl).is_some_and(|v| v != 0);
+        if want.is_in.is_some_and(|w| w != is_in) {
+            return Holds::No;
+        }
+        // Routed packets never leave through a bridge port as far as netfilter knows here.
+        if want.is_out == Some(true) || want.is_bridged == Some(true) {
+            return Holds::No;
+        }
+        if let Some(port) = &want.in_port {
+            if !is_in {
+                return Holds::of(port.negated);
+            }
+            return Holds::Unknown("through which bridge port it came in is not known".into());
+        }
+        match &want.out_port {
+            Some(port) => Holds::of(port.negated),
+            None => Holds::Yes,
+        }
+    }
+
+    fn rpfilter(&mut self, state: &State<'w>, want: &MatchRpfilter) -> Holds {
+        let Some(iif) = state.iif.name() else {
+            return Holds::Unknown("the interface that it came in through is not known".into());
+        };
+        if iif == "lo" {
+            return Holds::of(!want.invert);
+        }
+        let host = &self.world.host;
+        let key = Lookup {
+            dst: state.src.ip,
+            src: None,
+            iif: Some("lo"),
+            mark: if want.validmark { state.mark } else { 0 },
+        };
+        let back = host.lookup(&key);
+        let good = back.iter().any(|w| {
+            let kind =
+                w.kind == RouteKind::Unicast || (w.kind == RouteKind::Local && want.accept_local);
+            kind && (want.loose || w.dev.as_deref() == Some(iif))
+        });
+        Holds::of(good != want.invert)
+    }
+
+    /// Extensions that are kept word for word: some hold or fail for every packet here.
+    fn extension(&mut self, state: &State<'w>, e: &Extension) -> Holds {
+        let words: Vec<&str> = e.words.iter().map(|w| &**w).collect();
+        let local = state.iif == Iface::Absent;
+        match (&*e.name, words.as_slice()) {
+            ("pkttype", ["--pkt-type", kind]) => Holds::of(*kind == "unicast"),
+            ("pkttype", ["!", "--pkt-type", kind]) => Holds::of(*kind != "unicast"),
+            ("hashlimit", words) => {
+                self.warn("hashlimit: taken as not yet reached".to_owned());
+                Holds::of(!words.contains(&"--hashlimit-above"))
+            }
+            // No connection here has a helper or came in a tunnel that was not said so.
+            ("helper", _) => Holds::No,
+            ("policy", words) => {
+                let none = words.windows(2).any(|w| w == ["--pol", "none"]);
+                Holds::of(none)
+            }
+            ("cgroup" | "socket", _) if !local && e.name.as_ref() == "cgroup" => Holds::No,
+            ("u32" | "bpf" | "string" | "ttl" | "hl" | "length", _) => {
+                Holds::Unknown(format!("match {} looks into the packet", e.name))
+            }
+            _ => Holds::Unknown(format!("match {} is not understood", e.name)),
+        }
+    }
+}
+
+fn tcp_match(state: &State<'_>, tcp: &netfilter::iptables::MatchTcp) -> Holds {
+    if ports(state, Proto::TCP, &tcp.ports) == Holds::No {
+        return Holds::No;
+    }
+    if let Some(option) = &tcp.option
+        // A SYN has the maximum segment size (2) and little else for certain.
+        && option.value != 2
+    {
+        return Holds::Unknown("which options the TCP header has is not known".into());
+    }
+    let Some(flags) = &tcp.flags else {
+        return Holds::Yes;
+    };
+    Holds::of(flags.holds(|f| tcp_flags(state) & f.mask == f.set))
+}
+
+/// The first packet of a connection is a SYN, the first answer a SYN with ACK, others have ACK.
+pub(crate) fn tcp_flags(state: &State<'_>) -> u8 {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    match (&*state.known, state.conn.reply) {
+        (crate::CtState::New, _) => SYN,
+        (crate::CtState::Established(_), true) => SYN | ACK,
+        _ => ACK,
+    }
+}
+
+fn in_types(types: AddrTypes, kind: RouteKind) -> bool {
+    types.contains(match kind {
+        RouteKind::Unicast => AddrType::Unicast,
+        RouteKind::Local => AddrType::Local,
+        RouteKind::Broadcast => AddrType::Broadcast,
+        RouteKind::Anycast => AddrType::Anycast,
+        RouteKind::Multicast => AddrType::Multicast,
+        RouteKind::Blackhole => AddrType::Blackhole,
+        RouteKind::Unreachable => AddrType::Unreachable,
+        RouteKind::Prohibit => AddrType::Prohibit,
+        RouteKind::Throw => AddrType::Throw,
+    })
+}
+
+/// Whether the connection is in one of the states. `state` knows nothing of translations.
+fn in_states(state: &State<'_>, states: netfilter::iptables::CtStates, nat: bool) -> bool {
+    let c = &state.conn;
+    let now = match c.status {
+        // A packet that connection tracking has not seen has no connection: invalid.
+        _ if !c.seen => CtState::Invalid,
+        Status::New => CtState::New,
+        Status::Established => CtState::Established,
+        Status::Related => CtState::Related,
+        Status::Invalid => CtState::Invalid,
+        Status::Untracked => CtState::Untracked,
+    };
+    let tracked = c.seen && !matches!(c.status, Status::Untracked | Status::Invalid);
+    states.contains(now)
+        || (nat && tracked && c.dnat.is_some() && states.contains(CtState::Dnat))
+        || (nat && tracked && has_snat(state) && states.contains(CtState::Snat))
+}
+
+/// Whether the source was in fact changed (masquerading to the same address changes nothing).
+pub(crate) fn has_snat(state: &State<'_>) -> bool {
+    let c = &state.conn;
+    c.masquerade_unknown || c.snat.is_some_and(|r| r.before != r.after)
+}
+
+/// The reply's tuple as it stands: where answers come from and go to.
+pub(crate) fn reply_tuple(state: &State<'_>) -> (Endpoint, Endpoint) {
+    let c = &state.conn;
+    (
+        c.dnat.map_or(c.original.dst, |r| r.after),
+        c.snat.map_or(c.original.src, |r| r.after),
+    )
+}
+
+/// The first packet's tuple before translation.
+pub(crate) fn original_tuple(state: &State<'_>) -> (Endpoint, Endpoint) {
+    let c = &state.conn;
+    if c.reply {
+        let (src, dst) = (c.snat.map(|r| r.before), c.dnat.map(|r| r.before));
+        return (src.unwrap_or(c.original.dst), dst.unwrap_or(c.original.src));
+    }
+    (
+        c.snat.map_or(c.original.src, |r| r.before),
+        c.dnat.map_or(c.original.dst, |r| r.before),
+    )
+}
+
+fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
+    if let Some(states) = &want.state
+        && !states.holds(|s| in_states(state, *s, true))
+    {
+        return Holds::No;
+    }
+    let only_state = *want
+        == MatchConntrack {
+            state: want.state,
+            ..MatchConntrack::default()
+        };
+    if only_state {
+        return Holds::Yes;
+    }
+    let c = &state.conn;
+    if !c.seen || matches!(c.status, Status::Invalid | Status::Untracked) {
+        return Holds::No;
+    }
+    if let Some(direction) = want.direction
+        && (direction == CtDirection::Reply) != c.reply
+    {
+        return Holds::No;
+    }
+    if want
+        .protocol
+        .as_ref()
+        .is_some_and(|p| !p.holds(|p| p.0 == state.proto.0))
+    {
+        return Holds::No;
+    }
+    let (original, reply) = (original_tuple(state), reply_tuple(state));
+    for (net, end) in [
+        (&want.original_source, original.0),
+        (&want.original_destination, original.1),
+        (&want.reply_source, reply.0),
+        (&want.reply_destination, reply.1),
+    ] {
+        if net
+            .as_ref()
+            .is_some_and(|n| !n.holds(|n| n.contains(end.ip)))
+        {
+            return Holds::No;
+        }
+    }
+    for (range, end) in [
+        (&want.original_source_port, original.0),
+        (&want.original_destination_port, original.1),
+        (&want.reply_source_port, reply.0),
+        (&want.reply_destination_port, reply.1),
+    ] {
+        if range
+            .as_ref()
+            .is_some_and(|r| !r.holds(|r| r.contains(end.port)))
+        {
+            return Holds::No;
+        }
+    }
+    if let Some(status) = &want.status {
+        let established = c.status == Status::Established;
+        let has = status.holds(|s| {
+            (established && (s.contains(CtStatus::Confirmed) || s.contains(CtStatus::SeenReply)))
+                || (s.contains(CtStatus::Expected) && c.status == Status::Related)
+                || (s.is_empty() && !established)
+        });
+        if !has {
+            return Holds::No;
+        }
+    }
+    if want.expires.is_some() {
+        return Holds::Unknown("when the connection expires is not known".into());
+    }
+    Holds::Yes
+}
+
+fn recent_match(state: &State<'_>, want: &MatchRecent, learnt: &mut Vec<Learnt>) -> Holds {
+    let ip = if want.destination {
+        state.dst.ip
+    } else {
+        state.src.ip
+    };
+    let masked = match (ip, want.mask) {
+        (IpAddr::V4(a), IpAddr::V4(m)) => IpAddr::V4(a & m),
+        (IpAddr::V6(a), IpAddr::V6(m)) => IpAddr::V6(a & m),
+        (other, _) => other,
+    };
+    let set: Rc<str> = format!("recent/{}", want.name).into();
+    let key = masked.to_string().into_bytes();
+    let listed = state.learnt(&set, &key) == Some(true);
+    let note = |gone| Learnt {
+        set: set.clone(),
+        key: key.clone(),
+        value: Vec::new(),
+        gone,
+    };
+    let holds = match want.action.value {
+        RecentAction::Set => {
+            learnt.push(note(false));
+            true
+        }
+        RecentAction::Check | RecentAction::Update => {
+            // One packet is on the list at most once.
+            listed && want.hit_count.is_none_or(|n| n <= 1)
+        }
+        RecentAction::Remove => {
+            if listed {
+                learnt.push(note(true));
+            }
+            listed
+        }
+    };
+    Holds::of(holds).turned(want.action.negated)
+}
+
+fn owner_match(state: &State<'_>, want: &netfilter::iptables::MatchOwner) -> Holds {
+    if state.iif == Iface::Absent && matches!(state.hook(), Hook::Output | Hook::Postrouting) {
+        if want.uid.is_none() && want.gid.is_none() {
+            return Holds::of(want.socket_exists != Some(false));
+        }
+        return Holds::Unknown("who owns the socket is not known".into());
+    }
+    // Without a socket every asked-for owner differs.
+    let negated = |n: Option<bool>| n.unwrap_or(true);
+    Holds::of(
+        negated(want.uid.as_ref().map(|u| u.negated))
+            && negated(want.gid.as_ref().map(|g| g.negated))
+            && want.socket_exists != Some(true),
+    )
+}
+
+fn ipvs_match(state: &State<'_>, want: &netfilter::iptables::MatchIpvs) -> Holds {
+    let Some(virtual_server) = state.conn.ipvs else {
+        return Holds::of(want.is_ipvs == Some(false));
+    };
+    let holds = want.is_ipvs != Some(false)
+        && want
+            .protocol
+            .as_ref()
+            .is_none_or(|p| p.holds(|p| p.0 == state.proto.0))
+        && want
+            .address
+            .as_ref()
+            .is_none_or(|a| a.holds(|a| a.contains(virtual_server.ip)))
+        && want
+            .port
+            .as_ref()
+            .is_none_or(|p| p.holds(|p| *p == virtual_server.port))
+        && want
+            .method
+            .as_ref()
+            .is_none_or(|m| m.holds(|m| &**m == "MASQ"))
+        && want.control_port.is_none()
+        && want
+            .direction
+            .is_none_or(|d| (d == netfilter::iptables::IpvsDirection::Reply) == state.conn.reply);
+    Holds::of(holds)
+}

@@ -1,0 +1,385 @@
+//! iptables' rules.
+
+mod matches;
+
+pub(crate) use matches::{has_snat, original_tuple, reply_tuple, tcp_flags};
+
+use std::rc::Rc;
+
+use netfilter::iptables::{ConnmarkAction, Rule, SetDirection, Target};
+
+use super::hooks::ChainRef;
+use super::nat::Wanted;
+use super::state::{Learnt, State, Status};
+use super::{Then, WalkError, Walker, Way};
+use crate::Fraction;
+use crate::outcome::Step;
+
+/// Whether a condition holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Holds {
+    Yes,
+    No,
+    /// With these odds.
+    Chance(Fraction),
+    /// It cannot be told; why.
+    Unknown(String),
+}
+
+impl Holds {
+    pub(crate) fn of(yes: bool) -> Self {
+        if yes { Holds::Yes } else { Holds::No }
+    }
+
+    pub(crate) fn turned(self, round: bool) -> Self {
+        match self {
+            same if !round => same,
+            Holds::Yes => Holds::No,
+            Holds::No => Holds::Yes,
+            Holds::Chance(odds) => Holds::Chance(odds.complement()),
+            unknown @ Holds::Unknown(_) => unknown,
+        }
+    }
+}
+
+/// The conditions of a rule that may hold.
+#[derive(Debug)]
+pub(crate) struct Matched {
+    odds: Fraction,
+    unknown: Option<String>,
+    learnt: Vec<Learnt>,
+}
+
+impl<'w> Walker<'w> {
+    /// Tries a rule's conditions; `None` where they do not hold.
+    pub(crate) fn ipt_matches(&mut self, state: &State<'w>, rule: &Rule) -> Option<Matched> {
+        let mut matched = Matched {
+            odds: Fraction::ONE,
+            unknown: None,
+            learnt: Vec::new(),
+        };
+        for holds in matches::header(state, &rule.header) {
+            matched.note(holds)?;
+        }
+        for m in &rule.matches {
+            let holds = self.ipt_match(state, m, &mut matched.learnt);
+            matched.note(holds)?;
+        }
+        Some(matched)
+    }
+
+    /// The ways on from a rule whose conditions hold, or may.
+    pub(crate) fn ipt_rule(
+        &mut self,
+        state: State<'w>,
+        chain: ChainRef<'w>,
+        rule: &Rule,
+        matched: Matched,
+    ) -> Result<Vec<Way<'w>>, WalkError> {
+        let mut ways = Vec::new();
+        let mut state = state;
+        if !matched.odds.is_one() {
+            let mut other = state.clone();
+            other.probability = other.probability.times(matched.odds.complement());
+            state.probability = state.probability.times(matched.odds);
+            ways.push((other, Then::Next));
+        }
+        if let Some(why) = &matched.unknown {
+            let text = format!(
+                "{} {}: rule {:?}: {why}",
+                chain.table(),
+                chain.name(),
+                rule.to_string()
+            );
+            let (yes, no) = self.either(state, &text);
+            state = yes;
+            ways.insert(0, (no, Then::Next));
+        }
+        for learnt in matched.learnt {
+            state.learnt.push(learnt);
+        }
+        let before = ways.len();
+        self.target(state, chain, rule, &mut ways)?;
+        // What the rule does comes first, so that outcomes stay in the order of the rules.
+        ways.rotate_left(before);
+        Ok(ways)
+    }
+
+    fn target(
+        &mut self,
+        mut state: State<'w>,
+        chain: ChainRef<'w>,
+        rule: &Rule,
+        ways: &mut Vec<Way<'w>>,
+    ) -> Result<(), WalkError> {
+        let Some(target) = &rule.target else {
+            ways.push((state, Then::Next));
+            return Ok(());
+        };
+        let step = |effect: String| step(chain, &state, rule, effect);
+        let plain = match target {
+            Target::Jump(name) | Target::Goto(name) => {
+                let next = chain_of(chain, *name).ok_or_else(|| WalkError::NoChain {
+                    table: chain.table().to_owned(),
+                    chain: chain.name().to_owned(),
+                    rule: rule.to_string(),
+                    target: name.to_string(),
+                })?;
+                if matches!(target, Target::Goto(_)) {
+                    (format!("goto {name}"), Then::Goto(next))
+                } else {
+                    (format!("jump {name}"), Then::Jump(next))
+                }
+            }
+            Target::Accept => ("accept".into(), Then::Accept),
+            Target::Drop => ("drop".into(), Then::Drop),
+            Target::Return => ("return".into(), Then::Return),
+            Target::Reject(with) => {
+                let name = netfilter::iptables::RejectWith::NAMES
+                    .iter()
+                    .find(|(_, w)| w == with)
+                    .map_or("", |(n, _)| n);
+                (format!("reject with {name}"), Then::Reject)
+            }
+            Target::Dnat(_) | Target::Snat(_) | Target::Masquerade(_) | Target::Redirect { .. } => {
+                self.translate(state, chain, rule, target, ways);
+                return Ok(());
+            }
+            Target::Unknown(extension) => {
+                self.unknown_target(state, chain, rule, &extension.name, ways);
+                return Ok(());
+            }
+            Target::Tproxy(t) => {
+                let text = format!("tproxy to port {}", t.port);
+                (text, Then::Accept)
+            }
+            other => {
+                let s = step(String::new());
+                let effect = self.passing(&mut state, other);
+                state.path.push(Rc::new(Step { effect, ..s }));
+                ways.push((state, Then::Next));
+                return Ok(());
+            }
+        };
+        let (effect, then) = plain;
+        let s = step(effect);
+        state.path.push(Rc::new(s));
+        ways.push((state, then));
+        Ok(())
+    }
+
+    /// Targets after which the packet goes on to the next rule.
+    fn passing(&mut self, state: &mut State<'w>, target: &Target) -> String {
+        match target {
+            Target::Mark(xmark) => {
+                state.mark = xmark.apply(state.mark);
+                format!("mark becomes {:#x}", state.mark)
+            }
+            Target::Connmark(action) => match *action {
+                ConnmarkAction::Set(xmark) => {
+                    state.conn.mark = xmark.apply(state.conn.mark);
+                    format!("connection mark becomes {:#x}", state.conn.mark)
+                }
+                ConnmarkAction::Save { nfmask, ctmask } => {
+                    state.conn.mark = (state.conn.mark & !ctmask) ^ (state.mark & nfmask);
+                    format!("connection mark becomes {:#x}", state.conn.mark)
+                }
+                ConnmarkAction::Restore { nfmask, ctmask } => {
+                    state.mark = (state.mark & !nfmask) ^ (state.conn.mark & ctmask);
+                    format!("mark becomes {:#x}", state.mark)
+                }
+            },
+            Target::Notrack => notrack(state),
+            Target::Ct(ct) if ct.notrack => notrack(state),
+            Target::Set(set) => {
+                let key = set_key(state, &set.directions);
+                state.learnt.push(Learnt {
+                    set: format!("ipset/{}", set.name).into(),
+                    key,
+                    value: Vec::new(),
+                    gone: set.delete,
+                });
+                let what = if set.delete { "taken from" } else { "added to" };
+                format!("{what} ipset {}", set.name)
+            }
+            Target::Log(_) | Target::Nflog(_) => "logged".to_owned(),
+            _ => "goes on".to_owned(),
+        }
+    }
+
+    fn translate(
+        &mut self,
+        state: State<'w>,
+        chain: ChainRef<'w>,
+        rule: &Rule,
+        target: &Target,
+        ways: &mut Vec<Way<'w>>,
+    ) {
+        let s = step(chain, &state, rule, String::new());
+        let ports = |p: Option<netfilter::iptables::PortRange>| p.map(|r| (r.first, r.last));
+        let (made, dst) = match target {
+            Target::Dnat(nat) => {
+                let wanted = Wanted {
+                    addresses: nat.addresses,
+                    ports: ports(nat.ports),
+                };
+                (self.dnat(&state, wanted), true)
+            }
+            Target::Snat(nat) => {
+                let wanted = Wanted {
+                    addresses: nat.addresses,
+                    ports: ports(nat.ports),
+                };
+                (self.snat(&state, wanted), false)
+            }
+            Target::Redirect { ports: to, .. } => (self.redirect(&state, ports(*to)), true),
+            Target::Masquerade(m) => (vec![self.masquerade(state, ports(m.ports))], false),
+            _ => return,
+        };
+        for (mut way, then) in made {
+            let effect = translated(&way, dst, &then);
+            way.path.push(Rc::new(Step {
+                effect,
+                ..s.clone()
+            }));
+            ways.push((way, then));
+        }
+    }
+
+    /// Targets that are known only by name. Those that are known to let the packet pass do so; any
+    /// other may as well keep it.
+    fn unknown_target(
+        &mut self,
+        mut state: State<'w>,
+        chain: ChainRef<'w>,
+        rule: &Rule,
+        name: &str,
+        ways: &mut Vec<Way<'w>>,
+    ) {
+        const PASSING: [&str; 21] = [
+            "AUDIT",
+            "CHECKSUM",
+            "CLASSIFY",
+            "CONNSECMARK",
+            "DSCP",
+            "ECN",
+            "HL",
+            "HMARK",
+            "IDLETIMER",
+            "LED",
+            "RATEEST",
+            "SECMARK",
+            "TCPOPTSTRIP",
+            "TEE",
+            "TOS",
+            "TRACE",
+            "TTL",
+            "ULOG",
+            "MARK",
+            "CONNMARK",
+            "NFLOG",
+        ];
+        if PASSING.contains(&name) {
+            let s = step(chain, &state, rule, "goes on".to_owned());
+            state.path.push(Rc::new(s));
+            ways.push((state, Then::Next));
+            return;
+        }
+        let text = format!(
+            "{} {}: rule {:?}: what target {name} does cannot be told; it may let the packet go on",
+            chain.table(),
+            chain.name(),
+            rule.to_string()
+        );
+        let (mut on, mut kept) = self.either(state, &text);
+        let s = step(chain, &on, rule, format!("{name} lets it go on"));
+        on.path.push(Rc::new(s));
+        let s = step(chain, &kept, rule, format!("{name} keeps it: drop"));
+        kept.path.push(Rc::new(s));
+        ways.push((on, Then::Next));
+        ways.push((kept, Then::Drop));
+    }
+}
+
+impl Matched {
+    fn note(&mut self, holds: Holds) -> Option<()> {
+        match holds {
+            Holds::Yes => {}
+            Holds::No => return None,
+            Holds::Chance(odds) => {
+                self.odds = self.odds.times(odds);
+                if odds.is_zero() {
+                    return None;
+                }
+            }
+            Holds::Unknown(why) => {
+                self.unknown = Some(match self.unknown.take() {
+                    Some(before) => format!("{before}; {why}"),
+                    None => why,
+                });
+            }
+        }
+        Some(())
+    }
+}
+
+fn notrack(state: &mut State<'_>) -> String {
+    if !state.conn.seen {
+        state.conn.seen = true;
+        state.conn.status = Status::Untracked;
+    }
+    "not tracked".to_owned()
+}
+
+/// What a translation did, in words.
+pub(crate) fn translated(way: &State<'_>, dst: bool, then: &Then<'_>) -> String {
+    if matches!(then, Then::Drop) {
+        return "drop".to_owned();
+    }
+    if dst {
+        format!("destination becomes {}", way.dst)
+    } else if way.conn.masquerade_unknown {
+        "source becomes the outgoing interface's address".to_owned()
+    } else {
+        format!("source becomes {}", way.src)
+    }
+}
+
+/// The element that a packet makes, as a key for what was learnt on the way.
+pub(crate) fn set_key(state: &State<'_>, directions: &[SetDirection]) -> Vec<u8> {
+    let mut text = String::new();
+    for d in directions {
+        let end = match d {
+            SetDirection::Source => state.src,
+            SetDirection::Destination => state.dst,
+        };
+        text.push_str(&format!("{end},"));
+    }
+    text.into_bytes()
+}
+
+fn step(chain: ChainRef<'_>, state: &State<'_>, rule: &Rule, effect: String) -> Step {
+    Step {
+        hook: state.hook().name(),
+        family: chain.family(),
+        table: chain.table().to_owned(),
+        chain: chain.name().to_owned(),
+        rule: rule.to_string(),
+        effect,
+    }
+}
+
+fn chain_of<'w>(from: ChainRef<'w>, name: netfilter::iptables::Chain) -> Option<ChainRef<'w>> {
+    match from {
+        ChainRef::Ipt { set, table, .. } => {
+            let state = set.chain(table, name)?;
+            Some(ChainRef::Ipt {
+                set,
+                table,
+                name,
+                state,
+            })
+        }
+        ChainRef::Nft { .. } => None,
+    }
+}

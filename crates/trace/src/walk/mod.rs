@@ -1,0 +1,502 @@
+//! The walk: one packet through the hooks, along every way that it can go.
+
+mod hooks;
+mod ipset;
+mod ipt;
+mod ipvs;
+mod nat;
+mod nft;
+mod route;
+mod state;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::outcome::{Outcome, Snat, Step, Trace, Verdict};
+use crate::{CtState, Flow, Fraction, Origin, Packet, World};
+use hooks::{ChainRef, Entry, EntryKind, Hook};
+use state::{Cursor, Frame, Iface, Stage, State, Status};
+
+/// The kernel allows 16 jumps in nf_tables, and in iptables as many as there are chains.
+const MAX_DEPTH: usize = 1024;
+/// No walk through an acyclic rule set of a sane size comes near these.
+const MAX_JUMPS: u32 = 4_000_000;
+const MAX_STEPS: u64 = 1 << 32;
+const MAX_OUTCOMES: usize = 1 << 18;
+
+/// Why a packet cannot be walked through a rule set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalkError {
+    /// Source and destination are of different families.
+    #[error("source {src} and destination {dst} are of different address families")]
+    Families {
+        /// The source.
+        src: std::net::IpAddr,
+        /// The destination.
+        dst: std::net::IpAddr,
+    },
+    /// A rule leads to a chain that is not there: the dump is not whole.
+    #[error(
+        "table {table}, chain {chain}: the rule {rule:?} leads to chain {target}, which the dump lacks"
+    )]
+    NoChain {
+        /// The rule's table.
+        table: String,
+        /// The rule's chain.
+        chain: String,
+        /// The rule.
+        rule: String,
+        /// The missing chain.
+        target: String,
+    },
+    /// Chains lead to each other in a circle, which the kernel does not allow.
+    #[error(
+        "table {table}, chain {chain}: jumps go round in a circle here, or are nested more than {MAX_DEPTH} deep"
+    )]
+    Loop {
+        /// The table.
+        table: String,
+        /// The chain.
+        chain: String,
+    },
+    /// Too many possibilities to list.
+    #[error(
+        "the packet can go more than {MAX_OUTCOMES} ways; the rules are not worth listing them all"
+    )]
+    TooManyOutcomes,
+    /// Too many rules to look at, over all possibilities.
+    #[error("more than {MAX_STEPS} rules to look at over all the ways that the packet can go")]
+    TooLong,
+}
+
+/// What a rule makes of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Then<'w> {
+    /// On to the next rule.
+    Next,
+    Jump(ChainRef<'w>),
+    Goto(ChainRef<'w>),
+    Return,
+    Accept,
+    Drop,
+    Reject,
+    /// The rule set a translation: NAT is done at this hook.
+    Translated,
+}
+
+/// One way on from a rule: the packet as it is then, and what the rule says to do.
+pub(crate) type Way<'w> = (State<'w>, Then<'w>);
+
+/// The walk of one packet.
+pub(crate) struct Walker<'w> {
+    pub(crate) world: &'w World,
+    entries: [Vec<Entry<'w>>; 5],
+    pub(crate) warnings: Vec<String>,
+    queue: Vec<State<'w>>,
+    outcomes: Vec<Outcome>,
+    places: HashMap<OutcomeKey, usize>,
+    steps: u64,
+}
+
+type OutcomeKey = (
+    Verdict,
+    Option<crate::Endpoint>,
+    Option<Snat>,
+    Vec<Step>,
+    Vec<String>,
+);
+
+/// Walks a packet through everything that hangs on this host's hooks.
+///
+/// The packet is the first of its connection unless [`Packet::ct`] says otherwise. Lists that rules
+/// keep (`recent`, dynamic sets) are as the dumps show them.
+pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
+    if packet.src.is_ipv4() != packet.dst.is_ipv4() {
+        return Err(WalkError::Families {
+            src: packet.src,
+            dst: packet.dst,
+        });
+    }
+    let v6 = packet.dst.is_ipv6();
+    let mut walker = Walker {
+        world,
+        entries: Hook::ALL.map(|hook| hooks::entries(world, hook, v6)),
+        warnings: world.warnings.clone(),
+        queue: Vec::new(),
+        outcomes: Vec::new(),
+        places: HashMap::new(),
+        steps: 0,
+    };
+    let start = walker.start(packet);
+    walker.queue.push(start);
+    while let Some(state) = walker.queue.pop() {
+        walker.run(state)?;
+    }
+    let mut outcomes = walker.outcomes;
+    // Stable: equally likely ones stay in the order of the rules.
+    outcomes.sort_by_key(|o| std::cmp::Reverse(o.probability));
+    if outcomes.iter().any(|o| !o.probability.is_exact()) {
+        let text = "the odds are too fine to be kept exactly; they are rounded to 60 bits";
+        walker.warnings.push(text.to_owned());
+    }
+    Ok(Trace {
+        outcomes,
+        warnings: walker.warnings,
+    })
+}
+
+impl<'w> Walker<'w> {
+    /// The packet where it starts.
+    fn start(&mut self, packet: &Packet) -> State<'w> {
+        if !self.world.host.is_known() {
+            self.warn("no addresses and routes are known: what is not loopback is taken to be elsewhere, forwarding to be on".to_owned());
+        }
+        if packet.from == Origin::Node {
+            let stages = vec![
+                Stage::Send,
+                Stage::Hook(Hook::Postrouting),
+                Stage::Hook(Hook::Output),
+                Stage::RouteOutput,
+            ];
+            return State::new(packet, Iface::Absent, stages);
+        }
+        let towards = || self.world.host.iface_towards(packet.src);
+        let iif = packet.in_iface.clone().or_else(towards);
+        if iif.is_none() {
+            self.warn(format!(
+                "through which interface packets from {} come in is not known (there is no way back to it): say which",
+                packet.src
+            ));
+        }
+        let stages = vec![Stage::RouteInput, Stage::Hook(Hook::Prerouting)];
+        State::new(packet, Iface::named(iif.as_deref()), stages)
+    }
+
+    pub(crate) fn warn(&mut self, text: String) {
+        if !self.warnings.contains(&text) {
+            self.warnings.push(text);
+        }
+    }
+
+    /// Follows one way to its end; the ways that fork off are queued.
+    fn run(&mut self, mut state: State<'w>) -> Result<(), WalkError> {
+        loop {
+            self.steps += 1;
+            if self.steps > MAX_STEPS {
+                return Err(WalkError::TooLong);
+            }
+            if state.end.is_some() {
+                return self.finish(&state);
+            }
+            if !state.frames.is_empty() {
+                let mut ways = self.in_chain(state)?;
+                // The first way is followed now, the others in order later.
+                let Some((first, then)) = (!ways.is_empty()).then(|| ways.remove(0)) else {
+                    return Ok(());
+                };
+                for (other, then) in ways.into_iter().rev() {
+                    let other = self.apply(other, then)?;
+                    self.queue.push(other);
+                }
+                state = self.apply(first, then)?;
+            } else if state.cursor.is_some() {
+                self.next_entry(&mut state);
+            } else {
+                self.next_stage(&mut state);
+            }
+            self.take_forks(&mut state);
+        }
+    }
+
+    /// A routing decision over several ways leaves the others here.
+    fn take_forks(&mut self, state: &mut State<'w>) {
+        for fork in state.forks.drain(..).rev() {
+            self.queue.push(fork);
+        }
+    }
+
+    fn finish(&mut self, state: &State<'w>) -> Result<(), WalkError> {
+        let Some(verdict) = state.end else {
+            return Ok(());
+        };
+        let c = &state.conn;
+        let ended_out = verdict == Verdict::Accept && state.oif.name().is_some();
+        let snat = c.snat.map(|r| {
+            if c.masquerade {
+                Snat::Masquerade((!c.masquerade_unknown).then_some(r.after.ip))
+            } else {
+                Snat::To(r.after.ip)
+            }
+        });
+        let snat = snat.or(c.masquerade.then_some(Snat::Masquerade(None)));
+        let outcome = Outcome {
+            probability: state.probability,
+            verdict,
+            dnat: c.dnat.map(|r| r.after),
+            snat,
+            hairpin: c.dnat.is_some_and(|d| d.after.ip == c.original.src.ip),
+            out_iface: if ended_out {
+                state.oif.name().map(str::to_owned)
+            } else {
+                None
+            },
+            flow: Flow {
+                reply: c.reply,
+                dnat: c.dnat,
+                snat: c.snat,
+                mark: c.mark,
+            },
+            path: state.path.to_vec().iter().map(|s| (**s).clone()).collect(),
+            assuming: state
+                .assuming
+                .to_vec()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        };
+        let key = (
+            outcome.verdict,
+            outcome.dnat,
+            outcome.snat,
+            outcome.path.clone(),
+            outcome.assuming.clone(),
+        );
+        if let Some(same) = self
+            .places
+            .get(&key)
+            .and_then(|i| self.outcomes.get_mut(*i))
+        {
+            same.probability = same.probability.plus(outcome.probability);
+            return Ok(());
+        }
+        if self.outcomes.len() >= MAX_OUTCOMES {
+            return Err(WalkError::TooManyOutcomes);
+        }
+        self.places.insert(key, self.outcomes.len());
+        self.outcomes.push(outcome);
+        Ok(())
+    }
+
+    fn next_stage(&mut self, state: &mut State<'w>) {
+        match state.stages.pop() {
+            Some(Stage::Hook(hook)) => {
+                state.cursor = Some(Cursor {
+                    hook,
+                    entry: 0,
+                    chain: 0,
+                    before: (state.mark, state.src.ip, state.dst.ip),
+                });
+            }
+            Some(Stage::RouteInput) => self.route_input(state),
+            Some(Stage::RouteOutput) => self.route_output(state),
+            Some(Stage::Send) => route::send(state),
+            Some(Stage::Deliver) => {
+                let effect = format!("delivered to what listens on {} {}", state.proto, state.dst);
+                state.note("local", "deliver", effect);
+                state.finish(Verdict::Accept);
+            }
+            None => state.finish(Verdict::Accept),
+        }
+    }
+
+    /// Goes on with the next thing on the present hook.
+    fn next_entry(&mut self, state: &mut State<'w>) {
+        let Some(cursor) = state.cursor else { return };
+        let Some(entry) = self.entries[cursor.hook as usize].get(cursor.entry) else {
+            state.cursor = None;
+            return;
+        };
+        state.jumps = 0;
+        let here = (state.mark, state.src.ip, state.dst.ip);
+        let done = Cursor {
+            entry: cursor.entry + 1,
+            chain: 0,
+            before: here,
+            ..cursor
+        };
+        match &entry.kind {
+            EntryKind::Conntrack => {
+                state.cursor = Some(done);
+                conntrack(state);
+            }
+            EntryKind::Chain { chain, reroutes } => {
+                if cursor.chain == 0 {
+                    state.cursor = Some(Cursor {
+                        chain: 1,
+                        before: here,
+                        ..cursor
+                    });
+                    state.frames.push(Frame {
+                        chain: *chain,
+                        rule: 0,
+                    });
+                } else {
+                    state.cursor = Some(done);
+                    if *reroutes && cursor.before != here {
+                        self.reroute(state);
+                    }
+                }
+            }
+            EntryKind::Nat { source, chains } => {
+                let (source, chain) = (*source, chains.get(cursor.chain).copied());
+                let settled = nat::is_settled(state, source);
+                match chain {
+                    Some(chain) if !settled => {
+                        state.cursor = Some(Cursor {
+                            chain: cursor.chain + 1,
+                            before: if cursor.chain == 0 {
+                                here
+                            } else {
+                                cursor.before
+                            },
+                            ..cursor
+                        });
+                        state.frames.push(Frame { chain, rule: 0 });
+                    }
+                    _ => {
+                        let before = if cursor.chain == 0 {
+                            here
+                        } else {
+                            cursor.before
+                        };
+                        state.cursor = Some(done);
+                        nat::settle(state, source);
+                        let moved = state.dst.ip != before.2;
+                        if cursor.hook == Hook::Output && moved {
+                            self.reroute(state);
+                        }
+                    }
+                }
+            }
+            EntryKind::Ipvs => {
+                state.cursor = Some(done);
+                self.ipvs(state);
+            }
+        }
+    }
+
+    /// Looks at the rules of the innermost chain up to the first that says something.
+    fn in_chain(&mut self, mut state: State<'w>) -> Result<Vec<Way<'w>>, WalkError> {
+        let Some(frame) = state.frames.last().copied() else {
+            return Ok(vec![(state, Then::Next)]);
+        };
+        match frame.chain {
+            ChainRef::Ipt { state: chain, .. } => {
+                let mut index = frame.rule;
+                while let Some(rule) = chain.rules.get(index) {
+                    self.steps += 1;
+                    index += 1;
+                    if let Some(last) = state.frames.last_mut() {
+                        last.rule = index;
+                    }
+                    if let Some(matched) = self.ipt_matches(&state, rule) {
+                        return self.ipt_rule(state, frame.chain, rule, matched);
+                    }
+                }
+            }
+            ChainRef::Nft { chain, .. } => {
+                let mut index = frame.rule;
+                while let Some(rule) = chain.rules.get(index) {
+                    self.steps += 1;
+                    index += 1;
+                    if let Some(last) = state.frames.last_mut() {
+                        last.rule = index;
+                    }
+                    if !self.nft_surely_not(&state, frame.chain, rule) {
+                        return self.nft_rule(state, frame.chain, rule);
+                    }
+                }
+            }
+        }
+        Ok(vec![(state, Then::Return)])
+    }
+
+    /// Does what a rule says.
+    fn apply(&mut self, mut state: State<'w>, then: Then<'w>) -> Result<State<'w>, WalkError> {
+        match then {
+            Then::Next => {}
+            Then::Jump(chain) | Then::Goto(chain) => {
+                if matches!(then, Then::Goto(_)) {
+                    state.frames.pop();
+                }
+                state.frames.push(Frame { chain, rule: 0 });
+                state.jumps += 1;
+                if state.frames.len() > MAX_DEPTH || state.jumps > MAX_JUMPS {
+                    return Err(WalkError::Loop {
+                        table: chain.table().to_owned(),
+                        chain: chain.name().to_owned(),
+                    });
+                }
+            }
+            Then::Return => {
+                state.frames.pop();
+                if state.frames.is_empty() {
+                    self.policy(&mut state);
+                }
+            }
+            Then::Accept | Then::Translated => state.frames.clear(),
+            Then::Drop => state.finish(Verdict::Drop),
+            Then::Reject => state.finish(Verdict::Reject),
+        }
+        Ok(state)
+    }
+
+    /// The end of a base chain.
+    fn policy(&mut self, state: &mut State<'w>) {
+        let Some(cursor) = state.cursor else { return };
+        let entry = self.entries[cursor.hook as usize].get(cursor.entry);
+        let chain = match entry.map(|e| &e.kind) {
+            Some(EntryKind::Chain { chain, .. }) => Some(*chain),
+            Some(EntryKind::Nat { chains, .. }) => {
+                chains.get(cursor.chain.saturating_sub(1)).copied()
+            }
+            _ => None,
+        };
+        if let Some(chain) = chain.filter(ChainRef::drops_by_policy) {
+            state.path.push(Rc::new(Step {
+                hook: cursor.hook.name(),
+                family: chain.family(),
+                table: chain.table().to_owned(),
+                chain: chain.name().to_owned(),
+                rule: "policy".to_owned(),
+                effect: "drop".to_owned(),
+            }));
+            state.finish(Verdict::Drop);
+        }
+    }
+
+    /// Two ways on, where it cannot be known which: each is given half of the odds.
+    pub(crate) fn either(&mut self, state: State<'w>, what: &str) -> (State<'w>, State<'w>) {
+        self.warn(format!(
+            "{what}: both possibilities are shown, each with half of the odds"
+        ));
+        let (mut yes, mut no) = (state.clone(), state);
+        let half = Fraction::new(1, 2).unwrap_or(Fraction::ONE);
+        yes.probability = yes.probability.times(half);
+        no.probability = no.probability.times(half);
+        yes.assuming.push(format!("{what}: holds").into());
+        no.assuming.push(format!("{what}: does not hold").into());
+        (yes, no)
+    }
+}
+
+/// Connection tracking looks at the packet, once.
+fn conntrack(state: &mut State<'_>) {
+    if state.conn.seen {
+        return;
+    }
+    state.conn.seen = true;
+    let known = Rc::clone(&state.known);
+    state.conn.status = match &*known {
+        CtState::New => Status::New,
+        CtState::Related => Status::Related,
+        CtState::Invalid => Status::Invalid,
+        CtState::Established(flow) => {
+            state.conn.reply = flow.reply;
+            state.conn.dnat = flow.dnat;
+            state.conn.snat = flow.snat;
+            state.conn.mark = flow.mark;
+            Status::Established
+        }
+    };
+}

@@ -1,0 +1,266 @@
+//! Address translation: what rules set, and what connection tracking remembers.
+
+use std::net::IpAddr;
+
+use super::hooks::Hook;
+use super::state::{State, Status};
+use super::{Then, Walker, Way};
+use crate::{Endpoint, Fraction, Rewrite};
+
+/// A translation that a rule asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    /// From and to; equal for one address. `None` keeps the address.
+    pub(crate) addresses: Option<(IpAddr, IpAddr)>,
+    /// From and to; `None` keeps the port.
+    pub(crate) ports: Option<(u16, u16)>,
+}
+
+/// Whether there is nothing for NAT's chains to decide: they see only the first packet of a
+/// connection, and only while the side's translation is open (`nf_nat_initialized`).
+pub(crate) fn is_settled(state: &State<'_>, source: bool) -> bool {
+    let open = matches!(state.conn.status, Status::New | Status::Related)
+        && if source {
+            !state.conn.src_done
+        } else {
+            !state.conn.dst_done
+        };
+    !open
+}
+
+/// NAT's end at a hook: no chain settled it, so it stays as it is; or it was settled before, and
+/// the packet gets what the connection has.
+pub(crate) fn settle(state: &mut State<'_>, source: bool) {
+    let c = &mut state.conn;
+    if !c.seen || matches!(c.status, Status::Invalid | Status::Untracked) {
+        return;
+    }
+    if source {
+        c.src_done = true;
+    } else {
+        c.dst_done = true;
+    }
+    let established = c.status == Status::Established;
+    let hook = state.hook();
+    let c = &state.conn;
+    // Replies are translated the other way round: the destination by what was done to the source.
+    let (target, of) = match (source, c.reply) {
+        (false, false) => (c.dnat.map(|r| r.after), "destination"),
+        (false, true) => (c.snat.map(|r| r.before), "destination"),
+        (true, false) => (c.snat.map(|r| r.after), "source"),
+        (true, true) => (c.dnat.map(|r| r.before), "source"),
+    };
+    let Some(target) = target.filter(|_| established) else {
+        return;
+    };
+    let side = if source {
+        &mut state.src
+    } else {
+        &mut state.dst
+    };
+    if *side != target {
+        let before = *side;
+        *side = target;
+        state.note(
+            hook.name(),
+            "conntrack",
+            format!("{of} {before} becomes {target}, as the connection's first packet settled"),
+        );
+    }
+}
+
+impl<'w> Walker<'w> {
+    /// The ways on from a rule that rewrites the destination. The kernel chooses among several
+    /// addresses by a hash of the source and a secret, so each is equally likely to a stranger.
+    pub(crate) fn dnat(&mut self, state: &State<'w>, wanted: Wanted) -> Vec<Way<'w>> {
+        let targets = self.targets(state, state.dst, wanted, "DNAT");
+        let share = share(targets.len());
+        let mut ways = Vec::with_capacity(targets.len());
+        for target in targets {
+            let mut way = state.clone();
+            way.probability = way.probability.times(share);
+            way.conn.dst_done = true;
+            if target != way.dst {
+                way.conn.dnat = Some(Rewrite {
+                    before: way.conn.original.dst,
+                    after: target,
+                });
+                way.dst = target;
+            }
+            ways.push((way, Then::Translated));
+        }
+        ways
+    }
+
+    /// The ways on from a rule that rewrites the source to given addresses.
+    pub(crate) fn snat(&mut self, state: &State<'w>, wanted: Wanted) -> Vec<Way<'w>> {
+        let targets = self.targets(state, state.src, wanted, "SNAT");
+        let share = share(targets.len());
+        let mut ways = Vec::with_capacity(targets.len());
+        for target in targets {
+            let mut way = state.clone();
+            way.probability = way.probability.times(share);
+            way.conn.src_done = true;
+            if target != way.src {
+                way.conn.snat = Some(Rewrite {
+                    before: way.conn.original.src,
+                    after: target,
+                });
+                way.src = target;
+            }
+            ways.push((way, Then::Translated));
+        }
+        ways
+    }
+
+    /// A rule that rewrites the source to the outgoing interface's address.
+    pub(crate) fn masquerade(
+        &mut self,
+        mut state: State<'w>,
+        ports: Option<(u16, u16)>,
+    ) -> Way<'w> {
+        let next_hop = state.next_hop.unwrap_or(state.dst.ip);
+        state.conn.src_done = true;
+        state.conn.masquerade = true;
+        let host = &self.world.host;
+        let found = state
+            .oif
+            .name()
+            .and_then(|out| host.masquerade_addr(out, next_hop));
+        match found {
+            Some(ip) => {
+                let port = ports.map_or(state.src.port, |(first, _)| first);
+                let after = Endpoint { ip, port };
+                // An unchanged address is still masqueraded as far as the answer is concerned.
+                state.conn.snat = Some(Rewrite {
+                    before: state.conn.original.src,
+                    after,
+                });
+                state.src = after;
+                (state, Then::Translated)
+            }
+            None if !host.is_known() || state.oif.name().is_none() => {
+                state.conn.masquerade_unknown = true;
+                (state, Then::Translated)
+            }
+            None => {
+                // "ate my IP address" of nf_nat_masquerade.c.
+                let out = state.oif.name().unwrap_or("?").to_owned();
+                state.note(
+                    state.hook().name(),
+                    "masquerade",
+                    format!("no interface has an address to masquerade to on {out}: drop"),
+                );
+                (state, Then::Drop)
+            }
+        }
+    }
+
+    /// A rule that sends the packet to this host: to loopback at OUTPUT, else to the incoming
+    /// interface's first address (`nf_nat_redirect.c`).
+    pub(crate) fn redirect(
+        &mut self,
+        state: &State<'w>,
+        ports: Option<(u16, u16)>,
+    ) -> Vec<Way<'w>> {
+        let ip = if state.hook() == Hook::Output {
+            Some(if state.is_v6() {
+                IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)
+            } else {
+                IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
+            })
+        } else {
+            let iface = state.iif.name().and_then(|n| self.world.host.interface(n));
+            let v6 = state.is_v6();
+            iface.and_then(|i| {
+                let mut own = i.addresses.iter().map(ipnet::IpNet::addr);
+                own.find(|a| a.is_ipv6() == v6)
+            })
+        };
+        let Some(ip) = ip else {
+            self.warn("REDIRECT: the incoming interface's address is not known; the packet is shown as dropped".to_owned());
+            return vec![(state.clone(), Then::Drop)];
+        };
+        let wanted = Wanted {
+            addresses: Some((ip, ip)),
+            ports,
+        };
+        self.dnat(state, wanted)
+    }
+
+    /// Every endpoint that a translation can lead to.
+    fn targets(
+        &mut self,
+        state: &State<'w>,
+        now: Endpoint,
+        wanted: Wanted,
+        what: &str,
+    ) -> Vec<Endpoint> {
+        let ips = match wanted.addresses {
+            None => vec![now.ip],
+            Some((first, last)) => {
+                let all = range(first, last);
+                if all.len() > 1 {
+                    self.warn(format!(
+                        "{what} to a range of addresses: the kernel chooses by a secret hash of the source; each is shown with equal odds"
+                    ));
+                }
+                if all.is_empty() {
+                    self.warn(format!(
+                        "{what} to more than 256 addresses: shown as the first"
+                    ));
+                    vec![first]
+                } else {
+                    all
+                }
+            }
+        };
+        let port = match wanted.ports {
+            Some((first, last)) if state.proto.has_ports() => {
+                // nf_nat_l4proto_unique_tuple keeps a port that is in the range already.
+                if (first..=last).contains(&now.port) {
+                    now.port
+                } else {
+                    if first != last {
+                        self.warn(format!(
+                            "{what} to a range of ports: the kernel takes a free one; shown as the first"
+                        ));
+                    }
+                    first
+                }
+            }
+            _ => now.port,
+        };
+        ips.into_iter().map(|ip| Endpoint { ip, port }).collect()
+    }
+}
+
+/// Equal shares.
+pub(crate) fn share(of: usize) -> Fraction {
+    u64::try_from(of)
+        .ok()
+        .and_then(|n| Fraction::new(1, n))
+        .unwrap_or(Fraction::ONE)
+}
+
+/// All addresses of a range of at most 256; none for a larger one.
+fn range(first: IpAddr, last: IpAddr) -> Vec<IpAddr> {
+    const MOST: u128 = 256;
+    match (first, last) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            let (a, b) = (a.to_bits(), b.to_bits());
+            if b < a || u128::from(b - a) >= MOST {
+                return Vec::new();
+            }
+            (a..=b).map(|x| IpAddr::V4(x.into())).collect()
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            let (a, b) = (a.to_bits(), b.to_bits());
+            if b < a || b - a >= MOST {
+                return Vec::new();
+            }
+            (a..=b).map(|x| IpAddr::V6(x.into())).collect()
+        }
+        _ => Vec::new(),
+    }
+}

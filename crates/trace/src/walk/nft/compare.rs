@@ -1,0 +1,190 @@
+//! nf_tables' comparisons.
+
+use netfilter::nft::listing::{Expr, Item, Op, Table, Value};
+
+use super::super::Walker;
+use super::super::ipt::Holds;
+use super::super::state::State;
+use super::expr::{Evaluated, all_bits};
+use super::{set_name, show};
+use crate::Fraction;
+
+impl<'w> Walker<'w> {
+    /// Whether a comparison holds for a packet.
+    pub(super) fn nft_match(
+        &mut self,
+        state: &State<'w>,
+        table: &'w Table,
+        left: &Expr,
+        op: Op,
+        right: &Expr,
+    ) -> Holds {
+        let flags = left.data_type().is_flags();
+        let mut yes = Fraction::ZERO;
+        let mut certain = None;
+        let lefts = self.evaluate(state, table, left);
+        let single = lefts.len() == 1;
+        for (odds, value) in lefts {
+            let holds = match value {
+                Evaluated::Parts(parts) => self.compare(state, table, &parts, op, right, flags),
+                Evaluated::Missing => Holds::No,
+                Evaluated::Unknown(why) => Holds::Unknown(why),
+            };
+            match &holds {
+                Holds::Yes => yes = yes.plus(odds),
+                Holds::No => {}
+                Holds::Chance(more) => yes = yes.plus(odds.times(*more)),
+                Holds::Unknown(_) => return holds,
+            }
+            certain = Some(holds);
+        }
+        match certain {
+            Some(holds) if single => holds,
+            Some(_) if yes.is_one() => Holds::Yes,
+            Some(_) if yes.is_zero() => Holds::No,
+            Some(_) => Holds::Chance(yes),
+            None => Holds::No,
+        }
+    }
+
+    fn compare(
+        &mut self,
+        state: &State<'w>,
+        table: &'w Table,
+        left: &[Value],
+        op: Op,
+        right: &Expr,
+        flags: bool,
+    ) -> Holds {
+        let negated = op == Op::Ne;
+        match right {
+            Expr::Set(set) => Holds::of(set.find(left).is_some()).turned(negated),
+            Expr::SetName(name) => {
+                let learnt = state.learnt(&set_name(table, name), show(left).as_bytes());
+                let Some(set) = table.set(name) else {
+                    return Holds::Unknown(format!("set {name} is not in the dump"));
+                };
+                let there = learnt.unwrap_or_else(|| set.find(left).is_some());
+                Holds::of(there).turned(negated)
+            }
+            Expr::Range(a, b) => self.item(&Item::Range(a.clone(), b.clone()), left, op),
+            Expr::Prefix(net) => self.item(&Item::Prefix(*net), left, op),
+            Expr::Flags(values) => match (all_bits(values), left) {
+                (Some(bits), [Value::Int(n)]) => Holds::of(match op {
+                    Op::Implicit => n & bits != 0,
+                    Op::Not => n & bits == 0,
+                    Op::Ne => *n != bits,
+                    _ => *n == bits,
+                }),
+                _ => Holds::Unknown("a flag is not known by name".into()),
+            },
+            Expr::Value(value) if flags && matches!(op, Op::Implicit | Op::Not) => {
+                match (value, left) {
+                    (Value::Int(bits), [Value::Int(n)]) => {
+                        Holds::of(n & bits != 0).turned(op == Op::Not)
+                    }
+                    _ => Holds::Unknown(format!(
+                        "{} is not known by name",
+                        show(std::slice::from_ref(value))
+                    )),
+                }
+            }
+            Expr::Value(value) => self.item(&Item::Value(value.clone()), left, op),
+            Expr::Concat(parts) => self.concat_compare(parts, left, negated),
+            other => {
+                let mut yes = Fraction::ZERO;
+                for (odds, value) in self.evaluate(state, table, other) {
+                    match value {
+                        Evaluated::Parts(parts) => {
+                            let right: Vec<Item> = parts.into_iter().map(Item::Value).collect();
+                            let all = right.len() == left.len()
+                                && right.iter().zip(left).all(|(r, l)| {
+                                    self.item(r, std::slice::from_ref(l), Op::Eq) == Holds::Yes
+                                });
+                            if all != negated {
+                                yes = yes.plus(odds);
+                            }
+                        }
+                        Evaluated::Missing => {}
+                        Evaluated::Unknown(why) => return Holds::Unknown(why),
+                    }
+                }
+                if yes.is_one() {
+                    Holds::Yes
+                } else if yes.is_zero() {
+                    Holds::No
+                } else {
+                    Holds::Chance(yes)
+                }
+            }
+        }
+    }
+
+    fn concat_compare(&mut self, parts: &[Expr], left: &[Value], negated: bool) -> Holds {
+        let mut all = parts.len() == left.len();
+        for (part, value) in parts.iter().zip(left) {
+            let item = match part {
+                Expr::Value(v) => Item::Value(v.clone()),
+                Expr::Range(a, b) => Item::Range(a.clone(), b.clone()),
+                Expr::Prefix(net) => Item::Prefix(*net),
+                _ => return Holds::Unknown("a concatenation of more than values".into()),
+            };
+            match self.item(&item, std::slice::from_ref(value), Op::Eq) {
+                Holds::Yes => {}
+                Holds::No => all = false,
+                unknown => return unknown,
+            }
+        }
+        Holds::of(all).turned(negated)
+    }
+
+    /// One value against one value, range or prefix.
+    fn item(&mut self, right: &Item, left: &[Value], op: Op) -> Holds {
+        let [left] = left else {
+            return Holds::No;
+        };
+        let (left, right) = (self.by_name(left, right), right);
+        // A way's interface: `missing` and `exists` are words for none and any.
+        if let (Value::Text(l), Item::Value(Value::Text(r))) = (&left, right)
+            && matches!(&**r, "missing" | "exists" | "0")
+        {
+            let missing = matches!(&**l, "missing" | "");
+            return Holds::of(missing != (&**r == "exists")).turned(op == Op::Ne);
+        }
+        let mismatch = matches!(
+            (&left, right),
+            (Value::Int(_), Item::Value(Value::Text(_)))
+                | (Value::Text(_), Item::Value(Value::Int(_)))
+        );
+        if mismatch {
+            return Holds::Unknown(format!("{right:?} is not known by name"));
+        }
+        let ordered = |holds: fn(std::cmp::Ordering) -> bool| match (&left, right) {
+            (Value::Int(a), Item::Value(Value::Int(b))) => Holds::of(holds(a.cmp(b))),
+            (Value::Ip(a), Item::Value(Value::Ip(b))) => Holds::of(holds(a.cmp(b))),
+            _ => Holds::Unknown("values that have no order".into()),
+        };
+        match op {
+            Op::Implicit | Op::Eq => Holds::of(right.contains(&left)),
+            Op::Ne => Holds::of(!right.contains(&left)),
+            Op::Lt => ordered(std::cmp::Ordering::is_lt),
+            Op::Gt => ordered(std::cmp::Ordering::is_gt),
+            Op::Le => ordered(std::cmp::Ordering::is_le),
+            Op::Ge => ordered(std::cmp::Ordering::is_ge),
+            Op::Not => match (&left, right) {
+                (Value::Int(a), Item::Value(Value::Int(b))) => Holds::of(a & b == 0),
+                _ => Holds::of(!right.contains(&left)),
+            },
+        }
+    }
+
+    /// An interface by index becomes its name, where the rule has the number.
+    fn by_name(&self, left: &Value, right: &Item) -> Value {
+        if let (Value::Text(name), Item::Value(Value::Int(_))) = (left, right)
+            && let Some(i) = self.world.host.interface(name)
+        {
+            return Value::Int(i.index.into());
+        }
+        left.clone()
+    }
+}

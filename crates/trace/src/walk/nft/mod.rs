@@ -1,0 +1,593 @@
+//! nf_tables' rules.
+
+mod compare;
+mod expr;
+
+use std::rc::Rc;
+
+use netfilter::nft::listing::{
+    Ct, Data, Expr, Meta, Nat, NatKind, Rule, Set, SetOp, SetRef, Statement, Table, Value, Verdict,
+};
+
+use super::hooks::ChainRef;
+use super::ipt::{Holds, translated};
+use super::nat::{Wanted, share};
+use super::state::{Learnt, State, Status};
+use super::{Then, WalkError, Walker, Way};
+use crate::Fraction;
+use crate::outcome::Step;
+use expr::Evaluated;
+
+/// A rule in the middle of its statements.
+#[derive(Clone)]
+struct Within<'w> {
+    state: State<'w>,
+    next: usize,
+    effects: Vec<String>,
+    /// Nothing of the packet was changed since the rule began.
+    clean: bool,
+}
+
+/// The rule that is being walked.
+#[derive(Clone, Copy)]
+struct At<'w> {
+    chain: ChainRef<'w>,
+    table: &'w Table,
+    rule: &'w Rule,
+}
+
+impl<'w> Walker<'w> {
+    /// Whether the rule's first statement is a match that does not hold: most rules end there.
+    pub(crate) fn nft_surely_not(
+        &mut self,
+        state: &State<'w>,
+        chain: ChainRef<'w>,
+        rule: &Rule,
+    ) -> bool {
+        let ChainRef::Nft { table, .. } = chain else {
+            return true;
+        };
+        match rule.statements.first() {
+            Some(Statement::Match { left, op, right }) => {
+                self.nft_match(state, table, left, *op, right) == Holds::No
+            }
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// The ways on from a rule.
+    pub(crate) fn nft_rule(
+        &mut self,
+        state: State<'w>,
+        chain: ChainRef<'w>,
+        rule: &'w Rule,
+    ) -> Result<Vec<Way<'w>>, WalkError> {
+        let ChainRef::Nft { table, .. } = chain else {
+            return Ok(vec![(state, Then::Next)]);
+        };
+        let at = At { chain, table, rule };
+        let mut ways: Vec<Way<'w>> = Vec::new();
+        // Those for which the rule ended early with nothing changed are one way, not many.
+        let mut missed: Option<State<'w>> = None;
+        let mut open = vec![Within {
+            state,
+            next: 0,
+            effects: Vec::new(),
+            clean: true,
+        }];
+        while let Some(mut within) = open.pop() {
+            let Some(statement) = rule.statements.get(within.next) else {
+                ways.push(self.leave(at, within, Then::Next));
+                continue;
+            };
+            within.next += 1;
+            let mut made = Vec::new();
+            for (within, then) in self.statement(at, within, statement)? {
+                match then {
+                    None => made.push(within),
+                    Some(Then::Next) if within.clean => match &mut missed {
+                        Some(m) if m.assuming.iter().eq(within.state.assuming.iter()) => {
+                            m.probability = m.probability.plus(within.state.probability);
+                        }
+                        Some(_) => ways.push((within.state, Then::Next)),
+                        None => missed = Some(within.state),
+                    },
+                    Some(then) => ways.push(self.leave(at, within, then)),
+                }
+            }
+            // The first is to be looked at first.
+            open.extend(made.into_iter().rev());
+        }
+        ways.extend(missed.map(|m| (m, Then::Next)));
+        Ok(ways)
+    }
+
+    /// Notes what the rule did.
+    fn leave(&mut self, at: At<'w>, within: Within<'w>, then: Then<'w>) -> Way<'w> {
+        let mut state = within.state;
+        let mut effects = within.effects;
+        match &then {
+            Then::Next | Then::Translated => {}
+            Then::Jump(c) => effects.push(format!("jump {}", c.name())),
+            Then::Goto(c) => effects.push(format!("goto {}", c.name())),
+            Then::Return => effects.push("return".into()),
+            Then::Accept => effects.push("accept".into()),
+            Then::Drop => effects.push("drop".into()),
+            Then::Reject => effects.push("reject".into()),
+        }
+        if !effects.is_empty() {
+            state.path.push(Rc::new(Step {
+                hook: state.hook().name(),
+                family: at.chain.family(),
+                table: at.chain.table().to_owned(),
+                chain: at.chain.name().to_owned(),
+                rule: at.rule.text.to_string(),
+                effect: effects.join(", "),
+            }));
+        }
+        (state, then)
+    }
+
+    fn describe(at: At<'_>, why: &str) -> String {
+        format!(
+            "{} {} {}: rule {:?}: {why}",
+            at.chain.family(),
+            at.chain.table(),
+            at.chain.name(),
+            at.rule.text
+        )
+    }
+
+    /// What a statement makes of the packet: on with the rule (`None`), or what the rule says.
+    #[allow(clippy::type_complexity)]
+    fn statement(
+        &mut self,
+        at: At<'w>,
+        mut within: Within<'w>,
+        statement: &'w Statement,
+    ) -> Result<Vec<(Within<'w>, Option<Then<'w>>)>, WalkError> {
+        Ok(match statement {
+            Statement::Match { left, op, right } => {
+                let holds = self.nft_match(&within.state, at.table, left, *op, right);
+                self.go_on_if(at, within, holds)
+            }
+            Statement::Inert(_) => vec![(within, None)],
+            Statement::Notrack => {
+                if !within.state.conn.seen {
+                    within.state.conn.seen = true;
+                    within.state.conn.status = Status::Untracked;
+                }
+                within.effects.push("not tracked".into());
+                within.clean = false;
+                vec![(within, None)]
+            }
+            Statement::Limit { over, text } => {
+                self.warn(format!("{text}: taken as not yet reached"));
+                let then = over.then_some(Then::Next);
+                vec![(within, then)]
+            }
+            Statement::Unknown(unknown) => {
+                let why = format!("{:?} is not understood", unknown.text);
+                self.go_on_if(at, within, Holds::Unknown(why))
+            }
+            Statement::Verdict(Verdict::Queue) => {
+                let why =
+                    "whether the program that it is queued to accepts it is not known".to_owned();
+                let (mut yes, mut no) = self.fork(at, within, &why);
+                yes.effects.push("queued".into());
+                no.effects.push("queued".into());
+                vec![(yes, Some(Then::Accept)), (no, Some(Then::Drop))]
+            }
+            Statement::Verdict(verdict) => {
+                let then = self.verdict(at, verdict)?;
+                vec![(within, Some(then))]
+            }
+            Statement::Reject(with) => {
+                if !with.is_empty() {
+                    within.effects.push((**with).to_owned());
+                }
+                vec![(within, Some(Then::Reject))]
+            }
+            Statement::Assign { field, value } => self.assign(at, &within, field, value),
+            Statement::Vmap { key, map } => return self.vmap(at, &within, key, map),
+            Statement::Nat(nat) => self.translation(at, &within, nat),
+            Statement::Dynset {
+                op,
+                set,
+                key,
+                value,
+                condition,
+            } => {
+                if let Some(text) = condition {
+                    self.warn(format!("{text}: taken as not yet reached"));
+                    if text.contains("over") {
+                        return Ok(vec![(within, Some(Then::Next))]);
+                    }
+                }
+                self.dynset(at, &within, *op, set, key, value.as_ref())
+            }
+        })
+    }
+
+    fn fork(&mut self, at: At<'w>, within: Within<'w>, why: &str) -> (Within<'w>, Within<'w>) {
+        let text = Self::describe(at, why);
+        let (yes, no) = self.either(within.state, &text);
+        let with = |state| Within {
+            state,
+            next: within.next,
+            effects: within.effects.clone(),
+            clean: within.clean,
+        };
+        (with(yes), with(no))
+    }
+
+    fn go_on_if(
+        &mut self,
+        at: At<'w>,
+        within: Within<'w>,
+        holds: Holds,
+    ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
+        match holds {
+            Holds::Yes => vec![(within, None)],
+            Holds::No => vec![(within, Some(Then::Next))],
+            Holds::Chance(odds) => {
+                let mut no = within.clone();
+                let mut yes = within;
+                yes.state.probability = yes.state.probability.times(odds);
+                no.state.probability = no.state.probability.times(odds.complement());
+                vec![(yes, None), (no, Some(Then::Next))]
+            }
+            Holds::Unknown(why) => {
+                let (yes, no) = self.fork(at, within, &why);
+                vec![(yes, None), (no, Some(Then::Next))]
+            }
+        }
+    }
+
+    fn verdict(&mut self, at: At<'w>, verdict: &Verdict) -> Result<Then<'w>, WalkError> {
+        let to = |name: &str| {
+            at.table
+                .chain(name)
+                .map(|chain| ChainRef::Nft {
+                    table: at.table,
+                    chain,
+                })
+                .ok_or_else(|| WalkError::NoChain {
+                    table: at.chain.table().to_owned(),
+                    chain: at.chain.name().to_owned(),
+                    rule: at.rule.text.to_string(),
+                    target: name.to_owned(),
+                })
+        };
+        Ok(match verdict {
+            Verdict::Accept => Then::Accept,
+            Verdict::Drop => Then::Drop,
+            Verdict::Continue => Then::Next,
+            Verdict::Return => Then::Return,
+            Verdict::Jump(name) => Then::Jump(to(name)?),
+            Verdict::Goto(name) => Then::Goto(to(name)?),
+            Verdict::Queue => {
+                self.warn(Self::describe(at, "queued to a program; shown as accepted"));
+                Then::Accept
+            }
+        })
+    }
+
+    fn vmap(
+        &mut self,
+        at: At<'w>,
+        within: &Within<'w>,
+        key: &'w Expr,
+        map: &'w SetRef,
+    ) -> Result<Vec<(Within<'w>, Option<Then<'w>>)>, WalkError> {
+        let Some(set) = set_of(at.table, map) else {
+            let why = "the map is not in the dump".to_owned();
+            return Ok(self.go_on_if(at, within.clone(), Holds::Unknown(why)));
+        };
+        let mut ways = Vec::new();
+        for (odds, key) in self.evaluate(&within.state, at.table, key) {
+            let mut way = within.clone();
+            way.state.probability = way.state.probability.times(odds);
+            match key {
+                Evaluated::Parts(parts) => {
+                    let element = set.find(&parts);
+                    match element.and_then(|e| e.data.as_ref().map(|d| (e, d))) {
+                        Some((element, Data::Verdict(verdict))) => {
+                            if let Some(comment) = &element.comment {
+                                way.effects.push(format!("{} ({comment})", show(&parts)));
+                            } else {
+                                way.effects.push(show(&parts));
+                            }
+                            let then = self.verdict(at, verdict)?;
+                            ways.push((way, Some(then)));
+                        }
+                        // Not in the map: the rule goes on (`nft_lookup` breaks).
+                        _ => ways.push((way, Some(Then::Next))),
+                    }
+                }
+                Evaluated::Missing => ways.push((way, Some(Then::Next))),
+                Evaluated::Unknown(why) => self.any_verdict(at, &way, set, &why, &mut ways)?,
+            }
+        }
+        Ok(ways)
+    }
+
+    /// With a key that is not known, any of the map's verdicts is possible, and none.
+    fn any_verdict(
+        &mut self,
+        at: At<'w>,
+        within: &Within<'w>,
+        set: &'w Set,
+        why: &str,
+        ways: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
+    ) -> Result<(), WalkError> {
+        let mut verdicts: Vec<&Verdict> = Vec::new();
+        for e in &set.elements {
+            if let Some(Data::Verdict(v)) = &e.data
+                && !verdicts.contains(&v)
+            {
+                verdicts.push(v);
+            }
+        }
+        let text = Self::describe(at, why);
+        self.warn(format!(
+            "{text}: every verdict of the map is shown, each with equal odds"
+        ));
+        let odds = share(verdicts.len() + 1);
+        for verdict in verdicts.into_iter().map(Some).chain([None]) {
+            let mut way = within.clone();
+            way.clean = false;
+            way.state.probability = way.state.probability.times(odds);
+            way.state
+                .assuming
+                .push(format!("{text}: {verdict:?}").into());
+            let then = match verdict {
+                Some(v) => self.verdict(at, v)?,
+                None => Then::Next,
+            };
+            ways.push((way, Some(then)));
+        }
+        Ok(())
+    }
+
+    fn assign(
+        &mut self,
+        at: At<'w>,
+        within: &Within<'w>,
+        field: &Expr,
+        value: &'w Expr,
+    ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
+        let mut ways = Vec::new();
+        for (odds, value) in self.evaluate(&within.state, at.table, value) {
+            let mut way = within.clone();
+            way.clean = false;
+            way.state.probability = way.state.probability.times(odds);
+            let number = match value {
+                Evaluated::Parts(parts) => match parts.as_slice() {
+                    [Value::Int(n)] => Some(*n),
+                    _ => None,
+                },
+                Evaluated::Missing => {
+                    way.clean = within.clean;
+                    ways.push((way, Some(Then::Next)));
+                    continue;
+                }
+                Evaluated::Unknown(_) => None,
+            };
+            // Marks have 32 bits.
+            let number = number.and_then(|n| u32::try_from(n & u64::from(u32::MAX)).ok());
+            match (field, number) {
+                (Expr::Meta(Meta::Mark), Some(mark)) => {
+                    way.state.mark = mark;
+                    way.effects.push(format!("mark becomes {mark:#x}"));
+                }
+                (Expr::Ct(Ct::Mark), Some(mark)) => {
+                    way.state.conn.mark = mark;
+                    way.effects
+                        .push(format!("connection mark becomes {mark:#x}"));
+                }
+                _ => {
+                    self.warn(Self::describe(
+                        at,
+                        "what it sets is not known; taken as unchanged",
+                    ));
+                }
+            }
+            ways.push((way, None));
+        }
+        ways
+    }
+
+    fn dynset(
+        &mut self,
+        at: At<'w>,
+        within: &Within<'w>,
+        op: SetOp,
+        set: &str,
+        key: &'w Expr,
+        value: Option<&'w Expr>,
+    ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
+        let mut ways = Vec::new();
+        for (odds, key) in self.evaluate(&within.state, at.table, key) {
+            let values = match value {
+                Some(v) => self.evaluate(&within.state, at.table, v),
+                None => vec![(Fraction::ONE, Evaluated::Parts(Vec::new()))],
+            };
+            for (more, value) in values {
+                let mut way = within.clone();
+                way.state.probability = way.state.probability.times(odds).times(more);
+                let (Evaluated::Parts(key), Evaluated::Parts(value)) = (&key, value) else {
+                    ways.push((way, Some(Then::Next)));
+                    continue;
+                };
+                way.clean = false;
+                let did = if op == SetOp::Delete {
+                    "taken from"
+                } else {
+                    "remembered in"
+                };
+                way.effects.push(format!("{} {did} @{set}", show(key)));
+                way.state.learnt.push(Learnt {
+                    set: set_name(at.table, set).into(),
+                    key: show(key).into_bytes(),
+                    value,
+                    gone: op == SetOp::Delete,
+                });
+                ways.push((way, None));
+            }
+        }
+        ways
+    }
+
+    fn translation(
+        &mut self,
+        at: At<'w>,
+        within: &Within<'w>,
+        nat: &'w Nat,
+    ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
+        let mut ways = Vec::new();
+        let state = &within.state;
+        let addresses = match &nat.address {
+            Some(Expr::Range(Value::Ip(a), Value::Ip(b))) => {
+                vec![(
+                    Fraction::ONE,
+                    Evaluated::Parts(vec![Value::Ip(*a), Value::Ip(*b)]),
+                )]
+            }
+            Some(expr) => self.evaluate(state, at.table, expr),
+            None => vec![(Fraction::ONE, Evaluated::Parts(Vec::new()))],
+        };
+        let ports = match &nat.port {
+            Some(Expr::Range(a, b)) => {
+                vec![(Fraction::ONE, Evaluated::Parts(vec![a.clone(), b.clone()]))]
+            }
+            Some(expr) => self.evaluate(state, at.table, expr),
+            None => vec![(Fraction::ONE, Evaluated::Parts(Vec::new()))],
+        };
+        for (odds, address) in addresses {
+            for (more, port) in &ports {
+                let mut state = within.state.clone();
+                state.probability = state.probability.times(odds).times(*more);
+                let on = |state| Within {
+                    state,
+                    next: within.next,
+                    effects: within.effects.clone(),
+                    clean: within.clean,
+                };
+                let wanted = match (&address, port) {
+                    (Evaluated::Parts(a), Evaluated::Parts(p)) => wanted(a, p),
+                    (Evaluated::Missing, _) | (_, Evaluated::Missing) => {
+                        ways.push((on(state), Some(Then::Next)));
+                        continue;
+                    }
+                    _ => None,
+                };
+                let Some(wanted) = wanted else {
+                    self.warn(Self::describe(
+                        at,
+                        "where it translates to is not known; shown as untranslated",
+                    ));
+                    ways.push((on(state), Some(Then::Accept)));
+                    continue;
+                };
+                // Of the other family: not this packet's business (`nft_nat_inet_eval`).
+                if wanted
+                    .addresses
+                    .is_some_and(|(a, _)| a.is_ipv6() != state.is_v6())
+                {
+                    ways.push((on(state), None));
+                    continue;
+                }
+                self.translated_ways(nat.kind, &on(state), wanted, &mut ways);
+            }
+        }
+        ways
+    }
+
+    fn translated_ways(
+        &mut self,
+        kind: NatKind,
+        within: &Within<'w>,
+        wanted: Wanted,
+        ways: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
+    ) {
+        let (made, dst) = match kind {
+            NatKind::Dnat => (self.dnat(&within.state, wanted), true),
+            NatKind::Snat => (self.snat(&within.state, wanted), false),
+            NatKind::Redirect => (self.redirect(&within.state, wanted.ports), true),
+            NatKind::Masquerade => (
+                vec![self.masquerade(within.state.clone(), wanted.ports)],
+                false,
+            ),
+        };
+        for (state, then) in made {
+            let mut effects = within.effects.clone();
+            effects.push(translated(&state, dst, &then));
+            let way = Within {
+                state,
+                next: within.next,
+                effects,
+                clean: false,
+            };
+            ways.push((way, Some(then)));
+        }
+    }
+}
+
+/// A translation's target from its values: `[address]`, `[address, port]`, `[first, last]`.
+fn wanted(address: &[Value], port: &[Value]) -> Option<Wanted> {
+    let as_port = |v: &Value| match v {
+        Value::Int(n) => u16::try_from(*n).ok(),
+        _ => None,
+    };
+    let (addresses, mut ports) = match address {
+        [] => (None, None),
+        [Value::Ip(a)] => (Some((*a, *a)), None),
+        [Value::Ip(a), Value::Ip(b)] => (Some((*a, *b)), None),
+        [Value::Ip(a), p] => {
+            let p = as_port(p)?;
+            (Some((*a, *a)), Some((p, p)))
+        }
+        _ => return None,
+    };
+    match port {
+        [] => {}
+        [p] => ports = Some((as_port(p)?, as_port(p)?)),
+        [a, b] => ports = Some((as_port(a)?, as_port(b)?)),
+        _ => return None,
+    }
+    Some(Wanted { addresses, ports })
+}
+
+fn set_of<'a>(table: &'a Table, map: &'a SetRef) -> Option<&'a Set> {
+    match map {
+        SetRef::Name(name) => table.set(name),
+        SetRef::Anonymous(set) => Some(set),
+    }
+}
+
+/// The key under which what a dynamic set was told is kept.
+fn set_name(table: &Table, set: &str) -> String {
+    format!("{}/{}/{set}", table.family.name(), table.name)
+}
+
+/// `10.96.0.1 . 6 . 80`.
+fn show(parts: &[Value]) -> String {
+    let mut text = String::new();
+    for part in parts {
+        if !text.is_empty() {
+            text.push_str(" . ");
+        }
+        match part {
+            Value::Ip(ip) => text.push_str(&ip.to_string()),
+            Value::Int(n) => text.push_str(&n.to_string()),
+            Value::Text(t) => text.push_str(t),
+            Value::Wildcard(t) => {
+                text.push_str(t);
+                text.push('*');
+            }
+        }
+    }
+    text
+}

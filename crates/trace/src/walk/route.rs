@@ -1,0 +1,253 @@
+//! Routing decisions on the way.
+
+use std::net::IpAddr;
+
+use super::Walker;
+use super::hooks::Hook;
+use super::state::{Iface, Stage, State};
+use crate::facts::RouteKind;
+use crate::host::{Lookup, Way};
+use crate::{Fraction, Verdict};
+
+const AT: &str = "routing";
+
+impl<'w> Walker<'w> {
+    /// Delivers or sends on (`ip_route_input_slow`).
+    pub(crate) fn route_input(&mut self, state: &mut State<'w>) {
+        let host = &self.world.host;
+        if let Some(iif) = state.iif.name()
+            && let Some(martian) = host.martian(state.src.ip, state.dst.ip, iif, state.mark)
+        {
+            state.note(AT, "source check", format!("{}: drop", martian.0));
+            state.finish(Verdict::Drop);
+            return;
+        }
+        let dst = state.dst.ip;
+        if !host.is_known() {
+            if host.is_local(dst) {
+                deliver(state, "a loopback address");
+            } else {
+                self.forward(state, None);
+            }
+            return;
+        }
+        let key = Lookup {
+            dst,
+            src: Some(state.src.ip),
+            iif: state.iif.name(),
+            mark: state.mark,
+        };
+        let ways = host.lookup(&key);
+        let Some(first) = ways.first() else {
+            self.no_route(state, "no route");
+            return;
+        };
+        match first.kind {
+            RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast => {
+                let text = first.text.clone();
+                deliver(state, &text);
+            }
+            RouteKind::Unicast => self.each_way(state, &ways, |walker, state, way| {
+                walker.forward(state, Some(way));
+            }),
+            _ => {
+                let text = first.text.clone();
+                self.refused(state, first.kind, &text);
+            }
+        }
+    }
+
+    fn forward(&mut self, state: &mut State<'w>, way: Option<&Way>) {
+        let v6 = state.is_v6();
+        let forwarding = self.world.host.forwarding(state.iif.name(), v6);
+        let sysctl = if v6 {
+            "net.ipv6.conf.all.forwarding"
+        } else {
+            "net.ipv4.ip_forward"
+        };
+        match forwarding {
+            Some(false) => {
+                state.note(
+                    AT,
+                    way.map_or(String::new(), |w| w.text.clone()),
+                    format!("{} is elsewhere and {sysctl} is off: drop", state.dst.ip),
+                );
+                state.finish(Verdict::Drop);
+                return;
+            }
+            None if self.world.host.is_known() => {
+                self.warn(format!("{sysctl} is not known; taken to be on"));
+            }
+            _ => {}
+        }
+        let through = take_way(state, way);
+        let rule = way.map_or("elsewhere".to_owned(), |w| w.text.clone());
+        state.note(AT, rule, format!("forward{through}"));
+        state.stages.push(Stage::Send);
+        state.stages.push(Stage::Hook(Hook::Postrouting));
+        state.stages.push(Stage::Hook(Hook::Forward));
+    }
+
+    fn no_route(&mut self, state: &mut State<'w>, text: &str) {
+        let v6 = state.is_v6();
+        let forwards = self.world.host.forwarding(state.iif.name(), v6) != Some(false);
+        if forwards || state.iif == Iface::Absent {
+            state.note(
+                AT,
+                text,
+                format!(
+                    "no way to {}: reject with network unreachable",
+                    state.dst.ip
+                ),
+            );
+            state.finish(Verdict::Reject);
+        } else {
+            state.note(
+                AT,
+                text,
+                format!(
+                    "no way to {}, and this host does not forward: drop",
+                    state.dst.ip
+                ),
+            );
+            state.finish(Verdict::Drop);
+        }
+    }
+
+    fn refused(&mut self, state: &mut State<'w>, kind: RouteKind, text: &str) {
+        let end = match kind {
+            RouteKind::Unreachable | RouteKind::Prohibit => Verdict::Reject,
+            _ => Verdict::Drop,
+        };
+        state.note(AT, text, end.to_string());
+        state.finish(end);
+    }
+
+    /// Chooses a way for a packet made here, before OUTPUT.
+    pub(crate) fn route_output(&mut self, state: &mut State<'w>) {
+        self.choose_output(state, "");
+    }
+
+    /// Chooses anew after OUTPUT changed address or mark (`ip_route_me_harder`).
+    pub(crate) fn reroute(&mut self, state: &mut State<'w>) {
+        self.choose_output(state, "rerouted: ");
+    }
+
+    pub(crate) fn choose_output(&mut self, state: &mut State<'w>, why: &'static str) {
+        let host = &self.world.host;
+        let (src, dst) = (state.src.ip, state.dst.ip);
+        if !host.is_known() {
+            if host.is_local(dst) || src == dst {
+                state.oif = Iface::Name("lo".into());
+                state.note(AT, "local", format!("{why}stays on this node"));
+            } else {
+                state.oif = Iface::Unknown;
+                state.note(AT, "elsewhere", format!("{why}leaves this node"));
+            }
+            return;
+        }
+        let key = Lookup {
+            dst,
+            src: Some(src),
+            iif: Some("lo"),
+            mark: state.mark,
+        };
+        let ways = host.lookup(&key);
+        let Some(first) = ways.first() else {
+            self.no_route(state, "no route");
+            return;
+        };
+        match first.kind {
+            RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast => {
+                state.oif = Iface::Name("lo".into());
+                state.next_hop = Some(dst);
+                state.note(AT, first.text.clone(), format!("{why}stays on this node"));
+            }
+            RouteKind::Unicast => self.each_way(state, &ways, |walker, state, way| {
+                let dev = way.dev.as_deref();
+                let loopback = matches!(src, IpAddr::V4(ip) if ip.is_loopback());
+                if loopback && !walker.world.host.route_localnet(dev) {
+                    state.note(
+                        AT,
+                        way.text.clone(),
+                        format!(
+                            "{why}source {src} may not leave through {}, where route_localnet is off: drop",
+                            dev.unwrap_or("an interface")
+                        ),
+                    );
+                    state.finish(Verdict::Drop);
+                    return;
+                }
+                let through = take_way(state, Some(way));
+                state.note(AT, way.text.clone(), format!("{why}leaves{through}"));
+            }),
+            _ => {
+                let text = first.text.clone();
+                self.refused(state, first.kind, &text);
+            }
+        }
+    }
+
+    /// Goes every way of a multipath route; the kernel chooses by a hash over the flow.
+    fn each_way(
+        &mut self,
+        state: &mut State<'w>,
+        ways: &[Way],
+        go: impl Fn(&mut Self, &mut State<'w>, &Way),
+    ) {
+        let total: u64 = ways.iter().map(|w| u64::from(w.weight)).sum();
+        if ways.len() > 1 {
+            self.warn(format!(
+                "several ways to {}: the kernel chooses by a hash; shown by their weights",
+                state.dst.ip
+            ));
+        }
+        let start = state.clone();
+        for (i, way) in ways.iter().enumerate() {
+            let odds = Fraction::new(way.weight.into(), total).unwrap_or(Fraction::ONE);
+            if i == 0 {
+                state.probability = state.probability.times(odds);
+                go(self, state, way);
+            } else {
+                let mut fork = start.clone();
+                fork.probability = fork.probability.times(odds);
+                go(self, &mut fork, way);
+                state.forks.push(fork);
+            }
+        }
+    }
+}
+
+fn take_way(state: &mut State<'_>, way: Option<&Way>) -> String {
+    let dev = way.and_then(|w| w.dev.as_deref());
+    state.oif = Iface::named(dev);
+    state.next_hop = way.and_then(|w| w.via).or(Some(state.dst.ip));
+    dev.map_or(String::new(), |d| format!(" through {d}"))
+}
+
+fn deliver(state: &mut State<'_>, text: &str) {
+    state.note(AT, text, "for this node");
+    state.oif = Iface::Absent;
+    state.stages.push(Stage::Deliver);
+    state.stages.push(Stage::Hook(Hook::Input));
+}
+
+/// The packet leaves. Through `lo` it comes back in at once, its connection still attached: neither
+/// connection tracking nor NAT nor routing looks at it a second time.
+pub(crate) fn send(state: &mut State<'_>) {
+    if state.oif.name() == Some("lo") {
+        state.iif = Iface::Name("lo".into());
+        state.oif = Iface::Absent;
+        state.stages.push(Stage::Deliver);
+        state.stages.push(Stage::Hook(Hook::Input));
+        state.stages.push(Stage::Hook(Hook::Prerouting));
+        return;
+    }
+    let through = state
+        .oif
+        .name()
+        .map_or(String::new(), |n| format!(" through {n}"));
+    let effect = format!("leaves this node{through}: {} -> {}", state.src, state.dst);
+    state.note("wire", "send", effect);
+    state.finish(Verdict::Accept);
+}

@@ -1,0 +1,117 @@
+//! Everything on a host that decides about packets.
+
+use netfilter::ipset::Sets;
+use netfilter::iptables::{Family, TableSet};
+use netfilter::ipvs::Services;
+use netfilter::nft::listing::Ruleset;
+
+use crate::facts::{Facts, FactsError};
+use crate::host::Host;
+
+/// The rules, sets, virtual servers and facts of one host.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// iptables' rule sets: at most one a family.
+    pub iptables: Vec<TableSet>,
+    /// nf_tables' rule set.
+    pub nft: Ruleset,
+    /// ipsets.
+    pub ipsets: Sets,
+    /// IPVS's virtual servers.
+    pub ipvs: Services,
+    /// Addresses, routes, interfaces, sysctls.
+    pub host: Host,
+    /// What was noticed while the world was put together; every trace repeats it.
+    pub warnings: Vec<String>,
+}
+
+/// Why a host's dumps cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// The facts themselves.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// `iptables-save`'s dump, or `ip6tables-save`'s.
+    #[error("{0}: {1}")]
+    Iptables(&'static str, netfilter::iptables::ParseError),
+    /// The dump of nf_tables.
+    #[error("nft dump: {0}")]
+    Nft(#[from] netfilter::nft::listing::ParseError),
+    /// The dump of ipsets.
+    #[error(transparent)]
+    Ipset(#[from] netfilter::ipset::ParseError),
+    /// The dump of IPVS.
+    #[error(transparent)]
+    Ipvs(#[from] netfilter::ipvs::ParseError),
+}
+
+impl World {
+    /// From a facts file with its dumps; an error names the dump, the line and the column.
+    pub fn from_facts(facts: &Facts) -> Result<Self, WorldError> {
+        let mut world = World {
+            host: Host::new(facts)?,
+            ..World::default()
+        };
+        let d = &facts.dumps;
+        if let Some(text) = &d.iptables_save {
+            world.add_iptables(Family::Ipv4, text)?;
+        }
+        if let Some(text) = &d.ip6tables_save {
+            world.add_iptables(Family::Ipv6, text)?;
+        }
+        if let Some(text) = &d.nft_ruleset {
+            world.add_nft(text)?;
+        }
+        if let Some(text) = &d.ipset_save {
+            world.ipsets = Sets::parse(text)?;
+        }
+        if let Some(text) = &d.ipvsadm_save {
+            world.ipvs = Services::parse(text)?;
+        }
+        Ok(world)
+    }
+
+    /// Adds what `iptables-save` (or `ip6tables-save`, by family) printed.
+    pub fn add_iptables(&mut self, family: Family, text: &str) -> Result<(), WorldError> {
+        let tool = match family {
+            Family::Ipv4 => "iptables-save dump",
+            Family::Ipv6 => "ip6tables-save dump",
+        };
+        let set = TableSet::parse(family, text).map_err(|e| WorldError::Iptables(tool, e))?;
+        self.iptables.push(set);
+        self.drop_duplicates();
+        Ok(())
+    }
+
+    /// Adds what `nft list ruleset` printed, as text or as JSON.
+    pub fn add_nft(&mut self, text: &str) -> Result<(), WorldError> {
+        let ruleset = Ruleset::parse(text)?;
+        self.nft.tables.extend(ruleset.tables);
+        self.drop_duplicates();
+        Ok(())
+    }
+
+    /// The tables that iptables-nft makes show up in both dumps. iptables' own is the better one:
+    /// nft cannot print its matches.
+    fn drop_duplicates(&mut self) {
+        let sets = &self.iptables;
+        self.nft.tables.retain(|table| {
+            let family = match table.family {
+                netfilter::nft::listing::Family::Ip => Family::Ipv4,
+                netfilter::nft::listing::Family::Ip6 => Family::Ipv6,
+                _ => return true,
+            };
+            let same = sets
+                .iter()
+                .filter(|s| s.family == family)
+                .flat_map(|s| &s.tables)
+                .find(|(name, _)| name.name() == &*table.name);
+            let Some((_, state)) = same else { return true };
+            let all_there = table
+                .chains
+                .iter()
+                .all(|c| state.chains.keys().any(|n| n.as_str() == &*c.name));
+            !(table.iptables || all_there)
+        });
+    }
+}

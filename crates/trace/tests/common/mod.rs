@@ -1,0 +1,104 @@
+//! What the tests share: the observed node, and short ways to ask.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use netfilter::iptables::Family;
+use trace::{Facts, Origin, Packet, Proto, Summary, Trace, Verdict, World, walk};
+
+pub fn observed(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testdata/observed")
+        .join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The node of `testdata/observed`, with a bridge for its pods, the other nodes behind eth0.
+pub fn node_facts() -> Facts {
+    Facts::parse(
+        r#"{
+  "version": 1,
+  "hostname": "node1",
+  "interfaces": [
+    {"name": "lo", "index": 1, "up": true, "addresses": ["127.0.0.1/8", "::1/128"]},
+    {"name": "eth0", "index": 2, "up": true, "addresses": ["10.200.1.2/24", "fd00:200:1::2/64"]},
+    {"name": "cbr0", "index": 3, "up": true, "kind": "bridge", "addresses": ["10.244.1.1/24", "fd00:10:244:1::1/64"]},
+    {"name": "veth11", "index": 4, "up": true, "kind": "veth", "master": "cbr0"}
+  ],
+  "routes": [
+    {"dst": "default", "via": "10.200.1.1", "dev": "eth0"},
+    {"dst": "10.200.1.0/24", "dev": "eth0", "src": "10.200.1.2"},
+    {"dst": "10.244.1.0/24", "dev": "cbr0", "src": "10.244.1.1"},
+    {"dst": "10.244.2.0/24", "via": "10.200.1.3", "dev": "eth0"},
+    {"dst": "10.244.3.0/24", "via": "10.200.1.4", "dev": "eth0"},
+    {"dst": "default", "via": "fd00:200:1::1", "dev": "eth0"},
+    {"dst": "fd00:200:1::/64", "dev": "eth0"},
+    {"dst": "fd00:10:244:1::/64", "dev": "cbr0"},
+    {"dst": "fd00:10:244:2::/64", "via": "fd00:200:1::3", "dev": "eth0"}
+  ],
+  "sysctls": {
+    "net.ipv4.ip_forward": "1",
+    "net.ipv6.conf.all.forwarding": "1",
+    "net.ipv4.conf.all.route_localnet": "1",
+    "net.ipv4.conf.all.rp_filter": "0"
+  }
+}"#,
+    )
+    .unwrap()
+}
+
+pub fn iptables_world(config: &str) -> World {
+    let mut world = World::from_facts(&node_facts()).unwrap();
+    for (family, v) in [(Family::Ipv4, "v4"), (Family::Ipv6, "v6")] {
+        let text = observed(&format!("iptables-{config}.{v}.iptables-save"));
+        world.add_iptables(family, &text).unwrap();
+    }
+    world
+}
+
+pub fn nft_world(config: &str) -> World {
+    let mut world = World::from_facts(&node_facts()).unwrap();
+    for v in ["v4", "v6"] {
+        world
+            .add_nft(&observed(&format!("nftables-{config}.{v}.nft")))
+            .unwrap();
+    }
+    world
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub fn packet(from: Origin, src: &str, dst: &str, proto: Proto, dport: u16) -> Packet {
+    Packet::new(from, ip(src), ip(dst), proto, dport)
+}
+
+/// `accept 1/2 10.244.1.11:8080 masq 10.200.1.2`, one line an outcome.
+pub fn shown(trace: &Trace) -> Vec<String> {
+    trace.summary().iter().map(line).collect()
+}
+
+pub fn line(s: &Summary) -> String {
+    let mut text = format!("{} {}", s.verdict, s.probability);
+    if s.verdict == Verdict::Accept {
+        if let Some(to) = s.dnat {
+            text.push_str(&format!(" {to}"));
+        }
+        match s.snat {
+            Some(trace::Snat::Masquerade(Some(ip))) => text.push_str(&format!(" masquerade {ip}")),
+            Some(trace::Snat::Masquerade(None)) => text.push_str(" masquerade"),
+            Some(trace::Snat::To(ip)) => text.push_str(&format!(" snat {ip}")),
+            None => {}
+        }
+        if s.hairpin {
+            text.push_str(" hairpin");
+        }
+    }
+    text
+}
+
+pub fn ask(world: &World, packet: &Packet) -> Vec<String> {
+    shown(&walk(world, packet).unwrap())
+}

@@ -1,0 +1,135 @@
+//! Flows through the rules that kube-proxy was observed to program: what is expected of each, and
+//! both modes against each other.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{ask, iptables_world, nft_world, packet};
+use trace::{Origin, Packet, Proto, World};
+
+const POD: (Origin, &str) = (Origin::Pod, "10.244.1.50");
+const CLIENT: (Origin, &str) = (Origin::Outside, "198.51.100.9");
+
+fn tcp(from: (Origin, &str), dst: &str, port: u16) -> Packet {
+    packet(from.0, from.1, dst, Proto::TCP, port)
+}
+
+fn both() -> [(&'static str, World); 2] {
+    [
+        ("iptables", iptables_world("default")),
+        ("nftables", nft_world("default")),
+    ]
+}
+
+/// One flow a line: from, to, what is expected.
+const FLOWS: &str = "
+pod 10.244.1.50 > 10.96.10.1 tcp 80: accept 1/2 10.244.1.11:8080, accept 1/2 10.244.2.11:8080
+pod 10.244.1.11 > 10.96.10.1 tcp 80: accept 1/2 10.244.1.11:8080 masquerade 10.244.1.1 hairpin, accept 1/2 10.244.2.11:8080
+node 10.200.1.2 > 10.96.10.1 tcp 80: accept 1/2 10.244.1.11:8080 masquerade 10.244.1.1, accept 1/2 10.244.2.11:8080 masquerade 10.200.1.2
+out 198.51.100.9 > 10.96.10.1 tcp 80: accept 1/2 10.244.1.11:8080 masquerade 10.244.1.1, accept 1/2 10.244.2.11:8080 masquerade 10.200.1.2
+out 198.51.100.9 > 10.200.1.2 tcp 30008: accept 1/3 10.244.1.12:80 masquerade 10.244.1.1, accept 1/3 10.244.2.12:80 masquerade 10.200.1.2, accept 1/3 10.244.3.12:80 masquerade 10.200.1.2
+out 198.51.100.9 > 203.0.113.200 tcp 443: drop 1
+out 198.51.100.7 > 203.0.113.200 tcp 443: accept 1 10.244.2.13:8443 masquerade 10.200.1.2
+out 203.0.113.9 > 203.0.113.200 tcp 443: accept 1 10.244.2.13:8443 masquerade 10.200.1.2
+pod 10.244.1.50 > 203.0.113.200 tcp 443: drop 1
+out 198.51.100.9 > 203.0.113.201 tcp 80: accept 1 10.244.1.14:8080
+out 198.51.100.9 > 10.200.1.2 tcp 30080: accept 1 10.244.1.14:8080
+pod 10.244.1.50 > 203.0.113.201 tcp 80: accept 1/2 10.244.1.14:8080, accept 1/2 10.244.2.14:8080
+out 198.51.100.9 > 10.200.1.2 tcp 30081: drop 1
+node 10.200.1.2 > 10.200.1.2 tcp 30081: accept 1 10.244.2.15:8080 masquerade 10.200.1.2
+pod 10.244.1.50 > 10.96.10.6 tcp 80: accept 1 10.244.1.16:8080
+pod 10.244.1.50 > 10.96.10.7 tcp 80: accept 1/2 10.244.1.17:8080, accept 1/2 10.244.2.17:8080
+out 198.51.100.9 > 192.0.2.8 tcp 80: accept 1 10.244.2.18:8080 masquerade 10.200.1.2
+pod 10.244.1.50 > 10.96.10.9 tcp 80: reject 1
+node 10.200.1.2 > 10.96.10.9 tcp 80: reject 1
+out 198.51.100.9 > 192.0.2.9 tcp 80: reject 1
+out 198.51.100.9 > 203.0.113.202 tcp 80: reject 1
+out 198.51.100.9 > 10.200.1.2 tcp 30090: reject 1
+pod 10.244.1.50 > 10.96.10.10 udp 53: accept 1 10.244.1.20:53
+pod 10.244.1.50 > 10.96.10.10 tcp 53: accept 1 10.244.1.20:53
+pod 10.244.1.50 > 10.96.10.10 sctp 9999: accept 1 10.244.1.20:9999
+pod 10.244.1.50 > 10.96.10.12 tcp 80: accept 1 10.244.2.22:8080
+out 198.51.100.9 > 10.200.1.2 tcp 30120: accept 1 10.244.1.22:8080
+pod 10.244.1.50 > 10.96.10.13 tcp 9100: accept 1 10.200.1.2:9100
+pod 10.244.1.50 > 10.96.10.14 tcp 80: accept 1/2 10.244.1.24:8080, accept 1/2 10.244.3.24:8080
+pod fd00:10:244:1::50 > fd00:10:96::f tcp 80: accept 1/2 [fd00:10:244:1::25]:8080, accept 1/2 [fd00:10:244:2::25]:8080
+out fd00:99::1 > fd00:200:1::2 tcp 30150: accept 1/2 [fd00:10:244:1::25]:8080 masquerade fd00:10:244:1::1, accept 1/2 [fd00:10:244:2::25]:8080 masquerade fd00:200:1::2
+pod 10.244.1.50 > 10.244.2.99 tcp 80: accept 1
+pod 10.244.1.50 > 8.8.8.8 udp 53: accept 1
+out 198.51.100.9 > 10.200.1.2 tcp 22: accept 1
+";
+
+fn flow(line: &str) -> (Packet, &str) {
+    let (flow, expected) = line.split_once(": ").unwrap();
+    let words: Vec<&str> = flow.split(' ').collect();
+    let from = match words[0] {
+        "pod" => Origin::Pod,
+        "node" => Origin::Node,
+        _ => Origin::Outside,
+    };
+    let proto = Proto::parse(words[4]).unwrap();
+    let port = words[5].parse().unwrap();
+    (packet(from, words[1], words[3], proto, port), expected)
+}
+
+#[test]
+fn what_becomes_of_each_kind_of_frontend() {
+    for (mode, world) in both() {
+        for line in FLOWS.lines().filter(|l| !l.is_empty()) {
+            let (packet, expected) = flow(line);
+            assert_eq!(ask(&world, &packet).join(", "), expected, "{mode}: {line}");
+        }
+    }
+}
+
+#[test]
+fn where_the_modes_differ_by_design() {
+    let [(_, ipt), (_, nft)] = both();
+    // Cluster IPs nobody has, and ports that a Service has not, are refused in nftables mode alone.
+    let unused = tcp(POD, "10.96.200.200", 80);
+    assert_eq!(ask(&ipt, &unused), ["accept 1"]);
+    assert_eq!(ask(&nft, &unused), ["drop 1"]);
+    let wrong_port = tcp(POD, "10.96.10.1", 81);
+    assert_eq!(ask(&ipt, &wrong_port), ["accept 1"]);
+    assert_eq!(ask(&nft, &wrong_port), ["reject 1"]);
+    // NodePorts on loopback work in iptables mode alone.
+    let loopback = packet(Origin::Node, "127.0.0.1", "127.0.0.1", Proto::TCP, 30008);
+    assert_eq!(ask(&ipt, &loopback).len(), 3);
+    assert_eq!(ask(&nft, &loopback), ["accept 1"]);
+}
+
+#[test]
+fn the_way_is_told() {
+    let [(_, ipt), (_, nft)] = both();
+    let packet = tcp(CLIENT, "10.200.1.2", 30008);
+    let chains = |world: &World| -> Vec<String> {
+        let trace = trace::walk(world, &packet).unwrap();
+        trace.outcomes[0]
+            .path
+            .iter()
+            .map(|s| format!("{}/{}/{}", s.hook, s.table, s.chain))
+            .collect()
+    };
+    assert_eq!(
+        chains(&ipt),
+        [
+            "prerouting/nat/PREROUTING",
+            "prerouting/nat/KUBE-SERVICES",
+            "prerouting/nat/KUBE-NODEPORTS",
+            "prerouting/nat/KUBE-EXT-QNETAGAVOXOB7IFC",
+            "prerouting/nat/KUBE-MARK-MASQ",
+            "prerouting/nat/KUBE-EXT-QNETAGAVOXOB7IFC",
+            "prerouting/nat/KUBE-SVC-QNETAGAVOXOB7IFC",
+            "prerouting/nat/KUBE-SEP-RR7DVUTWUPHCEYE5",
+            "routing//",
+            "forward/filter/FORWARD",
+            "forward/filter/FORWARD",
+            "forward/filter/KUBE-FORWARD",
+            "postrouting/nat/POSTROUTING",
+            "postrouting/nat/KUBE-POSTROUTING",
+            "postrouting/nat/KUBE-POSTROUTING",
+            "wire//",
+        ]
+    );
+    assert!(chains(&nft).contains(&"prerouting/kube-proxy/services".to_owned()));
+}

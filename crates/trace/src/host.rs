@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+use crate::Origin;
 use crate::facts::{Facts, FactsError, Interface, RouteKind, RoutingRule};
 
 const LOCAL: u32 = 255;
@@ -296,6 +297,42 @@ impl Host {
         };
         let way = self.lookup(&key).into_iter().next()?;
         way.dev
+    }
+
+    /// Where packets from an address start, as far as addresses and routes tell: its own are the
+    /// node's; what is reached without a gateway through a bridge, a veth or a route to that one
+    /// address is a pod; all else is outside.
+    pub fn guess_origin(&self, src: IpAddr) -> Origin {
+        if self.is_local(src) {
+            return Origin::Node;
+        }
+        let key = Lookup {
+            dst: src,
+            src: None,
+            iif: None,
+            mark: 0,
+        };
+        let ways = self.lookup(&key);
+        let Some(way) = ways.first().filter(|w| w.via.is_none()) else {
+            return Origin::Outside;
+        };
+        let Some(dev) = way.dev.as_deref() else {
+            return Origin::Outside;
+        };
+        let iface = self.interface(dev);
+        let kind = iface.and_then(|i| i.kind.as_deref());
+        let is_bridge = || {
+            self.interfaces
+                .iter()
+                .any(|i| i.master.as_deref() == Some(dev))
+        };
+        // Names that CNIs give to the node's end of a pod's link, for facts without kinds.
+        const PREFIXES: [&str; 6] = ["veth", "cali", "lxc", "cni", "cbr", "docker"];
+        let pod = match kind {
+            Some(kind) => matches!(kind, "bridge" | "veth" | "netkit"),
+            None => is_bridge() || PREFIXES.iter().any(|p| dev.starts_with(p)),
+        };
+        if pod { Origin::Pod } else { Origin::Outside }
     }
 
     /// What the kernel checks of a packet's addresses on the way in, before it looks at where it

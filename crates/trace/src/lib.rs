@@ -37,6 +37,8 @@ mod fraction;
 mod host;
 mod outcome;
 mod packet;
+mod render;
+mod reply;
 mod walk;
 mod world;
 
@@ -45,5 +47,7 @@ pub use fraction::Fraction;
 pub use host::Host;
 pub use outcome::{Outcome, Snat, Step, Summary, Trace, Verdict};
 pub use packet::{CtState, Endpoint, Flow, Origin, Packet, Proto, Rewrite};
+pub use render::{Style, render_tree, to_json};
+pub use reply::reply_to;
 pub use walk::{WalkError, walk};
 pub use world::{World, WorldError};

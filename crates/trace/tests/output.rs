@@ -1,0 +1,98 @@
+//! What people and machines are shown, and answers walked back.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{ask, iptables_world, nft_world, packet};
+use trace::{Origin, Proto, Style, render_tree, reply_to, to_json, walk};
+
+#[test]
+fn json_has_the_promised_form() {
+    let world = iptables_world("default");
+    let packet = packet(
+        Origin::Outside,
+        "198.51.100.9",
+        "10.200.1.2",
+        Proto::TCP,
+        30150,
+    );
+    let json = to_json(&walk(&world, &packet).unwrap());
+    let outcome = &json["outcomes"][0];
+    assert_eq!(outcome["probability"], 1.0);
+    assert_eq!(outcome["verdict"], "accept");
+    assert_eq!(outcome["dnat"], "10.244.1.25:8080");
+    assert_eq!(outcome["snat"], "masquerade");
+    assert_eq!(outcome["hairpin"], false);
+    let keys: Vec<&String> = outcome.as_object().unwrap().keys().collect();
+    assert_eq!(
+        keys,
+        ["dnat", "hairpin", "path", "probability", "snat", "verdict"]
+    );
+    let step = outcome["path"][0].as_object().unwrap();
+    let keys: Vec<&String> = step.keys().collect();
+    assert_eq!(keys, ["chain", "effect", "family", "hook", "rule", "table"]);
+    assert_eq!(step["hook"], "prerouting");
+    assert!(json["warnings"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn the_tree_shows_shared_steps_once() {
+    let world = nft_world("default");
+    let packet = packet(Origin::Pod, "10.244.1.50", "10.96.10.1", Proto::TCP, 80);
+    let trace = walk(&world, &packet).unwrap();
+    let tree = render_tree(&packet, &trace, Style::Plain);
+    assert_eq!(tree.matches("jump services").count(), 2, "{tree}"); // the rule and its effect
+    assert_eq!(tree.matches("50% (1/2)").count(), 4, "{tree}"); // two branches, two ends
+    assert!(tree.starts_with("tcp 10.244.1.50:50000 -> 10.96.10.1:80 from a pod of this node\n"));
+    assert!(!tree.contains('\x1b'));
+    assert!(render_tree(&packet, &trace, Style::Ansi).contains("\x1b[1;32mACCEPT"));
+}
+
+#[test]
+fn answers_find_their_way_back() {
+    for world in [iptables_world("default"), nft_world("default")] {
+        for (src, from, dst, port) in [
+            ("198.51.100.9", Origin::Outside, "10.200.1.2", 30008),
+            ("10.244.1.50", Origin::Pod, "10.96.10.1", 80),
+            ("10.244.1.11", Origin::Pod, "10.96.10.1", 80),
+            ("10.200.1.2", Origin::Node, "10.96.10.1", 80),
+            ("10.244.1.50", Origin::Pod, "10.96.10.13", 9100),
+        ] {
+            let question = packet(from, src, dst, Proto::TCP, port);
+            for outcome in walk(&world, &question).unwrap().outcomes {
+                let reply = reply_to(&world.host, &question, &outcome).unwrap();
+                let back = walk(&world, &reply).unwrap();
+                assert_eq!(back.outcomes.len(), 1, "{reply:?}");
+                let last = back.outcomes[0].path.last().unwrap();
+                assert_eq!(back.outcomes[0].verdict, trace::Verdict::Accept);
+                // In the end the client sees an answer from the address that it asked.
+                let expected = match from {
+                    Origin::Node => format!("tcp {src}:50000"),
+                    _ => format!("{dst}:{port} -> {src}:50000"),
+                };
+                assert!(last.effect.contains(&expected), "{last:?} lacks {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rejected_packets_have_no_answer() {
+    let world = iptables_world("default");
+    let question = packet(Origin::Pod, "10.244.1.50", "10.96.10.9", Proto::TCP, 80);
+    assert_eq!(ask(&world, &question), ["reject 1"]);
+    let outcome = &walk(&world, &question).unwrap().outcomes[0];
+    assert!(reply_to(&world.host, &question, outcome).is_none());
+}
+
+#[test]
+fn origins_are_guessed() {
+    let world = iptables_world("default");
+    let guess = |ip| world.host.guess_origin(common::ip(ip));
+    assert_eq!(guess("10.200.1.2"), Origin::Node);
+    assert_eq!(guess("127.0.0.1"), Origin::Node);
+    assert_eq!(guess("10.244.1.50"), Origin::Pod);
+    assert_eq!(guess("10.244.2.50"), Origin::Outside);
+    assert_eq!(guess("10.200.1.9"), Origin::Outside);
+    assert_eq!(guess("8.8.8.8"), Origin::Outside);
+}

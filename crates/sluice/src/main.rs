@@ -1,2 +1,82 @@
 //! sluice: makes Kubernetes Services work on a Linux node.
-fn main() {}
+
+mod cleanup;
+mod cli;
+mod logging;
+mod proxy;
+mod render;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let matches = command().get_matches_from(arguments(std::env::args_os()));
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let done = ExitCode::SUCCESS;
+    let result = match &cli.command {
+        Command::Proxy(args) => {
+            let proxy = matches.subcommand_matches("proxy").unwrap_or(&matches);
+            proxy::command(args, proxy).map(|()| done)
+        }
+        Command::Render(args) => render::command(args).map(|()| done),
+        Command::Cleanup(args) => cleanup::command(args).map(|()| done),
+        Command::Lab { command } => lab::cli::run(command),
+        Command::LabEcho(args) => lab::echo::run(args).map(|()| done),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("sluice: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The whole command line: clap's derived part, and kube-proxy's flags from their table.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("proxy", config::augment)
+}
+
+/// Called as `kube-proxy`, sluice is one: its arguments are those of `sluice proxy`.
+fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = given.collect();
+    let program = arguments.first().map(Path::new).and_then(Path::file_name);
+    if program.is_some_and(|name| name == "kube-proxy") {
+        arguments.insert(1, "proxy".into());
+    }
+    if arguments.get(1).is_some_and(|a| a == "proxy") {
+        arguments = config::normalize(arguments);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn called(words: &[&str]) -> Vec<OsString> {
+        arguments(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn called_as_kube_proxy_it_is_one() {
+        let expected: Vec<OsString> = ["/usr/local/bin/kube-proxy", "proxy", "--proxy-mode=ipvs"]
+            .map(OsString::from)
+            .into();
+        assert_eq!(
+            called(&["/usr/local/bin/kube-proxy", "--proxy_mode=ipvs"]),
+            expected
+        );
+        assert_eq!(called(&["sluice", "render"]), ["sluice", "render"]);
+    }
+}

@@ -1,0 +1,136 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Try it without a cluster (as root):
+  sluice lab up -f examples/              three nodes and their pods, as network namespaces
+  sluice lab exec client -- curl http://10.200.0.1:30008
+  sluice lab down
+
+See what would be programmed, without root and without touching anything:
+  kubectl get services,endpointslices,nodes -A -o json > cluster.json
+  sluice render --mode iptables --node worker-1 -f cluster.json
+
+Serve Services from files, as a kube-proxy without an API server:
+  sluice proxy --manifests /etc/sluice --hostname-override worker-1
+
+Called as `kube-proxy`, sluice takes kube-proxy's flags and does its job.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Keep the node's rules in step with the cluster's Services.
+    ///
+    /// Takes every flag and configuration field of kube-proxy v1.36. Rules stay in force when
+    /// sluice ends, so that traffic goes on; `sluice cleanup` removes them.
+    Proxy(Box<ProxyArgs>),
+
+    /// Print the rules that a node would have. Needs no root and touches nothing.
+    Render(RenderArgs),
+
+    /// Remove everything that sluice, or kube-proxy, has put into this node's kernel.
+    Cleanup(CleanupArgs),
+
+    /// Raise, use and tear down clusters made of network namespaces on this machine.
+    Lab {
+        #[command(subcommand)]
+        command: lab::cli::LabCommand,
+    },
+
+    /// The echo server that runs in each of the lab's pods.
+    #[command(hide = true)]
+    LabEcho(lab::echo::EchoArgs),
+}
+
+/// What `sluice proxy` takes beside kube-proxy's own flags.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ProxyArgs {
+    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders, in place
+    /// of an API server, and follow their changes.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) manifests: Vec<PathBuf>,
+
+    /// Sync once, then exit: 0 when the kernel has everything.
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// Which iptables to use. Without it: the one that holds the node's other Kubernetes rules.
+    #[arg(long, value_enum)]
+    pub(crate) iptables_backend: Option<IptablesBackend>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum IptablesBackend {
+    Nft,
+    Legacy,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RenderArgs {
+    /// The proxy mode.
+    #[arg(long, value_enum, default_value = "iptables")]
+    pub(crate) mode: RenderMode,
+
+    /// A KubeProxyConfiguration; its defaults where there is none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Which family's rules to print.
+    #[arg(long, value_enum, default_value = "ipv4")]
+    pub(crate) ip_family: FamilyArg,
+
+    /// The node to render for.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: String,
+
+    /// Services, EndpointSlices, Nodes and ServiceCIDRs, in files or folders, YAML or JSON.
+    #[arg(short = 'f', long = "filename", value_name = "PATH", num_args = 1.., required = true)]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// The node's addresses, at most one a family. Without it: the Node object's.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub(crate) node_ip: Vec<IpAddr>,
+
+    /// The addresses of the node's interfaces, which `nodePortAddresses` chooses from. Without it:
+    /// the node's addresses.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub(crate) interface_addresses: Vec<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RenderMode {
+    Iptables,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FamilyArg {
+    Ipv4,
+    Ipv6,
+}
+
+impl From<FamilyArg> for model::IpFamily {
+    fn from(family: FamilyArg) -> Self {
+        match family {
+            FamilyArg::Ipv4 => model::IpFamily::V4,
+            FamilyArg::Ipv6 => model::IpFamily::V6,
+        }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CleanupArgs {
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}

@@ -1,0 +1,251 @@
+//! The sync state machine: events in, syncs out.
+//!
+//! Everything that decides is here and in [`Schedule`]; time is an argument, and the kernel is
+//! behind [`Driver`]. Nothing is written before every object has been seen once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use model::{Event, IpFamily};
+use plan::{Plan, Planner, PortKey, StaleFlows, Traffic};
+
+use super::driver::{Driver, SyncError, Synced};
+use super::pending::Pending;
+use super::schedule::{Intervals, Schedule, Work};
+
+/// Told what the engine did; health, metrics, conntrack and Events hang on it.
+pub(crate) trait Observer {
+    /// Objects changed: so many Services, so many EndpointSlices.
+    fn received(&mut self, services: usize, slices: usize);
+    /// A change is waiting for the kernel.
+    fn queued(&mut self, family: IpFamily, now: Instant);
+    /// A sync ended well.
+    fn synced(&mut self, report: &mut SyncReport<'_>);
+    /// A sync failed.
+    fn failed(&mut self, family: IpFamily, work: Work, error: &SyncError);
+}
+
+/// Nobody looks: for a single sync.
+pub(crate) struct Unobserved;
+
+impl Observer for Unobserved {
+    fn received(&mut self, _: usize, _: usize) {}
+    fn queued(&mut self, _: IpFamily, _: Instant) {}
+    fn synced(&mut self, _: &mut SyncReport<'_>) {}
+    fn failed(&mut self, _: IpFamily, _: Work, _: &SyncError) {}
+}
+
+/// A sync that ended well.
+pub(crate) struct SyncReport<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) work: Work,
+    pub(crate) started: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) synced: &'a Synced,
+    pub(crate) stale_flows: Vec<StaleFlows>,
+    /// Seconds since the epoch.
+    pub(crate) triggers: Vec<i64>,
+}
+
+impl SyncReport<'_> {
+    /// Service ports that drop internal, and external, traffic for want of a local endpoint.
+    pub(crate) fn without_local_endpoints(&self) -> (usize, usize) {
+        let count = |drops: fn(&plan::PortPlan) -> bool| {
+            self.plan.ports.values().filter(|p| drops(p)).count()
+        };
+        (
+            count(|p| p.internal_traffic() == Traffic::Drop),
+            count(|p| p.externally_accessible() && p.external_traffic() == Traffic::Drop),
+        )
+    }
+}
+
+/// The state machine.
+pub(crate) struct Engine {
+    planner: Planner,
+    families: Vec<Family>,
+    complete: bool,
+    observer: Box<dyn Observer>,
+}
+
+struct Family {
+    family: IpFamily,
+    driver: Box<dyn Driver>,
+    schedule: Schedule,
+    pending: Pending,
+    quarantined: BTreeSet<PortKey>,
+    last_error: Option<String>,
+}
+
+impl Engine {
+    /// An engine that has seen nothing yet.
+    pub(crate) fn new(
+        planner: Planner,
+        drivers: Vec<(IpFamily, Box<dyn Driver>)>,
+        intervals: Intervals,
+        observer: Box<dyn Observer>,
+        now: Instant,
+    ) -> Self {
+        let families = drivers
+            .into_iter()
+            .map(|(family, driver)| Family {
+                family,
+                driver,
+                schedule: Schedule::new(intervals, now),
+                pending: Pending::default(),
+                quarantined: BTreeSet::new(),
+                last_error: None,
+            })
+            .collect();
+        Self {
+            planner,
+            families,
+            complete: false,
+            observer,
+        }
+    }
+
+    /// Objects changed.
+    pub(crate) fn events(&mut self, events: Vec<Event>, now: Instant) {
+        let services = events.iter().filter(|e| matches!(e, Event::Service(_)));
+        let slices = events
+            .iter()
+            .filter(|e| matches!(e, Event::EndpointSlice(_)));
+        self.observer.received(services.count(), slices.count());
+        self.planner.apply_all(events);
+        self.settle(now);
+    }
+
+    /// Every object has been seen once: from now on the kernel is written to.
+    pub(crate) fn complete(&mut self, now: Instant) {
+        if !self.complete {
+            self.complete = true;
+            for family in &mut self.families {
+                family.schedule.distrust();
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The host's addresses changed.
+    pub(crate) fn host_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
+        self.planner.set_host_addresses(addresses);
+        self.settle(now);
+    }
+
+    /// Works out what the events mean.
+    fn settle(&mut self, now: Instant) {
+        let mut diff = self.planner.take_diff();
+        for warning in self.planner.take_warnings() {
+            tracing::warn!("{warning}");
+        }
+        for family in &mut self.families {
+            let diff = std::mem::take(match family.family {
+                IpFamily::V4 => &mut diff.v4,
+                IpFamily::V6 => &mut diff.v6,
+            });
+            if diff.is_empty() {
+                continue;
+            }
+            family.pending.add(diff);
+            if self.complete {
+                family.schedule.changed();
+                self.observer.queued(family.family, now);
+            }
+        }
+    }
+
+    /// When [`Engine::run`] should be called next, if nothing happens before.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let next = self.families.iter().map(|f| f.schedule.next()).min();
+        next.filter(|_| self.complete)
+    }
+
+    /// Does what it is time for. Families do not wait for each other's success.
+    pub(crate) fn run(&mut self) {
+        if !self.complete {
+            return;
+        }
+        for family in &mut self.families {
+            while let Some(work) = family.schedule.due(Instant::now()) {
+                if work == Work::Check {
+                    if family.driver.disturbed() {
+                        tracing::warn!(
+                            "{}: somebody else changed the rules; putting them back",
+                            family.family
+                        );
+                        family.schedule.distrust();
+                    }
+                    continue;
+                }
+                family.sync(work, self.planner.plan(family.family), &mut *self.observer);
+                break;
+            }
+        }
+    }
+
+    /// Whether every family has everything. The answer that `--once` waits for.
+    pub(crate) fn settled(&self) -> Result<bool, String> {
+        if let Some(error) = self.families.iter().find_map(|f| f.last_error.as_ref()) {
+            return Err(error.clone());
+        }
+        Ok(self.complete && self.families.iter().all(|f| f.schedule.is_settled()))
+    }
+}
+
+impl Family {
+    fn sync(&mut self, work: Work, plan: &Plan, observer: &mut dyn Observer) {
+        let started = Instant::now();
+        self.schedule.started(started);
+        let result = match work {
+            Work::Changes => self.driver.sync(plan, &self.pending),
+            Work::Everything | Work::Check => self.driver.resync(plan),
+        };
+        let ended = Instant::now();
+        match result {
+            Ok(synced) => {
+                self.schedule.succeeded(work, ended);
+                if self.last_error.take().is_some() {
+                    tracing::info!("{}: synced again", self.family);
+                }
+                self.note_quarantined(&synced.quarantined);
+                let pending = std::mem::take(&mut self.pending);
+                observer.synced(&mut SyncReport {
+                    plan,
+                    work,
+                    started,
+                    ended,
+                    synced: &synced,
+                    stale_flows: pending.stale_flows,
+                    triggers: pending.triggers,
+                });
+            }
+            Err(error) => {
+                let pause = self.schedule.failed(ended);
+                observer.failed(self.family, work, &error);
+                let message = error.to_string();
+                if self.last_error.as_ref() != Some(&message) {
+                    tracing::error!("sync failed, trying again in {pause:?}: {message}");
+                    self.last_error = Some(message);
+                }
+            }
+        }
+    }
+
+    fn note_quarantined(&mut self, quarantined: &BTreeMap<PortKey, String>) {
+        for (key, reason) in quarantined {
+            if self.quarantined.insert(key.clone()) {
+                tracing::error!("{}: {} is left out: {reason}", self.family, key.0);
+            }
+        }
+        let family = self.family;
+        self.quarantined.retain(|key| {
+            let still = quarantined.contains_key(key);
+            if !still {
+                tracing::info!("{family}: {} is served again, or gone", key.0);
+            }
+            still
+        });
+    }
+}

@@ -1,0 +1,266 @@
+//! The state machine against a mode that keeps what it was given, and fails when told to.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::{
+    Change, Event, IpFamily, NamespacedName, Protocol, Service, ServicePort, ServiceType,
+    SessionAffinity, TrafficPolicy,
+};
+use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, PortKey, Settings};
+
+use super::driver::{Driver, SyncError, Synced};
+use super::engine::{Engine, Observer, SyncReport};
+use super::pending::Pending;
+use super::schedule::{Intervals, Work};
+
+/// What the mode was asked, and what it is to answer.
+#[derive(Default)]
+struct Script {
+    log: Vec<String>,
+    fail: usize,
+    disturbed: bool,
+    quarantine: Option<PortKey>,
+    observed: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+struct Fake(Rc<RefCell<Script>>);
+
+impl Fake {
+    fn answer(&self, entry: String) -> Result<Synced, SyncError> {
+        let mut script = self.0.borrow_mut();
+        script.log.push(entry);
+        if script.fail > 0 {
+            script.fail -= 1;
+            return Err(SyncError {
+                family: IpFamily::V4,
+                reason: "refused".to_owned(),
+            });
+        }
+        let mut synced = Synced::default();
+        if let Some(key) = &script.quarantine {
+            synced
+                .quarantined
+                .insert(key.clone(), "too long".to_owned());
+        }
+        Ok(synced)
+    }
+
+    fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.borrow_mut().log)
+    }
+}
+
+impl Driver for Fake {
+    fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
+        let names: Vec<_> = pending
+            .diff()
+            .ports
+            .iter()
+            .map(|c| match (&c.before, &c.after) {
+                (None, Some(p)) => format!("+{}", p.name),
+                (Some(p), None) => format!("-{}", p.name),
+                (Some(p), Some(_)) => format!("~{}", p.name),
+                (None, None) => "?".to_owned(),
+            })
+            .collect();
+        self.answer(format!("changes {}", names.join(" ")))
+    }
+
+    fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
+        self.answer(format!("everything {}", plan.ports.len()))
+    }
+
+    fn disturbed(&mut self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().disturbed)
+    }
+}
+
+impl Observer for Fake {
+    fn received(&mut self, services: usize, slices: usize) {
+        let entry = format!("received {services} {slices}");
+        self.0.borrow_mut().observed.push(entry);
+    }
+
+    fn queued(&mut self, family: IpFamily, _: Instant) {
+        self.0
+            .borrow_mut()
+            .observed
+            .push(format!("queued {family}"));
+    }
+
+    fn synced(&mut self, report: &mut SyncReport<'_>) {
+        let entry = format!("synced {:?} {}", report.work, report.triggers.len());
+        self.0.borrow_mut().observed.push(entry);
+    }
+
+    fn failed(&mut self, _: IpFamily, work: Work, _: &SyncError) {
+        self.0
+            .borrow_mut()
+            .observed
+            .push(format!("failed {work:?}"));
+    }
+}
+
+fn engine(fake: &Fake, min: Duration) -> Engine {
+    engine_with(
+        fake,
+        Intervals {
+            min,
+            check: Duration::from_secs(30),
+        },
+    )
+}
+
+fn engine_checking_every(fake: &Fake, check: Duration) -> Engine {
+    engine_with(
+        fake,
+        Intervals {
+            min: Duration::ZERO,
+            check,
+        },
+    )
+}
+
+fn engine_with(fake: &Fake, intervals: Intervals) -> Engine {
+    let planner = Planner::new(Settings {
+        node_name: "node1".to_owned(),
+        local_traffic: LocalTraffic::ClusterCidr(Vec::new()),
+        masquerade_all: false,
+        node_port_addresses: NodePortAddresses::All,
+    });
+    let driver: Box<dyn Driver> = Box::new(fake.clone());
+    Engine::new(
+        planner,
+        vec![(IpFamily::V4, driver)],
+        intervals,
+        Box::new(fake.clone()),
+        Instant::now(),
+    )
+}
+
+fn service(name: &str, port: u16) -> Event {
+    Event::Service(Change::Applied(Arc::new(Service {
+        name: NamespacedName::new("demo", name),
+        uid: "".into(),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: vec!["10.96.0.10".parse().unwrap()],
+        headless: false,
+        proxy_name: None,
+        ports: vec![ServicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: port.try_into().unwrap(),
+            node_port: None,
+        }],
+        external_ips: Vec::new(),
+        ingress: Vec::new(),
+        source_ranges: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
+        affinity: SessionAffinity::None,
+        topology_hints: false,
+    })))
+}
+
+fn gone(name: &str) -> Event {
+    Event::Service(Change::Deleted(NamespacedName::new("demo", name)))
+}
+
+/// Runs until nothing is due for a while.
+fn run_for(engine: &mut Engine, time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(next) = engine.next().filter(|n| *n <= end) {
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        engine.run();
+    }
+}
+
+#[test]
+fn nothing_reaches_the_kernel_before_the_first_list_is_complete() {
+    let fake = Fake::default();
+    let mut engine = engine(&fake, Duration::ZERO);
+    engine.events(vec![service("web", 80)], Instant::now());
+    engine.run();
+    assert_eq!(engine.next(), None);
+    assert!(fake.take_log().is_empty());
+
+    engine.complete(Instant::now());
+    engine.run();
+    assert_eq!(fake.take_log(), ["everything 1"]);
+    assert_eq!(engine.settled(), Ok(true));
+}
+
+#[test]
+fn a_complete_empty_list_is_synced_too() {
+    let fake = Fake::default();
+    let mut engine = engine(&fake, Duration::ZERO);
+    engine.complete(Instant::now());
+    engine.run();
+    assert_eq!(fake.take_log(), ["everything 0"]);
+}
+
+#[test]
+fn changes_that_come_close_together_are_one_sync_and_what_cancels_out_is_none() {
+    let fake = Fake::default();
+    let mut engine = engine(&fake, Duration::from_millis(50));
+    engine.complete(Instant::now());
+    engine.run();
+    fake.take_log();
+    engine.events(vec![service("a", 80)], Instant::now());
+    engine.events(vec![service("b", 81)], Instant::now());
+    engine.events(vec![service("c", 82)], Instant::now());
+    engine.events(vec![gone("b")], Instant::now());
+    run_for(&mut engine, Duration::from_millis(200));
+    assert_eq!(fake.take_log(), ["changes +demo/a:http +demo/c:http"]);
+}
+
+#[test]
+fn a_failed_sync_loses_nothing_and_ends_in_a_full_one() {
+    let fake = Fake::default();
+    let mut engine = engine(&fake, Duration::ZERO);
+    engine.complete(Instant::now());
+    engine.run();
+    fake.take_log();
+
+    fake.0.borrow_mut().fail = 2;
+    engine.events(vec![service("a", 80)], Instant::now());
+    engine.run();
+    assert_eq!(engine.settled(), Err("IPv4: refused".to_owned()));
+    // What comes while the first is still waiting goes with it.
+    engine.events(vec![service("b", 81)], Instant::now());
+    run_for(&mut engine, Duration::from_secs(2));
+    assert_eq!(
+        fake.take_log(),
+        [
+            "changes +demo/a:http",
+            "changes +demo/a:http +demo/b:http",
+            "everything 2"
+        ]
+    );
+    assert_eq!(engine.settled(), Ok(true));
+    let observed = std::mem::take(&mut fake.0.borrow_mut().observed);
+    assert_eq!(
+        observed.iter().filter(|o| o.starts_with("failed")).count(),
+        2
+    );
+    assert_eq!(observed.last().unwrap(), "synced Everything 0");
+}
+
+#[test]
+fn foreign_changes_lead_to_a_full_sync() {
+    let fake = Fake::default();
+    let mut engine = engine_checking_every(&fake, Duration::from_millis(20));
+    engine.complete(Instant::now());
+    engine.run();
+    fake.take_log();
+    run_for(&mut engine, Duration::from_millis(100));
+    assert!(fake.take_log().is_empty(), "nobody changed anything");
+    fake.0.borrow_mut().disturbed = true;
+    run_for(&mut engine, Duration::from_millis(100));
+    assert_eq!(fake.take_log(), ["everything 0"]);
+}

@@ -1,0 +1,166 @@
+//! `sluice proxy`: keeps the kernel in step with the objects.
+
+mod driver;
+mod engine;
+mod flows;
+mod input;
+mod iptables;
+mod pending;
+mod report;
+mod run;
+mod schedule;
+pub(crate) mod setup;
+pub(crate) mod sysctls;
+
+#[cfg(test)]
+mod engine_tests;
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, bail};
+use clap::ArgMatches;
+use config::{Action, Config, ProxyMode, Resolved};
+use kernel::iptables::{Backend, Iptables};
+use model::IpFamily;
+use source::ManifestFiles;
+
+use self::driver::Driver;
+pub(crate) use self::driver::kernel_family;
+use self::iptables::IptablesDriver;
+use self::run::Setup;
+use crate::cli::{IptablesBackend, ProxyArgs};
+use crate::logging;
+
+/// Carries out `sluice proxy`.
+pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<()> {
+    let resolved = Resolved::from_matches(matches)?;
+    let log = &resolved.config.logging;
+    let verbosity = logging::start(log.format, log.verbosity)?;
+    for note in &resolved.notes {
+        tracing::warn!("{note}");
+    }
+    match &resolved.action {
+        Action::Run => {}
+        Action::InitOnly => {
+            sysctls::apply(&resolved.config);
+            return Ok(());
+        }
+        Action::Cleanup => return crate::cleanup::remove_all(),
+        Action::WriteConfig(path) => {
+            return std::fs::write(path, resolved.config.file.to_yaml())
+                .with_context(|| format!("cannot write {}", path.display()));
+        }
+        Action::Version { raw } => {
+            let name = if *raw { "" } else { "Kubernetes " };
+            println!("{name}v{} (sluice)", env!("CARGO_PKG_VERSION"));
+            return Ok(());
+        }
+    }
+    if args.manifests.is_empty() {
+        bail!(
+            "nowhere to take Services from: name files or folders with --manifests \
+             (an API server as the source is not there yet)"
+        );
+    }
+    let flags = effective_flags(matches);
+    let setup = setup_of(&resolved, verbosity, flags)?;
+    sysctls::apply(&resolved.config);
+    if args.once {
+        let drivers = drivers(&resolved.config, args)?;
+        return run::run_once(setup, source::read_once(args.manifests.clone()), drivers);
+    }
+    set_oom_score(&resolved.config);
+    let source = ManifestFiles::new(args.manifests.clone());
+    match run::run(setup, source, drivers(&resolved.config, args)?)? {
+        input::Stop::Signal(signal) => {
+            tracing::info!("{signal}: ending; the rules stay in force");
+            Ok(())
+        }
+        input::Stop::ConfigChanged(path) => bail!(
+            "{} has changed: ending, to be started again with the new configuration",
+            path.display()
+        ),
+    }
+}
+
+fn setup_of(
+    resolved: &Resolved,
+    verbosity: logging::Verbosity,
+    flags: Vec<(String, String)>,
+) -> anyhow::Result<Setup> {
+    let config = &resolved.config;
+    let node_name = kernel::address::node_name(config.node_name.as_deref())?;
+    Ok(Setup {
+        settings: setup::settings(config, &node_name),
+        node_ips: node_ips(config.bind_address),
+        intervals: setup::intervals(config),
+        metric_set: setup::metric_set(config.mode),
+        observe: setup::observe_options(resolved, verbosity, flags),
+        config_file: resolved.config_file.clone(),
+    })
+}
+
+/// `bindAddress`, where it names one address: it goes before what the Node says.
+fn node_ips(bind_address: IpAddr) -> Vec<IpAddr> {
+    let named = !bind_address.is_unspecified();
+    named.then_some(bind_address).into_iter().collect()
+}
+
+fn set_oom_score(config: &Config) {
+    if let Err(error) = kernel::process::set_oom_score_adj(config.oom_score_adj) {
+        tracing::warn!("{error}; going on without it");
+    }
+}
+
+/// Every flag that was given or has a default, for `/flagz`.
+fn effective_flags(matches: &ArgMatches) -> Vec<(String, String)> {
+    let values = |name: &str| -> Option<String> {
+        let raw = matches.try_get_raw(name).ok()??;
+        let words: Vec<_> = raw.map(|v| v.to_string_lossy().into_owned()).collect();
+        Some(words.join(","))
+    };
+    config::FLAGS
+        .iter()
+        .filter_map(|flag| Some((flag.name.to_owned(), values(flag.name)?)))
+        .collect()
+}
+
+type Drivers = Vec<(IpFamily, Box<dyn Driver>)>;
+
+/// The drivers of the mode, one for each family that the host has.
+fn drivers(config: &Config, args: &ProxyArgs) -> anyhow::Result<Drivers> {
+    match config.mode {
+        ProxyMode::Iptables => iptables_drivers(config, args.iptables_backend),
+        mode => bail!("the mode {mode} is not there yet; iptables is"),
+    }
+}
+
+fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
+    let mut drivers = Drivers::new();
+    for family in IpFamily::ALL {
+        let found = match backend {
+            Some(IptablesBackend::Nft) => {
+                Iptables::with_backend(kernel_family(family), Backend::Nft)
+            }
+            Some(IptablesBackend::Legacy) => {
+                Iptables::with_backend(kernel_family(family), Backend::Legacy)
+            }
+            None => Iptables::find(kernel_family(family)).map(|(tools, choice)| {
+                tracing::info!("{family}: {choice}");
+                tools
+            }),
+        };
+        match found {
+            Ok(tools) => {
+                let options = setup::host_iptables_options(config, tools.random_fully());
+                let driver = IptablesDriver::new(family, tools, options);
+                drivers.push((family, Box::new(driver)));
+            }
+            Err(error) => tracing::warn!("no Services over {family}: {error}"),
+        }
+    }
+    if drivers.is_empty() {
+        bail!("iptables cannot be used on this host for either family");
+    }
+    Ok(drivers)
+}

@@ -1,0 +1,157 @@
+//! What a sync means for health, metrics and health-check node ports.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant, SystemTime};
+
+use model::{IpFamily, NamespacedName};
+use observe::{MetricSet, Server, ServiceHealth, family_label};
+use plan::Plan;
+
+use super::driver::SyncError;
+use super::engine::{Observer, SyncReport};
+use super::flows::Order;
+use super::schedule::Work;
+
+/// Passes what the engine did on to those who look at it.
+pub(crate) struct Reporter {
+    server: Server,
+    set: MetricSet,
+    /// Flows to remove are found and removed off the sync path.
+    stale_flows: Sender<Order>,
+    services: BTreeMap<IpFamily, BTreeMap<NamespacedName, ServiceHealth>>,
+}
+
+impl Reporter {
+    /// Reports to a server whose metrics are those of `set`.
+    pub(crate) fn new(server: Server, set: MetricSet, stale_flows: Sender<Order>) -> Self {
+        Self {
+            server,
+            set,
+            stale_flows,
+            services: BTreeMap::new(),
+        }
+    }
+
+    fn durations(&self, report: &SyncReport<'_>) {
+        let m = self.server.metrics();
+        let label = [family_label(report.plan.family)];
+        let seconds = report.ended.duration_since(report.started).as_secs_f64();
+        m.sync_duration.with_label_values(&label).observe(seconds);
+        let kind = match report.work {
+            Work::Changes => &m.sync_partial_duration,
+            Work::Everything | Work::Check => &m.sync_full_duration,
+        };
+        kind.with_label_values(&label).observe(seconds);
+        let now = since_epoch().as_secs_f64();
+        m.sync_last_timestamp.with_label_values(&label).set(now);
+        for trigger in &report.triggers {
+            // Exact: whole seconds since 1970 are far below 2^52.
+            let latency = (now - *trigger as f64).max(0.0);
+            m.network_programming_duration
+                .with_label_values(&label)
+                .observe(latency);
+        }
+    }
+
+    fn counts(&self, report: &SyncReport<'_>) {
+        let m = self.server.metrics();
+        let family = family_label(report.plan.family);
+        let (internal, external) = report.without_local_endpoints();
+        for (policy, count) in [("internal", internal), ("external", external)] {
+            m.no_local_endpoints
+                .with_label_values(&[policy, family])
+                .set(gauge(count));
+        }
+        for rules in &report.synced.rules {
+            let labels = [rules.table, family];
+            m.iptables_rules_total
+                .with_label_values(&labels)
+                .set(gauge(rules.total));
+            m.iptables_rules_last
+                .with_label_values(&labels)
+                .set(gauge(rules.written));
+        }
+        m.quarantined
+            .with_label_values(&[family])
+            .set(gauge(report.synced.quarantined.len()));
+        m.endpoint_changes_pending.set(0);
+        m.service_changes_pending.set(0);
+    }
+
+    /// A Service has one health-check port whatever its families; each family counts its own
+    /// endpoints, of which a dual-stack pod has one in each.
+    fn service_health(&mut self, plan: &Plan) {
+        let of_family = plan.health_checks.iter().map(|(name, check)| {
+            let health = ServiceHealth {
+                port: check.port.get(),
+                local_endpoints: check.local_ready,
+            };
+            (name.clone(), health)
+        });
+        self.services.insert(plan.family, of_family.collect());
+        let mut merged: BTreeMap<NamespacedName, ServiceHealth> = BTreeMap::new();
+        for (name, health) in self.services.values().flatten() {
+            let entry = merged.entry(name.clone()).or_insert(*health);
+            entry.local_endpoints = entry.local_endpoints.max(health.local_endpoints);
+        }
+        self.server.set_services(merged);
+    }
+}
+
+impl Observer for Reporter {
+    fn received(&mut self, services: usize, slices: usize) {
+        let m = self.server.metrics();
+        m.service_changes_total.inc_by(services as u64);
+        m.endpoint_changes_total.inc_by(slices as u64);
+        m.service_changes_pending.add(gauge(services));
+        m.endpoint_changes_pending.add(gauge(slices));
+    }
+
+    fn queued(&mut self, family: IpFamily, now: Instant) {
+        self.server.queued(family, now);
+        let gauge = &self.server.metrics().sync_last_queued_timestamp;
+        gauge
+            .with_label_values(&[family_label(family)])
+            .set(since_epoch().as_secs_f64());
+    }
+
+    fn synced(&mut self, report: &mut SyncReport<'_>) {
+        self.server.synced(report.plan.family);
+        self.durations(report);
+        self.counts(report);
+        self.service_health(report.plan);
+        let flows = std::mem::take(&mut report.stale_flows);
+        if !flows.is_empty() {
+            // The other end lives as long as the process.
+            let _ = self.stale_flows.send((report.plan.family, flows));
+        }
+    }
+
+    fn failed(&mut self, family: IpFamily, work: Work, _: &SyncError) {
+        let m = self.server.metrics();
+        let label = [family_label(family)];
+        match self.set {
+            MetricSet::Iptables | MetricSet::Ipvs => {
+                m.iptables_restore_failures.with_label_values(&label).inc();
+                if work == Work::Changes {
+                    m.iptables_partial_restore_failures
+                        .with_label_values(&label)
+                        .inc();
+                }
+            }
+            MetricSet::Nftables => m.nftables_sync_failures.with_label_values(&label).inc(),
+            MetricSet::Userspace => {}
+        }
+    }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,139 @@
+//! From a resolved setup to a running proxy.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use model::{Change, Event, IpFamily};
+use observe::{MetricSet, Metrics, NodeEligibility, Server};
+use plan::{Planner, Settings};
+use source::{Batch, Source};
+
+use super::driver::Driver;
+use super::engine::Engine;
+use super::flows;
+use super::input::{Input, Inputs, Stop, host_addresses, report_problems};
+use super::report::Reporter;
+use super::schedule::Intervals;
+
+/// Everything that a proxy is to know, resolved.
+pub(crate) struct Setup {
+    pub(crate) settings: Settings,
+    /// `--node-ip`, or a bind address that is one.
+    pub(crate) node_ips: Vec<IpAddr>,
+    pub(crate) intervals: Intervals,
+    pub(crate) metric_set: MetricSet,
+    pub(crate) observe: observe::Options,
+    /// Ends the process when it changes.
+    pub(crate) config_file: Option<PathBuf>,
+}
+
+/// Runs until something asks to stop. Rules stay in force.
+pub(crate) fn run(
+    setup: Setup,
+    source: impl Source,
+    drivers: Vec<(IpFamily, Box<dyn Driver>)>,
+) -> anyhow::Result<Stop> {
+    let mut inputs = Inputs::new();
+    // First, so that all threads leave the signals to the one that waits for them.
+    inputs.follow_signals()?;
+    let node_name = setup.settings.node_name.clone();
+    let metrics = Metrics::new(setup.metric_set).context("cannot make the metrics")?;
+    let server = Server::start(setup.observe, metrics)?;
+    let addresses = inputs.follow_addresses()?;
+    if let Some(path) = &setup.config_file {
+        inputs.follow_config(path)?;
+    }
+    let host = Arc::new(Mutex::new(addresses.clone()));
+    let orders = flows::start(Arc::clone(&host), server.metrics().clone())
+        .context("cannot start the conntrack thread")?;
+    let mut planner = Planner::new(setup.settings);
+    planner.set_node_ips(setup.node_ips);
+    planner.set_host_addresses(addresses);
+    let reporter = Reporter::new(server.clone(), setup.metric_set, orders);
+    let mut engine = Engine::new(
+        planner,
+        drivers,
+        setup.intervals,
+        Box::new(reporter),
+        Instant::now(),
+    );
+    inputs.follow(source)?;
+    loop {
+        let first = inputs.next(engine.next());
+        // What came together is planned together.
+        let all = first.into_iter().chain(inputs.ready());
+        for input in all {
+            match input {
+                Input::Objects(batch) => {
+                    note_node(&batch, &node_name, &server);
+                    take_in(&mut engine, batch);
+                }
+                Input::HostAddresses(addresses) => {
+                    host.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clone_from(&addresses);
+                    engine.host_addresses(addresses, Instant::now());
+                }
+                Input::Stop(stop) => return Ok(stop),
+            }
+        }
+        engine.run();
+    }
+}
+
+/// Syncs once. Every family is tried; an error if any is not in sync in the end.
+pub(crate) fn run_once(
+    setup: Setup,
+    batch: Batch,
+    drivers: Vec<(IpFamily, Box<dyn Driver>)>,
+) -> anyhow::Result<()> {
+    report_problems(&batch);
+    let mut planner = Planner::new(setup.settings);
+    planner.set_node_ips(setup.node_ips);
+    planner.set_host_addresses(host_addresses()?);
+    let mut engine = Engine::new(
+        planner,
+        drivers,
+        setup.intervals,
+        Box::new(super::engine::Unobserved),
+        Instant::now(),
+    );
+    take_in(&mut engine, batch);
+    engine.complete(Instant::now());
+    for attempt in 1..=3 {
+        engine.run();
+        match engine.settled() {
+            Ok(_) => return Ok(()),
+            Err(error) if attempt == 3 => bail!("not in sync: {error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(500)),
+        }
+    }
+    Ok(())
+}
+
+fn take_in(engine: &mut Engine, batch: Batch) {
+    let now = Instant::now();
+    engine.events(batch.events, now);
+    if batch.initial_list_complete {
+        engine.complete(now);
+    }
+}
+
+/// `/healthz` depends on this node's own Node object.
+fn note_node(batch: &Batch, node_name: &str, server: &Server) {
+    for event in &batch.events {
+        let eligible = match event {
+            Event::Node(Change::Applied(node)) if *node.name == *node_name => !node.deleting,
+            Event::Node(Change::Deleted(name)) if **name == *node_name => false,
+            _ => continue,
+        };
+        server.set_node(if eligible {
+            NodeEligibility::Eligible
+        } else {
+            NodeEligibility::Ineligible
+        });
+    }
+}

@@ -1,0 +1,154 @@
+//! From the configuration to what each part of the proxy takes.
+
+use std::time::SystemTime;
+
+use config::{Config, ProxyMode, Resolved};
+use dataplane::iptables::{Nfacct, Options};
+use kernel::nfacct::{Counter, NfAcct};
+use observe::{MetricSet, Metrics, Pages};
+use plan::Settings;
+
+use super::schedule::Intervals;
+use super::sysctls::{localhost_node_ports, tcp_is_liberal};
+use crate::logging::Verbosity;
+
+pub(crate) fn node_port_addresses(
+    addresses: &config::NodePortAddresses,
+) -> plan::NodePortAddresses {
+    match addresses {
+        config::NodePortAddresses::All => plan::NodePortAddresses::All,
+        config::NodePortAddresses::Primary => plan::NodePortAddresses::Primary,
+        config::NodePortAddresses::Ranges(r) => plan::NodePortAddresses::Ranges(r.clone()),
+    }
+}
+
+fn local_traffic(local: &config::LocalTraffic) -> plan::LocalTraffic {
+    use config::LocalTraffic as From;
+    use plan::LocalTraffic as To;
+    match local {
+        From::ClusterCidr(ranges) => To::ClusterCidr(ranges.clone()),
+        From::NodeCidr => To::NodeCidr,
+        From::BridgeInterface(name) => To::BridgeInterface(name.clone()),
+        From::InterfaceNamePrefix(prefix) => To::InterfaceNamePrefix(prefix.clone()),
+    }
+}
+
+/// What the plan depends on.
+pub(crate) fn settings(config: &Config, node_name: &str) -> Settings {
+    Settings {
+        node_name: node_name.to_owned(),
+        local_traffic: local_traffic(&config.local_traffic),
+        masquerade_all: config.masquerade_all,
+        node_port_addresses: node_port_addresses(&config.node_port_addresses),
+    }
+}
+
+pub(crate) fn intervals(config: &Config) -> Intervals {
+    Intervals {
+        min: config.min_sync_period,
+        check: config.sync_period,
+    }
+}
+
+pub(crate) fn metric_set(mode: ProxyMode) -> MetricSet {
+    match mode {
+        ProxyMode::Iptables => MetricSet::Iptables,
+        ProxyMode::Ipvs => MetricSet::Ipvs,
+        ProxyMode::Nftables => MetricSet::Nftables,
+        ProxyMode::Userspace => MetricSet::Userspace,
+    }
+}
+
+/// What the iptables rules depend on beside the plan, on a host with these abilities.
+pub(crate) fn iptables_options(config: &Config, random_fully: bool, nfacct: Nfacct) -> Options {
+    Options {
+        masquerade_bit: config.masquerade_bit,
+        localhost_node_ports: localhost_node_ports(config),
+        conntrack_tcp_be_liberal: config.conntrack.tcp_be_liberal,
+        random_fully,
+        nfacct,
+    }
+}
+
+/// The same on this host.
+pub(crate) fn host_iptables_options(config: &Config, random_fully: bool) -> Options {
+    Options {
+        conntrack_tcp_be_liberal: tcp_is_liberal(),
+        ..iptables_options(config, random_fully, ensure_nfacct())
+    }
+}
+
+/// Makes the counters that rules name, and says which there are.
+fn ensure_nfacct() -> Nfacct {
+    let mut nfacct = match NfAcct::open() {
+        Ok(Some(nfacct)) => nfacct,
+        Ok(None) => return Nfacct::default(),
+        Err(error) => {
+            tracing::warn!("no packet counters: {error}");
+            return Nfacct::default();
+        }
+    };
+    let mut ensure = |counter: Counter| match nfacct.ensure(counter) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!("no packet counter {}: {error}", counter.name());
+            false
+        }
+    };
+    Nfacct {
+        invalid_dropped: ensure(Counter::CtStateInvalidDropped),
+        localhost_node_ports: ensure(Counter::LocalhostNodePortsAccepted),
+    }
+}
+
+/// Brings the packet counters into the metrics.
+fn scrape_nfacct(metrics: &Metrics) {
+    let Ok(Some(mut nfacct)) = NfAcct::open() else {
+        return;
+    };
+    for (counter, metric) in [
+        (Counter::CtStateInvalidDropped, &metrics.invalid_dropped),
+        (
+            Counter::LocalhostNodePortsAccepted,
+            &metrics.localhost_nodeports,
+        ),
+    ] {
+        if let Ok(Some(counted)) = nfacct.read(counter) {
+            // The metric only ever counts up, as the kernel's counter does.
+            metric.inc_by(counted.packets.saturating_sub(metric.get()));
+        }
+    }
+}
+
+/// What is served over HTTP.
+pub(crate) fn observe_options(
+    resolved: &Resolved,
+    verbosity: Verbosity,
+    flags: Vec<(String, String)>,
+) -> observe::Options {
+    let config = &resolved.config;
+    let iptables = config.mode == ProxyMode::Iptables;
+    observe::Options {
+        healthz: config.healthz_bind_address,
+        metrics: config.metrics_bind_address,
+        bind_hard_fail: config.bind_address_hard_fail,
+        // As upstream: a change may wait for two sync periods.
+        health_timeout: 2 * config.sync_period,
+        pages: Pages {
+            proxy_mode: config.mode.name().to_owned(),
+            configz: serde_json::json!({ "kubeproxy.config.k8s.io": config.file }),
+            flags,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: SystemTime::now(),
+        },
+        set_verbosity: config.enable_profiling.then(|| {
+            Box::new(move |v: &str| verbosity.set(v).map_err(|e| format!("{e:#}\n"))) as _
+        }),
+        before_scrape: Box::new(move |metrics| {
+            if iptables {
+                scrape_nfacct(metrics);
+            }
+        }),
+        listen_failed: Box::new(|_, _, _| {}),
+    }
+}

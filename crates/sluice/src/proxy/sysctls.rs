@@ -1,0 +1,154 @@
+//! Kernel settings that the proxy wants, set as kube-proxy sets them.
+
+use config::{Config, ProxyMode};
+use kernel::sysctl::{Sysctl, SysctlTree};
+
+/// The most connection-tracking entries that `maxPerCore` asks for, however many cores there are.
+const CONNTRACK_LIMIT: u64 = 1_048_576;
+
+/// What to set, in order.
+fn wanted(config: &Config, cores: usize) -> Vec<(Sysctl, String)> {
+    let conntrack = &config.conntrack;
+    let mut wanted = Vec::new();
+    if let Some(max) = conntrack_max(conntrack, cores) {
+        wanted.push((Sysctl::CONNTRACK_MAX, max.to_string()));
+    }
+    let timeouts = [
+        (
+            Sysctl::CONNTRACK_TCP_TIMEOUT_ESTABLISHED,
+            conntrack.tcp_established_timeout,
+        ),
+        (
+            Sysctl::CONNTRACK_TCP_TIMEOUT_CLOSE_WAIT,
+            conntrack.tcp_close_wait_timeout,
+        ),
+        (Sysctl::CONNTRACK_UDP_TIMEOUT, conntrack.udp_timeout),
+        (
+            Sysctl::CONNTRACK_UDP_TIMEOUT_STREAM,
+            conntrack.udp_stream_timeout,
+        ),
+    ];
+    for (name, timeout) in timeouts {
+        if let Some(timeout) = timeout {
+            wanted.push((name, timeout.as_secs().to_string()));
+        }
+    }
+    if conntrack.tcp_be_liberal {
+        wanted.push((Sysctl::CONNTRACK_TCP_BE_LIBERAL, "1".to_owned()));
+    }
+    if config.mode == ProxyMode::Iptables && localhost_node_ports(config) {
+        wanted.push((Sysctl::ROUTE_LOCALNET, "1".to_owned()));
+    }
+    wanted
+}
+
+/// `maxPerCore` times the cores, at least `min`, at most [`CONNTRACK_LIMIT`].
+fn conntrack_max(conntrack: &config::Conntrack, cores: usize) -> Option<u64> {
+    let per_core = u64::from(conntrack.max_per_core?);
+    let scaled = per_core.saturating_mul(cores as u64);
+    Some(if scaled > CONNTRACK_LIMIT {
+        CONNTRACK_LIMIT
+    } else {
+        scaled.max(u64::from(conntrack.min))
+    })
+}
+
+/// Whether NodePorts are to answer on IPv4 loopback: asked for, and not excluded by
+/// `nodePortAddresses`.
+pub(crate) fn localhost_node_ports(config: &Config) -> bool {
+    config.localhost_node_ports
+        && super::setup::node_port_addresses(&config.node_port_addresses).contains_ipv4_loopback()
+}
+
+/// Sets what is wanted. What cannot be set (a namespace may forbid it) is a warning: Services
+/// still work without.
+pub(crate) fn apply(config: &Config) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let tree = SysctlTree::default();
+    for (name, value) in wanted(config, cores) {
+        match tree.set(&name, &value) {
+            Ok(true) => tracing::info!("set {} to {value}", name.path()),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{error}; going on without it"),
+        }
+    }
+}
+
+/// Whether the kernel takes TCP packets that are out of window for valid.
+pub(crate) fn tcp_is_liberal() -> bool {
+    let value = SysctlTree::default().read_number(&Sysctl::CONNTRACK_TCP_BE_LIBERAL);
+    // Absent without connection tracking: then there is nothing to be liberal about.
+    value.is_ok_and(|v| v != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use config::KubeProxyConfiguration;
+
+    fn config(yaml: &str) -> Config {
+        let header = format!(
+            "apiVersion: {}\nkind: {}\n",
+            config::API_VERSION,
+            config::KIND
+        );
+        let mut file = KubeProxyConfiguration::from_yaml(&(header + yaml)).unwrap();
+        file.set_defaults();
+        Config::from_file(file).unwrap()
+    }
+
+    fn names_and_values(config: &Config, cores: usize) -> Vec<String> {
+        wanted(config, cores)
+            .into_iter()
+            .map(|(name, value)| format!("{}={value}", name.path().rsplit('/').next().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn the_defaults_are_kube_proxys() {
+        assert_eq!(
+            names_and_values(&config(""), 2),
+            [
+                "nf_conntrack_max=131072",
+                "nf_conntrack_tcp_timeout_established=86400",
+                "nf_conntrack_tcp_timeout_close_wait=3600",
+                "route_localnet=1",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_field_has_its_setting() {
+        let config = config(
+            "mode: nftables\nconntrack: {maxPerCore: 100, min: 10, tcpEstablishedTimeout: 0s, \
+             tcpCloseWaitTimeout: 5m, tcpBeLiberal: true, udpTimeout: 7s, udpStreamTimeout: 8s}",
+        );
+        assert_eq!(
+            names_and_values(&config, 4),
+            [
+                "nf_conntrack_max=400",
+                "nf_conntrack_tcp_timeout_close_wait=300",
+                "nf_conntrack_udp_timeout=7",
+                "nf_conntrack_udp_timeout_stream=8",
+                "nf_conntrack_tcp_be_liberal=1",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_conntrack_limit_has_a_floor_and_a_ceiling() {
+        let max = |yaml: &str, cores| conntrack_max(&config(yaml).conntrack, cores);
+        assert_eq!(max("", 1), Some(131_072));
+        assert_eq!(max("", 8), Some(262_144));
+        assert_eq!(max("", 1000), Some(1_048_576));
+        assert_eq!(max("conntrack: {maxPerCore: 0}", 8), None);
+    }
+
+    #[test]
+    fn loopback_is_not_opened_for_node_ports_that_are_elsewhere() {
+        let elsewhere = config("nodePortAddresses: [10.0.0.0/8]");
+        assert!(!names_and_values(&elsewhere, 2).contains(&"route_localnet=1".to_owned()));
+        let asked = config("iptables: {localhostNodePorts: false}");
+        assert!(!names_and_values(&asked, 2).contains(&"route_localnet=1".to_owned()));
+    }
+}

@@ -1,0 +1,89 @@
+//! `sluice render`: the rules that a node would have.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, bail};
+use config::{Config, KubeProxyConfiguration};
+use dataplane::iptables::Nfacct;
+use model::IpFamily;
+use plan::{Plan, Planner};
+use source::{Batch, Severity};
+
+use crate::cli::{RenderArgs, RenderMode};
+use crate::proxy::setup;
+
+/// Carries out `sluice render`.
+pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
+    let config = read_config(args)?;
+    let batch = source::read_once(args.files.clone());
+    let failed = tell_problems(&batch);
+    let family = args.ip_family.into();
+    let plan = plan(args, &config, batch, family);
+    let text = match args.mode {
+        RenderMode::Iptables => iptables(&plan, &config)?,
+    };
+    print!("{text}");
+    if failed {
+        bail!("some objects could not be used; the rules above are those of all others");
+    }
+    Ok(())
+}
+
+fn read_config(args: &RenderArgs) -> anyhow::Result<Config> {
+    let mut file = match &args.config {
+        None => KubeProxyConfiguration::defaulted(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            KubeProxyConfiguration::from_yaml(&text)
+                .with_context(|| format!("in {}", path.display()))?
+        }
+    };
+    // The fields of the mode that is rendered count, whatever mode the file names.
+    file.mode = match args.mode {
+        RenderMode::Iptables => "iptables".to_owned(),
+    };
+    file.set_defaults();
+    Ok(Config::from_file(file)?)
+}
+
+/// One line each on standard error; whether any object could not be used.
+fn tell_problems(batch: &Batch) -> bool {
+    for problem in &batch.problems {
+        eprintln!("{problem}");
+    }
+    let mut problems = batch.problems.iter();
+    problems.any(|p| p.severity() == Severity::Error)
+}
+
+fn plan(args: &RenderArgs, config: &Config, batch: Batch, family: IpFamily) -> Plan {
+    let mut planner = Planner::new(setup::settings(config, &args.node));
+    let addresses: Vec<IpAddr> = if args.interface_addresses.is_empty() {
+        args.node_ip.clone()
+    } else {
+        args.interface_addresses.clone()
+    };
+    planner.set_node_ips(args.node_ip.clone());
+    planner.set_host_addresses(addresses);
+    planner.apply_all(batch.events);
+    planner.take_diff();
+    for warning in planner.take_warnings() {
+        eprintln!("{warning}");
+    }
+    planner.plan(family).clone()
+}
+
+fn iptables(plan: &Plan, config: &Config) -> anyhow::Result<String> {
+    // What kube-proxy writes where the kernel has everything, so that the output does not depend
+    // on the machine that it is made on.
+    let nfacct = Nfacct {
+        invalid_dropped: true,
+        localhost_node_ports: true,
+    };
+    let options = setup::iptables_options(config, true, nfacct);
+    let rendered = dataplane::iptables::render(plan, &options)?;
+    for problem in &rendered.problems {
+        eprintln!("{problem}");
+    }
+    Ok(rendered.tables.to_string())
+}

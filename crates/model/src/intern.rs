@@ -22,6 +22,16 @@ impl Interner {
         Self::default()
     }
 
+    /// How many strings are held.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     /// The shared copy of a string.
     pub fn intern(&mut self, s: &str) -> Arc<str> {
         if let Some(known) = self.known.get(s) {

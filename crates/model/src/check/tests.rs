@@ -83,3 +83,220 @@ fn times_are_counted_from_the_epoch() {
         assert_eq!(parse_rfc3339(bad), None, "{bad:?}");
     }
 }
+
+mod objects {
+    use crate::object::{self, Metadata};
+    use crate::{
+        Checked, EndpointSlice, Interner, IpMode, Node, Service, SessionAffinity, TrafficPolicy,
+    };
+
+    fn metadata(name: &str) -> Metadata {
+        Metadata {
+            name: name.into(),
+            namespace: "demo".into(),
+            ..Metadata::default()
+        }
+    }
+
+    fn strings(of: &[&str]) -> Vec<String> {
+        of.iter().map(ToString::to_string).collect()
+    }
+
+    fn service(change: impl FnOnce(&mut object::Service)) -> Checked<Service> {
+        let mut service = object::Service {
+            metadata: metadata("web"),
+            ..object::Service::default()
+        };
+        service.spec.cluster_ip = "10.96.0.1".into();
+        service.spec.ports = vec![object::ServicePort {
+            port: Some(80),
+            ..object::ServicePort::default()
+        }];
+        change(&mut service);
+        Service::check(service, &mut Interner::new()).expect("a Service that can be used")
+    }
+
+    fn ingress(ips: &[&str]) -> Vec<object::LoadBalancerIngress> {
+        let one = |ip: &&str| object::LoadBalancerIngress {
+            ip: ip.to_string(),
+            ip_mode: None,
+        };
+        ips.iter().map(one).collect()
+    }
+
+    #[test]
+    fn the_apis_defaults_hold() {
+        let service = service(|s| s.spec.session_affinity = "ClientIP".into()).value;
+        assert_eq!(service.name.to_string(), "demo/web");
+        assert_eq!(service.ports[0].protocol, crate::Protocol::Tcp);
+        assert_eq!(service.ports[0].node_port, None);
+        assert_eq!(service.internal_policy, TrafficPolicy::Cluster);
+        assert_eq!(service.external_policy, TrafficPolicy::Cluster);
+        let timeout_seconds = 10_800;
+        assert_eq!(
+            service.affinity,
+            SessionAffinity::ClientIp { timeout_seconds }
+        );
+        assert!(!service.headless && service.proxy_name.is_none());
+    }
+
+    #[test]
+    fn a_label_makes_a_service_headless_or_anothers_whatever_its_value() {
+        let service = service(|s| {
+            s.metadata.labels = ["headless", "service-proxy-name"]
+                .map(|l| (format!("service.kubernetes.io/{l}"), String::new()))
+                .into();
+        });
+        assert!(service.value.headless);
+        assert_eq!(service.value.proxy_name.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn services_without_addresses_need_no_ports() {
+        for (service_type, cluster_ip) in [("ExternalName", ""), ("", "None")] {
+            let checked = service(|s| {
+                s.spec.service_type = service_type.into();
+                s.spec.cluster_ip = cluster_ip.into();
+                s.spec.ports.clear();
+            });
+            assert_eq!(checked.warnings, []);
+            assert_eq!(checked.value.headless, cluster_ip == "None");
+        }
+    }
+
+    /// What is left of the load-balancer addresses and of the ranges.
+    fn guarded(ranges: &[&str]) -> (Vec<String>, Vec<String>) {
+        let checked = service(|s| {
+            s.spec.load_balancer_source_ranges = strings(ranges);
+            s.status.load_balancer.ingress = ingress(&["192.0.2.1", "2001:db8::1"]);
+        });
+        let ips = checked.value.ingress.iter().map(|i| i.ip.to_string());
+        let ranges = checked.value.source_ranges.iter().map(ToString::to_string);
+        (ips.collect(), ranges.collect())
+    }
+
+    #[test]
+    fn source_ranges_that_do_not_parse_never_open_a_service() {
+        let (v4, v6) = ("192.0.2.1", "2001:db8::1");
+        let none: [&str; 0] = [];
+        let check = |ranges: &[&str], ips: &[&str], left: &[&str]| {
+            assert_eq!(guarded(ranges), (strings(ips), strings(left)), "{ranges:?}");
+        };
+        // Nothing stated: open, as is meant.
+        check(&[], &[v4, v6], &none);
+        // Something is left for the family: it guards.
+        check(&["10.0.0.0/8", "10.0.0.0/x"], &[v4, v6], &["10.0.0.0/8"]);
+        // Nothing is left for a family for which something was stated: closed.
+        check(&["10.0.0.0/x"], &[v6], &none);
+        check(&["fd00::/x", "10.0.0.0/8"], &[v4], &["10.0.0.0/8"]);
+        // Nobody knows what was meant.
+        check(&["office"], &none, &none);
+        check(&[""], &none, &none);
+        check(&["office", "10.0.0.0/8"], &[v4], &["10.0.0.0/8"]);
+        // A range of one family says nothing about the other, as in kube-proxy.
+        check(&["10.0.0.0/8"], &[v4, v6], &["10.0.0.0/8"]);
+    }
+
+    #[test]
+    fn the_mode_of_an_ingress_address_is_kept() {
+        let checked = service(|s| {
+            s.status.load_balancer.ingress = ingress(&["192.0.2.1", "192.0.2.2"]);
+            s.status.load_balancer.ingress[1].ip_mode = Some("Proxy".into());
+        });
+        let modes: Vec<_> = checked.value.ingress.iter().map(|i| i.mode).collect();
+        assert_eq!(modes, [IpMode::Vip, IpMode::Proxy]);
+    }
+
+    #[test]
+    fn conditions_that_are_not_stated_follow_from_those_that_are() {
+        let conditions = |ready, serving, terminating| {
+            let slice = object::EndpointSlice {
+                metadata: metadata("a"),
+                address_type: "IPv4".into(),
+                endpoints: vec![object::Endpoint {
+                    addresses: strings(&["10.0.0.1"]),
+                    conditions: object::EndpointConditions {
+                        ready,
+                        serving,
+                        terminating,
+                    },
+                    ..object::Endpoint::default()
+                }],
+                ..object::EndpointSlice::default()
+            };
+            let slice = EndpointSlice::check(slice, &mut Interner::new()).expect("a slice");
+            let c = slice.value.endpoints[0].conditions;
+            (c.ready, c.serving, c.terminating)
+        };
+        assert_eq!(conditions(None, None, None), (true, true, false));
+        assert_eq!(conditions(Some(false), None, None), (false, false, false));
+        let draining = conditions(Some(false), Some(true), Some(true));
+        assert_eq!(draining, (false, true, true));
+    }
+
+    #[test]
+    fn one_bad_endpoint_takes_nothing_else_down() {
+        let endpoint = |address: &str| object::Endpoint {
+            addresses: strings(&[address]),
+            node_name: Some("node1".into()),
+            ..object::Endpoint::default()
+        };
+        let slice = object::EndpointSlice {
+            metadata: metadata("a"),
+            address_type: "IPv6".into(),
+            endpoints: ["fd00::1", "10.0.0.1", "?", "::1", "fd00::2"]
+                .map(endpoint)
+                .into(),
+            ..object::EndpointSlice::default()
+        };
+        let mut interner = Interner::new();
+        let checked = EndpointSlice::check(slice, &mut interner).expect("a slice");
+        let endpoints = &checked.value.endpoints;
+        assert_eq!((endpoints.len(), checked.warnings.len()), (2, 3));
+        // The node's name is stored once.
+        let node = |i: usize| endpoints[i].node_name.clone().expect("a node");
+        assert!(std::sync::Arc::ptr_eq(&node(0), &node(1)));
+    }
+
+    #[test]
+    fn a_node_that_is_about_to_go_says_so() {
+        let node = |change: fn(&mut object::Node)| {
+            let mut node = object::Node {
+                metadata: metadata("n"),
+                ..object::Node::default()
+            };
+            change(&mut node);
+            Node::check(node, &mut Interner::new())
+                .expect("a Node")
+                .value
+        };
+        assert!(!node(|_| ()).deleting);
+        assert!(
+            node(|n| n.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".into())).deleting
+        );
+        assert!(
+            node(|n| {
+                let key = "ToBeDeletedByClusterAutoscaler".into();
+                n.spec.taints.push(object::Taint { key });
+            })
+            .deleting
+        );
+        // `podCIDRs` counts before `podCIDR`.
+        let ranges = node(|n| {
+            n.spec.pod_cidr = "10.0.0.0/24".into();
+            n.spec.pod_cidrs = strings(&["10.1.0.0/24", "fd00::/64"]);
+        });
+        assert_eq!(ranges.pod_cidrs.len(), 2);
+    }
+
+    #[test]
+    fn forgotten_strings_are_dropped() {
+        let mut interner = Interner::new();
+        let kept = interner.intern("kept");
+        for i in 0..5000 {
+            interner.intern(&i.to_string());
+        }
+        assert!(interner.len() <= 1025);
+        assert!(std::sync::Arc::ptr_eq(&kept, &interner.intern("kept")));
+    }
+}

@@ -75,6 +75,17 @@ struct Known {
     in_force: Option<Event>,
 }
 
+/// Reads one file's content by itself. The path is for messages, and tells JSON from YAML.
+pub fn read_bytes(path: &Path, bytes: &[u8]) -> Batch {
+    let mut manifests = Manifests::new();
+    let id = FileId {
+        argument: 0,
+        path: path.into(),
+    };
+    manifests.update(&id, Content::Bytes(bytes));
+    manifests.commit()
+}
+
 impl Manifests {
     /// No files.
     pub fn new() -> Self {

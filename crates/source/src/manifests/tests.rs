@@ -1,7 +1,9 @@
 //! The state machine: what edits of files come to.
 
 mod edits;
+mod hostile;
 mod messages;
+mod sequences;
 
 use super::*;
 

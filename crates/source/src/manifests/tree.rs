@@ -46,23 +46,29 @@ pub(super) fn from_yaml(text: &str) -> Result<Value, SyntaxError> {
         })
 }
 
-const BOUND: &str = "is nested too deeply, or its aliases multiply too much";
-
 fn yaml_message(error: &serde_saphyr::Error) -> String {
     match error {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => duplicate_key(key),
-        serde_saphyr::Error::Budget { .. } => BOUND.into(),
-        serde_saphyr::Error::AliasReplayLimitExceeded { .. }
-        | serde_saphyr::Error::AliasReplayStackDepthExceeded { .. } => BOUND.into(),
         serde_saphyr::Error::RecursiveReferencesRequireWeakTypes { .. } => {
             "an alias is within what it stands for".into()
         }
         // Parts of the document may be in it.
-        other => DefaultMessageFormatter
-            .format_message(other)
-            .replace(|c: char| c.is_control(), " "),
+        other => match DefaultMessageFormatter.format_message(other) {
+            // Bounds that are passed within an alias come wrapped, as text only.
+            passed if BOUNDS.iter().any(|bound| passed.starts_with(bound)) => {
+                "is nested too deeply, or its aliases multiply too much".into()
+            }
+            message => message.replace(|c: char| c.is_control(), " "),
+        },
     }
 }
+
+/// How the parser's messages begin when a bound is passed.
+const BOUNDS: [&str; 3] = [
+    "budget breached",
+    "recursion limit exceeded",
+    "alias replay",
+];
 
 fn duplicate_key(key: &str) -> String {
     format!("the key {key:?} occurs twice")

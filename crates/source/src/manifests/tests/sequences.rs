@@ -1,0 +1,147 @@
+//! Any sequence of edits: the events, applied to a map, give what the files state.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A document in a generated file.
+#[derive(Clone, Debug)]
+enum Doc {
+    /// A Service of one of a few names, in one of a few versions.
+    Good { name: u8, version: u8 },
+    /// The same, but not usable.
+    Bad { name: u8 },
+    /// Something that is followed by nobody.
+    Other,
+    /// No YAML.
+    Broken,
+    /// A Service without a name.
+    Nameless,
+}
+
+impl Doc {
+    fn text(&self) -> String {
+        let service = |name: &str, spec: String| {
+            format!("apiVersion: v1\nkind: Service\nmetadata: {{{name}}}\nspec: {{{spec}}}\n")
+        };
+        let spec =
+            |version, port| format!("clusterIP: 10.96.0.{version}, ports: [{{port: {port}}}]");
+        match self {
+            Doc::Good { name, version } => service(&format!("name: s{name}"), spec(*version, 80)),
+            Doc::Bad { name } => service(&format!("name: s{name}"), spec(1, 0)),
+            Doc::Nameless => service("", spec(1, 80)),
+            Doc::Other => "apiVersion: v1\nkind: Pod\n".into(),
+            Doc::Broken => "kind: [\n".into(),
+        }
+    }
+
+    fn is_clean(&self) -> bool {
+        matches!(self, Doc::Good { .. } | Doc::Other)
+    }
+}
+
+fn any_doc() -> impl Strategy<Value = Doc> {
+    prop_oneof![
+        6 => (0..4u8, 1..4u8).prop_map(|(name, version)| Doc::Good { name, version }),
+        1 => (0..4u8).prop_map(|name| Doc::Bad { name }),
+        1 => Just(Doc::Other),
+        1 => Just(Doc::Broken),
+        1 => Just(Doc::Nameless),
+    ]
+}
+
+/// One file gets new content, or goes.
+fn any_edit() -> impl Strategy<Value = (usize, Option<Vec<Doc>>)> {
+    (
+        0..3usize,
+        proptest::option::weighted(0.9, proptest::collection::vec(any_doc(), 0..4)),
+    )
+}
+
+struct World {
+    manifests: Manifests,
+    files: [Vec<Doc>; 3],
+    /// What whoever follows the events believes.
+    believed: BTreeMap<Key, Event>,
+}
+
+impl World {
+    fn edit(&mut self, file: usize, content: Option<&[Doc]>) {
+        let id = id(&format!("{file}.yaml"));
+        let text: Vec<_> = content.unwrap_or_default().iter().map(Doc::text).collect();
+        let text = text.join("---\n");
+        self.manifests.update(
+            &id,
+            match content {
+                Some(_) => Content::Bytes(text.as_bytes()),
+                None => Content::Gone,
+            },
+        );
+        self.files[file] = content.unwrap_or_default().to_vec();
+    }
+
+    fn commit(&mut self) {
+        for event in self.manifests.commit().events {
+            let key = event.key();
+            let before = if event == key.deleted() {
+                self.believed.remove(&key)
+            } else {
+                self.believed.insert(key.clone(), event.clone())
+            };
+            assert_ne!(before.as_ref(), Some(&event), "nothing changed");
+            assert!(
+                before.is_some() || event != key.deleted(),
+                "{key} was not there"
+            );
+        }
+    }
+
+    /// What clean files state: of each object the last statement.
+    fn stated(&self) -> BTreeMap<Key, Event> {
+        let mut stated = BTreeMap::new();
+        for doc in self.files.iter().flatten() {
+            for event in read_one("x.yaml", doc.text().as_bytes()).events {
+                stated.insert(event.key(), event);
+            }
+        }
+        stated
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn events_give_what_the_files_state(
+        batches in proptest::collection::vec(proptest::collection::vec(any_edit(), 1..3), 1..12)
+    ) {
+        let mut world = World {
+            manifests: Manifests::new(),
+            files: Default::default(),
+            believed: BTreeMap::new(),
+        };
+        for batch in &batches {
+            let before = world.believed.clone();
+            for (file, content) in batch {
+                world.edit(*file, content.as_deref());
+            }
+            world.commit();
+            if world.files.iter().flatten().all(Doc::is_clean) {
+                prop_assert_eq!(&world.believed, &world.stated());
+            }
+            // A file that has come to be broken takes nothing with it.
+            if let [(file, Some(content))] = batch.as_slice()
+                && content.iter().any(|doc| matches!(doc, Doc::Broken | Doc::Nameless))
+            {
+                prop_assert!(before.keys().all(|key| world.believed.contains_key(key)), "{file}");
+            }
+        }
+        // Mended, everything is as stated.
+        for file in 0..3 {
+            let mended: Vec<_> = world.files[file].iter().filter(|d| d.is_clean()).cloned().collect();
+            world.edit(file, Some(&mended));
+        }
+        world.commit();
+        prop_assert_eq!(&world.believed, &world.stated());
+    }
+}

@@ -39,3 +39,22 @@ pub use resolve::{
     Action, ClientConnection, Config, Conntrack, Ipvs, LocalTraffic, LogFormat, LogStream, Logging,
     NodePortAddresses, ProxyMode, Resolved,
 };
+
+/// For fuzzing: a file that can be read can be written, and reads back as the same; nothing
+/// panics.
+///
+/// # Panics
+/// If it reads back as something else.
+pub fn read_and_write(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Ok(mut file) = KubeProxyConfiguration::from_yaml(text) else {
+        return;
+    };
+    let back = KubeProxyConfiguration::from_yaml(&file.to_yaml());
+    assert_eq!(back.ok().as_ref(), Some(&file), "reads back as the same");
+    file.set_defaults();
+    // Refused or not, it must not panic.
+    let _ = Config::from_file(file);
+}

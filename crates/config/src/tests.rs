@@ -1,5 +1,6 @@
 //! Every flag, every field, every refusal.
 
+mod damage;
 mod fields;
 mod flags;
 mod refusals;

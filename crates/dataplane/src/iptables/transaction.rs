@@ -95,35 +95,35 @@ impl Globals {
 }
 
 /// Collects commands by table.
+///
+/// Chains are declared first, sorted by name: with 1,000 Services iptables-nft needs a quarter of
+/// the time for them that it needs for chains in any order.
 #[derive(Default)]
 pub(super) struct Writer {
-    sections: [String; TABLES.len()],
+    sections: [Section; TABLES.len()],
     pub(super) written: RuleCounts,
     pub(super) deleted_chains: usize,
 }
 
+#[derive(Default)]
+struct Section {
+    declared: Vec<Chain>,
+    commands: String,
+}
+
 impl Writer {
-    fn section(&mut self, table: Table) -> &mut String {
+    fn section(&mut self, table: Table) -> &mut Section {
         let at = TABLES.iter().position(|t| *t == table).unwrap_or(0);
-        let section = &mut self.sections[at];
-        if section.is_empty() {
-            section.push('*');
-            section.push_str(table.name());
-            section.push('\n');
-        }
-        section
+        &mut self.sections[at]
     }
 
-    /// Makes the chain, or empties it.
+    /// Makes the chain, or empties it, before anything else happens in the table.
     pub(super) fn declare(&mut self, table: Table, chain: Chain) {
-        let section = self.section(table);
-        section.push(':');
-        section.push_str(chain.as_str());
-        section.push_str(" - [0:0]\n");
+        self.section(table).declared.push(chain);
     }
 
     pub(super) fn append(&mut self, table: Table, chain: Chain, rule: &Rule) {
-        rule.write_append(self.section(table), chain);
+        rule.write_append(&mut self.section(table).commands, chain);
         self.written.add(table, 1);
     }
 
@@ -137,7 +137,7 @@ impl Writer {
 
     /// `-A`, `-I` or `-D` with a rule's words, which start with a space.
     pub(super) fn command(&mut self, option: &str, table: Table, chain: Chain, words: &str) {
-        let section = self.section(table);
+        let section = &mut self.section(table).commands;
         section.push_str(option);
         section.push(' ');
         section.push_str(chain.as_str());
@@ -166,7 +166,7 @@ impl Writer {
 
     /// Deletes a chain that was declared before.
     pub(super) fn delete_empty(&mut self, table: Table, chain: Chain) {
-        let section = self.section(table);
+        let section = &mut self.section(table).commands;
         section.push_str("-X ");
         section.push_str(chain.as_str());
         section.push('\n');
@@ -176,13 +176,26 @@ impl Writer {
     /// The whole input. The largest part is moved rather than copied: it can have 30 MB.
     pub(super) fn finish(self) -> String {
         let mut text = String::new();
-        for mut section in self.sections.into_iter().filter(|s| !s.is_empty()) {
-            section.push_str("COMMIT\n");
-            if text.len() < section.len() {
-                section.insert_str(0, &text);
-                text = section;
+        for (table, mut section) in TABLES.into_iter().zip(self.sections) {
+            if section.declared.is_empty() && section.commands.is_empty() {
+                continue;
+            }
+            text.push('*');
+            text.push_str(table.name());
+            text.push('\n');
+            section.declared.sort_unstable();
+            section.declared.dedup();
+            for chain in &section.declared {
+                text.push(':');
+                text.push_str(chain.as_str());
+                text.push_str(" - [0:0]\n");
+            }
+            section.commands.push_str("COMMIT\n");
+            if text.len() < section.commands.len() {
+                section.commands.insert_str(0, &text);
+                text = section.commands;
             } else {
-                text.push_str(&section);
+                text.push_str(&section.commands);
             }
         }
         text

@@ -1,5 +1,8 @@
 //! A Service port with what its rules are made from.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+
 use netfilter::iptables::Chain;
 use plan::{Endpoint, PortPlan, Traffic};
 
@@ -14,6 +17,9 @@ pub(in super::super) struct Port<'a> {
     pub(super) namer: Namer,
     /// Room for an endpoint's text.
     scratch: String,
+    /// Names of endpoints' chains: each is asked for two or three times, and a SHA-256 is the
+    /// dearest part of a rule.
+    chains: HashMap<(IpAddr, u16), Chain>,
 }
 
 /// The kernel keeps 256 bytes with the closing NUL (`XT_MAX_COMMENT_LEN`, xt_comment.h).
@@ -33,6 +39,7 @@ impl<'a> Port<'a> {
             name,
             namer,
             scratch: String::new(),
+            chains: HashMap::new(),
         };
         match port.longest_comment() {
             Some(comment) if comment.len() > MAX_COMMENT => Err(Problem::LongComment {
@@ -124,9 +131,13 @@ impl<'a> Port<'a> {
     /// The chain of an endpoint.
     pub(in super::super) fn endpoint_chain(&mut self, endpoint: &Endpoint) -> Chain {
         use std::fmt::Write as _;
-        self.scratch.clear();
-        // Writing to a String cannot fail.
-        let _ = write!(self.scratch, "{endpoint}");
-        self.namer.endpoint(&self.scratch)
+        let (namer, scratch) = (&mut self.namer, &mut self.scratch);
+        let known = self.chains.entry((endpoint.ip, endpoint.port));
+        *known.or_insert_with(|| {
+            scratch.clear();
+            // Writing to a String cannot fail.
+            let _ = write!(scratch, "{endpoint}");
+            namer.endpoint(scratch)
+        })
     }
 }

@@ -323,7 +323,8 @@ fn number(out: &mut String, mut n: u64) {
             break;
         }
     }
-    out.extend(digits[at..].iter().map(|d| char::from(*d)));
+    // Digits only, so this never falls back.
+    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
 }
 
 fn hex(out: &mut String, n: u32) {

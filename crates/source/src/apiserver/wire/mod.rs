@@ -7,6 +7,8 @@ mod frame;
 mod json;
 mod messages;
 mod protobuf;
+#[cfg(test)]
+mod tests;
 
 use model::{Kind, Subject, object};
 

@@ -17,11 +17,14 @@ fn service(name: &str, ip: u8) -> String {
     )
 }
 
-/// Follows paths without rescans, so that only what inotify notices counts.
+/// Follows paths without rescans, so that only what inotify notices counts; and with long waits
+/// where a test is to be done within them, for the machine may be busy.
 fn follow(paths: &[&Path]) -> (Running, Receiver<Batch>) {
     let (sender, receiver) = channel();
     let timing = Timing {
         rescan: Duration::from_secs(3600),
+        absence: Duration::from_secs(1),
+        writing: Duration::from_secs(10),
         ..Timing::default()
     };
     let running = ManifestFiles::new(paths.iter().map(|p| p.to_path_buf()))

@@ -8,7 +8,7 @@
 //! ([`Extension`]), never dropped.
 //!
 //! ```
-//! use sluice_netfilter::iptables::{Family, TableSet};
+//! use netfilter::iptables::{Family, TableSet};
 //! let save = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:WEB - [0:0]\n-A OUTPUT -j WEB\nCOMMIT\n";
 //! let set = TableSet::parse(Family::Ipv4, save).unwrap();
 //! assert_eq!(set.to_string(), save);

@@ -1,0 +1,325 @@
+//! The rules of each mode, walked, say what the plan says: for any cluster, any frontend, and every
+//! kind of client.
+//!
+//! What is expected is written here from the plan alone, the way a person would put it. The tracer
+//! knows nothing of plans and the modes know nothing of the tracer.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::net::IpAddr;
+
+use model::{IpFamily, Protocol};
+use plan::{Endpoint, FrontendKind, LocalDetector, Plan, PortPlan, Traffic};
+use proptest::prelude::*;
+use trace::{Facts, Fraction, Origin, Packet, Proto, Verdict, World, walk};
+
+/// What a client may see, in either mode.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    verdict: Verdict,
+    dnat: Option<(IpAddr, u16)>,
+    masquerade: bool,
+    odds: (u128, u128),
+}
+
+fn seen(verdict: Verdict, to: Option<&Endpoint>, masquerade: bool, odds: Fraction) -> Seen {
+    Seen {
+        verdict,
+        dnat: to.map(|e| (e.ip, e.port)),
+        masquerade,
+        odds: (odds.numerator(), odds.denominator()),
+    }
+}
+
+/// A host with the addresses that the generated clusters take for granted.
+fn facts() -> Facts {
+    let mut facts = common::node_facts();
+    let eth0 = &mut facts.interfaces[1].addresses;
+    eth0.push("192.0.2.1/32".parse().unwrap());
+    // Out of the way of generated endpoints.
+    facts.interfaces[2].addresses = vec![
+        "10.244.1.254/24".parse().unwrap(),
+        "fd00:10:244:1::fe/64".parse().unwrap(),
+    ];
+    facts
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Iptables,
+    Nftables,
+}
+
+fn world(mode: Mode, plan: &Plan) -> World {
+    let mut world = World::from_facts(&facts()).unwrap();
+    match mode {
+        Mode::Iptables => {
+            let options = dataplane::iptables::Options::default();
+            let rendered = dataplane::iptables::render(plan, &options).unwrap();
+            assert!(rendered.problems.is_empty(), "{:?}", rendered.problems);
+            let family = rendered.tables.family;
+            // Through the text, so that the parser is tried too.
+            world
+                .add_iptables(family, &rendered.tables.to_string())
+                .unwrap();
+        }
+        Mode::Nftables => {
+            let text = dataplane::nftables::render(plan, dataplane::nftables::Options::default());
+            world
+                .add_nft(&text)
+                .unwrap_or_else(|e| panic!("{e}\n{text}"));
+        }
+    }
+    world
+}
+
+/// Someone who connects.
+#[derive(Clone, Debug)]
+struct Client {
+    from: Origin,
+    ip: IpAddr,
+    iface: Option<&'static str>,
+}
+
+fn clients(plan: &Plan, port: &PortPlan) -> Vec<Client> {
+    let v6 = plan.family == IpFamily::V6;
+    let pick = |a: &str, b: &str| common::ip(if v6 { b } else { a });
+    let pod_iface = match &plan.node.local {
+        LocalDetector::InterfacePrefix(_) => "veth11",
+        _ => "cbr0",
+    };
+    let pod = |ip| Client {
+        from: Origin::Pod,
+        ip,
+        iface: Some(pod_iface),
+    };
+    let outside = |ip| Client {
+        from: Origin::Outside,
+        ip,
+        iface: Some("eth0"),
+    };
+    let mut all = vec![
+        pod(pick("10.244.1.250", "fd00:10:244:1::250")),
+        Client {
+            from: Origin::Node,
+            ip: pick("10.200.1.2", "fd00:200:1::2"),
+            iface: None,
+        },
+        outside(pick("198.51.100.9", "2001:db9::9")),
+        outside(pick("203.0.113.99", "2001:db8::9")),
+        outside(pick("10.200.1.77", "fd00:200:1::77")),
+        // A pod of another node, its address kept.
+        outside(pick("10.244.2.250", "fd00:10:244:2::250")),
+    ];
+    // Endpoints that connect to their own Service.
+    for e in port.reachable().iter().take(2) {
+        let own = common::node_facts();
+        if own
+            .interfaces
+            .iter()
+            .any(|i| i.addresses.iter().any(|a| a.addr() == e.ip))
+        {
+            continue;
+        }
+        all.push(if e.is_local { pod(e.ip) } else { outside(e.ip) });
+    }
+    all
+}
+
+fn is_pod(plan: &Plan, client: &Client) -> bool {
+    match &plan.node.local {
+        LocalDetector::None => false,
+        LocalDetector::Source(net) => net.contains(&client.ip),
+        LocalDetector::Interface(name) => client.iface == Some(name),
+        LocalDetector::InterfacePrefix(p) => client.iface.is_some_and(|i| i.starts_with(p)),
+    }
+}
+
+/// A client that is sent to itself must see the answer come from the Service. The nftables mode
+/// knows that only endpoints of this node can get here so, and keeps one list for all Services.
+fn sent_to_itself(mode: Mode, plan: &Plan, port: &PortPlan, client: &Client, e: &Endpoint) -> bool {
+    let listed = || {
+        plan.ports
+            .values()
+            .filter(|p| p.protocol == port.protocol)
+            .flat_map(|p| p.reachable())
+            .any(|x| x.is_local && x.ip == e.ip && x.port == e.port)
+    };
+    e.ip == client.ip && (mode == Mode::Iptables || listed())
+}
+
+fn spread(
+    (mode, plan, port): (Mode, &Plan, &PortPlan),
+    client: &Client,
+    endpoints: &[Endpoint],
+    masquerade: bool,
+) -> Vec<Seen> {
+    let n = u64::try_from(endpoints.len()).unwrap();
+    let Some(odds) = Fraction::new(1, n) else {
+        panic!("traffic to no endpoints");
+    };
+    let mut all: Vec<Seen> = endpoints
+        .iter()
+        .map(|e| {
+            let itself = sent_to_itself(mode, plan, port, client, e);
+            seen(Verdict::Accept, Some(e), masquerade || itself, odds)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// Where the iptables mode is what kube-proxy's is, and that is not what the plan says: rules that
+/// refuse traffic to external addresses do not hang on OUTPUT, so that what the node itself sends
+/// to an address that is not its own leaves unchanged.
+fn leaves_unrefused(mode: Mode, kind: FrontendKind, client: &Client, dst: IpAddr) -> bool {
+    let own = facts();
+    let is_own = own
+        .interfaces
+        .iter()
+        .any(|i| i.addresses.iter().any(|a| a.addr() == dst));
+    mode == Mode::Iptables
+        && client.from == Origin::Node
+        && kind != FrontendKind::ClusterIp
+        && !is_own
+}
+
+fn expected(
+    mode: Mode,
+    plan: &Plan,
+    port: &PortPlan,
+    (kind, dst): (FrontendKind, IpAddr),
+    client: &Client,
+) -> Vec<Seen> {
+    let alone = |verdict| vec![seen(verdict, None, false, Fraction::ONE)];
+    let detects = plan.node.local != LocalDetector::None;
+    let pod = is_pod(plan, client);
+    if kind == FrontendKind::ClusterIp {
+        let masquerade = plan.node.masquerade_all || (detects && !pod);
+        return match port.internal_traffic() {
+            Traffic::Reject => alone(Verdict::Reject),
+            Traffic::Drop => alone(Verdict::Drop),
+            Traffic::Cluster => spread((mode, plan, port), client, &port.cluster, masquerade),
+            Traffic::Local => spread((mode, plan, port), client, &port.local, masquerade),
+        };
+    }
+    let external = port.external_traffic();
+    let refused = kind == FrontendKind::LoadBalancerIp
+        && !port.source_ranges.is_empty()
+        && !port
+            .source_ranges
+            .iter()
+            .any(|net| net.contains(&client.ip));
+    match external {
+        // In kube-proxy's nftables mode source ranges hold for Services without endpoints too, in
+        // its iptables mode they do not; each mode here is as its model.
+        Traffic::Reject if refused && mode == Mode::Nftables => alone(Verdict::Drop),
+        Traffic::Reject if leaves_unrefused(mode, kind, client, dst) => alone(Verdict::Accept),
+        Traffic::Reject => alone(Verdict::Reject),
+        _ if refused => alone(Verdict::Drop),
+        Traffic::Cluster => spread((mode, plan, port), client, &port.cluster, true),
+        // Pods and the node itself are never kept to local endpoints from outside's rules.
+        Traffic::Local | Traffic::Drop if pod => {
+            spread((mode, plan, port), client, &port.cluster, false)
+        }
+        Traffic::Local | Traffic::Drop if client.from == Origin::Node => {
+            spread((mode, plan, port), client, &port.cluster, true)
+        }
+        Traffic::Local => spread((mode, plan, port), client, &port.local, false),
+        Traffic::Drop => alone(Verdict::Drop),
+    }
+}
+
+fn traced(world: &World, packet: &Packet) -> Vec<Seen> {
+    let trace = walk(world, packet).unwrap();
+    assert_eq!(trace.warnings, Vec::<String>::new(), "{packet:?}");
+    let mut all: Vec<Seen> = trace
+        .summary()
+        .iter()
+        .map(|s| Seen {
+            verdict: s.verdict,
+            dnat: s
+                .dnat
+                .filter(|_| s.verdict == Verdict::Accept)
+                .map(|e| (e.ip, e.port)),
+            masquerade: s.snat.is_some() && s.verdict == Verdict::Accept,
+            odds: (s.probability.numerator(), s.probability.denominator()),
+        })
+        .collect();
+    all.sort();
+    // Masquerading to different addresses is one and the same here.
+    all
+}
+
+/// The address at which a frontend is asked, `None` where none can be.
+fn address(plan: &Plan, kind: FrontendKind, ip: Option<IpAddr>) -> Option<IpAddr> {
+    if kind != FrontendKind::NodePort {
+        return ip;
+    }
+    let v6 = plan.family == IpFamily::V6;
+    let node = common::ip(if v6 { "fd00:200:1::2" } else { "10.200.1.2" });
+    // A Node may state addresses that this host has not; nobody can ask there.
+    match &plan.node.node_port_ips {
+        None => Some(node),
+        Some(all) => all.iter().copied().find(|ip| *ip == node),
+    }
+}
+
+fn check(mode: Mode, plan: &Plan) -> Result<(), TestCaseError> {
+    let world = world(mode, plan);
+    for port in plan.ports.values() {
+        let proto = match port.protocol {
+            Protocol::Tcp => Proto::TCP,
+            Protocol::Udp => Proto::UDP,
+            Protocol::Sctp => Proto::SCTP,
+        };
+        for frontend in port.frontends() {
+            let Some(dst) = address(plan, frontend.kind, frontend.ip) else {
+                continue;
+            };
+            for client in clients(plan, port) {
+                let mut packet =
+                    Packet::new(client.from, client.ip, dst, proto, frontend.port.get());
+                packet.in_iface = client.iface.map(str::to_owned);
+                let wanted = expected(mode, plan, port, (frontend.kind, dst), &client);
+                let got = traced(&world, &packet);
+                prop_assert_eq!(
+                    got,
+                    wanted,
+                    "{:?} {:?} of {:?}, asked by {:?}\n{}",
+                    mode,
+                    frontend,
+                    port,
+                    client,
+                    trace::render_tree(
+                        &packet,
+                        &walk(&world, &packet).unwrap(),
+                        trace::Style::Plain
+                    )
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn iptables_rules_say_what_the_plan_says(cluster in plan::testing::cluster()) {
+        let planner = cluster.planner();
+        for family in IpFamily::ALL {
+            check(Mode::Iptables, planner.plan(family))?;
+        }
+    }
+
+    #[test]
+    fn nftables_rules_say_what_the_plan_says(cluster in plan::testing::cluster()) {
+        let planner = cluster.planner();
+        for family in IpFamily::ALL {
+            check(Mode::Nftables, planner.plan(family))?;
+        }
+    }
+}

@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Try it without a cluster (as root):
   sluice lab up -f examples/              three nodes and their pods, as network namespaces
-  sluice lab exec client -- curl http://10.200.0.1:30008
+  sluice lab exec client -- curl http://172.18.0.11:30008
   sluice lab down
 
 See what would be programmed, without root and without touching anything:

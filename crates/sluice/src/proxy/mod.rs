@@ -5,6 +5,7 @@ mod engine;
 mod flows;
 mod input;
 mod iptables;
+mod node_wait;
 mod pending;
 mod report;
 mod run;
@@ -23,6 +24,7 @@ use config::{Action, Config, ProxyMode, Resolved};
 use kernel::iptables::{Backend, Iptables};
 use model::IpFamily;
 use source::ManifestFiles;
+use source::apiserver::{ApiServer, ClientOptions};
 
 use self::driver::Driver;
 pub(crate) use self::driver::kernel_family;
@@ -56,22 +58,28 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
             return Ok(());
         }
     }
-    if args.manifests.is_empty() {
-        bail!(
-            "nowhere to take Services from: name files or folders with --manifests \
-             (an API server as the source is not there yet)"
-        );
-    }
     let flags = effective_flags(matches);
-    let setup = setup_of(&resolved, verbosity, flags)?;
+    let mut setup = setup_of(&resolved, verbosity, flags)?;
     sysctls::apply(&resolved.config);
-    if args.once {
-        let drivers = drivers(&resolved.config, args)?;
-        return run::run_once(setup, source::read_once(args.manifests.clone()), drivers);
-    }
-    set_oom_score(&resolved.config);
-    let source = ManifestFiles::new(args.manifests.clone());
-    match run::run(setup, source, drivers(&resolved.config, args)?)? {
+    let stop = if args.manifests.is_empty() {
+        let server = api_server(&resolved.config, &setup.settings.node_name)?;
+        if args.once {
+            let drivers = drivers(&resolved.config, args)?;
+            return run::run_once(setup, run::first_list(server)?, drivers);
+        }
+        setup.attach(&resolved.config, server.recorder());
+        set_oom_score(&resolved.config);
+        run::run(setup, server, drivers(&resolved.config, args)?)?
+    } else {
+        if args.once {
+            let drivers = drivers(&resolved.config, args)?;
+            return run::run_once(setup, source::read_once(args.manifests.clone()), drivers);
+        }
+        set_oom_score(&resolved.config);
+        let files = ManifestFiles::new(args.manifests.clone());
+        run::run(setup, files, drivers(&resolved.config, args)?)?
+    };
+    match stop {
         input::Stop::Signal(signal) => {
             tracing::info!("{signal}: ending; the rules stay in force");
             Ok(())
@@ -97,7 +105,24 @@ fn setup_of(
         metric_set: setup::metric_set(config.mode),
         observe: setup::observe_options(resolved, verbosity, flags),
         config_file: resolved.config_file.clone(),
+        node_wait: None,
     })
+}
+
+/// The API server, as kube-proxy's flags and configuration say.
+fn api_server(config: &Config, node_name: &str) -> anyhow::Result<ApiServer> {
+    let client = &config.client;
+    let options = ClientOptions {
+        kubeconfig: client.kubeconfig.clone(),
+        master: client.master.clone(),
+        content_type: client.content_type.clone(),
+        accept_content_types: client.accept_content_types.clone().unwrap_or_default(),
+        qps: client.qps,
+        burst: i32::try_from(client.burst).unwrap_or(i32::MAX),
+        ..ClientOptions::default()
+    };
+    ApiServer::new(options, node_name)
+        .context("no API server to take Services from (or name files with --manifests)")
 }
 
 /// `bindAddress`, where it names one address: it goes before what the Node says.

@@ -1,6 +1,7 @@
 //! From a resolved setup to a running proxy.
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use super::driver::Driver;
 use super::engine::Engine;
 use super::flows;
 use super::input::{Input, Inputs, Stop, host_addresses, report_problems};
+use super::node_wait::{Answer, NodeWait};
 use super::report::Reporter;
 use super::schedule::Intervals;
 
@@ -28,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) observe: observe::Options,
     /// Ends the process when it changes.
     pub(crate) config_file: Option<PathBuf>,
+    /// Nothing is programmed before the Node is there, where the source is one that will have it.
+    pub(crate) node_wait: Option<NodeWait>,
 }
 
 /// Runs until something asks to stop. Rules stay in force.
@@ -61,15 +65,20 @@ pub(crate) fn run(
         Instant::now(),
     );
     inputs.follow(source)?;
+    let mut start = Start {
+        listed: false,
+        wait: setup.node_wait,
+    };
     loop {
-        let first = inputs.next(engine.next());
+        let first = inputs.next(start.next()?.or(engine.next()));
         // What came together is planned together.
         let all = first.into_iter().chain(inputs.ready());
         for input in all {
             match input {
                 Input::Objects(batch) => {
                     note_node(&batch, &node_name, &server);
-                    take_in(&mut engine, batch);
+                    start.see(&batch);
+                    engine.events(batch.events, Instant::now());
                 }
                 Input::HostAddresses(addresses) => {
                     host.lock()
@@ -80,8 +89,75 @@ pub(crate) fn run(
                 Input::Stop(stop) => return Ok(stop),
             }
         }
+        if start.is_over()? {
+            engine.complete(Instant::now());
+        }
         engine.run();
     }
+}
+
+/// What has to be there before anything is programmed.
+struct Start {
+    listed: bool,
+    wait: Option<NodeWait>,
+}
+
+impl Start {
+    fn see(&mut self, batch: &Batch) {
+        self.listed |= batch.initial_list_complete;
+        if let Some(wait) = &mut self.wait {
+            wait.see(&batch.events);
+        }
+    }
+
+    /// Until when to wait for input at most; `None` where the engine knows.
+    fn next(&self) -> anyhow::Result<Option<Instant>> {
+        let answer = self.wait.as_ref().map(|wait| wait.answer(Instant::now()));
+        match answer.filter(|_| self.listed) {
+            Some(Answer::Until(time)) => Ok(Some(time)),
+            Some(Answer::Never(why)) => bail!(why),
+            Some(Answer::Ready | Answer::ReadyWithout(_)) | None => Ok(None),
+        }
+    }
+
+    /// Whether everything is there.
+    fn is_over(&mut self) -> anyhow::Result<bool> {
+        if !self.listed {
+            return Ok(false);
+        }
+        let Some(wait) = &self.wait else {
+            return Ok(true);
+        };
+        match wait.answer(Instant::now()) {
+            Answer::Ready => {}
+            Answer::ReadyWithout(why) => tracing::error!("{why}"),
+            Answer::Until(_) => return Ok(false),
+            Answer::Never(why) => bail!(why),
+        }
+        self.wait = None;
+        Ok(true)
+    }
+}
+
+/// Waits for a source's first complete list.
+pub(crate) fn first_list(source: impl Source) -> anyhow::Result<Batch> {
+    let (sender, batches) = std::sync::mpsc::channel();
+    let _running = source
+        .start(move |batch| match sender.send(batch) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })
+        .context("cannot follow the objects")?;
+    let mut all = Batch::default();
+    while !all.initial_list_complete {
+        let batch = batches
+            .recv()
+            .context("the source of objects ended before its first complete list")?;
+        all.events.extend(batch.events);
+        all.problems.extend(batch.problems);
+        all.initial_list_complete = batch.initial_list_complete;
+    }
+    Ok(all)
 }
 
 /// Syncs once. Every family is tried; an error if any is not in sync in the end.
@@ -101,7 +177,7 @@ pub(crate) fn run_once(
         Box::new(super::engine::Unobserved),
         Instant::now(),
     );
-    take_in(&mut engine, batch);
+    engine.events(batch.events, Instant::now());
     engine.complete(Instant::now());
     for attempt in 1..=3 {
         engine.run();
@@ -112,14 +188,6 @@ pub(crate) fn run_once(
         }
     }
     Ok(())
-}
-
-fn take_in(engine: &mut Engine, batch: Batch) {
-    let now = Instant::now();
-    engine.events(batch.events, now);
-    if batch.initial_list_complete {
-        engine.complete(now);
-    }
 }
 
 /// `/healthz` depends on this node's own Node object.

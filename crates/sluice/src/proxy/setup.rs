@@ -1,13 +1,16 @@
 //! From the configuration to what each part of the proxy takes.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use config::{Config, ProxyMode, Resolved};
 use dataplane::iptables::{Nfacct, Options};
 use kernel::nfacct::{Counter, NfAcct};
 use observe::{MetricSet, Metrics, Pages};
 use plan::Settings;
+use source::apiserver::{EventType, NewEvent, Recorder, Regarding};
 
+use super::node_wait::NodeWait;
+use super::run::Setup;
 use super::schedule::Intervals;
 use super::sysctls::{localhost_node_ports, tcp_is_liberal};
 use crate::logging::Verbosity;
@@ -150,5 +153,49 @@ pub(crate) fn observe_options(
             }
         }),
         listen_failed: Box::new(|_, _, _| {}),
+    }
+}
+
+impl Setup {
+    /// What comes with an API server: Events can be sent there, and the Node will be there.
+    pub(crate) fn attach(&mut self, config: &Config, recorder: Recorder) {
+        let needs_pod_range = config.local_traffic == config::LocalTraffic::NodeCidr;
+        let node = &self.settings.node_name;
+        self.node_wait = Some(NodeWait::new(node, needs_pod_range, Instant::now()));
+        recorder.record(NewEvent {
+            // A Node's Events are found by its name, which stands for the uid as well.
+            regarding: regarding("Node", "", node),
+            event_type: EventType::Normal,
+            reason: "Starting".to_owned(),
+            action: "StartKubeProxy".to_owned(),
+            note: String::new(),
+        });
+        let node = node.clone();
+        self.observe.listen_failed = Box::new(move |service, port, why| {
+            recorder.record(NewEvent {
+                regarding: regarding("Service", &service.namespace, &service.name),
+                event_type: EventType::Warning,
+                reason: "FailedToStartServiceHealthcheck".to_owned(),
+                action: "Listen".to_owned(),
+                note: format!(
+                    "node {node} failed to start healthcheck {:?} on port {port}: {why}",
+                    service.to_string()
+                ),
+            });
+        });
+    }
+}
+
+fn regarding(kind: &'static str, namespace: &str, name: &str) -> Regarding {
+    Regarding {
+        api_version: "v1",
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: if kind == "Node" {
+            name.to_owned()
+        } else {
+            String::new()
+        },
     }
 }

@@ -1,0 +1,148 @@
+//! Waiting for this node's own Node object, without which the kernel would be given rules that are
+//! wrong as soon as it is there: the node's addresses, and its pod range where that tells local
+//! traffic. As kube-proxy waits; pure, time is an argument.
+
+use std::time::{Duration, Instant};
+
+use model::{Change, Event};
+
+/// How long to wait for the Node to have addresses; then Services are served without.
+const ADDRESSES: Duration = Duration::from_secs(30);
+
+/// How long to wait for a pod range after that, where one is needed; then it is an error.
+const POD_RANGE: Duration = Duration::from_secs(300);
+
+/// The wait of one proxy.
+#[derive(Debug)]
+pub(crate) struct NodeWait {
+    node_name: String,
+    /// `detectLocalMode: NodeCIDR`.
+    needs_pod_range: bool,
+    since: Instant,
+    has_addresses: bool,
+    has_pod_range: bool,
+}
+
+/// What the wait says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Go on.
+    Ready,
+    /// Go on, but say this.
+    ReadyWithout(String),
+    /// Not before this time, unless the Node comes.
+    Until(Instant),
+    /// It cannot go on.
+    Never(String),
+}
+
+impl NodeWait {
+    /// A wait that begins now.
+    pub(crate) fn new(node_name: &str, needs_pod_range: bool, now: Instant) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            needs_pod_range,
+            since: now,
+            has_addresses: false,
+            has_pod_range: false,
+        }
+    }
+
+    /// Looks for the Node among events.
+    pub(crate) fn see(&mut self, events: &[Event]) {
+        for event in events {
+            if let Event::Node(Change::Applied(node)) = event
+                && *node.name == *self.node_name
+            {
+                self.has_addresses |= !node.addresses.is_empty();
+                self.has_pod_range |= !node.pod_cidrs.is_empty();
+            }
+        }
+    }
+
+    /// Whether to go on.
+    pub(crate) fn answer(&self, now: Instant) -> Answer {
+        let node = &self.node_name;
+        if self.needs_pod_range && !self.has_pod_range {
+            let end = self.since + ADDRESSES + POD_RANGE;
+            return if now < end {
+                Answer::Until(end)
+            } else {
+                Answer::Never(format!(
+                    "Node {node} has no podCIDR, which detectLocalMode NodeCIDR needs; waited \
+                     for {:?}",
+                    ADDRESSES + POD_RANGE
+                ))
+            };
+        }
+        if self.has_addresses {
+            return Answer::Ready;
+        }
+        let end = self.since + ADDRESSES;
+        if now < end {
+            return Answer::Until(end);
+        }
+        Answer::ReadyWithout(format!(
+            "Node {node} does not exist or has no addresses; going on without after {ADDRESSES:?}. \
+             If its name is wrong, --hostname-override sets it"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use model::{Node, NodeAddress, NodeAddressType};
+
+    use super::*;
+
+    fn node(name: &str, addresses: &[&str], pods: &[&str]) -> Event {
+        Event::Node(Change::Applied(Arc::new(Node {
+            name: name.into(),
+            uid: "".into(),
+            addresses: addresses
+                .iter()
+                .map(|ip| NodeAddress {
+                    kind: NodeAddressType::InternalIp,
+                    ip: ip.parse().unwrap(),
+                })
+                .collect(),
+            pod_cidrs: pods.iter().map(|net| net.parse().unwrap()).collect(),
+            topology: std::collections::BTreeMap::new(),
+            deleting: false,
+        })))
+    }
+
+    #[test]
+    fn a_node_with_an_address_is_enough() {
+        let start = Instant::now();
+        let mut wait = NodeWait::new("a", false, start);
+        wait.see(&[node("b", &["10.0.0.1"], &[]), node("a", &[], &[])]);
+        assert_eq!(wait.answer(start), Answer::Until(start + ADDRESSES));
+        wait.see(&[node("a", &["10.0.0.1"], &[])]);
+        assert_eq!(wait.answer(start), Answer::Ready);
+    }
+
+    #[test]
+    fn without_a_node_services_are_served_in_the_end() {
+        let start = Instant::now();
+        let wait = NodeWait::new("a", false, start);
+        assert!(matches!(
+            wait.answer(start + ADDRESSES),
+            Answer::ReadyWithout(why) if why.contains("Node a ")
+        ));
+    }
+
+    #[test]
+    fn a_needed_pod_range_is_waited_for_and_then_an_error() {
+        let start = Instant::now();
+        let mut wait = NodeWait::new("a", true, start);
+        wait.see(&[node("a", &["10.0.0.1"], &[])]);
+        let end = start + ADDRESSES + POD_RANGE;
+        assert_eq!(wait.answer(start + ADDRESSES), Answer::Until(end));
+        assert!(matches!(wait.answer(end), Answer::Never(why) if why.contains("podCIDR")));
+        wait.see(&[node("a", &["10.0.0.1"], &["10.1.0.0/24"])]);
+        assert_eq!(wait.answer(end), Answer::Ready);
+    }
+}

@@ -1,0 +1,269 @@
+//! The running proxy in iptables mode: it follows files, survives what others do to its rules,
+//! and never lets one object take another down.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use support::{CLUSTER_CIDR, Host, Running, SLUICE, eventually, observed, text};
+use tempfile::TempDir;
+
+/// A host with a proxy that follows a folder.
+struct Proxy {
+    host: Host,
+    folder: TempDir,
+    process: Running,
+}
+
+/// A Service with one endpoint.
+fn web(name: &str, last: u8, endpoint: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
+         spec: {{clusterIP: 10.96.10.{last}, ports: [{{name: http, port: 80}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: {name}-a, namespace: demo, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+         addressType: IPv4\nports: [{{name: http, port: 8080, protocol: TCP}}]\n\
+         endpoints: [{{addresses: [{endpoint}], conditions: {{ready: true}}}}]\n"
+    )
+}
+
+impl Proxy {
+    fn start(files: &[(&str, &str)], flags: &[&str]) -> Self {
+        let host = Host::new();
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        let process = Self::spawn(&host, folder.path(), flags);
+        Self {
+            host,
+            folder,
+            process,
+        }
+    }
+
+    fn spawn(host: &Host, folder: &Path, flags: &[&str]) -> Running {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join(".log"))
+            .unwrap();
+        let process = host
+            .command(SLUICE)
+            .args([
+                "proxy",
+                "--proxy-mode=iptables",
+                "--hostname-override=node1",
+            ])
+            .args(["--iptables-backend=nft", "--iptables-min-sync-period=10ms"])
+            .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
+            .arg("--manifests")
+            .arg(folder)
+            .args(flags)
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap();
+        Running(process)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join(".log")).unwrap()
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        fs::write(self.folder.path().join(name), content).unwrap();
+    }
+
+    fn nat(&self) -> String {
+        self.host.sh("iptables-nft-save -t nat")
+    }
+
+    /// Waits until the NAT table has this text, or has it no more.
+    fn wait_for(&self, what: &str, there: bool) {
+        eventually(&format!("{what} {there}\n{}", self.log()), || {
+            self.nat().contains(what) == there
+        });
+    }
+}
+
+#[test]
+fn changes_to_files_reach_the_kernel() {
+    let proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    proxy.wait_for("demo/a:http -> 10.244.1.1:8080", true);
+    proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
+    proxy.wait_for("demo/b:http -> 10.244.1.2:8080", true);
+    proxy.write("a.yaml", &web("a", 1, "10.244.1.9"));
+    proxy.wait_for("demo/a:http -> 10.244.1.9:8080", true);
+    proxy.wait_for("10.244.1.1:8080", false);
+    fs::remove_file(proxy.folder.path().join("b.yaml")).unwrap();
+    proxy.wait_for("demo/b:http", false);
+    assert!(proxy.nat().contains("demo/a:http"));
+}
+
+#[test]
+fn a_bad_document_is_named_and_takes_nothing_down() {
+    let proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    proxy.wait_for("demo/a:http", true);
+    let bad = web("a", 1, "10.244.1.1").replace("port: 80}", "port: 99999}");
+    proxy.write(
+        "a.yaml",
+        &format!("{bad}---\n{}", web("b", 2, "10.244.1.2")),
+    );
+    proxy.wait_for("demo/b:http", true);
+    assert!(
+        proxy.nat().contains("demo/a:http"),
+        "its last good version stays"
+    );
+    let log = proxy.log();
+    for word in [
+        "a.yaml",
+        "document 1",
+        "Service demo/a",
+        "spec.ports[0].port",
+        "99999",
+    ] {
+        assert!(log.contains(word), "{word} is not in:\n{log}");
+    }
+}
+
+#[test]
+fn flushed_rules_are_put_back() {
+    let proxy = Proxy::start(
+        &[("a.yaml", &web("a", 1, "10.244.1.1"))],
+        &["--iptables-sync-period=500ms"],
+    );
+    proxy.wait_for("demo/a:http", true);
+    // As somebody does who wants a clean table, and as somebody who empties a single chain.
+    proxy
+        .host
+        .sh("iptables-nft -t nat -F; iptables-nft -t nat -X; iptables-nft -t filter -F");
+    proxy.wait_for("demo/a:http", true);
+    proxy.host.sh("iptables-nft -t nat -F KUBE-SERVICES");
+    proxy.wait_for("KUBE-SVC-", true);
+    proxy.wait_for("-A KUBE-SERVICES -d 10.96.10.1/32", true);
+    assert!(proxy.log().contains("somebody else changed the rules"));
+}
+
+#[test]
+fn others_rules_are_left_alone_and_cleanup_removes_only_ours() {
+    let proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    proxy.wait_for("demo/a:http", true);
+    proxy.host.sh(
+        "iptables-nft -t nat -N MINE; iptables-nft -t nat -A MINE -j RETURN; \
+         iptables-nft -t nat -I PREROUTING -j MINE",
+    );
+    proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
+    proxy.wait_for("demo/b:http", true);
+    assert!(proxy.nat().contains("-A MINE -j RETURN"));
+    drop(proxy.process);
+    let output = proxy.host.sluice(&["cleanup"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let left = proxy.host.sh("iptables-nft-save; ip6tables-nft-save");
+    assert!(!left.contains("KUBE"), "{left}");
+    assert!(left.contains("-A PREROUTING -j MINE") && left.contains("-A MINE -j RETURN"));
+}
+
+#[test]
+fn a_service_that_cannot_be_programmed_is_named_and_the_others_served() {
+    // Its comment is longer than the 255 bytes that the kernel takes.
+    let long = "n".repeat(63);
+    let object = web("a", 1, "10.244.1.1")
+        .replace("namespace: demo", &format!("namespace: {long}"))
+        .replace("name: a,", &format!("name: {},", "s".repeat(63)))
+        .replace("name: a-a", &format!("name: {}", "t".repeat(63)))
+        .replace(
+            "service-name: a",
+            &format!("service-name: {}", "s".repeat(63)),
+        )
+        .replace("name: http", &format!("name: {}", "p".repeat(120)));
+    let both = format!("{object}---\n{}", web("b", 2, "10.244.1.2"));
+    let proxy = Proxy::start(&[("both.yaml", &both)], &[]);
+    proxy.wait_for("demo/b:http", true);
+    eventually("it is named", || proxy.log().contains(&"s".repeat(63)));
+}
+
+#[test]
+fn rules_stay_when_it_ends_and_a_restart_changes_nothing() {
+    let objects = fs::read_to_string(observed("objects.yaml")).unwrap();
+    let mut proxy = Proxy::start(&[("objects.yaml", &objects)], &[]);
+    proxy.wait_for("demo/web:http", true);
+    proxy.wait_for("demo/dual:http", true);
+    let before = without_counters(&proxy.nat());
+    let pid = proxy.process.0.id();
+    proxy.host.sh(&format!("kill -TERM {pid}"));
+    let status = proxy.process.0.wait().unwrap();
+    assert!(status.success(), "{status}: {}", proxy.log());
+    assert_eq!(without_counters(&proxy.nat()), before);
+    proxy.process = Proxy::spawn(&proxy.host, proxy.folder.path(), &[]);
+    proxy.write("new.yaml", &web("new", 99, "10.244.1.99"));
+    proxy.wait_for("demo/new:http", true);
+    let after = without_counters(&proxy.nat());
+    for line in before.lines() {
+        assert!(after.contains(line), "{line} is gone");
+    }
+}
+
+fn without_counters(save: &str) -> String {
+    let lines = save
+        .lines()
+        .filter(|l| !l.starts_with('#') && !l.starts_with(':'));
+    lines.map(|l| format!("{l}\n")).collect()
+}
+
+#[test]
+fn health_says_when_the_first_sync_is_done() {
+    let proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    proxy.wait_for("demo/a:http", true);
+    let ask = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | nc -w 2 127.0.0.1 10256";
+    eventually("both families are in sync", || {
+        let answer = proxy.host.sh(ask);
+        answer.contains("200 OK") && answer.contains("IPv4") && answer.contains("IPv6")
+    });
+    let metrics = "printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' | nc -w 2 127.0.0.1 10249";
+    let text = proxy.host.sh(metrics);
+    assert!(
+        text.contains("kubeproxy_sync_proxy_rules_service_changes_total 1\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains(
+            "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"}"
+        )
+    );
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_refused_by_field() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.yaml");
+    let header = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    for (wrong, field) in [
+        ("iptables: {masqueradeBit: 99}\n", "masqueradeBit"),
+        ("iptables: {masqueradBit: 14}\n", "masqueradBit"),
+        ("mode: magic\n", "magic"),
+    ] {
+        fs::write(&config, format!("{header}{wrong}")).unwrap();
+        let output = host.sluice(&["proxy", "--config", config.to_str().unwrap(), "--once"]);
+        let said = text(&output.stderr);
+        assert!(!output.status.success());
+        assert!(said.contains(field), "{field} is not in: {said}");
+    }
+}
+
+#[test]
+fn a_changed_configuration_file_ends_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.yaml");
+    let yaml = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                mode: iptables\n";
+    fs::write(&config, yaml).unwrap();
+    let flag = format!("--config={}", config.display());
+    let mut proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[&flag]);
+    proxy.wait_for("demo/a:http", true);
+    fs::write(&config, format!("{yaml}clusterCIDR: 10.0.0.0/8\n")).unwrap();
+    eventually("it ends", || proxy.process.0.try_wait().unwrap().is_some());
+    assert!(proxy.log().contains("has changed"), "{}", proxy.log());
+}

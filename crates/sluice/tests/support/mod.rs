@@ -1,0 +1,158 @@
+//! What the tests of the program share: namespaces to run it in, and rules to compare.
+
+#![allow(dead_code)] // Each test file uses its own part.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use kernel::netns::NetNs;
+use netfilter::iptables::{Chain, Family, TableSet};
+
+/// The program under test.
+pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
+
+/// What every observation with a cluster range was made with.
+pub(crate) const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/56";
+
+pub(crate) fn observed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testdata/observed")
+        .join(name)
+}
+
+/// A network namespace with the addresses of the observed node; gone when dropped.
+pub(crate) struct Host {
+    name: String,
+    netns: NetNs,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sluice-test-{}-{number}", std::process::id());
+        let netns = NetNs::create(&name).expect("tests need root, to make network namespaces");
+        let host = Self { name, netns };
+        for command in [
+            "ip link set lo up",
+            "ip link add eth0 type veth peer name uplink",
+            "ip link set uplink up",
+            "ip link set eth0 up",
+            "ip addr add 10.200.1.2/24 dev eth0",
+            "ip addr add fd00:200:1::2/64 dev eth0 nodad",
+        ] {
+            host.sh(command);
+        }
+        host
+    }
+
+    pub(crate) fn command(&self, program: &str) -> Command {
+        self.netns
+            .command(program)
+            .expect("a command in the namespace")
+    }
+
+    /// Runs a shell line, which has to succeed; returns what it prints.
+    pub(crate) fn sh(&self, line: &str) -> String {
+        let output = self.command("sh").args(["-c", line]).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// `sluice` with these words, to its end.
+    pub(crate) fn sluice(&self, words: &[&str]) -> Output {
+        self.command(SLUICE).args(words).output().unwrap()
+    }
+
+    /// The rules of a family, as a save tool prints them.
+    pub(crate) fn rules(&self, save: &str, family: Family) -> TableSet {
+        let saved = self.sh(save);
+        TableSet::parse(family, &saved).unwrap_or_else(|e| panic!("{save}: {e}\n{saved}"))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // A test that panics leaves nothing behind either.
+        let _ = NetNs::delete(&self.name);
+    }
+}
+
+/// A running `sluice`; killed when dropped.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Tries until `wanted` holds.
+pub(crate) fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !wanted() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// One line a rule, in an order that is the same whenever the rules mean the same: where the order
+/// of different Services' rules does not matter (the observations' README says in which chains),
+/// they are sorted. The rule that must be last stays last.
+pub(crate) fn comparable(set: &TableSet) -> Vec<String> {
+    const UNORDERED: [&str; 4] = [
+        "KUBE-SERVICES",
+        "KUBE-NODEPORTS",
+        "KUBE-EXTERNAL-SERVICES",
+        "KUBE-PROXY-FIREWALL",
+    ];
+    let mut lines = Vec::new();
+    for (table, state) in &set.tables {
+        for (chain, contents) in &state.chains {
+            lines.push(format!("{} :{chain}", table.name()));
+            let mut rules: Vec<String> =
+                contents.rules.iter().map(|r| written(*chain, r)).collect();
+            if UNORDERED.contains(&chain.as_str()) {
+                let tail = rules
+                    .iter()
+                    .position(|r| r.contains("this must be the last rule"))
+                    .unwrap_or(rules.len());
+                rules[..tail].sort();
+            }
+            lines.extend(rules.into_iter().map(|r| format!("{} {r}", table.name())));
+        }
+    }
+    lines
+}
+
+fn written(chain: Chain, rule: &netfilter::iptables::Rule) -> String {
+    let mut line = String::new();
+    rule.write_append(&mut line, chain);
+    line
+}
+
+/// Fails with the lines that differ.
+pub(crate) fn assert_same(ours: &TableSet, theirs: &TableSet, what: &str) {
+    let (ours, theirs) = (comparable(ours), comparable(theirs));
+    if ours == theirs {
+        return;
+    }
+    let only = |a: &[String], b: &[String], sign: char| -> String {
+        a.iter()
+            .filter(|l| !b.contains(l))
+            .map(|l| format!("{sign} {}\n", l.trim_end()))
+            .collect()
+    };
+    panic!(
+        "{what} differs (- expected, + got; nothing listed: another order)\n{}{}",
+        only(&theirs, &ours, '-'),
+        only(&ours, &theirs, '+')
+    );
+}

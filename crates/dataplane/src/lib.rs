@@ -1,4 +1,6 @@
 //! One module a proxy mode: lays a plan out as rules and works out the change to them.
 
 pub mod iptables;
+pub mod ipvs;
 pub mod nftables;
+mod terms;

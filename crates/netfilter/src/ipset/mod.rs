@@ -300,3 +300,26 @@ impl From<Sets> for BTreeMap<Box<str>, Set> {
         sets.sets.into_iter().map(|s| (s.name.clone(), s)).collect()
     }
 }
+
+/// One change to ipsets, as a command of their netlink subsystem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// A new set; its elements do not count. One of the same name and type is as good.
+    Create(Set),
+    /// Elements that a set is to have.
+    #[allow(missing_docs)]
+    Add {
+        set: Box<str>,
+        elements: Vec<Element>,
+    },
+    /// Elements that a set is not to have.
+    #[allow(missing_docs)]
+    Delete {
+        set: Box<str>,
+        elements: Vec<Element>,
+    },
+    /// Two sets of one type change places.
+    Swap(Box<str>, Box<str>),
+    /// A set goes, with its elements. One that a rule names cannot go.
+    Destroy(Box<str>),
+}

@@ -240,3 +240,47 @@ impl ServiceId {
         }
     }
 }
+
+/// One change to IPVS, as a command of its netlink family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// A new virtual server; its destinations do not count.
+    AddService(Service),
+    /// Another scheduler, persistence or flags; its destinations do not count.
+    SetService(Service),
+    /// A virtual server goes, with its destinations.
+    DeleteService(ServiceId),
+    /// A new destination.
+    AddDestination(ServiceId, Destination),
+    /// Another method, weight or limit.
+    SetDestination(ServiceId, Destination),
+    /// A destination goes, whether it has connections or not.
+    DeleteDestination(ServiceId, SocketAddr),
+}
+
+impl Op {
+    /// The virtual server that it is about.
+    pub fn service(&self) -> ServiceId {
+        match self {
+            Op::AddService(service) | Op::SetService(service) => service.id,
+            Op::DeleteService(id)
+            | Op::AddDestination(id, _)
+            | Op::SetDestination(id, _)
+            | Op::DeleteDestination(id, _) => *id,
+        }
+    }
+}
+
+/// As `ipvsadm` would be told.
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::AddService(s) => write!(f, "-A {} -s {}", s.id, s.scheduler),
+            Op::SetService(s) => write!(f, "-E {} -s {}", s.id, s.scheduler),
+            Op::DeleteService(id) => write!(f, "-D {id}"),
+            Op::AddDestination(id, d) => write!(f, "-a {id} -r {} -w {}", d.address, d.weight),
+            Op::SetDestination(id, d) => write!(f, "-e {id} -r {} -w {}", d.address, d.weight),
+            Op::DeleteDestination(id, address) => write!(f, "-d {id} -r {address}"),
+        }
+    }
+}

@@ -11,8 +11,8 @@ use plan::Traffic;
 
 use super::super::Nfacct;
 use super::super::names::{self, Kind};
-use super::fixed::loopback;
 use super::{Context, Port, comment, protocol};
+use crate::terms::loopback;
 
 /// The match of a transport protocol with a destination port.
 fn port_match(protocol: Protocol, port: NonZeroU16) -> Match {

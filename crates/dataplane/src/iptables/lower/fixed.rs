@@ -8,6 +8,7 @@ use netfilter::iptables::{
 
 use super::super::{Nfacct, names};
 use super::{Context, comment, simple};
+use crate::terms::loopback;
 
 /// The chains that are wholly ours and do not belong to a Service port, with their rules; not
 /// those that all Service ports share.
@@ -110,19 +111,6 @@ fn martians() -> Vec<Rule> {
         target: Some(Target::Drop),
         counters: None,
     }]
-}
-
-/// `127.0.0.0/8`, `::1/128`.
-pub(super) fn loopback(family: IpFamily) -> Net {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-    match family {
-        IpFamily::V4 => {
-            let mask = Ipv4Addr::new(255, 0, 0, 0);
-            Net::new(Ipv4Addr::LOCALHOST.into(), mask.into())
-                .expect("an address and a mask of one family")
-        }
-        IpFamily::V6 => Net::from(Ipv6Addr::LOCALHOST),
-    }
 }
 
 /// The rules that must stand last in the nat table's KUBE-SERVICES: what no other rule there took

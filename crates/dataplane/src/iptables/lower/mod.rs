@@ -10,11 +10,13 @@ mod fixed;
 mod port;
 
 use model::IpFamily;
-use netfilter::iptables::{Family, Header, Match, Negatable, Net, Protocol, Rule, Target};
-use plan::{LocalDetector, NodeFacts};
+use netfilter::iptables::{Header, Negatable, Protocol};
+use plan::NodeFacts;
 
 use super::Options;
 
+pub(super) use crate::terms::rule_family;
+use crate::terms::{comment, simple};
 pub(super) use fixed::{chains as fixed_chains, services_tail};
 pub(super) use port::Port;
 
@@ -45,57 +47,10 @@ impl Context<'_> {
     /// The header condition for traffic of this node's pods, or for all but it; `None` where it
     /// cannot be told.
     fn local_traffic(&self, negated: bool) -> Option<Header> {
-        use netfilter::iptables::Interface;
-        let interface = |value| Header {
-            in_interface: Some(Negatable { negated, value }),
-            ..Header::default()
-        };
-        match &self.node.local {
-            LocalDetector::None => None,
-            LocalDetector::Source(range) => {
-                let value = Net::from(*range);
-                // A condition that always holds is none.
-                let source =
-                    (negated || !value.is_everything()).then_some(Negatable { negated, value });
-                Some(Header {
-                    source,
-                    ..Header::default()
-                })
-            }
-            LocalDetector::Interface(name) => {
-                // A name that ends in + is a prefix to iptables, whoever wrote it.
-                Some(interface(match name.strip_suffix('+') {
-                    Some(prefix) => Interface::Prefix(prefix.into()),
-                    None => Interface::Name(name.as_str().into()),
-                }))
-            }
-            LocalDetector::InterfacePrefix(prefix) => {
-                Some(interface(Interface::Prefix(prefix.as_str().into())))
-            }
-        }
-    }
-}
-
-/// The family in the terms of the rule language.
-pub(super) fn rule_family(family: IpFamily) -> Family {
-    match family {
-        IpFamily::V4 => Family::Ipv4,
-        IpFamily::V6 => Family::Ipv6,
+        crate::terms::local_traffic(&self.node.local, negated)
     }
 }
 
 fn protocol(protocol: model::Protocol) -> Option<Negatable<Protocol>> {
     Some(Negatable::is(Protocol(protocol.number())))
-}
-
-fn comment(text: impl Into<Box<str>>) -> Match {
-    Match::Comment(text.into())
-}
-
-fn simple(matches: Vec<Match>, target: Target) -> Rule {
-    Rule {
-        matches,
-        target: Some(target),
-        ..Rule::default()
-    }
 }

@@ -1,0 +1,91 @@
+//! Removing every trace.
+
+use netfilter::iptables::Chain;
+use netfilter::{ipset, ipvs};
+
+use super::Observation;
+use super::names::TABLES;
+
+/// What removes this mode from a node, to be carried out in the order of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleanup {
+    /// Virtual servers to remove.
+    pub servers: Vec<ipvs::Op>,
+    /// Whether the interface `kube-ipvs0` is there and must go.
+    pub device: bool,
+    /// Input for `iptables-restore --noflush`; empty where nothing is to do.
+    pub rules: String,
+    /// Sets to remove.
+    pub sets: Vec<ipset::Op>,
+}
+
+impl Cleanup {
+    /// Nothing is to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What removes kube-proxy's (and so sluice's) ipvs mode, in one family. Where there is no sign
+/// that it ever ran (neither its interface nor its sets), nothing is touched: virtual servers may
+/// then be somebody else's, and the chains belong to the iptables mode. Where there is one, all
+/// virtual servers of the family go but those by mark, as kube-proxy has it.
+///
+/// What others keep stays: a chain of ours that a rule of theirs leads into is emptied but not
+/// deleted.
+pub fn cleanup(family: model::IpFamily, observation: &Observation) -> Cleanup {
+    if observation.is_nothing() {
+        return Cleanup::default();
+    }
+    let mut servers: Vec<_> = observation.services.keys().copied().collect();
+    servers.sort_unstable();
+    let sets = observation.sets.keys();
+    let mut sets: Vec<ipset::Op> = sets
+        .map(|kind| ipset::Op::Destroy(kind.name(family).into()))
+        .collect();
+    if observation.spare {
+        sets.push(ipset::Op::Destroy(super::sets::SPARE.into()));
+    }
+    Cleanup {
+        servers: servers.into_iter().map(ipvs::Op::DeleteService).collect(),
+        device: observation.device,
+        rules: rules(observation),
+        sets,
+    }
+}
+
+fn rules(observation: &Observation) -> String {
+    let mut text = String::new();
+    let seen = &observation.rules;
+    for table in TABLES {
+        let jumps = seen.jumps.iter().filter(|(t, ..)| *t == table);
+        let chains: Vec<Chain> = seen
+            .chains
+            .keys()
+            .filter(|(t, _)| *t == table)
+            .map(|(_, chain)| *chain)
+            .collect();
+        let before = text.len();
+        text.push_str(&format!("*{table}\n"));
+        let start = text.len();
+        for chain in &chains {
+            text.push_str(&format!(":{chain} - [0:0]\n"));
+        }
+        for (_, from, rule) in jumps {
+            text.push_str(&format!("-D {from}"));
+            rule.write(&mut text);
+            text.push('\n');
+        }
+        for chain in chains {
+            if !seen.referenced.contains(&(table, chain)) {
+                text.push_str(&format!("-X {chain}\n"));
+            }
+        }
+        if text.len() == start {
+            text.truncate(before);
+        } else {
+            text.push_str("COMMIT\n");
+        }
+    }
+    text
+}

@@ -1,0 +1,481 @@
+//! What is wanted, what is in force, and the way from one to the other.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::IpFamily;
+use netfilter::ipset;
+use netfilter::ipvs::{self, Destination, Op, ServiceId};
+use plan::{FamilyDiff, Plan, PortKey};
+
+use super::lower::Item;
+use super::observe::{Observation, SeenRules};
+use super::rules::Inputs;
+use super::sets::{COUNT, MAX_ELEMENTS, Member, SPARE, SetKind};
+use super::transaction::{Applied, Before, Elements, Next, rules_text, socket};
+use super::wanted::{Wanted, WantedServer};
+use super::{Options, Termination, Transaction};
+
+/// The ipvs mode of one family.
+///
+/// The caller's part: [`apply`](Self::apply) every plan diff and tell the node's
+/// [`addresses`](Self::set_addresses); [`observe`](Self::observe) whenever
+/// [`needs_observation`](Self::needs_observation); carry out a
+/// [`transaction`](Self::transaction), and say how that went with [`committed`](Self::committed)
+/// or [`failed`](Self::failed). From time to time look at destinations that are
+/// [`due`](Self::due), until they have gone.
+#[derive(Debug)]
+pub struct Mode {
+    options: Options,
+    wanted: Wanted,
+    known: Option<Known>,
+    termination: Termination,
+}
+
+/// What is in the kernel.
+#[derive(Debug, Default)]
+struct Known {
+    device: bool,
+    items: HashSet<Item>,
+    servers: HashMap<ServiceId, Applied>,
+    /// For how many elements each set has room; `None` where there is no such set.
+    rooms: [Option<usize>; COUNT],
+    rules: KnownRules,
+    /// What is to go that no [`Item`] stands for.
+    foreign: Vec<ipset::Op>,
+}
+
+#[derive(Debug)]
+enum KnownRules {
+    Seen(SeenRules),
+    Written(Inputs),
+}
+
+impl Default for KnownRules {
+    fn default() -> Self {
+        KnownRules::Seen(SeenRules::default())
+    }
+}
+
+/// A transaction was asked for while nobody knows what is in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the kernel's state must be read before the next transaction")]
+pub struct NeedsObservation;
+
+impl Mode {
+    /// A mode that knows neither what is wanted nor what is in the kernel.
+    pub fn new(family: IpFamily, options: Options) -> Self {
+        Self {
+            options,
+            wanted: Wanted::new(family),
+            known: None,
+            termination: Termination::default(),
+        }
+    }
+
+    /// The family.
+    pub fn family(&self) -> IpFamily {
+        self.wanted.plan.family
+    }
+
+    /// What is wanted.
+    pub fn plan(&self) -> &Plan {
+        &self.wanted.plan
+    }
+
+    /// What is wanted has changed.
+    pub fn apply(&mut self, diff: &FamilyDiff) {
+        self.wanted.apply(diff);
+    }
+
+    /// This is wanted, whatever was before.
+    pub fn replace_plan(&mut self, plan: &Plan) {
+        let diff = plan.diff_from(&self.wanted.plan);
+        self.apply(&diff);
+    }
+
+    /// The addresses of the node's interfaces, those of [`DEVICE`](super::DEVICE) left out: where
+    /// NodePorts answer, and where an external address need not be added.
+    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.wanted.set_addresses(addresses);
+    }
+
+    /// Whether the kernel must be read before the next transaction.
+    pub fn needs_observation(&self) -> bool {
+        self.known.is_none()
+    }
+
+    /// This is in the kernel. The next transaction writes what is different there.
+    pub fn observe(&mut self, observation: Observation) {
+        let touched = &mut self.wanted.touched;
+        let mut known = Known {
+            device: observation.device,
+            rules: KnownRules::Seen(observation.rules),
+            ..Known::default()
+        };
+        known
+            .items
+            .extend(observation.addresses.into_iter().map(Item::Address));
+        if observation.spare {
+            known.foreign.push(ipset::Op::Destroy(SPARE.into()));
+        }
+        let family = self.wanted.plan.family;
+        for (kind, set) in observation.sets {
+            known.rooms[kind.index()] = Some(set.room.unwrap_or(usize::MAX));
+            let members = set.members.into_iter();
+            known.items.extend(members.map(|m| Item::Member(kind, m)));
+            if !set.foreign.is_empty() {
+                known.foreign.push(ipset::Op::Delete {
+                    set: kind.name(family).into(),
+                    elements: set.foreign,
+                });
+            }
+        }
+        touched.servers.extend(observation.services.keys());
+        let services = observation.services.into_iter();
+        known.servers = services.map(|(id, s)| (id, Applied::found(s))).collect();
+        touched.items.extend(known.items.iter());
+        let wanted = &mut self.wanted;
+        let items: Vec<Item> = wanted.items().copied().collect();
+        wanted.touched.items.extend(items);
+        let servers: Vec<ServiceId> = wanted.server_ids().copied().collect();
+        wanted.touched.servers.extend(servers);
+        self.known = Some(known);
+    }
+
+    /// Works out the way from what is in the kernel to what is wanted.
+    ///
+    /// # Errors
+    /// Where the kernel must be read first.
+    pub fn transaction(&mut self) -> Result<Transaction, NeedsObservation> {
+        let known = self.known.as_ref().ok_or(NeedsObservation)?;
+        let mut transaction = Transaction {
+            device: !known.device,
+            ..Transaction::default()
+        };
+        self.items(known, &mut transaction);
+        self.servers(known, &mut transaction);
+        self.rules(known, &mut transaction);
+        Ok(transaction)
+    }
+
+    fn items(&self, known: &Known, out: &mut Transaction) {
+        let (mut added, mut removed) = (Elements::default(), Elements::default());
+        let mut touched: Vec<Item> = self.wanted.touched.items.iter().copied().collect();
+        touched.sort_unstable();
+        for item in touched {
+            let (is, was) = (self.wanted.has(&item), known.items.contains(&item));
+            if is == was {
+                continue;
+            }
+            out.next.items.push((item, is));
+            match (item, is) {
+                (Item::Address(ip), true) => out.new_addresses.push(ip),
+                (Item::Address(ip), false) => out.old_addresses.push(ip),
+                (Item::Member(kind, member), true) => added.push(kind, member.element()),
+                (Item::Member(kind, member), false) => removed.push(kind, member.element()),
+                (Item::NoNodeAccess(..), _) => {}
+            }
+        }
+        out.old_members.clone_from(&known.foreign);
+        self.sets(known, added, out);
+        let family = self.wanted.plan.family;
+        out.old_members.extend(
+            removed
+                .into_sets()
+                .map(|(kind, elements)| ipset::Op::Delete {
+                    set: kind.name(family).into(),
+                    elements,
+                }),
+        );
+    }
+
+    /// Makes the sets that are not there or are too small, and adds elements.
+    fn sets(&self, known: &Known, added: Elements, out: &mut Transaction) {
+        let family = self.wanted.plan.family;
+        let mut added: HashMap<SetKind, Vec<ipset::Element>> = added.into_sets().collect();
+        out.next.rooms = known.rooms;
+        for kind in SetKind::all() {
+            let size = self.wanted.size(kind);
+            let name = kind.name(family);
+            let room = known.rooms[kind.index()];
+            let elements = added.remove(&kind).unwrap_or_default();
+            // While members come before others go, a set holds both.
+            let goes = known.rooms[kind.index()].is_some_and(|room| {
+                let hold = size.saturating_add(elements.len());
+                room != usize::MAX && hold > room
+            });
+            if room.is_some() && !goes {
+                if !elements.is_empty() {
+                    let set = name.into();
+                    out.sets.push(ipset::Op::Add { set, elements });
+                }
+                continue;
+            }
+            let bitmap = kind.create(family, name, 0).option("maxelem").is_none();
+            let fit = room_for(size);
+            out.next.rooms[kind.index()] = Some(if bitmap { usize::MAX } else { fit });
+            let under = if room.is_some() { SPARE } else { name };
+            out.sets
+                .push(ipset::Op::Create(kind.create(family, under, fit)));
+            let elements = if room.is_some() {
+                self.members(kind)
+            } else {
+                elements
+            };
+            if !elements.is_empty() {
+                let set = under.into();
+                out.sets.push(ipset::Op::Add { set, elements });
+            }
+            if room.is_some() {
+                out.sets.push(ipset::Op::Swap(SPARE.into(), name.into()));
+                out.sets.push(ipset::Op::Destroy(SPARE.into()));
+            }
+        }
+    }
+
+    fn members(&self, kind: SetKind) -> Vec<ipset::Element> {
+        let mut members: Vec<Member> = self
+            .wanted
+            .items()
+            .filter_map(|item| match item {
+                Item::Member(k, member) if *k == kind => Some(*member),
+                _ => None,
+            })
+            .collect();
+        members.sort_unstable();
+        members.into_iter().map(Member::element).collect()
+    }
+
+    fn servers(&self, known: &Known, out: &mut Transaction) {
+        let mut touched: Vec<ServiceId> = self.wanted.touched.servers.iter().copied().collect();
+        touched.sort_unstable();
+        for id in touched {
+            match (self.wanted.server(&id), known.servers.get(&id)) {
+                (None, None) => {}
+                (None, Some(_)) => {
+                    if !id.ip().is_some_and(|ip| self.options.excludes(ip)) {
+                        out.old_servers.push(Op::DeleteService(id));
+                        out.next.servers.push((id, None));
+                    }
+                }
+                (Some(wanted), applied) => self.server(&wanted, applied, out),
+            }
+        }
+    }
+
+    fn server(&self, wanted: &WantedServer<'_>, applied: Option<&Applied>, out: &mut Transaction) {
+        let id = wanted.id;
+        let service = wanted.service(&self.options);
+        let before = out.servers.len();
+        let fresh;
+        let applied = match applied {
+            Some(applied) => {
+                if applied.service != service {
+                    out.servers.push(Op::SetService(service.clone()));
+                }
+                applied
+            }
+            None => {
+                out.servers.push(Op::AddService(service.clone()));
+                fresh = Applied::new(service.clone());
+                &fresh
+            }
+        };
+        let mut next = Applied {
+            service,
+            plain: wanted.endpoints.clone(),
+            odd: applied.odd.clone(),
+        };
+        let same = applied.odd.is_empty() && Arc::ptr_eq(&applied.plain, wanted.endpoints);
+        if !same {
+            destinations(id, applied, &mut next, out);
+        }
+        // Also where nothing is to do: what was found becomes what the plan has.
+        if out.servers.len() > before || !same {
+            out.next.servers.push((id, Some(next)));
+        }
+    }
+
+    fn rules(&self, known: &Known, out: &mut Transaction) {
+        let inputs = self.wanted.rules(&self.options);
+        match &known.rules {
+            KnownRules::Written(before) if *before == inputs => return,
+            KnownRules::Written(before) => {
+                out.rules = rules_text(&inputs.chains(), Before::Written(&before.chains()));
+            }
+            KnownRules::Seen(seen) => {
+                out.rules = rules_text(&inputs.chains(), Before::Seen(seen));
+            }
+        }
+        out.next.rules = Some(inputs);
+    }
+
+    /// The kernel has taken the transaction, at this time.
+    pub fn committed(&mut self, transaction: Transaction, now: Duration) {
+        let Some(known) = &mut self.known else {
+            return;
+        };
+        let Next {
+            items,
+            servers,
+            rooms,
+            rules,
+            leaving,
+        } = transaction.next;
+        known.device = true;
+        known.rooms = rooms;
+        known.foreign.clear();
+        for (item, is) in items {
+            if is {
+                known.items.insert(item);
+            } else {
+                known.items.remove(&item);
+            }
+        }
+        for (id, applied) in servers {
+            self.termination.stay(&id);
+            match applied {
+                Some(applied) => known.servers.insert(id, applied),
+                None => known.servers.remove(&id),
+            };
+        }
+        for (id, address) in leaving {
+            self.termination.leave(id, address, now);
+        }
+        if let Some(rules) = rules {
+            known.rules = KnownRules::Written(rules);
+        }
+        // Diffs that came meanwhile are looked at again, since a diff touches what it changes.
+        let wanted = &mut self.wanted;
+        let mut touched = std::mem::take(&mut wanted.touched);
+        let differs = |i: &Item| wanted.has(i) != known.items.contains(i);
+        touched.items.retain(differs);
+        touched
+            .servers
+            .retain(|id| match (wanted.server(id), known.servers.get(id)) {
+                (None, None) => false,
+                (Some(w), Some(a)) => {
+                    !Arc::ptr_eq(w.endpoints, &a.plain) || w.persistent != a.service.persistent
+                }
+                _ => true,
+            });
+        wanted.touched = touched;
+    }
+
+    /// The kernel has not taken all of the transaction: it must be read before the next one.
+    pub fn failed(&mut self, _transaction: Transaction) {
+        self.forget();
+    }
+
+    /// Nothing is known of the kernel any more.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// The Service port that a virtual server is there for.
+    pub fn owner(&self, id: &ServiceId) -> Option<PortKey> {
+        self.wanted.owner(id).map(|port| port.key())
+    }
+
+    /// How many virtual servers and addresses are wanted.
+    pub fn counts(&self) -> (usize, usize) {
+        let addresses = self
+            .wanted
+            .items()
+            .filter(|i| matches!(i, Item::Address(_)));
+        (self.wanted.server_ids().count(), addresses.count())
+    }
+
+    /// The virtual servers with destinations that are going and have to be looked at now.
+    pub fn due(&self, now: Duration) -> Vec<ServiceId> {
+        self.termination.due(now)
+    }
+
+    /// When [`due`](Self::due) will next name any.
+    pub fn next_due(&self) -> Option<Duration> {
+        self.termination.next()
+    }
+
+    /// What a virtual server's destinations look like now: address, and how many connections each
+    /// has. Returns the removals that are to be carried out.
+    pub fn looked(
+        &mut self,
+        id: &ServiceId,
+        connections: &HashMap<SocketAddr, u64>,
+        now: Duration,
+    ) -> Vec<Op> {
+        let gone = self.termination.looked(id, connections, now);
+        let applied = self
+            .known
+            .as_mut()
+            .and_then(|known| known.servers.get_mut(id));
+        if let Some(applied) = applied {
+            for address in &gone {
+                applied.odd.remove(address);
+            }
+        }
+        let there = |a: &SocketAddr| connections.contains_key(a);
+        gone.into_iter()
+            .filter(there)
+            .map(|address| Op::DeleteDestination(*id, address))
+            .collect()
+    }
+}
+
+/// Room for twice as many elements as there are, at least what kube-proxy makes room for.
+fn room_for(elements: usize) -> usize {
+    elements
+        .saturating_mul(2)
+        .next_power_of_two()
+        .max(MAX_ELEMENTS)
+}
+
+/// Whether an endpoint that goes may have connections to end first. For UDP and SCTP kube-proxy
+/// has it go at once: the kernel drops its connections with their next packet.
+fn is_graceful(id: &ServiceId) -> bool {
+    matches!(
+        id,
+        ServiceId::Address {
+            protocol: ipvs::Protocol::Tcp,
+            ..
+        }
+    )
+}
+
+/// Turns the destinations of `applied` into those of `next.plain`. Those that come are added
+/// before others go, so that there is always one.
+fn destinations(id: ServiceId, applied: &Applied, next: &mut Applied, out: &mut Transaction) {
+    let (plain, wanted) = (&applied.plain, &next.plain);
+    let before: HashSet<SocketAddr> = plain.iter().map(socket).collect();
+    let after: HashSet<SocketAddr> = wanted.iter().map(socket).collect();
+    for address in wanted.iter().map(socket) {
+        let destination = Destination::new(address, 1);
+        match next.odd.remove(&address) {
+            Some(found) if found == destination => {}
+            Some(_) => out.servers.push(Op::SetDestination(id, destination)),
+            None if before.contains(&address) => {}
+            None => out.servers.push(Op::AddDestination(id, destination)),
+        }
+    }
+    let goes = plain.iter().map(socket).filter(|a| !after.contains(a));
+    for address in goes {
+        next.odd.insert(address, Destination::new(address, 1));
+    }
+    if is_graceful(&id) {
+        for (address, destination) in &mut next.odd {
+            if destination.weight != 0 {
+                destination.weight = 0;
+                let quiet = destination.clone();
+                out.servers.push(Op::SetDestination(id, quiet));
+            }
+            out.next.leaving.push((id, *address));
+        }
+    } else {
+        let gone = std::mem::take(&mut next.odd).into_keys();
+        out.servers
+            .extend(gone.map(|address| Op::DeleteDestination(id, address)));
+    }
+}

@@ -1,0 +1,244 @@
+//! The ipsets of this mode.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::{IpFamily, Protocol};
+use netfilter::ipset::{Element, Method, Part, PartKind, PortProtocol, Set};
+
+/// How many sets there are.
+pub(super) const COUNT: usize = 17;
+
+/// How many elements kube-proxy makes room for in a hash set (ipset's own default). A set that
+/// needs more gets more, where kube-proxy would lose Services.
+pub(super) const MAX_ELEMENTS: usize = 65_536;
+
+/// The name under which a set is built that is to take the place of one that has grown too small.
+pub(super) const SPARE: &str = "KUBE-SLUICE-SPARE";
+
+/// A set, in both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum SetKind {
+    LoopBack,
+    ClusterIp,
+    ExternalIp,
+    ExternalIpLocal,
+    LoadBalancer,
+    LoadBalancerFw,
+    LoadBalancerLocal,
+    LoadBalancerSourceIp,
+    LoadBalancerSourceCidr,
+    NodePortTcp,
+    NodePortLocalTcp,
+    NodePortUdp,
+    NodePortLocalUdp,
+    NodePortSctp,
+    NodePortLocalSctp,
+    HealthCheckNodePort,
+    IpvsIps,
+}
+
+use PartKind::{Ip, Net, Port};
+use SetKind as K;
+
+/// What a set is: kind, names in IPv4 and in IPv6 (cut at 31 bytes, the kernel's limit), the parts
+/// of an element, and the comment that kube-proxy's rules about it carry.
+struct Definition(
+    SetKind,
+    &'static str,
+    &'static str,
+    &'static [PartKind],
+    &'static str,
+);
+
+const IP_PORT: &[PartKind] = &[Ip, Port];
+const IP_PORT_IP: &[PartKind] = &[Ip, Port, Ip];
+
+#[rustfmt::skip]
+const DEFINITIONS: [Definition; COUNT] = [
+    Definition(K::LoopBack, "KUBE-LOOP-BACK", "KUBE-6-LOOP-BACK", IP_PORT_IP,
+        "Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose"),
+    Definition(K::ClusterIp, "KUBE-CLUSTER-IP", "KUBE-6-CLUSTER-IP", IP_PORT,
+        "Kubernetes service cluster ip + port for masquerade purpose"),
+    Definition(K::ExternalIp, "KUBE-EXTERNAL-IP", "KUBE-6-EXTERNAL-IP", IP_PORT,
+        "Kubernetes service external ip + port for masquerade and filter purpose"),
+    Definition(K::ExternalIpLocal, "KUBE-EXTERNAL-IP-LOCAL", "KUBE-6-EXTERNAL-IP-LOCAL", IP_PORT,
+        "Kubernetes service external ip + port with externalTrafficPolicy=local"),
+    Definition(K::LoadBalancer, "KUBE-LOAD-BALANCER", "KUBE-6-LOAD-BALANCER", IP_PORT,
+        "Kubernetes service lb portal"),
+    Definition(K::LoadBalancerFw, "KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW", IP_PORT,
+        "Kubernetes service load balancer ip + port for load balancer with sourceRange"),
+    Definition(K::LoadBalancerLocal, "KUBE-LOAD-BALANCER-LOCAL", "KUBE-6-LOAD-BALANCER-LOCAL", IP_PORT,
+        "Kubernetes service load balancer ip + port with externalTrafficPolicy=local"),
+    Definition(K::LoadBalancerSourceIp, "KUBE-LOAD-BALANCER-SOURCE-IP", "KUBE-6-LOAD-BALANCER-SOURCE-IP", IP_PORT_IP,
+        "Kubernetes service load balancer ip + port + source IP for packet filter purpose"),
+    Definition(K::LoadBalancerSourceCidr, "KUBE-LOAD-BALANCER-SOURCE-CIDR", "KUBE-6-LOAD-BALANCER-SOURCE-CID", &[Ip, Port, Net],
+        "Kubernetes service load balancer ip + port + source cidr for packet filter purpose"),
+    Definition(K::NodePortTcp, "KUBE-NODE-PORT-TCP", "KUBE-6-NODE-PORT-TCP", &[Port],
+        "Kubernetes nodeport TCP port for masquerade purpose"),
+    Definition(K::NodePortLocalTcp, "KUBE-NODE-PORT-LOCAL-TCP", "KUBE-6-NODE-PORT-LOCAL-TCP", &[Port],
+        "Kubernetes nodeport TCP port with externalTrafficPolicy=local"),
+    Definition(K::NodePortUdp, "KUBE-NODE-PORT-UDP", "KUBE-6-NODE-PORT-UDP", &[Port],
+        "Kubernetes nodeport UDP port for masquerade purpose"),
+    Definition(K::NodePortLocalUdp, "KUBE-NODE-PORT-LOCAL-UDP", "KUBE-6-NODE-PORT-LOCAL-UDP", &[Port],
+        "Kubernetes nodeport UDP port with externalTrafficPolicy=local"),
+    Definition(K::NodePortSctp, "KUBE-NODE-PORT-SCTP-HASH", "KUBE-6-NODE-PORT-SCTP-HASH", IP_PORT,
+        "Kubernetes nodeport SCTP port for masquerade purpose with type 'hash ip:port'"),
+    Definition(K::NodePortLocalSctp, "KUBE-NODE-PORT-LOCAL-SCTP-HASH", "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS", IP_PORT,
+        "Kubernetes nodeport SCTP port with externalTrafficPolicy=local with type 'hash ip:port'"),
+    Definition(K::HealthCheckNodePort, "KUBE-HEALTH-CHECK-NODE-PORT", "KUBE-6-HEALTH-CHECK-NODE-PORT", &[Port],
+        "Kubernetes health check node port"),
+    Definition(K::IpvsIps, "KUBE-IPVS-IPS", "KUBE-6-IPVS-IPS", &[Ip],
+        "Addresses on the ipvs interface"),
+];
+
+impl SetKind {
+    pub(super) fn all() -> impl Iterator<Item = SetKind> {
+        DEFINITIONS.iter().map(|d| d.0)
+    }
+
+    pub(super) fn index(self) -> usize {
+        self as usize
+    }
+
+    fn definition(self) -> &'static Definition {
+        &DEFINITIONS[self.index()]
+    }
+
+    pub(super) fn name(self, family: IpFamily) -> &'static str {
+        let Definition(_, v4, v6, ..) = self.definition();
+        match family {
+            IpFamily::V4 => v4,
+            IpFamily::V6 => v6,
+        }
+    }
+
+    pub(super) fn comment(self) -> &'static str {
+        self.definition().4
+    }
+
+    /// How many directions a rule names.
+    pub(super) fn parts(self) -> &'static [PartKind] {
+        self.definition().3
+    }
+
+    pub(super) fn of_name(family: IpFamily, name: &str) -> Option<SetKind> {
+        Self::all().find(|kind| kind.name(family) == name)
+    }
+
+    /// The set without elements, with room for so many.
+    pub(super) fn create(self, family: IpFamily, name: &str, room: usize) -> Set {
+        let option = |name: &str, value: &str| (name.into(), Some(value.into()));
+        let parts = self.parts();
+        if parts == [Port] {
+            return Set {
+                name: name.into(),
+                method: Method::Bitmap,
+                parts: parts.to_vec(),
+                options: vec![option("range", "0-65535")],
+                elements: Vec::new(),
+            };
+        }
+        let word = match family {
+            IpFamily::V4 => "inet",
+            IpFamily::V6 => "inet6",
+        };
+        Set {
+            name: name.into(),
+            method: Method::Hash,
+            parts: parts.to_vec(),
+            options: vec![
+                option("family", word),
+                option("hashsize", "1024"),
+                option("maxelem", &room.to_string()),
+            ],
+            elements: Vec::new(),
+        }
+    }
+}
+
+/// Whether a set of this name belongs to this mode, in either family.
+pub fn is_ours(name: &str) -> bool {
+    name == SPARE || DEFINITIONS.iter().any(|d| d.1 == name || d.2 == name)
+}
+
+/// An element of one of the sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Member {
+    Port(u16),
+    Ip(IpAddr),
+    IpPort(IpAddr, Protocol, u16),
+    IpPortIp(IpAddr, Protocol, u16, IpAddr),
+    IpPortNet(IpAddr, Protocol, u16, IpNet),
+}
+
+impl Member {
+    pub(super) fn element(self) -> Element {
+        let port = |protocol: Protocol, port| Part::Port {
+            protocol: Some(PortProtocol(protocol.number())),
+            first: port,
+            last: port,
+        };
+        Element::new(match self {
+            Member::Port(port) => vec![Part::Port {
+                protocol: None,
+                first: port,
+                last: port,
+            }],
+            Member::Ip(ip) => vec![Part::Ip(ip)],
+            Member::IpPort(ip, p, n) => vec![Part::Ip(ip), port(p, n)],
+            Member::IpPortIp(ip, p, n, other) => vec![Part::Ip(ip), port(p, n), Part::Ip(other)],
+            Member::IpPortNet(ip, p, n, net) => {
+                // A range of one address is read back as that address.
+                let host = net.prefix_len() == net.max_prefix_len();
+                let net = if host {
+                    Part::Ip(net.addr())
+                } else {
+                    Part::Net(net.trunc())
+                };
+                vec![Part::Ip(ip), port(p, n), net]
+            }
+        })
+    }
+
+    /// What an element of a set stands for; `None` for one that this mode does not make (a port
+    /// range, an exception).
+    pub(super) fn of(element: &Element) -> Option<Self> {
+        if element.nomatch {
+            return None;
+        }
+        let port = |part: &Part| match part {
+            Part::Port {
+                protocol: Some(number),
+                first,
+                last,
+            } if first == last => {
+                let protocol = Protocol::ALL.into_iter().find(|p| p.number() == number.0)?;
+                Some((protocol, *first))
+            }
+            _ => None,
+        };
+        Some(match element.parts.as_slice() {
+            [Part::Ip(ip)] => Member::Ip(*ip),
+            [Part::Port { first, last, .. }] if first == last => Member::Port(*first),
+            [Part::Ip(ip), p] => port(p).map(|(p, n)| Member::IpPort(*ip, p, n))?,
+            [Part::Ip(ip), p, Part::Net(net)] => {
+                port(p).map(|(p, n)| Member::IpPortNet(*ip, p, n, *net))?
+            }
+            [Part::Ip(ip), p, Part::Ip(other)] => {
+                port(p).map(|(p, n)| Member::IpPortIp(*ip, p, n, *other))?
+            }
+            _ => return None,
+        })
+    }
+
+    /// The same, in a set of this kind: there a single address is a range of one.
+    pub(super) fn in_set(self, kind: SetKind) -> Self {
+        match (kind, self) {
+            (SetKind::LoadBalancerSourceCidr, Member::IpPortIp(ip, p, n, other)) => {
+                Member::IpPortNet(ip, p, n, IpNet::from(other))
+            }
+            (_, member) => member,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What the kernel is to be told.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use netfilter::iptables::{Chain, Rule, Table};
+use netfilter::ipvs::{Destination, Service, ServiceId};
+use netfilter::{ipset, ipvs};
+use plan::Endpoint;
+
+use super::lower::Item;
+use super::names::{JUMPS, TABLES};
+use super::observe::SeenRules;
+use super::rules::{FullChain, Inputs};
+use super::sets::{COUNT, SetKind};
+
+/// Changes for the kernel, to be carried out field by field, in the order of the fields.
+///
+/// Sets come before the rules that name them. Virtual servers come before their addresses, so that
+/// a connection never finds the address without the Service, and go after them.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    /// The interface [`DEVICE`](super::DEVICE) must be made: a dummy, which stays down.
+    pub device: bool,
+    /// Sets to make, and elements to add to them.
+    pub sets: Vec<ipset::Op>,
+    /// Input for `iptables-restore --noflush` (or `ip6tables-restore`); empty where nothing is to
+    /// do.
+    pub rules: String,
+    /// Virtual servers and destinations to add or change, and destinations to remove.
+    pub servers: Vec<ipvs::Op>,
+    /// Addresses to add to the interface, as /32 or /128.
+    pub new_addresses: Vec<IpAddr>,
+    /// Addresses to remove from it.
+    pub old_addresses: Vec<IpAddr>,
+    /// Virtual servers to remove.
+    pub old_servers: Vec<ipvs::Op>,
+    /// Elements to remove from sets.
+    pub old_members: Vec<ipset::Op>,
+    pub(super) next: Next,
+}
+
+impl Transaction {
+    /// Nothing is to do.
+    pub fn is_empty(&self) -> bool {
+        !self.device
+            && self.sets.is_empty()
+            && self.rules.is_empty()
+            && self.servers.is_empty()
+            && self.new_addresses.is_empty()
+            && self.old_addresses.is_empty()
+            && self.old_servers.is_empty()
+            && self.old_members.is_empty()
+    }
+}
+
+/// What is in force once a transaction is.
+#[derive(Debug, Default)]
+pub(super) struct Next {
+    pub(super) items: Vec<(Item, bool)>,
+    pub(super) servers: Vec<(ServiceId, Option<Applied>)>,
+    pub(super) rooms: [Option<usize>; COUNT],
+    pub(super) rules: Option<Inputs>,
+    /// Destinations that are on their way out.
+    pub(super) leaving: Vec<(ServiceId, SocketAddr)>,
+}
+
+/// A virtual server that is in the kernel.
+#[derive(Clone, Debug)]
+pub(super) struct Applied {
+    /// Without destinations.
+    pub(super) service: Service,
+    /// Destinations as this mode makes them, shared with the plan.
+    pub(super) plain: Arc<[Endpoint]>,
+    /// All others: those that are going, and whatever was found.
+    pub(super) odd: BTreeMap<SocketAddr, Destination>,
+}
+
+impl Applied {
+    /// A new one, without destinations.
+    pub(super) fn new(service: Service) -> Self {
+        Self {
+            service,
+            plain: Arc::default(),
+            odd: BTreeMap::new(),
+        }
+    }
+
+    /// One that was found.
+    pub(super) fn found(mut service: Service) -> Self {
+        let destinations = std::mem::take(&mut service.destinations);
+        Self {
+            odd: destinations.into_iter().map(|d| (d.address, d)).collect(),
+            ..Self::new(service)
+        }
+    }
+}
+
+/// Where an endpoint is.
+pub(super) fn socket(endpoint: &Endpoint) -> SocketAddr {
+    SocketAddr::new(endpoint.ip, endpoint.port)
+}
+
+/// The input for `iptables-restore` that makes `chains` be as they should, given what of them is
+/// there; `None` where that is not known to differ from `before`.
+pub(super) fn rules_text(chains: &[FullChain], before: Before<'_>) -> String {
+    let mut text = String::new();
+    for table in TABLES {
+        let of_table = chains.iter().filter(|(t, ..)| *t == table);
+        let differ: Vec<&FullChain> = of_table.filter(|chain| before.differs(chain)).collect();
+        let jumps = JUMPS.iter().filter(|j| j.table == table);
+        let missing: Vec<(Chain, Rule)> = jumps
+            .map(|j| (j.from, j.rule()))
+            .filter(|(from, rule)| before.lacks(table, *from, rule))
+            .collect();
+        if differ.is_empty() && missing.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("*{table}\n"));
+        for (_, chain, _) in &differ {
+            text.push_str(&format!(":{chain} - [0:0]\n"));
+        }
+        for (from, rule) in missing {
+            text.push_str(&format!("-I {from}"));
+            rule.write(&mut text);
+            text.push('\n');
+        }
+        for (_, chain, rules) in differ {
+            for rule in rules {
+                rule.write_append(&mut text, *chain);
+            }
+        }
+        text.push_str("COMMIT\n");
+    }
+    text
+}
+
+/// What is known of the rules that are there.
+#[derive(Clone, Copy)]
+pub(super) enum Before<'a> {
+    /// They were read.
+    Seen(&'a SeenRules),
+    /// They were written.
+    Written(&'a [FullChain]),
+}
+
+impl Before<'_> {
+    fn differs(self, wanted: &FullChain) -> bool {
+        let (table, chain, rules) = wanted;
+        match self {
+            Before::Seen(seen) => seen.chains.get(&(*table, *chain)) != Some(&Some(rules.clone())),
+            Before::Written(chains) => !chains.contains(wanted),
+        }
+    }
+
+    fn lacks(self, table: Table, from: Chain, rule: &Rule) -> bool {
+        match self {
+            Before::Seen(seen) => {
+                let mut jumps = seen.jumps.iter();
+                !jumps.any(|(t, f, r)| *t == table && *f == from && r == rule)
+            }
+            Before::Written(_) => false,
+        }
+    }
+}
+
+/// Elements of sets, gathered by set.
+#[derive(Default)]
+pub(super) struct Elements(BTreeMap<SetKind, Vec<ipset::Element>>);
+
+impl Elements {
+    pub(super) fn push(&mut self, kind: SetKind, element: ipset::Element) {
+        self.0.entry(kind).or_default().push(element);
+    }
+
+    pub(super) fn into_sets(self) -> impl Iterator<Item = (SetKind, Vec<ipset::Element>)> {
+        self.0.into_iter()
+    }
+}

@@ -1,0 +1,237 @@
+//! What is wanted, as counted pieces.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{IpFamily, Protocol};
+use netfilter::ipvs::{Service, ServiceId};
+use plan::{Endpoint, FamilyDiff, Plan, PortPlan};
+
+use super::Options;
+use super::lower::{Context, Item, Piece, Role, pieces};
+use super::rules::Inputs;
+use super::sets::{COUNT, SetKind};
+
+/// One Service port's claim on a virtual server. Two can meet where an external address with a
+/// port is a node address with a NodePort: the port whose name comes first has it.
+#[derive(Clone, Debug)]
+struct Claim {
+    port: Arc<PortPlan>,
+    role: Role,
+}
+
+/// What a virtual server is to be.
+#[derive(Clone, Debug)]
+pub(super) struct WantedServer<'a> {
+    pub(super) id: ServiceId,
+    pub(super) persistent: Option<u32>,
+    pub(super) endpoints: &'a Arc<[Endpoint]>,
+}
+
+impl WantedServer<'_> {
+    /// The virtual server without destinations.
+    pub(super) fn service(&self, options: &Options) -> Service {
+        Service {
+            persistent: self.persistent,
+            flags: options.scheduler_flags(),
+            ..Service::new(self.id, &options.scheduler)
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) plan: Plan,
+    /// The addresses of the node's interfaces.
+    addresses: Vec<IpAddr>,
+    context: Context,
+    items: HashMap<Item, u32>,
+    sizes: [usize; COUNT],
+    no_node_access: BTreeMap<(IpAddr, Protocol, u16), u32>,
+    servers: HashMap<ServiceId, Vec<Claim>>,
+    /// What may differ from what is in the kernel.
+    pub(super) touched: Touched,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    pub(super) items: HashSet<Item>,
+    pub(super) servers: HashSet<ServiceId>,
+}
+
+impl Wanted {
+    pub(super) fn new(family: IpFamily) -> Self {
+        let plan = Plan::empty(family);
+        Self {
+            context: Context::new(family, &plan.node, &[]),
+            plan,
+            addresses: Vec::new(),
+            items: HashMap::new(),
+            sizes: [0; COUNT],
+            no_node_access: BTreeMap::new(),
+            servers: HashMap::new(),
+            touched: Touched::default(),
+        }
+    }
+
+    pub(super) fn apply(&mut self, diff: &FamilyDiff) {
+        for change in &diff.ports {
+            let Some(key) = change.key() else { continue };
+            let before = self.plan.ports.get(&key).cloned();
+            // Before the old ones go, so that what both have is not counted as touched for
+            // nothing more than once.
+            if let Some(after) = &change.after {
+                self.add(after);
+            }
+            if let Some(before) = before {
+                self.remove(&before);
+            }
+        }
+        self.plan.apply(diff);
+        self.update_context();
+    }
+
+    /// The addresses of the node's interfaces, that of the Services left out.
+    pub(super) fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.addresses = addresses;
+        self.update_context();
+    }
+
+    fn update_context(&mut self) {
+        let context = Context::new(self.plan.family, &self.plan.node, &self.addresses);
+        if context == self.context {
+            return;
+        }
+        let ports: Vec<Arc<PortPlan>> = self.plan.ports.values().cloned().collect();
+        for port in &ports {
+            self.remove(port);
+        }
+        self.context = context;
+        for port in &ports {
+            self.add(port);
+        }
+    }
+
+    fn add(&mut self, port: &Arc<PortPlan>) {
+        let context = std::mem::take(&mut self.context);
+        pieces(port, &context, &mut |piece| match piece {
+            Piece::Item(item) => self.count(item, true),
+            Piece::Server(id, role) => {
+                let claims = self.servers.entry(id).or_default();
+                let claim = Claim {
+                    port: port.clone(),
+                    role,
+                };
+                claims.push(claim);
+                if claims.len() > 1 {
+                    claims.sort_by(|a, b| a.port.name.cmp(&b.port.name));
+                }
+                self.touched.servers.insert(id);
+            }
+        });
+        self.context = context;
+    }
+
+    fn remove(&mut self, port: &Arc<PortPlan>) {
+        let context = std::mem::take(&mut self.context);
+        pieces(port, &context, &mut |piece| match piece {
+            Piece::Item(item) => self.count(item, false),
+            Piece::Server(id, role) => {
+                let Some(claims) = self.servers.get_mut(&id) else {
+                    return;
+                };
+                let ours = |c: &Claim| Arc::ptr_eq(&c.port, port) && c.role == role;
+                if let Some(at) = claims.iter().position(ours) {
+                    claims.remove(at);
+                }
+                if claims.is_empty() {
+                    self.servers.remove(&id);
+                }
+                self.touched.servers.insert(id);
+            }
+        });
+        self.context = context;
+    }
+
+    fn count(&mut self, item: Item, more: bool) {
+        if let Item::NoNodeAccess(ip, protocol, port) = item {
+            let count = self.no_node_access.entry((ip, protocol, port)).or_default();
+            *count = if more {
+                *count + 1
+            } else {
+                count.saturating_sub(1)
+            };
+            if *count == 0 {
+                self.no_node_access.remove(&(ip, protocol, port));
+            }
+            return;
+        }
+        let count = self.items.entry(item).or_default();
+        let was = *count > 0;
+        *count = if more {
+            *count + 1
+        } else {
+            count.saturating_sub(1)
+        };
+        let is = *count > 0;
+        if !is {
+            self.items.remove(&item);
+        }
+        if was != is {
+            self.touched.items.insert(item);
+            if let Item::Member(kind, _) = item {
+                let size = &mut self.sizes[kind.index()];
+                *size = if is {
+                    *size + 1
+                } else {
+                    size.saturating_sub(1)
+                };
+            }
+        }
+    }
+
+    pub(super) fn has(&self, item: &Item) -> bool {
+        self.items.contains_key(item)
+    }
+
+    pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
+        self.items.keys()
+    }
+
+    /// How many elements a set has.
+    pub(super) fn size(&self, kind: SetKind) -> usize {
+        self.sizes[kind.index()]
+    }
+
+    pub(super) fn server_ids(&self) -> impl Iterator<Item = &ServiceId> {
+        self.servers.keys()
+    }
+
+    pub(super) fn server(&self, id: &ServiceId) -> Option<WantedServer<'_>> {
+        let claim = self.servers.get(id)?.first()?;
+        Some(WantedServer {
+            id: *id,
+            persistent: claim.port.affinity.map(|a| a.timeout_seconds),
+            endpoints: claim.role.endpoints(&claim.port),
+        })
+    }
+
+    /// The Service port that a virtual server is there for.
+    pub(super) fn owner(&self, id: &ServiceId) -> Option<&Arc<PortPlan>> {
+        Some(&self.servers.get(id)?.first()?.port)
+    }
+
+    pub(super) fn rules(&self, options: &Options) -> Inputs {
+        let node = &self.plan.node;
+        Inputs {
+            family: self.plan.family,
+            local: node.local.clone(),
+            masquerade_all: node.masquerade_all,
+            mark: options.masquerade_mark(),
+            random_fully: options.random_fully,
+            filled: self.sizes.map(|size| size > 0),
+            no_node_access: self.no_node_access.keys().copied().collect(),
+        }
+    }
+}

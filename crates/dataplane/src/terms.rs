@@ -1,0 +1,73 @@
+//! The plan's terms in those of the rule language, as more than one mode needs them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use model::IpFamily;
+use netfilter::iptables::{Family, Header, Interface, Match, Negatable, Net, Rule, Target};
+use plan::LocalDetector;
+
+/// The family.
+pub(crate) fn rule_family(family: IpFamily) -> Family {
+    match family {
+        IpFamily::V4 => Family::Ipv4,
+        IpFamily::V6 => Family::Ipv6,
+    }
+}
+
+/// The header condition for traffic of this node's pods, or for all but it; `None` where it
+/// cannot be told.
+pub(crate) fn local_traffic(detector: &LocalDetector, negated: bool) -> Option<Header> {
+    let interface = |value| Header {
+        in_interface: Some(Negatable { negated, value }),
+        ..Header::default()
+    };
+    match detector {
+        LocalDetector::None => None,
+        LocalDetector::Source(range) => {
+            let value = Net::from(*range);
+            // A condition that always holds is none.
+            let source =
+                (negated || !value.is_everything()).then_some(Negatable { negated, value });
+            Some(Header {
+                source,
+                ..Header::default()
+            })
+        }
+        LocalDetector::Interface(name) => {
+            // A name that ends in + is a prefix to iptables, whoever wrote it.
+            Some(interface(match name.strip_suffix('+') {
+                Some(prefix) => Interface::Prefix(prefix.into()),
+                None => Interface::Name(name.as_str().into()),
+            }))
+        }
+        LocalDetector::InterfacePrefix(prefix) => {
+            Some(interface(Interface::Prefix(prefix.as_str().into())))
+        }
+    }
+}
+
+/// `127.0.0.0/8`, `::1/128`.
+pub(crate) fn loopback(family: IpFamily) -> Net {
+    match family {
+        IpFamily::V4 => {
+            let mask = Ipv4Addr::new(255, 0, 0, 0);
+            Net::new(Ipv4Addr::LOCALHOST.into(), mask.into())
+                .expect("an address and a mask of one family")
+        }
+        IpFamily::V6 => Net::from(Ipv6Addr::LOCALHOST),
+    }
+}
+
+/// A rule comment.
+pub(crate) fn comment(text: impl Into<Box<str>>) -> Match {
+    Match::Comment(text.into())
+}
+
+/// A rule without a header condition.
+pub(crate) fn simple(matches: Vec<Match>, target: Target) -> Rule {
+    Rule {
+        matches,
+        target: Some(target),
+        ..Rule::default()
+    }
+}

@@ -14,14 +14,17 @@
 //! there is no rule that grows with it.
 //!
 //! [`State`] is what the kernel has; [`State::change`] makes the operations for a change, and
-//! [`State::commit`] takes them in once the kernel has.
+//! [`State::commit`] takes them in once the kernel has. [`Sync`] is the state machine around it: it
+//! reads back, repairs, and finds the Service that the kernel refuses.
 
 mod elements;
 mod names;
 mod pick;
+mod readback;
 mod rules;
 mod skeleton;
 mod state;
+mod sync;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +35,7 @@ use plan::Plan;
 pub use names::{LOCAL_INDEX, SetId, TABLE, table_family};
 pub use pick::{At, Pick, Policy};
 pub use state::{Change, State, Target};
+pub use sync::{Outcome, Step, Sync, Transport};
 
 /// What the operator decides for this mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use model::IpFamily;
 use netfilter::nft::table::{ChainContents, Contents, SetContents};
-use netfilter::nft::{Chain, Element, Op, Value};
+use netfilter::nft::{Chain, Element, Op, Rule, Value};
 use plan::{NodeFacts, Plan, PortKey, PortPlan};
 
 use super::Options;
@@ -51,6 +51,11 @@ impl Change {
         self.targets.iter().map(|(key, _)| key)
     }
 
+    /// Whether it only deletes idle chains.
+    pub(super) fn is_sweep(&self) -> bool {
+        !self.swept.is_empty()
+    }
+
     /// Whether there is nothing for the kernel to do.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
@@ -74,9 +79,39 @@ impl State {
     pub fn lower(plan: &Plan, options: Options) -> Self {
         let mut state = Self::new(plan.family, options, plan.node.clone());
         let targets = plan.ports.iter().map(|(k, p)| (k.clone(), Some(p.clone())));
-        let change = state.change(targets.collect(), None);
-        state.commit(change);
+        state.take_in(targets.collect());
         state
+    }
+
+    /// Makes the state as if these had been committed, without working out operations.
+    pub(super) fn take_in(&mut self, targets: Vec<Target>) {
+        let mut change = Change {
+            targets,
+            ..Change::default()
+        };
+        for (key, target) in &change.targets {
+            for (port, by) in [(self.ports.get(key), -1), (target.as_ref(), 1)] {
+                if let Some(port) = port {
+                    let elements = port_elements(port, &self.node);
+                    count(&elements, by, &mut change.shared, &mut change.picks);
+                }
+            }
+        }
+        self.commit(change);
+    }
+
+    /// The operations that make the table and all that is in it, where there is none.
+    pub fn create(&self) -> Vec<Op> {
+        let mut ops = self.install();
+        for (pick, _) in self.picks.iter().filter(|(_, count)| **count > 0) {
+            self.add_pick(*pick, &self.node, &mut ops);
+        }
+        let mut elements: Elements = self.shared.keys().map(|s| s.element()).collect();
+        for port in self.ports.values() {
+            elements.extend(port_elements(port, &self.node).own);
+        }
+        add_elements(elements, &mut ops);
+        ops
     }
 
     /// The address family.
@@ -221,19 +256,8 @@ impl State {
             comment: Some(skeleton::COMMENT.to_owned()),
             ..Contents::default()
         };
-        for chain in skeleton::chains() {
-            insert_chain(&mut contents, chain);
-        }
-        let used = self.picks.iter().filter(|(_, count)| **count > 0);
-        let mut rules = skeleton::rules(self.family, &self.options, &self.node);
-        for (pick, _) in used {
-            insert_chain(&mut contents, pick_chain(*pick));
-            rules.extend(pick.rules(self.family, &self.options, &self.node));
-        }
-        for rule in rules {
-            if let Some(chain) = contents.chains.get_mut(&rule.chain) {
-                chain.rules.push(rule);
-            }
+        for (name, (chain, rules)) in self.chains() {
+            contents.chains.insert(name, ChainContents { chain, rules });
         }
         for id in SetId::ALL {
             let set = id.declare(self.family);
@@ -252,7 +276,7 @@ impl State {
     /// Passes every element that is in the table to `each`; a live endpoint that is listed twice may
     /// come twice.
     pub fn each_element(&self, mut each: impl FnMut(SetId, Element)) {
-        for (id, e) in skeleton::node_elements(&self.node) {
+        for (id, e) in self.common_elements() {
             each(id, e);
         }
         for port in self.ports.values() {
@@ -260,9 +284,43 @@ impl State {
                 each(id, e);
             }
         }
-        for shared in self.shared.keys() {
-            let (id, e) = shared.element();
-            each(id, e);
+    }
+
+    /// The elements that are not one port's alone.
+    pub(super) fn common_elements(&self) -> Vec<(SetId, Element)> {
+        let mut found = skeleton::node_elements(&self.node);
+        found.extend(self.shared.keys().map(|shared| shared.element()));
+        found
+    }
+
+    /// Every chain that is in the table, with its rules; idle ones not counted.
+    pub(super) fn chains(&self) -> BTreeMap<String, (Chain, Vec<Rule>)> {
+        let mut chains: BTreeMap<String, (Chain, Vec<Rule>)> = skeleton::chains()
+            .into_iter()
+            .map(|chain| (chain.name.clone(), (chain, Vec::new())))
+            .collect();
+        for rule in skeleton::rules(self.family, &self.options, &self.node) {
+            if let Some((_, rules)) = chains.get_mut(&rule.chain) {
+                rules.push(rule);
+            }
+        }
+        for (pick, _) in self.picks.iter().filter(|(_, count)| **count > 0) {
+            let chain = pick_chain(*pick);
+            chains.insert(chain.name.clone(), (chain, self.pick_rules(*pick)));
+        }
+        chains
+    }
+
+    /// The rules of a chain that picks.
+    pub(super) fn pick_rules(&self, pick: Pick) -> Vec<Rule> {
+        pick.rules(self.family, &self.options, &self.node)
+    }
+
+    /// Corrects which idle chains there are: those that a readback found.
+    pub(super) fn set_idle(&mut self, found: impl IntoIterator<Item = Pick>) {
+        self.picks.retain(|_, count| *count > 0);
+        for pick in found {
+            self.picks.entry(pick).or_insert(0);
         }
     }
 
@@ -315,12 +373,6 @@ fn pick_chain(pick: Pick) -> Chain {
         base: None,
         comment: None,
     }
-}
-
-fn insert_chain(contents: &mut Contents, chain: Chain) {
-    let name = chain.name.clone();
-    let rules = Vec::new();
-    contents.chains.insert(name, ChainContents { chain, rules });
 }
 
 /// Counts what a port has in common with others, and the chains that its elements go to.

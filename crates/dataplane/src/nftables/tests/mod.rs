@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod sync;
+
 fn targets(diff: &FamilyDiff) -> Vec<Target> {
     let changes = diff.ports.iter();
     changes

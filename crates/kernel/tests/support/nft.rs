@@ -1,0 +1,50 @@
+//! The kernel behind the nftables mode's state machine.
+
+use dataplane::nftables::{Outcome, TABLE, Transport, table_family};
+use kernel::netlink;
+use kernel::nfnetlink::{Generation, NfTables, TableId, TransactionError};
+use model::IpFamily;
+use netfilter::nft::Op;
+use netfilter::nft::table::Contents;
+
+/// One family's table in the calling thread's network namespace.
+pub(crate) struct Live {
+    pub(crate) nft: NfTables,
+    pub(crate) table: TableId,
+    generation: Option<Generation>,
+}
+
+impl Live {
+    pub(crate) fn open(family: IpFamily) -> Self {
+        Live {
+            nft: NfTables::open().expect("nf_tables"),
+            table: TableId::new(table_family(family), TABLE),
+            generation: None,
+        }
+    }
+}
+
+impl Transport for Live {
+    type Error = netlink::Error;
+
+    fn read(&mut self) -> Result<Option<(Contents, bool)>, Self::Error> {
+        let (read, generation) = self.nft.read_table(&self.table)?;
+        self.generation = Some(generation);
+        Ok(read.map(|read| (read.contents, !read.foreign.is_empty())))
+    }
+
+    fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
+        let generation = self.generation.filter(|_| guarded);
+        match self.nft.commit(&self.table, ops, generation) {
+            Ok(()) => {
+                self.generation = self.generation.map(Generation::next);
+                Ok(Outcome::Committed)
+            }
+            Err(error @ (TransactionError::Refused(_) | TransactionError::RefusedWhole(_))) => {
+                Ok(Outcome::Refused(error.to_string()))
+            }
+            Err(TransactionError::Netlink(error)) => Err(error),
+            Err(_) => Ok(Outcome::Unknown),
+        }
+    }
+}

@@ -1,11 +1,11 @@
 # Everything here works on a bare Debian 12 with cargo and root: what is missing is installed first.
 #
-#   make demo [MODE=iptables]   a three-node cluster in network namespaces, with real connections
+#   make demo [MODE=nftables]   a three-node cluster in network namespaces, with real connections
 #   make test                   every test there is; .ci/run calls it
 #   make bench                  the figures in the README
 #   make lint                   formatting and clippy, as CI checks them
 
-MODE ?= iptables
+MODE ?= nftables
 CARGO ?= cargo
 
 .PHONY: demo test bench lint deps

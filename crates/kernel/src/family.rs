@@ -20,7 +20,7 @@ pub fn in_kernel(family: Family) -> bool {
 }
 
 /// The number that netlink messages carry for a family: `AF_INET` or `AF_INET6`.
-pub(crate) fn number(family: Family) -> u8 {
+pub fn number(family: Family) -> u8 {
     match family {
         Family::Ipv4 => 2,
         Family::Ipv6 => 10,

@@ -2,10 +2,13 @@
 
 use anyhow::{Context as _, bail};
 use dataplane::iptables::{Observation, cleanup};
+use dataplane::nftables::{TABLE, table_family};
 use kernel::iptables::{Backend, Error, Iptables};
 use kernel::nfacct::{Counter, NfAcct};
+use kernel::nfnetlink::{NfTables, TableId};
 use model::IpFamily;
 use netfilter::iptables::Table;
+use netfilter::nft::Op;
 
 use crate::cli::CleanupArgs;
 use crate::logging;
@@ -29,6 +32,11 @@ fn run(dry_run: bool) -> anyhow::Result<()> {
             if let Err(error) = iptables(family, backend, dry_run) {
                 failures.push(format!("{family}, {backend}: {error:#}"));
             }
+        }
+    }
+    for family in IpFamily::ALL {
+        if let Err(error) = nftables(family, dry_run) {
+            failures.push(format!("{family}, nftables: {error:#}"));
         }
     }
     if !dry_run && let Err(error) = nfacct() {
@@ -74,6 +82,22 @@ fn iptables(family: IpFamily, backend: Backend, dry_run: bool) -> anyhow::Result
     }
     tools.restore(input.as_bytes())?;
     tracing::info!("{family}: removed all rules from the {backend} back end");
+    Ok(())
+}
+
+fn nftables(family: IpFamily, dry_run: bool) -> anyhow::Result<()> {
+    let table = TableId::new(table_family(family), TABLE);
+    let mut nft = NfTables::open()?;
+    let (found, _) = nft.read_table(&table)?;
+    if found.is_none() {
+        return Ok(());
+    }
+    if dry_run {
+        println!("# nft would be given\ndelete table {table}");
+        return Ok(());
+    }
+    nft.commit(&table, &[Op::DeleteTable], None)?;
+    tracing::info!("{family}: removed the nftables table {table}");
     Ok(())
 }
 

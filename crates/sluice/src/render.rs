@@ -21,6 +21,12 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let plan = plan(args, &config, batch, family);
     let text = match args.mode {
         RenderMode::Iptables => iptables(&plan, &config)?,
+        RenderMode::Nftables => {
+            let options = dataplane::nftables::Options {
+                masquerade_bit: config.masquerade_bit,
+            };
+            dataplane::nftables::render(&plan, options)
+        }
     };
     print!("{text}");
     if failed {
@@ -42,6 +48,7 @@ fn read_config(args: &RenderArgs) -> anyhow::Result<Config> {
     // The fields of the mode that is rendered count, whatever mode the file names.
     file.mode = match args.mode {
         RenderMode::Iptables => "iptables".to_owned(),
+        RenderMode::Nftables => "nftables".to_owned(),
     };
     file.set_defaults();
     Ok(Config::from_file(file)?)

@@ -4,93 +4,12 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
-use std::process::Stdio;
 
-use support::{CLUSTER_CIDR, Host, Running, SLUICE, eventually, observed, text};
-use tempfile::TempDir;
-
-/// A host with a proxy that follows a folder.
-struct Proxy {
-    host: Host,
-    folder: TempDir,
-    process: Running,
-}
-
-/// A Service with one endpoint.
-fn web(name: &str, last: u8, endpoint: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
-         spec: {{clusterIP: 10.96.10.{last}, ports: [{{name: http, port: 80}}]}}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-         metadata: {{name: {name}-a, namespace: demo, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-         addressType: IPv4\nports: [{{name: http, port: 8080, protocol: TCP}}]\n\
-         endpoints: [{{addresses: [{endpoint}], conditions: {{ready: true}}}}]\n"
-    )
-}
-
-impl Proxy {
-    fn start(files: &[(&str, &str)], flags: &[&str]) -> Self {
-        let host = Host::new();
-        let folder = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            fs::write(folder.path().join(name), content).unwrap();
-        }
-        let process = Self::spawn(&host, folder.path(), flags);
-        Self {
-            host,
-            folder,
-            process,
-        }
-    }
-
-    fn spawn(host: &Host, folder: &Path, flags: &[&str]) -> Running {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(folder.join(".log"))
-            .unwrap();
-        let process = host
-            .command(SLUICE)
-            .args([
-                "proxy",
-                "--proxy-mode=iptables",
-                "--hostname-override=node1",
-            ])
-            .args(["--iptables-backend=nft", "--iptables-min-sync-period=10ms"])
-            .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
-            .arg("--manifests")
-            .arg(folder)
-            .args(flags)
-            .stderr(Stdio::from(log))
-            .spawn()
-            .unwrap();
-        Running(process)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join(".log")).unwrap()
-    }
-
-    fn write(&self, name: &str, content: &str) {
-        fs::write(self.folder.path().join(name), content).unwrap();
-    }
-
-    fn nat(&self) -> String {
-        self.host.sh("iptables-nft-save -t nat")
-    }
-
-    /// Waits until the NAT table has this text, or has it no more.
-    fn wait_for(&self, what: &str, there: bool) {
-        eventually(&format!("{what} {there}\n{}", self.log()), || {
-            self.nat().contains(what) == there
-        });
-    }
-}
+use support::{Host, Proxy, eventually, observed, text, web};
 
 #[test]
 fn changes_to_files_reach_the_kernel() {
-    let proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
     proxy.wait_for("demo/a:http -> 10.244.1.1:8080", true);
     proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
     proxy.wait_for("demo/b:http -> 10.244.1.2:8080", true);
@@ -99,12 +18,12 @@ fn changes_to_files_reach_the_kernel() {
     proxy.wait_for("10.244.1.1:8080", false);
     fs::remove_file(proxy.folder.path().join("b.yaml")).unwrap();
     proxy.wait_for("demo/b:http", false);
-    assert!(proxy.nat().contains("demo/a:http"));
+    assert!(proxy.rules().contains("demo/a:http"));
 }
 
 #[test]
 fn a_bad_document_is_named_and_takes_nothing_down() {
-    let proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
     proxy.wait_for("demo/a:http", true);
     let bad = web("a", 1, "10.244.1.1").replace("port: 80}", "port: 99999}");
     proxy.write(
@@ -113,7 +32,7 @@ fn a_bad_document_is_named_and_takes_nothing_down() {
     );
     proxy.wait_for("demo/b:http", true);
     assert!(
-        proxy.nat().contains("demo/a:http"),
+        proxy.rules().contains("demo/a:http"),
         "its last good version stays"
     );
     let log = proxy.log();
@@ -131,6 +50,7 @@ fn a_bad_document_is_named_and_takes_nothing_down() {
 #[test]
 fn flushed_rules_are_put_back() {
     let proxy = Proxy::start(
+        "iptables",
         &[("a.yaml", &web("a", 1, "10.244.1.1"))],
         &["--iptables-sync-period=500ms"],
     );
@@ -148,7 +68,7 @@ fn flushed_rules_are_put_back() {
 
 #[test]
 fn others_rules_are_left_alone_and_cleanup_removes_only_ours() {
-    let proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let mut proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
     proxy.wait_for("demo/a:http", true);
     proxy.host.sh(
         "iptables-nft -t nat -N MINE; iptables-nft -t nat -A MINE -j RETURN; \
@@ -156,8 +76,8 @@ fn others_rules_are_left_alone_and_cleanup_removes_only_ours() {
     );
     proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
     proxy.wait_for("demo/b:http", true);
-    assert!(proxy.nat().contains("-A MINE -j RETURN"));
-    drop(proxy.process);
+    assert!(proxy.rules().contains("-A MINE -j RETURN"));
+    proxy.kill();
     let output = proxy.host.sluice(&["cleanup"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let left = proxy.host.sh("iptables-nft-save; ip6tables-nft-save");
@@ -179,7 +99,7 @@ fn a_service_that_cannot_be_programmed_is_named_and_the_others_served() {
         )
         .replace("name: http", &format!("name: {}", "p".repeat(120)));
     let both = format!("{object}---\n{}", web("b", 2, "10.244.1.2"));
-    let proxy = Proxy::start(&[("both.yaml", &both)], &[]);
+    let proxy = Proxy::start("iptables", &[("both.yaml", &both)], &[]);
     proxy.wait_for("demo/b:http", true);
     eventually("it is named", || proxy.log().contains(&"s".repeat(63)));
 }
@@ -187,19 +107,19 @@ fn a_service_that_cannot_be_programmed_is_named_and_the_others_served() {
 #[test]
 fn rules_stay_when_it_ends_and_a_restart_changes_nothing() {
     let objects = fs::read_to_string(observed("objects.yaml")).unwrap();
-    let mut proxy = Proxy::start(&[("objects.yaml", &objects)], &[]);
+    let mut proxy = Proxy::start("iptables", &[("objects.yaml", &objects)], &[]);
     proxy.wait_for("demo/web:http", true);
     proxy.wait_for("demo/dual:http", true);
-    let before = without_counters(&proxy.nat());
+    let before = without_counters(&proxy.rules());
     let pid = proxy.process.0.id();
     proxy.host.sh(&format!("kill -TERM {pid}"));
     let status = proxy.process.0.wait().unwrap();
     assert!(status.success(), "{status}: {}", proxy.log());
-    assert_eq!(without_counters(&proxy.nat()), before);
-    proxy.process = Proxy::spawn(&proxy.host, proxy.folder.path(), &[]);
+    assert_eq!(without_counters(&proxy.rules()), before);
+    proxy.respawn();
     proxy.write("new.yaml", &web("new", 99, "10.244.1.99"));
     proxy.wait_for("demo/new:http", true);
-    let after = without_counters(&proxy.nat());
+    let after = without_counters(&proxy.rules());
     for line in before.lines() {
         assert!(after.contains(line), "{line} is gone");
     }
@@ -214,7 +134,7 @@ fn without_counters(save: &str) -> String {
 
 #[test]
 fn health_says_when_the_first_sync_is_done() {
-    let proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
     proxy.wait_for("demo/a:http", true);
     let ask = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | nc -w 2 127.0.0.1 10256";
     eventually("both families are in sync", || {
@@ -261,7 +181,11 @@ fn a_changed_configuration_file_ends_the_process() {
                 mode: iptables\n";
     fs::write(&config, yaml).unwrap();
     let flag = format!("--config={}", config.display());
-    let mut proxy = Proxy::start(&[("a.yaml", &web("a", 1, "10.244.1.1"))], &[&flag]);
+    let mut proxy = Proxy::start(
+        "iptables",
+        &[("a.yaml", &web("a", 1, "10.244.1.1"))],
+        &[&flag],
+    );
     proxy.wait_for("demo/a:http", true);
     fs::write(&config, format!("{yaml}clusterCIDR: 10.0.0.0/8\n")).unwrap();
     eventually("it ends", || proxy.process.0.try_wait().unwrap().is_some());

@@ -134,6 +134,13 @@ impl Engine {
         self.settle(now);
     }
 
+    /// Somebody else has changed a family's rules: they are compared and put right.
+    pub(crate) fn disturbed(&mut self, family: IpFamily) {
+        for f in self.families.iter_mut().filter(|f| f.family == family) {
+            f.put_back();
+        }
+    }
+
     /// Works out what the events mean.
     fn settle(&mut self, now: Instant) {
         let mut diff = self.planner.take_diff();
@@ -171,11 +178,7 @@ impl Engine {
             while let Some(work) = family.schedule.due(Instant::now()) {
                 if work == Work::Check {
                     if family.driver.disturbed() {
-                        tracing::warn!(
-                            "{}: somebody else changed the rules; putting them back",
-                            family.family
-                        );
-                        family.schedule.distrust();
+                        family.put_back();
                     }
                     continue;
                 }
@@ -195,6 +198,14 @@ impl Engine {
 }
 
 impl Family {
+    fn put_back(&mut self) {
+        tracing::warn!(
+            "{}: somebody else changed the rules; putting them back",
+            self.family
+        );
+        self.schedule.distrust();
+    }
+
     fn sync(&mut self, work: Work, plan: &Plan, observer: &mut dyn Observer) {
         let started = Instant::now();
         self.schedule.started(started);

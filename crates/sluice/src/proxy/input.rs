@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use kernel::address::{AddressWatch, addresses};
 use kernel::process::Termination;
+use model::IpFamily;
 use source::{Batch, Running, Severity, Source};
 
 /// How often a thread that waits for the kernel looks whether anybody still listens.
@@ -21,6 +22,8 @@ pub(crate) enum Input {
     Objects(Batch),
     /// The host's addresses changed; these they are now.
     HostAddresses(Vec<IpAddr>),
+    /// Somebody else has changed a family's rules.
+    Disturbed(IpFamily),
     /// It is time to end, for this reason.
     Stop(Stop),
 }
@@ -52,7 +55,8 @@ impl Inputs {
         }
     }
 
-    fn sender(&self) -> Sender<Input> {
+    /// Another sender, for a driver that watches its own rules.
+    pub(crate) fn sender(&self) -> Sender<Input> {
         self.sender.clone()
     }
 

@@ -5,6 +5,7 @@ mod engine;
 mod flows;
 mod input;
 mod iptables;
+mod nftables;
 mod node_wait;
 mod pending;
 mod report;
@@ -17,6 +18,7 @@ pub(crate) mod sysctls;
 mod engine_tests;
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
@@ -26,10 +28,11 @@ use model::IpFamily;
 use source::ManifestFiles;
 use source::apiserver::{ApiServer, ClientOptions};
 
-use self::driver::Driver;
 pub(crate) use self::driver::kernel_family;
+use self::input::Inputs;
 use self::iptables::IptablesDriver;
-use self::run::Setup;
+use self::nftables::{NftablesDriver, SharedGeneration};
+use self::run::{Drivers, Setup};
 use crate::cli::{IptablesBackend, ProxyArgs};
 use crate::logging;
 
@@ -61,23 +64,26 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     let flags = effective_flags(matches);
     let mut setup = setup_of(&resolved, verbosity, flags)?;
     sysctls::apply(&resolved.config);
+    let inputs = Inputs::new();
+    // The signals go to the one thread that waits for them, so it has to be there first.
+    if !args.once {
+        inputs.follow_signals()?;
+        set_oom_score(&resolved.config);
+    }
+    let drivers = drivers(&resolved.config, args, &inputs)?;
     let stop = if args.manifests.is_empty() {
         let server = api_server(&resolved.config, &setup.settings.node_name)?;
         if args.once {
-            let drivers = drivers(&resolved.config, args)?;
             return run::run_once(setup, run::first_list(server)?, drivers);
         }
         setup.attach(&resolved.config, server.recorder());
-        set_oom_score(&resolved.config);
-        run::run(setup, server, drivers(&resolved.config, args)?)?
+        run::run(setup, server, inputs, drivers)?
     } else {
         if args.once {
-            let drivers = drivers(&resolved.config, args)?;
             return run::run_once(setup, source::read_once(args.manifests.clone()), drivers);
         }
-        set_oom_score(&resolved.config);
         let files = ManifestFiles::new(args.manifests.clone());
-        run::run(setup, files, drivers(&resolved.config, args)?)?
+        run::run(setup, files, inputs, drivers)?
     };
     match stop {
         input::Stop::Signal(signal) => {
@@ -150,14 +156,31 @@ fn effective_flags(matches: &ArgMatches) -> Vec<(String, String)> {
         .collect()
 }
 
-type Drivers = Vec<(IpFamily, Box<dyn Driver>)>;
-
-/// The drivers of the mode, one for each family that the host has.
-fn drivers(config: &Config, args: &ProxyArgs) -> anyhow::Result<Drivers> {
+/// The drivers of the mode.
+fn drivers(config: &Config, args: &ProxyArgs, inputs: &Inputs) -> anyhow::Result<Drivers> {
     match config.mode {
         ProxyMode::Iptables => iptables_drivers(config, args.iptables_backend),
-        mode => bail!("the mode {mode} is not there yet; iptables is"),
+        ProxyMode::Nftables => nftables_drivers(config, inputs),
+        mode => bail!("the mode {mode} is not there yet; iptables and nftables are"),
     }
+}
+
+fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers> {
+    let options = dataplane::nftables::Options {
+        masquerade_bit: config.masquerade_bit,
+    };
+    let generation = SharedGeneration::default();
+    let mut drivers = Drivers::new();
+    for family in IpFamily::ALL {
+        if !kernel::family::in_kernel(kernel_family(family)) {
+            tracing::info!("no Services over {family}: it is disabled in this kernel");
+            continue;
+        }
+        let driver = NftablesDriver::new(family, options, inputs.sender(), Rc::clone(&generation))
+            .context("cannot speak to nf_tables; is NET_ADMIN missing?")?;
+        drivers.push((family, Box::new(driver)));
+    }
+    Ok(drivers)
 }
 
 fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {

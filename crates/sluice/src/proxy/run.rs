@@ -34,13 +34,16 @@ pub(crate) struct Setup {
     pub(crate) node_wait: Option<NodeWait>,
 }
 
+/// The drivers of a mode, one for each family that the host has.
+pub(crate) type Drivers = Vec<(IpFamily, Box<dyn Driver>)>;
+
 /// Runs until something asks to stop. Rules stay in force.
 pub(crate) fn run(
     setup: Setup,
     source: impl Source,
-    drivers: Vec<(IpFamily, Box<dyn Driver>)>,
+    mut inputs: Inputs,
+    drivers: Drivers,
 ) -> anyhow::Result<Stop> {
-    let mut inputs = Inputs::new();
     // First, so that all threads leave the signals to the one that waits for them.
     inputs.follow_signals()?;
     let node_name = setup.settings.node_name.clone();
@@ -86,6 +89,7 @@ pub(crate) fn run(
                         .clone_from(&addresses);
                     engine.host_addresses(addresses, Instant::now());
                 }
+                Input::Disturbed(family) => engine.disturbed(family),
                 Input::Stop(stop) => return Ok(stop),
             }
         }
@@ -161,11 +165,7 @@ pub(crate) fn first_list(source: impl Source) -> anyhow::Result<Batch> {
 }
 
 /// Syncs once. Every family is tried; an error if any is not in sync in the end.
-pub(crate) fn run_once(
-    setup: Setup,
-    batch: Batch,
-    drivers: Vec<(IpFamily, Box<dyn Driver>)>,
-) -> anyhow::Result<()> {
+pub(crate) fn run_once(setup: Setup, batch: Batch, drivers: Drivers) -> anyhow::Result<()> {
     report_problems(&batch);
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);

@@ -2,13 +2,15 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use kernel::netns::NetNs;
 use netfilter::iptables::{Chain, Family, TableSet};
+use tempfile::TempDir;
 
 /// The program under test.
 pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
@@ -87,6 +89,102 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A host with a proxy that follows a folder.
+pub(crate) struct Proxy {
+    pub(crate) host: Host,
+    pub(crate) folder: TempDir,
+    pub(crate) process: Running,
+    mode: &'static str,
+}
+
+/// A Service with one endpoint.
+pub(crate) fn web(name: &str, last: u8, endpoint: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
+         spec: {{clusterIP: 10.96.10.{last}, ports: [{{name: http, port: 80}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: {name}-a, namespace: demo, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+         addressType: IPv4\nports: [{{name: http, port: 8080, protocol: TCP}}]\n\
+         endpoints: [{{addresses: [{endpoint}], conditions: {{ready: true}}}}]\n"
+    )
+}
+
+impl Proxy {
+    pub(crate) fn start(mode: &'static str, files: &[(&str, &str)], flags: &[&str]) -> Self {
+        let host = Host::new();
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        let process = Self::spawn(mode, &host, folder.path(), flags);
+        Self {
+            host,
+            folder,
+            process,
+            mode,
+        }
+    }
+
+    fn spawn(mode: &str, host: &Host, folder: &Path, flags: &[&str]) -> Running {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join(".log"))
+            .unwrap();
+        let process = host
+            .command(SLUICE)
+            .args([
+                "proxy",
+                "--proxy-mode=iptables",
+                "--hostname-override=node1",
+            ])
+            .args(["--iptables-backend=nft", "--iptables-min-sync-period=10ms"])
+            .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
+            .arg(format!("--proxy-mode={mode}"))
+            .arg("--manifests")
+            .arg(folder)
+            .args(flags)
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap();
+        Running(process)
+    }
+
+    /// As if the process had crashed.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
+    }
+
+    /// A new process where there was one.
+    pub(crate) fn respawn(&mut self) {
+        self.process = Self::spawn(self.mode, &self.host, self.folder.path(), &[]);
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join(".log")).unwrap()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        fs::write(self.folder.path().join(name), content).unwrap();
+    }
+
+    /// The rules that this mode makes for Services, for IPv4.
+    pub(crate) fn rules(&self) -> String {
+        self.host.sh(match self.mode {
+            "nftables" => "nft list table ip kube-proxy 2>/dev/null || true",
+            _ => "iptables-nft-save -t nat",
+        })
+    }
+
+    /// Waits until the rules have this text, or have it no more.
+    pub(crate) fn wait_for(&self, what: &str, there: bool) {
+        eventually(&format!("{what} {there}\n{}", self.log()), || {
+            self.rules().contains(what) == there
+        });
     }
 }
 

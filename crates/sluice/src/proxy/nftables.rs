@@ -1,0 +1,209 @@
+//! The nftables mode at the kernel: transactions over netlink, and a watch for those of others.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dataplane::nftables::{Options, Outcome, Sync, TABLE, Transport, table_family};
+use kernel::netlink;
+use kernel::nfnetlink::{
+    Generation, Monitor, NfTables, Notice, TableId, TransactionError, attributes,
+};
+use model::IpFamily;
+use netfilter::nft::Op;
+use netfilter::nft::table::Contents;
+use plan::Plan;
+
+use super::driver::{Driver, SyncError, Synced, kernel_family};
+use super::input::Input;
+use super::pending::Pending;
+
+/// More steps than any honest sync takes; somebody who keeps meddling must not keep us for ever.
+const STEPS: usize = 10_000;
+
+/// How often the watching thread looks whether anybody still listens.
+const LISTENING: Duration = Duration::from_secs(1);
+
+/// One family of the nftables mode.
+pub(crate) struct NftablesDriver {
+    family: IpFamily,
+    sync: Sync,
+    table: Table,
+    /// Where to report foreign changes; taken once the watch has begun.
+    inputs: Option<Sender<Input>>,
+}
+
+/// The generation that the last read, or our last commit, left behind. nf_tables has one for all
+/// its tables, so the families share it; they take turns, never in the middle of a run.
+pub(crate) type SharedGeneration = Rc<Cell<Option<Generation>>>;
+
+/// The table in this thread's network namespace.
+struct Table {
+    nft: NfTables,
+    id: TableId,
+    generation: SharedGeneration,
+}
+
+impl NftablesDriver {
+    /// A driver that knows nothing of the kernel yet.
+    pub(crate) fn new(
+        family: IpFamily,
+        options: Options,
+        inputs: Sender<Input>,
+        generation: SharedGeneration,
+    ) -> Result<Self, netlink::Error> {
+        Ok(Self {
+            family,
+            sync: Sync::new(family, options),
+            table: Table {
+                nft: NfTables::open()?,
+                id: TableId::new(table_family(family), TABLE),
+                generation,
+            },
+            inputs: Some(inputs),
+        })
+    }
+
+    fn error(&self, reason: String) -> SyncError {
+        SyncError {
+            family: self.family,
+            reason,
+        }
+    }
+
+    /// Carries out all steps, and begins to watch when that has been done for the first time.
+    fn run(&mut self) -> Result<Synced, SyncError> {
+        self.run_steps()?;
+        if let Some(inputs) = self.inputs.take()
+            && self.watch(inputs)
+        {
+            // Somebody was there between our last commit and the beginning of the watch.
+            self.sync.distrust();
+            self.run_steps()?;
+        }
+        Ok(Synced {
+            quarantined: self.sync.refused().clone(),
+            rules: Vec::new(),
+        })
+    }
+
+    fn run_steps(&mut self) -> Result<(), SyncError> {
+        let steps = self
+            .sync
+            .run(&mut self.table, STEPS)
+            .map_err(|e| self.error(format!("nf_tables: {e}")))?;
+        if steps == STEPS {
+            return Err(self.error(
+                "somebody else keeps changing nf_tables; find out who with `nft monitor`".into(),
+            ));
+        }
+        match self.sync.refused_common() {
+            None => Ok(()),
+            Some(reason) => {
+                Err(self.error(format!("the kernel refuses the table {TABLE}: {reason}")))
+            }
+        }
+    }
+
+    /// Begins to watch. Not before the first sync: while anybody listens, the kernel tells of every
+    /// element of a big load. Whether somebody else has committed since our last transaction.
+    fn watch(&mut self, inputs: Sender<Input>) -> bool {
+        if let Err(error) = watch(self.family, &self.table.id, self.table.nft.port(), inputs) {
+            tracing::warn!("{error:#}; foreign changes show only at the next full sync");
+            return false;
+        }
+        let now = self.table.nft.generation().map(|info| info.generation);
+        now.ok() != self.table.generation.get()
+    }
+}
+
+impl Driver for NftablesDriver {
+    fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
+        self.sync.change(&pending.diff());
+        self.run()
+    }
+
+    fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
+        self.sync.set_plan(plan);
+        self.sync.retry();
+        self.sync.distrust();
+        self.run()
+    }
+
+    fn disturbed(&mut self) -> bool {
+        // The watch tells, at once.
+        false
+    }
+}
+
+impl Transport for Table {
+    type Error = netlink::Error;
+
+    fn read(&mut self) -> Result<Option<(Contents, bool)>, Self::Error> {
+        let (read, generation) = self.nft.read_table(&self.id)?;
+        self.generation.set(Some(generation));
+        Ok(read.map(|read| (read.contents, !read.foreign.is_empty())))
+    }
+
+    fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
+        let generation = self.generation.get().filter(|_| guarded);
+        match self.nft.commit(&self.id, ops, generation) {
+            Ok(()) => {
+                let next = self.generation.get().map(Generation::next);
+                self.generation.set(next);
+                Ok(Outcome::Committed)
+            }
+            Err(error @ (TransactionError::Refused(_) | TransactionError::RefusedWhole(_))) => {
+                Ok(Outcome::Refused(error.to_string()))
+            }
+            Err(TransactionError::Netlink(error)) => Err(error),
+            Err(error) => {
+                tracing::debug!("{}: {error}; reading the table back", self.id);
+                Ok(Outcome::Unknown)
+            }
+        }
+    }
+}
+
+/// Reports changes to the table that others than the socket `own` make.
+fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> anyhow::Result<()> {
+    let mut monitor = Monitor::open().context("cannot watch nf_tables")?;
+    let number = kernel::family::number(kernel_family(family));
+    let name = table.name.clone();
+    std::thread::Builder::new()
+        .name(format!("watch-{family}"))
+        .spawn(move || {
+            loop {
+                let ready = monitor.wait(LISTENING);
+                let mut foreign = false;
+                while let Ok(Some(notice)) = monitor.receive() {
+                    foreign |= match notice {
+                        Notice::Overrun => true,
+                        Notice::Changes(messages) => messages.flatten().any(|message| {
+                            message.port != own
+                                && message.payload.first() == Some(&number)
+                                && table_of(&message) == Some(name.as_bytes())
+                        }),
+                    };
+                }
+                if let Err(error) = ready {
+                    tracing::error!("cannot watch nf_tables any more: {error}");
+                    return;
+                }
+                if foreign && inputs.send(Input::Disturbed(family)).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("cannot start the thread that watches nf_tables")?;
+    Ok(())
+}
+
+/// The table that a notification is about: in every kind of message the attribute numbered 1
+/// (`NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, ... in `nf_tables.h`), a C string.
+fn table_of<'a>(message: &netlink::Message<'a>) -> Option<&'a [u8]> {
+    let first = attributes(message).flatten().find(|a| a.kind == 1)?;
+    first.value.strip_suffix(b"\0")
+}

@@ -1,0 +1,176 @@
+//! The running proxy in nftables mode: what others do to its table is mended, kube-proxy's table is
+//! replaced, and whatever happens to the process, existing Services go on.
+
+mod support;
+
+use std::fs;
+
+use support::{Proxy, eventually, observed, text, web};
+
+fn start(files: &[(&str, &str)]) -> Proxy {
+    Proxy::start("nftables", files, &[])
+}
+
+/// How a listing shows the frontend of [`web`]'s Service with this number.
+fn frontend(last: u8) -> String {
+    format!("10.96.10.{last} . tcp . 80")
+}
+
+#[test]
+fn changes_to_files_reach_the_kernel() {
+    let proxy = start(&[("a.yaml", &web("a", 1, "10.244.1.1"))]);
+    proxy.wait_for("10.244.1.1 . 8080", true);
+    proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
+    proxy.wait_for("10.244.1.2 . 8080", true);
+    proxy.write("a.yaml", &web("a", 1, "10.244.1.9"));
+    proxy.wait_for("10.244.1.9 . 8080", true);
+    proxy.wait_for("10.244.1.1 . 8080", false);
+    fs::remove_file(proxy.folder.path().join("b.yaml")).unwrap();
+    proxy.wait_for(&frontend(2), false);
+    assert!(proxy.rules().contains(&frontend(1)));
+}
+
+#[test]
+fn a_table_that_somebody_deletes_or_changes_is_mended() {
+    let proxy = start(&[("a.yaml", &web("a", 1, "10.244.1.1"))]);
+    proxy.wait_for("10.244.1.1 . 8080", true);
+    let clean = proxy.rules();
+    eventually("the watch has begun", || {
+        proxy
+            .host
+            .sh("nft delete table ip kube-proxy 2>/dev/null || true");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        proxy.rules().contains("10.244.1.1 . 8080")
+    });
+    eventually("the same table", || proxy.rules() == clean);
+
+    proxy
+        .host
+        .sh("nft add rule ip kube-proxy services ip daddr 1.2.3.4 drop");
+    proxy.wait_for("1.2.3.4", false);
+    proxy.host.sh("nft add chain ip kube-proxy theirs");
+    proxy.wait_for("chain theirs", false);
+    proxy.host.sh("nft flush map ip kube-proxy service-ips");
+    proxy.wait_for(&frontend(1), true);
+    eventually("the same table", || proxy.rules() == clean);
+    assert!(proxy.log().contains("somebody else changed the rules"));
+}
+
+#[test]
+fn other_tables_are_nobodys_business() {
+    let proxy = start(&[("a.yaml", &web("a", 1, "10.244.1.1"))]);
+    proxy.wait_for("10.244.1.1 . 8080", true);
+    proxy
+        .host
+        .sh("nft add table ip theirs; nft add chain ip theirs c; nft add rule ip theirs c accept");
+    proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
+    proxy.wait_for("10.244.1.2 . 8080", true);
+    assert!(proxy.host.sh("nft list table ip theirs").contains("accept"));
+    assert!(!proxy.log().contains("somebody else"), "{}", proxy.log());
+}
+
+#[test]
+fn kube_proxys_own_table_is_replaced() {
+    let proxy = start(&[]);
+    drop(proxy.process);
+    for version in ["v4", "v6"] {
+        let file = observed(&format!("nftables-default.{version}.nft"));
+        proxy.host.sh(&format!("nft delete table ip kube-proxy 2>/dev/null; nft delete table ip6 kube-proxy 2>/dev/null; nft -f {}", file.display()));
+    }
+    let objects = observed("objects.json");
+    let output = proxy.host.sluice(&[
+        "proxy",
+        "--once",
+        "--proxy-mode=nftables",
+        "--hostname-override=node1",
+        "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
+        "--manifests",
+        objects.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rules = proxy
+        .host
+        .sh("nft list table ip kube-proxy; nft list table ip6 kube-proxy");
+    assert!(rules.contains("10.244.1.11 . 8080"), "{rules}");
+    assert!(
+        !rules.contains("service-AXK6CI2C-demo/web/tcp/http"),
+        "{rules}"
+    );
+    let output = proxy.host.sluice(&["cleanup"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(proxy.host.sh("nft list ruleset"), "");
+}
+
+#[test]
+fn what_is_programmed_equals_what_is_rendered() {
+    let objects = fs::read_to_string(observed("objects.json")).unwrap();
+    let proxy = start(&[("objects.json", &objects)]);
+    proxy.wait_for("10.244.1.11 . 8080", true);
+    let programmed = |family: &str| {
+        proxy
+            .host
+            .sh(&format!("nft -nn list table {family} kube-proxy"))
+    };
+    eventually("IPv6 too", || {
+        proxy.host.sh("nft list tables").contains("ip6 kube-proxy")
+            && programmed("ip6").contains("8080")
+    });
+    for (family, word) in [("ip", "ipv4"), ("ip6", "ipv6")] {
+        let other = support::Host::new();
+        let output = other.sluice(&[
+            "render",
+            "--mode=nftables",
+            "--node=node1",
+            "--ip-family",
+            word,
+            "--config",
+            config(proxy.folder.path()).to_str().unwrap(),
+            "-f",
+            observed("objects.json").to_str().unwrap(),
+        ]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let file = proxy.folder.path().join(".rendered");
+        fs::write(&file, &output.stdout).unwrap();
+        other.sh(&format!("nft -f {}", file.display()));
+        let loaded = other.sh(&format!("nft -nn list table {family} kube-proxy"));
+        let learning = |listing: &str| -> Vec<String> {
+            // Learning a client's endpoint from registers has no words in nft's language.
+            let lines = listing.lines().filter(|l| !l.contains("@affinity {"));
+            let mut lines: Vec<String> = lines.map(|l| l.trim().to_owned()).collect();
+            lines.sort();
+            lines
+        };
+        let (ours, theirs) = (learning(&programmed(family)), learning(&loaded));
+        let missing: Vec<_> = theirs.iter().filter(|l| !ours.contains(l)).collect();
+        let more: Vec<_> = ours.iter().filter(|l| !theirs.contains(l)).collect();
+        assert!(
+            missing.is_empty() && more.is_empty(),
+            "only loaded: {missing:#?}\nonly programmed: {more:#?}"
+        );
+    }
+}
+
+fn config(folder: &std::path::Path) -> std::path::PathBuf {
+    let path = folder.join(".config");
+    let yaml = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                mode: nftables\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n";
+    fs::write(&path, yaml).unwrap();
+    path
+}
+
+#[test]
+fn a_restart_writes_nothing_that_is_there_already() {
+    let objects = fs::read_to_string(observed("objects.json")).unwrap();
+    let mut proxy = start(&[("objects.json", &objects)]);
+    proxy.wait_for("10.244.1.11 . 8080", true);
+    proxy.wait_for("10.244.1.25 . 8080", true);
+    proxy.kill();
+    let handles = proxy.host.sh("nft -a list table ip kube-proxy");
+    proxy.respawn();
+    proxy.write("new.yaml", &web("new", 99, "10.244.1.99"));
+    proxy.wait_for("10.244.1.99 . 8080", true);
+    let after = proxy.host.sh("nft -a list table ip kube-proxy");
+    for line in handles.lines().filter(|l| l.contains("# handle")) {
+        assert!(after.contains(line), "{line} is gone");
+    }
+}

@@ -11,11 +11,20 @@ use crate::What;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Objects added, changed or gone.
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<Changed>,
     /// What is wrong with objects, each told once.
     pub(super) problems: Vec<What>,
     /// What was wrong and is no more.
     pub(super) resolved: Vec<What>,
+}
+
+/// What has become of an object.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// The last good version before, as the event that it was there.
+    pub(super) before: Option<Event>,
+    /// What is to be told.
+    pub(super) event: Event,
 }
 
 /// The objects of one kind.
@@ -71,8 +80,10 @@ impl Store {
                 let held = self.held.entry(value.key()).or_insert_with(Held::new);
                 held.list = self.list;
                 if held.object.as_ref() != Some(&value) {
-                    held.object = Some(value.clone());
-                    changes.events.push(value);
+                    changes.events.push(Changed {
+                        before: held.object.replace(value.clone()),
+                        event: value,
+                    });
                 }
                 held.say(warnings.into_iter().map(What::Partial).collect(), changes);
             }
@@ -144,8 +155,9 @@ impl Held {
 }
 
 fn forget(key: &Key, mut held: Held, changes: &mut Changes) {
-    if held.object.is_some() {
-        changes.events.push(key.deleted());
+    if let before @ Some(_) = held.object.take() {
+        let event = key.deleted();
+        changes.events.push(Changed { before, event });
     }
     held.say(Vec::new(), changes);
 }

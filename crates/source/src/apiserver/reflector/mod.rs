@@ -480,8 +480,14 @@ impl Reflector {
                 self.phase = Phase::Watching { since: now };
                 self.bookmarks = true;
             }
-            // Objects are still coming; the position is where the list ends, not where it is.
-            Phase::Streaming => {}
+            // A server that does streaming lists sends no other bookmark before this one: here is
+            // one that has taken the request for a plain watch.
+            Phase::Streaming => {
+                self.streaming = StreamingLists::SkipOne;
+                let delay = self.backoff.next_delay();
+                self.idle(now + delay, Next::Fresh);
+                return Flow::Stop;
+            }
             Phase::Watching { since } => {
                 self.bookmarks = true;
                 self.recovered();

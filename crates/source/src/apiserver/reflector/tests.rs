@@ -74,7 +74,7 @@ fn names(changes: &Changes) -> Vec<String> {
         Event::ServiceCidr(Change::Deleted(name)) => format!("-{name}"),
         other => panic!("{other:?}"),
     };
-    let mut names: Vec<_> = changes.events.iter().map(name).collect();
+    let mut names: Vec<_> = changes.events.iter().map(|c| name(&c.event)).collect();
     names.sort();
     names
 }
@@ -325,6 +325,16 @@ fn silence_ends_a_streaming_list_and_pages_are_tried_once() {
     assert_eq!(rig.at_once(), watch(Some("10")));
     rig.failed(refused(410));
     assert_eq!(rig.request().1, watch(None));
+}
+
+#[test]
+fn a_bookmark_before_the_end_of_a_streaming_list_says_that_it_is_none() {
+    let mut rig = Rig::new();
+    rig.at_once();
+    rig.applied(cidr("a", 3, "10.0.0.0/24"));
+    assert_eq!(rig.event(bookmark(7, false)).0, Flow::Stop);
+    assert_eq!(rig.request().1, LIST);
+    assert!(!rig.reflector.is_complete());
 }
 
 #[test]

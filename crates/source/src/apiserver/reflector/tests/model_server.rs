@@ -27,6 +27,8 @@ enum Act {
     Garbage(Option<u8>),
     /// An object turns into one that cannot be read, with its name or without.
     Spoil(u8, bool),
+    /// So many objects are spoilt on their way.
+    Mangle(u8, bool),
     /// From now on, with or without streaming lists.
     Streaming(bool),
     /// A bookmark.
@@ -45,6 +47,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => Just(Act::Repeat),
         1 => prop::option::of(0..6u8).prop_map(Act::Garbage),
         1 => (0..6u8, any::<bool>()).prop_map(|(name, named)| Act::Spoil(name, named)),
+        1 => (1..4u8, any::<bool>()).prop_map(|(times, named)| Act::Mangle(times, named)),
         1 => any::<bool>().prop_map(Act::Streaming),
         1 => Just(Act::Bookmark),
     ];
@@ -66,6 +69,7 @@ struct Server {
     compacted: u64,
     streaming: bool,
     refusals: Vec<u16>,
+    mangled: Vec<bool>,
     /// Up to where the open watch has been served.
     open: Option<u64>,
 }
@@ -99,6 +103,7 @@ impl World {
             compacted: 0,
             streaming: true,
             refusals: Vec::new(),
+            mangled: Vec::new(),
             open: None,
         };
         Self {
@@ -110,8 +115,8 @@ impl World {
     }
 
     fn hear(&mut self, changes: Changes) {
-        for event in changes.events {
-            match event {
+        for changed in changes.events {
+            match changed.event {
                 Event::ServiceCidr(Change::Applied(c)) => {
                     let old = self.told.insert(c.name.to_string(), c.cidrs[0]);
                     assert_ne!(old, Some(c.cidrs[0]), "told without a change");
@@ -174,6 +179,10 @@ impl World {
                     self.hear(changes);
                 }
             }
+            Act::Mangle(times, named) => {
+                let more = std::iter::repeat_n(*named, usize::from(*times));
+                self.server.mangled.extend(more);
+            }
             Act::Streaming(on) => self.server.streaming = *on,
             Act::Bookmark => {
                 if let Some(seen) = self.server.open {
@@ -195,6 +204,13 @@ impl World {
     }
 
     fn send(&mut self, (version, name, served): &(u64, u8, Option<Served>)) -> bool {
+        if let Some(named) = self.server.mangled.pop() {
+            let spoilt = item(*name, &Served::Spoilt { named }, *version);
+            let Err(unreadable) = spoilt else {
+                panic!("{spoilt:?}")
+            };
+            return self.flow(WatchEvent::Unreadable(unreadable));
+        }
         let event = match served {
             None => WatchEvent::Deleted(stated(*name, 0, *version)),
             Some(served) => match item(*name, served, *version) {
@@ -299,7 +315,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn once_the_server_is_well_again_all_is_told(acts in acts()) {
@@ -308,6 +324,7 @@ proptest! {
             world.act(act);
         }
         world.server.refusals.clear();
+        world.server.mangled.clear();
         for (name, served) in world.server.objects.clone() {
             if matches!(served, Served::Spoilt { .. }) {
                 world.put(name, Some(Served::Good(name)));

@@ -1,0 +1,225 @@
+//! The nftables mode's state machine on the real kernel, with others meddling and things going wrong.
+
+mod support;
+#[path = "support/nft.rs"]
+mod support_nft;
+
+use std::path::Path;
+
+use dataplane::nftables::{Options, Outcome, State, Step, Sync, Transport};
+use kernel::netlink;
+use model::IpFamily;
+use netfilter::nft::Op;
+use netfilter::nft::table::Contents;
+use plan::testing::{big_cluster, big_cluster_settings};
+use plan::{Plan, Planner};
+
+use support::{in_namespace, run};
+use support_nft::Live;
+
+const LIMIT: usize = 1_000;
+
+fn plan(services: usize) -> Plan {
+    let mut planner = Planner::new(big_cluster_settings());
+    planner.apply_all(big_cluster(services, 4));
+    planner.take_diff();
+    planner.plan(IpFamily::V4).clone()
+}
+
+fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
+    assert!(sync.refused().is_empty(), "{:?}", sync.refused());
+    assert_eq!(sync.refused_common(), None);
+    let (mut contents, foreign) = live.read().expect("read").expect("a table");
+    assert!(!foreign);
+    for op in sync.state().expect("known").sweep().ops {
+        if let Op::DeleteChain(name) = op {
+            contents.chains.remove(&name);
+        }
+    }
+    let lowered = State::lower(plan, Options::default()).contents();
+    assert!(contents == lowered, "the table is not as the plan says");
+}
+
+fn sync(plan: &Plan, transport: &mut impl Transport<Error = netlink::Error>) -> Sync {
+    let mut sync = Sync::new(IpFamily::V4, Options::default());
+    sync.set_plan(plan);
+    sync.run(transport, LIMIT).expect("the kernel answers");
+    sync
+}
+
+/// What happens at one commit.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// The operation of this number is one that the kernel refuses.
+    Refuse(usize),
+    Lost,
+    TableDeleted,
+    AnotherWriter,
+}
+
+struct Faulty {
+    live: Live,
+    at: usize,
+    fault: Fault,
+    commits: usize,
+}
+
+impl Transport for Faulty {
+    type Error = netlink::Error;
+
+    fn read(&mut self) -> Result<Option<(Contents, bool)>, Self::Error> {
+        self.live.read()
+    }
+
+    fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
+        let now = self.commits == self.at;
+        self.commits += 1;
+        match self.fault {
+            Fault::Refuse(number) if now => {
+                let mut ops = ops.to_vec();
+                let no_such = Op::DeleteChain("no-such-chain".to_owned());
+                ops.insert(number.min(ops.len()), no_such);
+                let outcome = self.live.commit(&ops, guarded)?;
+                assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+                return Ok(outcome);
+            }
+            Fault::Lost if now => {
+                self.live.commit(ops, guarded)?;
+                return Ok(Outcome::Unknown);
+            }
+            Fault::TableDeleted if now => {
+                // Nothing to delete before the first commit.
+                run("nft delete table ip kube-proxy || true");
+            }
+            Fault::AnotherWriter if now => {
+                run("nft add table ip kube-proxy");
+                run("nft 'add chain ip kube-proxy theirs { counter accept; }'");
+            }
+            _ => {}
+        }
+        self.live.commit(ops, guarded)
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_it_ends_well() {
+    let plan = plan(60);
+    let mut faults: Vec<Fault> = (0..40).map(Fault::Refuse).collect();
+    faults.extend([Fault::Lost, Fault::TableDeleted, Fault::AnotherWriter]);
+    for fault in faults {
+        for at in 0..3 {
+            in_namespace(|| {
+                let live = Live::open(IpFamily::V4);
+                let mut faulty = Faulty {
+                    live,
+                    at,
+                    fault,
+                    commits: 0,
+                };
+                let mut sync = sync(&plan, &mut faulty);
+                // As the notification of a change that is not ours makes it.
+                sync.retry();
+                sync.distrust();
+                sync.run(&mut faulty, LIMIT).expect("the kernel answers");
+                settled(&sync, &mut faulty.live, &plan);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_restart_has_nothing_to_do() {
+    let plan = plan(100);
+    in_namespace(|| {
+        let mut live = Live::open(IpFamily::V4);
+        let first = sync(&plan, &mut live);
+        settled(&first, &mut live, &plan);
+        let before = live.nft.generation().expect("a generation").generation;
+        let again = sync(&plan, &mut live);
+        settled(&again, &mut live, &plan);
+        let after = live.nft.generation().expect("a generation").generation;
+        assert_eq!(before, after, "nothing was committed");
+    });
+}
+
+#[test]
+fn killed_at_any_point_of_a_load() {
+    let plan = plan(120);
+    let half = Plan {
+        ports: plan
+            .ports
+            .iter()
+            .take(50)
+            .map(|(k, p)| (k.clone(), p.clone()))
+            .collect(),
+        ..plan.clone()
+    };
+    for kill_after in 0..4 {
+        in_namespace(|| {
+            let mut live = Live::open(IpFamily::V4);
+            sync(&half, &mut live);
+            let mut killed = Sync::new(IpFamily::V4, Options::default());
+            killed.set_plan(&plan);
+            for _ in 0..kill_after {
+                match killed.step() {
+                    Step::Idle => break,
+                    Step::Read => {
+                        let found = live.read().expect("read");
+                        killed.found(found.map(|(contents, _)| contents), false);
+                    }
+                    Step::Commit { ops, guarded } => {
+                        let outcome = live.commit(&ops, guarded).expect("sent");
+                        killed.done(outcome);
+                    }
+                }
+            }
+            drop(killed);
+            let again = sync(&plan, &mut live);
+            settled(&again, &mut live, &plan);
+        });
+    }
+}
+
+#[test]
+fn kube_proxys_table_is_replaced_in_one_transaction() {
+    let plan = plan(30);
+    let observed = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testdata/observed/nftables-default.v4.nft");
+    in_namespace(|| {
+        run(&format!("nft -f {}", observed.display()));
+        let mut live = Live::open(IpFamily::V4);
+        let before = live.nft.generation().expect("a generation").generation;
+        let sync = sync(&plan, &mut live);
+        settled(&sync, &mut live, &plan);
+        let after = live.nft.generation().expect("a generation").generation;
+        assert_eq!(before.next(), after, "one transaction");
+    });
+}
+
+#[test]
+fn what_others_change_is_mended() {
+    let plan = plan(30);
+    for meddling in [
+        "nft add rule ip kube-proxy services counter accept",
+        "nft insert rule ip kube-proxy masquerading ip saddr 10.0.0.0/8 log accept",
+        "nft flush chain ip kube-proxy nat-output",
+        "nft flush set ip kube-proxy cluster-ips",
+        "nft flush map ip kube-proxy service-ips",
+        "nft flush map ip kube-proxy endpoints",
+        "nft 'add chain ip kube-proxy theirs { drop; }; add rule ip kube-proxy services jump theirs'",
+        "nft 'add set ip kube-proxy theirs { type ipv4_addr; elements = { 1.2.3.4 } }'",
+        "nft 'add element ip kube-proxy cluster-ips { 192.0.2.1 }'",
+        "nft 'add element ip kube-proxy service-ips { 192.0.2.1 . tcp . 80 : drop }'",
+        "nft delete table ip kube-proxy",
+        "nft flush ruleset",
+    ] {
+        in_namespace(|| {
+            let mut live = Live::open(IpFamily::V4);
+            let mut sync = sync(&plan, &mut live);
+            run(meddling);
+            sync.distrust();
+            sync.run(&mut live, LIMIT).expect("the kernel answers");
+            settled(&sync, &mut live, &plan);
+        });
+    }
+}

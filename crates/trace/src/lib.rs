@@ -34,6 +34,7 @@
 
 mod facts;
 mod fraction;
+mod fuzz;
 mod host;
 mod outcome;
 mod packet;
@@ -44,6 +45,7 @@ mod world;
 
 pub use facts::{Dumps, Facts, FactsError, Interface, NextHop, Route, RouteKind, RoutingRule};
 pub use fraction::Fraction;
+pub use fuzz::fuzz_one;
 pub use host::Host;
 pub use outcome::{Outcome, Snat, Step, Summary, Trace, Verdict};
 pub use packet::{CtState, Endpoint, Flow, Origin, Packet, Proto, Rewrite};

@@ -32,10 +32,10 @@ pub enum WorldError {
     #[error(transparent)]
     Facts(#[from] FactsError),
     /// `iptables-save`'s dump, or `ip6tables-save`'s.
-    #[error("{0}: {1}")]
+    #[error("{0}, {1}")]
     Iptables(&'static str, netfilter::iptables::ParseError),
     /// The dump of nf_tables.
-    #[error("nft dump: {0}")]
+    #[error("nft dump, {0}")]
     Nft(#[from] netfilter::nft::listing::ParseError),
     /// The dump of ipsets.
     #[error(transparent)]

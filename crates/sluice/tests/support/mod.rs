@@ -56,6 +56,11 @@ impl Host {
             .expect("a command in the namespace")
     }
 
+    /// Runs this on a thread in the namespace; threads and sockets that it makes are there too.
+    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.netns.run(f).expect("a thread in the namespace")
+    }
+
     /// Runs a shell line, which has to succeed; returns what it prints.
     pub(crate) fn sh(&self, line: &str) -> String {
         let output = self.command("sh").args(["-c", line]).output().unwrap();

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use model::Protocol;
+use socket2::Socket;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -52,6 +53,9 @@ pub struct Limits {
     pub udp_idle: Duration,
     /// How long open connections get to end when the relay stops.
     pub drain: Duration,
+    /// The mark of packets that go to endpoints (`SO_MARK`, needs `CAP_NET_ADMIN`), by which rules
+    /// that lead connections here can tell the relay's own from others. 0: none.
+    pub mark: u32,
 }
 
 impl Default for Limits {
@@ -61,6 +65,7 @@ impl Default for Limits {
             dial: Duration::from_secs(2),
             udp_idle: Duration::from_secs(30),
             drain: Duration::from_secs(5),
+            mark: 0,
         }
     }
 }
@@ -98,6 +103,7 @@ pub struct Relay {
 }
 
 enum Command {
+    Reserve(Vec<Frontend>, oneshot::Sender<Vec<Result<Frontend, Error>>>),
     Serve(
         BTreeMap<Frontend, Backends>,
         oneshot::Sender<(Vec<Bound>, Vec<Error>)>,
@@ -175,6 +181,23 @@ impl Relay {
         })
     }
 
+    /// Takes ports without answering on them yet: connections are refused. Where the port is 0 the
+    /// system chooses one, and it is in the frontend that comes back. The next [`Relay::serve`]
+    /// opens those that it is given and lets go of the others.
+    ///
+    /// For whoever has to keep others away from a port before it answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`]; what could not be taken is an error in its place.
+    pub fn reserve(&self, frontends: Vec<Frontend>) -> Result<Vec<Result<Frontend, Error>>, Error> {
+        let (done, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Reserve(frontends, done))
+            .map_err(|_| Error::Stopped)?;
+        answer.blocking_recv().map_err(|_| Error::Stopped)
+    }
+
     /// Serves these frontends and no others. What was served before and still is keeps its
     /// listener, its clients' affinity and its connections; open connections of a frontend that
     /// goes live on. Returns what is served, and what could not be opened.
@@ -226,10 +249,20 @@ impl Drop for Served {
 
 async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>) {
     let mut served: BTreeMap<Frontend, Served> = BTreeMap::new();
+    let mut reserved: BTreeMap<Frontend, Socket> = BTreeMap::new();
     while let Some(command) = commands.recv().await {
         match command {
+            Command::Reserve(frontends, done) => {
+                let taken = frontends.into_iter().map(|frontend| {
+                    let (frontend, socket) = reserve(frontend)?;
+                    reserved.insert(frontend, socket);
+                    Ok(frontend)
+                });
+                let _ = done.send(taken.collect());
+            }
             Command::Serve(wanted, done) => {
-                let errors = change(&shared, &mut served, wanted);
+                let reserved = std::mem::take(&mut reserved);
+                let errors = change(&shared, &mut served, reserved, wanted);
                 let bound = served.iter().map(|(frontend, s)| Bound {
                     frontend: *frontend,
                     address: s.address,
@@ -246,6 +279,21 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>
     }
 }
 
+/// Binds the frontend's address; where its port is 0, the frontend with the port that it got.
+fn reserve(frontend: Frontend) -> Result<(Frontend, Socket), Error> {
+    let Frontend { address, protocol } = frontend;
+    let bound = match protocol {
+        Protocol::Tcp => tcp::bind(address),
+        Protocol::Udp => udp::bind(address),
+        Protocol::Sctp => return Err(Error::Unsupported { frontend }),
+    };
+    let failed = |source| Error::Listen { frontend, source };
+    let socket = bound.map_err(failed)?;
+    let address = socket.local_addr().map_err(failed)?;
+    let address = address.as_socket().unwrap_or(frontend.address);
+    Ok((Frontend { address, protocol }, socket))
+}
+
 async fn drain(shared: &Shared) {
     let deadline = tokio::time::Instant::now() + shared.limits.drain;
     while shared.open.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < deadline {
@@ -256,6 +304,7 @@ async fn drain(shared: &Shared) {
 fn change(
     shared: &Arc<Shared>,
     served: &mut BTreeMap<Frontend, Served>,
+    mut reserved: BTreeMap<Frontend, Socket>,
     wanted: BTreeMap<Frontend, Backends>,
 ) -> Vec<Error> {
     let mut errors = Vec::new();
@@ -269,7 +318,7 @@ fn change(
             });
             continue;
         }
-        match open(shared, frontend, backends) {
+        match open(shared, frontend, reserved.remove(&frontend), backends) {
             Ok(new) => {
                 served.insert(frontend, new);
             }
@@ -279,14 +328,23 @@ fn change(
     errors
 }
 
-fn open(shared: &Arc<Shared>, frontend: Frontend, backends: Backends) -> Result<Served, Error> {
+fn open(
+    shared: &Arc<Shared>,
+    frontend: Frontend,
+    reserved: Option<Socket>,
+    backends: Backends,
+) -> Result<Served, Error> {
+    let socket = match reserved {
+        Some(socket) => socket,
+        None => reserve(frontend)?.1,
+    };
     let (sender, receiver) = watch::channel(backends);
     let shared = Arc::clone(shared);
     let balancer = Balancer::new(receiver);
     let failed = |source| Error::Listen { frontend, source };
     let (address, task) = match frontend.protocol {
         Protocol::Tcp => {
-            let listener = tcp::listen(frontend.address).map_err(failed)?;
+            let listener = tcp::listen(socket).map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
             (
                 address,
@@ -294,7 +352,7 @@ fn open(shared: &Arc<Shared>, frontend: Frontend, backends: Backends) -> Result<
             )
         }
         Protocol::Udp => {
-            let socket = udp::listen(frontend.address).map_err(failed)?;
+            let socket = udp::open(socket).map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
             (address, tokio::spawn(udp::serve(socket, balancer, shared)))
         }

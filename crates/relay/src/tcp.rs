@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::Shared;
 use crate::balance::Balancer;
+use crate::{Limits, Shared};
 
 /// What is read at a time. On the stack of the task that copies, and only while it copies: an idle
 /// connection holds no buffer.
@@ -19,18 +20,19 @@ const CHUNK: usize = 32 * 1024;
 /// How long to wait after an `accept` that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM,
-        None,
-    )?;
+/// A socket that has the address and refuses connections.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+pub(crate) fn listen(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(1024)?;
     TcpListener::from_std(socket.into())
 }
@@ -53,7 +55,7 @@ pub(crate) async fn serve(listener: TcpListener, balancer: Balancer, shared: Arc
         let (balancer, shared) = (Arc::clone(&balancer), Arc::clone(&shared));
         tokio::spawn(async move {
             let _slot = slot;
-            match dial(&balancer, peer, shared.limits.dial).await {
+            match dial(&balancer, peer, &shared.limits).await {
                 // How a connection ends is its two ends' business.
                 Some(endpoint) => drop(carry(client, endpoint).await),
                 None => refuse(&client),
@@ -70,9 +72,9 @@ fn refuse(client: &TcpStream) {
 }
 
 /// The first endpoint that accepts, in the balancer's order.
-async fn dial(balancer: &Balancer, peer: SocketAddr, timeout: Duration) -> Option<TcpStream> {
+async fn dial(balancer: &Balancer, peer: SocketAddr, limits: &Limits) -> Option<TcpStream> {
     for endpoint in balancer.candidates(peer.ip(), Instant::now()) {
-        match tokio::time::timeout(timeout, TcpStream::connect(endpoint)).await {
+        match tokio::time::timeout(limits.dial, connect(endpoint, limits.mark)).await {
             Ok(Ok(stream)) => {
                 balancer.used(peer.ip(), endpoint, Instant::now());
                 return Some(stream);
@@ -82,6 +84,18 @@ async fn dial(balancer: &Balancer, peer: SocketAddr, timeout: Duration) -> Optio
         }
     }
     None
+}
+
+async fn connect(endpoint: SocketAddr, mark: u32) -> io::Result<TcpStream> {
+    let socket = if endpoint.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    if mark != 0 {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
+    socket.connect(endpoint).await
 }
 
 /// Carries both directions until both have ended; the end of one is passed on (half-close).

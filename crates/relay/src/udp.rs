@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::balance::Balancer;
@@ -38,18 +39,22 @@ impl Drop for Closing {
     }
 }
 
-pub(crate) fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::DGRAM,
-        None,
-    )?;
+/// A socket that has the address. What comes before it is served is dropped.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket)
+}
+
+/// Leaves behind what came while the port was only reserved: nobody was meant to use it.
+pub(crate) fn open(socket: Socket) -> io::Result<UdpSocket> {
+    let socket: std::net::UdpSocket = socket.into();
+    while socket.recv(&mut [0]).is_ok() {}
+    UdpSocket::from_std(socket)
 }
 
 pub(crate) async fn serve(socket: UdpSocket, balancer: Balancer, shared: Arc<Shared>) {
@@ -107,7 +112,7 @@ async fn begin(
     let slot = shared.slot()?;
     let now = Instant::now();
     let endpoint = *balancer.candidates(client.ip(), now).first()?;
-    let upstream = match connect(endpoint).await {
+    let upstream = match connect(endpoint, shared.limits.mark).await {
         Ok(upstream) => Arc::new(upstream),
         Err(error) => {
             tracing::debug!("{endpoint} cannot be reached: {error}");
@@ -135,13 +140,16 @@ async fn begin(
     Some(upstream)
 }
 
-async fn connect(endpoint: SocketAddr) -> io::Result<UdpSocket> {
+async fn connect(endpoint: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     let any: SocketAddr = if endpoint.is_ipv4() {
         ([0, 0, 0, 0], 0).into()
     } else {
         ([0_u16; 8], 0).into()
     };
     let socket = UdpSocket::bind(any).await?;
+    if mark != 0 {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
     socket.connect(endpoint).await?;
     Ok(socket)
 }

@@ -311,3 +311,39 @@ fn a_udp_frontend_that_went_frees_its_port() {
     eventually("the port is free", || UdpSocket::bind(address).is_ok());
     eventually("its flows are gone", || relay.open_connections() == 0);
 }
+
+#[test]
+fn a_reserved_port_refuses_until_it_is_served() {
+    let relay = Relay::start(limits()).unwrap();
+    let ((tcp, udp), (endpoint, _)) = (
+        (frontend(Protocol::Tcp), frontend(Protocol::Udp)),
+        udp_echo("a"),
+    );
+    let taken = relay.reserve(vec![tcp, udp, frontend(Protocol::Sctp)]);
+    let mut taken = taken.unwrap().into_iter();
+    let (tcp, udp) = (
+        taken.next().unwrap().unwrap(),
+        taken.next().unwrap().unwrap(),
+    );
+    assert!(matches!(taken.next(), Some(Err(Error::Unsupported { .. }))));
+    let refused = TcpStream::connect(tcp.address).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let early = udp_client(udp.address);
+    early.send(b"too early").unwrap();
+    let wanted = [(tcp, to(&[tcp_echo("b")])), (udp, to(&[endpoint]))];
+    let (bound, errors) = relay.serve(BTreeMap::from(wanted)).unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert!(bound.iter().all(|b| b.address == b.frontend.address));
+    assert_eq!(who(tcp.address).unwrap(), 'b');
+    assert_eq!(ask(&early, "now"), "anow");
+}
+
+#[test]
+fn a_reserved_port_that_is_not_served_is_free_again() {
+    let relay = Relay::start(limits()).unwrap();
+    let taken = relay.reserve(vec![frontend(Protocol::Udp)]).unwrap();
+    let address = taken[0].as_ref().unwrap().address;
+    assert!(UdpSocket::bind(address).is_err());
+    relay.serve(BTreeMap::new()).unwrap();
+    assert!(UdpSocket::bind(address).is_ok());
+}

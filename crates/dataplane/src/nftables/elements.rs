@@ -200,21 +200,26 @@ impl PortElements {
     fn source_ranges(&mut self, port: &PortPlan, ip: IpAddr, node: &NodeFacts) {
         let key = Place::Address(ip, port.port.get()).key(port.protocol);
         self.own.push((SetId::SourceRanged, Element::key(key)));
-        let mut ranges = port.source_ranges.clone();
-        let from_node = |node_ip: &IpAddr| ranges.iter().any(|range| range.contains(node_ip));
-        // A node that reaches the load balancer's address may well have it itself, and then it is
-        // also the source.
-        if node.node_ip.as_ref().is_some_and(from_node) {
-            ranges.extend(port.load_balancer_ips.iter().copied().map(IpNet::from));
-        }
-        for range in disjoint(&ranges) {
-            let element = Element {
-                key_end: Some(Box::new(key.with_ip(range.broadcast()))),
-                ..Element::key(key.with_ip(range.network()))
-            };
-            self.own.push((SetId::SourceRanges, element));
-        }
+        let ranges = source_range_elements(key, port, node);
+        let ranges = ranges.into_iter().map(|e| (SetId::SourceRanges, e));
+        self.own.extend(ranges);
     }
+}
+
+/// The sources that may use the frontend of this key, each a range after the key.
+pub(crate) fn source_range_elements(key: Value, port: &PortPlan, node: &NodeFacts) -> Vec<Element> {
+    let mut ranges = port.source_ranges.clone();
+    let from_node = |node_ip: &IpAddr| ranges.iter().any(|range| range.contains(node_ip));
+    // A node that reaches the load balancer's address may well have it itself, and then it is
+    // also the source.
+    if node.node_ip.as_ref().is_some_and(from_node) {
+        ranges.extend(port.load_balancer_ips.iter().copied().map(IpNet::from));
+    }
+    let elements = disjoint(&ranges).into_iter().map(|range| Element {
+        key_end: Some(Box::new(key.with_ip(range.broadcast()))),
+        ..Element::key(key.with_ip(range.network()))
+    });
+    elements.collect()
 }
 
 /// The ranges without overlaps, which a set of ranges does not take.

@@ -17,11 +17,11 @@
 //! [`State::commit`] takes them in once the kernel has. [`Sync`] is the state machine around it: it
 //! reads back, repairs, and finds the Service that the kernel refuses.
 
-mod elements;
+pub(crate) mod elements;
 mod names;
-mod pick;
+pub(crate) mod pick;
 mod readback;
-mod rules;
+pub(crate) mod rules;
 mod skeleton;
 mod state;
 mod sync;

@@ -293,7 +293,7 @@ impl Pick {
 
 /// Goes on only if the traffic comes from this node's pods (or does not, with [`CmpOp::Neq`]);
 /// `None` where nothing is known to.
-pub(super) fn is_pod(build: Build, op: CmpOp, local: &LocalDetector) -> Option<Build> {
+pub(crate) fn is_pod(build: Build, op: CmpOp, local: &LocalDetector) -> Option<Build> {
     match local {
         LocalDetector::None => None,
         LocalDetector::Source(range) => Some(build.in_range(true, op, range)),

@@ -12,16 +12,28 @@ use netfilter::nft::{
 
 use super::names::{SetId, table_family};
 
+/// The name of a set, of whichever table.
+pub(crate) trait SetName {
+    /// The name.
+    fn set_name(self) -> &'static str;
+}
+
+impl SetName for SetId {
+    fn set_name(self) -> &'static str {
+        self.name()
+    }
+}
+
 /// A rule under construction.
 #[derive(Clone, Debug)]
-pub(super) struct Build {
+pub(crate) struct Build {
     family: IpFamily,
     exprs: Vec<Expr>,
 }
 
 /// Fields of a key, to be loaded one after the other.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Field {
+pub(crate) enum Field {
     Saddr,
     Daddr,
     Protocol,
@@ -31,12 +43,12 @@ pub(super) enum Field {
 }
 
 /// The key of a frontend.
-pub(super) const FRONTEND: [Field; 3] = [Field::Daddr, Field::Protocol, Field::Dport];
+pub(crate) const FRONTEND: [Field; 3] = [Field::Daddr, Field::Protocol, Field::Dport];
 /// The key of a NodePort.
-pub(super) const NODE_PORT: [Field; 2] = [Field::Protocol, Field::Dport];
+pub(crate) const NODE_PORT: [Field; 2] = [Field::Protocol, Field::Dport];
 
 /// How many bytes an address has.
-pub(super) fn address_len(family: IpFamily) -> usize {
+pub(crate) fn address_len(family: IpFamily) -> usize {
     match family {
         IpFamily::V4 => 4,
         IpFamily::V6 => 16,
@@ -44,14 +56,14 @@ pub(super) fn address_len(family: IpFamily) -> usize {
 }
 
 impl Build {
-    pub(super) fn new(family: IpFamily) -> Self {
+    pub(crate) fn new(family: IpFamily) -> Self {
         Self {
             family,
             exprs: Vec::new(),
         }
     }
 
-    pub(super) fn rule(self, chain: &str) -> Rule {
+    pub(crate) fn rule(self, chain: &str) -> Rule {
         Rule {
             chain: chain.to_owned(),
             exprs: self.exprs,
@@ -59,19 +71,25 @@ impl Build {
         }
     }
 
-    pub(super) fn rule_with_comment(self, chain: &str, comment: &str) -> Rule {
+    pub(crate) fn rule_with_comment(self, chain: &str, comment: &str) -> Rule {
         Rule {
             comment: Some(comment.to_owned()),
             ..self.rule(chain)
         }
     }
 
-    pub(super) fn push(mut self, expr: Expr) -> Self {
+    /// This, then what the other does.
+    pub(crate) fn then(mut self, other: Build) -> Self {
+        self.exprs.extend(other.exprs);
+        self
+    }
+
+    pub(crate) fn push(mut self, expr: Expr) -> Self {
         self.exprs.push(expr);
         self
     }
 
-    pub(super) fn load(mut self, fields: &[Field], at: Reg) -> Self {
+    pub(crate) fn load(mut self, fields: &[Field], at: Reg) -> Self {
         let mut reg = at;
         for field in fields {
             let (expr, len) = self.field(*field, reg);
@@ -127,9 +145,9 @@ impl Build {
         }
     }
 
-    fn lookup_into(self, set: SetId, sreg: Reg, into: LookupInto, inverted: bool) -> Self {
+    fn lookup_into(self, set: impl SetName, sreg: Reg, into: LookupInto, inverted: bool) -> Self {
         self.push(Expr::Lookup {
-            set: set.name().to_owned(),
+            set: set.set_name().to_owned(),
             sreg,
             into,
             inverted,
@@ -137,46 +155,46 @@ impl Build {
     }
 
     /// Goes on only if the fields are in the set.
-    pub(super) fn member(self, fields: &[Field], set: SetId) -> Self {
+    pub(crate) fn member(self, fields: &[Field], set: impl SetName) -> Self {
         self.load(fields, Reg::FIRST)
             .lookup_into(set, Reg::FIRST, LookupInto::Nothing, false)
     }
 
     /// Goes on only if the fields are not in the set.
-    pub(super) fn not_member(self, fields: &[Field], set: SetId) -> Self {
+    pub(crate) fn not_member(self, fields: &[Field], set: impl SetName) -> Self {
         self.load(fields, Reg::FIRST)
             .lookup_into(set, Reg::FIRST, LookupInto::Nothing, true)
     }
 
     /// Goes on only if the key at `sreg` is in the set.
-    pub(super) fn member_at(self, set: SetId, sreg: Reg) -> Self {
+    pub(crate) fn member_at(self, set: impl SetName, sreg: Reg) -> Self {
         self.lookup_into(set, sreg, LookupInto::Nothing, false)
     }
 
     /// Loads what the map has for the key at `sreg`; goes on only if it has something.
-    pub(super) fn map(self, set: SetId, sreg: Reg, dreg: Reg) -> Self {
+    pub(crate) fn map(self, set: impl SetName, sreg: Reg, dreg: Reg) -> Self {
         self.lookup_into(set, sreg, LookupInto::Register(dreg), false)
     }
 
     /// Follows the verdict that the map has for the fields.
-    pub(super) fn verdict_map(self, fields: &[Field], set: SetId) -> Self {
+    pub(crate) fn verdict_map(self, fields: &[Field], set: impl SetName) -> Self {
         self.load(fields, Reg::FIRST)
             .lookup_into(set, Reg::FIRST, LookupInto::Verdict, false)
     }
 
-    pub(super) fn verdict(self, verdict: Verdict) -> Self {
+    pub(crate) fn verdict(self, verdict: Verdict) -> Self {
         self.push(Expr::Verdict(verdict))
     }
 
-    pub(super) fn goto(self, chain: &str) -> Self {
+    pub(crate) fn goto(self, chain: &str) -> Self {
         self.verdict(Verdict::Goto(chain.to_owned()))
     }
 
-    pub(super) fn jump(self, chain: &str) -> Self {
+    pub(crate) fn jump(self, chain: &str) -> Self {
         self.verdict(Verdict::Jump(chain.to_owned()))
     }
 
-    pub(super) fn compare(self, op: CmpOp, value: Value) -> Self {
+    pub(crate) fn compare(self, op: CmpOp, value: Value) -> Self {
         let sreg = Reg::FIRST;
         self.push(Expr::Cmp { op, sreg, value })
     }
@@ -188,6 +206,12 @@ impl Build {
             mask,
             xor,
         })
+    }
+
+    /// Goes on only if none of the bits is set in what is loaded.
+    fn no_bit(self, bits: u32) -> Self {
+        self.mask(Value::host_u32(bits), Value::host_u32(0))
+            .compare(CmpOp::Eq, Value::host_u32(0))
     }
 
     /// Goes on only if any of the bits is set in what is loaded.
@@ -205,23 +229,37 @@ impl Build {
     }
 
     /// `ct state new`.
-    pub(super) fn if_new(self) -> Self {
+    pub(crate) fn if_new(self) -> Self {
         self.ct(CtKey::State).any_bit(CT_STATE_NEW)
     }
 
     /// `ct status dnat`.
-    pub(super) fn if_dnat(self) -> Self {
+    pub(crate) fn if_dnat(self) -> Self {
         self.ct(CtKey::Status).any_bit(CT_STATUS_DNAT)
     }
 
+    /// `ct status & dnat == 0`.
+    pub(crate) fn if_not_dnat(self) -> Self {
+        self.ct(CtKey::Status).no_bit(CT_STATUS_DNAT)
+    }
+
+    /// `fib saddr type != local` or `fib daddr type != local`.
+    pub(crate) fn if_not_local(self, address: FibAddress) -> Self {
+        self.address_type(address, CmpOp::Neq)
+    }
+
     /// `fib saddr type local` or `fib daddr type local`.
-    pub(super) fn if_local(self, address: FibAddress) -> Self {
+    pub(crate) fn if_local(self, address: FibAddress) -> Self {
+        self.address_type(address, CmpOp::Eq)
+    }
+
+    fn address_type(self, address: FibAddress, op: CmpOp) -> Self {
         self.push(Expr::Fib {
             address,
             result: FibResult::AddressType,
             dreg: Reg::FIRST,
         })
-        .compare(CmpOp::Eq, Value::host_u32(consts::ADDRESS_LOCAL))
+        .compare(op, Value::host_u32(consts::ADDRESS_LOCAL))
     }
 
     fn mark(self) -> Self {
@@ -235,26 +273,26 @@ impl Build {
     }
 
     /// Goes on only if any of the bits is set in the mark.
-    pub(super) fn if_marked(self, bits: u32) -> Self {
+    pub(crate) fn if_marked(self, bits: u32) -> Self {
         self.mark().any_bit(bits)
     }
 
     /// Sets bits of the mark.
-    pub(super) fn add_to_mark(self, bits: u32) -> Self {
+    pub(crate) fn add_to_mark(self, bits: u32) -> Self {
         self.mark()
             .mask(Value::host_u32(!bits), Value::host_u32(bits))
             .set_mark()
     }
 
     /// Flips bits of the mark.
-    pub(super) fn flip_in_mark(self, bits: u32) -> Self {
+    pub(crate) fn flip_in_mark(self, bits: u32) -> Self {
         self.mark()
             .mask(Value::host_u32(u32::MAX), Value::host_u32(bits))
             .set_mark()
     }
 
     /// Goes on only if the source or destination is in the range, or is not, after `op`.
-    pub(super) fn in_range(self, source: bool, op: CmpOp, range: &Cidr) -> Self {
+    pub(crate) fn in_range(self, source: bool, op: CmpOp, range: &Cidr) -> Self {
         let length = usize::from(range.prefix_len());
         let whole = Value::ip(range.network());
         let full = whole.len();
@@ -272,7 +310,7 @@ impl Build {
     }
 
     /// `iifname` compared with a name, or with the beginning of one.
-    pub(super) fn interface(self, op: CmpOp, name: &str, whole: bool) -> Self {
+    pub(crate) fn interface(self, op: CmpOp, name: &str, whole: bool) -> Self {
         let (key, dreg) = (MetaKey::IifName, Reg::FIRST);
         let mut bytes = name.as_bytes().to_vec();
         if whole {
@@ -286,7 +324,7 @@ impl Build {
     }
 
     /// Goes on only if the destination is not a loopback address.
-    pub(super) fn not_to_loopback(self) -> Self {
+    pub(crate) fn not_to_loopback(self) -> Self {
         match self.family {
             IpFamily::V4 => self
                 .push_address_byte()
@@ -305,7 +343,7 @@ impl Build {
     }
 
     /// Translates the destination to the address and port from `at` on.
-    pub(super) fn dnat(self, at: Reg) -> Self {
+    pub(crate) fn dnat(self, at: Reg) -> Self {
         let nat = Nat {
             kind: NatKind::Destination,
             family: table_family(self.family),
@@ -318,7 +356,7 @@ impl Build {
     }
 
     /// `masquerade fully-random`.
-    pub(super) fn masquerade(self) -> Self {
+    pub(crate) fn masquerade(self) -> Self {
         let flags = consts::NAT_RANDOM_FULLY;
         self.push(Expr::Masquerade { flags })
     }

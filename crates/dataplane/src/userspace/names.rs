@@ -1,0 +1,135 @@
+//! The names in the table.
+
+use model::IpFamily;
+use netfilter::nft::{DataType, Fields, Set, SetData, SetFlags};
+
+use crate::nftables::rules::SetName;
+
+/// The table's name, in the families `ip` and `ip6`.
+pub const TABLE: &str = "sluice-userspace";
+
+/// The table's sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetId {
+    /// The addresses that answer for NodePorts.
+    NodePortIps,
+    /// The relay's own ports.
+    RelayPorts,
+    /// Frontends that only certain sources may use.
+    SourceRanged,
+    /// Those sources.
+    SourceRanges,
+    /// What becomes of traffic that no endpoint gets: dropped or rejected.
+    NoEndpoints,
+    /// The same for NodePorts.
+    NodePortNoEndpoints,
+    /// Frontends with external policy Local.
+    LocalFrontends,
+    /// The same for NodePorts.
+    LocalNodePorts,
+    /// The relay's port of a frontend with external policy Local, for clients outside.
+    OutsideFrontends,
+    /// The same for NodePorts.
+    OutsideNodePorts,
+    /// The relay's port of a frontend.
+    Frontends,
+    /// The same for NodePorts.
+    NodePorts,
+}
+
+impl SetId {
+    /// All of them.
+    pub const ALL: [SetId; 12] = [
+        SetId::NodePortIps,
+        SetId::RelayPorts,
+        SetId::SourceRanged,
+        SetId::SourceRanges,
+        SetId::NoEndpoints,
+        SetId::NodePortNoEndpoints,
+        SetId::LocalFrontends,
+        SetId::LocalNodePorts,
+        SetId::OutsideFrontends,
+        SetId::OutsideNodePorts,
+        SetId::Frontends,
+        SetId::NodePorts,
+    ];
+
+    /// The set's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            SetId::NodePortIps => "node-port-ips",
+            SetId::RelayPorts => "relay-ports",
+            SetId::SourceRanged => "source-ranged",
+            SetId::SourceRanges => "source-ranges",
+            SetId::NoEndpoints => "no-endpoints",
+            SetId::NodePortNoEndpoints => "node-port-no-endpoints",
+            SetId::LocalFrontends => "local-frontends",
+            SetId::LocalNodePorts => "local-node-ports",
+            SetId::OutsideFrontends => "outside-frontends",
+            SetId::OutsideNodePorts => "outside-node-ports",
+            SetId::Frontends => "frontends",
+            SetId::NodePorts => "node-ports",
+        }
+    }
+
+    /// The set as it is declared.
+    pub fn declare(self, family: IpFamily) -> Set {
+        let (key, data) = self.types(family);
+        Set {
+            name: self.name().to_owned(),
+            key,
+            data,
+            flags: SetFlags {
+                interval: self == SetId::SourceRanges,
+                ..SetFlags::default()
+            },
+            timeout_ms: None,
+            size: None,
+            comment: Some(self.comment().to_owned()),
+        }
+    }
+
+    fn types(self, family: IpFamily) -> (Fields, SetData) {
+        use DataType::{InetProto as Proto, InetService as Port};
+        let ip = match family {
+            IpFamily::V4 => DataType::Ipv4Addr,
+            IpFamily::V6 => DataType::Ipv6Addr,
+        };
+        let types = |types: &[DataType]| Fields::Types(types.to_vec());
+        let relay_port = SetData::Fields(types(&[Port]));
+        let (frontend, node_port) = (types(&[ip, Proto, Port]), types(&[Proto, Port]));
+        match self {
+            SetId::NodePortIps => (types(&[ip]), SetData::None),
+            SetId::SourceRanges => (types(&[ip, Proto, Port, ip]), SetData::None),
+            SetId::RelayPorts | SetId::LocalNodePorts => (node_port, SetData::None),
+            SetId::SourceRanged | SetId::LocalFrontends => (frontend, SetData::None),
+            SetId::NoEndpoints => (frontend, SetData::Verdict),
+            SetId::NodePortNoEndpoints => (node_port, SetData::Verdict),
+            SetId::OutsideFrontends | SetId::Frontends => (frontend, relay_port),
+            SetId::OutsideNodePorts | SetId::NodePorts => (node_port, relay_port),
+        }
+    }
+
+    fn comment(self) -> &'static str {
+        match self {
+            SetId::NodePortIps => "addresses that answer for NodePorts",
+            SetId::RelayPorts => "ports of the relay, for what is led to them only",
+            SetId::SourceRanged => "destinations that are subject to LoadBalancerSourceRanges",
+            SetId::SourceRanges => "the LoadBalancerSourceRanges",
+            SetId::NoEndpoints => "what becomes of traffic that no endpoint gets",
+            SetId::NodePortNoEndpoints => "what becomes of NodePort traffic that no endpoint gets",
+            SetId::LocalFrontends => "frontends with external policy Local",
+            SetId::LocalNodePorts => "NodePorts with external policy Local",
+            SetId::OutsideFrontends => "their port of the relay, for clients outside",
+            SetId::OutsideNodePorts => "the NodePorts' port of the relay, for clients outside",
+            SetId::Frontends => "the port of the relay for each frontend",
+            SetId::NodePorts => "the port of the relay for each NodePort",
+        }
+    }
+}
+
+impl SetName for SetId {
+    fn set_name(self) -> &'static str {
+        self.name()
+    }
+}

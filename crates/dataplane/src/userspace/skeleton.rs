@@ -1,0 +1,258 @@
+//! What is in the table whatever the Services.
+
+use netfilter::nft::{
+    BaseChain, Chain, ChainKind, CmpOp, Element, Expr, FibAddress, Hook, Policy, Reg, Reject, Rule,
+    Value, Verdict, consts,
+};
+
+use model::IpFamily;
+use plan::NodeFacts;
+
+use super::Options;
+use super::elements::Placed;
+use super::names::SetId;
+use crate::nftables::pick::is_pod;
+use crate::nftables::rules::{Build, FRONTEND, Field, NODE_PORT, address_len};
+
+/// The table's comment.
+pub(super) const COMMENT: &str = "leads Services to sluice's relay";
+
+const FIREWALL: &str = "firewall";
+const GUARD: &str = "guard";
+const NO_ENDPOINTS: &str = "no-endpoints-check";
+const SERVICES: &str = "services";
+const OWN_SERVICES: &str = "own-services";
+/// Where elements for frontends without endpoints go to.
+pub(super) const REJECT: &str = "reject-chain";
+
+/// Name, type, hook, priority and where it jumps to. Hooks and priorities are those of kube-proxy's
+/// nftables mode, so that other tables keep their order to it.
+const BASE: [(&str, ChainKind, Hook, i32, &[&str]); 7] = [
+    (
+        "filter-prerouting-pre-dnat",
+        ChainKind::Filter,
+        Hook::Prerouting,
+        -110,
+        &[FIREWALL],
+    ),
+    (
+        "filter-output-pre-dnat",
+        ChainKind::Filter,
+        Hook::Output,
+        -110,
+        &[FIREWALL],
+    ),
+    (
+        "filter-input",
+        ChainKind::Filter,
+        Hook::Input,
+        0,
+        &[GUARD, NO_ENDPOINTS],
+    ),
+    (
+        "filter-forward",
+        ChainKind::Filter,
+        Hook::Forward,
+        0,
+        &[NO_ENDPOINTS],
+    ),
+    (
+        "filter-output",
+        ChainKind::Filter,
+        Hook::Output,
+        0,
+        &[NO_ENDPOINTS],
+    ),
+    (
+        "nat-prerouting",
+        ChainKind::Nat,
+        Hook::Prerouting,
+        -100,
+        &[SERVICES],
+    ),
+    (
+        "nat-output",
+        ChainKind::Nat,
+        Hook::Output,
+        -100,
+        &[OWN_SERVICES],
+    ),
+];
+
+/// The chains.
+pub(super) fn chains() -> Vec<Chain> {
+    let base = BASE.iter().map(|(name, kind, hook, priority, _)| Chain {
+        name: (*name).to_owned(),
+        base: Some(BaseChain {
+            kind: *kind,
+            hook: *hook,
+            priority: *priority,
+            policy: Policy::Accept,
+        }),
+        comment: None,
+    });
+    let others = [
+        FIREWALL,
+        GUARD,
+        NO_ENDPOINTS,
+        SERVICES,
+        OWN_SERVICES,
+        REJECT,
+    ];
+    let others = others.into_iter().map(|name| Chain {
+        name: name.to_owned(),
+        base: None,
+        comment: None,
+    });
+    base.chain(others).collect()
+}
+
+/// The rules of all chains.
+pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
+    let build = || Build::new(family);
+    let mut rules = Vec::new();
+    for (name, kind, _, _, jumps) in BASE {
+        for jump in jumps {
+            let start = match kind {
+                ChainKind::Filter => build().if_new(),
+                ChainKind::Nat | ChainKind::Route => build(),
+            };
+            rules.push(start.jump(jump).rule(name));
+        }
+    }
+    rules.push(
+        build()
+            .member(&FRONTEND, SetId::SourceRanged)
+            .not_member(
+                &[Field::Daddr, Field::Protocol, Field::Dport, Field::Saddr],
+                SetId::SourceRanges,
+            )
+            .verdict(Verdict::Drop)
+            .rule(FIREWALL),
+    );
+    rules.push(
+        build()
+            .if_not_dnat()
+            .member(&NODE_PORT, SetId::RelayPorts)
+            .goto(REJECT)
+            .rule_with_comment(GUARD, "only what was led to the relay may reach it"),
+    );
+    rules.push(
+        build()
+            .verdict_map(&FRONTEND, SetId::NoEndpoints)
+            .rule(NO_ENDPOINTS),
+    );
+    rules.push(
+        to_node_port(family, options, node)
+            .verdict_map(&NODE_PORT, SetId::NodePortNoEndpoints)
+            .rule(NO_ENDPOINTS),
+    );
+    rules.extend(services(family, options, node));
+    rules.extend(own_services(family, options, node));
+    rules.push(build().push(reject(family)).rule(REJECT));
+    rules
+}
+
+/// Goes on only if the destination answers for NodePorts.
+fn to_node_port(family: IpFamily, options: &Options, node: &NodeFacts) -> Build {
+    let build = Build::new(family);
+    if node.node_port_ips.is_some() {
+        return build.member(&[Field::Daddr], SetId::NodePortIps);
+    }
+    let local = build.if_local(FibAddress::Destination);
+    if options.localhost_node_ports {
+        local
+    } else {
+        local.not_to_loopback()
+    }
+}
+
+/// Goes on only if the source is neither a pod of this node nor the node itself.
+fn from_outside(build: Build, family: IpFamily, node: &NodeFacts) -> Build {
+    let build = build.if_not_local(FibAddress::Source);
+    match is_pod(Build::new(family), CmpOp::Neq, &node.local) {
+        Some(no_pod) => build.then(no_pod),
+        None => build,
+    }
+}
+
+/// Leads to the relay at the port that the map has for the fields.
+fn to_relay(build: Build, family: IpFamily, fields: &[Field], map: SetId, at: &Options) -> Build {
+    // Behind the longest key: two registers of sixteen bytes.
+    let address = Reg::FIRST.after(32);
+    let value = Value::ip(at.relay_ip);
+    build
+        .load(fields, Reg::FIRST)
+        .map(map, Reg::FIRST, address.after(address_len(family)))
+        .push(Expr::Immediate {
+            value,
+            dreg: address,
+        })
+        .dnat(address)
+}
+
+/// What comes from elsewhere, pods of this node included.
+fn services(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
+    let start = Build::new(family);
+    let node_port = to_node_port(family, options, node);
+    let mut rules = Vec::new();
+    for (start, fields, outside, local, everyone) in [
+        (
+            start,
+            &FRONTEND[..],
+            SetId::OutsideFrontends,
+            SetId::LocalFrontends,
+            SetId::Frontends,
+        ),
+        (
+            node_port,
+            &NODE_PORT[..],
+            SetId::OutsideNodePorts,
+            SetId::LocalNodePorts,
+            SetId::NodePorts,
+        ),
+    ] {
+        let from_outside = from_outside(start.clone(), family, node);
+        let led = to_relay(from_outside.clone(), family, fields, outside, options);
+        rules.push(led.rule_with_comment(SERVICES, "policy Local, from outside"));
+        let nowhere = from_outside.member(fields, local).verdict(Verdict::Return);
+        rules.push(nowhere.rule_with_comment(SERVICES, "policy Local, nobody here"));
+        rules.push(to_relay(start, family, fields, everyone, options).rule(SERVICES));
+    }
+    rules
+}
+
+/// What this host sends.
+fn own_services(family: IpFamily, options: &Options, node: &NodeFacts) -> [Rule; 3] {
+    let build = || Build::new(family);
+    [
+        build()
+            .if_marked(options.relay_mark)
+            .verdict(Verdict::Return)
+            .rule_with_comment(OWN_SERVICES, "the relay's own"),
+        to_relay(build(), family, &FRONTEND, SetId::Frontends, options).rule(OWN_SERVICES),
+        to_relay(
+            to_node_port(family, options, node),
+            family,
+            &NODE_PORT,
+            SetId::NodePorts,
+            options,
+        )
+        .rule(OWN_SERVICES),
+    ]
+}
+
+fn reject(family: IpFamily) -> Expr {
+    Expr::Reject(Reject::Icmp(match family {
+        IpFamily::V4 => consts::ICMP_PORT_UNREACHABLE,
+        IpFamily::V6 => consts::ICMPV6_PORT_UNREACHABLE,
+    }))
+}
+
+/// The elements that come from what is known of the node.
+pub(super) fn node_elements(options: &Options, node: &NodeFacts) -> Vec<Placed> {
+    let ips = node.node_port_ips.iter().flatten();
+    ips.filter(|ip| options.localhost_node_ports || !ip.is_loopback())
+        .map(|ip| (SetId::NodePortIps, Element::key(Value::ip(*ip))))
+        .collect()
+}

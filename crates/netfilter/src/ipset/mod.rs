@@ -7,6 +7,7 @@
 //! assert_eq!(sets.to_string(), save);
 //! ```
 
+pub mod netlink;
 mod parse;
 #[cfg(test)]
 mod tests;

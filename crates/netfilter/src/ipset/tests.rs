@@ -73,3 +73,88 @@ fn mutated_dumps_never_panic_and_what_is_read_is_written() {
         }
     }
 }
+
+/// What the kernel would answer to a list: its dump has the attributes of `create` and `add`.
+fn listed(set: &Set) -> Vec<Vec<u8>> {
+    let mut parts: Vec<Vec<u8>> = Op::Create(set.clone())
+        .encode(6)
+        .into_iter()
+        .map(|m| m.payload)
+        .collect();
+    let add = Op::Add {
+        set: set.name.clone(),
+        elements: set.elements.clone(),
+    };
+    parts.extend(add.encode(0).into_iter().map(|m| m.payload));
+    parts
+}
+
+fn without_kernels_choices(mut sets: Vec<Set>) -> Vec<Set> {
+    for set in &mut sets {
+        let kept = |n: &str| ["family", "hashsize", "maxelem", "range"].contains(&n);
+        set.options.retain(|(name, _)| kept(name));
+    }
+    sets
+}
+
+#[test]
+fn observed_sets_survive_their_messages() {
+    for name in ["ipvs-default", "ipvs-masquerade-all", "ipvs-lc-strictarp"] {
+        let sets = without_kernels_choices(Sets::parse(&observed(name)).unwrap().sets);
+        let mut read = Vec::new();
+        for message in sets.iter().flat_map(listed) {
+            netlink::decode_list(&message, &mut read, &|_| true).unwrap();
+        }
+        assert_eq!(read, sets);
+    }
+}
+
+#[test]
+fn many_elements_take_several_messages() {
+    let mut text = "create many hash:ip,port,net family inet6 hashsize 64 maxelem 9\n".to_owned();
+    for n in 0..1000 {
+        text += &format!("add many fd00::{n:x},udp:{n},fd00:{n:x}::/32\n");
+    }
+    let sets = Sets::parse(&text).unwrap().sets;
+    let messages = listed(&sets[0]);
+    assert_eq!(messages.len(), 4);
+    assert!(messages.iter().all(|m| m.len() < 65536));
+    let mut read = Vec::new();
+    for message in &messages {
+        netlink::decode_list(message, &mut read, &|_| true).unwrap();
+    }
+    assert_eq!(read, sets);
+}
+
+#[test]
+fn foreign_sets_are_left_out_whatever_they_are() {
+    let text = "create theirs hash:mac family inet\ncreate a hash:ip,mark family inet\nadd a 10.0.0.1,7\ncreate b hash:ip family inet\nadd b 10.0.0.1\n";
+    let sets = Sets::parse(text).unwrap().sets;
+    let mut read = Vec::new();
+    for message in sets.iter().flat_map(listed) {
+        netlink::decode_list(&message, &mut read, &|name| name == "b").unwrap();
+    }
+    assert_eq!(read, sets[2..]);
+}
+
+#[test]
+fn mutated_messages_never_panic() {
+    let sets = Sets::parse(&observed("ipvs-default")).unwrap().sets;
+    let mut seed = 3_u64;
+    for _ in 0..100 {
+        let mut read = Vec::new();
+        for message in sets.iter().flat_map(listed) {
+            let mutated = crate::mutate::mutate(&message, &mut seed);
+            let _ = netlink::decode_list(&mutated, &mut read, &|_| true);
+            let _ = netlink::decode_revision(&mutated);
+        }
+        for set in read {
+            // What was read can be written, and is then read the same.
+            let mut again = Vec::new();
+            for message in listed(&set) {
+                netlink::decode_list(&message, &mut again, &|_| true).unwrap();
+            }
+            assert_eq!(again[0].elements.len(), set.elements.len());
+        }
+    }
+}

@@ -8,6 +8,7 @@
 //! assert_eq!(services.to_string(), save);
 //! ```
 
+pub mod netlink;
 mod parse;
 #[cfg(test)]
 mod tests;

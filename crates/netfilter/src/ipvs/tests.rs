@@ -62,3 +62,132 @@ fn mutated_dumps_never_panic_and_what_is_read_is_written() {
         }
     }
 }
+
+fn any_id(n: usize, v6: bool) -> ServiceId {
+    let port = u16::try_from(n % 65536).unwrap();
+    let address = if v6 {
+        format!("[fd00::{port:x}]:{port}").parse().unwrap()
+    } else {
+        format!("10.0.{}.{}:{port}", port >> 8, port & 255)
+            .parse()
+            .unwrap()
+    };
+    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp][n % 3];
+    match n % 7 {
+        0 => ServiceId::Mark {
+            mark: u32::from(port) + 1,
+            v6,
+        },
+        _ => ServiceId::Address { protocol, address },
+    }
+}
+
+fn any_service(n: usize, v6: bool) -> Service {
+    let (scheduler, flags) = [
+        ("rr", None),
+        ("mh", Some("mh-port")),
+        ("sh", Some("sh-fallback,sh-port")),
+        ("wlc", Some("flag-1,flag-3")),
+    ][n % 4];
+    let netmask = match (n % 3, v6) {
+        (0, false) => Some(Netmask::V4([255, 255, 0, 0].into())),
+        (0, true) => Some(Netmask::V6(64)),
+        _ => None,
+    };
+    Service {
+        persistent: n.is_multiple_of(2).then_some(600),
+        netmask,
+        flags: flags.map(Into::into),
+        one_packet: n.is_multiple_of(5),
+        engine: n.is_multiple_of(11).then(|| "sip".into()),
+        ..Service::new(any_id(n, v6), scheduler)
+    }
+}
+
+fn any_destination(n: usize, v6: bool) -> Destination {
+    let ServiceId::Address { address, .. } = any_id(n * 7 + 1, v6) else {
+        unreachable!("not a multiple of seven")
+    };
+    let small = u32::try_from(n % 1000).unwrap();
+    Destination {
+        method: [Method::Masquerade, Method::Route, Method::Tunnel][n % 3],
+        upper: small,
+        lower: small / 2,
+        ..Destination::new(address, small * 3)
+    }
+}
+
+#[test]
+fn messages_are_read_as_they_were_written() {
+    for n in 0..2000 {
+        let v6 = n % 2 == 1;
+        let service = any_service(n, v6);
+        for op in [
+            Op::AddService(service.clone()),
+            Op::SetService(service.clone()),
+        ] {
+            let read = netlink::decode_service(&op.encode()).unwrap();
+            assert_eq!(read.as_ref(), Some(&service));
+        }
+        let destination = any_destination(n, v6);
+        let op = Op::AddDestination(service.id, destination.clone());
+        let (read, connections) = netlink::decode_destination(&op.encode(), v6).unwrap();
+        assert_eq!(read, destination);
+        assert_eq!(connections.total(), 0);
+        let id = netlink::decode_service(&op.encode()).unwrap().unwrap().id;
+        assert_eq!(id, service.id);
+    }
+    let timeouts = netlink::Timeouts {
+        tcp: 900,
+        tcp_fin: 120,
+        udp: 300,
+    };
+    let bytes = netlink::set_timeouts(timeouts);
+    assert_eq!(netlink::decode_timeouts(&bytes), Ok(timeouts));
+}
+
+/// The bytes that `ipvsadm -A -t 10.0.0.1:80 -s rr` sends, less the attributes that it leaves to
+/// their defaults: an independent witness of the layout.
+#[test]
+fn the_layout_is_the_kernels() {
+    let id = ServiceId::Address {
+        protocol: Protocol::Tcp,
+        address: "10.0.0.1:80".parse().unwrap(),
+    };
+    let bytes = Op::DeleteService(id).encode();
+    let little = cfg!(target_endian = "little");
+    assert!(little, "written for a little-endian host");
+    let expected: Vec<u8> = [
+        &[3, 1, 0, 0][..],
+        &[48, 0, 1, 0x80],
+        &[6, 0, 1, 0, 2, 0, 0, 0],
+        &[6, 0, 2, 0, 6, 0, 0, 0],
+        &[20, 0, 3, 0, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[6, 0, 4, 0, 0, 80, 0, 0],
+    ]
+    .concat();
+    assert_eq!(bytes, expected);
+}
+
+#[test]
+fn mutated_messages_never_panic_and_what_is_read_is_written() {
+    let mut seed = 7_u64;
+    for n in 0..3000 {
+        let v6 = n % 2 == 1;
+        let service = any_service(n, v6);
+        let op = Op::AddDestination(service.id, any_destination(n, v6));
+        let mutated = crate::mutate::mutate(&op.encode(), &mut seed);
+        if let Ok((destination, _)) = netlink::decode_destination(&mutated, v6) {
+            let again = Op::AddDestination(service.id, destination.clone()).encode();
+            let read = netlink::decode_destination(&again, v6).unwrap().0;
+            assert_eq!(read, destination);
+        }
+        let mutated = crate::mutate::mutate(&Op::AddService(service).encode(), &mut seed);
+        if let Ok(Some(service)) = netlink::decode_service(&mutated) {
+            let again = Op::AddService(service.clone()).encode();
+            let read = netlink::decode_service(&again).unwrap().unwrap();
+            assert_eq!(read.id, service.id);
+        }
+        let _ = netlink::decode_timeouts(&mutated);
+    }
+}

@@ -171,7 +171,7 @@ impl<'a> Iterator for Reader<'a> {
 }
 
 impl<'a> Attr<'a> {
-    fn size_error(&self) -> DecodeError {
+    pub(crate) fn size_error(&self) -> DecodeError {
         DecodeError::Size {
             within: self.within,
             attribute: self.kind,

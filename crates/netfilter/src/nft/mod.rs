@@ -8,7 +8,7 @@
 //! The numbers come from `linux/netfilter/nf_tables.h`. What nft itself keeps in user data, so that
 //! it can list a set as it was declared, was read from what nft 1.0.6 sends.
 
-mod attr;
+pub(crate) mod attr;
 pub mod consts;
 mod decode;
 mod decode_expr;

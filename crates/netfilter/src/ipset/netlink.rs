@@ -1,0 +1,446 @@
+//! The messages of the netfilter subsystem `ipset` (`linux/netfilter/ipset/ip_set.h`): what follows
+//! the netlink header, both ways, for sets of addresses, ranges and ports.
+//!
+//! Numbers are in network byte order and say so in their attribute's type, as the kernel demands.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::{Element, Method, Op, Part, PartKind, PortProtocol, Set};
+use crate::nft::DecodeError;
+use crate::nft::attr::{Attr, Reader, Writer, need};
+
+/// `NFNL_SUBSYS_IPSET`.
+pub const SUBSYSTEM: u8 = 6;
+/// The size of `struct nfgenmsg`.
+const HEADER: usize = 4;
+/// The protocol version that all kernels since 2011 speak.
+const PROTOCOL: u8 = 6;
+/// So many elements go into one message: below the 64 KiB that a nested attribute can hold.
+const ELEMENTS_PER_MESSAGE: usize = 400;
+/// `NLA_F_NET_BYTEORDER`.
+const BIG_ENDIAN: u16 = 0x4000;
+
+const CMD_CREATE: u8 = 2;
+const CMD_DESTROY: u8 = 3;
+const CMD_SWAP: u8 = 6;
+const CMD_LIST: u8 = 7;
+const CMD_ADD: u8 = 9;
+const CMD_DEL: u8 = 10;
+const CMD_TYPE: u8 = 13;
+
+const ATTR_PROTOCOL: u16 = 1;
+const ATTR_SETNAME: u16 = 2;
+const ATTR_TYPENAME: u16 = 3;
+const ATTR_SETNAME2: u16 = 3;
+const ATTR_REVISION: u16 = 4;
+const ATTR_FAMILY: u16 = 5;
+const ATTR_DATA: u16 = 7;
+const ATTR_ADT: u16 = 8;
+const ATTR_LINENO: u16 = 9;
+
+const CADT_IP: u16 = 1;
+const CADT_CIDR: u16 = 3;
+const CADT_PORT: u16 = 4;
+const CADT_PORT_TO: u16 = 5;
+const CADT_PROTO: u16 = 7;
+const CADT_FLAGS: u16 = 8;
+const CREATE_HASHSIZE: u16 = 18;
+const CREATE_MAXELEM: u16 = 19;
+const ADT_IP2: u16 = 20;
+const ADT_CIDR2: u16 = 21;
+/// `IPSET_FLAG_NOMATCH`, in `IPSET_ATTR_CADT_FLAGS`.
+const FLAG_NOMATCH: u32 = 1 << 2;
+const IPADDR_V4: u16 = 1;
+const IPADDR_V6: u16 = 2;
+
+/// The newest revisions of the types that these messages are right for. A kernel with an older one
+/// is asked for that.
+const REVISION: u8 = 6;
+
+/// One message, but for its netlink header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The subsystem's command.
+    pub command: u8,
+    /// `struct nfgenmsg` and the attributes.
+    pub payload: Vec<u8>,
+    /// How many elements it is about.
+    pub elements: usize,
+}
+
+impl Message {
+    fn new(command: u8, family: u8) -> Self {
+        let mut message = Self {
+            command,
+            payload: vec![family, 0, 0, 0],
+            elements: 0,
+        };
+        message.writer().bytes(ATTR_PROTOCOL, &[PROTOCOL]);
+        message
+    }
+
+    fn writer(&mut self) -> Writer<'_> {
+        Writer(&mut self.payload)
+    }
+}
+
+impl Op {
+    /// The set that it is about, or the first of two.
+    pub fn set(&self) -> &str {
+        match self {
+            Op::Create(set) => &set.name,
+            Op::Add { set, .. } | Op::Delete { set, .. } => set,
+            Op::Swap(name, _) | Op::Destroy(name) => name,
+        }
+    }
+
+    /// The messages, in order; many elements take more than one. `revision` is that of the set's
+    /// type, from [`decode_revision`]; it counts for [`Op::Create`] only.
+    pub fn encode(&self, revision: u8) -> Vec<Message> {
+        match self {
+            Op::Create(set) => vec![create(set, revision)],
+            Op::Add { set, elements } => members(CMD_ADD, set, elements),
+            Op::Delete { set, elements } => members(CMD_DEL, set, elements),
+            Op::Swap(a, b) => {
+                let mut message = Message::new(CMD_SWAP, 0);
+                message.writer().string(ATTR_SETNAME, a);
+                message.writer().string(ATTR_SETNAME2, b);
+                vec![message]
+            }
+            Op::Destroy(name) => {
+                let mut message = Message::new(CMD_DESTROY, 0);
+                message.writer().string(ATTR_SETNAME, name);
+                vec![message]
+            }
+        }
+    }
+}
+
+/// The family of a set: that of its addresses, or none.
+fn family(set: &Set) -> u8 {
+    match set.option("family") {
+        Some("inet6") => 10,
+        Some(_) => 2,
+        None => 0,
+    }
+}
+
+/// The request for the revisions of a set's type that the kernel has.
+pub fn type_request(set: &Set) -> Message {
+    let mut message = Message::new(CMD_TYPE, family(set));
+    let mut w = message.writer();
+    w.string(ATTR_TYPENAME, &set.type_name());
+    w.bytes(ATTR_FAMILY, &[family(set)]);
+    message
+}
+
+/// The revision to ask for, from the answer to [`type_request`].
+///
+/// # Errors
+/// [`DecodeError`] where the message is not what the header says.
+pub fn decode_revision(message: &[u8]) -> Result<u8, DecodeError> {
+    let mut newest = None;
+    for attr in body(message)? {
+        let attr = attr?;
+        if attr.kind == ATTR_REVISION {
+            newest = Some(attr.u8()?);
+        }
+    }
+    Ok(need(newest, "IPSET_CMD_TYPE", ATTR_REVISION)?.min(REVISION))
+}
+
+/// The request for all sets with their elements, as a dump.
+pub fn list_request() -> Message {
+    Message::new(CMD_LIST, 0)
+}
+
+fn create(set: &Set, revision: u8) -> Message {
+    let family = family(set);
+    let mut message = Message::new(CMD_CREATE, family);
+    let mut w = message.writer();
+    w.string(ATTR_SETNAME, &set.name);
+    w.string(ATTR_TYPENAME, &set.type_name());
+    w.bytes(ATTR_REVISION, &[revision]);
+    w.bytes(ATTR_FAMILY, &[family]);
+    w.nest(ATTR_DATA, |w| {
+        let number = |name: &str| set.option(name).and_then(|n| n.parse::<u32>().ok());
+        if let Some(size) = number("hashsize") {
+            w.u32(CREATE_HASHSIZE | BIG_ENDIAN, size);
+        }
+        if let Some(max) = number("maxelem") {
+            w.u32(CREATE_MAXELEM | BIG_ENDIAN, max);
+        }
+        let range = set.option("range").and_then(|r| r.split_once('-'));
+        let range = range.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        if let Some((from, to)) = range {
+            put_port(w, CADT_PORT, from);
+            put_port(w, CADT_PORT_TO, to);
+        }
+    });
+    message
+}
+
+fn put_port(w: &mut Writer<'_>, kind: u16, port: u16) {
+    w.bytes(kind | BIG_ENDIAN, &port.to_be_bytes());
+}
+
+fn put_ip(w: &mut Writer<'_>, kind: u16, ip: IpAddr) {
+    w.nest(kind, |w| match ip {
+        IpAddr::V4(ip) => w.bytes(IPADDR_V4 | BIG_ENDIAN, &ip.octets()),
+        IpAddr::V6(ip) => w.bytes(IPADDR_V6 | BIG_ENDIAN, &ip.octets()),
+    });
+}
+
+fn members(command: u8, set: &str, elements: &[Element]) -> Vec<Message> {
+    let one = |chunk: &[Element]| {
+        let mut message = Message::new(command, 0);
+        message.elements = chunk.len();
+        let mut w = message.writer();
+        w.string(ATTR_SETNAME, set);
+        // The kernel takes several only with a place to report the line of a bad one.
+        w.bytes(ATTR_LINENO, &1_u32.to_ne_bytes());
+        w.nest(ATTR_ADT, |w| {
+            for element in chunk {
+                w.nest(ATTR_DATA, |w| put_element(w, element));
+            }
+        });
+        message
+    };
+    elements.chunks(ELEMENTS_PER_MESSAGE).map(one).collect()
+}
+
+fn put_element(w: &mut Writer<'_>, element: &Element) {
+    let mut first = true;
+    for part in &element.parts {
+        match part {
+            Part::Ip(ip) => {
+                put_ip(w, if first { CADT_IP } else { ADT_IP2 }, *ip);
+                first = false;
+            }
+            Part::Net(net) => {
+                let (ip, cidr) = if first {
+                    (CADT_IP, CADT_CIDR)
+                } else {
+                    (ADT_IP2, ADT_CIDR2)
+                };
+                put_ip(w, ip, net.addr());
+                w.bytes(cidr, &[net.prefix_len()]);
+                first = false;
+            }
+            Part::Port {
+                protocol,
+                first,
+                last,
+            } => {
+                put_port(w, CADT_PORT, *first);
+                if last != first {
+                    put_port(w, CADT_PORT_TO, *last);
+                }
+                if let Some(protocol) = protocol {
+                    w.bytes(CADT_PROTO, &[protocol.0]);
+                }
+            }
+            // Types of sets that are never written.
+            Part::IpRange(..)
+            | Part::Mark(_)
+            | Part::Iface { .. }
+            | Part::Mac(_)
+            | Part::Set(_) => {}
+        }
+    }
+    if element.nomatch {
+        w.u32(CADT_FLAGS | BIG_ENDIAN, FLAG_NOMATCH);
+    }
+}
+
+fn body(message: &[u8]) -> Result<Reader<'_>, DecodeError> {
+    let body = message.get(HEADER..);
+    let body = body.ok_or(DecodeError::Header(message.len()))?;
+    Ok(Reader::new(body, "IPSET_CMD"))
+}
+
+/// Takes in one answer to [`list_request`]: a set, or more elements of the last one. Sets whose
+/// name `wanted` turns down are left out, whatever is in them.
+///
+/// # Errors
+/// [`DecodeError`] where the message is not what the header says, or a set that is wanted has a
+/// type that is not known.
+pub fn decode_list(
+    message: &[u8],
+    sets: &mut Vec<Set>,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<(), DecodeError> {
+    let (mut name, mut kind, mut family) = (None, None, 0);
+    let (mut data, mut adt) = (None, None);
+    for attr in body(message)? {
+        let attr = attr?;
+        match attr.kind {
+            ATTR_SETNAME => name = Some(attr.string()?),
+            ATTR_TYPENAME => kind = Some(attr.string()?),
+            ATTR_FAMILY => family = attr.u8()?,
+            ATTR_DATA => data = Some(attr),
+            ATTR_ADT => adt = Some(attr),
+            _ => {}
+        }
+    }
+    let name = need(name, "IPSET_CMD_LIST", ATTR_SETNAME)?;
+    if !wanted(name) {
+        return Ok(());
+    }
+    if let Some(kind) = kind {
+        let set = read_header(name, kind, family, data.as_ref())?;
+        if sets.last().is_none_or(|last| *last.name != *name) {
+            sets.push(set);
+        }
+    }
+    let (Some(adt), Some(set)) = (adt, sets.last_mut()) else {
+        return Ok(());
+    };
+    if *set.name != *name {
+        let (within, attribute) = ("IPSET_CMD_LIST", ATTR_TYPENAME);
+        return Err(DecodeError::Missing { within, attribute });
+    }
+    for attr in adt.nested("IPSET_ATTR_ADT") {
+        let attr = attr?;
+        if attr.kind == ATTR_DATA {
+            let element = read_element(&set.parts, &attr)?;
+            set.elements.push(element);
+        }
+    }
+    Ok(())
+}
+
+fn unknown_type() -> DecodeError {
+    DecodeError::Unknown {
+        what: "IPSET_ATTR_TYPENAME",
+        value: 0,
+    }
+}
+
+fn read_header(
+    name: &str,
+    kind: &str,
+    family: u8,
+    data: Option<&Attr<'_>>,
+) -> Result<Set, DecodeError> {
+    let (method, parts) = kind.split_once(':').ok_or_else(unknown_type)?;
+    let method = match method {
+        "hash" => Method::Hash,
+        "bitmap" => Method::Bitmap,
+        _ => return Err(unknown_type()),
+    };
+    let parts: Option<Vec<PartKind>> = parts.split(',').map(PartKind::parse).collect();
+    let parts = parts.ok_or_else(unknown_type)?;
+    let text = |n: &dyn std::fmt::Display| Some(n.to_string().into());
+    let mut options = Vec::new();
+    match family {
+        2 => options.push(("family".into(), Some("inet".into()))),
+        10 => options.push(("family".into(), Some("inet6".into()))),
+        _ => {}
+    }
+    let (mut from, mut to) = (None, None);
+    let data = data.map(|d| d.nested("IPSET_ATTR_DATA"));
+    for attr in data.into_iter().flatten() {
+        let attr = attr?;
+        match attr.kind {
+            CREATE_HASHSIZE => options.push(("hashsize".into(), text(&attr.u32()?))),
+            CREATE_MAXELEM => options.push(("maxelem".into(), text(&attr.u32()?))),
+            CADT_PORT => from = Some(port_of(&attr)?),
+            CADT_PORT_TO => to = Some(port_of(&attr)?),
+            _ => {}
+        }
+    }
+    if let (Some(from), Some(to)) = (from, to) {
+        options.push(("range".into(), text(&format!("{from}-{to}"))));
+    }
+    Ok(Set {
+        name: name.into(),
+        method,
+        parts,
+        options,
+        elements: Vec::new(),
+    })
+}
+
+fn port_of(attr: &Attr<'_>) -> Result<u16, DecodeError> {
+    let bytes = attr.payload.try_into();
+    Ok(u16::from_be_bytes(bytes.map_err(|_| attr.size_error())?))
+}
+
+fn ip_of(attr: &Attr<'_>) -> Result<IpAddr, DecodeError> {
+    for inner in attr.nested("IPSET_ATTR_IP") {
+        let inner = inner?;
+        let size = || inner.size_error();
+        match inner.kind {
+            IPADDR_V4 => {
+                let octets: [u8; 4] = inner.payload.try_into().map_err(|_| size())?;
+                return Ok(Ipv4Addr::from(octets).into());
+            }
+            IPADDR_V6 => {
+                let octets: [u8; 16] = inner.payload.try_into().map_err(|_| size())?;
+                return Ok(Ipv6Addr::from(octets).into());
+            }
+            _ => {}
+        }
+    }
+    let (within, attribute) = ("IPSET_ATTR_IP", IPADDR_V4);
+    Err(DecodeError::Missing { within, attribute })
+}
+
+fn read_element(kinds: &[PartKind], attr: &Attr<'_>) -> Result<Element, DecodeError> {
+    const WITHIN: &str = "IPSET_ATTR_ADT";
+    let (mut ip, mut ip2, mut cidr, mut cidr2) = (None, None, None, None);
+    let (mut port, mut port_to, mut protocol, mut nomatch) = (None, None, None, false);
+    for attr in attr.nested(WITHIN) {
+        let attr = attr?;
+        match attr.kind {
+            CADT_IP => ip = Some(ip_of(&attr)?),
+            ADT_IP2 => ip2 = Some(ip_of(&attr)?),
+            CADT_CIDR => cidr = Some(attr.u8()?),
+            ADT_CIDR2 => cidr2 = Some(attr.u8()?),
+            CADT_PORT => port = Some(port_of(&attr)?),
+            CADT_PORT_TO => port_to = Some(port_of(&attr)?),
+            CADT_PROTO => protocol = Some(PortProtocol(attr.u8()?)),
+            CADT_FLAGS => nomatch = attr.u32()? & FLAG_NOMATCH != 0,
+            _ => {}
+        }
+    }
+    let mut parts = Vec::with_capacity(kinds.len());
+    let mut addresses = [(ip, cidr, CADT_IP), (ip2, cidr2, ADT_IP2)].into_iter();
+    for kind in kinds {
+        parts.push(match kind {
+            PartKind::Ip | PartKind::Net => {
+                let (ip, len, number) = addresses.next().ok_or_else(unknown_type)?;
+                let ip = need(ip, WITHIN, number)?;
+                match len {
+                    Some(len) if *kind == PartKind::Net => {
+                        let net = IpNet::new(ip, len).map_err(|_| attr.size_error())?;
+                        // A range of one address is written as that address.
+                        if len == net.max_prefix_len() {
+                            Part::Ip(ip)
+                        } else {
+                            Part::Net(net.trunc())
+                        }
+                    }
+                    _ => Part::Ip(ip),
+                }
+            }
+            PartKind::Port => {
+                let first = need(port, WITHIN, CADT_PORT)?;
+                Part::Port {
+                    protocol,
+                    first,
+                    last: port_to.unwrap_or(first),
+                }
+            }
+            _ => return Err(unknown_type()),
+        });
+    }
+    Ok(Element {
+        parts,
+        nomatch,
+        options: Vec::new(),
+    })
+}

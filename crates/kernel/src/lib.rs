@@ -10,7 +10,10 @@ pub mod exec;
 pub mod fake;
 pub mod family;
 pub mod fuzz;
+pub mod genetlink;
+pub mod ipset;
 pub mod iptables;
+pub mod ipvs;
 pub mod link;
 pub mod netlink;
 pub mod netns;
@@ -18,6 +21,7 @@ pub mod nfacct;
 pub mod nfnetlink;
 pub mod process;
 pub mod seam;
+pub mod service_device;
 pub mod sysctl;
 
 pub use family::Family;

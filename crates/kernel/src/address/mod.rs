@@ -314,3 +314,14 @@ pub fn node_name(hostname_override: Option<&str>) -> Result<String, NodeNameErro
     }
     Ok(name.to_lowercase())
 }
+
+/// Passes index and name of every link to `each`.
+pub(crate) fn each_link(socket: &mut Socket, mut each: impl FnMut(u32, &str)) -> Result<(), Error> {
+    let flags = netlink::REQUEST | netlink::DUMP;
+    let request = Builder::new(RTM_GETLINK, flags).fixed(&[0; IFINFOMSG]);
+    socket.exchange("listing links", request.finish(), |message| {
+        let link = Link::read(message)?;
+        each(link.index, &link.name);
+        Ok(())
+    })
+}

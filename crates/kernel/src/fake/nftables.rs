@@ -163,6 +163,7 @@ impl NftablesRules for FakeNftables {
 fn refusal(errno: Errno, text: &str) -> Refusal {
     Refusal {
         errno,
+        code: errno as i32,
         text: Some(text.to_owned()),
         offset: None,
     }

@@ -6,6 +6,7 @@
 //! returns; a reply for which the receive buffer has no room is lost, which the socket says once
 //! with `ENOBUFS`.
 
+mod many;
 mod socket;
 mod wire;
 
@@ -36,6 +37,8 @@ pub const DUMP: u16 = 0x300;
 pub struct Refusal {
     /// Why, as a number.
     pub errno: Errno,
+    /// The number itself: some subsystems have numbers of their own beyond those of errno.
+    pub code: i32,
     /// Why, in the kernel's words, where it has some (`NLMSGERR_ATTR_MSG`).
     pub text: Option<String>,
     /// Where in the message the attribute at fault starts, in bytes, where the kernel says so
@@ -45,7 +48,10 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.errno)?;
+        match self.errno {
+            Errno::UnknownErrno => write!(f, "error {}", self.code)?,
+            errno => write!(f, "{errno}")?,
+        }
         if let Some(text) = &self.text {
             write!(f, " ({text})")?;
         }

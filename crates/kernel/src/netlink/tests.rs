@@ -29,6 +29,7 @@ fn a_refusal_is_read_with_its_text_and_place() {
     assert_eq!(message.sequence, 7);
     let expected = Refusal {
         errno: Errno::ENOENT,
+        code: Errno::ENOENT as i32,
         text: Some("no such thing".to_owned()),
         offset: Some(20),
     };

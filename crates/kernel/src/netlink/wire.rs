@@ -114,6 +114,7 @@ impl<'a> Message<'a> {
         }
         let mut refusal = Refusal {
             errno: Errno::from_raw(code.checked_neg().unwrap_or_default()),
+            code: code.checked_neg().unwrap_or_default(),
             text: None,
             offset: None,
         };

@@ -1,0 +1,43 @@
+//! Generic netlink: families that are known by name and get their number when they are
+//! registered (`linux/genetlink.h`).
+
+use nix::errno::Errno;
+
+use crate::netlink::{self, Builder, Error, Malformed, Socket};
+
+const GENL_ID_CTRL: u16 = 0x10;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_VERSION: u8 = 1;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+/// The size of `struct genlmsghdr`.
+const HEADER: usize = 4;
+
+/// The number of a family; `None` where the kernel has none of that name, even after it has tried
+/// to load the module for it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn family(socket: &mut Socket, name: &str) -> Result<Option<u16>, Error> {
+    let what = "looking up a generic netlink family";
+    let request = Builder::new(GENL_ID_CTRL, netlink::REQUEST | netlink::ACK)
+        .fixed(&[CTRL_CMD_GETFAMILY, CTRL_VERSION, 0, 0])
+        .text(CTRL_ATTR_FAMILY_NAME, name)
+        .finish();
+    let mut found = None;
+    let result = socket.exchange(what, request, |message| {
+        for attribute in message.attributes(HEADER) {
+            let attribute = attribute?;
+            if attribute.kind == CTRL_ATTR_FAMILY_ID {
+                let number = attribute.bytes().map(u16::from_ne_bytes);
+                found = Some(number.map_err(|_| Malformed("a family without its number"))?);
+            }
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => Ok(found),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,204 @@
+//! ipsets over netlink, without `ipset`.
+
+use std::collections::HashMap;
+
+use netfilter::ipset::netlink::{self as messages, SUBSYSTEM};
+use netfilter::ipset::{Element, Op, Set, Sets};
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::{self, Builder, Error, Malformed, Refusal, Socket};
+use crate::nfnetlink::kind;
+
+/// `struct nfgenmsg` is part of the payload.
+const NFGENMSG: usize = 4;
+
+/// The subsystem's own error numbers (`enum ipset_errno`), with what to make of them.
+const ERRORS: [(i32, &str); 8] = [
+    (4097, "a message that the kernel does not understand"),
+    (
+        4098,
+        "the kernel has no such type of set: load its module (ip_set_hash_ip, ip_set_hash_ipport, ip_set_hash_ipportip, ip_set_hash_ipportnet, ip_set_bitmap_port)",
+    ),
+    (4099, "the kernel can have no more sets"),
+    (4100, "the set is in use by a rule"),
+    (4102, "the sets are not of one type"),
+    (4103, "the element is there already, or is not there"),
+    (4352, "the set is full"),
+    (
+        17,
+        "there is a set of this name that is of another type or size",
+    ),
+];
+
+/// An operation that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("ipset {set}: {}", explain(refusal))]
+pub struct Refused {
+    /// The set.
+    pub set: Box<str>,
+    /// The element, where one is at fault.
+    pub element: Option<String>,
+    /// Why not.
+    pub refusal: Refusal,
+}
+
+fn explain(refusal: &Refusal) -> String {
+    let known = ERRORS.iter().find(|(code, _)| *code == refusal.code);
+    known.map_or_else(|| refusal.to_string(), |(_, text)| (*text).to_owned())
+}
+
+/// The sets of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct IpSets {
+    socket: Socket,
+    /// Revisions of types, by type and family.
+    revisions: HashMap<Vec<u8>, u8>,
+}
+
+impl IpSets {
+    /// Opens a socket.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self {
+            socket: Socket::open(SockProtocol::NetlinkNetFilter)?,
+            revisions: HashMap::new(),
+        })
+    }
+
+    /// The sets whose name is `wanted`, with all elements.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::Malformed`] also where one of them is of a type that sluice does
+    /// not know.
+    pub fn list(&mut self, wanted: &dyn Fn(&str) -> bool) -> Result<Sets, Error> {
+        let what = "listing ipsets";
+        let message = messages::list_request();
+        let flags = netlink::REQUEST | netlink::DUMP;
+        let request = Builder::new(kind(SUBSYSTEM, message.command), flags);
+        let mut sets = Vec::new();
+        let request = request.fixed(&message.payload).finish();
+        let result = self.socket.exchange(what, request, |message| {
+            messages::decode_list(message.payload, &mut sets, wanted)
+                .map_err(|_| Malformed("a set that cannot be read"))
+        });
+        match result {
+            Ok(()) => Ok(Sets { sets }),
+            // Without the subsystem nobody has made a set.
+            Err(error) if error.errno() == Some(Errno::EINVAL) => Ok(Sets::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Carries out operations in order, in few messages, whatever becomes of each.
+    ///
+    /// # Errors
+    /// The conversation failed: it is not known which were carried out.
+    pub fn run(&mut self, ops: &[Op]) -> Result<Vec<Refused>, Error> {
+        let mut refused = Vec::new();
+        let mut requests = Vec::new();
+        let mut places = Vec::new();
+        for (place, op) in ops.iter().enumerate() {
+            let revision = match op {
+                Op::Create(set) => match self.revision(set)? {
+                    Ok(revision) => revision,
+                    Err(refusal) => {
+                        refused.push(refusal_of(op, refusal));
+                        continue;
+                    }
+                },
+                _ => 0,
+            };
+            let mut start = 0;
+            for message in op.encode(revision) {
+                let kind = kind(SUBSYSTEM, message.command);
+                requests.push(Builder::new(kind, 0).fixed(&message.payload).finish());
+                places.push((place, start..start + message.elements));
+                start += message.elements;
+            }
+        }
+        let verdicts = self.socket.exchange_all("changing ipsets", &mut requests)?;
+        let mut again: Vec<Op> = Vec::new();
+        for ((place, elements), verdict) in places.into_iter().zip(verdicts) {
+            let (Some(op), Some(refusal)) = (ops.get(place), verdict) else {
+                continue;
+            };
+            let gone = matches!(op, Op::Destroy(_) | Op::Delete { .. });
+            if gone && refusal.errno == Errno::ENOENT {
+                continue;
+            }
+            if elements.len() > 1 {
+                // One of them is at fault; the others must not go missing with it.
+                again.extend(singly(op, elements));
+            } else {
+                refused.push(refusal_of(op, refusal));
+            }
+        }
+        if !again.is_empty() {
+            refused.extend(self.run(&again)?);
+        }
+        Ok(refused)
+    }
+
+    /// The revision of a set's type to ask for: what `ipset` itself would.
+    fn revision(&mut self, set: &Set) -> Result<Result<u8, Refusal>, Error> {
+        let message = messages::type_request(set);
+        if let Some(known) = self.revisions.get(&message.payload) {
+            return Ok(Ok(*known));
+        }
+        let flags = netlink::REQUEST | netlink::ACK;
+        let request = Builder::new(kind(SUBSYSTEM, message.command), flags);
+        let request = request.fixed(&message.payload).finish();
+        let mut found = 0;
+        let result = self
+            .socket
+            .exchange("asking for a type of ipset", request, |reply| {
+                if reply.payload.len() > NFGENMSG {
+                    found = messages::decode_revision(reply.payload)
+                        .map_err(|_| Malformed("a type of set"))?;
+                }
+                Ok(())
+            });
+        match result {
+            Ok(()) => {
+                self.revisions.insert(message.payload, found);
+                Ok(Ok(found))
+            }
+            Err(Error::Refused { refusal, .. }) => Ok(Err(refusal)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The same of each element in this range.
+fn singly(op: &Op, range: std::ops::Range<usize>) -> Vec<Op> {
+    let (Op::Add { set, elements } | Op::Delete { set, elements }) = op else {
+        return Vec::new();
+    };
+    let one = |element: &Element| {
+        let (set, elements) = (set.clone(), vec![element.clone()]);
+        if matches!(op, Op::Add { .. }) {
+            Op::Add { set, elements }
+        } else {
+            Op::Delete { set, elements }
+        }
+    };
+    let range = elements.get(range).unwrap_or_default();
+    range.iter().map(one).collect()
+}
+
+fn refusal_of(op: &Op, refusal: Refusal) -> Refused {
+    let element = match op {
+        Op::Add { elements, .. } | Op::Delete { elements, .. } => {
+            elements.first().map(ToString::to_string)
+        }
+        _ => None,
+    };
+    Refused {
+        set: op.set().into(),
+        element,
+        refusal,
+    }
+}

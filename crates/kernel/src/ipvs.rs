@@ -1,0 +1,203 @@
+//! IPVS: virtual servers over generic netlink, without `ipvsadm`.
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use netfilter::ipvs::netlink::{self as messages, Connections, Timeouts};
+use netfilter::ipvs::{Destination, Op, Service, ServiceId, Services};
+
+use crate::genetlink;
+use crate::netlink::{self, Builder, Malformed, Message, Refusal, Socket};
+
+/// How often a list is asked for again when it changes meanwhile.
+const ATTEMPTS: u32 = 5;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel has no IPVS.
+    #[error(
+        "this kernel has no IPVS: load it with `modprobe ip_vs` (and the scheduler's module, such \
+         as ip_vs_rr), use a kernel with CONFIG_IP_VS, or choose another --proxy-mode"
+    )]
+    NotInKernel,
+    /// The conversation failed.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+}
+
+/// An operation that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("ipvs: {op}: {}", explain(op, refusal))]
+pub struct Refused {
+    /// The operation.
+    pub op: Box<Op>,
+    /// Why not.
+    pub refusal: Refusal,
+}
+
+fn explain(op: &Op, refusal: &Refusal) -> String {
+    match (op, refusal.errno) {
+        (Op::AddService(s) | Op::SetService(s), Errno::ENOENT) => format!(
+            "the kernel has no scheduler {:?}: load the module ip_vs_{} or name another in \
+             --ipvs-scheduler",
+            s.scheduler, s.scheduler
+        ),
+        (_, Errno::EAFNOSUPPORT) => "the kernel's IPVS is without IPv6".to_owned(),
+        (_, Errno::EPROTONOSUPPORT) => "the kernel's IPVS is without this protocol".to_owned(),
+        _ => refusal.to_string(),
+    }
+}
+
+/// The virtual servers of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Ipvs {
+    socket: Socket,
+    family: u16,
+}
+
+impl Ipvs {
+    /// Opens a socket, and has the kernel load IPVS if it can.
+    ///
+    /// # Errors
+    /// [`Error::NotInKernel`], or as the socket fails.
+    pub fn open() -> Result<Self, Error> {
+        let mut socket = Socket::open(SockProtocol::NetlinkGeneric)?;
+        match genetlink::family(&mut socket, messages::FAMILY)? {
+            Some(family) => Ok(Self { socket, family }),
+            None => Err(Error::NotInKernel),
+        }
+    }
+
+    /// All virtual servers with their destinations.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn list(&mut self) -> Result<Services, Error> {
+        let what = "listing virtual servers";
+        let found = self.dump(what, &messages::list_services(), |message| {
+            messages::decode_service(message.payload).map_err(|_| Malformed("a virtual server"))
+        })?;
+        let mut found: Vec<Service> = found.into_iter().flatten().collect();
+        for service in &mut found {
+            let destinations = self.destinations(&service.id)?;
+            service.destinations = destinations.into_iter().map(|(d, _)| d).collect();
+        }
+        Ok(Services { services: found })
+    }
+
+    /// The destinations of a virtual server with their connections; none where there is no such
+    /// virtual server.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn destinations(
+        &mut self,
+        id: &ServiceId,
+    ) -> Result<Vec<(Destination, Connections)>, Error> {
+        let v6 = id.ip().is_some_and(|ip| ip.is_ipv6());
+        let request = messages::list_destinations(id);
+        self.dump("listing destinations", &request, |message| {
+            let read = messages::decode_destination(message.payload, v6);
+            read.map_err(|_| Malformed("a destination"))
+        })
+    }
+
+    /// Carries out operations, one after the other, whatever becomes of each. Whoever was there
+    /// first does not count: what is to be added and is there is changed, what is to be removed
+    /// and is not there is fine.
+    ///
+    /// # Errors
+    /// The conversation failed: it is not known which were carried out.
+    pub fn run(&mut self, ops: &[Op]) -> Result<Vec<Refused>, Error> {
+        let mut refused = Vec::new();
+        let mut again = Vec::new();
+        for (op, refusal) in self.attempt(ops)? {
+            let instead = match (op, refusal.errno) {
+                (Op::AddService(s), Errno::EEXIST) => Op::SetService(s.clone()),
+                (Op::AddDestination(id, d), Errno::EEXIST) => Op::SetDestination(*id, d.clone()),
+                (
+                    Op::DeleteService(_) | Op::DeleteDestination(..),
+                    Errno::ENOENT | Errno::ESRCH,
+                ) => {
+                    continue;
+                }
+                _ => {
+                    let op = Box::new(op.clone());
+                    refused.push(Refused { op, refusal });
+                    continue;
+                }
+            };
+            again.push(instead);
+        }
+        for (op, refusal) in self.attempt(&again)? {
+            let op = Box::new(op.clone());
+            refused.push(Refused { op, refusal });
+        }
+        Ok(refused)
+    }
+
+    fn attempt<'a>(&mut self, ops: &'a [Op]) -> Result<Vec<(&'a Op, Refusal)>, Error> {
+        let mut requests: Vec<Vec<u8>> = ops
+            .iter()
+            .map(|op| Builder::new(self.family, 0).fixed(&op.encode()).finish())
+            .collect();
+        let verdicts = self
+            .socket
+            .exchange_all("changing virtual servers", &mut requests)?;
+        let refused = ops.iter().zip(verdicts);
+        Ok(refused.filter_map(|(op, v)| Some((op, v?))).collect())
+    }
+
+    /// How long connections are kept without a packet.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn timeouts(&mut self) -> Result<Timeouts, Error> {
+        let what = "reading IPVS' timeouts";
+        let flags = netlink::REQUEST | netlink::ACK;
+        let request = Builder::new(self.family, flags).fixed(&messages::get_timeouts());
+        let mut found = Timeouts::default();
+        self.socket.exchange(what, request.finish(), |message| {
+            let read = messages::decode_timeouts(message.payload);
+            found = read.map_err(|_| Malformed("timeouts"))?;
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Sets those timeouts that are not 0.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
+        // The kernel takes a 0 in this message for "as it is".
+        let flags = netlink::REQUEST | netlink::ACK;
+        let payload = messages::set_timeouts(timeouts);
+        let request = Builder::new(self.family, flags).fixed(&payload).finish();
+        let what = "setting IPVS' timeouts";
+        Ok(self.socket.exchange(what, request, |_| Ok(()))?)
+    }
+
+    fn dump<T>(
+        &mut self,
+        what: &'static str,
+        payload: &[u8],
+        read: impl Fn(&Message<'_>) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Error> {
+        let flags = netlink::REQUEST | netlink::DUMP;
+        let mut attempt = 1;
+        loop {
+            let request = Builder::new(self.family, flags).fixed(payload).finish();
+            let mut found = Vec::new();
+            let result = self.socket.exchange(what, request, |message| {
+                found.push(read(message)?);
+                Ok(())
+            });
+            match result {
+                Err(netlink::Error::Interrupted { .. }) if attempt < ATTEMPTS => attempt += 1,
+                result => return Ok(result.map(|()| found)?),
+            }
+        }
+    }
+}

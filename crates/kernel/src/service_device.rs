@@ -1,0 +1,178 @@
+//! The interface that has the Services' addresses in ipvs mode: a dummy that stays down.
+//!
+//! Its addresses are local to the node all the same (the local routing table has them), so that
+//! packets for them come to where IPVS looks at them; and being down it answers no ARP request
+//! for them, nor does the search for duplicate IPv6 addresses ever start.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::{self, Builder, Error, Refusal, Socket};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+/// The size of `struct ifinfomsg`.
+const IFINFOMSG: usize = 16;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The kernel has no dummy interfaces.
+    #[error(
+        "this kernel has no dummy interfaces: load them with `modprobe dummy`, or use a kernel \
+         with CONFIG_DUMMY; ipvs mode keeps the Services' addresses on one"
+    )]
+    NoDummies,
+    /// The conversation failed.
+    #[error(transparent)]
+    Netlink(#[from] Error),
+}
+
+/// An address that could not be added or removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("address {address} of the Services' interface: {refusal}")]
+pub struct Refused {
+    /// The address.
+    pub address: IpAddr,
+    /// Why not.
+    pub refusal: Refusal,
+}
+
+/// The interface of a name.
+#[derive(Debug)]
+pub struct ServiceDevice {
+    name: String,
+    socket: Socket,
+}
+
+impl ServiceDevice {
+    /// Opens a socket in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open(name: &str) -> Result<Self, Error> {
+        Ok(Self {
+            name: name.to_owned(),
+            socket: Socket::open(SockProtocol::NetlinkRoute)?,
+        })
+    }
+
+    /// Its addresses; `None` where there is no such interface.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn addresses(&mut self) -> Result<Option<Vec<IpAddr>>, Error> {
+        if self.index()?.is_none() {
+            return Ok(None);
+        }
+        let all = crate::address::addresses()?;
+        let ours = all.into_iter().filter(|a| a.interface == self.name);
+        Ok(Some(ours.map(|a| a.address.addr()).collect()))
+    }
+
+    fn index(&mut self) -> Result<Option<u32>, Error> {
+        let mut found: HashMap<String, u32> = HashMap::new();
+        crate::address::each_link(&mut self.socket, |index, name| {
+            found.insert(name.to_owned(), index);
+        })?;
+        Ok(found.get(&self.name).copied())
+    }
+
+    /// Makes the interface, unless it is there.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoDummies`] where the kernel has none.
+    pub fn ensure(&mut self) -> Result<(), DeviceError> {
+        let flags = netlink::REQUEST | netlink::ACK | netlink::CREATE | netlink::EXCLUSIVE;
+        let request = Builder::new(RTM_NEWLINK, flags)
+            .fixed(&[0; IFINFOMSG])
+            .text(IFLA_IFNAME, &self.name)
+            .nested(IFLA_LINKINFO, |b| b.text(IFLA_INFO_KIND, "dummy"))
+            .finish();
+        let what = "making the Services' interface";
+        match self.socket.exchange(what, request, |_| Ok(())) {
+            Ok(()) => Ok(()),
+            Err(error) => match error.errno() {
+                Some(Errno::EEXIST) => Ok(()),
+                Some(Errno::EOPNOTSUPP) => Err(DeviceError::NoDummies),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// Removes the interface with its addresses, if it is there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn remove(&mut self) -> Result<(), Error> {
+        if self.index()?.is_none() {
+            return Ok(());
+        }
+        let request = Builder::new(RTM_DELLINK, netlink::REQUEST | netlink::ACK)
+            .fixed(&[0; IFINFOMSG])
+            .text(IFLA_IFNAME, &self.name)
+            .finish();
+        let what = "removing the Services' interface";
+        self.socket.exchange(what, request, |_| Ok(()))
+    }
+
+    /// Adds and removes addresses. One that is there already, or is not there any more, is fine.
+    ///
+    /// # Errors
+    /// See [`Error`]; `ENODEV` where the interface is gone.
+    pub fn change(&mut self, add: &[IpAddr], remove: &[IpAddr]) -> Result<Vec<Refused>, Error> {
+        let what = "changing addresses of the Services' interface";
+        let Some(index) = self.index()? else {
+            let refusal = Refusal {
+                errno: Errno::ENODEV,
+                code: Errno::ENODEV as i32,
+                text: None,
+                offset: None,
+            };
+            return Err(Error::Refused { what, refusal });
+        };
+        let new = netlink::CREATE | netlink::EXCLUSIVE;
+        let new = add
+            .iter()
+            .map(|ip| (*ip, request(RTM_NEWADDR, new, index, *ip)));
+        let old = remove
+            .iter()
+            .map(|ip| (*ip, request(RTM_DELADDR, 0, index, *ip)));
+        let (addresses, mut requests): (Vec<_>, Vec<_>) = new.chain(old).unzip();
+        let verdicts = self.socket.exchange_all(what, &mut requests)?;
+        let refused = addresses.into_iter().zip(verdicts);
+        Ok(refused
+            .filter_map(|(address, verdict)| {
+                let refusal = verdict?;
+                let fine = [Errno::EEXIST, Errno::EADDRNOTAVAIL].contains(&refusal.errno);
+                (!fine).then_some(Refused { address, refusal })
+            })
+            .collect())
+    }
+}
+
+/// Of one address, as a network of one.
+fn request(kind: u16, flags: u16, index: u32, ip: IpAddr) -> Vec<u8> {
+    let (family, octets) = match ip {
+        IpAddr::V4(ip) => (2, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (10, ip.octets().to_vec()),
+    };
+    let mut head = vec![family, IpNet::from(ip).prefix_len(), 0, 0];
+    head.extend_from_slice(&index.to_ne_bytes());
+    Builder::new(kind, flags)
+        .fixed(&head)
+        .attribute(IFA_LOCAL, &octets)
+        .attribute(IFA_ADDRESS, &octets)
+        .finish()
+}

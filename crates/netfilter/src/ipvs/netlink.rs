@@ -343,7 +343,7 @@ fn u32_of(attr: &Attr<'_>) -> Result<u32, DecodeError> {
 }
 
 fn port_of(attr: &Attr<'_>) -> Result<u16, DecodeError> {
-    u16_of(attr).map(|n| u16::from_be(n))
+    u16_of(attr).map(u16::from_be)
 }
 
 fn ip_of(attr: &Attr<'_>, v6: bool) -> Result<IpAddr, DecodeError> {

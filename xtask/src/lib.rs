@@ -1,0 +1,3 @@
+//! Chores. As a library for tests that bring their own kernel: [`vm`].
+
+pub mod vm;

@@ -162,6 +162,45 @@ pub fn decode_status(format: Format, body: &[u8]) -> Option<Status> {
     }
 }
 
+/// Reads bytes as each thing that a server may send: a list, a watch, a refusal; of which kind and
+/// in which format, the first byte says. For fuzzing: it must come back, whatever the bytes.
+pub fn decode_anything(bytes: &[u8]) {
+    let Some((&choice, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let format = if choice & 1 == 0 {
+        Format::Protobuf
+    } else {
+        Format::Json
+    };
+    let kind = match choice >> 1 & 3 {
+        0 => Kind::Service,
+        1 => Kind::EndpointSlice,
+        2 => Kind::Node,
+        _ => Kind::ServiceCidr,
+    };
+    let mut interner = model::Interner::new();
+    let mut check = |stated: Stated| {
+        let _ = stated.object.check(&mut interner);
+    };
+    match choice >> 3 & 3 {
+        0 => {
+            let page = decode_page(kind, format, bytes).unwrap_or_default();
+            page.items.into_iter().flatten().for_each(check);
+        }
+        1 => drop(decode_status(format, bytes)),
+        _ => {
+            let mut frames = Frames::new(format);
+            frames.push(bytes);
+            while let Ok(Some(frame)) = frames.next_frame() {
+                if let Ok(WatchEvent::Applied(stated)) = decode_event(kind, format, frame) {
+                    check(stated);
+                }
+            }
+        }
+    }
+}
+
 /// The annotation of the bookmark that ends the initial events of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 

@@ -277,6 +277,13 @@ fn spoilt() -> impl Strategy<Value = (Kind, Format, bool, Vec<u8>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
+    /// Whatever comes, nothing panics, not in what is made of it either.
+    #[test]
+    fn anything_can_be_taken((_, _, _, mut bytes) in spoilt(), choice: u8) {
+        bytes.insert(0, choice);
+        decode_anything(&bytes);
+    }
+
     /// Whatever comes, nothing panics, and what is made of it does not depend on how the bytes
     /// arrive.
     #[test]

@@ -1,115 +1,242 @@
-//! Plan to rules, one change to its transaction, and a read-back, at 1,000 and 10,000 Services of
-//! 10 endpoints. Prints a table. With a folder as the only argument behind `--` it also leaves the
-//! restore inputs there, for trying them on a kernel.
+//! Objects to plan, plan to rules, and one change to its transaction, at 1,000 and 10,000 Services
+//! of 10 endpoints: all that is done but the kernel's part. Prints a table of medians.
+//!
+//! `cargo bench -p sluice-dataplane --bench iptables`. With a folder behind `--` it also leaves
+//! the inputs for iptables-restore there, for trying them on a kernel.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dataplane::iptables::{Mode, Observation, Options};
-use model::{Change, Event, IpFamily};
+use model::{Change, EndpointSlice, Event, IpFamily, NamespacedName};
 use netfilter::iptables::{Family, Flush, Restore, TableSet};
 use plan::Planner;
-use plan::testing::{big_cluster, big_cluster_settings};
+use plan::testing::{Applied, big_cluster, big_cluster_settings};
+
+const ENDPOINTS: usize = 10;
+/// Of what takes the whole cluster.
+const ROUNDS: usize = 9;
+/// Of single changes.
+const CHANGES: usize = 301;
 
 fn main() {
     let folder = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    println!("Times are medians: of CPU time of one thread for the first four, of wall-clock time");
     println!(
-        "{:>9} {:>10} {:>10} {:>12} {:>12} {:>12} {:>10} {:>10}",
-        "services", "full", "text", "1 endpoint", "1 Service", "no drift", "read", "resident"
+        "for single changes. Resident: objects, plan and mode; then with the first input too."
+    );
+    println!(
+        "{:>13} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>14}",
+        "Services",
+        "plan",
+        "rules",
+        "both",
+        "read",
+        "no drift",
+        "1 endpoint",
+        "1 Service",
+        "resident"
     );
     for services in [1_000, 10_000] {
         measure(services, folder.as_deref().map(Path::new));
     }
 }
 
-/// The events of `big_cluster` come in pairs: a Service's slice and the Service.
 fn measure(services: usize, folder: Option<&Path>) {
-    let events = big_cluster(services, 10);
-    let mut planner = Planner::new(big_cluster_settings());
-    let changes = endpoint_changes(&events);
-    let removal = removal(&events);
-    planner.apply_all(events);
-    planner.take_diff();
-
-    let mut mode = Mode::new(IpFamily::V4, Options::default());
-    mode.replace_plan(planner.plan(IpFamily::V4));
-    let start = cpu_time();
-    mode.observe(Observation::nothing());
-    let transaction = mode.transaction(&BTreeSet::new()).expect("observed");
-    let full = cpu_time() - start;
-    let resident = resident_mib();
-    let text = transaction.text.clone();
-    mode.committed(transaction);
-
-    let (one, one_text) = step(&mut planner, &mut mode, changes);
-    let (service, service_text) = step(&mut planner, &mut mode, removal);
-
-    let mut tables = TableSet::new(Family::Ipv4);
-    let restore = Restore::parse(Family::Ipv4, &text).expect("readable");
-    tables.apply(restore, Flush::Nothing).expect("applicable");
-    let save = tables.to_string();
-    drop(tables);
-    let start = cpu_time();
-    let observation = Observation::read(IpFamily::V4, &save).expect("readable");
-    let read = cpu_time() - start;
-    mode.observe(observation);
-    let start = cpu_time();
-    let transaction = mode.transaction(&BTreeSet::new()).expect("observed");
-    let drift = cpu_time() - start;
-    println!(
-        "{services:>9} {:>10} {:>7} MB {:>12} {:>12} {:>12} {:>10} {:>6} MiB",
-        show(full),
-        text.len() / 1_000_000,
-        show(one),
-        show(service),
-        show(drift),
-        show(read),
-        resident
+    let memory = Memory::measure(services);
+    let events = big_cluster(services, ENDPOINTS);
+    let mut times = Vec::new();
+    let mut last = None;
+    for _ in 0..ROUNDS {
+        // Only one at a time.
+        drop(last.take());
+        let round = Round::run(&events);
+        times.push((round.planning, round.lowering));
+        last = Some(round);
+    }
+    let planning = median(times.iter().map(|(planning, _)| *planning));
+    let lowering = median(times.iter().map(|(_, lowering)| *lowering));
+    let both = median(
+        times
+            .iter()
+            .map(|(planning, lowering)| *planning + *lowering),
     );
-    assert!(transaction.text.len() < 10_000, "only the two changes");
+    let Round {
+        mut planner,
+        mut mode,
+        text,
+        ..
+    } = last.expect("a round");
+    let (read, drift) = read_back(&planner, &text);
+
+    let slices: Vec<&EndpointSlice> = events.iter().filter_map(slice).collect();
+    let mut endpoint_text = String::new();
+    let endpoint = median((0..CHANGES).map(|round| {
+        let event = one_endpoint(slices[round * 7 % slices.len()], round);
+        let (time, text) = step(&mut planner, &mut mode, event);
+        endpoint_text = text;
+        time
+    }));
+    let names: Vec<&NamespacedName> = events.iter().filter_map(service_name).collect();
+    let mut service_text = String::new();
+    let service = median((0..CHANGES).map(|round| {
+        let name = names[round * 3 % names.len()].clone();
+        let (time, text) = step(
+            &mut planner,
+            &mut mode,
+            Event::Service(Change::Deleted(name)),
+        );
+        service_text = text;
+        time
+    }));
+    println!(
+        "{:>13} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>14}",
+        format!("{services} x {ENDPOINTS}"),
+        show(planning),
+        show(lowering),
+        show(both),
+        show(read),
+        show(drift),
+        show(endpoint),
+        show(service),
+        format!("{}, {} MiB", memory.settled, memory.with_text),
+    );
     if let Some(folder) = folder {
-        let write = |name: &str, text: &str| {
-            std::fs::write(folder.join(format!("{services}.{name}")), text).expect("writable");
-        };
-        write("full", &text);
-        write("endpoint", &one_text);
-        write("service", &service_text);
+        for (name, text) in [
+            ("full", &text),
+            ("endpoint", &endpoint_text),
+            ("service", &service_text),
+        ] {
+            let path = folder.join(format!("{services}.{name}"));
+            std::fs::write(path, text).expect("a folder that can be written to");
+        }
     }
 }
 
-/// Takes the last endpoint from the first slice.
-fn endpoint_changes(events: &[Event]) -> Vec<Event> {
-    let slice = events.iter().find_map(|event| match event {
+/// Everything from nothing, once.
+struct Round {
+    planning: Duration,
+    lowering: Duration,
+    planner: Planner,
+    mode: Mode,
+    text: String,
+}
+
+impl Round {
+    fn run(events: &[Event]) -> Self {
+        let start = cpu_time();
+        let mut planner = Planner::new(big_cluster_settings());
+        planner.apply_all(events.iter().cloned());
+        let diff = planner.take_diff();
+        let planned = cpu_time();
+        let mut mode = Mode::new(IpFamily::V4, Options::default());
+        mode.apply(diff.family(IpFamily::V4));
+        mode.observe(Observation::nothing());
+        let mut transaction = mode.transaction(&BTreeSet::new()).expect("observed");
+        let lowered = cpu_time();
+        let text = std::mem::take(&mut transaction.text);
+        mode.committed(transaction);
+        Self {
+            planning: planned - start,
+            lowering: lowered - planned,
+            planner,
+            mode,
+            text,
+        }
+    }
+}
+
+/// What the process has in memory, in MiB.
+struct Memory {
+    settled: u64,
+    with_text: u64,
+}
+
+impl Memory {
+    fn measure(services: usize) -> Self {
+        let mut planner = Planner::new(big_cluster_settings());
+        planner.apply_all(big_cluster(services, ENDPOINTS));
+        let diff = planner.take_diff();
+        let mut mode = Mode::new(IpFamily::V4, Options::default());
+        mode.apply(diff.family(IpFamily::V4));
+        drop(diff);
+        mode.observe(Observation::nothing());
+        let transaction = mode.transaction(&BTreeSet::new()).expect("observed");
+        let with_text = resident_mib();
+        mode.committed(transaction);
+        Self {
+            settled: resident_mib(),
+            with_text,
+        }
+    }
+}
+
+/// What a start on a node where all is in force already costs: reading the kernel's rules, and
+/// finding nothing to do.
+fn read_back(planner: &Planner, text: &str) -> (Duration, Duration) {
+    let mut tables = TableSet::new(Family::Ipv4);
+    let restore = Restore::parse(Family::Ipv4, text).expect("readable");
+    tables.apply(restore, Flush::Nothing).expect("applicable");
+    let save = tables.to_string();
+    drop(tables);
+    let mut mode = Mode::new(IpFamily::V4, Options::default());
+    mode.replace_plan(planner.plan(IpFamily::V4));
+    let times = (0..3).map(|_| {
+        let start = cpu_time();
+        let observation = Observation::read(IpFamily::V4, &save).expect("readable");
+        let read = cpu_time();
+        mode.observe(observation);
+        let transaction = mode.transaction(&BTreeSet::new()).expect("observed");
+        let compared = cpu_time();
+        assert!(transaction.is_empty(), "all is in force");
+        (read - start, compared - read)
+    });
+    let times: Vec<_> = times.collect();
+    let read = median(times.iter().map(|(read, _)| *read));
+    (read, median(times.iter().map(|(_, compared)| *compared)))
+}
+
+fn slice(event: &Event) -> Option<&EndpointSlice> {
+    match event {
         Event::EndpointSlice(Change::Applied(slice)) => Some(slice),
         _ => None,
-    });
-    let mut slice = (**slice.expect("a slice")).clone();
-    slice.endpoints.pop();
-    vec![Event::EndpointSlice(Change::Applied(slice.into()))]
+    }
 }
 
-/// Removes a Service in the middle.
-fn removal(events: &[Event]) -> Vec<Event> {
-    let services = events.iter().filter_map(|event| match event {
-        Event::Service(Change::Applied(service)) => Some(service.name.clone()),
+fn service_name(event: &Event) -> Option<&NamespacedName> {
+    match event {
+        Event::Service(Change::Applied(service)) => Some(&service.name),
         _ => None,
-    });
-    let all: Vec<_> = services.collect();
-    vec![Event::Service(Change::Deleted(all[all.len() / 2].clone()))]
+    }
 }
 
-fn step(planner: &mut Planner, mode: &mut Mode, events: Vec<Event>) -> (Duration, String) {
-    planner.apply_all(events);
-    let diff = planner.take_diff();
-    // Too short for the scheduler's count.
+/// An EndpointSlice with one address changed.
+fn one_endpoint(slice: &EndpointSlice, round: usize) -> Event {
+    let mut slice = slice.clone();
+    slice.endpoints[0].address = std::net::IpAddr::from([10, 1, (round >> 8) as u8, round as u8]);
+    slice.applied()
+}
+
+/// From an event to its transaction.
+fn step(planner: &mut Planner, mode: &mut Mode, event: Event) -> (Duration, String) {
     let start = Instant::now();
+    planner.apply(event);
+    let diff = planner.take_diff();
     mode.apply(diff.family(IpFamily::V4));
     let transaction = mode.transaction(&BTreeSet::new()).expect("known");
+    // Too short for the scheduler's count.
     let time = start.elapsed();
     let text = transaction.text.clone();
+    assert!((1..10_000).contains(&text.len()), "only this change");
     mode.committed(transaction);
     (time, text)
+}
+
+fn median(times: impl Iterator<Item = Duration>) -> Duration {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// What this thread has spent on a CPU: other work on the machine does not count.
@@ -120,7 +247,12 @@ fn cpu_time() -> Duration {
 }
 
 fn show(time: Duration) -> String {
-    format!("{:.3} ms", time.as_secs_f64() * 1000.0)
+    let ms = time.as_secs_f64() * 1000.0;
+    if ms < 1.0 {
+        format!("{ms:.3} ms")
+    } else {
+        format!("{ms:.0} ms")
+    }
 }
 
 fn resident_mib() -> u64 {

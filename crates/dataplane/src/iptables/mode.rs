@@ -142,17 +142,8 @@ impl Mode {
         }
         let fallback = Observation::nothing();
         let observation = self.known.observation.as_ref().unwrap_or(&fallback);
-        // A port with a problem keeps its last good version, where it has one.
-        for (key, plan) in &mut ports {
-            if let Err(problem) = lower::Port::new(plan) {
-                self.problems.insert(key.clone(), problem);
-                if let Some(before) = self.known.ports.get(key) {
-                    *plan = before.clone();
-                }
-            }
-        }
         let resync = Resync::new(globals.context(), observation);
-        let (writer, total) = resync.run(&mut ports, &mut self.problems);
+        let (writer, total) = resync.run(&mut ports, &self.known.ports, &mut self.problems);
         finish(writer, total, Next::All(ports), globals)
     }
 

@@ -2,7 +2,8 @@
 
 use base32::BASE32;
 use model::Protocol;
-use netfilter::iptables::{Chain, Table};
+use netfilter::iptables::{Chain, NatTarget, Table};
+use plan::Endpoint;
 use sha2::{Digest, Sha256};
 
 pub(super) const SERVICES: Chain = Chain::literal("KUBE-SERVICES");
@@ -124,10 +125,11 @@ impl Namer {
         join(kind, &self.hash)
     }
 
-    /// The chain of an endpoint, which is given as `ip:port`.
-    pub(super) fn endpoint(&mut self, endpoint: &str) -> Chain {
+    /// The chain of an endpoint. Its text is the one that its rule has behind `--to-destination`,
+    /// and that writer is the quicker one.
+    pub(super) fn endpoint(&mut self, endpoint: &Endpoint) -> Chain {
         self.text.truncate(self.base);
-        self.text.push_str(endpoint);
+        NatTarget::to(endpoint.ip, endpoint.port).write_to(&mut self.text);
         join(Kind::Endpoint, &hash(self.text.as_bytes()))
     }
 }

@@ -1,6 +1,6 @@
 //! From what was observed in the kernel to what is wanted: only the difference is written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use netfilter::iptables::{Chain, Rule, Table};
@@ -24,8 +24,8 @@ pub(super) struct Resync<'a> {
     total: RuleCounts,
     /// The rules of the shared chains, as text.
     dispatch: HashMap<(Table, Chain), Vec<String>>,
-    /// The chains of all Service ports.
-    expected: BTreeSet<Chain>,
+    /// Chains of Service ports that are there, less those that some port has.
+    stale: HashSet<Chain>,
     /// Room to write a rule in.
     text: String,
 }
@@ -33,22 +33,28 @@ pub(super) struct Resync<'a> {
 impl<'a> Resync<'a> {
     pub(super) fn new(context: Context<'a>, observation: &'a Observation) -> Self {
         let seen = &observation.tables;
+        let nat = seen.get(&Table::Nat).into_iter();
+        let chains = nat.flat_map(|seen| seen.chains.keys().copied());
         Self {
             context,
             seen: seen.iter().map(|(table, seen)| (*table, seen)).collect(),
             writer: Writer::default(),
             total: RuleCounts::default(),
             dispatch: HashMap::new(),
-            expected: BTreeSet::new(),
+            stale: chains
+                .filter(|chain| names::is_service_chain(*chain))
+                .collect(),
             text: String::new(),
         }
     }
 
     /// Writes what is missing or different; gives back the writer and the number of rules in all.
-    /// Ports without valid rules are left out of `ports` and told in `problems`.
+    /// Ports without valid rules are told in `problems`; `ports` has their last good version then,
+    /// or is left without them.
     pub(super) fn run(
         mut self,
         ports: &mut BTreeMap<PortKey, Arc<PortPlan>>,
+        last_good: &BTreeMap<PortKey, Arc<PortPlan>>,
         problems: &mut BTreeMap<PortKey, Problem>,
     ) -> (Writer, RuleCounts) {
         for table in TABLES {
@@ -57,11 +63,17 @@ impl<'a> Resync<'a> {
         for (table, chain, rules) in lower::fixed_chains(&self.context) {
             self.chain(table, chain, &rules);
         }
-        ports.retain(|key, plan| match self.port(plan) {
-            Ok(()) => true,
-            Err(problem) => {
-                problems.insert(key.clone(), problem);
-                false
+        ports.retain(|key, plan| {
+            let Err(problem) = self.port(plan) else {
+                return true;
+            };
+            problems.insert(key.clone(), problem);
+            match last_good.get(key) {
+                Some(before) if self.port(before).is_ok() => {
+                    plan.clone_from(before);
+                    true
+                }
+                _ => false,
             }
         });
         for table in TABLES {
@@ -117,7 +129,7 @@ impl<'a> Resync<'a> {
         let mut port = Port::new(plan)?;
         let context = self.context;
         port.chains(&context, |chain, rules| {
-            self.expected.insert(chain);
+            self.stale.remove(&chain);
             self.chain(Table::Nat, chain, rules);
         });
         port.dispatch(&context, |table, chain, rule| {
@@ -171,12 +183,7 @@ impl<'a> Resync<'a> {
         let Some(seen) = self.seen.get(&Table::Nat) else {
             return;
         };
-        let mut stale: Vec<Chain> = seen
-            .chains
-            .keys()
-            .filter(|chain| names::is_service_chain(**chain) && !self.expected.contains(chain))
-            .copied()
-            .collect();
+        let mut stale: Vec<Chain> = self.stale.iter().copied().collect();
         stale.sort_unstable();
         for chain in &stale {
             self.writer.declare(Table::Nat, *chain);

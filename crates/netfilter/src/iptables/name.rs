@@ -181,11 +181,8 @@ impl Chain {
 
     const fn fill(name: &[u8]) -> Self {
         let mut bytes = [0; Self::MAX_LEN];
-        let mut i = 0;
-        while i < name.len() {
-            bytes[i] = name[i];
-            i += 1;
-        }
+        let (used, _) = bytes.split_at_mut(name.len());
+        used.copy_from_slice(name);
         Self {
             bytes,
             len: name.len() as u8,

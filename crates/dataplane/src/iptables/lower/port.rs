@@ -1,6 +1,5 @@
 //! A Service port with what its rules are made from.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use netfilter::iptables::Chain;
@@ -15,11 +14,9 @@ pub(in super::super) struct Port<'a> {
     /// `namespace/name:port`.
     pub(super) name: String,
     pub(super) namer: Namer,
-    /// Room for an endpoint's text.
-    scratch: String,
-    /// Names of endpoints' chains: each is asked for two or three times, and a SHA-256 is the
-    /// dearest part of a rule.
-    chains: HashMap<(IpAddr, u16), Chain>,
+    /// The chains of all reachable endpoints, sorted by address and port, made when the first one
+    /// is asked for: each is needed two or three times, and a name costs more than a rule.
+    chains: Vec<((IpAddr, u16), Chain)>,
 }
 
 /// The kernel keeps 256 bytes with the closing NUL (`XT_MAX_COMMENT_LEN`, xt_comment.h).
@@ -38,8 +35,7 @@ impl<'a> Port<'a> {
             plan,
             name,
             namer,
-            scratch: String::new(),
-            chains: HashMap::new(),
+            chains: Vec::new(),
         };
         match port.longest_comment() {
             Some(comment) if comment.len() > MAX_COMMENT => Err(Problem::LongComment {
@@ -130,14 +126,23 @@ impl<'a> Port<'a> {
 
     /// The chain of an endpoint.
     pub(in super::super) fn endpoint_chain(&mut self, endpoint: &Endpoint) -> Chain {
-        use std::fmt::Write as _;
-        let (namer, scratch) = (&mut self.namer, &mut self.scratch);
-        let known = self.chains.entry((endpoint.ip, endpoint.port));
-        *known.or_insert_with(|| {
-            scratch.clear();
-            // Writing to a String cannot fail.
-            let _ = write!(scratch, "{endpoint}");
-            namer.endpoint(scratch)
-        })
+        if self.chains.is_empty() {
+            self.name_endpoints();
+        }
+        let key = (endpoint.ip, endpoint.port);
+        match self.chains.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(at) => self.chains[at].1,
+            Err(_) => self.namer.endpoint(endpoint),
+        }
+    }
+
+    fn name_endpoints(&mut self) {
+        let namer = &mut self.namer;
+        let reachable = self.plan.reachable();
+        let named = reachable
+            .iter()
+            .map(|endpoint| ((endpoint.ip, endpoint.port), namer.endpoint(endpoint)));
+        self.chains = named.collect();
+        self.chains.sort_unstable_by_key(|(key, _)| *key);
     }
 }

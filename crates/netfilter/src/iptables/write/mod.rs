@@ -312,19 +312,22 @@ fn port_range(out: &mut String, ports: PortRange, separator: char) {
     }
 }
 
-fn number(out: &mut String, mut n: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
+/// Two digits at a time, from text: digits made as bytes would have to be checked to be UTF-8,
+/// which takes longer than making them.
+fn number(out: &mut String, n: u64) {
+    const PAIRS: &str = "00010203040506070809101112131415161718192021222324\
+        25262728293031323334353637383940414243444546474849\
+        50515253545556575859606162636465666768697071727374\
+        75767778798081828384858687888990919293949596979899";
+    if n < 10 {
+        out.push(char::from(b'0' + n as u8));
+        return;
     }
-    // Digits only, so this never falls back.
-    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+    if n >= 100 {
+        number(out, n / 100);
+    }
+    let at = (n % 100) as usize * 2;
+    out.push_str(&PAIRS[at..at + 2]);
 }
 
 fn hex(out: &mut String, n: u32) {

@@ -98,25 +98,32 @@ fn write_connmark(out: &mut String, action: ConnmarkAction) {
     hex(out, ctmask);
 }
 
+impl NatTarget {
+    /// Appends the destination (or source) alone: `10.0.0.1:80`, `[fd00::1]:80`.
+    pub fn write_to(&self, out: &mut String) {
+        if let Some((first, last)) = self.addresses {
+            let brackets = matches!(first, IpAddr::V6(_)) && self.ports.is_some();
+            if brackets {
+                out.push('[');
+            }
+            address(out, first);
+            if last != first {
+                out.push('-');
+                address(out, last);
+            }
+            if brackets {
+                out.push(']');
+            }
+        }
+        if let Some(ports) = self.ports {
+            out.push(':');
+            port_range(out, ports, '-');
+        }
+    }
+}
+
 fn write_nat(out: &mut String, nat: &NatTarget) {
-    if let Some((first, last)) = nat.addresses {
-        let brackets = matches!(first, IpAddr::V6(_)) && nat.ports.is_some();
-        if brackets {
-            out.push('[');
-        }
-        address(out, first);
-        if last != first {
-            out.push('-');
-            address(out, last);
-        }
-        if brackets {
-            out.push(']');
-        }
-    }
-    if let Some(ports) = nat.ports {
-        out.push(':');
-        port_range(out, ports, '-');
-    }
+    nat.write_to(out);
     flags(
         out,
         &[

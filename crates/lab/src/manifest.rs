@@ -180,19 +180,18 @@ impl Documents {
     }
 
     fn add_text(&mut self, file: &str, text: &str) {
-        for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+        for (index, document) in source::manifests::trees(text.as_bytes())
+            .into_iter()
+            .enumerate()
+        {
             let origin = format!("{file}: document {}", index + 1);
-            match Value::deserialize(document) {
+            match document.value {
                 Ok(Value::Null) => {}
                 Ok(value) => self.add_value(&origin, value),
-                Err(e) => {
-                    self.errors.push(ManifestError {
-                        place: origin,
-                        reason: e.to_string(),
-                    });
-                    // The reader cannot find the next document's beginning any more.
-                    return;
-                }
+                Err(reason) => self.errors.push(ManifestError {
+                    place: origin,
+                    reason,
+                }),
             }
         }
     }

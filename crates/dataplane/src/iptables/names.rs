@@ -1,6 +1,6 @@
 //! The names of chains.
 
-use base32::BASE32;
+use data_encoding::BASE32;
 use model::Protocol;
 use netfilter::iptables::{Chain, NatTarget, Table};
 use plan::Endpoint;

@@ -16,6 +16,8 @@ mod split;
 mod tests;
 mod tree;
 
+pub use read::{Tree, trees};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;

@@ -51,6 +51,36 @@ pub(super) fn read(path: &Arc<Path>, bytes: &[u8], interner: &mut Interner) -> R
     reader.out
 }
 
+/// A document of a file as it stands, for readers of kinds that sluice itself does not follow.
+#[derive(Debug)]
+pub struct Tree {
+    /// The line, from 1, where it begins.
+    pub line: usize,
+    /// What it states, or what is wrong with it; the documents around it are not affected.
+    pub value: Result<Value, String>,
+}
+
+/// The documents of a YAML file (which JSON is too), empty ones left out.
+pub fn trees(bytes: &[u8]) -> Vec<Tree> {
+    split(bytes)
+        .into_iter()
+        .map(|document| {
+            let tree = match std::str::from_utf8(document.bytes) {
+                Ok(text) => from_yaml(text),
+                Err(e) => Err(not_utf8(document.bytes, e)),
+            };
+            let value = tree.map_err(|e| match e.line {
+                Some(line) => format!("line {}: {}", document.first_line + line - 1, e.message),
+                None => e.message,
+            });
+            Tree {
+                line: document.line,
+                value,
+            }
+        })
+        .collect()
+}
+
 struct Reader<'a> {
     path: &'a Arc<Path>,
     interner: &'a mut Interner,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -23,6 +24,9 @@ pub enum Error {
         /// The system's words.
         source: io::Error,
     },
+    /// The number of open files could not be raised.
+    #[error("raising the number of open files: {0}")]
+    OpenFiles(Errno),
     /// Signals could not be set up or waited for.
     #[error("signals: {0}")]
     Signals(Errno),
@@ -44,6 +48,18 @@ pub fn set_oom_score_adj(value: i32) -> Result<(), Error> {
         return Ok(());
     }
     std::fs::write(FILE, value.to_string()).map_err(failed)
+}
+
+/// Lets this process have as many files open as its hard limit permits: sockets are files.
+///
+/// # Errors
+/// [`Error::OpenFiles`].
+pub fn raise_open_files() -> Result<(), Error> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Error::OpenFiles)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(Error::OpenFiles)?;
+    }
+    Ok(())
 }
 
 /// SIGTERM and SIGINT as something to wait for.

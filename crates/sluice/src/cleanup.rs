@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use dataplane::iptables::{Observation, cleanup};
-use dataplane::nftables::{TABLE, table_family};
+use dataplane::nftables::table_family;
 use kernel::iptables::{Backend, Error, Iptables};
 use kernel::nfacct::{Counter, NfAcct};
 use kernel::nfnetlink::{NfTables, TableId};
@@ -35,8 +35,10 @@ fn run(dry_run: bool) -> anyhow::Result<()> {
         }
     }
     for family in IpFamily::ALL {
-        if let Err(error) = nftables(family, dry_run) {
-            failures.push(format!("{family}, nftables: {error:#}"));
+        for table in [dataplane::nftables::TABLE, dataplane::userspace::TABLE] {
+            if let Err(error) = nftables(family, table, dry_run) {
+                failures.push(format!("{family}, nftables table {table}: {error:#}"));
+            }
         }
     }
     if !dry_run && let Err(error) = nfacct() {
@@ -85,8 +87,8 @@ fn iptables(family: IpFamily, backend: Backend, dry_run: bool) -> anyhow::Result
     Ok(())
 }
 
-fn nftables(family: IpFamily, dry_run: bool) -> anyhow::Result<()> {
-    let table = TableId::new(table_family(family), TABLE);
+fn nftables(family: IpFamily, table: &str, dry_run: bool) -> anyhow::Result<()> {
+    let table = TableId::new(table_family(family), table);
     let mut nft = NfTables::open()?;
     let (found, _) = nft.read_table(&table)?;
     if found.is_none() {

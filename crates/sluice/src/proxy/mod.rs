@@ -13,6 +13,7 @@ mod run;
 mod schedule;
 pub(crate) mod setup;
 pub(crate) mod sysctls;
+mod userspace;
 
 #[cfg(test)]
 mod engine_tests;
@@ -33,6 +34,7 @@ use self::input::Inputs;
 use self::iptables::IptablesDriver;
 use self::nftables::{NftablesDriver, SharedGeneration};
 use self::run::{Drivers, Setup};
+use self::userspace::UserspaceDriver;
 use crate::cli::{IptablesBackend, ProxyArgs};
 use crate::logging;
 
@@ -69,6 +71,9 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     if !args.once {
         inputs.follow_signals()?;
         set_oom_score(&resolved.config);
+    }
+    if args.once && resolved.config.mode == ProxyMode::Userspace {
+        bail!("--once cannot be used in userspace mode: the relay would end with this process");
     }
     let drivers = drivers(&resolved.config, args, &inputs)?;
     let stop = if args.manifests.is_empty() {
@@ -161,7 +166,8 @@ fn drivers(config: &Config, args: &ProxyArgs, inputs: &Inputs) -> anyhow::Result
     match config.mode {
         ProxyMode::Iptables => iptables_drivers(config, args.iptables_backend),
         ProxyMode::Nftables => nftables_drivers(config, inputs),
-        mode => bail!("the mode {mode} is not there yet; iptables and nftables are"),
+        ProxyMode::Userspace => userspace_drivers(config),
+        mode => bail!("the mode {mode} is not there yet; iptables, nftables and userspace are"),
     }
 }
 
@@ -181,6 +187,33 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
         drivers.push((family, Box::new(driver)));
     }
     Ok(drivers)
+}
+
+fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
+    raise_open_files();
+    let settings = userspace::Settings {
+        mark: 1 << config.masquerade_bit,
+        localhost_node_ports: sysctls::localhost_node_ports(config),
+    };
+    let mut drivers = Drivers::new();
+    for family in IpFamily::ALL {
+        if !kernel::family::in_kernel(kernel_family(family)) {
+            tracing::info!("no Services over {family}: it is disabled in this kernel");
+            continue;
+        }
+        let driver = UserspaceDriver::new(family, settings).context(
+            "cannot speak to nf_tables; is NET_ADMIN missing? (--listen-map needs no privilege)",
+        )?;
+        drivers.push((family, Box::new(driver)));
+    }
+    Ok(drivers)
+}
+
+/// Two for each connection that is relayed.
+fn raise_open_files() {
+    if let Err(error) = kernel::process::raise_open_files() {
+        tracing::warn!("{error}; going on with fewer connections at a time");
+    }
 }
 
 fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {

@@ -23,6 +23,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::netns::{NetNs, NetNsError};
 
+pub mod routing;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -85,6 +86,9 @@ pub struct Link {
     pub up: bool,
     /// The index of the bridge it is a port of.
     pub controller: Option<u32>,
+    /// Its kind as `ip -d link` names it (`bridge`, `veth`, …); `None` for a device of hardware and
+    /// for the loopback.
+    pub kind: Option<String>,
 }
 
 /// One end of a veth pair to be made.
@@ -410,11 +414,18 @@ fn link_of(message: LinkMessage) -> Option<Link> {
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         controller: None,
+        kind: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = infos.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }

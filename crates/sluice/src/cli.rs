@@ -1,9 +1,13 @@
 //! The command line.
 
+mod why;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use why::{ColorArg, FromArg, HostArgs, TraceArgs, TraceOutput};
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
 #[derive(Debug, Parser)]
@@ -26,6 +30,10 @@ See what would be programmed, without root and without touching anything:
 Serve Services from files, as a kube-proxy without an API server:
   sluice proxy --manifests /etc/sluice --hostname-override worker-1
 
+Find out what becomes of a connection, and why; here, or elsewhere from a file (as root):
+  sluice trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53
+  sluice facts > bug.json
+
 Called as `kube-proxy`, sluice takes kube-proxy's flags and does its job.";
 
 #[derive(Debug, Subcommand)]
@@ -38,6 +46,15 @@ pub(crate) enum Command {
 
     /// Print the rules that a node would have. Needs no root and touches nothing.
     Render(RenderArgs),
+
+    /// Say what becomes of a packet on this node, or on the one that dumps are from, and why.
+    ///
+    /// Walks it through every hook, chain and rule in the kernel's order, along every way that it
+    /// can go. Understands the rules of any kube-proxy and of what is commonly found beside it.
+    Trace(Box<TraceArgs>),
+
+    /// Print what decides about packets on this node, as JSON: for `sluice trace --facts`.
+    Facts,
 
     /// Remove everything that sluice, or kube-proxy, has put into this node's kernel.
     Cleanup(CleanupArgs),

@@ -2,9 +2,11 @@
 
 mod cleanup;
 mod cli;
+mod facts;
 mod logging;
 mod proxy;
 mod render;
+mod walk;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
             proxy::command(args, proxy).map(|()| done)
         }
         Command::Render(args) => render::command(args).map(|()| done),
+        Command::Trace(args) => Ok(walk::command(args)),
+        Command::Facts => facts::command().map(|()| done),
         Command::Cleanup(args) => cleanup::command(args).map(|()| done),
         Command::Lab { command } => lab::cli::run(command),
         Command::LabEcho(args) => lab::echo::run(args).map(|()| done),

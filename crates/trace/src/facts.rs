@@ -50,6 +50,10 @@ pub struct Facts {
     pub sysctls: BTreeMap<String, String>,
     /// What the host's own tools print.
     pub dumps: Dumps,
+    /// What could not be found out and bears on what becomes of packets; a sentence each. Every
+    /// trace repeats them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A network interface.
@@ -189,6 +193,13 @@ pub struct Dumps {
     /// `ip6tables-save`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip6tables_save: Option<String>,
+    /// `iptables-legacy-save`, where `iptables_save` is that of the nf_tables back end and both have
+    /// rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iptables_legacy_save: Option<String>,
+    /// `ip6tables-legacy-save`, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip6tables_legacy_save: Option<String>,
     /// `nft list ruleset`, as text or as JSON (`nft -j list ruleset`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nft_ruleset: Option<String>,

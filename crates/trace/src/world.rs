@@ -11,7 +11,7 @@ use crate::host::Host;
 /// The rules, sets, virtual servers and facts of one host.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    /// iptables' rule sets: at most one a family.
+    /// iptables' rule sets: one a family and back end.
     pub iptables: Vec<TableSet>,
     /// nf_tables' rule set.
     pub nft: Ruleset,
@@ -50,13 +50,14 @@ impl World {
     pub fn from_facts(facts: &Facts) -> Result<Self, WorldError> {
         let mut world = World {
             host: Host::new(facts)?,
+            warnings: facts.notes.clone(),
             ..World::default()
         };
         let d = &facts.dumps;
-        if let Some(text) = &d.iptables_save {
+        for text in d.iptables_legacy_save.iter().chain(&d.iptables_save) {
             world.add_iptables(Family::Ipv4, text)?;
         }
-        if let Some(text) = &d.ip6tables_save {
+        for text in d.ip6tables_legacy_save.iter().chain(&d.ip6tables_save) {
             world.add_iptables(Family::Ipv6, text)?;
         }
         if let Some(text) = &d.nft_ruleset {

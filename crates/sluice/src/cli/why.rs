@@ -1,0 +1,146 @@
+//! The commands that say why.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use trace::Proto;
+
+/// Whose rules and routes are asked.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct HostArgs {
+    /// What `sluice facts` printed on the node that is asked about. Without any file: this host.
+    #[arg(long, value_name = "FILE", conflicts_with = "this_host")]
+    pub(crate) facts: Option<PathBuf>,
+
+    /// What `iptables-save` printed, in place of what the facts have.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iptables_save: Vec<PathBuf>,
+
+    /// What `ip6tables-save` printed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ip6tables_save: Vec<PathBuf>,
+
+    /// What `nft list ruleset` or `nft -j list ruleset` printed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nft: Vec<PathBuf>,
+
+    /// What `ipset save` printed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ipset_save: Option<PathBuf>,
+
+    /// What `ipvsadm-save -n` printed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ipvsadm_save: Option<PathBuf>,
+
+    /// Take from this host whatever no file gives. Without it, files are taken to be another
+    /// host's, and nothing is assumed of its addresses and routes.
+    #[arg(long)]
+    pub(crate) this_host: bool,
+}
+
+impl HostArgs {
+    /// Whether any file of rules is given.
+    pub(crate) fn has_rule_files(&self) -> bool {
+        !self.iptables_save.is_empty()
+            || !self.ip6tables_save.is_empty()
+            || !self.nft.is_empty()
+            || self.ipset_save.is_some()
+            || self.ipvsadm_save.is_some()
+    }
+}
+
+const TRACE_HELP: &str = "\
+Exit status: 0 when the packet is accepted whatever happens (with --reply, its answer too), 1 when \
+some or all of it is not, 2 when the question cannot be answered.
+
+Examples:
+  sluice trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53
+  sluice facts > bug.json
+  sluice trace --facts bug.json --src 198.51.100.7 --dst 172.18.0.11 --dport 30080 --reply";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = TRACE_HELP)]
+pub(crate) struct TraceArgs {
+    /// The packet's source address.
+    #[arg(long, value_name = "IP")]
+    pub(crate) src: IpAddr,
+
+    /// Its destination address.
+    #[arg(long, value_name = "IP")]
+    pub(crate) dst: IpAddr,
+
+    /// tcp, udp, sctp, icmp, or a protocol's number.
+    #[arg(long, default_value = "tcp", value_parser = proto)]
+    pub(crate) proto: Proto,
+
+    /// Its destination port; of ICMP, the code.
+    #[arg(long, value_name = "N")]
+    pub(crate) dport: Option<u16>,
+
+    /// Its source port; of ICMP, the type (an echo request where not given).
+    #[arg(long, value_name = "N")]
+    pub(crate) sport: Option<u16>,
+
+    /// Where it starts: pod, node, outside, or the interface that it comes in through. Without it:
+    /// guessed from the source address.
+    #[arg(long, value_name = "pod|node|outside|INTERFACE")]
+    pub(crate) from: Option<FromArg>,
+
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+
+    /// A tree for people, or JSON for machines.
+    #[arg(short, long, value_enum, default_value = "tree")]
+    pub(crate) output: TraceOutput,
+
+    /// Walk the answers back, too.
+    #[arg(long)]
+    pub(crate) reply: bool,
+
+    /// Colours.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) color: ColorArg,
+}
+
+fn proto(text: &str) -> Result<Proto, String> {
+    Proto::parse(text).ok_or_else(|| "neither tcp, udp, sctp, icmp nor a number".to_owned())
+}
+
+/// Where a packet starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FromArg {
+    Pod,
+    Node,
+    Outside,
+    Interface(String),
+}
+
+impl FromStr for FromArg {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "pod" => FromArg::Pod,
+            "node" => FromArg::Node,
+            "outside" => FromArg::Outside,
+            name => FromArg::Interface(name.to_owned()),
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TraceOutput {
+    Tree,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorArg {
+    /// Where the output is a terminal.
+    Auto,
+    Always,
+    Never,
+}

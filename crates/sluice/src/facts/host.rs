@@ -1,0 +1,208 @@
+//! Interfaces, addresses, routes, policy rules and sysctls.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Context as _;
+use kernel::Family;
+use kernel::link::RtNetlink;
+use kernel::link::routing::{ListedRoute, ListedRule, RouteType, RuleAction};
+use kernel::sysctl::{Sysctl, SysctlTree};
+use trace::{Facts, Interface, NextHop, Route, RouteKind, RoutingRule};
+
+/// The version of the facts' form that is written.
+const VERSION: u32 = 1;
+
+/// What is asked of the whole host.
+const SYSCTLS: [&str; 9] = [
+    "net/ipv4/ip_forward",
+    "net/ipv4/fib_multipath_hash_policy",
+    "net/ipv4/vs/conntrack",
+    "net/bridge/bridge-nf-call-iptables",
+    "net/bridge/bridge-nf-call-ip6tables",
+    "net/netfilter/nf_conntrack_max",
+    "net/netfilter/nf_conntrack_count",
+    "net/netfilter/nf_conntrack_tcp_be_liberal",
+    "net/ipv6/conf/all/forwarding",
+];
+
+/// What is asked of each interface, beside `all` and `default`.
+const OF_INTERFACE: [(&str, &str); 6] = [
+    ("ipv4", "accept_local"),
+    ("ipv4", "forwarding"),
+    ("ipv4", "route_localnet"),
+    ("ipv4", "rp_filter"),
+    ("ipv4", "src_valid_mark"),
+    ("ipv6", "forwarding"),
+];
+
+/// The facts without the rules.
+pub(super) fn collect() -> anyhow::Result<Facts> {
+    let mut netlink = RtNetlink::open().context("reading this host's interfaces")?;
+    let links = netlink.links()?;
+    let names: HashMap<u32, &str> = links.iter().map(|l| (l.index, l.name.as_str())).collect();
+    let addresses = netlink.addresses()?;
+    let interfaces: Vec<Interface> = links
+        .iter()
+        .map(|link| Interface {
+            name: link.name.clone(),
+            index: link.index,
+            addresses: addresses
+                .iter()
+                .filter(|(index, _)| *index == link.index)
+                .map(|(_, address)| *address)
+                .collect(),
+            up: link.up,
+            master: link
+                .controller
+                .and_then(|i| names.get(&i))
+                .map(|n| (*n).to_owned()),
+            kind: link.kind.clone(),
+        })
+        .collect();
+    let routes = netlink
+        .routes()?
+        .iter()
+        .filter_map(|r| route(r, &names))
+        .collect();
+    let mut notes = Vec::new();
+    let rules = policy(netlink.rules()?, &mut notes);
+    Ok(Facts {
+        version: VERSION,
+        hostname: read("kernel/hostname").unwrap_or_default(),
+        kernel: read("kernel/osrelease").unwrap_or_default(),
+        sysctls: sysctls(&interfaces),
+        interfaces,
+        routes,
+        rules,
+        notes,
+        ..Facts::default()
+    })
+}
+
+/// `None` where this kernel (or namespace) has no such setting.
+fn read(path: &'static str) -> Option<String> {
+    SysctlTree::default().read(&Sysctl::new(path)).ok()
+}
+
+fn sysctls(interfaces: &[Interface]) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for path in SYSCTLS {
+        if let Some(value) = read(path) {
+            found.insert(path.replace('/', "."), value);
+        }
+    }
+    let tree = SysctlTree::default();
+    let names = ["all", "default"].into_iter();
+    for name in names.chain(interfaces.iter().map(|i| i.name.as_str())) {
+        for (version, setting) in OF_INTERFACE {
+            let family = match version {
+                "ipv4" => netfilter::iptables::Family::Ipv4,
+                _ => netfilter::iptables::Family::Ipv6,
+            };
+            // As sysctl(8): where dots separate, a dot of a name is a slash.
+            let key = format!("net.{version}.conf.{}.{setting}", name.replace('.', "/"));
+            if let Ok(value) = tree.read(&Sysctl::of_interface(family, name, setting)) {
+                found.insert(key, value);
+            }
+        }
+    }
+    found
+}
+
+/// `None` for kinds that say nothing about where packets go.
+fn kind(kind: RouteType) -> Option<RouteKind> {
+    Some(match kind {
+        RouteType::Unicast => RouteKind::Unicast,
+        RouteType::Local => RouteKind::Local,
+        RouteType::Broadcast => RouteKind::Broadcast,
+        RouteType::Anycast => RouteKind::Anycast,
+        RouteType::Multicast => RouteKind::Multicast,
+        RouteType::BlackHole => RouteKind::Blackhole,
+        RouteType::Unreachable => RouteKind::Unreachable,
+        RouteType::Prohibit => RouteKind::Prohibit,
+        RouteType::Throw => RouteKind::Throw,
+        _ => return None,
+    })
+}
+
+fn route(route: &ListedRoute, names: &HashMap<u32, &str>) -> Option<Route> {
+    let name = |index: Option<u32>| Some((*names.get(&index?)?).to_owned());
+    let v6 = route.destination.addr().is_ipv6();
+    let is_default = route.destination.prefix_len() == 0;
+    let only = match route.hops.as_slice() {
+        [only] => Some(*only),
+        _ => None,
+    };
+    let several = if only.is_some() {
+        &[]
+    } else {
+        route.hops.as_slice()
+    };
+    Some(Route {
+        dst: if is_default {
+            "default".to_owned()
+        } else {
+            route.destination.to_string()
+        },
+        table: route.table,
+        kind: kind(route.kind)?,
+        dev: only.and_then(|hop| name(hop.interface)),
+        via: only.and_then(|hop| hop.via),
+        src: route.source,
+        metric: route.metric,
+        nexthops: several
+            .iter()
+            .map(|hop| NextHop {
+                dev: name(hop.interface),
+                via: hop.via,
+                weight: hop.weight,
+            })
+            .collect(),
+        family: is_default.then_some(if v6 { 6 } else { 4 }),
+    })
+}
+
+/// The policy rules; a note for each that has conditions which facts have no words for.
+fn policy(listed: Vec<ListedRule>, notes: &mut Vec<String>) -> Vec<RoutingRule> {
+    let mut rules = Vec::new();
+    for rule in listed {
+        let action = match rule.action {
+            RuleAction::ToTable => None,
+            RuleAction::Blackhole => Some(RouteKind::Blackhole),
+            RuleAction::Unreachable => Some(RouteKind::Unreachable),
+            RuleAction::Prohibit => Some(RouteKind::Prohibit),
+            _ => {
+                notes.push(format!(
+                    "ip rule {} is not understood and left out",
+                    rule.priority
+                ));
+                continue;
+            }
+        };
+        if !rule.other.is_empty() {
+            let conditions = rule.other.join(", ");
+            notes.push(format!(
+                "ip rule {} has {conditions}, which is not understood: the rule is left out",
+                rule.priority
+            ));
+            continue;
+        }
+        rules.push(RoutingRule {
+            priority: rule.priority,
+            family: match rule.family {
+                Family::Ipv4 => 4,
+                Family::Ipv6 => 6,
+            },
+            from: rule.from,
+            to: rule.to,
+            iif: rule.iif,
+            oif: rule.oif,
+            fwmark: rule.mark,
+            fwmask: rule.mask,
+            not: rule.not,
+            table: rule.table,
+            action,
+        });
+    }
+    rules
+}

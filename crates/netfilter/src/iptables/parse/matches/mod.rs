@@ -1,17 +1,20 @@
 //! Matches from their options.
 
+mod conntrack;
+
 use std::net::IpAddr;
 
 use super::super::{
-    AddrType, AddrTypes, CtDirection, CtState, CtStates, CtStatus, CtStatuses, Extension, Family,
-    IcmpType, IpvsDirection, LimitUnit, Match, MatchAddrType, MatchConntrack, MatchIpRange,
-    MatchIpvs, MatchLimit, MatchMultiport, MatchOwner, MatchPhysdev, MatchRecent, MatchRpfilter,
-    MatchSet, MatchTcp, Negatable, Net, PortMatch, PortRange, PortSide, Probability, RecentAction,
-    Statistic, TcpFlags,
+    AddrType, AddrTypes, Extension, Family, IcmpType, IpvsDirection, LimitUnit, Match,
+    MatchAddrType, MatchIpRange, MatchIpvs, MatchLimit, MatchMultiport, MatchOwner, MatchPhysdev,
+    MatchRecent, MatchRpfilter, MatchSet, MatchTcp, Negatable, Net, PortMatch, PortRange, PortSide,
+    Probability, RecentAction, Statistic, TcpFlags,
 };
 use super::rule::{Item, Segment};
 use super::words::Word;
 use super::{Fault, Parsed, values};
+
+use conntrack::{conntrack, ct_states};
 
 /// Whether this match has a type of its own.
 pub(super) fn is_modelled(name: &str) -> bool {
@@ -251,60 +254,6 @@ fn mark(segment: &Segment<'_>) -> Parsed<Negatable<super::super::MarkMatch>> {
         found = Some(with(item, values::mark(value(item)?)?));
     }
     needed(found, segment, "--mark")
-}
-
-fn ct_states(word: &Word<'_>) -> Parsed<CtStates> {
-    let mut states = CtStates::default();
-    values::names(word, &CtState::NAMES, "a list of connection states", |s| {
-        states = states.with(s);
-    })?;
-    Ok(states)
-}
-
-fn conntrack(family: Family, segment: &Segment<'_>) -> Parsed<MatchConntrack> {
-    let mut ct = MatchConntrack::default();
-    for item in &segment.items {
-        let word = value(item)?;
-        let net = || values::net(family, word).map(|n| Some(with(item, n)));
-        let ports = || values::ports(word, ':').map(|p| Some(with(item, p)));
-        match item.option {
-            "--ctstate" => ct.state = Some(with(item, ct_states(word)?)),
-            "--ctproto" => ct.protocol = values::protocol(word)?.map(|p| with(item, p)),
-            "--ctorigsrc" => ct.original_source = net()?,
-            "--ctorigdst" => ct.original_destination = net()?,
-            "--ctreplsrc" => ct.reply_source = net()?,
-            "--ctrepldst" => ct.reply_destination = net()?,
-            "--ctorigsrcport" => ct.original_source_port = ports()?,
-            "--ctorigdstport" => ct.original_destination_port = ports()?,
-            "--ctreplsrcport" => ct.reply_source_port = ports()?,
-            "--ctrepldstport" => ct.reply_destination_port = ports()?,
-            "--ctstatus" => ct.status = Some(with(item, ct_statuses(word)?)),
-            "--ctexpire" => {
-                let range = values::u32_range(&word.text, ':');
-                let range = range.ok_or_else(|| Fault::not_a(word, "a range of seconds"))?;
-                ct.expires = Some(with(item, range));
-            }
-            _ => {
-                plain(item)?;
-                ct.direction = Some(match &*word.text {
-                    "ORIGINAL" => CtDirection::Original,
-                    "REPLY" => CtDirection::Reply,
-                    _ => return Err(Fault::not_a(word, "ORIGINAL or REPLY")),
-                });
-            }
-        }
-    }
-    Ok(ct)
-}
-
-fn ct_statuses(word: &Word<'_>) -> Parsed<CtStatuses> {
-    let mut statuses = CtStatuses::default();
-    if &*word.text != "NONE" {
-        values::names(word, &CtStatus::NAMES, "a list of connection marks", |s| {
-            statuses = statuses.with(s);
-        })?;
-    }
-    Ok(statuses)
 }
 
 fn addrtype(segment: &Segment<'_>) -> Parsed<MatchAddrType> {

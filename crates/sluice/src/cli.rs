@@ -34,6 +34,9 @@ Find out what becomes of a connection, and why; here, or elsewhere from a file (
   sluice trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53
   sluice facts > bug.json
 
+Reach a cluster's Services from a laptop, as nobody in particular:
+  sluice proxy --proxy-mode userspace --kubeconfig ~/.kube/config --listen-map 8080=demo/web:http
+
 Called as `kube-proxy`, sluice takes kube-proxy's flags and does its job.";
 
 #[derive(Debug, Subcommand)]
@@ -81,6 +84,13 @@ pub(crate) struct ProxyArgs {
     /// Sync once, then exit: 0 when the kernel has everything.
     #[arg(long)]
     pub(crate) once: bool,
+
+    /// In userspace mode: serve only this Service port, on a local port, without any privilege.
+    /// May be given several times. ADDRESS is both loopback addresses where there is none; the
+    /// Service's PORT is a name or a number, and may be left out where there is only one. A word
+    /// without `=` is a file with one of these to a line.
+    #[arg(long, value_name = "[ADDRESS:]PORT=NAMESPACE/SERVICE[:PORT]|FILE")]
+    pub(crate) listen_map: Vec<String>,
 
     /// Which iptables to use. Without it: the one that holds the node's other Kubernetes rules.
     #[arg(long, value_enum)]

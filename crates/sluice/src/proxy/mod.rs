@@ -5,6 +5,9 @@ mod engine;
 mod flows;
 mod input;
 mod iptables;
+mod listen_map;
+mod local_relay;
+mod loopback;
 mod nftables;
 mod node_wait;
 mod pending;
@@ -65,6 +68,9 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     }
     let flags = effective_flags(matches);
     let mut setup = setup_of(&resolved, verbosity, flags)?;
+    if !args.listen_map.is_empty() {
+        return serve_listen_map(setup, &resolved.config, args);
+    }
     sysctls::apply(&resolved.config);
     let inputs = Inputs::new();
     // The signals go to the one thread that waits for them, so it has to be there first.
@@ -90,9 +96,33 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         let files = ManifestFiles::new(args.manifests.clone());
         run::run(setup, files, inputs, drivers)?
     };
+    tell_end(&stop, "the rules stay in force")
+}
+
+/// `--listen-map`: nothing but sockets. The kernel is not touched, and the node that this is need not
+/// be one of the cluster.
+fn serve_listen_map(mut setup: Setup, config: &Config, args: &ProxyArgs) -> anyhow::Result<()> {
+    if config.mode != ProxyMode::Userspace || args.once {
+        bail!("--listen-map goes with --proxy-mode=userspace, and not with --once");
+    }
+    let drivers = listen_map::drivers(listen_map::read(&args.listen_map)?);
+    raise_open_files();
+    setup.sockets_only = true;
+    let inputs = Inputs::new();
+    let stop = if args.manifests.is_empty() {
+        let server = api_server(config, &setup.settings.node_name)?;
+        run::run(setup, server, inputs, drivers)?
+    } else {
+        let files = ManifestFiles::new(args.manifests.clone());
+        run::run(setup, files, inputs, drivers)?
+    };
+    tell_end(&stop, "nothing is served any more")
+}
+
+fn tell_end(stop: &input::Stop, rest: &str) -> anyhow::Result<()> {
     match stop {
         input::Stop::Signal(signal) => {
-            tracing::info!("{signal}: ending; the rules stay in force");
+            tracing::info!("{signal}: ending; {rest}");
             Ok(())
         }
         input::Stop::ConfigChanged(path) => bail!(
@@ -117,6 +147,7 @@ fn setup_of(
         observe: setup::observe_options(resolved, verbosity, flags),
         config_file: resolved.config_file.clone(),
         node_wait: None,
+        sockets_only: false,
     })
 }
 
@@ -182,8 +213,12 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
             tracing::info!("no Services over {family}: it is disabled in this kernel");
             continue;
         }
-        let driver = NftablesDriver::new(family, options, inputs.sender(), Rc::clone(&generation))
-            .context("cannot speak to nf_tables; is NET_ADMIN missing?")?;
+        let mut driver =
+            NftablesDriver::new(family, options, inputs.sender(), Rc::clone(&generation))
+                .context("cannot speak to nf_tables; is NET_ADMIN missing?")?;
+        if config.localhost_node_ports {
+            driver.serve_loopback();
+        }
         drivers.push((family, Box::new(driver)));
     }
     Ok(drivers)

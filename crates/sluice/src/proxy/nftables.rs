@@ -18,6 +18,7 @@ use plan::Plan;
 
 use super::driver::{Driver, SyncError, Synced, kernel_family};
 use super::input::Input;
+use super::loopback::LoopbackNodePorts;
 use super::pending::Pending;
 
 /// More steps than any honest sync takes; somebody who keeps meddling must not keep us for ever.
@@ -33,6 +34,8 @@ pub(crate) struct NftablesDriver {
     table: Table,
     /// Where to report foreign changes; taken once the watch has begun.
     inputs: Option<Sender<Input>>,
+    /// NodePorts on loopback, which no rule of this mode can serve.
+    loopback: Option<LoopbackNodePorts>,
 }
 
 /// The generation that the last read, or our last commit, left behind. nf_tables has one for all
@@ -63,7 +66,23 @@ impl NftablesDriver {
                 generation,
             },
             inputs: Some(inputs),
+            loopback: None,
         })
+    }
+
+    /// Has NodePorts answer on loopback too, where `nodePortAddresses` asks for it.
+    pub(crate) fn serve_loopback(&mut self) {
+        self.loopback = Some(LoopbackNodePorts::default());
+    }
+
+    /// What the table cannot do, once it is in force.
+    fn sync_loopback(&mut self, plan: &Plan, synced: &mut Synced) -> Result<(), SyncError> {
+        if let Some(loopback) = &mut self.loopback {
+            let failed = loopback.sync(plan);
+            let failed = failed.map_err(|e| self.error(e.to_string()))?;
+            synced.quarantined.extend(failed);
+        }
+        Ok(())
     }
 
     fn error(&self, reason: String) -> SyncError {
@@ -120,16 +139,20 @@ impl NftablesDriver {
 }
 
 impl Driver for NftablesDriver {
-    fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
+    fn sync(&mut self, plan: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
         self.sync.change(&pending.diff());
-        self.run()
+        let mut synced = self.run()?;
+        self.sync_loopback(plan, &mut synced)?;
+        Ok(synced)
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
         self.sync.set_plan(plan);
         self.sync.retry();
         self.sync.distrust();
-        self.run()
+        let mut synced = self.run()?;
+        self.sync_loopback(plan, &mut synced)?;
+        Ok(synced)
     }
 
     fn disturbed(&mut self) -> bool {

@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) config_file: Option<PathBuf>,
     /// Nothing is programmed before the Node is there, where the source is one that will have it.
     pub(crate) node_wait: Option<NodeWait>,
+    /// Nothing is asked of the kernel but sockets, as an unprivileged user may.
+    pub(crate) sockets_only: bool,
 }
 
 /// The drivers of a mode, one for each family that the host has.
@@ -49,13 +51,21 @@ pub(crate) fn run(
     let node_name = setup.settings.node_name.clone();
     let metrics = Metrics::new(setup.metric_set).context("cannot make the metrics")?;
     let server = Server::start(setup.observe, metrics)?;
-    let addresses = inputs.follow_addresses()?;
+    let addresses = if setup.sockets_only {
+        Vec::new()
+    } else {
+        inputs.follow_addresses()?
+    };
     if let Some(path) = &setup.config_file {
         inputs.follow_config(path)?;
     }
     let host = Arc::new(Mutex::new(addresses.clone()));
-    let orders = flows::start(Arc::clone(&host), server.metrics().clone())
-        .context("cannot start the conntrack thread")?;
+    let orders = if setup.sockets_only {
+        flows::nobody()
+    } else {
+        flows::start(Arc::clone(&host), server.metrics().clone())
+            .context("cannot start the conntrack thread")?
+    };
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(addresses);

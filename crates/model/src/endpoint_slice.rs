@@ -66,8 +66,8 @@ pub struct Endpoint {
     pub node_hints: Box<[Arc<str>]>,
 }
 
-/// `conditions`, with the API's defaults applied: absent `ready` is true, absent `serving` is what
-/// `ready` is, absent `terminating` is false.
+/// `conditions`, with the API's defaults applied: absent `ready` and `serving` are true, absent
+/// `terminating` is false.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The API's own words.
 pub struct EndpointConditions {

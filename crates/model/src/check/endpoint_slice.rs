@@ -153,12 +153,11 @@ fn endpoint(stated: &object::Endpoint, address: IpAddr, interner: &mut Interner)
     };
     let node_name = intern(&stated.node_name);
     let zone = intern(&stated.zone);
-    let ready = stated.conditions.ready.unwrap_or(true);
     Endpoint {
         address,
         conditions: EndpointConditions {
-            ready,
-            serving: stated.conditions.serving.unwrap_or(ready),
+            ready: stated.conditions.ready.unwrap_or(true),
+            serving: stated.conditions.serving.unwrap_or(true),
             terminating: stated.conditions.terminating.unwrap_or(false),
         },
         node_name,

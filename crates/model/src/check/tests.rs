@@ -208,7 +208,7 @@ mod objects {
     }
 
     #[test]
-    fn conditions_that_are_not_stated_follow_from_those_that_are() {
+    fn conditions_that_are_not_stated_have_the_apis_defaults() {
         let conditions = |ready, serving, terminating| {
             let slice = object::EndpointSlice {
                 metadata: metadata("a"),
@@ -229,7 +229,7 @@ mod objects {
             (c.ready, c.serving, c.terminating)
         };
         assert_eq!(conditions(None, None, None), (true, true, false));
-        assert_eq!(conditions(Some(false), None, None), (false, false, false));
+        assert_eq!(conditions(Some(false), None, None), (false, true, false));
         let draining = conditions(Some(false), Some(true), Some(true));
         assert_eq!(draining, (false, true, true));
     }

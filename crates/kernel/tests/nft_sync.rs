@@ -4,13 +4,15 @@ mod support;
 #[path = "support/nft.rs"]
 mod support_nft;
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
-use dataplane::nftables::{Options, Outcome, State, Step, Sync, Transport};
+use dataplane::nftables::{Expected, Options, Outcome, State, Step, Sync, Transport};
 use kernel::netlink;
+use kernel::nfnetlink::ReadTable;
 use model::IpFamily;
-use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
+use netfilter::nft::{Element, Op, Value};
 use plan::testing::{big_cluster, big_cluster_settings};
 use plan::{Plan, Planner};
 
@@ -29,8 +31,13 @@ fn plan(services: usize) -> Plan {
 fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
     assert!(sync.refused().is_empty(), "{:?}", sync.refused());
     assert_eq!(sync.refused_common(), None);
-    let (mut contents, foreign) = live.read().expect("read").expect("a table");
-    assert!(!foreign);
+    // Without what is expected, so that nothing but the listing is believed.
+    let (read, _) = live.nft.read_table(&live.table).expect("read");
+    let ReadTable {
+        mut contents,
+        foreign,
+    } = read.expect("a table");
+    assert!(foreign.is_empty(), "{foreign:?}");
     for op in sync.state().expect("known").sweep().ops {
         if let Op::DeleteChain(name) = op {
             contents.chains.remove(&name);
@@ -67,8 +74,8 @@ struct Faulty {
 impl Transport for Faulty {
     type Error = netlink::Error;
 
-    fn read(&mut self) -> Result<Option<(Contents, bool)>, Self::Error> {
-        self.live.read()
+    fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error> {
+        self.live.read(expected)
     }
 
     fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
@@ -142,6 +149,51 @@ fn a_restart_has_nothing_to_do() {
     });
 }
 
+/// Changes that a large table meets while its proxy is away; how large, so that it is read by key.
+#[test]
+fn a_large_table_that_changed_meanwhile() {
+    let plan = plan(1_500);
+    in_namespace(|| {
+        let mut live = Live::open(IpFamily::V4);
+        sync(&plan, &mut live);
+        let (contents, _) = live.read(&|_| Vec::new()).expect("read").expect("a table");
+        let endpoints = &contents.sets["endpoints"].elements;
+        assert!(endpoints.len() > 4_000);
+        let first = endpoints.values().next();
+        let first = first.expect("elements").key;
+        let stranger = Value::ip(Ipv4Addr::LOCALHOST.into());
+        let stranger = stranger.with_protocol(6).with_port(1).with_host_u32(0);
+        for change in [
+            // Less than there should be, more, and as many but others.
+            vec![delete(first)],
+            vec![add(stranger)],
+            vec![delete(first), add(first)],
+        ] {
+            live.nft
+                .commit(&live.table, &change, None)
+                .expect("meddling");
+            let sync = sync(&plan, &mut live);
+            settled(&sync, &mut live, &plan);
+        }
+    });
+}
+
+fn delete(key: Value) -> Op {
+    Op::DeleteElements {
+        set: "endpoints".to_owned(),
+        elements: vec![Element::key(key)],
+    }
+}
+
+/// Adds an element whose endpoint is nobody's.
+fn add(key: Value) -> Op {
+    let nobody = Value::ip(Ipv4Addr::new(192, 0, 2, 1).into()).with_port(1);
+    Op::AddElements {
+        set: "endpoints".to_owned(),
+        elements: vec![Element::map(key, nobody)],
+    }
+}
+
 #[test]
 fn killed_at_any_point_of_a_load() {
     let plan = plan(120);
@@ -164,7 +216,7 @@ fn killed_at_any_point_of_a_load() {
                 match killed.step() {
                     Step::Idle => break,
                     Step::Read => {
-                        let found = live.read().expect("read");
+                        let found = live.read(&|set| killed.expected(set)).expect("read");
                         killed.found(found.map(|(contents, _)| contents), false);
                     }
                     Step::Commit { ops, guarded } => {

@@ -35,7 +35,7 @@ use plan::Plan;
 pub use names::{LOCAL_INDEX, SetId, TABLE, table_family};
 pub use pick::{At, Pick, Policy};
 pub use state::{Change, State, Target};
-pub use sync::{Outcome, Step, Sync, Transport};
+pub use sync::{Expected, Outcome, Step, Sync, Transport};
 
 /// What the operator decides for this mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

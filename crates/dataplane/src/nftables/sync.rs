@@ -21,11 +21,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::{IpFamily, Protocol};
-use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
+use netfilter::nft::{Element, Op};
 use plan::{FamilyDiff, NodeFacts, Plan, PortKey, PortPlan};
 
 use super::Options;
+use super::elements::port_elements;
+use super::names::SetId;
 use super::readback::{self, Piece, Repair, Skip};
 use super::state::{Change, State};
 
@@ -63,17 +65,23 @@ pub enum Outcome {
     Unknown,
 }
 
+/// The elements that should be in the set of a name.
+pub type Expected<'a> = dyn Fn(&str) -> Vec<Element> + 'a;
+
 /// What carries steps out; the binary puts the kernel behind it, tests a fake.
 pub trait Transport {
     /// Why the table could not be read or nothing be sent.
     type Error;
 
     /// Reads the table; `None` if it is not there. The second says whether there is anything in it
-    /// that could not be decoded.
+    /// that could not be decoded. What rules have learned may be left out.
+    ///
+    /// `expected` says what should be in the set of a name: asking for that is faster than listing
+    /// a large set.
     ///
     /// # Errors
     /// The table cannot be read.
-    fn read(&mut self) -> Result<Option<(Contents, bool)>, Self::Error>;
+    fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error>;
 
     /// Commits a transaction.
     ///
@@ -272,6 +280,19 @@ impl Sync {
         }
     }
 
+    /// What the Services should have in the set of a name, for [`Step::Read`].
+    pub fn expected(&self, set: &str) -> Vec<Element> {
+        let wanted = SetId::from_name(set);
+        let mut found = Vec::new();
+        for port in self.ports.values() {
+            let elements = port_elements(port, &self.node);
+            let shared = elements.shared.iter().map(|shared| shared.element());
+            let all = elements.own.into_iter().chain(shared);
+            found.extend(all.filter(|(id, _)| Some(*id) == wanted).map(|(_, e)| e));
+        }
+        found
+    }
+
     /// Takes in what was read; `None` if there is no table. `foreign` says whether there is something
     /// in it that could not be decoded.
     pub fn found(&mut self, found: Option<Contents>, foreign: bool) {
@@ -382,7 +403,7 @@ impl Sync {
             match self.step() {
                 Step::Idle => return Ok(count),
                 Step::Read => {
-                    let found = transport.read()?;
+                    let found = transport.read(&|set| self.expected(set))?;
                     let foreign = found.as_ref().is_some_and(|(_, foreign)| *foreign);
                     self.found(found.map(|(contents, _)| contents), foreign);
                 }

@@ -18,7 +18,7 @@ use nix::sys::socket::SockProtocol;
 use crate::netlink::{self, Attributes, Builder, Error, Malformed, Message, Socket};
 
 pub use monitor::{Monitor, Notice};
-pub use table::{ReadTable, TableId};
+pub use table::{Expected, ReadTable, TableId};
 use transaction::Verdict;
 pub use transaction::{Fault, TransactionError};
 
@@ -246,13 +246,22 @@ impl NfTables {
     /// See [`Error`]; an object that is not there is `ENOENT`.
     pub fn get(&mut self, request: &[u8]) -> Result<Vec<u8>, Error> {
         let mut answer = Vec::new();
-        let flags = netlink::REQUEST | netlink::ACK;
-        self.ask("reading an nf_tables object", request, flags, |message| {
+        self.answer("reading an nf_tables object", request, |message| {
             answer.extend_from_slice(message.bytes);
             answer.resize(answer.len().next_multiple_of(4), 0);
             Ok(())
         })?;
         Ok(answer)
+    }
+
+    /// Sends `request`, one complete message, and passes every message of the answer to `each`.
+    fn answer(
+        &mut self,
+        what: &'static str,
+        request: &[u8],
+        each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), Error> {
+        self.ask(what, request, netlink::REQUEST | netlink::ACK, each)
     }
 
     fn ask(

@@ -1,11 +1,11 @@
 //! Whole tables: committing operations on one, and reading one back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use netfilter::nft::consts::msg;
 use netfilter::nft::table::{ChainContents, Contents, SetContents};
-use netfilter::nft::{Body, Encoder, Family, Message as NftMessage, Op, decode};
+use netfilter::nft::{Body, Element, Encoder, Family, Message as NftMessage, Op, decode};
 use nix::errno::Errno;
 
 use super::{Generation, NfTables, TransactionError};
@@ -13,6 +13,18 @@ use crate::netlink::{Error, Message};
 
 /// How often a table is read again when others keep committing meanwhile.
 const ATTEMPTS: u32 = 10;
+/// From how many elements on a set is asked for by key. A listing goes through the set from its
+/// start for every 32 KiB of the answer (`nft_rhash_walk`), so that its time grows with the square of
+/// the number of elements; fewer are listed as fast.
+const LARGE: usize = 4_000;
+/// So many keys are asked for at once: each is answered with a datagram, and all of them must fit
+/// the receive buffer.
+const KEYS: usize = 500;
+/// So many keys may be missing before listing is the shorter way: each ends an answer.
+const MISSES: usize = 2_000;
+
+/// The elements that one expects in the set of a name, for asking for them by key.
+pub type Expected<'a> = dyn Fn(&str) -> Vec<Element> + 'a;
 
 /// A table's family and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,10 +119,32 @@ impl NfTables {
         &mut self,
         table: &TableId,
     ) -> Result<(Option<ReadTable>, Generation), Error> {
+        self.read(table, None)
+    }
+
+    /// The same for a table of which one knows what it should have: in a time that grows with its
+    /// size and no faster, as long as there is little in it that is not `expected`. What rules have
+    /// learned (sets with [`dynamic`](netfilter::nft::SetFlags::dynamic)) is left out.
+    ///
+    /// # Errors
+    /// As [`NfTables::read_table`].
+    pub fn read_expected(
+        &mut self,
+        table: &TableId,
+        expected: &Expected<'_>,
+    ) -> Result<(Option<ReadTable>, Generation), Error> {
+        self.read(table, Some(expected))
+    }
+
+    fn read(
+        &mut self,
+        table: &TableId,
+        expected: Option<&Expected<'_>>,
+    ) -> Result<(Option<ReadTable>, Generation), Error> {
         let mut attempt = 1;
         loop {
             let before = self.generation()?.generation;
-            let read = self.read_once(table);
+            let read = self.read_once(table, expected);
             let after = self.generation()?.generation;
             // An error may be for something that went away under our eyes.
             match read {
@@ -127,7 +161,11 @@ impl NfTables {
         }
     }
 
-    fn read_once(&mut self, table: &TableId) -> Result<Option<ReadTable>, Error> {
+    fn read_once(
+        &mut self,
+        table: &TableId,
+        expected: Option<&Expected<'_>>,
+    ) -> Result<Option<ReadTable>, Error> {
         let encoder = table.encoder();
         let answer = match self.get(&bytes(&encoder.get_table())) {
             Ok(answer) => answer,
@@ -146,6 +184,11 @@ impl NfTables {
         }
         let sets: Vec<String> = reader.read.contents.sets.keys().cloned().collect();
         for set in &sets {
+            if let Some(expected) = expected
+                && (reader.is_learned(set) || self.read_by_key(&mut reader, set, expected)?)
+            {
+                continue;
+            }
             let request = bytes(&encoder.dump(msg::GETSETELEM, Some(set)));
             self.stream(&request, |message| {
                 reader.take(message);
@@ -153,6 +196,43 @@ impl NfTables {
             })?;
         }
         Ok(Some(reader.read))
+    }
+
+    /// Reads a large set by asking for the elements that are expected; whether these were all that
+    /// there are.
+    fn read_by_key(
+        &mut self,
+        reader: &mut Reader<'_>,
+        set: &str,
+        expected: &Expected<'_>,
+    ) -> Result<bool, Error> {
+        let count = reader.counts.get(set).copied().unwrap_or_default();
+        if count < LARGE || reader.has_ranges(set) {
+            return Ok(false);
+        }
+        let keys = expected(set);
+        let mut rest = keys.as_slice();
+        let mut missing = 0;
+        while !rest.is_empty() && missing < MISSES {
+            let some = rest.iter().take(KEYS);
+            let request = bytes(&reader.table.encoder().get_elements(set, some));
+            let mut got = 0;
+            let answer = self.answer("reading elements of a set", &request, |message| {
+                got += 1;
+                reader.take(message);
+                Ok(())
+            });
+            match answer {
+                Ok(()) => got = KEYS,
+                Err(error) if error.errno() == Some(Errno::ENOENT) => {
+                    missing += 1;
+                    got += 1;
+                }
+                Err(error) => return Err(error),
+            }
+            rest = rest.get(got..).unwrap_or_default();
+        }
+        Ok(reader.elements(set) == count)
     }
 }
 
@@ -166,6 +246,8 @@ fn bytes(message: &NftMessage) -> Vec<u8> {
 struct Reader<'a> {
     table: &'a TableId,
     read: ReadTable,
+    /// How many elements the sets have, where the kernel tells.
+    counts: HashMap<String, usize>,
 }
 
 impl<'a> Reader<'a> {
@@ -173,7 +255,24 @@ impl<'a> Reader<'a> {
         Reader {
             table,
             read: ReadTable::default(),
+            counts: HashMap::new(),
         }
+    }
+
+    fn is_learned(&self, set: &str) -> bool {
+        let there = self.read.contents.sets.get(set);
+        there.is_some_and(|there| there.set.flags.dynamic)
+    }
+
+    fn has_ranges(&self, set: &str) -> bool {
+        let there = self.read.contents.sets.get(set);
+        there.is_none_or(|there| there.set.flags.interval)
+    }
+
+    /// How many elements of a set have been read.
+    fn elements(&self, set: &str) -> usize {
+        let there = self.read.contents.sets.get(set);
+        there.map_or(0, |there| there.elements.len())
     }
 
     fn take(&mut self, message: &Message<'_>) {
@@ -204,8 +303,11 @@ impl<'a> Reader<'a> {
                 },
                 Err((chain, error)) => foreign.push(format!("a rule of chain {chain}: {error}")),
             },
-            Body::Set { table, set } if ours(&table) => match set {
+            Body::Set { table, set, count } if ours(&table) => match set {
                 Ok(set) => {
+                    if let Some(count) = count {
+                        self.counts.insert(set.name.clone(), count as usize);
+                    }
                     let elements = BTreeMap::new();
                     let name = set.name.clone();
                     contents.sets.insert(name, SetContents { set, elements });

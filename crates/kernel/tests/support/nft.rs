@@ -1,6 +1,6 @@
 //! The kernel behind the nftables mode's state machine.
 
-use dataplane::nftables::{Outcome, TABLE, Transport, table_family};
+use dataplane::nftables::{Expected, Outcome, TABLE, Transport, table_family};
 use kernel::netlink;
 use kernel::nfnetlink::{Generation, NfTables, TableId, TransactionError};
 use model::IpFamily;
@@ -27,8 +27,8 @@ impl Live {
 impl Transport for Live {
     type Error = netlink::Error;
 
-    fn read(&mut self) -> Result<Option<(Contents, bool)>, Self::Error> {
-        let (read, generation) = self.nft.read_table(&self.table)?;
+    fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error> {
+        let (read, generation) = self.nft.read_expected(&self.table, expected)?;
         self.generation = Some(generation);
         Ok(read.map(|read| (read.contents, !read.foreign.is_empty())))
     }

@@ -48,6 +48,8 @@ pub enum Body {
         table: String,
         /// The set, or its name and why it cannot be decoded: then it is not one of ours.
         set: Result<Set, (String, DecodeError)>,
+        /// How many elements it has; only kernels since 6.16 tell (`NFTA_SET_COUNT`).
+        count: Option<u32>,
     },
     /// Elements of a set.
     Elements {
@@ -234,6 +236,7 @@ fn rule(attrs: &[u8]) -> Result<Body, DecodeError> {
 fn set(attrs: &[u8]) -> Result<Body, DecodeError> {
     const WITHIN: &str = "nft_set_attributes";
     let (mut table, mut name, mut timeout_ms, mut size) = (None, None, None, None);
+    let mut count = None;
     let (mut flags, mut key_type, mut data_type) = (0, 0, None);
     let mut userdata: &[u8] = &[];
     for attr in Reader::new(attrs, WITHIN) {
@@ -244,6 +247,7 @@ fn set(attrs: &[u8]) -> Result<Body, DecodeError> {
             3 => flags = attr.u32()?,
             4 => key_type = attr.u32()?,
             6 => data_type = Some(attr.u32()?),
+            20 => count = Some(attr.u32()?),
             9 => size = description_size(attr)?,
             11 => timeout_ms = Some(attr.u64()?).filter(|t| *t != 0),
             13 => userdata = attr.payload,
@@ -276,6 +280,7 @@ fn set(attrs: &[u8]) -> Result<Body, DecodeError> {
     Ok(Body::Set {
         table: need(table, WITHIN, 1)?,
         set: decoded.map_err(|error| (name, error)),
+        count,
     })
 }
 

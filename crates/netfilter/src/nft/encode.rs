@@ -243,6 +243,20 @@ impl Encoder<'_> {
         })
     }
 
+    /// Asks for the elements of these keys of a set. Each is answered with a message of its own, in
+    /// order; at the first that is not there the answer ends with `ENOENT`.
+    pub fn get_elements<'e>(self, set: &str, keys: impl Iterator<Item = &'e Element>) -> Message {
+        self.message(msg::GETSETELEM, 0, |w| {
+            w.string(1, self.table);
+            w.string(2, set);
+            let list = w.open(3);
+            for key in keys {
+                element(w, key, false);
+            }
+            w.close(list);
+        })
+    }
+
     /// Asks for the table itself; the answer is the table or `ENOENT`.
     pub fn get_table(self) -> Message {
         self.message(msg::GETTABLE, 0, |w| w.string(1, self.table))

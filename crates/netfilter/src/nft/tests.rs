@@ -299,7 +299,7 @@ proptest! {
     #[test]
     fn a_set_survives_the_wire(set in set()) {
         let body = only(&Op::AddSet(set.clone()));
-        prop_assert_eq!(body, Body::Set { table: "kube-proxy".to_owned(), set: Ok(set) });
+        prop_assert_eq!(body, Body::Set { table: "kube-proxy".to_owned(), set: Ok(set), count: None });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dataplane::nftables::{Options, Outcome, Sync, TABLE, Transport, table_family};
+use dataplane::nftables::{Expected, Options, Outcome, Sync, TABLE, Transport, table_family};
 use kernel::netlink;
 use kernel::nfnetlink::{
     Generation, Monitor, NfTables, Notice, TableId, TransactionError, attributes,
@@ -164,8 +164,8 @@ impl Driver for NftablesDriver {
 impl Transport for Table {
     type Error = netlink::Error;
 
-    fn read(&mut self) -> Result<Option<(Contents, bool)>, Self::Error> {
-        let (read, generation) = self.nft.read_table(&self.id)?;
+    fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error> {
+        let (read, generation) = self.nft.read_expected(&self.id, expected)?;
         self.generation.set(Some(generation));
         Ok(read.map(|read| (read.contents, !read.foreign.is_empty())))
     }

@@ -38,7 +38,7 @@ struct Died;
 impl Transport for Kernel {
     type Error = Died;
 
-    fn read(&mut self) -> Result<Option<(Contents, bool)>, Died> {
+    fn read(&mut self, _: &Expected<'_>) -> Result<Option<(Contents, bool)>, Died> {
         Ok(self.table.clone().map(|contents| (contents, false)))
     }
 

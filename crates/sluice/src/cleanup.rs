@@ -15,7 +15,7 @@ use crate::logging;
 
 /// Carries out `sluice cleanup`.
 pub(crate) fn command(args: &CleanupArgs) -> anyhow::Result<()> {
-    logging::start(config::LogFormat::Text, 0)?;
+    logging::start_plain()?;
     run(args.dry_run)
 }
 

@@ -1,41 +1,149 @@
-//! Logs: text or JSON on standard error, at a verbosity that can change while running.
+//! Logs: text or JSON, at a verbosity that can change while running.
+//!
+//! Every line is written at once, so that none is lost in a crash: `flushFrequency` and
+//! `infoBufferSize` have nothing to hold back.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, bail};
-use config::LogFormat;
-use tracing_subscriber::layer::SubscriberExt as _;
+use config::{LogFormat, LogStream, Logging};
+use tracing::metadata::LevelFilter;
+use tracing::subscriber::Interest;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+use tracing_subscriber::{Layer as _, Registry, fmt};
 
 /// Changes the verbosity of a running process.
 #[derive(Clone)]
-pub(crate) struct Verbosity(reload::Handle<EnvFilter, Registry>);
+pub(crate) struct Verbosity(Arc<AtomicU32>);
 
 /// What klog's `-v` means here: 0 to 3 what happens, 4 and 5 how, 6 and up everything.
-fn filter(v: u32) -> EnvFilter {
-    let level = match v {
-        0..=3 => "info",
-        4..=5 => "debug",
-        _ => "trace",
-    };
-    EnvFilter::new(level)
+fn level(v: u32) -> LevelFilter {
+    match v {
+        0..=3 => LevelFilter::INFO,
+        4..=5 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    }
+}
+
+/// Lets through what the verbosity, and that of single source files, allows.
+struct Chosen {
+    verbosity: Verbosity,
+    /// `vmodule`: the first pattern that fits decides.
+    files: Vec<(String, u32)>,
+}
+
+impl Chosen {
+    fn allows(&self, metadata: &Metadata<'_>) -> bool {
+        let of_file = self.of_file(metadata.file());
+        *metadata.level()
+            <= level(of_file.unwrap_or_else(|| self.verbosity.0.load(Ordering::Relaxed)))
+    }
+
+    /// klog's rule: a pattern is compared with the file's name without its ending, one with a
+    /// slash with the whole path. A Rust module in a folder is known by the folder.
+    fn of_file(&self, file: Option<&str>) -> Option<u32> {
+        let path = Path::new(file?).with_extension("");
+        let path = match path.file_name()?.to_str()? {
+            "mod" => path.parent()?,
+            _ => &path,
+        };
+        let (path, name) = (path.to_str()?, path.file_name()?.to_str()?);
+        let fits =
+            |pattern: &str| matches(pattern, if pattern.contains('/') { path } else { name });
+        let found = self.files.iter().find(|(pattern, _)| fits(pattern));
+        found.map(|(_, v)| *v)
+    }
+}
+
+/// Whether a pattern of `*` (any text) and `?` (any character) is the whole text's.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
+    // Where one more of the text may be tried for the last `*`.
+    let (mut p, mut t, mut again) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                again = Some((p + 1, t + 1));
+                p += 1;
+            }
+            Some(c) if *c == '?' || Some(c) == text.get(t) => (p, t) = (p + 1, t + 1),
+            _ => {
+                let Some((after, next)) = again else {
+                    return false;
+                };
+                (p, t, again) = (after, next, Some((after, next + 1)));
+            }
+        }
+    }
+    pattern.iter().skip(p).all(|c| *c == '*')
+}
+
+impl<S> Filter<S> for Chosen {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        self.allows(metadata)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        // Asked anew whenever the verbosity changes.
+        if self.allows(metadata) {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let files = self.files.iter().map(|(_, v)| *v);
+        let most = files.max().unwrap_or(0);
+        Some(level(most.max(self.verbosity.0.load(Ordering::Relaxed))))
+    }
+}
+
+/// Where lines go: to standard error; split, only errors do, and the rest to standard output.
+fn writer(stream: LogStream) -> BoxMakeWriter {
+    if stream.split {
+        let errors = std::io::stderr.with_max_level(Level::ERROR);
+        BoxMakeWriter::new(errors.or_else(std::io::stdout))
+    } else {
+        BoxMakeWriter::new(std::io::stderr)
+    }
 }
 
 /// Starts logging.
-pub(crate) fn start(format: LogFormat, v: u32) -> anyhow::Result<Verbosity> {
-    let (filter, handle) = reload::Layer::new(filter(v));
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+pub(crate) fn start(logging: &Logging) -> anyhow::Result<Verbosity> {
+    let verbosity = Verbosity(Arc::new(AtomicU32::new(logging.verbosity)));
+    let chosen = Chosen {
+        verbosity: verbosity.clone(),
+        files: logging.vmodule.clone(),
+    };
+    let layer = fmt::layer::<Registry>()
+        .with_writer(writer(logging.stream))
+        .with_ansi(std::io::stderr().is_terminal() && !logging.stream.split)
         .with_target(false);
-    match format {
-        LogFormat::Text => registry.with(layer).try_init(),
-        LogFormat::Json => registry.with(layer.json()).try_init(),
+    let registry = tracing_subscriber::registry();
+    match logging.format {
+        LogFormat::Text => registry.with(layer.with_filter(chosen)).try_init(),
+        LogFormat::Json => registry.with(layer.json().with_filter(chosen)).try_init(),
     }
     .context("cannot start logging")?;
-    Ok(Verbosity(handle))
+    Ok(verbosity)
+}
+
+/// Starts logging text to standard error, for a command that is no service.
+pub(crate) fn start_plain() -> anyhow::Result<()> {
+    fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init()
+        .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
 }
 
 impl Verbosity {
@@ -44,8 +152,47 @@ impl Verbosity {
         let Ok(v) = text.parse() else {
             bail!("the verbosity is a whole number from 0 to 10, not {text:?}");
         };
-        self.0
-            .reload(filter(v))
-            .context("cannot change the verbosity")
+        self.0.store(v, Ordering::Relaxed);
+        tracing::callsite::rebuild_interest_cache();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(files: &[(&str, u32)]) -> Chosen {
+        Chosen {
+            verbosity: Verbosity(Arc::default()),
+            files: files.iter().map(|(p, v)| ((*p).to_owned(), *v)).collect(),
+        }
+    }
+
+    #[test]
+    fn patterns_match_as_klogs_do() {
+        for (pattern, text, fits) in [
+            ("engine", "engine", true),
+            ("engine", "engines", false),
+            ("eng*", "engine", true),
+            ("*e", "engine", true),
+            ("e*g*e", "engine", true),
+            ("e??ine", "engine", true),
+            ("e?ine", "engine", false),
+            ("*", "", true),
+            ("", "engine", false),
+        ] {
+            assert_eq!(matches(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_pattern_decides_by_file_or_path() {
+        let chosen = chosen(&[("eng*", 4), ("*/proxy/*", 2), ("*", 1), ("watch", 9)]);
+        let of = |file| chosen.of_file(Some(file));
+        assert_eq!(of("crates/sluice/src/proxy/engine.rs"), Some(4));
+        assert_eq!(of("crates/sluice/src/proxy/run.rs"), Some(2));
+        assert_eq!(of("crates/source/src/watch/mod.rs"), Some(1));
+        assert_eq!(chosen.of_file(None), None);
     }
 }

@@ -15,7 +15,8 @@ use crate::proxy::setup;
 /// Carries out `sluice render`.
 pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let config = read_config(args)?;
-    let batch = source::read_once(args.files.clone());
+    let mut batch = source::read_once(args.files.clone());
+    setup::admit(&mut batch.events, config.allow_external_ips);
     let failed = tell_problems(&batch);
     let family = args.ip_family.into();
     let plan = plan(args, &config, batch, family);

@@ -44,8 +44,7 @@ use crate::logging;
 /// Carries out `sluice proxy`.
 pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<()> {
     let resolved = Resolved::from_matches(matches)?;
-    let log = &resolved.config.logging;
-    let verbosity = logging::start(log.format, log.verbosity)?;
+    let verbosity = logging::start(&resolved.config.logging)?;
     for note in &resolved.notes {
         tracing::warn!("{note}");
     }
@@ -142,6 +141,7 @@ fn setup_of(
     Ok(Setup {
         settings: setup::settings(config, &node_name),
         node_ips: node_ips(config.bind_address),
+        allow_external_ips: config.allow_external_ips,
         intervals: setup::intervals(config),
         metric_set: setup::metric_set(config.mode),
         observe: setup::observe_options(resolved, verbosity, flags),

@@ -19,12 +19,15 @@ use super::input::{Input, Inputs, Stop, host_addresses, report_problems};
 use super::node_wait::{Answer, NodeWait};
 use super::report::Reporter;
 use super::schedule::Intervals;
+use super::setup::admit;
 
 /// Everything that a proxy is to know, resolved.
 pub(crate) struct Setup {
     pub(crate) settings: Settings,
     /// `--node-ip`, or a bind address that is one.
     pub(crate) node_ips: Vec<IpAddr>,
+    /// The feature gate AllowServiceExternalIPs.
+    pub(crate) allow_external_ips: bool,
     pub(crate) intervals: Intervals,
     pub(crate) metric_set: MetricSet,
     pub(crate) observe: observe::Options,
@@ -88,7 +91,8 @@ pub(crate) fn run(
         let all = first.into_iter().chain(inputs.ready());
         for input in all {
             match input {
-                Input::Objects(batch) => {
+                Input::Objects(mut batch) => {
+                    admit(&mut batch.events, setup.allow_external_ips);
                     note_node(&batch, &node_name, &server);
                     start.see(&batch);
                     engine.events(batch.events, Instant::now());
@@ -175,8 +179,9 @@ pub(crate) fn first_list(source: impl Source) -> anyhow::Result<Batch> {
 }
 
 /// Syncs once. Every family is tried; an error if any is not in sync in the end.
-pub(crate) fn run_once(setup: Setup, batch: Batch, drivers: Drivers) -> anyhow::Result<()> {
+pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyhow::Result<()> {
     report_problems(&batch);
+    admit(&mut batch.events, setup.allow_external_ips);
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(host_addresses()?);

@@ -1,10 +1,12 @@
 //! From the configuration to what each part of the proxy takes.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use config::{Config, ProxyMode, Resolved};
 use dataplane::iptables::{Nfacct, Options};
 use kernel::nfacct::{Counter, NfAcct};
+use model::{Change, Event};
 use observe::{MetricSet, Metrics, Pages};
 use plan::Settings;
 use source::apiserver::{EventType, NewEvent, Recorder, Regarding};
@@ -43,6 +45,20 @@ pub(crate) fn settings(config: &Config, node_name: &str) -> Settings {
         local_traffic: local_traffic(&config.local_traffic),
         masquerade_all: config.masquerade_all,
         node_port_addresses: node_port_addresses(&config.node_port_addresses),
+    }
+}
+
+/// Without the gate, a Service's external IPs are as if it had none.
+pub(crate) fn admit(events: &mut [Event], allow_external_ips: bool) {
+    if allow_external_ips {
+        return;
+    }
+    for event in events {
+        if let Event::Service(Change::Applied(service)) = event
+            && !service.external_ips.is_empty()
+        {
+            Arc::make_mut(service).external_ips.clear();
+        }
     }
 }
 

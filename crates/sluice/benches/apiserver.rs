@@ -1,0 +1,342 @@
+//! The whole program against an API server, in nftables mode, in a network namespace: from start to
+//! the first complete sync, from a watch event to the kernel's commit, resident memory, and a soak.
+//!
+//! `cargo bench -p sluice --bench apiserver`, with behind `--` any of
+//! - `quick`: 500 Services and few changes, to see that it works;
+//! - `10000x10`: so many Services of so many endpoints (this is the default);
+//! - `soak`: 100,000 endpoint changes more (1,000 with `quick`), and the memory before and after.
+//!
+//! The simulated server runs on the same processors, in the process of the bench. That the table is
+//! complete is checked by reading it back.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use apiserver_sim::{Config, Sim, slice_of, synthetic_cluster};
+use kernel::nfnetlink::{GenerationInfo, Monitor, NfTables, Notice, TableId};
+use netfilter::nft::Family;
+use serde_json::json;
+use support::{Host, Running, SLUICE};
+
+/// The longest that anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Without a commit for so long, a sync is over.
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// What is measured, and how often.
+struct Sizes {
+    services: u32,
+    endpoints: u32,
+    starts: usize,
+    /// Changes one after the other, with next to no minSyncPeriod.
+    changes: u32,
+    /// Changes with the default minSyncPeriod, each after a quiet time.
+    paced_changes: u32,
+    soak: u32,
+}
+
+impl Sizes {
+    fn from_arguments() -> anyhow::Result<Self> {
+        let mut sizes = Self {
+            services: 10_000,
+            endpoints: 10,
+            starts: 3,
+            changes: 300,
+            paced_changes: 20,
+            soak: 0,
+        };
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        let quick = words.iter().any(|word| word == "quick");
+        if quick {
+            sizes = Self {
+                services: 500,
+                starts: 1,
+                changes: 30,
+                paced_changes: 3,
+                ..sizes
+            };
+        }
+        for word in &words {
+            match word.as_str() {
+                "quick" => {}
+                "soak" => sizes.soak = if quick { 1_000 } else { 100_000 },
+                // What cargo itself adds.
+                flag if flag.starts_with("--") => {}
+                size => {
+                    let (services, endpoints) = size
+                        .split_once('x')
+                        .with_context(|| format!("{size:?} is no size, such as 10000x10"))?;
+                    (sizes.services, sizes.endpoints) = (services.parse()?, endpoints.parse()?);
+                }
+            }
+        }
+        Ok(sizes)
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let sizes = Sizes::from_arguments()?;
+    let host = Host::new();
+    let bench = Bench::new(&host, &sizes)?;
+    println!(
+        "{} Services of {} endpoints, nftables",
+        sizes.services, sizes.endpoints
+    );
+    let mut starts = Vec::new();
+    let mut last = None;
+    for _ in 0..sizes.starts {
+        drop(last.take());
+        host.sh("nft delete table ip kube-proxy 2>/dev/null; true");
+        let (process, took) = host.run(|| bench.start(&["--iptables-min-sync-period=1ms"]))?;
+        starts.push(took);
+        last = Some(process);
+    }
+    let Some(proxy) = last else {
+        bail!("nothing to measure")
+    };
+    row(
+        "start to first complete sync, median",
+        ms(quantile(&mut starts, 0.5)),
+        "2 s",
+    );
+    let synced = resident(&proxy)?;
+    row("resident after the sync", mib(synced), "80 MiB");
+    row("most resident until then", mib(peak(&proxy)?), "");
+    let mut times = host.run(|| bench.changes(sizes.changes, Duration::ZERO))?;
+    row(
+        "event to commit, 1 ms minSyncPeriod, median",
+        ms(quantile(&mut times, 0.5)),
+        "10 ms",
+    );
+    row(
+        "event to commit, 1 ms minSyncPeriod, p99",
+        ms(quantile(&mut times, 0.99)),
+        "",
+    );
+    if sizes.soak > 0 {
+        let before = resident(&proxy)?;
+        host.run(|| bench.soak(sizes.soak))?;
+        let after = resident(&proxy)?;
+        row("resident before the soak", mib(before), "");
+        row(
+            &format!("resident after {} changes", sizes.soak),
+            mib(after),
+            "as before",
+        );
+    }
+    drop(proxy);
+    host.sh("nft delete table ip kube-proxy");
+    let (_proxy, _) = host.run(|| bench.start(&[]))?;
+    let quiet = Duration::from_millis(1100);
+    let mut times = host.run(|| bench.changes(sizes.paced_changes, quiet))?;
+    row(
+        "event to commit after a quiet time, default, median",
+        ms(quantile(&mut times, 0.5)),
+        "10 ms",
+    );
+    row(
+        "event to commit after a quiet time, default, p99",
+        ms(quantile(&mut times, 0.99)),
+        "",
+    );
+    Ok(())
+}
+
+/// A server full of objects, and where to point the program to it.
+struct Bench<'a> {
+    host: &'a Host,
+    sizes: &'a Sizes,
+    sim: Sim,
+    folder: tempfile::TempDir,
+    kubeconfig: PathBuf,
+}
+
+impl<'a> Bench<'a> {
+    fn new(host: &'a Host, sizes: &'a Sizes) -> anyhow::Result<Self> {
+        // Its sockets are to be in the namespace.
+        let sim = host.run(|| Sim::start(Config::default()))?;
+        sim.apply(synthetic_cluster(sizes.services, sizes.endpoints));
+        let folder = tempfile::tempdir()?;
+        let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}")?;
+        Ok(Self {
+            host,
+            sizes,
+            sim,
+            folder,
+            kubeconfig,
+        })
+    }
+
+    /// Starts the program; how long until the table was complete. To be called in the namespace.
+    fn start(&self, flags: &[&str]) -> anyhow::Result<(Running, Duration)> {
+        let mut nft = NfTables::open()?;
+        let before = nft.generation()?.generation;
+        let log = fs::File::create(self.folder.path().join("log"))?;
+        let started = Instant::now();
+        let process = self
+            .host
+            .command(SLUICE)
+            .args(["proxy", "--proxy-mode=nftables"])
+            .args(["--hostname-override=node-1", "--cluster-cidr=10.0.0.0/8"])
+            .args(flags)
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .stderr(Stdio::from(log))
+            .spawn()?;
+        let process = Running(process);
+        // Nobody listens: to tell of every element of a big load costs the one who commits time.
+        let (mut last, mut changed) = (before, None);
+        while changed.is_none_or(|at: Instant| at.elapsed() < QUIET) {
+            let now = nft.generation()?.generation;
+            if now != last {
+                (last, changed) = (now, Some(Instant::now()));
+            }
+            ensure!(started.elapsed() < PATIENCE, "no sync\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let complete = changed.map_or(PATIENCE, |at| at - started);
+        let (services, endpoints) = self.elements(&mut nft)?;
+        let (wanted, each) = (self.sizes.services as usize, self.sizes.endpoints as usize);
+        ensure!(
+            services >= wanted && endpoints >= wanted * each,
+            "{services} services and {endpoints} endpoints in the table\n{}",
+            self.log()
+        );
+        Ok((process, complete))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// How many elements the map of service addresses has, and all others together.
+    fn elements(&self, nft: &mut NfTables) -> anyhow::Result<(usize, usize)> {
+        let (read, _) = nft.read_table(&TableId::new(Family::Ip, "kube-proxy"))?;
+        let contents = read.context("there is no table")?.contents;
+        let count = |of: bool| {
+            let sets = contents
+                .sets
+                .iter()
+                .filter(|(n, _)| (*n == "service-ips") == of);
+            sets.map(|(_, set)| set.elements.len()).sum::<usize>()
+        };
+        Ok((count(true), count(false)))
+    }
+
+    /// Changes one endpoint of one slice after the other; for each the time until the kernel told
+    /// of the commit. To be called in the namespace.
+    fn changes(&self, count: u32, quiet: Duration) -> anyhow::Result<Vec<Duration>> {
+        let mut monitor = Monitor::open()?;
+        let mut times = Vec::new();
+        for n in 0..count {
+            std::thread::sleep(quiet + Duration::from_millis(5));
+            while monitor.receive()?.is_some() {}
+            let slice = self.changed(n);
+            let applied = Instant::now();
+            self.sim.apply([slice]);
+            wait_for_commit(&mut monitor).with_context(|| self.log())?;
+            times.push(applied.elapsed());
+        }
+        Ok(times)
+    }
+
+    /// Some slice with one other endpoint, of addresses that no other slice has.
+    fn changed(&self, n: u32) -> serde_json::Value {
+        let number = n.wrapping_mul(7919) % self.sizes.services;
+        let mut slice = slice_of(number, self.sizes.endpoints, 0);
+        let address = format!("10.240.{}.{}", (n >> 8) & 0xff, n & 0xff);
+        slice["endpoints"][0]["addresses"][0] = json!(address);
+        slice
+    }
+
+    /// As many changes as come, and the end of it. To be called in the namespace.
+    fn soak(&self, changes: u32) -> anyhow::Result<()> {
+        const AT_ONCE: u32 = 100;
+        for n in 0..changes {
+            self.sim.apply([self.changed(n)]);
+            if n % AT_ONCE == 0 {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        let last = self.changed(changes - 1);
+        let address = last["endpoints"][0]["addresses"][0].as_str();
+        let address = address.context("an endpoint without an address")?;
+        let deadline = Instant::now() + PATIENCE;
+        let look = format!("nft list table ip kube-proxy | grep -c -F '{address} ' || true");
+        while self.host.sh(&look).trim() == "0" {
+            ensure!(
+                Instant::now() < deadline,
+                "{address} never came\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        std::thread::sleep(QUIET);
+        Ok(())
+    }
+}
+
+/// Until somebody has committed.
+fn wait_for_commit(monitor: &mut Monitor) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if !monitor.wait(Duration::from_secs(1))? {
+            continue;
+        }
+        while let Some(notice) = monitor.receive()? {
+            let Notice::Changes(messages) = notice else {
+                bail!("notifications were lost");
+            };
+            for message in messages {
+                if GenerationInfo::read(&message?)?.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    bail!("a change never came to the kernel")
+}
+
+fn quantile(times: &mut [Duration], q: f64) -> Duration {
+    times.sort_unstable();
+    let at = (times.len() as f64 * q) as usize;
+    times[at.min(times.len() - 1)]
+}
+
+/// `VmRSS`, in KiB.
+fn resident(process: &Running) -> anyhow::Result<u64> {
+    status(process, "VmRSS:")
+}
+
+/// `VmHWM`, in KiB.
+fn peak(process: &Running) -> anyhow::Result<u64> {
+    status(process, "VmHWM:")
+}
+
+fn status(process: &Running, name: &str) -> anyhow::Result<u64> {
+    let path = Path::new("/proc")
+        .join(process.0.id().to_string())
+        .join("status");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number.context("no such line in the status")?.parse()?)
+}
+
+fn row(what: &str, value: String, aim: &str) {
+    println!("{what:<54} {value:>12} {aim:>10}");
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+fn mib(kib: u64) -> String {
+    format!("{:.1} MiB", kib as f64 / 1024.0)
+}

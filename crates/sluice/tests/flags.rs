@@ -1,0 +1,232 @@
+//! What kube-proxy's flags do to the running program, where the other tests do not show it.
+
+mod support;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use apiserver_sim::{Config, Sim};
+use support::{Host, Proxy, Running, SLUICE, eventually, text, web};
+
+const MODES: [&str; 2] = ["iptables", "nftables"];
+
+/// One request to the metrics server of a host; the whole answer, nothing if nobody listens.
+fn ask(host: &Host, request: &str) -> String {
+    host.run(|| {
+        let mut answer = String::new();
+        let Ok(mut stream) = TcpStream::connect("127.0.0.1:10249") else {
+            return answer;
+        };
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        write!(
+            stream,
+            "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1\r\n\r\n5"
+        )
+        .unwrap();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    })
+}
+
+fn no_rules(host: &Host) {
+    let rules = host.sh("iptables-nft-save; ip6tables-nft-save; nft list ruleset");
+    assert!(!rules.contains("KUBE-"), "{rules}");
+    assert!(!rules.contains("kube-proxy"), "{rules}");
+}
+
+#[test]
+fn init_only_sets_what_needs_root_and_ends() {
+    for mode in MODES {
+        let host = Host::new();
+        let output = host.sluice(&[
+            "proxy",
+            "--init-only",
+            "--conntrack-tcp-timeout-established=1234s",
+            &format!("--proxy-mode={mode}"),
+        ]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let value = host.sh("cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established");
+        assert_eq!(value.trim(), "1234", "{mode}");
+        let localnet = host.sh("cat /proc/sys/net/ipv4/conf/all/route_localnet");
+        let wanted = if mode == "iptables" { "1" } else { "0" };
+        assert_eq!(localnet.trim(), wanted, "{mode}");
+        no_rules(&host);
+    }
+}
+
+#[test]
+fn cleanup_removes_what_any_mode_has_left() {
+    for mode in MODES {
+        let mut proxy = Proxy::start(mode, &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+        proxy.wait_for("demo/a", true);
+        proxy.kill();
+        assert!(proxy.rules().contains("demo/a"), "rules outlive the proxy");
+        // Whatever mode it is told of.
+        let output = proxy
+            .host
+            .sluice(&["proxy", "--cleanup", "--proxy-mode=iptables"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        no_rules(&proxy.host);
+    }
+}
+
+#[test]
+fn write_config_to_writes_what_config_reads() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("1"), folder.path().join("2"));
+    let path = |p: &std::path::Path| p.to_str().unwrap().to_owned();
+    let output = host.sluice(&[
+        "proxy",
+        "--proxy-mode=nftables",
+        "--cluster-cidr=10.1.0.0/16",
+        "--write-config-to",
+        &path(&first),
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let written = fs::read_to_string(&first).unwrap();
+    assert!(written.contains("10.1.0.0/16"), "{written}");
+    let again = ["proxy", "--config", &path(&first), "--write-config-to"];
+    let output = host.sluice(&[&again[..], &[&path(&second)]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(&second).unwrap(), written);
+    no_rules(&host);
+}
+
+#[test]
+fn external_ips_are_served_unless_the_gate_is_closed() {
+    let service = web("a", 1, "10.244.1.1").replace(
+        "clusterIP: 10.96.10.1",
+        "clusterIP: 10.96.10.1, externalIPs: [203.0.113.7]",
+    );
+    for mode in MODES {
+        let files = [("a.yaml", service.as_str())];
+        let open = Proxy::start(mode, &files, &[]);
+        open.wait_for("203.0.113.7", true);
+        let gate = ["--feature-gates=AllowServiceExternalIPs=false"];
+        let closed = Proxy::start(mode, &files, &gate);
+        closed.wait_for("10.96.10.1", true);
+        assert!(
+            !closed.rules().contains("203.0.113.7"),
+            "{}",
+            closed.rules()
+        );
+    }
+}
+
+#[test]
+fn a_split_stream_has_errors_alone_on_standard_error() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    let bad = web("bad", 1, "10.244.1.1").replace("port: 80}", "port: 99999}");
+    fs::write(folder.path().join("a.yaml"), bad).unwrap();
+    let run = |flags: &[&str]| {
+        let output = host
+            .command(SLUICE)
+            .args([
+                "proxy",
+                "--proxy-mode=nftables",
+                "--hostname-override=node1",
+            ])
+            .args(["--logging-format=json", "--once", "--manifests"])
+            .arg(folder.path())
+            .args(flags)
+            .output()
+            .unwrap();
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let (stdout, stderr) = run(&[]);
+    assert_eq!(stdout, "");
+    assert!(stderr.contains("\"level\":\"ERROR\""), "{stderr}");
+    let (stdout, stderr) = run(&[
+        "--feature-gates=LoggingAlphaOptions=true",
+        "--log-json-split-stream",
+        "-v=6",
+    ]);
+    assert!(stderr.contains("99999"), "{stderr}");
+    let only = |text: &str, errors: bool| {
+        !text.is_empty()
+            && text
+                .lines()
+                .all(|line| line.contains("\"level\":\"ERROR\"") == errors)
+    };
+    assert!(only(&stderr, true), "{stderr}");
+    assert!(only(&stdout, false), "{stdout}");
+}
+
+#[test]
+fn verbosity_can_change_while_running_where_profiling_is_on() {
+    let files = [("a.yaml", web("a", 1, "10.244.1.1"))];
+    let files: Vec<_> = files.iter().map(|(n, c)| (*n, c.as_str())).collect();
+    let on = Proxy::start("nftables", &files, &["--profiling"]);
+    eventually("the server is there", || {
+        ask(&on.host, "PUT /debug/flags/v").starts_with("HTTP/1.1 200")
+    });
+    assert!(ask(&on.host, "GET /flagz").contains("profiling=true"));
+    // Go's own profiles are of no use to anybody here.
+    assert!(ask(&on.host, "GET /debug/pprof/heap").starts_with("HTTP/1.1 404"));
+    let off = Proxy::start("nftables", &files, &[]);
+    eventually("the server is there", || {
+        ask(&off.host, "GET /proxyMode").contains("nftables")
+    });
+    assert!(ask(&off.host, "PUT /debug/flags/v").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn the_bind_address_is_the_nodes_where_no_node_object_says() {
+    let service = web("a", 1, "10.244.1.1")
+        .replace("clusterIP:", "type: NodePort, clusterIP:")
+        .replace("port: 80}", "port: 80, nodePort: 30123}");
+    let files = [("a.yaml", service.as_str())];
+    let proxy = Proxy::start("nftables", &files, &["--bind-address=10.200.1.2"]);
+    proxy.wait_for("30123", true);
+    let addresses = proxy.host.sh("nft list set ip kube-proxy nodeport-ips");
+    assert!(addresses.contains("10.200.1.2"), "{addresses}");
+}
+
+#[test]
+fn the_content_type_asked_for_is_the_flags() {
+    for (flag, wanted) in [
+        (
+            "--kube-api-content-type=application/json",
+            "application/json",
+        ),
+        (
+            "--kube-api-content-type=application/vnd.kubernetes.protobuf",
+            "application/vnd.kubernetes.protobuf",
+        ),
+    ] {
+        let host = Host::new();
+        let sim = host.run(|| Sim::start(Config::default()).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
+        let process = host
+            .command(SLUICE)
+            .args([
+                "proxy",
+                "--proxy-mode=nftables",
+                "--hostname-override=node1",
+            ])
+            .args([flag, "--kubeconfig"])
+            .arg(kubeconfig)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let _running = Running(process);
+        let asked = || {
+            sim.requests()
+                .into_iter()
+                .find(|r| r.contains("/api/v1/services"))
+        };
+        eventually("Services are asked for", || asked().is_some());
+        let request = asked().unwrap();
+        let accept = request.split_whitespace().last().unwrap();
+        let first = accept.split([',', ';']).next().unwrap();
+        assert_eq!(first, wanted, "{request}");
+    }
+}

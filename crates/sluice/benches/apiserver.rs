@@ -108,7 +108,7 @@ fn main() -> anyhow::Result<()> {
     let synced = resident(&proxy)?;
     row("resident after the sync", mib(synced), "80 MiB");
     row("most resident until then", mib(peak(&proxy)?), "");
-    let mut times = host.run(|| bench.changes(sizes.changes, Duration::ZERO))?;
+    let mut times = host.run(|| bench.changes(0, sizes.changes, Duration::ZERO))?;
     row(
         "event to commit, 1 ms minSyncPeriod, median",
         ms(quantile(&mut times, 0.5)),
@@ -121,7 +121,7 @@ fn main() -> anyhow::Result<()> {
     );
     if sizes.soak > 0 {
         let before = resident(&proxy)?;
-        host.run(|| bench.soak(sizes.soak))?;
+        host.run(|| bench.soak(sizes.changes, sizes.soak))?;
         let after = resident(&proxy)?;
         row("resident before the soak", mib(before), "");
         row(
@@ -133,8 +133,10 @@ fn main() -> anyhow::Result<()> {
     drop(proxy);
     host.sh("nft delete table ip kube-proxy");
     let (_proxy, _) = host.run(|| bench.start(&[]))?;
+    // A change made before would be none.
+    let done = sizes.changes + sizes.soak;
     let quiet = Duration::from_millis(1100);
-    let mut times = host.run(|| bench.changes(sizes.paced_changes, quiet))?;
+    let mut times = host.run(|| bench.changes(done, sizes.paced_changes, quiet))?;
     row(
         "event to commit after a quiet time, default, median",
         ms(quantile(&mut times, 0.5)),
@@ -229,12 +231,12 @@ impl<'a> Bench<'a> {
         Ok((count(true), count(false)))
     }
 
-    /// Changes one endpoint of one slice after the other; for each the time until the kernel told
+    /// Changes one endpoint of one slice after the other, from the `first`th change on; for each the time until the kernel told
     /// of the commit. To be called in the namespace.
-    fn changes(&self, count: u32, quiet: Duration) -> anyhow::Result<Vec<Duration>> {
+    fn changes(&self, first: u32, count: u32, quiet: Duration) -> anyhow::Result<Vec<Duration>> {
         let mut monitor = Monitor::open()?;
         let mut times = Vec::new();
-        for n in 0..count {
+        for n in first..first + count {
             std::thread::sleep(quiet + Duration::from_millis(5));
             while monitor.receive()?.is_some() {}
             let slice = self.changed(n);
@@ -256,15 +258,15 @@ impl<'a> Bench<'a> {
     }
 
     /// As many changes as come, and the end of it. To be called in the namespace.
-    fn soak(&self, changes: u32) -> anyhow::Result<()> {
+    fn soak(&self, first: u32, changes: u32) -> anyhow::Result<()> {
         const AT_ONCE: u32 = 100;
-        for n in 0..changes {
+        for n in first..first + changes {
             self.sim.apply([self.changed(n)]);
             if n % AT_ONCE == 0 {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
-        let last = self.changed(changes - 1);
+        let last = self.changed(first + changes - 1);
         let address = last["endpoints"][0]["addresses"][0].as_str();
         let address = address.context("an endpoint without an address")?;
         let deadline = Instant::now() + PATIENCE;

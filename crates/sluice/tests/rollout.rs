@@ -1,0 +1,270 @@
+//! Rolling a Deployment over under load: no connection fails, in any mode, for either
+//! `externalTrafficPolicy`.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use lab::control::address::{POD_CIDRS, node_ips};
+use lab::manifest::ObjectName;
+use lab::probe::{Outcome, Probe};
+use lab::{Documents, Host, Lab, LabName, Options, ProxyCommand};
+
+const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
+const REPLICAS: u32 = 10;
+/// The lab counts its nodes from one.
+const NODES: RangeInclusive<u8> = 1..=3;
+const ROLLOUTS: u32 = 5;
+const CLUSTER_PORT: u16 = 30081;
+const LOCAL_PORT: u16 = 30082;
+const CLUSTER_IP: [u8; 4] = [10, 96, 81, 81];
+
+/// The Deployment in a version of its own. The old pods serve for some seconds while they
+/// terminate, as they do behind any load balancer that is not told of changes at once.
+fn deployment(version: u32) -> Documents {
+    Documents::from_text(
+        "deployment.yaml",
+        &format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n  \
+             replicas: {REPLICAS}\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    \
+             metadata: {{labels: {{app: web, version: v{version}}}}}\n    spec:\n      \
+             terminationGracePeriodSeconds: 5\n      \
+             containers: [{{name: c, ports: [{{containerPort: 8080}}]}}]\n"
+        ),
+    )
+}
+
+fn services() -> String {
+    let service = |name: &str, policy: &str, ip: &str, port: u16| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  \
+             type: NodePort\n  clusterIP: {ip}\n  externalTrafficPolicy: {policy}\n  \
+             selector: {{app: web}}\n  \
+             ports: [{{port: 80, targetPort: 8080, nodePort: {port}}}]\n"
+        )
+    };
+    let client = "apiVersion: v1\nkind: Pod\nmetadata: {name: client-pod}\n\
+                  spec: {containers: [{name: c, ports: [{containerPort: 80}]}]}\n";
+    let ip = IpAddr::from(CLUSTER_IP).to_string();
+    client.to_owned()
+        + &service("web-cluster", "Cluster", &ip, CLUSTER_PORT)
+        + &service("web-local", "Local", "10.96.81.82", LOCAL_PORT)
+}
+
+/// Somebody who connects to one address, again and again.
+struct Client {
+    to: SocketAddr,
+    seen: Arc<Mutex<Vec<Outcome>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Client {
+    fn start(host: Host, to: SocketAddr, stop: &Arc<AtomicBool>) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (ours, stop) = (Arc::clone(&seen), Arc::clone(stop));
+        let thread = thread::spawn(move || {
+            host.run(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let outcome = Probe::http(to).timeout(Duration::from_secs(10)).ask();
+                    ours.lock().unwrap().push(outcome);
+                    thread::sleep(Duration::from_millis(5));
+                }
+            })
+            .unwrap();
+        });
+        Self { to, seen, thread }
+    }
+
+    /// The pods that gave the last answers.
+    fn last(&self, count: usize) -> BTreeSet<String> {
+        let seen = self.seen.lock().unwrap();
+        let answers = seen.iter().rev().take(count).filter_map(Outcome::answer);
+        answers.map(|answer| answer.pod.clone()).collect()
+    }
+
+    fn asked(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+}
+
+/// A lab under load.
+struct Stage {
+    lab: Lab,
+    stop: Arc<AtomicBool>,
+    clients: Vec<Client>,
+}
+
+impl Stage {
+    fn raise(mode: &str) -> Self {
+        let text = services();
+        let argv = [
+            SLUICE.to_owned(),
+            "proxy".to_owned(),
+            format!("--proxy-mode={mode}"),
+            format!(
+                "--cluster-cidr={}",
+                POD_CIDRS.map(|net| net.to_string()).join(",")
+            ),
+            "--iptables-min-sync-period=100ms".to_owned(),
+        ];
+        let (mut lab, applied) = Lab::up(Options {
+            name: LabName::new(&format!("roll-{mode}-{}", std::process::id())).unwrap(),
+            nodes: 3,
+            documents: Documents::from_text("services.yaml", &text),
+            echo: vec![SLUICE.to_owned(), "lab-echo".to_owned()],
+            proxy: Some(ProxyCommand { argv: argv.into() }),
+        })
+        .expect("needs root");
+        assert_eq!(applied.errors, []);
+        assert_eq!(lab.apply(&deployment(0)).unwrap().errors, []);
+        lab.wait_synced(Duration::from_secs(30)).unwrap();
+        let mut stage = Self {
+            lab,
+            stop: Arc::default(),
+            clients: Vec::new(),
+        };
+        stage.wait_until_reachable();
+        let client = || stage.lab.client().unwrap();
+        let mut targets = vec![(
+            stage.lab.host("client-pod").unwrap(),
+            SocketAddr::from((CLUSTER_IP, 80)),
+        )];
+        for index in NODES {
+            let node = node_ips(index)[0];
+            targets.push((client(), SocketAddr::new(node, LOCAL_PORT)));
+        }
+        targets.push((client(), SocketAddr::new(node_ips(1)[0], CLUSTER_PORT)));
+        let clients = targets
+            .into_iter()
+            .map(|(host, to)| Client::start(host, to, &stage.stop));
+        let clients = clients.collect();
+        stage.clients = clients;
+        stage
+    }
+
+    fn wait_until_reachable(&self) {
+        let client = self.lab.client().unwrap();
+        for index in NODES {
+            for port in [CLUSTER_PORT, LOCAL_PORT] {
+                let to = SocketAddr::new(node_ips(index)[0], port);
+                let probe = Probe::http(to).timeout(Duration::from_secs(1));
+                wait_until(&format!("{to} answers"), || {
+                    client.probe(probe).unwrap().answer().is_some()
+                });
+            }
+        }
+    }
+
+    fn live_pods(&self) -> BTreeSet<String> {
+        let pods = self.lab.state().unwrap().cluster.pods;
+        pods.into_values()
+            .filter(|pod| pod.gone_at.is_none() && pod.name.name.starts_with("web-"))
+            .map(|pod| pod.name.name)
+            .collect()
+    }
+
+    /// Until every client has been answered by these pods alone for a while.
+    fn wait_for_only(&self, pods: &BTreeSet<String>) {
+        let before: Vec<usize> = self.clients.iter().map(Client::asked).collect();
+        for (client, before) in self.clients.iter().zip(before) {
+            wait_until(
+                &format!("{} is served by {pods:?} alone", client.to),
+                || client.asked() >= before + 20 && client.last(20).is_subset(pods),
+            );
+        }
+    }
+
+    /// Ends the load: nothing has failed, and the load was one.
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let nodes: Vec<String> = self
+            .lab
+            .state()
+            .unwrap()
+            .cluster
+            .nodes
+            .into_keys()
+            .collect();
+        for client in self.clients {
+            client.thread.join().unwrap();
+            let seen = client.seen.lock().unwrap();
+            let failed: Vec<String> = seen
+                .iter()
+                .enumerate()
+                .filter(|(_, outcome)| outcome.answer().is_none())
+                .map(|(n, outcome)| format!("connection {n}: {outcome}"))
+                .collect();
+            assert!(
+                failed.is_empty(),
+                "{} of {} connections to {}: {failed:?}",
+                failed.len(),
+                seen.len(),
+                client.to
+            );
+            assert!(seen.len() > 100, "{} connections are no load", seen.len());
+            let pods: BTreeSet<_> = seen
+                .iter()
+                .filter_map(Outcome::answer)
+                .map(|a| &a.pod)
+                .collect();
+            assert!(pods.len() > ROLLOUTS as usize, "{}: {pods:?}", client.to);
+            if client.to.port() == LOCAL_PORT {
+                let index = NODES
+                    .into_iter()
+                    .find(|i| node_ips(*i)[0] == client.to.ip())
+                    .unwrap();
+                let at: BTreeSet<_> = seen
+                    .iter()
+                    .filter_map(Outcome::answer)
+                    .map(|a| &a.node)
+                    .collect();
+                let own = &nodes[usize::from(index) - 1];
+                assert!(at.into_iter().eq([own]), "{}: not only {own}", client.to);
+            }
+        }
+    }
+}
+
+fn wait_until(what: &str, mut wanted: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !wanted() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn roll_over(mode: &str) {
+    let mut stage = Stage::raise(mode);
+    for version in 1..=ROLLOUTS {
+        assert_eq!(stage.lab.apply(&deployment(version)).unwrap().errors, []);
+        let pods = stage.live_pods();
+        assert_eq!(pods.len(), REPLICAS as usize);
+        stage.wait_for_only(&pods);
+    }
+    // Readiness: who is not ready is left alone, for as long as others are.
+    let all = stage.live_pods();
+    let unready: BTreeSet<String> = all.iter().take(2).cloned().collect();
+    for ready in [false, true] {
+        for pod in &unready {
+            stage.lab.set_ready(&ObjectName::parse(pod), ready).unwrap();
+        }
+        if !ready {
+            stage.wait_for_only(&all.difference(&unready).cloned().collect());
+        }
+    }
+    stage.finish();
+}
+
+#[test]
+fn no_connection_fails_while_a_deployment_is_rolled_over_in_nftables_mode() {
+    roll_over("nftables");
+}
+
+#[test]
+fn no_connection_fails_while_a_deployment_is_rolled_over_in_iptables_mode() {
+    roll_over("iptables");
+}

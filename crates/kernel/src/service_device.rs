@@ -22,6 +22,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_CACHEINFO: u16 = 6;
 /// The size of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
 
@@ -170,9 +171,18 @@ fn request(kind: u16, flags: u16, index: u32, ip: IpAddr) -> Vec<u8> {
     };
     let mut head = vec![family, IpNet::from(ip).prefix_len(), 0, 0];
     head.extend_from_slice(&index.to_ne_bytes());
-    Builder::new(kind, flags)
+    let request = Builder::new(kind, flags)
         .fixed(&head)
         .attribute(IFA_LOCAL, &octets)
-        .attribute(IFA_ADDRESS, &octets)
-        .finish()
+        .attribute(IFA_ADDRESS, &octets);
+    if ip.is_ipv4() {
+        return request.finish();
+    }
+    // `struct ifa_cacheinfo`: valid for ever, but never preferred. Otherwise the kernel would take
+    // a Service's address for the source of what it masquerades, where that shares more bits with
+    // the destination than the node's own (RFC 6724, section 5, rules 3 and 8), and the answer
+    // would never come back to this node.
+    let mut lifetimes = [0; 16];
+    lifetimes[4..8].fill(0xff);
+    request.attribute(IFA_CACHEINFO, &lifetimes).finish()
 }

@@ -33,6 +33,17 @@ impl Sysctl {
     pub const ROUTE_LOCALNET: Sysctl = Sysctl::new("net/ipv4/conf/all/route_localnet");
     /// `net/ipv4/ip_forward`.
     pub const IP_FORWARD: Sysctl = Sysctl::new("net/ipv4/ip_forward");
+    /// `net/ipv4/vs/conntrack`: IPVS' connections are tracked, so that iptables can masquerade them.
+    pub const VS_CONNTRACK: Sysctl = Sysctl::new("net/ipv4/vs/conntrack");
+    /// `net/ipv4/vs/expire_nodest_conn`: a connection ends with its destination.
+    pub const VS_EXPIRE_NODEST_CONN: Sysctl = Sysctl::new("net/ipv4/vs/expire_nodest_conn");
+    /// `net/ipv4/vs/expire_quiescent_template`: affinity ends when its destination's weight is 0.
+    pub const VS_EXPIRE_QUIESCENT_TEMPLATE: Sysctl =
+        Sysctl::new("net/ipv4/vs/expire_quiescent_template");
+    /// `net/ipv4/conf/all/arp_ignore`.
+    pub const ARP_IGNORE: Sysctl = Sysctl::new("net/ipv4/conf/all/arp_ignore");
+    /// `net/ipv4/conf/all/arp_announce`.
+    pub const ARP_ANNOUNCE: Sysctl = Sysctl::new("net/ipv4/conf/all/arp_announce");
     /// `net/bridge/bridge-nf-call-iptables`; absent without the br_netfilter module.
     pub const BRIDGE_NF_CALL_IPTABLES: Sysctl = Sysctl::new("net/bridge/bridge-nf-call-iptables");
     /// `net/bridge/bridge-nf-call-ip6tables`; absent without the br_netfilter module.

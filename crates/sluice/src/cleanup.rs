@@ -26,6 +26,8 @@ pub(crate) fn remove_all() -> anyhow::Result<()> {
 
 fn run(dry_run: bool) -> anyhow::Result<()> {
     let mut failures = Vec::new();
+    // Before the iptables mode, with which it has chains in common.
+    crate::cleanup_ipvs::run(dry_run, &mut failures);
     // Rules may be in either back end, or in both, whatever this node uses today.
     for backend in [Backend::Nft, Backend::Legacy] {
         for family in IpFamily::ALL {

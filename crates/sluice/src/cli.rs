@@ -138,6 +138,7 @@ pub(crate) struct RenderArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RenderMode {
     Iptables,
+    Ipvs,
     Nftables,
 }
 

@@ -1,6 +1,7 @@
 //! sluice: makes Kubernetes Services work on a Linux node.
 
 mod cleanup;
+mod cleanup_ipvs;
 mod cli;
 mod facts;
 mod logging;

@@ -22,6 +22,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let plan = plan(args, &config, batch, family);
     let text = match args.mode {
         RenderMode::Iptables => iptables(&plan, &config)?,
+        RenderMode::Ipvs => ipvs(&plan, &config, args)?,
         RenderMode::Nftables => {
             let options = dataplane::nftables::Options {
                 masquerade_bit: config.masquerade_bit,
@@ -49,6 +50,7 @@ fn read_config(args: &RenderArgs) -> anyhow::Result<Config> {
     // The fields of the mode that is rendered count, whatever mode the file names.
     file.mode = match args.mode {
         RenderMode::Iptables => "iptables".to_owned(),
+        RenderMode::Ipvs => "ipvs".to_owned(),
         RenderMode::Nftables => "nftables".to_owned(),
     };
     file.set_defaults();
@@ -79,6 +81,15 @@ fn plan(args: &RenderArgs, config: &Config, batch: Batch, family: IpFamily) -> P
         eprintln!("{warning}");
     }
     planner.plan(family).clone()
+}
+
+fn ipvs(plan: &Plan, config: &Config, args: &RenderArgs) -> anyhow::Result<String> {
+    let mut addresses = args.interface_addresses.clone();
+    if addresses.is_empty() {
+        addresses.extend(plan.node.node_ip);
+    }
+    let options = setup::ipvs_options(config, true);
+    Ok(dataplane::ipvs::render(plan, &options, &addresses)?.to_string())
 }
 
 fn iptables(plan: &Plan, config: &Config) -> anyhow::Result<String> {

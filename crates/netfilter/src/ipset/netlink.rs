@@ -55,9 +55,9 @@ const FLAG_NOMATCH: u32 = 1 << 2;
 const IPADDR_V4: u16 = 1;
 const IPADDR_V6: u16 = 2;
 
-/// The newest revisions of the types that these messages are right for. A kernel with an older one
-/// is asked for that.
-const REVISION: u8 = 6;
+/// The newest revision of any type that these messages are known to be right for
+/// (`hash:ip,port,net` of Linux 6.1). A kernel with an older one is asked for that.
+const REVISION: u8 = 8;
 
 /// One message, but for its netlink header.
 #[derive(Clone, Debug, PartialEq, Eq)]

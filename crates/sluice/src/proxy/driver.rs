@@ -1,6 +1,7 @@
 //! What the sync machine asks of a proxy mode.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use model::IpFamily;
 use plan::{Plan, PortKey};
@@ -26,6 +27,19 @@ pub(crate) trait Driver {
     /// Whether somebody else changed what this mode had written. Cheap; finding nothing is no
     /// proof.
     fn disturbed(&mut self) -> bool;
+
+    /// The host's addresses have changed; whether that takes a sync although no plan changed.
+    fn host_addresses_changed(&mut self) -> bool {
+        false
+    }
+
+    /// When [`attend`](Self::attend) should be called next.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Sees to what goes on beside syncs.
+    fn attend(&mut self) {}
 }
 
 /// A sync that the kernel has committed.

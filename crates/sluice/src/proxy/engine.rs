@@ -132,6 +132,13 @@ impl Engine {
     pub(crate) fn host_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
         self.planner.set_host_addresses(addresses);
         self.settle(now);
+        if self.complete {
+            for family in &mut self.families {
+                if family.driver.host_addresses_changed() {
+                    family.schedule.changed();
+                }
+            }
+        }
     }
 
     /// Somebody else has changed a family's rules: they are compared and put right.
@@ -165,7 +172,9 @@ impl Engine {
 
     /// When [`Engine::run`] should be called next, if nothing happens before.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let next = self.families.iter().map(|f| f.schedule.next()).min();
+        let syncs = self.families.iter().map(|f| f.schedule.next());
+        let chores = self.families.iter().filter_map(|f| f.driver.due());
+        let next = syncs.chain(chores).min();
         next.filter(|_| self.complete)
     }
 
@@ -175,6 +184,9 @@ impl Engine {
             return;
         }
         for family in &mut self.families {
+            if family.driver.due().is_some_and(|due| due <= Instant::now()) {
+                family.driver.attend();
+            }
             while let Some(work) = family.schedule.due(Instant::now()) {
                 if work == Work::Check {
                     if family.driver.disturbed() {

@@ -184,7 +184,10 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> 
 /// The addresses of the host's interfaces, sorted.
 pub(crate) fn host_addresses() -> anyhow::Result<Vec<IpAddr>> {
     let found = addresses().context("cannot read the host's addresses")?;
-    let mut ips: Vec<IpAddr> = found.into_iter().map(|a| a.address.addr()).collect();
+    // The Services' own, in ipvs mode, are none of the node's.
+    let found = found.into_iter();
+    let own = found.filter(|a| a.interface != dataplane::ipvs::DEVICE);
+    let mut ips: Vec<IpAddr> = own.map(|a| a.address.addr()).collect();
     ips.sort_unstable();
     ips.dedup();
     Ok(ips)

@@ -5,6 +5,7 @@ mod engine;
 mod flows;
 mod input;
 mod iptables;
+mod ipvs;
 mod listen_map;
 mod local_relay;
 mod loopback;
@@ -23,12 +24,17 @@ mod engine_tests;
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
 use config::{Action, Config, ProxyMode, Resolved};
+use kernel::ipset::IpSets;
 use kernel::iptables::{Backend, Iptables};
+use kernel::ipvs::Ipvs;
+use kernel::service_device::ServiceDevice;
 use model::IpFamily;
+use netfilter::ipvs::netlink::Timeouts;
 use source::ManifestFiles;
 use source::apiserver::{ApiServer, ClientOptions};
 
@@ -198,7 +204,7 @@ fn drivers(config: &Config, args: &ProxyArgs, inputs: &Inputs) -> anyhow::Result
         ProxyMode::Iptables => iptables_drivers(config, args.iptables_backend),
         ProxyMode::Nftables => nftables_drivers(config, inputs),
         ProxyMode::Userspace => userspace_drivers(config),
-        mode => bail!("the mode {mode} is not there yet; iptables, nftables and userspace are"),
+        ProxyMode::Ipvs => ipvs_drivers(config, args.iptables_backend),
     }
 }
 
@@ -251,8 +257,9 @@ fn raise_open_files() {
     }
 }
 
-fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
-    let mut drivers = Drivers::new();
+/// The iptables of each family that has one.
+fn iptables_tools(backend: Option<IptablesBackend>) -> Vec<(IpFamily, Iptables)> {
+    let mut all = Vec::new();
     for family in IpFamily::ALL {
         let found = match backend {
             Some(IptablesBackend::Nft) => {
@@ -267,13 +274,54 @@ fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow
             }),
         };
         match found {
-            Ok(tools) => {
-                let options = setup::host_iptables_options(config, tools.random_fully());
-                let driver = IptablesDriver::new(family, tools, options);
-                drivers.push((family, Box::new(driver)));
-            }
+            Ok(tools) => all.push((family, tools)),
             Err(error) => tracing::warn!("no Services over {family}: {error}"),
         }
+    }
+    all
+}
+
+fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
+    let seconds = |timeout: Option<Duration>| {
+        let seconds = timeout.unwrap_or_default().as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    };
+    let timeouts = Timeouts {
+        tcp: seconds(config.ipvs.tcp_timeout),
+        tcp_fin: seconds(config.ipvs.tcp_fin_timeout),
+        udp: seconds(config.ipvs.udp_timeout),
+    };
+    // Says in one line what is missing where the kernel has no IPVS.
+    let mut ipvs = Ipvs::open()?;
+    if timeouts != Timeouts::default()
+        && let Err(error) = ipvs.set_timeouts(timeouts)
+    {
+        tracing::warn!("{error}; going on without it");
+    }
+    let mut drivers = Drivers::new();
+    for (family, rules) in iptables_tools(backend) {
+        let options = setup::ipvs_options(config, rules.random_fully());
+        let tools = ipvs::Tools {
+            rules,
+            ipvs: Ipvs::open()?,
+            sets: IpSets::open()?,
+            device: ServiceDevice::open(dataplane::ipvs::DEVICE)?,
+        };
+        let driver = ipvs::IpvsDriver::new(family, tools, options);
+        drivers.push((family, Box::new(driver)));
+    }
+    if drivers.is_empty() {
+        bail!("iptables, which ipvs mode needs too, cannot be used on this host for either family");
+    }
+    Ok(drivers)
+}
+
+fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
+    let mut drivers = Drivers::new();
+    for (family, tools) in iptables_tools(backend) {
+        let options = setup::host_iptables_options(config, tools.random_fully());
+        let driver = IptablesDriver::new(family, tools, options);
+        drivers.push((family, Box::new(driver)));
     }
     if drivers.is_empty() {
         bail!("iptables cannot be used on this host for either family");

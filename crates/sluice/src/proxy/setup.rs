@@ -89,6 +89,16 @@ pub(crate) fn iptables_options(config: &Config, random_fully: bool, nfacct: Nfac
     }
 }
 
+/// What the layout of ipvs mode depends on beside the plan.
+pub(crate) fn ipvs_options(config: &Config, random_fully: bool) -> dataplane::ipvs::Options {
+    dataplane::ipvs::Options {
+        scheduler: config.ipvs.scheduler.as_str().into(),
+        masquerade_bit: config.masquerade_bit,
+        random_fully,
+        exclude: config.ipvs.exclude_cidrs.clone(),
+    }
+}
+
 /// The same on this host.
 pub(crate) fn host_iptables_options(config: &Config, random_fully: bool) -> Options {
     Options {

@@ -39,7 +39,27 @@ fn wanted(config: &Config, cores: usize) -> Vec<(Sysctl, String)> {
     if config.mode == ProxyMode::Iptables && localhost_node_ports(config) {
         wanted.push((Sysctl::ROUTE_LOCALNET, "1".to_owned()));
     }
+    if config.mode == ProxyMode::Ipvs {
+        wanted.extend(ipvs(config));
+    }
     wanted
+}
+
+/// What ipvs mode needs. `conn_reuse_mode` stays as it is: kernels since 5.9 do the right thing
+/// with it, and older ones are out of support.
+fn ipvs(config: &Config) -> Vec<(Sysctl, String)> {
+    let mut wanted = vec![
+        (Sysctl::VS_CONNTRACK, "1"),
+        (Sysctl::VS_EXPIRE_NODEST_CONN, "1"),
+        (Sysctl::VS_EXPIRE_QUIESCENT_TEMPLATE, "1"),
+        (Sysctl::IP_FORWARD, "1"),
+    ];
+    if config.ipvs.strict_arp {
+        wanted.push((Sysctl::ARP_IGNORE, "1"));
+        wanted.push((Sysctl::ARP_ANNOUNCE, "2"));
+    }
+    let owned = |(name, value): (Sysctl, &str)| (name, value.to_owned());
+    wanted.into_iter().map(owned).collect()
 }
 
 /// `maxPerCore` times the cores, at least `min`, at most [`CONNTRACK_LIMIT`].
@@ -63,6 +83,11 @@ pub(crate) fn localhost_node_ports(config: &Config) -> bool {
 /// Sets what is wanted. What cannot be set (a namespace may forbid it) is a warning: Services
 /// still work without.
 pub(crate) fn apply(config: &Config) {
+    if config.mode == ProxyMode::Ipvs {
+        // Has the kernel load the module, without which there are no settings of it. That it
+        // cannot is said when the mode starts.
+        let _ = kernel::ipvs::Ipvs::open();
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tree = SysctlTree::default();
     for (name, value) in wanted(config, cores) {
@@ -133,6 +158,25 @@ mod tests {
                 "nf_conntrack_tcp_be_liberal=1",
             ]
         );
+    }
+
+    #[test]
+    fn ipvs_has_its_own() {
+        let strict = config("mode: ipvs\nipvs: {strictARP: true}");
+        let all = names_and_values(&strict, 2);
+        assert_eq!(
+            all[all.len() - 6..],
+            [
+                "conntrack=1",
+                "expire_nodest_conn=1",
+                "expire_quiescent_template=1",
+                "ip_forward=1",
+                "arp_ignore=1",
+                "arp_announce=2",
+            ]
+        );
+        let lax = names_and_values(&config("mode: ipvs"), 2);
+        assert_eq!(lax.last().map(String::as_str), Some("ip_forward=1"));
     }
 
     #[test]

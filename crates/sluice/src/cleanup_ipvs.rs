@@ -1,0 +1,147 @@
+//! Removing the ipvs mode from a node.
+
+use anyhow::{Context as _, bail};
+use dataplane::ipvs::{Cleanup, DEVICE, Observation, Seen, cleanup};
+use kernel::ipset::IpSets;
+use kernel::iptables::{Backend, Error, Iptables};
+use kernel::ipvs::Ipvs;
+use kernel::service_device::ServiceDevice;
+use model::IpFamily;
+use netfilter::ipset::Sets;
+use netfilter::iptables::Table;
+use netfilter::ipvs::Services;
+
+use crate::proxy::kernel_family;
+
+/// Removes everything of the ipvs mode, if there is any sign that it ran here. Goes on after a
+/// failure and reports all of them.
+pub(crate) fn run(dry_run: bool, failures: &mut Vec<String>) {
+    let mut note = |result: anyhow::Result<()>| {
+        if let Err(error) = result {
+            failures.push(format!("ipvs: {error:#}"));
+        }
+    };
+    let mut found = match Found::read() {
+        Ok(Some(found)) => found,
+        Ok(None) => return,
+        Err(error) => return note(Err(error)),
+    };
+    // Rules first: a set that one names cannot go.
+    for family in IpFamily::ALL {
+        for backend in [Backend::Nft, Backend::Legacy] {
+            note(rules(family, backend, &found, dry_run));
+        }
+    }
+    for family in IpFamily::ALL {
+        let result = found.cleanup(family, String::new());
+        note(result.and_then(|cleanup| found.carry_out(&cleanup, dry_run)));
+    }
+    if found.device.is_some() {
+        if dry_run {
+            println!("# ip would be given\nlink delete {DEVICE}");
+        } else {
+            note(remove_device());
+        }
+    }
+}
+
+/// The traces of this mode.
+struct Found {
+    device: Option<Vec<std::net::IpAddr>>,
+    sets: Sets,
+    services: Services,
+}
+
+impl Found {
+    /// `None` where there is no sign. The kernel is not asked for its virtual servers then, for
+    /// that would load IPVS.
+    fn read() -> anyhow::Result<Option<Self>> {
+        let device = ServiceDevice::open(DEVICE)?.addresses()?;
+        let sets = IpSets::open()?.list(&dataplane::ipvs::is_set_of_ours)?;
+        if device.is_none() && sets.sets.is_empty() {
+            return Ok(None);
+        }
+        let services = match Ipvs::open() {
+            Ok(mut ipvs) => ipvs.list()?,
+            Err(kernel::ipvs::Error::NotInKernel) => Services::default(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Self {
+            device,
+            sets,
+            services,
+        }))
+    }
+
+    fn cleanup(&self, family: IpFamily, rules: String) -> anyhow::Result<Cleanup> {
+        let seen = Seen {
+            device: self.device.clone(),
+            sets: self.sets.clone(),
+            services: self.services.clone(),
+            rules,
+        };
+        let observation = Observation::new(family, seen).context("iptables-save")?;
+        Ok(cleanup(family, &observation))
+    }
+
+    /// All but rules and interface.
+    fn carry_out(&mut self, cleanup: &Cleanup, dry_run: bool) -> anyhow::Result<()> {
+        if dry_run {
+            println!("# ipvsadm would be given");
+            cleanup.servers.iter().for_each(|op| println!("{op}"));
+            println!("# ipset would be given");
+            cleanup
+                .sets
+                .iter()
+                .for_each(|op| println!("destroy {}", op.set()));
+            return Ok(());
+        }
+        let mut refused = Vec::new();
+        if !cleanup.servers.is_empty() {
+            let servers = Ipvs::open()?.run(&cleanup.servers)?;
+            refused.extend(servers.iter().map(ToString::to_string));
+        }
+        let sets = IpSets::open()?.run(&cleanup.sets)?;
+        refused.extend(sets.iter().map(ToString::to_string));
+        if refused.is_empty() {
+            return Ok(());
+        }
+        bail!("{}", refused.join("; "))
+    }
+}
+
+fn remove_device() -> anyhow::Result<()> {
+    ServiceDevice::open(DEVICE)?.remove()?;
+    tracing::info!("removed the interface {DEVICE} with its addresses");
+    Ok(())
+}
+
+fn rules(family: IpFamily, backend: Backend, found: &Found, dry_run: bool) -> anyhow::Result<()> {
+    let tools = match Iptables::with_backend(kernel_family(family), backend) {
+        Ok(tools) => tools,
+        // Without its tools nobody has made rules in a back end, nor in a family that is off.
+        Err(Error::FamilyDisabled(_) | Error::NoTools { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut text = String::new();
+    for table in [Table::Filter, Table::Nat] {
+        match tools.save(table) {
+            Ok(saved) => text.push_str(&String::from_utf8_lossy(&saved)),
+            // A kernel without this table (or this back end) has no rules in it either.
+            Err(error @ Error::Save { .. }) => tracing::debug!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let input = found.cleanup(family, text)?.rules;
+    if input.is_empty() {
+        return Ok(());
+    }
+    if dry_run {
+        println!("# {family}, {backend} back end: iptables-restore --noflush would be given");
+        print!("{input}");
+        return Ok(());
+    }
+    tools.restore(input.as_bytes())?;
+    tracing::info!("{family}: removed the ipvs mode's rules from the {backend} back end");
+    Ok(())
+}

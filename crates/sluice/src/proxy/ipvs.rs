@@ -60,10 +60,10 @@ impl IpvsDriver {
         self.started.elapsed()
     }
 
-    fn error(&self, reason: impl ToString) -> SyncError {
+    fn error(&self, reason: String) -> SyncError {
         SyncError {
             family: self.family,
-            reason: reason.to_string(),
+            reason,
         }
     }
 
@@ -98,7 +98,10 @@ impl IpvsDriver {
             let observation = self.read().map_err(|e| self.error(e))?;
             self.mode.observe(observation);
         }
-        let transaction = self.mode.transaction().map_err(|e| self.error(e))?;
+        let transaction = self
+            .mode
+            .transaction()
+            .map_err(|e| self.error(e.to_string()))?;
         let refused = match self.execute(&transaction) {
             Ok(refused) => refused,
             Err(reason) => {
@@ -111,7 +114,7 @@ impl IpvsDriver {
         self.refused.clear();
         for refusal in &refused {
             let Some(owner) = self.mode.owner(&refusal.op.service()) else {
-                return Err(self.error(refusal));
+                return Err(self.error(refusal.to_string()));
             };
             self.refused.insert(owner, refusal.to_string());
         }

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use why::{ColorArg, FromArg, HostArgs, TraceArgs, TraceOutput};
+pub(crate) use why::{
+    ColorArg, ExplainArgs, ExplainOutput, FromArg, HostArgs, TraceArgs, TraceOutput,
+};
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
 #[derive(Debug, Parser)]
@@ -55,6 +57,12 @@ pub(crate) enum Command {
     /// Walks it through every hook, chain and rule in the kernel's order, along every way that it
     /// can go. Understands the rules of any kube-proxy and of what is commonly found beside it.
     Trace(Box<TraceArgs>),
+
+    /// Say why a Service does not answer, and what to change.
+    ///
+    /// Puts beside each other what the objects say, what this node should do about it, and what its
+    /// rules do to connections of a pod, of the node itself and from outside.
+    Explain(Box<ExplainArgs>),
 
     /// Print what decides about packets on this node, as JSON: for `sluice trace --facts`.
     Facts,

@@ -161,3 +161,118 @@ fn a_bad_dump_is_named_with_line_and_column() {
         assert!(said.contains(word), "{word} is not in: {said}");
     }
 }
+
+/// What `sluice explain demo/web` finds wrong where these are all objects and the proxy has synced
+/// them: causes with their sentences.
+fn wrong(objects: &str, before: &str) -> Vec<(String, String)> {
+    let host = Host::new();
+    for line in [
+        "ip link add cbr0 type bridge && ip link set cbr0 up",
+        "ip link add veth11 type veth peer name pod11 && ip link set veth11 master cbr0 up",
+        "ip link set pod11 up && ip addr add 10.244.1.1/24 dev cbr0",
+        "ip route add default via 10.200.1.1",
+        "echo 1 > /proc/sys/net/ipv4/ip_forward",
+        before,
+    ] {
+        host.sh(line);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node1}\n\
+                spec: {podCIDRs: [10.244.1.0/24]}\n\
+                status: {addresses: [{type: InternalIP, address: 10.200.1.2}]}\n---\n";
+    std::fs::write(folder.path().join("all.yaml"), format!("{node}{objects}")).unwrap();
+    let manifests = folder.path().to_str().unwrap();
+    let synced = host.sluice(&[
+        "proxy",
+        "--once",
+        "--proxy-mode=nftables",
+        "--hostname-override=node1",
+        "--manifests",
+        manifests,
+    ]);
+    assert!(synced.status.success(), "{}", text(&synced.stderr));
+    let words = [
+        "explain",
+        "demo/web",
+        "--node=node1",
+        "-o",
+        "json",
+        "--manifests",
+        manifests,
+    ];
+    let output = host.sluice(&words);
+    let answer = json(&output);
+    let findings = answer["findings"].as_array().unwrap().iter();
+    let found: Vec<(String, String)> = findings
+        .filter(|f| f["weight"] != "note")
+        .map(|f| {
+            let word = |key: &str| f[key].as_str().unwrap().to_owned();
+            (word("cause"), word("what"))
+        })
+        .collect();
+    assert_eq!(output.status.code(), Some(i32::from(!found.is_empty())));
+    found
+}
+
+#[track_caller]
+fn assert_wrong(found: &[(String, String)], cause: &str, words: &[&str]) {
+    let (first, what) = found.first().expect("something is wrong");
+    assert_eq!(first, cause, "{found:?}");
+    for word in words {
+        assert!(what.contains(word), "{word:?} is not in {what:?}");
+    }
+}
+
+/// Its endpoint is on another node, so that no bridge of this one matters.
+fn web_elsewhere() -> String {
+    support::web("web", 1, "10.244.2.11").replace(
+        "conditions: {ready: true}",
+        "nodeName: node2, conditions: {ready: true}",
+    )
+}
+
+#[test]
+fn explain_finds_nothing_wrong_where_nothing_is() {
+    assert_eq!(wrong(&web_elsewhere(), "true"), []);
+}
+
+#[test]
+fn explain_names_endpoints_that_are_not_ready() {
+    let objects = web_elsewhere().replace("ready: true", "ready: false");
+    let words = ["10.244.2.11 on node2 (not ready)", "refused"];
+    assert_wrong(&wrong(&objects, "true"), "no-ready-endpoint", &words);
+}
+
+#[test]
+fn explain_names_a_port_that_no_endpoint_serves() {
+    let objects = web_elsewhere().replace("{name: http, port: 8080", "{name: web, port: 8080");
+    assert_wrong(
+        &wrong(&objects, "true"),
+        "port-not-served",
+        &["\"http\"", "\"web\""],
+    );
+}
+
+#[test]
+fn explain_names_a_local_policy_without_a_local_pod() {
+    let objects = web_elsewhere().replace(
+        "ports: [{name: http, port: 80}]",
+        "internalTrafficPolicy: Local, ports: [{name: http, port: 80}]",
+    );
+    let words = ["internalTrafficPolicy is Local", "node1", "node2"];
+    assert_wrong(&wrong(&objects, "true"), "no-local-endpoint", &words);
+}
+
+#[test]
+fn explain_names_forwarding_that_is_off() {
+    let found = wrong(&web_elsewhere(), "echo 0 > /proc/sys/net/ipv4/ip_forward");
+    assert_wrong(&found, "forwarding-off", &["net.ipv4.ip_forward is 0"]);
+}
+
+#[test]
+fn explain_names_a_foreign_chain_that_drops() {
+    let drop = "iptables-nft -N MY-FIREWALL; iptables-nft -A FORWARD -j MY-FIREWALL; \
+                iptables-nft -A MY-FIREWALL -d 10.244.2.0/24 -j DROP";
+    let found = wrong(&web_elsewhere(), drop);
+    assert_wrong(&found, "foreign-drop", &["MY-FIREWALL", "10.244.2.0/24"]);
+}

@@ -109,6 +109,55 @@ fn proto(text: &str) -> Result<Proto, String> {
     Proto::parse(text).ok_or_else(|| "neither tcp, udp, sctp, icmp nor a number".to_owned())
 }
 
+const EXPLAIN_HELP: &str = "\
+Exit status: 0 when nothing is wrong, 1 when something is, 2 when the question cannot be answered.
+
+Examples:
+  sluice explain demo/web --kubeconfig /etc/kubernetes/kubelet.conf
+  sluice explain 30080 --manifests cluster.json --facts bug.json";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXPLAIN_HELP)]
+pub(crate) struct ExplainArgs {
+    /// NAMESPACE/NAME, NAMESPACE/NAME:PORT, an address of the Service, or a NodePort.
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: String,
+
+    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders, in place
+    /// of an API server.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) manifests: Vec<PathBuf>,
+
+    /// How to reach the API server. Without it, the pod's own account is used.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// The node's name in the cluster. Without it: the host's name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+
+    /// The node's KubeProxyConfiguration; its defaults where there is none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// A client outside that is asked for, too.
+    #[arg(long, value_name = "IP")]
+    pub(crate) client: Option<IpAddr>,
+
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+
+    /// Text for people, or JSON for machines.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: ExplainOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExplainOutput {
+    Text,
+    Json,
+}
+
 /// Where a packet starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FromArg {

@@ -1,0 +1,106 @@
+//! What an explanation finds.
+
+use std::fmt;
+
+/// How much a finding weighs. The heaviest come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Weight {
+    /// Connections fail.
+    Broken,
+    /// Some connections fail, or may.
+    Partly,
+    /// Nothing is wrong; it explains what surprises people.
+    Note,
+}
+
+/// What is the matter. One for each kind of cause, so that tests and scripts can name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    NotServed,
+    NoSlices,
+    NoReadyEndpoint,
+    EndpointsNotReady,
+    PortNotServed,
+    NoLocalEndpoint,
+    LeftOut,
+    SourceRanges,
+    SourceNotAllowed,
+    TrafficPolicy,
+    ForwardingOff,
+    BridgeBypass,
+    ReversePath,
+    ConntrackFull,
+    StaleFlow,
+    NoRoute,
+    ForeignDrop,
+    RulesDiffer,
+    Ping,
+    NetworkPolicy,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cause::NotServed => "not-served",
+            Cause::NoSlices => "no-endpoint-slices",
+            Cause::NoReadyEndpoint => "no-ready-endpoint",
+            Cause::EndpointsNotReady => "endpoints-not-ready",
+            Cause::PortNotServed => "port-not-served",
+            Cause::NoLocalEndpoint => "no-local-endpoint",
+            Cause::LeftOut => "left-out",
+            Cause::SourceRanges => "source-ranges",
+            Cause::SourceNotAllowed => "source-not-allowed",
+            Cause::TrafficPolicy => "traffic-policy",
+            Cause::ForwardingOff => "forwarding-off",
+            Cause::BridgeBypass => "bridge-bypass",
+            Cause::ReversePath => "reverse-path-filter",
+            Cause::ConntrackFull => "conntrack-full",
+            Cause::StaleFlow => "stale-flow",
+            Cause::NoRoute => "no-route",
+            Cause::ForeignDrop => "foreign-drop",
+            Cause::RulesDiffer => "rules-differ",
+            Cause::Ping => "ping",
+            Cause::NetworkPolicy => "network-policy",
+        })
+    }
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// How much it weighs.
+    pub(crate) weight: Weight,
+    /// The kind of cause.
+    pub(crate) cause: Cause,
+    /// What is so, and what comes of it.
+    pub(crate) what: String,
+    /// What to do about it; empty where nothing needs doing.
+    pub(crate) change: String,
+}
+
+impl Finding {
+    pub(crate) fn new(
+        weight: Weight,
+        cause: Cause,
+        what: impl Into<String>,
+        change: impl Into<String>,
+    ) -> Self {
+        Self {
+            weight,
+            cause,
+            what: what.into(),
+            change: change.into(),
+        }
+    }
+}
+
+/// At most `most` of them, and how many more there are.
+pub(crate) fn listed<T: fmt::Display>(all: impl IntoIterator<Item = T>, most: usize) -> String {
+    let mut all = all.into_iter();
+    let mut shown: Vec<String> = all.by_ref().take(most).map(|x| x.to_string()).collect();
+    let more = all.count();
+    if more > 0 {
+        shown.push(format!("… and {more} more"));
+    }
+    shown.join(", ")
+}

@@ -1,0 +1,190 @@
+//! `sluice explain`: why a Service does not answer, for a person in trouble.
+//!
+//! Three views are put beside each other: what the objects say, what this node's plan makes of them,
+//! and what the node's rules do to connections from each kind of client. Each cause that is known to
+//! lose connections is a small check over these, in `objects`, `node` and `probe`.
+
+mod finding;
+mod node;
+mod objects;
+mod print;
+mod probe;
+mod subject;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use config::{Config, KubeProxyConfiguration};
+use kernel::conntrack::{Conntrack, Filter};
+use model::Event;
+use source::apiserver::{ApiServer, ClientOptions};
+use source::{Batch, Source as _};
+use trace::Facts;
+
+use crate::cli::{ExplainArgs, ExplainOutput};
+use crate::proxy::setup;
+use finding::{Finding, Weight};
+use node::KnownFlow;
+use subject::Subject;
+
+/// What the exit status tells of a question that could not be answered.
+const NO_ANSWER: u8 = 2;
+/// How long the API server may take to tell what there is.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Carries out `sluice explain`: 0 when nothing is wrong, 1 when something is, 2 when the question
+/// cannot be answered.
+pub(crate) fn command(args: &ExplainArgs) -> ExitCode {
+    match run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            ExitCode::from(NO_ANSWER)
+        }
+    }
+}
+
+fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
+    let facts = crate::walk::facts(&args.host)?;
+    let world = crate::walk::world_of(&facts, &args.host)?;
+    let is_live = args.host.facts.is_none() && !args.host.has_rule_files();
+    let node_name = match &args.node {
+        Some(name) => name.clone(),
+        None if !is_live && !facts.hostname.is_empty() => facts.hostname.clone(),
+        None if !is_live => bail!("--node is needed: the files do not tell the node's name"),
+        None => kernel::address::node_name(None)?,
+    };
+    let config = read_config(args)?;
+    let events = objects(args, &node_name)?;
+    let interfaces: Vec<IpAddr> = facts
+        .interfaces
+        .iter()
+        .flat_map(|i| &i.addresses)
+        .map(ipnet::IpNet::addr)
+        .collect();
+    let settings = setup::settings(&config, &node_name);
+    let subject = Subject::new(&args.service, events, settings, interfaces)?;
+    let flows = if is_live {
+        known_flows(&subject)
+    } else {
+        Vec::new()
+    };
+    let probes = probe::ask(&subject, &facts, &world, args.client)?;
+    let findings = findings(&subject, &facts, &flows, &probes, args.client);
+    let notes = &world.warnings;
+    match args.output {
+        ExplainOutput::Text => print!("{}", print::text(&subject, &probes, &findings, notes)),
+        ExplainOutput::Json => {
+            let value = print::json(&subject, &probes, &findings, notes);
+            println!("{}", serde_json::to_string_pretty(&value)?);
+        }
+    }
+    Ok(findings.iter().all(|f| f.weight == Weight::Note))
+}
+
+/// What every check finds, the heaviest first.
+fn findings(
+    subject: &Subject,
+    facts: &Facts,
+    flows: &[KnownFlow],
+    probes: &[probe::Probe],
+    client: Option<IpAddr>,
+) -> Vec<Finding> {
+    let mut all = objects::findings(subject, client);
+    all.extend(node::findings(subject, facts, flows));
+    all.extend(probe::findings(probes));
+    // Stable: within a weight, what the objects tell comes before what the kernel shows.
+    all.sort_by_key(|f| f.weight);
+    all
+}
+
+fn read_config(args: &ExplainArgs) -> anyhow::Result<Config> {
+    let file = match &args.config {
+        None => KubeProxyConfiguration::defaulted(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            KubeProxyConfiguration::from_yaml(&text)
+                .with_context(|| format!("in {}", path.display()))?
+        }
+    };
+    Ok(Config::from_file(file)?)
+}
+
+fn objects(args: &ExplainArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {
+    let batch = if args.manifests.is_empty() {
+        first_list(args, node_name)?
+    } else {
+        source::read_once(args.manifests.clone())
+    };
+    for problem in &batch.problems {
+        eprintln!("{problem}");
+    }
+    Ok(batch.events)
+}
+
+/// Everything that the API server has, once.
+fn first_list(args: &ExplainArgs, node_name: &str) -> anyhow::Result<Batch> {
+    let options = ClientOptions {
+        kubeconfig: args.kubeconfig.clone(),
+        ..ClientOptions::default()
+    };
+    let server = ApiServer::new(options, node_name).context(
+        "no objects to explain: give --manifests, or a --kubeconfig to ask the API server",
+    )?;
+    let (sender, receiver) = channel();
+    let _running = server.start(move |batch| match sender.send(batch) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    })?;
+    let mut all = Batch::default();
+    while !all.initial_list_complete {
+        let batch = receiver.recv_timeout(PATIENCE).with_context(|| {
+            let problems: Vec<String> = all.problems.iter().map(ToString::to_string).collect();
+            format!(
+                "the API server does not tell what there is: {}",
+                problems.join("; ")
+            )
+        })?;
+        all.events.extend(batch.events);
+        all.problems.extend(batch.problems);
+        all.initial_list_complete = batch.initial_list_complete;
+    }
+    Ok(all)
+}
+
+/// What the kernel knows of connections to the Service. Without it, nothing can be stale.
+fn known_flows(subject: &Subject) -> Vec<KnownFlow> {
+    let mut found = Vec::new();
+    let mut read = || -> Result<(), kernel::netlink::Error> {
+        let mut conntrack = Conntrack::open()?;
+        for (plan, _) in &subject.plans {
+            for ip in plan.frontends().filter_map(|f| f.ip) {
+                let filter = Filter {
+                    destination: Some(ip),
+                    ..Filter::all(kernel::Family::of(ip))
+                };
+                conntrack.dump(&filter, |flow| {
+                    found.push(KnownFlow {
+                        protocol: flow.original.protocol.0,
+                        client: flow.original.source(),
+                        asked: flow.original.destination(),
+                        given: SocketAddr::new(flow.reply.source, flow.reply.source_port),
+                    });
+                })?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = read() {
+        eprintln!("sluice: known connections are not considered: {error}");
+    }
+    found
+}

@@ -1,0 +1,190 @@
+//! What the node's settings tell.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use plan::PortPlan;
+use trace::Facts;
+
+use super::finding::{Cause, Finding, Weight, listed};
+use super::subject::Subject;
+
+/// How many names a sentence lists.
+const MOST: usize = 5;
+
+/// A connection that the kernel knows: its destination as first asked for, and who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KnownFlow {
+    /// `tcp` is 6, `udp` 17, `sctp` 132.
+    pub(crate) protocol: u8,
+    /// The client.
+    pub(crate) client: SocketAddr,
+    /// What it asked for.
+    pub(crate) asked: SocketAddr,
+    /// Who got it.
+    pub(crate) given: SocketAddr,
+}
+
+/// Every check of this kind.
+pub(crate) fn findings(subject: &Subject, facts: &Facts, flows: &[KnownFlow]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    found.extend(forwarding(subject, facts));
+    found.extend(bridge(subject, facts));
+    found.extend(conntrack_full(facts));
+    for (plan, _) in &subject.plans {
+        found.extend(stale_flows(plan, flows));
+    }
+    found
+}
+
+fn number(facts: &Facts, sysctl: &str) -> Option<i64> {
+    facts.sysctls.get(sysctl)?.trim().parse().ok()
+}
+
+/// Packets to pods are sent on, which this host has to be told to do.
+pub(crate) fn forwarding(subject: &Subject, facts: &Facts) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let sysctls = [
+        ("net.ipv4.ip_forward", true),
+        ("net.ipv6.conf.all.forwarding", false),
+    ];
+    for (sysctl, is_v4) in sysctls {
+        let is_used = subject
+            .plans
+            .iter()
+            .any(|(p, _)| p.cluster_ip.is_ipv4() == is_v4 && !p.reachable().is_empty());
+        if is_used && number(facts, sysctl) == Some(0) {
+            found.push(Finding::new(
+                Weight::Broken,
+                Cause::ForwardingOff,
+                format!(
+                    "{sysctl} is 0: this node sends nothing on, so connections of pods and from \
+                     outside do not reach endpoints"
+                ),
+                format!(
+                    "sysctl -w {sysctl}=1, and put it into /etc/sysctl.d; look who turned it off"
+                ),
+            ));
+        }
+    }
+    found
+}
+
+/// Answers between two pods on one bridge pass the node's IP layer by, unless the bridge is told to
+/// show them to it; the address of the Service is then not put back.
+pub(crate) fn bridge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (sysctl, is_v4) in [
+        ("net.bridge.bridge-nf-call-iptables", true),
+        ("net.bridge.bridge-nf-call-ip6tables", false),
+    ] {
+        if number(facts, sysctl).is_some_and(|v| v != 0) {
+            continue;
+        }
+        let local = |ip: IpAddr| {
+            let plans = subject.plans.iter().map(|(p, _)| p);
+            plans
+                .into_iter()
+                .any(|p| p.reachable().iter().any(|e| e.is_local && e.ip == ip))
+        };
+        let bridges = facts.interfaces.iter().filter(|b| {
+            b.kind.as_deref() == Some("bridge")
+                && facts
+                    .interfaces
+                    .iter()
+                    .any(|i| i.master.as_deref() == Some(&b.name))
+        });
+        for bridge in bridges {
+            let behind = subject
+                .slices
+                .iter()
+                .flat_map(|s| &s.endpoints)
+                .map(|e| e.address)
+                .filter(|ip| ip.is_ipv4() == is_v4 && local(*ip))
+                .find(|ip| bridge.addresses.iter().any(|net| net.contains(ip)));
+            let Some(ip) = behind else { continue };
+            let state = match number(facts, sysctl) {
+                Some(_) => "is 0",
+                None => "does not exist (the module br_netfilter is not loaded)",
+            };
+            found.push(Finding::new(
+                Weight::Partly,
+                Cause::BridgeBypass,
+                format!(
+                    "{sysctl} {state}: pods on {} that connect to the Service and are given {ip}, on \
+                     the same bridge, get answers from an address that they did not ask",
+                    bridge.name
+                ),
+                format!("modprobe br_netfilter; sysctl -w {sysctl}=1"),
+            ));
+        }
+    }
+    found
+}
+
+/// New connections are dropped when the table is full.
+pub(crate) fn conntrack_full(facts: &Facts) -> Option<Finding> {
+    let count = number(facts, "net.netfilter.nf_conntrack_count")?;
+    let max = number(facts, "net.netfilter.nf_conntrack_max").filter(|max| *max > 0)?;
+    if count.saturating_mul(20) < max.saturating_mul(19) {
+        return None;
+    }
+    Some(Finding::new(
+        if count >= max {
+            Weight::Broken
+        } else {
+            Weight::Partly
+        },
+        Cause::ConntrackFull,
+        format!(
+            "the connection table is full ({count} of {max}): the kernel drops packets that open \
+             new connections (\"nf_conntrack: table full, dropping packet\" in dmesg)"
+        ),
+        "raise net.netfilter.nf_conntrack_max (conntrack.maxPerCore and min in the proxy's \
+         configuration), and look who opens so many: conntrack -L",
+    ))
+}
+
+/// Flows that keep going to where the Service no longer sends anybody.
+pub(crate) fn stale_flows(plan: &PortPlan, flows: &[KnownFlow]) -> Option<Finding> {
+    let protocol = match plan.protocol {
+        model::Protocol::Tcp => 6,
+        model::Protocol::Udp => 17,
+        model::Protocol::Sctp => 132,
+    };
+    let good: BTreeSet<SocketAddr> = plan
+        .reachable()
+        .iter()
+        .chain(plan.flow_endpoints.iter())
+        .map(|e| SocketAddr::new(e.ip, e.port))
+        .collect();
+    let asked = |flow: &&KnownFlow| {
+        plan.frontends().any(|f| {
+            f.port.get() == flow.asked.port() && f.ip.is_some_and(|ip| ip == flow.asked.ip())
+        })
+    };
+    let stale: Vec<&KnownFlow> = flows
+        .iter()
+        .filter(|f| f.protocol == protocol && !good.contains(&f.given))
+        .filter(asked)
+        .collect();
+    let first = stale.first()?;
+    let shown = stale.iter().map(|f| format!("{} -> {}", f.client, f.given));
+    Some(Finding::new(
+        Weight::Partly,
+        Cause::StaleFlow,
+        format!(
+            "{} known connections to {} still go where no endpoint of the Service is: {}",
+            stale.len(),
+            plan.name,
+            listed(shown, MOST)
+        ),
+        format!(
+            "the proxy forgets such flows when it runs (for UDP and SCTP); by hand: conntrack -D -p \
+             {} --orig-dst {} --dport {}",
+            plan.protocol.lower(),
+            first.asked.ip(),
+            first.asked.port()
+        ),
+    ))
+}

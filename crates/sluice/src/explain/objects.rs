@@ -1,0 +1,350 @@
+//! What the objects alone tell.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use model::{Endpoint, ServicePort, ServiceType, TrafficPolicy};
+use plan::Traffic;
+
+use super::finding::{Cause, Finding, Weight, listed};
+use super::subject::Subject;
+
+/// How many names a sentence lists.
+const MOST: usize = 5;
+
+/// Every check of this kind.
+pub(crate) fn findings(subject: &Subject, client: Option<IpAddr>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    found.extend(not_served(subject));
+    if found.is_empty() {
+        found.extend(endpoints(subject));
+        found.extend(ports(subject));
+        found.extend(local_policies(subject));
+        found.extend(left_out(subject));
+        found.extend(source_ranges(subject, client));
+        found.extend(external_policy(subject));
+        found.extend(ping(subject));
+        found.extend(network_policy(subject));
+    }
+    found
+}
+
+/// Services that no rules are made for.
+pub(crate) fn not_served(subject: &Subject) -> Option<Finding> {
+    let s = &subject.service;
+    let (what, change) = if let Some(proxy) = &s.proxy_name {
+        (
+            format!(
+                "the label service.kubernetes.io/service-proxy-name gives {} to the proxy {proxy:?}, \
+                 so neither sluice nor kube-proxy makes rules for it",
+                s.name
+            ),
+            "ask that proxy, or take the label away",
+        )
+    } else if s.service_type == ServiceType::ExternalName {
+        let what = format!("{} is an ExternalName: only DNS answers for it", s.name);
+        (what, "look at what the cluster's DNS answers")
+    } else if s.headless || s.cluster_ips.is_empty() {
+        let what = format!(
+            "{} is headless: its name resolves to the pods' own addresses, and no rules are made",
+            s.name
+        );
+        (
+            what,
+            "connect to a pod's address and port, or give the Service a cluster IP",
+        )
+    } else {
+        return None;
+    };
+    Some(Finding::new(Weight::Broken, Cause::NotServed, what, change))
+}
+
+/// `10.244.1.5 on node1 (not ready, terminating)`.
+fn state(endpoint: &Endpoint) -> String {
+    let c = endpoint.conditions;
+    let node = endpoint.node_name.as_deref().unwrap_or("no node");
+    let mut words = vec![if c.ready { "ready" } else { "not ready" }];
+    if c.terminating {
+        words.push(if c.serving {
+            "terminating but serving"
+        } else {
+            "terminating"
+        });
+    }
+    format!("{} on {node} ({})", endpoint.address, words.join(", "))
+}
+
+/// No endpoint at all, none ready, or some that are not.
+pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
+    let name = &subject.service.name;
+    if subject.slices.is_empty() {
+        return Some(Finding::new(
+            Weight::Broken,
+            Cause::NoSlices,
+            format!(
+                "no EndpointSlice belongs to {name} (label kubernetes.io/service-name): connections \
+                 are refused"
+            ),
+            format!(
+                "compare the Service's selector with the pods' labels: kubectl -n {} describe \
+                 service {}",
+                name.namespace, name.name
+            ),
+        ));
+    }
+    let all: Vec<&Endpoint> = subject.slices.iter().flat_map(|s| &s.endpoints).collect();
+    let bad: Vec<&&Endpoint> = all.iter().filter(|e| !e.conditions.ready).collect();
+    let serving = all
+        .iter()
+        .any(|e| e.conditions.ready || e.conditions.serving);
+    if all.is_empty() {
+        return Some(Finding::new(
+            Weight::Broken,
+            Cause::NoReadyEndpoint,
+            format!("{name} has no endpoint: connections are refused"),
+            "start a pod that the selector matches, or look why those there are not running",
+        ));
+    }
+    if bad.is_empty() {
+        return None;
+    }
+    let states = listed(bad.iter().map(|e| state(e)), MOST);
+    let change = "look at the readiness of these pods: kubectl describe pod, its readinessProbe, \
+                  its logs";
+    Some(if bad.len() < all.len() {
+        Finding::new(
+            Weight::Note,
+            Cause::EndpointsNotReady,
+            format!(
+                "{} of {} endpoints get no connections: {states}",
+                bad.len(),
+                all.len()
+            ),
+            change,
+        )
+    } else if serving {
+        Finding::new(
+            Weight::Partly,
+            Cause::NoReadyEndpoint,
+            format!("{name} has only endpoints that are ending: {states}"),
+            change,
+        )
+    } else {
+        Finding::new(
+            Weight::Broken,
+            Cause::NoReadyEndpoint,
+            format!("{name} has no ready endpoint, so connections are refused: {states}"),
+            change,
+        )
+    })
+}
+
+/// Service ports for which no slice has a port of that name and protocol.
+pub(crate) fn ports(subject: &Subject) -> Vec<Finding> {
+    if subject.slices.iter().all(|s| s.endpoints.is_empty()) {
+        return Vec::new();
+    }
+    subject
+        .ports
+        .iter()
+        .filter_map(|port| unserved(subject, port))
+        .collect()
+}
+
+fn unserved(subject: &Subject, port: &ServicePort) -> Option<Finding> {
+    let slices = || subject.slices.iter().filter(|s| !s.endpoints.is_empty());
+    let offered = || slices().flat_map(|s| &s.ports);
+    if offered().any(|p| p.name == port.name && p.protocol == port.protocol && p.port.is_some()) {
+        return None;
+    }
+    let shown = |name: &str| {
+        if name.is_empty() {
+            "(unnamed)".to_owned()
+        } else {
+            format!("{name:?}")
+        }
+    };
+    let same_name: BTreeSet<String> = offered()
+        .filter(|p| p.name == port.name)
+        .map(|p| p.protocol.to_string())
+        .collect();
+    let others: BTreeSet<String> = offered()
+        .map(|p| {
+            let number = p
+                .port
+                .map_or("without number".to_owned(), |n| n.to_string());
+            format!("{} ({number}/{})", shown(&p.name), p.protocol)
+        })
+        .collect();
+    let why = if same_name.is_empty() {
+        format!("the endpoints offer {}", listed(others, MOST))
+    } else {
+        format!(
+            "the endpoints offer that name for {} only",
+            listed(same_name, MOST)
+        )
+    };
+    Some(Finding::new(
+        Weight::Broken,
+        Cause::PortNotServed,
+        format!(
+            "port {} {}/{} is served by no endpoint: {why}",
+            shown(&port.name),
+            port.port,
+            port.protocol
+        ),
+        "names and protocols of the Service's ports and of the EndpointSlices' ports have to be \
+         the same; a targetPort given by name has to be the name of a containerPort of the pods",
+    ))
+}
+
+/// Local policies where no endpoint is on this node.
+pub(crate) fn local_policies(subject: &Subject) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (plan, _) in &subject.plans {
+        let nodes: BTreeSet<&str> = subject
+            .slices
+            .iter()
+            .flat_map(|s| &s.endpoints)
+            .filter(|e| e.conditions.ready)
+            .filter_map(|e| e.node_name.as_deref())
+            .collect();
+        let there = if nodes.is_empty() {
+            String::new()
+        } else {
+            format!("; they are on {}", listed(nodes, MOST))
+        };
+        let here = &subject.node_name;
+        let mut add = |clients: &str, policy: &str| {
+            found.push(Finding::new(
+                Weight::Partly,
+                Cause::NoLocalEndpoint,
+                format!(
+                    "{}: {policy} is Local and no endpoint is on {here}: connections {clients} are \
+                     dropped{there}",
+                    plan.name
+                ),
+                format!("run a pod on {here}, send clients to a node that has one, or set {policy}: Cluster"),
+            ));
+        };
+        if plan.internal_traffic() == Traffic::Drop {
+            add("from here to the cluster IP", "internalTrafficPolicy");
+        }
+        if plan.externally_accessible() && plan.external_traffic() == Traffic::Drop {
+            add("from outside", "externalTrafficPolicy");
+        }
+    }
+    // Of both families the sentence is the same.
+    found.dedup();
+    found
+}
+
+/// What of the Service the plan leaves out: an address that another Service has, above all.
+pub(crate) fn left_out(subject: &Subject) -> Vec<Finding> {
+    let finding = |warning: &plan::Warning| {
+        let (weight, change) = match &warning.reason {
+            plan::Reason::Taken { by, .. } => (
+                Weight::Broken,
+                format!(
+                    "give this Service another address or port, or take it from {}",
+                    by.service
+                ),
+            ),
+            plan::Reason::NoSourceRange(_) | plan::Reason::EverybodyAllowed(_) => {
+                (Weight::Note, String::new())
+            }
+            _ => (Weight::Partly, format!("change {}", warning.field)),
+        };
+        Finding::new(weight, Cause::LeftOut, warning.to_string(), change)
+    };
+    subject.warnings.iter().map(finding).collect()
+}
+
+/// Who may connect, and whether the client that is asked about is among them.
+pub(crate) fn source_ranges(subject: &Subject, client: Option<IpAddr>) -> Option<Finding> {
+    let ranges = &subject.service.source_ranges;
+    let (plan, _) = subject
+        .plans
+        .iter()
+        .find(|(p, _)| !p.source_ranges.is_empty())?;
+    let addresses = listed(&plan.load_balancer_ips, MOST);
+    if addresses.is_empty() {
+        return None;
+    }
+    let allowed = listed(ranges, MOST);
+    if let Some(client) = client.filter(|c| !ranges.iter().any(|r| r.contains(c))) {
+        return Some(Finding::new(
+            Weight::Broken,
+            Cause::SourceNotAllowed,
+            format!(
+                "{client} is in none of loadBalancerSourceRanges ({allowed}): its connections to \
+                 {addresses} are dropped"
+            ),
+            "add the client's range; behind a proxy or NAT, that of the address which the node sees",
+        ));
+    }
+    Some(Finding::new(
+        Weight::Note,
+        Cause::SourceRanges,
+        format!("only clients in {allowed} may connect to {addresses}; all others are dropped"),
+        "",
+    ))
+}
+
+/// What the external policy does to the client's address.
+pub(crate) fn external_policy(subject: &Subject) -> Option<Finding> {
+    let plan = subject
+        .plans
+        .iter()
+        .map(|(p, _)| p)
+        .find(|p| p.externally_accessible())?;
+    let is_local = subject.service.external_policy == TrafficPolicy::Local;
+    let what = if is_local {
+        "externalTrafficPolicy is Local: pods see clients' own addresses, and only nodes that have \
+         an endpoint answer"
+    } else {
+        "externalTrafficPolicy is Cluster: every node answers, and pods see a node's address in \
+         place of an outside client's"
+    };
+    let text = format!("{}: {what}", plan.name.service);
+    Some(Finding::new(Weight::Note, Cause::TrafficPolicy, text, ""))
+}
+
+/// Why a cluster IP does not answer a ping.
+pub(crate) fn ping(subject: &Subject) -> Option<Finding> {
+    let ip = subject.service.cluster_ips.first()?;
+    let ports = subject
+        .service
+        .ports
+        .iter()
+        .map(|p| format!("{}/{}", p.port, p.protocol));
+    Some(Finding::new(
+        Weight::Note,
+        Cause::Ping,
+        format!(
+            "ping of {ip} gets no answer (ipvs mode aside): no interface has the address, only its \
+             ports exist ({}), as rules",
+            listed(ports, MOST)
+        ),
+        "",
+    ))
+}
+
+/// Why a NetworkPolicy cannot be written for a cluster IP.
+pub(crate) fn network_policy(subject: &Subject) -> Option<Finding> {
+    let (plan, _) = subject
+        .plans
+        .iter()
+        .find(|(p, _)| !p.reachable().is_empty())?;
+    let endpoint = *plan.reachable().first()?;
+    Some(Finding::new(
+        Weight::Note,
+        Cause::NetworkPolicy,
+        format!(
+            "a NetworkPolicy sees connections with the pod's address and port ({endpoint}), not with \
+             the Service's ({}:{}): the destination is rewritten first",
+            plan.cluster_ip, plan.port
+        ),
+        "",
+    ))
+}

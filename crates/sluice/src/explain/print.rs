@@ -1,0 +1,228 @@
+//! An explanation for people, and for machines.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use trace::{Snat, Summary, Verdict};
+
+use super::finding::{Finding, Weight, listed};
+use super::probe::Probe;
+use super::subject::Subject;
+
+/// How many endpoints or ends a list shows.
+const MOST: usize = 8;
+
+/// The explanation as text.
+pub(crate) fn text(
+    subject: &Subject,
+    probes: &[Probe],
+    findings: &[Finding],
+    notes: &[String],
+) -> String {
+    let mut out = String::new();
+    verdict(&mut out, subject, findings);
+    objects(&mut out, subject);
+    plan(&mut out, subject);
+    connections(&mut out, probes);
+    for note in notes {
+        let _ = writeln!(out, "note: {note}");
+    }
+    out
+}
+
+/// First of all what is wrong: nobody in trouble reads to the end.
+fn verdict(out: &mut String, subject: &Subject, findings: &[Finding]) {
+    let wrong: Vec<&Finding> = findings
+        .iter()
+        .filter(|f| f.weight != Weight::Note)
+        .collect();
+    let name = &subject.service.name;
+    if wrong.is_empty() {
+        let _ = writeln!(
+            out,
+            "{name}: nothing wrong is found on {}",
+            subject.node_name
+        );
+    } else {
+        let _ = writeln!(
+            out,
+            "{name}: what is wrong, seen from {}",
+            subject.node_name
+        );
+    }
+    for (number, finding) in (1..).zip(wrong) {
+        let partly = if finding.weight == Weight::Partly {
+            " (in part)"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            out,
+            "  {number}. {}{partly}: {}",
+            finding.cause, finding.what
+        );
+        if !finding.change.is_empty() {
+            let _ = writeln!(out, "     to do: {}", finding.change);
+        }
+    }
+    for finding in findings.iter().filter(|f| f.weight == Weight::Note) {
+        let _ = writeln!(out, "  - {}: {}", finding.cause, finding.what);
+    }
+}
+
+fn objects(out: &mut String, subject: &Subject) {
+    let s = &subject.service;
+    let _ = writeln!(out, "\nthe objects");
+    let ips = listed(&s.cluster_ips, MOST);
+    let _ = writeln!(
+        out,
+        "  Service {}: {:?}, cluster IP {}, policies: internal {:?}, external {:?}",
+        s.name,
+        s.service_type,
+        if ips.is_empty() { "none" } else { &ips },
+        s.internal_policy,
+        s.external_policy
+    );
+    for port in &subject.ports {
+        let node_port = port
+            .node_port
+            .map_or(String::new(), |n| format!(", NodePort {n}"));
+        let name = if port.name.is_empty() {
+            "(unnamed)"
+        } else {
+            &*port.name
+        };
+        let _ = writeln!(
+            out,
+            "    port {name} {}/{}{node_port}",
+            port.port, port.protocol
+        );
+    }
+    for slice in &subject.slices {
+        let ports = slice.ports.iter().map(|p| {
+            let number = p.port.map_or("?".to_owned(), |n| n.to_string());
+            format!("{} {number}/{}", p.name, p.protocol)
+        });
+        let ready = slice
+            .endpoints
+            .iter()
+            .filter(|e| e.conditions.ready)
+            .count();
+        let _ = writeln!(
+            out,
+            "  EndpointSlice {}: {ready} of {} endpoints ready, ports: {}",
+            slice.name,
+            slice.endpoints.len(),
+            listed(ports, MOST)
+        );
+    }
+}
+
+fn plan(out: &mut String, subject: &Subject) {
+    let _ = writeln!(out, "\nthe plan on {}", subject.node_name);
+    for (plan, _) in &subject.plans {
+        for frontend in plan.frontends() {
+            let address = frontend
+                .ip
+                .map_or("NodePort".to_owned(), |ip| ip.to_string());
+            let to = match frontend.traffic {
+                plan::Traffic::Cluster => listed(plan.cluster.iter(), MOST),
+                plan::Traffic::Local => {
+                    format!("{} (on this node)", listed(plan.local.iter(), MOST))
+                }
+                plan::Traffic::Reject => "refused: no endpoint".to_owned(),
+                plan::Traffic::Drop => "dropped: no endpoint on this node".to_owned(),
+            };
+            let _ = writeln!(
+                out,
+                "  {} {address} port {}/{} -> {to}",
+                plan.name, frontend.port, plan.protocol
+            );
+        }
+    }
+}
+
+fn connections(out: &mut String, probes: &[Probe]) {
+    let _ = writeln!(out, "\nwhere connections go, by the rules in the kernel");
+    for probe in probes {
+        let _ = writeln!(out, "  from {}", probe.question());
+        let ends = probe.trace.summary();
+        for end in ends.iter().take(MOST) {
+            let _ = writeln!(out, "    {}", shown(end));
+        }
+        if ends.len() > MOST {
+            let _ = writeln!(out, "    … and {} more", ends.len() - MOST);
+        }
+    }
+}
+
+/// `50%: to 10.244.1.11:8080, as 10.200.1.2`.
+fn shown(end: &Summary) -> String {
+    let percent = format!("{:.2}", end.probability.to_f64() * 100.0);
+    let percent = percent.trim_end_matches('0').trim_end_matches('.');
+    let mut text = format!("{percent}%: ");
+    text += match (end.verdict, end.dnat) {
+        (Verdict::Accept, Some(_)) => "to",
+        (Verdict::Accept, None) => "arrives, not sent anywhere else",
+        (Verdict::Drop, _) => "dropped",
+        (Verdict::Reject, _) => "refused",
+    };
+    if let Some(to) = end.dnat {
+        if end.verdict != Verdict::Accept {
+            text.push_str(" on the way to");
+        }
+        let _ = write!(text, " {to}");
+    }
+    match end.snat {
+        Some(Snat::Masquerade(Some(ip)) | Snat::To(ip)) => {
+            let _ = write!(text, ", which sees {ip} as the client");
+        }
+        Some(Snat::Masquerade(None)) => text.push_str(", which sees this node as the client"),
+        None => {}
+    }
+    text
+}
+
+/// The explanation as one JSON object:
+/// `{"service", "node", "findings": [{"weight", "cause", "what", "change"}], "connections": [{"port",
+/// "from", "src", "dst", "trace"}], "notes": []}`, each trace as `sluice trace -o json` gives it.
+pub(crate) fn json(
+    subject: &Subject,
+    probes: &[Probe],
+    findings: &[Finding],
+    notes: &[String],
+) -> Value {
+    let weight = |weight| match weight {
+        Weight::Broken => "broken",
+        Weight::Partly => "partly",
+        Weight::Note => "note",
+    };
+    let finding = |f: &Finding| {
+        json!({
+            "weight": weight(f.weight),
+            "cause": f.cause.to_string(),
+            "what": f.what,
+            "change": f.change,
+        })
+    };
+    let connection = |p: &Probe| {
+        let dst = trace::Endpoint {
+            ip: p.packet.dst,
+            port: p.packet.dport,
+        };
+        json!({
+            "port": p.port,
+            "from": p.packet.from.to_string(),
+            "src": p.packet.src,
+            "dst": dst.to_string(),
+            "trace": trace::to_json(&p.trace),
+        })
+    };
+    json!({
+        "service": subject.service.name.to_string(),
+        "node": subject.node_name,
+        "findings": findings.iter().map(finding).collect::<Vec<_>>(),
+        "connections": probes.iter().map(connection).collect::<Vec<_>>(),
+        "notes": notes,
+    })
+}

@@ -1,0 +1,448 @@
+//! Each cause: objects and facts in, finding out.
+
+use model::{Endpoint, EndpointSlice, Event, Service, TrafficPolicy};
+use plan::testing::{Applied as _, endpoint, ips, node, service, settings, slice};
+use trace::{Facts, World};
+
+use super::finding::{Cause, Finding, Weight};
+use super::node::KnownFlow;
+use super::subject::Subject;
+use super::{node as host, objects, probe};
+
+fn web() -> Service {
+    service("demo/web", &["10.96.0.1"], &["http:80"])
+}
+
+fn pods() -> Vec<Endpoint> {
+    vec![
+        endpoint("10.244.1.11", "node1"),
+        endpoint("10.244.2.11", "node2"),
+    ]
+}
+
+fn slice_of(endpoints: Vec<Endpoint>) -> EndpointSlice {
+    slice("web-a", "demo/web", &["http:8080"], endpoints)
+}
+
+fn subject(objects: Vec<Event>) -> Subject {
+    let mut events = vec![node("node1", &["10.200.1.2"], &["10.244.1.0/24"]).applied()];
+    events.extend(objects);
+    Subject::new("demo/web", events, settings("node1"), ips(&["10.200.1.2"])).unwrap()
+}
+
+fn healthy() -> Subject {
+    subject(vec![web().applied(), slice_of(pods()).applied()])
+}
+
+fn unready(mut endpoint: Endpoint) -> Endpoint {
+    endpoint.conditions.ready = false;
+    endpoint.conditions.serving = false;
+    endpoint
+}
+
+#[track_caller]
+fn assert_found(found: &[Finding], cause: Cause, weight: Weight, words: &[&str]) {
+    let finding = found
+        .iter()
+        .find(|f| f.cause == cause)
+        .unwrap_or_else(|| panic!("{cause} is not in {found:#?}"));
+    assert_eq!(finding.weight, weight, "{finding:?}");
+    let all = format!("{} {}", finding.what, finding.change);
+    for word in words {
+        assert!(all.contains(word), "{word:?} is not in {all:?}");
+    }
+}
+
+#[track_caller]
+fn assert_healthy(found: &[Finding]) {
+    let wrong: Vec<_> = found.iter().filter(|f| f.weight != Weight::Note).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn nothing_is_wrong_with_a_healthy_service() {
+    assert_healthy(&objects::findings(&healthy(), None));
+}
+
+#[test]
+fn no_slice() {
+    let found = objects::findings(&subject(vec![web().applied()]), None);
+    assert_found(
+        &found,
+        Cause::NoSlices,
+        Weight::Broken,
+        &["selector", "demo/web", "refused"],
+    );
+}
+
+#[test]
+fn no_ready_endpoint_names_those_that_are_not() {
+    let endpoints = pods().into_iter().map(unready).collect();
+    let found = objects::findings(
+        &subject(vec![web().applied(), slice_of(endpoints).applied()]),
+        None,
+    );
+    let words = [
+        "10.244.1.11 on node1 (not ready)",
+        "10.244.2.11",
+        "readinessProbe",
+    ];
+    assert_found(&found, Cause::NoReadyEndpoint, Weight::Broken, &words);
+}
+
+#[test]
+fn one_endpoint_of_two_not_ready_is_worth_a_note() {
+    let [a, b] = pods().try_into().unwrap();
+    let endpoints = vec![a, unready(b)];
+    let found = objects::findings(
+        &subject(vec![web().applied(), slice_of(endpoints).applied()]),
+        None,
+    );
+    assert_found(
+        &found,
+        Cause::EndpointsNotReady,
+        Weight::Note,
+        &["1 of 2", "10.244.2.11"],
+    );
+}
+
+#[test]
+fn a_port_of_another_name_or_protocol_serves_nobody() {
+    let other = slice("web-a", "demo/web", &["web:8080"], pods());
+    let found = objects::findings(&subject(vec![web().applied(), other.applied()]), None);
+    let words = ["\"http\" 80/TCP", "\"web\" (8080/TCP)", "targetPort"];
+    assert_found(&found, Cause::PortNotServed, Weight::Broken, &words);
+    let udp = slice("web-a", "demo/web", &["http:8080/UDP"], pods());
+    let found = objects::findings(&subject(vec![web().applied(), udp.applied()]), None);
+    assert_found(
+        &found,
+        Cause::PortNotServed,
+        Weight::Broken,
+        &["for UDP only"],
+    );
+}
+
+#[test]
+fn local_policies_without_a_local_pod() {
+    let elsewhere = slice_of(vec![endpoint("10.244.2.11", "node2")]);
+    let internal = Service {
+        internal_policy: TrafficPolicy::Local,
+        ..web()
+    };
+    let found = objects::findings(
+        &subject(vec![internal.applied(), elsewhere.clone().applied()]),
+        None,
+    );
+    let words = ["internalTrafficPolicy", "node1", "they are on node2"];
+    assert_found(&found, Cause::NoLocalEndpoint, Weight::Partly, &words);
+    let external = Service {
+        external_policy: TrafficPolicy::Local,
+        ..service("demo/web", &["10.96.0.1"], &["http:80:30080"])
+    };
+    let external = Service {
+        service_type: model::ServiceType::NodePort,
+        ..external
+    };
+    let found = objects::findings(
+        &subject(vec![external.applied(), elsewhere.applied()]),
+        None,
+    );
+    let words = ["externalTrafficPolicy", "from outside", "Cluster"];
+    assert_found(&found, Cause::NoLocalEndpoint, Weight::Partly, &words);
+}
+
+#[test]
+fn an_address_that_another_service_has() {
+    let with_external = |name, cluster_ip| Service {
+        external_ips: ips(&["192.0.2.10"]),
+        ..service(name, &[cluster_ip], &["http:80"])
+    };
+    let first = with_external("demo/a", "10.96.0.9");
+    let found = subject(vec![
+        first.applied(),
+        with_external("demo/web", "10.96.0.1").applied(),
+        slice_of(pods()).applied(),
+    ]);
+    let found = objects::findings(&found, None);
+    assert_found(
+        &found,
+        Cause::LeftOut,
+        Weight::Broken,
+        &["192.0.2.10", "demo/a"],
+    );
+}
+
+#[test]
+fn source_ranges_and_a_client_that_is_in_none() {
+    let service = Service {
+        service_type: model::ServiceType::LoadBalancer,
+        ingress: vec![model::IngressIp {
+            ip: "192.0.2.10".parse().unwrap(),
+            mode: model::IpMode::Vip,
+        }],
+        source_ranges: plan::testing::cidrs(&["203.0.113.0/24"]),
+        ..service("demo/web", &["10.96.0.1"], &["http:80"])
+    };
+    let subject = subject(vec![service.applied(), slice_of(pods()).applied()]);
+    let ask = |client: &str| objects::findings(&subject, Some(client.parse().unwrap()));
+    let words = ["198.51.100.7", "203.0.113.0/24", "192.0.2.10"];
+    assert_found(
+        &ask("198.51.100.7"),
+        Cause::SourceNotAllowed,
+        Weight::Broken,
+        &words,
+    );
+    assert_found(
+        &ask("203.0.113.9"),
+        Cause::SourceRanges,
+        Weight::Note,
+        &["192.0.2.10"],
+    );
+}
+
+#[test]
+fn what_no_rules_are_made_for() {
+    let headless = Service {
+        headless: true,
+        cluster_ips: Vec::new(),
+        ..web()
+    };
+    let found = objects::findings(&subject(vec![headless.applied()]), None);
+    assert_found(&found, Cause::NotServed, Weight::Broken, &["headless"]);
+    let other = Service {
+        proxy_name: Some("mesh".into()),
+        ..web()
+    };
+    let found = objects::findings(&subject(vec![other.applied()]), None);
+    assert_found(&found, Cause::NotServed, Weight::Broken, &["mesh"]);
+}
+
+#[test]
+fn ping_and_network_policies_are_explained() {
+    let found = objects::findings(&healthy(), None);
+    assert_found(&found, Cause::Ping, Weight::Note, &["10.96.0.1", "80/TCP"]);
+    assert_found(
+        &found,
+        Cause::NetworkPolicy,
+        Weight::Note,
+        &["10.244.1.11:8080", "10.96.0.1:80"],
+    );
+}
+
+fn facts(sysctls: &[(&str, &str)]) -> Facts {
+    let mut facts = Facts::parse(
+        r#"{
+  "interfaces": [
+    {"name": "lo", "index": 1, "up": true, "addresses": ["127.0.0.1/8"]},
+    {"name": "eth0", "index": 2, "up": true, "addresses": ["10.200.1.2/24"]},
+    {"name": "cbr0", "index": 3, "up": true, "kind": "bridge", "addresses": ["10.244.1.1/24"]},
+    {"name": "veth11", "index": 4, "up": true, "kind": "veth", "master": "cbr0"}
+  ],
+  "routes": [
+    {"dst": "default", "via": "10.200.1.1", "dev": "eth0"},
+    {"dst": "10.200.1.0/24", "dev": "eth0"},
+    {"dst": "10.244.1.0/24", "dev": "cbr0"},
+    {"dst": "10.244.2.0/24", "via": "10.200.1.3", "dev": "eth0"}
+  ],
+  "sysctls": {"net.ipv4.ip_forward": "1", "net.bridge.bridge-nf-call-iptables": "1"}
+}"#,
+    )
+    .unwrap();
+    for (name, value) in sysctls {
+        facts
+            .sysctls
+            .insert((*name).to_owned(), (*value).to_owned());
+    }
+    facts
+}
+
+#[test]
+fn nothing_is_wrong_with_a_healthy_node() {
+    assert_healthy(&host::findings(&healthy(), &facts(&[]), &[]));
+}
+
+#[test]
+fn forwarding_is_off() {
+    let facts = facts(&[("net.ipv4.ip_forward", "0")]);
+    let found = host::findings(&healthy(), &facts, &[]);
+    assert_found(
+        &found,
+        Cause::ForwardingOff,
+        Weight::Broken,
+        &["net.ipv4.ip_forward=1"],
+    );
+}
+
+#[test]
+fn bridges_that_bypass_the_rules() {
+    let off = facts(&[("net.bridge.bridge-nf-call-iptables", "0")]);
+    let found = host::findings(&healthy(), &off, &[]);
+    let words = ["is 0", "cbr0", "10.244.1.11", "br_netfilter"];
+    assert_found(&found, Cause::BridgeBypass, Weight::Partly, &words);
+    let mut absent = facts(&[]);
+    absent.sysctls.remove("net.bridge.bridge-nf-call-iptables");
+    let found = host::findings(&healthy(), &absent, &[]);
+    assert_found(
+        &found,
+        Cause::BridgeBypass,
+        Weight::Partly,
+        &["does not exist"],
+    );
+    // Without an endpoint on the bridge it does not matter.
+    let elsewhere = slice_of(vec![endpoint("10.244.2.11", "node2")]);
+    let elsewhere = subject(vec![web().applied(), elsewhere.applied()]);
+    assert_healthy(&host::findings(&elsewhere, &absent, &[]));
+}
+
+#[test]
+fn the_connection_table_is_full() {
+    let max = ("net.netfilter.nf_conntrack_max", "1000");
+    let at = |count| facts(&[max, ("net.netfilter.nf_conntrack_count", count)]);
+    assert_eq!(host::conntrack_full(&at("949")), None);
+    let nearly: Vec<_> = host::conntrack_full(&at("950")).into_iter().collect();
+    assert_found(
+        &nearly,
+        Cause::ConntrackFull,
+        Weight::Partly,
+        &["950 of 1000"],
+    );
+    let full: Vec<_> = host::conntrack_full(&at("1000")).into_iter().collect();
+    assert_found(
+        &full,
+        Cause::ConntrackFull,
+        Weight::Broken,
+        &["nf_conntrack_max"],
+    );
+}
+
+#[test]
+fn connections_that_go_where_no_endpoint_is() {
+    let flow = |given: &str| KnownFlow {
+        protocol: 6,
+        client: "10.244.1.50:4000".parse().unwrap(),
+        asked: "10.96.0.1:80".parse().unwrap(),
+        given: given.parse().unwrap(),
+    };
+    let good = [flow("10.244.1.11:8080")];
+    assert_healthy(&host::findings(&healthy(), &facts(&[]), &good));
+    let found = host::findings(&healthy(), &facts(&[]), &[flow("10.244.9.9:8080")]);
+    let words = [
+        "10.244.9.9:8080",
+        "conntrack -D -p tcp --orig-dst 10.96.0.1 --dport 80",
+    ];
+    assert_found(&found, Cause::StaleFlow, Weight::Partly, &words);
+}
+
+/// Rules that do what the plan of [`healthy`] says, with more of others' before them.
+fn rules(forward: &str, endpoint: &str) -> String {
+    format!(
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+         :CNI-FORWARD - [0:0]\n-A FORWARD -j CNI-FORWARD\n{forward}COMMIT\n\
+         *nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+         :POSTROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n\
+         -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n\
+         -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -m statistic --mode random \
+         --probability 0.5 -j DNAT --to-destination {endpoint}\n\
+         -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination \
+         10.244.2.11:8080\nCOMMIT\n"
+    )
+}
+
+fn asked(mut facts: Facts, rules: String) -> Vec<Finding> {
+    facts.dumps.iptables_save = Some(rules);
+    let world = World::from_facts(&facts).unwrap();
+    let probes = probe::ask(&healthy(), &facts, &world, None).unwrap();
+    assert_eq!(probes.len(), 2, "a pod and the node");
+    probe::findings(&probes)
+}
+
+const GOOD: &str = "10.244.1.11:8080";
+
+#[test]
+fn nothing_is_wrong_with_rules_that_do_what_the_plan_says() {
+    assert_eq!(asked(facts(&[]), rules("", GOOD)), []);
+}
+
+#[test]
+fn a_foreign_chain_drops_first() {
+    let drop = "-A CNI-FORWARD -d 10.244.2.11/32 -j DROP\n";
+    let found = asked(facts(&[]), rules(drop, GOOD));
+    let words = ["CNI-FORWARD", "10.244.2.11", "pod of this node", "filter"];
+    assert_found(&found, Cause::ForeignDrop, Weight::Partly, &words);
+    let found = asked(facts(&[]), rules("-A CNI-FORWARD -j DROP\n", GOOD));
+    assert_eq!(found.len(), 1, "of each end the same: {found:#?}");
+}
+
+#[test]
+fn an_endpoint_without_a_route() {
+    let mut facts = facts(&[]);
+    facts
+        .routes
+        .retain(|r| r.dst != "default" && r.dst != "10.244.2.0/24");
+    let found = asked(facts, rules("", GOOD));
+    let words = ["10.244.2.11:8080", "no way there", "CNI"];
+    assert_found(&found, Cause::NoRoute, Weight::Partly, &words);
+}
+
+#[test]
+fn the_reverse_path_is_another() {
+    // Pods' packets come in through cbr0, and the way back to them is eth0's.
+    let mut facts = facts(&[("net.ipv4.conf.all.rp_filter", "1")]);
+    facts.dumps.iptables_save = Some(rules("", GOOD));
+    let world = World::from_facts(&facts).unwrap();
+    let mut probes = probe::ask(&healthy(), &facts, &world, None).unwrap();
+    let probe = &mut probes[0];
+    probe.packet.in_iface = Some("eth0".to_owned());
+    probe.trace = trace::walk(&world, &probe.packet).unwrap();
+    let found = probe::lost(probe);
+    assert_found(
+        &found,
+        Cause::ReversePath,
+        Weight::Broken,
+        &["rp_filter", "eth0"],
+    );
+}
+
+#[test]
+fn rules_that_are_not_those_of_the_objects() {
+    let found = asked(facts(&[]), rules("", "10.244.7.7:8080"));
+    let words = [
+        "10.244.1.11:8080",
+        "10.244.7.7:8080",
+        "is the proxy running",
+    ];
+    assert_found(&found, Cause::RulesDiffer, Weight::Broken, &words);
+    let found = asked(
+        facts(&[]),
+        "*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n".to_owned(),
+    );
+    assert_found(
+        &found,
+        Cause::RulesDiffer,
+        Weight::Broken,
+        &["no rule sends them anywhere"],
+    );
+}
+
+#[test]
+fn a_service_is_found_by_name_port_address_and_node_port() {
+    let service = service("demo/web", &["10.96.0.1"], &["http:80:30080", "dns:53/UDP"]);
+    let events = vec![service.applied()];
+    let objects = super::subject::Objects::of(&events);
+    let ports = |text: &str| objects.find(text).map(|(_, ports)| ports.len());
+    assert_eq!(ports("demo/web").unwrap(), 2);
+    assert_eq!(ports("demo/web:http").unwrap(), 1);
+    assert_eq!(ports("demo/web:53").unwrap(), 1);
+    assert_eq!(ports("10.96.0.1").unwrap(), 2);
+    assert_eq!(ports("30080").unwrap(), 1);
+    for (text, word) in [
+        ("demo/other", "no Service demo/other"),
+        ("demo/web:https", "it has http (80), dns (53)"),
+        ("10.96.0.9", "10.96.0.9"),
+        ("30081", "30081"),
+        ("web", "NAMESPACE/NAME"),
+    ] {
+        let error = objects.find(text).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use why::{
-    ColorArg, ExplainArgs, ExplainOutput, FromArg, HostArgs, TraceArgs, TraceOutput,
+    ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, FromArg, HostArgs, TraceArgs,
+    TraceOutput,
 };
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
@@ -63,6 +64,9 @@ pub(crate) enum Command {
     /// Puts beside each other what the objects say, what this node should do about it, and what its
     /// rules do to connections of a pod, of the node itself and from outside.
     Explain(Box<ExplainArgs>),
+
+    /// Draw the way of a packet, or all chains and the jumps between them.
+    Diagram(Box<DiagramArgs>),
 
     /// Print what decides about packets on this node, as JSON: for `sluice trace --facts`.
     Facts,

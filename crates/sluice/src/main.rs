@@ -3,6 +3,7 @@
 mod cleanup;
 mod cleanup_ipvs;
 mod cli;
+mod diagram;
 mod explain;
 mod facts;
 mod logging;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Render(args) => render::command(args).map(|()| done),
         Command::Trace(args) => Ok(walk::command(args)),
         Command::Explain(args) => Ok(explain::command(args)),
+        Command::Diagram(args) => diagram::command(args).map(|()| done),
         Command::Facts => facts::command().map(|()| done),
         Command::Cleanup(args) => cleanup::command(args).map(|()| done),
         Command::Lab { command } => lab::cli::run(command),

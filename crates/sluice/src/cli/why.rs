@@ -193,3 +193,46 @@ pub(crate) enum ColorArg {
     Always,
     Never,
 }
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DiagramArgs {
+    /// Draw the way of a packet from this address; without it, all chains.
+    #[arg(long, value_name = "IP", requires = "dst")]
+    pub(crate) src: Option<IpAddr>,
+
+    /// The packet's destination address.
+    #[arg(long, value_name = "IP", requires = "src")]
+    pub(crate) dst: Option<IpAddr>,
+
+    /// tcp, udp, sctp, icmp, or a protocol's number.
+    #[arg(long, default_value = "tcp", value_parser = proto)]
+    pub(crate) proto: Proto,
+
+    /// Its destination port.
+    #[arg(long, value_name = "N")]
+    pub(crate) dport: Option<u16>,
+
+    /// Where it starts: pod, node, outside, or the interface that it comes in through.
+    #[arg(long, value_name = "pod|node|outside|INTERFACE")]
+    pub(crate) from: Option<FromArg>,
+
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+
+    /// What to draw.
+    #[arg(short, long, value_enum, default_value = "boxes")]
+    pub(crate) output: DiagramFormat,
+
+    /// How many rules of a chain, and how many ways out of it, are drawn before the rest is folded.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) most: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DiagramFormat {
+    /// For the terminal.
+    Boxes,
+    Mermaid,
+    Dot,
+    Svg,
+}

@@ -1,0 +1,171 @@
+//! What a diagram shows, before anybody draws it.
+
+use std::collections::{HashMap, HashSet};
+
+/// Boxes and the arrows between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Graph {
+    /// In the order in which they were first met; an arrow's ends are places in this list.
+    pub(crate) boxes: Vec<Box>,
+    /// In the order in which they were first met.
+    pub(crate) arrows: Vec<Arrow>,
+}
+
+/// A chain, a decision or an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Box {
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// Its name.
+    pub(crate) title: String,
+    /// What stands in it, a line each.
+    pub(crate) lines: Vec<String>,
+}
+
+/// What a box stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// A chain that the kernel calls from a hook, or where a packet starts.
+    Hook,
+    /// Any other chain.
+    Chain,
+    /// Where packets arrive.
+    Arrives,
+    /// Where packets are lost.
+    Lost,
+    /// Many that are not drawn.
+    Folded,
+}
+
+/// From one box to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Arrow {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    /// `25%`, or empty.
+    pub(crate) label: String,
+}
+
+/// Builds a graph, each box and arrow once.
+#[derive(Debug, Default)]
+pub(crate) struct Builder {
+    graph: Graph,
+    places: HashMap<(Kind, String), usize>,
+    arrows: HashSet<(usize, usize)>,
+}
+
+impl Builder {
+    /// The place of a box; it is made where it is not there yet.
+    pub(crate) fn place(&mut self, kind: Kind, title: &str) -> usize {
+        let boxes = &mut self.graph.boxes;
+        *self
+            .places
+            .entry((kind, title.to_owned()))
+            .or_insert_with(|| {
+                boxes.push(Box {
+                    kind,
+                    title: title.to_owned(),
+                    lines: Vec::new(),
+                });
+                boxes.len() - 1
+            })
+    }
+
+    /// Adds a line to a box.
+    pub(crate) fn line(&mut self, place: usize, line: String) {
+        if let Some(b) = self.graph.boxes.get_mut(place) {
+            b.lines.push(line);
+        }
+    }
+
+    /// Adds a line to a box that has not got it yet.
+    pub(crate) fn line_once(&mut self, place: usize, line: String) {
+        let boxes = &self.graph.boxes;
+        if boxes.get(place).is_some_and(|b| !b.lines.contains(&line)) {
+            self.line(place, line);
+        }
+    }
+
+    /// Adds an arrow, once.
+    pub(crate) fn arrow(&mut self, from: usize, to: usize, label: String) {
+        if self.arrows.insert((from, to)) {
+            self.graph.arrows.push(Arrow { from, to, label });
+        }
+    }
+
+    pub(crate) fn done(self) -> Graph {
+        self.graph
+    }
+}
+
+impl Graph {
+    /// The same with at most `most` arrows of a kind out of any box; what is left out is one folded
+    /// box that says how many, and what only led from there is not drawn either.
+    pub(crate) fn folded(&self, most: usize) -> Graph {
+        let mut builder = Builder::default();
+        let mut places: HashMap<usize, usize> = HashMap::new();
+        let mut pointed = vec![false; self.boxes.len()];
+        let mut outs: Vec<Vec<&Arrow>> = vec![Vec::new(); self.boxes.len()];
+        for arrow in &self.arrows {
+            if let (Some(out), Some(to)) = (outs.get_mut(arrow.from), pointed.get_mut(arrow.to)) {
+                out.push(arrow);
+                *to = true;
+            }
+        }
+        // In reverse, so that the first is taken first.
+        let mut todo: Vec<usize> = (0..self.boxes.len())
+            .rev()
+            .filter(|i| !pointed[*i])
+            .collect();
+        while let Some(at) = todo.pop() {
+            let Some(b) = self.boxes.get(at) else {
+                continue;
+            };
+            let from = *places
+                .entry(at)
+                .or_insert_with(|| copy(&mut builder, b, most));
+            let out = &outs[at];
+            let shown = if out.len() > most + 1 {
+                most
+            } else {
+                out.len()
+            };
+            let mut next = Vec::new();
+            for arrow in &out[..shown] {
+                let Some(target) = self.boxes.get(arrow.to) else {
+                    continue;
+                };
+                if !places.contains_key(&arrow.to) {
+                    next.push(arrow.to);
+                }
+                let to = *places
+                    .entry(arrow.to)
+                    .or_insert_with(|| copy(&mut builder, target, most));
+                builder.arrow(from, to, arrow.label.clone());
+            }
+            todo.extend(next.into_iter().rev());
+            if out.len() > shown {
+                let title = format!("… and {} more of {}", out.len() - shown, b.title);
+                let to = builder.place(Kind::Folded, &title);
+                builder.arrow(from, to, String::new());
+            }
+        }
+        builder.done()
+    }
+}
+
+fn copy(builder: &mut Builder, b: &Box, most: usize) -> usize {
+    let place = builder.place(b.kind, &b.title);
+    let shown = if b.lines.len() > most + 1 {
+        most
+    } else {
+        b.lines.len()
+    };
+    for line in &b.lines[..shown] {
+        builder.line(place, line.clone());
+    }
+    if b.lines.len() > shown {
+        builder.line(place, format!("… and {} more", b.lines.len() - shown));
+    }
+    place
+}

@@ -1,0 +1,105 @@
+//! All chains and the jumps between them.
+
+use netfilter::iptables::TableSet;
+use netfilter::nft::listing::{Data, SetRef, Statement, Table, Verdict};
+use trace::World;
+
+use super::graph::{Builder, Graph, Kind};
+
+/// All chains, from the hooks on, with their rules and, where the dumps have them, counters.
+pub(crate) fn of_world(world: &World) -> Graph {
+    let mut builder = Builder::default();
+    for set in &world.iptables {
+        iptables(&mut builder, set);
+    }
+    for table in &world.nft.tables {
+        nft(&mut builder, table);
+    }
+    builder.done()
+}
+
+fn iptables(builder: &mut Builder, set: &TableSet) {
+    for (table, state) in &set.tables {
+        let name = |chain: &str| format!("{} {} {chain}", set.family, table.name());
+        let kind = |chain| {
+            if table.is_built_in(chain) {
+                Kind::Hook
+            } else {
+                Kind::Chain
+            }
+        };
+        for (chain, contents) in &state.chains {
+            let from = builder.place(kind(*chain), &name(chain.as_str()));
+            for rule in &contents.rules {
+                let counted = rule.counters.map_or(String::new(), |c| {
+                    format!("[{} packets, {} bytes] ", c.packets, c.bytes)
+                });
+                let mut text = String::new();
+                rule.write_append(&mut text, *chain);
+                builder.line(from, format!("{counted}{}", text.trim_end()));
+                if let Some(to) = rule
+                    .target
+                    .as_ref()
+                    .and_then(netfilter::iptables::Target::chain)
+                {
+                    let to = builder.place(kind(to), &name(to.as_str()));
+                    builder.arrow(from, to, String::new());
+                }
+            }
+        }
+    }
+}
+
+fn nft(builder: &mut Builder, table: &Table) {
+    let title = |chain: &str| format!("{} {} {chain}", table.family.name(), table.name);
+    let place = |builder: &mut Builder, name: &str| {
+        let base = table.chain(name).and_then(|c| c.base.as_ref());
+        match base {
+            Some(base) => builder.place(
+                Kind::Hook,
+                &format!(
+                    "{} ({}, priority {})",
+                    title(name),
+                    base.hook,
+                    base.priority
+                ),
+            ),
+            None => builder.place(Kind::Chain, &title(name)),
+        }
+    };
+    for chain in &table.chains {
+        let from = place(builder, &chain.name);
+        for rule in &chain.rules {
+            // nft prints the counters as part of the rule.
+            builder.line(from, rule.text.to_string());
+            for name in rule.statements.iter().flat_map(|s| targets(table, s)) {
+                let to = place(builder, name);
+                builder.arrow(from, to, String::new());
+            }
+        }
+    }
+}
+
+/// The chains that a statement may lead to.
+fn targets<'t>(table: &'t Table, statement: &'t Statement) -> Vec<&'t str> {
+    let of = |verdict: &'t Verdict| match verdict {
+        Verdict::Jump(chain) | Verdict::Goto(chain) => Some(&**chain),
+        _ => None,
+    };
+    match statement {
+        Statement::Verdict(verdict) => of(verdict).into_iter().collect(),
+        Statement::Vmap { map, .. } => {
+            let set = match map {
+                SetRef::Name(name) => table.set(name),
+                SetRef::Anonymous(set) => Some(&**set),
+            };
+            let elements = set.into_iter().flat_map(|s| &s.elements);
+            let verdicts = elements.filter_map(|e| match &e.data {
+                Some(Data::Verdict(verdict)) => of(verdict),
+                _ => None,
+            });
+            verdicts.collect()
+        }
+        _ => Vec::new(),
+    }
+}

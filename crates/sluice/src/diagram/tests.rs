@@ -1,0 +1,133 @@
+//! Pictures of small and of large things.
+
+use std::fmt::Write as _;
+
+use netfilter::iptables::Family;
+use trace::{Origin, Packet, Proto, World, walk};
+
+use super::graph::{Graph, Kind};
+use super::{draw, of_trace, structure, svg};
+
+/// A Service with so many endpoints, as kube-proxy lays it out.
+fn world(endpoints: usize) -> World {
+    let mut chains = String::new();
+    let mut rules = String::new();
+    for i in 0..endpoints {
+        let _ = writeln!(chains, ":KUBE-SEP-{i} - [0:0]");
+        let odds = 1.0 / (endpoints - i) as f64;
+        let _ = writeln!(
+            rules,
+            "[{i}:{i}] -A KUBE-SVC-A -m statistic --mode random --probability {odds:.11} -j KUBE-SEP-{i}\n\
+             [0:0] -A KUBE-SEP-{i} -p tcp -j DNAT --to-destination 10.1.{}.{}:80",
+            i / 250,
+            i % 250 + 1
+        );
+    }
+    let text = format!(
+        "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-A - [0:0]\n{chains}\
+         [7:70] -A PREROUTING -j KUBE-SERVICES\n\
+         [7:70] -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-A\n\
+         {rules}COMMIT\n"
+    );
+    let mut world = World::default();
+    world.add_iptables(Family::Ipv4, &text).unwrap();
+    world
+}
+
+fn traced(endpoints: usize) -> Graph {
+    let client = "10.1.9.9".parse().unwrap();
+    let service = "10.96.0.1".parse().unwrap();
+    let packet = Packet::new(Origin::Pod, client, service, Proto::TCP, 80);
+    of_trace(&packet, &walk(&world(endpoints), &packet).unwrap())
+}
+
+fn count(graph: &Graph, kind: Kind) -> usize {
+    graph.boxes.iter().filter(|b| b.kind == kind).count()
+}
+
+#[test]
+fn ten_endpoints_are_all_drawn() {
+    let graph = traced(10);
+    assert_eq!(count(&graph, Kind::Arrives), 10);
+    // Drawn from the top in another order, and nothing left out.
+    let folded = graph.folded(10);
+    assert_eq!(folded.boxes.len(), graph.boxes.len());
+    assert_eq!(folded.arrows.len(), graph.arrows.len());
+    assert_eq!(count(&folded, Kind::Folded), 0);
+}
+
+#[test]
+fn a_thousand_endpoints_are_folded() {
+    for graph in [traced(1000), structure::of_world(&world(1000))] {
+        let folded = graph.folded(10);
+        assert!(folded.boxes.len() < 40, "{}", folded.boxes.len());
+        let fold = folded
+            .boxes
+            .iter()
+            .find(|b| b.kind == Kind::Folded)
+            .unwrap();
+        assert!(
+            fold.title.starts_with("… and 990 more of"),
+            "{}",
+            fold.title
+        );
+    }
+}
+
+#[test]
+fn counters_stand_beside_the_rules() {
+    let graph = structure::of_world(&world(1));
+    let boxes = draw::boxes(&graph);
+    assert!(boxes.contains("[7 packets, 70 bytes]"), "{boxes}");
+}
+
+#[test]
+fn jumps_of_verdict_maps_are_drawn() {
+    let text = "table ip t {\n\tmap m {\n\t\ttype ipv4_addr : verdict\n\t\telements = { \
+                10.0.0.1 : goto a, 10.0.0.2 : drop }\n\t}\n\tchain a {\n\t}\n\tchain base {\n\
+                \t\ttype nat hook prerouting priority dstnat; policy accept;\n\
+                \t\tip daddr vmap @m\n\t}\n}\n";
+    let mut world = World::default();
+    world.add_nft(text).unwrap();
+    let graph = structure::of_world(&world);
+    let titles: Vec<&str> = graph.boxes.iter().map(|b| b.title.as_str()).collect();
+    let arrow = graph.arrows.first().expect("an arrow");
+    assert!(
+        titles[arrow.from].starts_with("ip t base (prerouting"),
+        "{titles:?}"
+    );
+    assert_eq!(titles[arrow.to], "ip t a");
+}
+
+#[test]
+fn every_form_shows_every_box_and_escapes_its_text() {
+    let graph = traced(3);
+    for text in [
+        draw::mermaid(&graph),
+        draw::dot(&graph),
+        draw::boxes(&graph),
+        svg::svg(&graph),
+    ] {
+        for end in ["10.1.0.1:80", "10.1.0.2:80", "10.1.0.3:80", "KUBE-SVC-A"] {
+            assert!(text.contains(end), "{end} is not in {text}");
+        }
+    }
+    let mermaid = draw::mermaid(&graph);
+    assert!(
+        !mermaid.contains("=>"),
+        "angle brackets are HTML there: {mermaid}"
+    );
+    assert_eq!(
+        svg::svg(&graph).matches("<rect").count(),
+        graph.boxes.len() + 1
+    );
+}
+
+#[test]
+fn each_box_is_below_all_that_lead_to_it() {
+    let graph = traced(4);
+    let layers = svg::layers(&graph);
+    for arrow in &graph.arrows {
+        assert!(layers[arrow.from] < layers[arrow.to], "{arrow:?}");
+    }
+}

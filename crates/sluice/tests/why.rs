@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Output;
 
 use serde_json::Value;
@@ -275,4 +276,48 @@ fn explain_names_a_foreign_chain_that_drops() {
                 iptables-nft -A MY-FIREWALL -d 10.244.2.0/24 -j DROP";
     let found = wrong(&web_elsewhere(), drop);
     assert_wrong(&found, "foreign-drop", &["MY-FIREWALL", "10.244.2.0/24"]);
+}
+
+/// What people see for kube-proxy's own rules, whole. `UPDATE=1` rewrites the files.
+#[test]
+fn the_trees_of_the_observed_rules() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trace");
+    let facts = folder.join("node1.json");
+    for (mode, flag, dump) in [
+        (
+            "iptables",
+            "--iptables-save",
+            "iptables-default.v4.iptables-save",
+        ),
+        ("nftables", "--nft", "nftables-default.v4.nft"),
+    ] {
+        let dump = observed(dump);
+        for (what, dst, dport, src) in [
+            ("cluster-ip", "10.96.10.1", "80", "10.244.1.50"),
+            ("hairpin", "10.96.10.1", "80", "10.244.1.11"),
+            ("node-port", "10.200.1.2", "30008", "198.51.100.9"),
+        ] {
+            let output = std::process::Command::new(support::SLUICE)
+                .args([
+                    "trace", "--src", src, "--dst", dst, "--dport", dport, "--facts",
+                ])
+                .arg(&facts)
+                .arg(flag)
+                .arg(&dump)
+                .output()
+                .unwrap();
+            let tree = text(&output.stdout);
+            assert!(
+                tree.contains("destination 10.244."),
+                "{tree}{}",
+                text(&output.stderr)
+            );
+            let golden = folder.join(format!("{mode}-{what}.txt"));
+            if std::env::var_os("UPDATE").is_some() {
+                std::fs::write(&golden, &tree).unwrap();
+            }
+            let expected = std::fs::read_to_string(&golden).unwrap();
+            assert_eq!(tree, expected, "{}; UPDATE=1 rewrites it", golden.display());
+        }
+    }
 }

@@ -102,31 +102,31 @@ fn main() -> anyhow::Result<()> {
     };
     row(
         "start to first complete sync, median",
-        ms(quantile(&mut starts, 0.5)),
+        &ms(quantile(&mut starts, 0.5)),
         "2 s",
     );
     let synced = resident(&proxy)?;
-    row("resident after the sync", mib(synced), "80 MiB");
-    row("most resident until then", mib(peak(&proxy)?), "");
+    row("resident after the sync", &mib(synced), "80 MiB");
+    row("most resident until then", &mib(peak(&proxy)?), "");
     let mut times = host.run(|| bench.changes(0, sizes.changes, Duration::ZERO))?;
     row(
         "event to commit, 1 ms minSyncPeriod, median",
-        ms(quantile(&mut times, 0.5)),
+        &ms(quantile(&mut times, 0.5)),
         "10 ms",
     );
     row(
         "event to commit, 1 ms minSyncPeriod, p99",
-        ms(quantile(&mut times, 0.99)),
+        &ms(quantile(&mut times, 0.99)),
         "",
     );
     if sizes.soak > 0 {
         let before = resident(&proxy)?;
         host.run(|| bench.soak(sizes.changes, sizes.soak))?;
         let after = resident(&proxy)?;
-        row("resident before the soak", mib(before), "");
+        row("resident before the soak", &mib(before), "");
         row(
             &format!("resident after {} changes", sizes.soak),
-            mib(after),
+            &mib(after),
             "as before",
         );
     }
@@ -139,12 +139,12 @@ fn main() -> anyhow::Result<()> {
     let mut times = host.run(|| bench.changes(done, sizes.paced_changes, quiet))?;
     row(
         "event to commit after a quiet time, default, median",
-        ms(quantile(&mut times, 0.5)),
+        &ms(quantile(&mut times, 0.5)),
         "10 ms",
     );
     row(
         "event to commit after a quiet time, default, p99",
-        ms(quantile(&mut times, 0.99)),
+        &ms(quantile(&mut times, 0.99)),
         "",
     );
     Ok(())
@@ -331,7 +331,7 @@ fn status(process: &Running, name: &str) -> anyhow::Result<u64> {
     Ok(number.context("no such line in the status")?.parse()?)
 }
 
-fn row(what: &str, value: String, aim: &str) {
+fn row(what: &str, value: &str, aim: &str) {
     println!("{what:<54} {value:>12} {aim:>10}");
 }
 

@@ -114,6 +114,7 @@ fn serve_listen_map(mut setup: Setup, config: &Config, args: &ProxyArgs) -> anyh
     raise_open_files();
     setup.sockets_only = true;
     let inputs = Inputs::new();
+    inputs.follow_signals()?;
     let stop = if args.manifests.is_empty() {
         let server = api_server(config, &setup.settings.node_name)?;
         run::run(setup, server, inputs, drivers)?

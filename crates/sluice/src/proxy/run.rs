@@ -49,8 +49,6 @@ pub(crate) fn run(
     mut inputs: Inputs,
     drivers: Drivers,
 ) -> anyhow::Result<Stop> {
-    // First, so that all threads leave the signals to the one that waits for them.
-    inputs.follow_signals()?;
     let node_name = setup.settings.node_name.clone();
     let metrics = Metrics::new(setup.metric_set).context("cannot make the metrics")?;
     let server = Server::start(setup.observe, metrics)?;

@@ -1,6 +1,7 @@
 # Everything here works on a bare Debian 12 with cargo and root: what is missing is installed first.
 #
-#   make demo [MODE=nftables]   a three-node cluster in network namespaces, with real connections
+#   make demo [MODE=nftables]   a three-node cluster in network namespaces, with real connections;
+#                               MODE=iptables, ipvs (in a virtual machine) or userspace
 #   make test                   every test there is; .ci/run calls it
 #   make bench                  the figures in the README
 #   make lint                   formatting and clippy, as CI checks them
@@ -19,13 +20,22 @@ deps:
 
 demo: deps
 	$(CARGO) build --release --package sluice
+ifeq ($(MODE),ipvs)
+	# This machine's kernel may lack IPVS; that of User Mode Linux has it, but no NAT in nf_tables.
+	$(CARGO) xtask vm --timeout 280 -- target/release/sluice lab demo --mode ipvs -- --iptables-backend legacy
+else
 	target/release/sluice lab demo --mode $(MODE)
+endif
 
 test: deps
 	$(CARGO) test --workspace
 
 bench: deps
-	$(CARGO) bench --workspace
+	$(CARGO) bench --package sluice-plan --bench plan
+	$(CARGO) bench --package sluice-dataplane --bench iptables
+	$(CARGO) bench --package sluice-kernel --bench nftables
+	$(CARGO) bench --package sluice-trace --bench dump
+	$(CARGO) bench --package sluice --bench apiserver
 
 lint:
 	$(CARGO) fmt --all --check

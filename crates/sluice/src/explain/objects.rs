@@ -94,9 +94,7 @@ pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
     }
     let all: Vec<&Endpoint> = subject.slices.iter().flat_map(|s| &s.endpoints).collect();
     let bad: Vec<&&Endpoint> = all.iter().filter(|e| !e.conditions.ready).collect();
-    let serving = all
-        .iter()
-        .any(|e| e.conditions.ready || e.conditions.serving);
+    let draining = |e: &&Endpoint| e.conditions.serving && e.conditions.terminating;
     if all.is_empty() {
         return Some(Finding::new(
             Weight::Broken,
@@ -122,7 +120,7 @@ pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
             ),
             change,
         )
-    } else if serving {
+    } else if all.iter().any(draining) {
         Finding::new(
             Weight::Partly,
             Cause::NoReadyEndpoint,

@@ -98,7 +98,9 @@ impl Host {
                 .ok()?;
             let mut text = String::new();
             stream.read_to_string(&mut text).ok()?;
-            Some(text.split(' ').nth(1) == Some("200"))
+            // Healthy it is while it starts too; a family is named once it has been synced.
+            let synced = ["IPv4", "IPv6"].iter().all(|family| text.contains(family));
+            Some(text.split(' ').nth(1) == Some("200") && synced)
         })
         .map(|healthy| healthy == Some(true))
     }

@@ -283,7 +283,7 @@ impl Lab {
         })
     }
 
-    /// Waits until every node's proxy says that it has synced: 200 from `/healthz` on port 10256.
+    /// Waits until every node's proxy says that it has synced both families: `/healthz` on port 10256.
     ///
     /// # Errors
     /// A proxy has ended, or does not say so in time.

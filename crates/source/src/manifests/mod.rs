@@ -230,10 +230,15 @@ impl Manifests {
 fn carry_over(reading: read::Reading, old: &File) -> File {
     let read::Reading {
         mut objects,
-        bad,
+        mut bad,
         incomplete,
         problems,
     } = reading;
+    if incomplete {
+        // An object that was unusable here keeps a version that came from elsewhere: it still does.
+        let unusable = old.bad.iter().filter(|key| !objects.contains_key(*key));
+        bad.extend(unusable.cloned());
+    }
     for (key, object) in &old.objects {
         if (incomplete || bad.contains(key)) && !objects.contains_key(key) {
             objects.insert(key.clone(), object.clone());

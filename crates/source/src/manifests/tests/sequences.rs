@@ -145,3 +145,31 @@ proptest! {
         prop_assert_eq!(&world.believed, &world.stated());
     }
 }
+
+/// Found by the property above: the file that keeps an object in force with an unusable version of
+/// it comes to be broken as a whole.
+#[test]
+fn an_object_kept_by_an_unusable_version_stays_when_the_file_breaks() {
+    let mut world = World {
+        manifests: Manifests::new(),
+        files: Default::default(),
+        believed: BTreeMap::new(),
+    };
+    world.edit(
+        2,
+        Some(&[Doc::Good {
+            name: 2,
+            version: 1,
+        }]),
+    );
+    world.commit();
+    world.edit(2, None);
+    world.edit(0, Some(&[Doc::Bad { name: 2 }]));
+    world.commit();
+    world.edit(0, Some(&[Doc::Broken]));
+    world.commit();
+    assert_eq!(world.believed.len(), 1);
+    world.edit(0, None);
+    world.commit();
+    assert!(world.believed.is_empty());
+}

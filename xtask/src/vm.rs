@@ -20,6 +20,9 @@ use anyhow::{Context as _, bail};
 /// The kernel, a program.
 const KERNEL: &str = "linux.uml";
 
+/// What makes it run on processors that have come after it; see there.
+const PTRACE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ptrace.so"));
+
 /// What a command finds in the machine.
 #[derive(Clone, Debug)]
 pub struct Vm {
@@ -31,10 +34,21 @@ pub struct Vm {
     pub modules: Vec<String>,
     /// Environment variables, beside `PATH`.
     pub environment: Vec<(String, String)>,
+    /// Folders of this machine that are there though they are in `/tmp`, which is empty otherwise.
+    pub folders: Vec<PathBuf>,
+}
+
+/// How a command in the machine ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its exit status; 128 and more where a signal ended it.
+    pub status: u8,
+    /// What it printed, among the kernel's complaints.
+    pub text: String,
 }
 
 impl Default for Vm {
-    /// With all that the ipvs mode needs.
+    /// With all that the ipvs mode needs, and this workspace with what was built of it.
     fn default() -> Self {
         let modules = [
             "ip_vs",
@@ -59,8 +73,24 @@ impl Default for Vm {
             memory_mib: 512,
             modules: modules.map(str::to_owned).into(),
             environment: Vec::new(),
+            folders: vec![workspace(), built()],
         }
     }
+}
+
+fn workspace() -> PathBuf {
+    let mut folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    folder.pop();
+    folder
+}
+
+/// Where cargo puts programs: this one is there, or in a folder beside them if it is a test.
+fn built() -> PathBuf {
+    let this = std::env::current_exe().unwrap_or_default();
+    this.ancestors()
+        .nth(2)
+        .map(Path::to_owned)
+        .unwrap_or_default()
 }
 
 /// Gone when dropped, with all that is in it.
@@ -91,13 +121,33 @@ impl Vm {
     /// # Errors
     /// The machine does not boot, or was ended for taking too long.
     pub fn run(&self, command: &[OsString]) -> anyhow::Result<u8> {
+        self.run_in(&Folder::new()?, command, Stdio::inherit())
+    }
+
+    /// The same, with what it prints.
+    ///
+    /// # Errors
+    /// The machine does not boot, or was ended for taking too long. What was printed until then is
+    /// in the error.
+    pub fn output(&self, command: &[OsString]) -> anyhow::Result<Output> {
         let folder = Folder::new()?;
-        let script = folder.0.join("init");
-        let status = folder.0.join("status");
+        let printed = folder.0.join("printed");
+        let stdout = fs::File::create(&printed).context("cannot make a file for the output")?;
+        let result = self.run_in(&folder, command, stdout.into());
+        let text = fs::read(printed).context("cannot read the output")?;
+        // It is a terminal's.
+        let text = String::from_utf8_lossy(&text).replace('\r', "");
+        let status = result.with_context(|| format!("it printed:\n{text}"))?;
+        Ok(Output { status, text })
+    }
+
+    fn run_in(&self, folder: &Folder, command: &[OsString], stdout: Stdio) -> anyhow::Result<u8> {
+        let folder = &folder.0;
+        let script = folder.join("init");
         let here = std::env::current_dir().context("no present folder")?;
-        fs::write(&script, self.script(command, &here, &folder.0))?;
+        fs::write(&script, self.script(command, &here, folder))?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
-        let mut child = self.boot(&folder.0, &script)?;
+        let mut child = self.boot(folder, &script, stdout)?;
         let end = Instant::now() + self.timeout;
         let ended = loop {
             if child
@@ -120,13 +170,16 @@ impl Vm {
                 self.timeout
             );
         }
-        let text = fs::read_to_string(&status);
-        let text = text.context("the virtual machine ended before the command had")?;
+        let Ok(text) = fs::read_to_string(folder.join("status")) else {
+            bail!("the virtual machine ended before the command had");
+        };
         let code: u32 = text.trim().parse().context("the command's status")?;
         Ok(u8::try_from(code).unwrap_or(255))
     }
 
-    fn boot(&self, folder: &Path, script: &Path) -> anyhow::Result<Child> {
+    fn boot(&self, folder: &Path, script: &Path, stdout: Stdio) -> anyhow::Result<Child> {
+        let preload = folder.join("ptrace.so");
+        fs::write(&preload, PTRACE).context("cannot write the kernel's library")?;
         let mut init = OsString::from("init=");
         init.push(script);
         let child = Command::new(KERNEL)
@@ -137,7 +190,9 @@ impl Vm {
             // It keeps its sockets and memory there.
             .env("HOME", folder)
             .env("TMPDIR", folder)
+            .env("LD_PRELOAD", preload)
             .stdin(Stdio::null())
+            .stdout(stdout)
             // Only complaints of the kernel program itself.
             .stderr(Stdio::null())
             .process_group(0)
@@ -157,6 +212,12 @@ impl Vm {
         for (name, value) in &self.environment {
             environment += &format!("export {name}={}\n", quoted(OsStr::new(value)));
         }
+        let mut mounts = String::new();
+        let hidden = |folder: &&PathBuf| folder.starts_with("/tmp");
+        for folder in self.folders.iter().filter(hidden) {
+            let folder = quoted(folder.as_os_str());
+            mounts += &format!("mkdir -p {folder}\nmount -t hostfs none {folder} -o {folder}\n");
+        }
         format!(
             "#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
@@ -166,7 +227,7 @@ mount -t tmpfs tmpfs /run
 mkdir -p /run/host /run/kernel/lib /run/lock /run/netns
 mount -t hostfs none /run/host -o {folder}
 mount -t tmpfs tmpfs /tmp
-mount -t tmpfs tmpfs /dev/shm 2>/dev/null
+{mounts}mount -t tmpfs tmpfs /dev/shm 2>/dev/null
 ln -s /usr/lib/uml/modules /run/kernel/lib/modules
 printf '#!/bin/sh\\nexec /sbin/modprobe -d /run/kernel \"$@\"\\n' >/run/modprobe
 chmod +x /run/modprobe
@@ -219,6 +280,23 @@ mod tests {
         let vm = Vm::default();
         assert_eq!(run(&vm, "test -d /sys/module/ip_vs").unwrap(), 0);
         assert_eq!(run(&vm, "exit 7").unwrap(), 7);
+    }
+
+    #[test]
+    fn what_it_prints_and_reads_is_there() {
+        let folder = Folder::new().unwrap();
+        fs::write(folder.0.join("file"), "42\n").unwrap();
+        let vm = Vm {
+            modules: Vec::new(),
+            folders: vec![folder.0.clone()],
+            ..Vm::default()
+        };
+        let line = format!("cat {}/file; ls /tmp; exit 3", folder.0.display());
+        let output = vm
+            .output(&["/bin/sh", "-c", &line].map(OsString::from))
+            .unwrap();
+        assert_eq!(output.status, 3);
+        assert!(output.text.contains("42\n"), "{}", output.text);
     }
 
     #[test]

@@ -1,0 +1,185 @@
+//! A client keeps to its endpoint: for so long after its last connection, and not to one that is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plan::{Affinity, Plan, PortKey};
+
+use crate::fabric::{Fabric, Fate};
+use crate::flows::{Flow, From};
+use crate::packet::{Packet, TCP};
+use crate::world::{World, configurations};
+use crate::{bring, load};
+
+struct Stage {
+    fabric: Fabric,
+    plan: Plan,
+    key: PortKey,
+    frontend: SocketAddr,
+    world: World,
+}
+
+impl Stage {
+    fn raise(name: &str, world: World) -> Self {
+        let configuration = &configurations()[0];
+        let plan = world.plan(configuration);
+        let (key, port) = plan
+            .ports
+            .iter()
+            .find(|(_, port)| port.affinity.is_some())
+            .expect("one with affinity");
+        Stage {
+            fabric: Fabric::raise(name, configuration.link, world),
+            key: key.clone(),
+            frontend: SocketAddr::new(port.cluster_ip, port.port.get()),
+            plan,
+            world,
+        }
+    }
+
+    /// Brings the table to the plan with this port changed.
+    fn bring(&self, change: impl FnOnce(&mut plan::PortPlan)) {
+        let mut plan = self.plan.clone();
+        let port = plan.ports.get_mut(&self.key).expect("the port");
+        change(Arc::make_mut(port));
+        self.fabric.node.run(|| bring(&plan)).expect("the node");
+    }
+
+    /// The endpoints that ten connections get.
+    fn endpoints(&self, from: From, round: usize) -> BTreeSet<IpAddr> {
+        let flow = Flow {
+            from,
+            protocol: TCP,
+            destination: self.frontend,
+        };
+        let fates = self
+            .fabric
+            .fates(&[flow], round)
+            .remove(&flow)
+            .expect("asked");
+        let endpoints = fates.into_iter().map(|fate| match fate {
+            Fate::To { endpoint, .. } => endpoint.ip(),
+            other => panic!("{other:?}"),
+        });
+        endpoints.collect()
+    }
+
+    /// The one endpoint that ten connections of one client get.
+    fn kept(&self, round: usize) -> IpAddr {
+        let endpoints = self.endpoints(From::Node, round);
+        assert_eq!(endpoints.len(), 1, "{endpoints:?}");
+        endpoints.into_iter().next().expect("one")
+    }
+}
+
+fn until_that_is_gone(world: World) {
+    let stage = Stage::raise("affinity", world);
+    stage.bring(|_| {});
+    let first = stage.kept(0);
+    assert_eq!(stage.kept(1), first);
+    // It goes, and the client keeps to another; it comes back, and the client stays there.
+    stage.bring(|port| {
+        let others = port.cluster.iter().filter(|e| e.ip != first);
+        port.cluster = others.copied().collect();
+        assert!(!port.cluster.is_empty());
+    });
+    let second = stage.kept(2);
+    assert_ne!(second, first);
+    stage.bring(|_| {});
+    assert_eq!(stage.kept(3), second);
+}
+
+#[test]
+fn a_client_keeps_to_its_endpoint_until_that_is_gone() {
+    until_that_is_gone(World::V4);
+    until_that_is_gone(World::V4InV6);
+}
+
+/// How long a client is remembered, in the tests of that.
+const LIMIT: Duration = Duration::from_secs(4);
+
+/// Of so many clients that are forgotten, all will never get the same endpoints as before.
+const CLIENTS: u8 = 40;
+
+impl Stage {
+    /// The endpoint that each of many clients gets, each by one connection.
+    fn by_client(&self, port: u16) -> BTreeMap<IpAddr, IpAddr> {
+        let flow = Flow {
+            from: From::OtherNode,
+            protocol: TCP,
+            destination: self.frontend,
+        };
+        let packets = (0..CLIENTS).map(|number| {
+            let ip = self.world.address([10, 200, 1, 40 + number].into());
+            let source = SocketAddr::new(ip, port);
+            let packet = Packet {
+                source,
+                ..flow.packet(0, self.world)
+            };
+            (flow, packet)
+        });
+        let fates = self.fabric.send(packets.collect()).into_iter();
+        let endpoints = fates.map(|(_, packet, fate)| match fate {
+            Fate::To { endpoint, .. } => (packet.source.ip(), endpoint.ip()),
+            other => panic!("{other:?}"),
+        });
+        endpoints.collect()
+    }
+
+    /// The limit counts from the last connection, and after it a client is forgotten.
+    fn clients_that_come_again_and_that_stay_away(&self) {
+        let mut ports = 10_000..;
+        let mut next = || {
+            (
+                Instant::now(),
+                self.by_client(ports.next().expect("a port")),
+            )
+        };
+        // A machine that was too busy to come again in time has to begin anew.
+        for _ in 0..20 {
+            let (start, first) = next();
+            let mut last = start;
+            let mut in_time = true;
+            while in_time && start.elapsed() < 2 * LIMIT {
+                std::thread::sleep(LIMIT / 5);
+                let (asked, again) = next();
+                in_time = last.elapsed() < LIMIT;
+                assert!(!in_time || again == first, "{first:?}\n{again:?}");
+                last = asked;
+            }
+            if in_time {
+                std::thread::sleep(LIMIT + Duration::from_secs(1));
+                let (_, after) = next();
+                assert_ne!(after, first, "nobody was forgotten");
+                return;
+            }
+        }
+        panic!("this machine never found the time");
+    }
+}
+
+#[test]
+fn a_client_is_remembered_from_its_last_connection_on() {
+    std::thread::scope(|scope| {
+        for world in [World::V4, World::V4InV6] {
+            scope.spawn(move || {
+                let stage = Stage::raise("again", world);
+                stage.bring(|port| {
+                    let timeout_seconds = LIMIT.as_secs() as u32;
+                    port.affinity = Some(Affinity { timeout_seconds });
+                });
+                stage.clients_that_come_again_and_that_stay_away();
+            });
+            // kube-proxy does the same.
+            scope.spawn(move || {
+                let stage = Stage::raise("theirs", world);
+                let table = world.kube_proxys(&configurations()[0]);
+                let table = table.replace("timeout 10m", &format!("timeout {LIMIT:?}"));
+                stage.fabric.node.run(|| load(&table)).expect("the node");
+                stage.clients_that_come_again_and_that_stay_away();
+            });
+        }
+    });
+}

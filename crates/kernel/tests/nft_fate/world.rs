@@ -1,0 +1,234 @@
+//! The objects that kube-proxy was observed with, what it made of them, and both said again in IPv6:
+//! of the observed Services only one has IPv6 addresses.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use ipnet::{IpNet, Ipv4Net};
+use model::IpFamily;
+use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, Settings};
+
+/// One way of running kube-proxy, as `testdata/observed/README.md` has them.
+#[derive(Clone)]
+pub(crate) struct Configuration {
+    pub(crate) name: &'static str,
+    local: LocalTraffic,
+    masquerade_all: bool,
+    node_ports: NodePortAddresses,
+    /// The name of the pods' link.
+    pub(crate) link: &'static str,
+}
+
+/// Which objects, and in which family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum World {
+    /// As observed.
+    V4,
+    /// As observed.
+    V6,
+    /// What was observed for IPv4, with IPv6 addresses.
+    V4InV6,
+}
+
+impl World {
+    pub(crate) fn family(self) -> IpFamily {
+        match self {
+            World::V4 => IpFamily::V4,
+            World::V6 | World::V4InV6 => IpFamily::V6,
+        }
+    }
+
+    /// The address that has the part that this one has in IPv4.
+    pub(crate) fn address(self, v4: Ipv4Addr) -> IpAddr {
+        match self {
+            World::V4 => v4.into(),
+            World::V6 | World::V4InV6 => in_v6(v4),
+        }
+    }
+
+    /// What kube-proxy makes of the objects, for `nft -f`.
+    pub(crate) fn kube_proxys(self, configuration: &Configuration) -> String {
+        let read = |family: &str| {
+            let file = format!("nftables-{}.{family}.nft", configuration.name);
+            std::fs::read_to_string(observed(&file)).expect("what was observed")
+        };
+        match self {
+            World::V4 => read("v4"),
+            World::V6 => read("v6"),
+            World::V4InV6 => text_in_v6(&read("v4")),
+        }
+    }
+
+    /// What sluice makes of the objects.
+    pub(crate) fn plan(self, configuration: &Configuration) -> Plan {
+        let objects = observed("objects.json");
+        let batch = match self {
+            World::V4 | World::V6 => source::read_once([objects]),
+            World::V4InV6 => {
+                let text = std::fs::read_to_string(objects).expect("the objects");
+                let mut list = serde_json::from_str(&text).expect("JSON");
+                objects_in_v6(&mut list);
+                let folder = tempfile::tempdir().expect("a folder");
+                let file = folder.path().join("objects.json");
+                std::fs::write(&file, list.to_string()).expect("room");
+                source::read_once([file])
+            }
+        };
+        assert!(batch.initial_list_complete, "{:?}", batch.problems);
+        let mut planner = Planner::new(Settings {
+            node_name: "node1".to_owned(),
+            local_traffic: configuration.local.clone(),
+            masquerade_all: configuration.masquerade_all,
+            node_port_addresses: configuration.node_ports.clone(),
+        });
+        let addresses = NODE_ADDRESSES.into_iter().map(|ip| self.address(ip));
+        planner.set_host_addresses(addresses.collect());
+        planner.apply_all(batch.events);
+        planner.take_diff();
+        planner.plan(self.family()).clone()
+    }
+}
+
+/// The addresses of the node: the one that it was observed with, and others, on both of its links,
+/// that are in no range of any configuration.
+pub(crate) const NODE_ADDRESSES: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(10, 200, 1, 2),
+    Ipv4Addr::new(10, 201, 1, 2),
+    Ipv4Addr::new(10, 244, 1, 1),
+];
+
+fn observed(file: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
+    folder.join(file)
+}
+
+/// The address of the same part in IPv6, by the numbers as they are written: pods and nodes of the
+/// observation have such addresses, and the Service range has the last two of the numbers.
+fn in_v6(v4: Ipv4Addr) -> IpAddr {
+    let [a, b, c, d] = v4.octets();
+    let text = match (a, b) {
+        _ if v4.is_loopback() => "::1".to_owned(),
+        (10, 96..112) => format!("fd00:10:96::{c:x}{d:02x}"),
+        (10, 244) => format!("fd00:10:244:{c}::{d}"),
+        (10, _) => format!("fd00:{b}:{c}::{d}"),
+        _ => format!("2001:db8:{a}:{b}:{c}::{d}"),
+    };
+    text.parse().expect("an address")
+}
+
+fn range_in_v6(v4: Ipv4Net) -> IpNet {
+    let len = match (v4.network().octets(), v4.prefix_len()) {
+        ([10, 244, 0, 0], 16) => 56,
+        (_, 12) => 112,
+        (_, 24) => 64 + 16 * u8::from(v4.network().octets()[0] != 10),
+        (_, 32) => 128,
+        other => panic!("what is {other:?}?"),
+    };
+    IpNet::new(in_v6(v4.network()), len).expect("a range")
+}
+
+/// An address or a range in IPv6, if it is one of IPv4.
+fn word_in_v6(word: &str) -> Option<String> {
+    let range = word.parse().map(|range| range_in_v6(range).to_string());
+    let address = || word.parse().map(|address| in_v6(address).to_string());
+    range.ok().or_else(|| address().ok())
+}
+
+fn text_in_v6(text: &str) -> String {
+    let text = text
+        .replace("table ip ", "table ip6 ")
+        .replace("ipv4_addr", "ipv6_addr")
+        .replace("dnat ip to", "dnat ip6 to")
+        .replace("ip saddr", "ip6 saddr")
+        .replace("ip daddr", "ip6 daddr");
+    let mut translated = String::new();
+    for piece in text.split_inclusive(|c: char| !c.is_ascii_digit() && c != '.' && c != '/') {
+        let end = piece.trim_end_matches(|c: char| !c.is_ascii_digit());
+        // `dnat to ADDRESS:PORT`.
+        let to_port = piece.ends_with(':');
+        match word_in_v6(end) {
+            Some(v6) if to_port => translated += &format!("[{v6}]:"),
+            Some(v6) => translated += &(v6 + piece.get(end.len()..).unwrap_or_default()),
+            None => translated += piece,
+        }
+    }
+    translated
+}
+
+/// Takes what is IPv6 out of the objects and puts the rest in its place.
+fn objects_in_v6(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    let is_v6 = |value: &Value| match value {
+        Value::String(text) => {
+            text == "IPv6"
+                || text.parse::<std::net::Ipv6Addr>().is_ok()
+                || text.parse::<ipnet::Ipv6Net>().is_ok()
+        }
+        other => other["addressType"] == "IPv6",
+    };
+    match value {
+        Value::Array(items) => {
+            items.retain(|item| !is_v6(item));
+            items.iter_mut().for_each(objects_in_v6);
+        }
+        Value::Object(fields) => fields.values_mut().for_each(objects_in_v6),
+        Value::String(text) if text == "IPv4" => *text = "IPv6".to_owned(),
+        Value::String(text) if text == "RequireDualStack" => *text = "SingleStack".to_owned(),
+        Value::String(text) => *text = word_in_v6(text).unwrap_or(std::mem::take(text)),
+        _ => {}
+    }
+}
+
+pub(crate) fn configurations() -> Vec<Configuration> {
+    let cidrs = ["10.244.0.0/16", "fd00:10:244::/56"];
+    let cluster_cidr =
+        LocalTraffic::ClusterCidr(cidrs.iter().map(|c| c.parse().unwrap()).collect());
+    let plain = |name, local, link| Configuration {
+        name,
+        local,
+        masquerade_all: false,
+        node_ports: NodePortAddresses::Primary,
+        link,
+    };
+    let node_ports = ["10.200.1.0/24", "fd00:200:1::/64"];
+    let node_ports = node_ports.iter().map(|c| c.parse().unwrap()).collect();
+    vec![
+        plain("default", cluster_cidr.clone(), "pods0"),
+        Configuration {
+            masquerade_all: true,
+            ..plain("masquerade-all", cluster_cidr.clone(), "pods0")
+        },
+        plain("primary", cluster_cidr.clone(), "pods0"),
+        Configuration {
+            node_ports: NodePortAddresses::Ranges(node_ports),
+            ..plain("nodeport-cidr", cluster_cidr, "pods0")
+        },
+        plain("nodecidr", LocalTraffic::NodeCidr, "pods0"),
+        plain(
+            "bridge",
+            LocalTraffic::BridgeInterface("cbr0".to_owned()),
+            "cbr0",
+        ),
+        plain(
+            "prefix",
+            LocalTraffic::InterfaceNamePrefix("veth".to_owned()),
+            "veth7",
+        ),
+    ]
+}
+
+/// Where kube-proxy's own IPv6 rules are the same whatever the Services, they are what its IPv4
+/// rules say in IPv6: the translation is one.
+#[test]
+fn what_is_said_again_in_ipv6_is_what_kube_proxy_says() {
+    let fixed = |text: String| -> Vec<String> {
+        let start = text.find("chain filter-prerouting").expect("base chains");
+        let end = text.find("chain reject-chain").expect("the last of them");
+        text[start..end].lines().map(str::to_owned).collect()
+    };
+    for configuration in configurations() {
+        let ours = fixed(World::V4InV6.kube_proxys(&configuration));
+        let theirs = fixed(World::V6.kube_proxys(&configuration));
+        assert_eq!(ours, theirs, "{}", configuration.name);
+    }
+}

@@ -20,6 +20,7 @@ mod duration;
 mod error;
 mod file;
 mod flags;
+mod gates;
 mod resolve;
 mod validate;
 

@@ -9,6 +9,7 @@ use model::{Cidr, parse_cidr, parse_ip};
 
 use crate::file::append_port;
 use crate::flags::{Draft, FLAGS, is_given};
+use crate::gates::{self, Stage};
 use crate::{ConfigError, FieldError, GoDuration, KubeProxyConfiguration, Quantity, validate};
 
 /// What the command line comes to.
@@ -61,8 +62,10 @@ pub struct Config {
     pub bind_address_hard_fail: bool,
     /// `enableProfiling`.
     pub enable_profiling: bool,
-    /// Whether `showHiddenMetricsForVersion` asks for the metrics hidden in this version.
-    pub show_hidden_metrics: bool,
+    /// The feature gate ComponentFlagz: whether `/flagz` is served.
+    pub flagz: bool,
+    /// The feature gate ComponentStatusz: whether `/statusz` is served.
+    pub statusz: bool,
     /// `clientConnection` and `--master`.
     pub client: ClientConnection,
     /// `detectLocalMode` and what belongs to it.
@@ -319,9 +322,16 @@ fn lower_name(name: &str) -> Result<String, ConfigError> {
 impl Draft {
     /// Brings the flags that have no field of their own into the file.
     fn settle(&mut self) {
+        let ports = if self.write_config_to.is_empty() {
+            (self.healthz_port, self.metrics_port)
+        } else {
+            // A file cannot say that there is no server, so these flags do not go into one.
+            let usual = Self::new();
+            (usual.healthz_port, usual.metrics_port)
+        };
         for (address, port) in [
-            (&mut self.file.healthz_bind_address, self.healthz_port),
-            (&mut self.file.metrics_bind_address, self.metrics_port),
+            (&mut self.file.healthz_bind_address, ports.0),
+            (&mut self.file.metrics_bind_address, ports.1),
         ] {
             match u16::try_from(port) {
                 Ok(0) => address.clear(),
@@ -398,7 +408,8 @@ impl Config {
             metrics_bind_address: address(&file.metrics_bind_address),
             bind_address_hard_fail: file.bind_address_hard_fail,
             enable_profiling: file.enable_profiling,
-            show_hidden_metrics: !file.show_hidden_metrics_for_version.is_empty(),
+            flagz: gates::is_on(&file.feature_gates, "ComponentFlagz", Stage::Beta),
+            statusz: gates::is_on(&file.feature_gates, "ComponentStatusz", Stage::Beta),
             client: ClientConnection {
                 master: None,
                 kubeconfig: text(&file.client_connection.kubeconfig).map(PathBuf::from),
@@ -432,19 +443,17 @@ impl Config {
 
     /// A line for each statement that has no effect here.
     fn without_effect(&self) -> Vec<String> {
-        const GATES: [&str; 4] = [
-            "AllAlpha",
-            "AllBeta",
-            "AllowServiceExternalIPs",
-            "LoggingAlphaOptions",
-        ];
         let mut lines: Vec<_> = self
             .file
             .feature_gates
             .keys()
-            .filter(|gate| !GATES.contains(&gate.as_str()))
+            .filter(|gate| !gates::WITH_EFFECT.contains(&gate.as_str()))
             .map(|gate| format!("featureGates.{gate}: has no effect in sluice"))
             .collect();
+        if !self.file.show_hidden_metrics_for_version.is_empty() {
+            let nothing = "Kubernetes 1.36 hides no metric of a proxy, so there is none to show";
+            lines.push(format!("showHiddenMetricsForVersion: {nothing}"));
+        }
         if self.file.windows_run_as_service {
             lines.push("windowsRunAsService: is for Windows, and ignored".into());
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use model::{Cidr, IpFamily, family_of_net, parse_cidr, parse_ip};
 
-use crate::{FieldError, GoDuration, KubeProxyConfiguration, ProxyMode};
+use crate::{FieldError, GoDuration, KubeProxyConfiguration, ProxyMode, gates};
 
 /// The minor version before the one whose metrics are served.
 const PREVIOUS_VERSION: &str = "1.35";
@@ -104,6 +104,7 @@ pub(crate) fn validate(config: &KubeProxyConfiguration) -> Errors {
             ProxyMode::Iptables
         }
     };
+    e.0.extend(gates::refused(&config.feature_gates));
     e.in_range(
         "iptables.masqueradeBit",
         config.iptables.masquerade_bit.unwrap_or(14),
@@ -314,10 +315,11 @@ fn logging(e: &mut Errors, config: &KubeProxyConfiguration) {
             );
         }
     }
-    let gate = |name| config.feature_gates.get(name).copied();
-    let alpha = gate("LoggingAlphaOptions")
-        .or(gate("AllAlpha"))
-        .unwrap_or(false);
+    let alpha = gates::is_on(
+        &config.feature_gates,
+        "LoggingAlphaOptions",
+        gates::Stage::Alpha,
+    );
     let options = &logging.options;
     for (name, options) in [("text", &options.text), ("json", &options.json)] {
         let field = |field| format!("logging.options.{name}.{field}");

@@ -117,3 +117,36 @@ fn nulls_and_lists_as_kubeadm_writes_them_are_fine() {
     .expect("a file");
     assert_eq!(config.conntrack.min, 131_072);
 }
+
+#[test]
+fn a_written_file_says_nothing_that_it_cannot() {
+    let written = |flag| {
+        resolve(&["--write-config-to=x", flag])
+            .expect("flags")
+            .config
+            .file
+    };
+    assert_eq!(
+        written("--healthz-port=0").healthz_bind_address,
+        "0.0.0.0:10256"
+    );
+    assert_eq!(
+        written("--metrics-port=5").metrics_bind_address,
+        "127.0.0.1:10249"
+    );
+    assert_eq!(
+        written("--metrics-bind-address=10.0.0.1").metrics_bind_address,
+        "10.0.0.1:10249"
+    );
+}
+
+#[test]
+fn gates_switch_pages_one_by_one_or_all_that_are_beta() {
+    let on = |gates: &str| {
+        let config = from_file(&format!("featureGates: {{{gates}}}")).expect("gates");
+        (config.flagz, config.statusz)
+    };
+    assert_eq!(on(""), (true, true));
+    assert_eq!(on("ComponentFlagz: false"), (false, true));
+    assert_eq!(on("AllBeta: false, ComponentStatusz: true"), (false, true));
+}

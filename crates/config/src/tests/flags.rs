@@ -79,7 +79,7 @@ const EFFECTS: &[(&[&str], Check)] = &[
     }),
     (&["--profiling"], |r| r.config.enable_profiling),
     (&["--show-hidden-metrics-for-version=1.35"], |r| {
-        r.config.show_hidden_metrics
+        r.notes.len() == 1 && r.notes[0].contains("hides no metric")
     }),
     (&["--proxy-mode=nftables"], |r| {
         r.config.mode == ProxyMode::Nftables

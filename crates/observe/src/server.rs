@@ -7,14 +7,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::any;
 use model::{IpFamily, NamespacedName};
 use prometheus::IntCounterVec;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use crate::pages::Form;
 use crate::service_health::Ports;
 use crate::{Health, Metrics, NodeEligibility, Pages, ServiceHealth};
 
@@ -249,27 +250,33 @@ async fn serve(
     }
 }
 
+// Whatever the method, as upstream's handlers have it.
 fn health_routes(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/healthz", get(healthz))
-        .route("/livez", get(livez))
+        .route("/healthz", any(healthz))
+        .route("/livez", any(livez))
         .with_state(shared)
 }
 
 fn metrics_routes(shared: Arc<Shared>) -> Router {
-    let router = Router::new()
-        .route("/healthz", get(async || "ok"))
-        .route("/metrics", get(metrics))
-        .route("/metrics/slis", get(slis))
-        .route("/proxyMode", get(proxy_mode))
-        .route("/configz", get(configz))
-        .route("/flagz", get(flagz))
-        .route("/statusz", get(statusz));
-    let router = if shared.options.set_verbosity.is_some() {
-        router.route("/debug/flags/{flag}", put(set_flag))
-    } else {
-        router
-    };
+    let mut router = Router::new()
+        .route("/healthz", any(async || "ok"))
+        .route("/metrics", any(metrics))
+        .route("/metrics/slis", any(slis))
+        .route("/proxyMode", any(proxy_mode))
+        .route("/configz", any(configz));
+    if shared.options.pages.flags.is_some() {
+        router = router.route("/flagz", any(flagz));
+    }
+    if shared.options.pages.statusz {
+        router = router.route("/statusz", any(statusz));
+    }
+    if shared.options.set_verbosity.is_some() {
+        router = router
+            .route("/debug/flags/{flag}", any(set_flag))
+            .route("/debug/pprof/{*profile}", any(no_profile))
+            .route("/debug/pprof/", any(no_profile));
+    }
     router.with_state(shared)
 }
 
@@ -334,19 +341,46 @@ async fn configz(State(shared): State<Arc<Shared>>) -> Response {
     axum::Json(&shared.options.pages.configz).into_response()
 }
 
-async fn flagz(State(shared): State<Arc<Shared>>) -> Response {
-    text(PLAIN, shared.options.pages.flagz())
+async fn flagz(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let pages = &shared.options.pages;
+    match form(&headers, "Flagz") {
+        Some(Form::Text) => text(PLAIN, pages.flagz()),
+        Some(Form::Object(version)) => axum::Json(pages.flagz_object(version)).into_response(),
+        None => StatusCode::NOT_ACCEPTABLE.into_response(),
+    }
 }
 
-async fn statusz(State(shared): State<Arc<Shared>>) -> Response {
-    text(PLAIN, shared.options.pages.statusz(SystemTime::now()))
+async fn statusz(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let (pages, now) = (&shared.options.pages, SystemTime::now());
+    match form(&headers, "Statusz") {
+        Some(Form::Text) => text(PLAIN, pages.statusz(now)),
+        Some(Form::Object(version)) => {
+            axum::Json(pages.statusz_object(version, now)).into_response()
+        }
+        None => StatusCode::NOT_ACCEPTABLE.into_response(),
+    }
+}
+
+fn form(headers: &HeaderMap, kind: &str) -> Option<Form> {
+    let accept = headers.get(header::ACCEPT);
+    Form::asked_for(accept.and_then(|a| a.to_str().ok()), kind)
+}
+
+/// Profiles are Go's: their tools read nothing else, and this is no program in Go.
+async fn no_profile() -> Response {
+    let instead = "sluice has no Go profiles; on the node, `perf record -g -p PID` takes one\n";
+    (StatusCode::NOT_FOUND, instead).into_response()
 }
 
 async fn set_flag(
     State(shared): State<Arc<Shared>>,
     Path(flag): Path<String>,
+    method: Method,
     value: String,
 ) -> Response {
+    if method != Method::PUT {
+        return (StatusCode::NOT_ACCEPTABLE, "unsupported http method\n").into_response();
+    }
     let Some(set) = shared
         .options
         .set_verbosity

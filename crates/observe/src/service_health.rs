@@ -27,7 +27,7 @@ pub struct ServiceHealth {
 /// The open ports. Lives on the server's thread.
 #[derive(Default)]
 pub(crate) struct Ports {
-    open: BTreeMap<NamespacedName, (u16, Vec<Listening>)>,
+    open: BTreeMap<NamespacedName, (u16, BTreeMap<IpAddr, Listening>)>,
     /// Ports that could not be opened and have been reported.
     failed: BTreeMap<NamespacedName, u16>,
 }
@@ -41,8 +41,9 @@ impl Drop for Listening {
 }
 
 impl Ports {
-    /// Opens and closes ports until they are the wanted ones. A port that cannot be opened is
-    /// reported once and tried again at each call; the others are not affected.
+    /// Opens and closes ports until they are the wanted ones, on the wanted addresses. A port that
+    /// cannot be opened on all of them is open on none, is reported once and tried again at each
+    /// call; the others are not affected.
     pub(crate) async fn sync(&mut self, shared: &Arc<Shared>) {
         let (wanted, addresses) = shared.service_ports();
         self.open
@@ -50,11 +51,10 @@ impl Ports {
         self.failed
             .retain(|name, port| wanted.get(name) == Some(port));
         for (name, port) in wanted {
-            if self.open.contains_key(&name) {
-                continue;
-            }
-            match listen_all(shared, &name, port, &addresses).await {
-                Ok(listening) => {
+            let (_, mut listening) = self.open.remove(&name).unwrap_or_default();
+            listening.retain(|ip, _| addresses.contains(ip));
+            match listen_all(shared, &name, port, &addresses, &mut listening).await {
+                Ok(()) => {
                     if self.failed.remove(&name).is_some() {
                         tracing::info!(service = %name, port, "health-check node port is open now");
                     }
@@ -70,25 +70,30 @@ impl Ports {
     }
 }
 
+/// Listens on the addresses where it does not yet.
 async fn listen_all(
     shared: &Arc<Shared>,
     name: &NamespacedName,
     port: u16,
     addresses: &[IpAddr],
-) -> Result<Vec<Listening>, (SocketAddr, std::io::Error)> {
-    let mut listening = Vec::new();
+    listening: &mut BTreeMap<IpAddr, Listening>,
+) -> Result<(), (SocketAddr, std::io::Error)> {
     for ip in addresses {
+        if listening.contains_key(ip) {
+            continue;
+        }
         let address = SocketAddr::new(*ip, port);
         let listener = bind(address).await.map_err(|e| (address, e))?;
         let router = Router::new()
             .fallback(answer)
             .with_state((Arc::clone(shared), name.clone()));
-        listening.push(Listening(tokio::spawn(async move {
+        let serving = tokio::spawn(async move {
             // Ends only by being aborted.
             let _ = axum::serve(listener, router).await;
-        })));
+        });
+        listening.insert(*ip, Listening(serving));
     }
-    Ok(listening)
+    Ok(())
 }
 
 /// Binds an IPv6 address for IPv6 alone, so that `::` and `0.0.0.0` can be open side by side.

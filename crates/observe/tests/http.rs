@@ -18,9 +18,27 @@ fn pages() -> Pages {
     Pages {
         proxy_mode: "nftables".to_owned(),
         configz: serde_json::json!({"kubeproxy.config.k8s.io": {"mode": "nftables"}}),
-        flags: vec![("proxy-mode".to_owned(), "nftables".to_owned())],
+        flags: Some(BTreeMap::from([(
+            "proxy-mode".to_owned(),
+            "nftables".to_owned(),
+        )])),
+        statusz: true,
         version: "1.2.3".to_owned(),
         started: SystemTime::now(),
+    }
+}
+
+/// Nothing but the pages.
+fn options(healthz: Option<SocketAddr>, metrics: Option<SocketAddr>) -> Options {
+    Options {
+        healthz,
+        metrics,
+        bind_hard_fail: true,
+        health_timeout: Duration::from_secs(60),
+        pages: pages(),
+        set_verbosity: None,
+        before_scrape: Box::new(|_| {}),
+        listen_failed: Box::new(|_, _, _| {}),
     }
 }
 
@@ -62,10 +80,21 @@ fn start() -> Served {
 
 /// Status code, headers in lower case, body.
 fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String, String) {
+    accepting(address, method, path, "*/*", body)
+}
+
+fn accepting(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    accept: &str,
+    body: &str,
+) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .unwrap();
@@ -140,9 +169,76 @@ fn the_metrics_address_has_every_page() {
     assert!(
         get(served.metrics, "/statusz")
             .2
-            .contains("Version: sluice 1.2.3\n")
+            .contains("Binary version: sluice 1.2.3\n")
     );
     assert_eq!(get(served.metrics, "/nonsense").0, 404);
+}
+
+#[test]
+fn z_pages_are_objects_for_machines() {
+    let served = start();
+    let ask = |kind: &str| {
+        let accept = format!("application/json;v=v1beta1;g=config.k8s.io;as={kind}");
+        let path = format!("/{}", kind.to_lowercase());
+        let (status, _, body) = accepting(served.metrics, "GET", &path, &accept, "");
+        assert_eq!(status, 200, "{kind}");
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()
+    };
+    let flagz = ask("Flagz");
+    assert_eq!(flagz["kind"], "Flagz");
+    assert_eq!(flagz["apiVersion"], "config.k8s.io/v1beta1");
+    assert_eq!(flagz["flags"]["proxy-mode"], "nftables");
+    let statusz = ask("Statusz");
+    assert_eq!(statusz["metadata"]["name"], "kube-proxy");
+    assert_eq!(statusz["binaryVersion"], "sluice 1.2.3");
+    for path in statusz["paths"].as_array().unwrap() {
+        assert_eq!(get(served.metrics, path.as_str().unwrap()).0, 200, "{path}");
+    }
+    let unknown = accepting(served.metrics, "GET", "/flagz", "application/json", "");
+    assert_eq!(unknown.0, 406);
+}
+
+#[test]
+fn pages_that_are_switched_off_are_not_there() {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let metrics = SocketAddr::new(loopback, free_port(loopback));
+    let options = Options {
+        pages: Pages {
+            flags: None,
+            statusz: false,
+            ..pages()
+        },
+        ..options(None, Some(metrics))
+    };
+    let _server = Server::start(options, Metrics::new(MetricSet::Ipvs).unwrap()).unwrap();
+    assert_eq!(get(metrics, "/proxyMode").0, 200);
+    for path in ["/flagz", "/statusz", "/debug/flags/v", "/debug/pprof/heap"] {
+        assert_eq!(get(metrics, path).0, 404, "{path}");
+    }
+}
+
+#[test]
+fn a_service_port_is_open_on_the_addresses_that_are_wanted() {
+    let served = start();
+    let at = |last| IpAddr::from([127, 0, 0, last]);
+    let port = free_port(at(1));
+    let open = |ip| TcpStream::connect((ip, port)).is_ok();
+    let health = ServiceHealth {
+        port,
+        local_endpoints: 1,
+    };
+    served
+        .server
+        .set_service_health_addresses(vec![at(1), at(2)]);
+    let services = BTreeMap::from([(NamespacedName::new("demo", "web"), health)]);
+    served.server.set_services(services);
+    eventually("open", || open(at(1)) && open(at(2)));
+    assert!(!open(at(3)));
+    served
+        .server
+        .set_service_health_addresses(vec![at(2), at(3)]);
+    eventually("moved", || open(at(3)) && !open(at(1)));
+    assert!(open(at(2)));
 }
 
 #[test]
@@ -159,6 +255,9 @@ fn verbosity_is_set_and_nonsense_refused() {
     assert_eq!(put("v", "4").0, 200);
     assert_eq!(put("v", "loud").0, 400);
     assert_eq!(put("other", "4").0, 404);
+    assert_eq!(get(served.metrics, "/debug/flags/v").0, 406);
+    let (status, _, body) = get(served.metrics, "/debug/pprof/heap");
+    assert!(status == 404 && body.contains("perf record"), "{body}");
 }
 
 #[test]
@@ -221,16 +320,7 @@ fn a_port_that_is_taken_is_reported_and_others_open() {
 fn an_address_that_is_taken_is_an_error_with_hard_fail() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
-    let options = Options {
-        healthz: Some(address),
-        metrics: None,
-        bind_hard_fail: true,
-        health_timeout: Duration::from_secs(60),
-        pages: pages(),
-        set_verbosity: None,
-        before_scrape: Box::new(|_| {}),
-        listen_failed: Box::new(|_, _, _| {}),
-    };
+    let options = options(Some(address), None);
     let error = Server::start(options, Metrics::new(MetricSet::Ipvs).unwrap())
         .err()
         .unwrap();

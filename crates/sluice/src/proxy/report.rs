@@ -1,6 +1,7 @@
 //! What a sync means for health, metrics and health-check node ports.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,6 +21,8 @@ pub(crate) struct Reporter {
     /// Flows to remove are found and removed off the sync path.
     stale_flows: Sender<Order>,
     services: BTreeMap<IpFamily, BTreeMap<NamespacedName, ServiceHealth>>,
+    /// Where health-check ports are open.
+    addresses: BTreeMap<IpFamily, Vec<IpAddr>>,
 }
 
 impl Reporter {
@@ -30,6 +33,7 @@ impl Reporter {
             set,
             stale_flows,
             services: BTreeMap::new(),
+            addresses: BTreeMap::new(),
         }
     }
 
@@ -79,6 +83,21 @@ impl Reporter {
         m.service_changes_pending.set(0);
     }
 
+    /// Health-check ports are open where NodePorts are.
+    fn health_addresses(&mut self, plan: &Plan) {
+        let every = match plan.family {
+            IpFamily::V4 => IpAddr::from([0; 4]),
+            IpFamily::V6 => IpAddr::from([0; 16]),
+        };
+        let ips = plan.node.node_port_ips.clone();
+        let ips = ips.unwrap_or_else(|| vec![every]);
+        if self.addresses.get(&plan.family) != Some(&ips) {
+            self.addresses.insert(plan.family, ips);
+            let all = self.addresses.values().flatten().copied().collect();
+            self.server.set_service_health_addresses(all);
+        }
+    }
+
     /// A Service has one health-check port whatever its families; each family counts its own
     /// endpoints, of which a dual-stack pod has one in each.
     fn service_health(&mut self, plan: &Plan) {
@@ -120,6 +139,7 @@ impl Observer for Reporter {
         self.server.synced(report.plan.family);
         self.durations(report);
         self.counts(report);
+        self.health_addresses(report.plan);
         self.service_health(report.plan);
         let flows = std::mem::take(&mut report.stale_flows);
         if !flows.is_empty() {

@@ -1,5 +1,6 @@
 //! From the configuration to what each part of the proxy takes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -149,11 +150,15 @@ fn scrape_nfacct(metrics: &Metrics) {
     }
 }
 
+/// Said where kube-proxy says it too.
+pub(crate) const IPVS_DEPRECATED: &str =
+    "Kubernetes has deprecated the proxy mode ipvs; the mode nftables takes its place";
+
 /// What is served over HTTP.
 pub(crate) fn observe_options(
     resolved: &Resolved,
     verbosity: Verbosity,
-    flags: Vec<(String, String)>,
+    flags: BTreeMap<String, String>,
 ) -> observe::Options {
     let config = &resolved.config;
     let iptables = config.mode == ProxyMode::Iptables;
@@ -166,7 +171,8 @@ pub(crate) fn observe_options(
         pages: Pages {
             proxy_mode: config.mode.name().to_owned(),
             configz: serde_json::json!({ "kubeproxy.config.k8s.io": config.file }),
-            flags,
+            flags: config.flagz.then_some(flags),
+            statusz: config.statusz,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: SystemTime::now(),
         },
@@ -196,6 +202,15 @@ impl Setup {
             action: "StartKubeProxy".to_owned(),
             note: String::new(),
         });
+        if config.mode == ProxyMode::Ipvs {
+            recorder.record(NewEvent {
+                regarding: regarding("Node", "", node),
+                event_type: EventType::Warning,
+                reason: "IPVSDeprecation".to_owned(),
+                action: "StartKubeProxy".to_owned(),
+                note: IPVS_DEPRECATED.to_owned(),
+            });
+        }
         let node = node.clone();
         self.observe.listen_failed = Box::new(move |service, port, why| {
             recorder.record(NewEvent {

@@ -1,7 +1,9 @@
-//! `sluice cleanup`: removes what sluice or kube-proxy has put into the kernel.
+//! Removing what sluice or kube-proxy has put into the kernel: everything (`sluice cleanup`), or what
+//! the modes that are not in force have left.
 
 use anyhow::{Context as _, bail};
-use dataplane::iptables::{Observation, cleanup};
+use config::ProxyMode;
+use dataplane::iptables::{Observation, cleanup, leftovers};
 use dataplane::nftables::table_family;
 use kernel::iptables::{Backend, Error, Iptables};
 use kernel::nfacct::{Counter, NfAcct};
@@ -16,34 +18,77 @@ use crate::logging;
 /// Carries out `sluice cleanup`.
 pub(crate) fn command(args: &CleanupArgs) -> anyhow::Result<()> {
     logging::start_plain()?;
-    run(args.dry_run)
+    run(Scope {
+        in_force: None,
+        dry_run: args.dry_run,
+    })
 }
 
 /// Removes everything, in every mode's way. Goes on after a failure and reports all of them.
 pub(crate) fn remove_all() -> anyhow::Result<()> {
-    run(false)
+    run(Scope {
+        in_force: None,
+        dry_run: false,
+    })
 }
 
-fn run(dry_run: bool) -> anyhow::Result<()> {
+/// Removes what other modes than this one have left. To be called when this one's rules are in
+/// force, so that there is no moment without any.
+pub(crate) fn remove_leftovers(in_force: ProxyMode) -> anyhow::Result<()> {
+    run(Scope {
+        in_force: Some(in_force),
+        dry_run: false,
+    })
+}
+
+/// What is removed.
+#[derive(Clone, Copy)]
+pub(crate) struct Scope {
+    /// The mode whose own stays.
+    pub(crate) in_force: Option<ProxyMode>,
+    /// Say what would be done, and do nothing.
+    pub(crate) dry_run: bool,
+}
+
+impl Scope {
+    /// Whether what this mode has made goes.
+    fn holds(self, mode: ProxyMode) -> bool {
+        self.in_force != Some(mode)
+    }
+}
+
+fn run(scope: Scope) -> anyhow::Result<()> {
     let mut failures = Vec::new();
-    // Before the iptables mode, with which it has chains in common.
-    crate::cleanup_ipvs::run(dry_run, &mut failures);
+    if scope.holds(ProxyMode::Ipvs) {
+        // Before the iptables mode, with which it has chains in common.
+        crate::cleanup_ipvs::run(scope, &mut failures);
+    }
     // Rules may be in either back end, or in both, whatever this node uses today.
-    for backend in [Backend::Nft, Backend::Legacy] {
-        for family in IpFamily::ALL {
-            if let Err(error) = iptables(family, backend, dry_run) {
-                failures.push(format!("{family}, {backend}: {error:#}"));
-            }
+    let backends = [Backend::Nft, Backend::Legacy];
+    let both = backends.map(|backend| IpFamily::ALL.map(|family| (family, backend)));
+    for (family, backend) in both.into_iter().flatten() {
+        if scope.holds(ProxyMode::Iptables)
+            && let Err(error) = iptables(family, backend, scope)
+        {
+            failures.push(format!("{family}, {backend}: {error:#}"));
         }
     }
-    for family in IpFamily::ALL {
-        for table in [dataplane::nftables::TABLE, dataplane::userspace::TABLE] {
-            if let Err(error) = nftables(family, table, dry_run) {
+    for (mode, table) in [
+        (ProxyMode::Nftables, dataplane::nftables::TABLE),
+        (ProxyMode::Userspace, dataplane::userspace::TABLE),
+    ] {
+        for family in IpFamily::ALL {
+            if scope.holds(mode)
+                && let Err(error) = nftables(family, table, scope.dry_run)
+            {
                 failures.push(format!("{family}, nftables table {table}: {error:#}"));
             }
         }
     }
-    if !dry_run && let Err(error) = nfacct() {
+    if scope.in_force.is_none()
+        && !scope.dry_run
+        && let Err(error) = nfacct()
+    {
         failures.push(format!("packet counters: {error:#}"));
     }
     if failures.is_empty() {
@@ -55,7 +100,7 @@ fn run(dry_run: bool) -> anyhow::Result<()> {
     );
 }
 
-fn iptables(family: IpFamily, backend: Backend, dry_run: bool) -> anyhow::Result<()> {
+fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<()> {
     let tools = match Iptables::with_backend(crate::proxy::kernel_family(family), backend) {
         Ok(tools) => tools,
         // Without its tools nobody has made rules in a back end, nor in a family that is off.
@@ -75,17 +120,21 @@ fn iptables(family: IpFamily, backend: Backend, dry_run: bool) -> anyhow::Result
         return Ok(());
     }
     let observation = Observation::read(family, &text).context("iptables-save")?;
-    let input = cleanup(&observation);
+    let input = match scope.in_force {
+        None => cleanup(&observation),
+        Some(ProxyMode::Ipvs) => leftovers(&observation, dataplane::ipvs::is_chain),
+        Some(_) => leftovers(&observation, |_, _| false),
+    };
     if input.is_empty() {
         return Ok(());
     }
-    if dry_run {
+    if scope.dry_run {
         println!("# {family}, {backend} back end: iptables-restore --noflush would be given");
         print!("{input}");
         return Ok(());
     }
     tools.restore(input.as_bytes())?;
-    tracing::info!("{family}: removed all rules from the {backend} back end");
+    tracing::info!("{family}: removed the iptables mode's rules from the {backend} back end");
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! Removing the ipvs mode from a node.
 
 use anyhow::{Context as _, bail};
-use dataplane::ipvs::{Cleanup, DEVICE, Observation, Seen, cleanup};
+use config::ProxyMode;
+use dataplane::iptables::is_fixed_chain;
+use dataplane::ipvs::{Cleanup, DEVICE, Observation, Seen, leftovers};
 use kernel::ipset::IpSets;
 use kernel::iptables::{Backend, Error, Iptables};
 use kernel::ipvs::Ipvs;
@@ -11,16 +13,18 @@ use netfilter::ipset::Sets;
 use netfilter::iptables::Table;
 use netfilter::ipvs::Services;
 
+use crate::cleanup::Scope;
 use crate::proxy::kernel_family;
 
 /// Removes everything of the ipvs mode, if there is any sign that it ran here. Goes on after a
 /// failure and reports all of them.
-pub(crate) fn run(dry_run: bool, failures: &mut Vec<String>) {
+pub(crate) fn run(scope: Scope, failures: &mut Vec<String>) {
     let mut note = |result: anyhow::Result<()>| {
         if let Err(error) = result {
             failures.push(format!("ipvs: {error:#}"));
         }
     };
+    let dry_run = scope.dry_run;
     let mut found = match Found::read() {
         Ok(Some(found)) => found,
         Ok(None) => return,
@@ -29,11 +33,11 @@ pub(crate) fn run(dry_run: bool, failures: &mut Vec<String>) {
     // Rules first: a set that one names cannot go.
     for family in IpFamily::ALL {
         for backend in [Backend::Nft, Backend::Legacy] {
-            note(rules(family, backend, &found, dry_run));
+            note(rules(family, backend, &found, scope));
         }
     }
     for family in IpFamily::ALL {
-        let result = found.cleanup(family, String::new());
+        let result = found.cleanup(family, String::new(), scope);
         note(result.and_then(|cleanup| found.carry_out(&cleanup, dry_run)));
     }
     if found.device.is_some() {
@@ -73,7 +77,7 @@ impl Found {
         }))
     }
 
-    fn cleanup(&self, family: IpFamily, rules: String) -> anyhow::Result<Cleanup> {
+    fn cleanup(&self, family: IpFamily, rules: String, scope: Scope) -> anyhow::Result<Cleanup> {
         let seen = Seen {
             device: self.device.clone(),
             sets: self.sets.clone(),
@@ -81,7 +85,10 @@ impl Found {
             rules,
         };
         let observation = Observation::new(family, seen).context("iptables-save")?;
-        Ok(cleanup(family, &observation))
+        let shared = scope.in_force == Some(ProxyMode::Iptables);
+        Ok(leftovers(family, &observation, |table, chain| {
+            shared && is_fixed_chain(table, chain)
+        }))
     }
 
     /// All but rules and interface.
@@ -116,7 +123,7 @@ fn remove_device() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn rules(family: IpFamily, backend: Backend, found: &Found, dry_run: bool) -> anyhow::Result<()> {
+fn rules(family: IpFamily, backend: Backend, found: &Found, scope: Scope) -> anyhow::Result<()> {
     let tools = match Iptables::with_backend(kernel_family(family), backend) {
         Ok(tools) => tools,
         // Without its tools nobody has made rules in a back end, nor in a family that is off.
@@ -132,11 +139,11 @@ fn rules(family: IpFamily, backend: Backend, found: &Found, dry_run: bool) -> an
             Err(error) => return Err(error.into()),
         }
     }
-    let input = found.cleanup(family, text)?.rules;
+    let input = found.cleanup(family, text, scope)?.rules;
     if input.is_empty() {
         return Ok(());
     }
-    if dry_run {
+    if scope.dry_run {
         println!("# {family}, {backend} back end: iptables-restore --noflush would be given");
         print!("{input}");
         return Ok(());

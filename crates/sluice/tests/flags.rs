@@ -142,7 +142,7 @@ fn a_split_stream_has_errors_alone_on_standard_error() {
     };
     let (stdout, stderr) = run(&[]);
     assert_eq!(stdout, "");
-    assert!(stderr.contains("\"level\":\"ERROR\""), "{stderr}");
+    assert!(stderr.contains("\"level\":\"error\""), "{stderr}");
     let (stdout, stderr) = run(&[
         "--feature-gates=LoggingAlphaOptions=true",
         "--log-json-split-stream",
@@ -153,7 +153,7 @@ fn a_split_stream_has_errors_alone_on_standard_error() {
         !text.is_empty()
             && text
                 .lines()
-                .all(|line| line.contains("\"level\":\"ERROR\"") == errors)
+                .all(|line| line.contains("\"level\":\"error\"") == errors)
     };
     assert!(only(&stderr, true), "{stderr}");
     assert!(only(&stdout, false), "{stdout}");

@@ -13,13 +13,33 @@ use super::transaction::Writer;
 /// What others keep stays: a chain of ours that a rule of theirs leads into is emptied but not
 /// deleted, and where a kubelet keeps chains on the node, KUBE-FIREWALL is its own.
 pub fn cleanup(observation: &Observation) -> String {
-    let mut writer = Writer::default();
     let kubelet = observation.tables.values().any(|seen| seen.kubelet);
-    let goes = |chain: Chain| !(kubelet && chain == names::KUBELET_FIREWALL);
+    remove(observation, |_, chain| {
+        kubelet && chain == names::KUBELET_FIREWALL
+    })
+}
+
+/// The same on a node where another mode is in force: the chains that it uses stay. KUBE-FIREWALL
+/// stays too, as with kube-proxy: it guards the loopback addresses that the iptables mode has
+/// opened (`route_localnet`).
+pub fn leftovers(observation: &Observation, in_use: impl Fn(Table, Chain) -> bool) -> String {
+    remove(observation, |table, chain| {
+        chain == names::KUBELET_FIREWALL || in_use(table, chain)
+    })
+}
+
+/// Whether this mode keeps the chain, whatever Services there are.
+pub fn is_fixed_chain(table: Table, chain: Chain) -> bool {
+    names::fixed(table).contains(&chain)
+}
+
+fn remove(observation: &Observation, stays: impl Fn(Table, Chain) -> bool) -> String {
+    let mut writer = Writer::default();
     for table in TABLES {
         let Some(seen) = observation.tables.get(&table) else {
             continue;
         };
+        let goes = |chain: Chain| !stays(table, chain);
         for (from, rule) in &seen.jumps {
             let to = rule.target.as_ref().and_then(Target::chain);
             if to.is_some_and(goes) {

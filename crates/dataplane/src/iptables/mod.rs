@@ -22,7 +22,7 @@ mod resync;
 mod tests;
 mod transaction;
 
-pub use cleanup::cleanup;
+pub use cleanup::{cleanup, is_fixed_chain, leftovers};
 pub use mode::{Mode, NeedsObservation};
 pub use observe::Observation;
 pub use options::{Nfacct, Options};

@@ -1,10 +1,10 @@
 //! Removing every trace.
 
-use netfilter::iptables::Chain;
+use netfilter::iptables::{Chain, Table, Target};
 use netfilter::{ipset, ipvs};
 
 use super::Observation;
-use super::names::TABLES;
+use super::names::{self, TABLES};
 
 /// What removes this mode from a node, to be carried out in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,20 @@ impl Cleanup {
 /// What others keep stays: a chain of ours that a rule of theirs leads into is emptied but not
 /// deleted.
 pub fn cleanup(family: model::IpFamily, observation: &Observation) -> Cleanup {
+    leftovers(family, observation, |_, _| false)
+}
+
+/// Whether this mode keeps the chain.
+pub fn is_chain(table: Table, chain: Chain) -> bool {
+    names::is_ours(table, chain)
+}
+
+/// The same on a node where another mode is in force: the chains that it uses stay.
+pub fn leftovers(
+    family: model::IpFamily,
+    observation: &Observation,
+    in_use: impl Fn(Table, Chain) -> bool,
+) -> Cleanup {
     if observation.is_nothing() {
         return Cleanup::default();
     }
@@ -49,20 +63,24 @@ pub fn cleanup(family: model::IpFamily, observation: &Observation) -> Cleanup {
     Cleanup {
         servers: servers.into_iter().map(ipvs::Op::DeleteService).collect(),
         device: observation.device,
-        rules: rules(observation),
+        rules: rules(observation, in_use),
         sets,
     }
 }
 
-fn rules(observation: &Observation) -> String {
+fn rules(observation: &Observation, in_use: impl Fn(Table, Chain) -> bool) -> String {
     let mut text = String::new();
     let seen = &observation.rules;
     for table in TABLES {
-        let jumps = seen.jumps.iter().filter(|(t, ..)| *t == table);
+        let goes = |chain: Chain| !in_use(table, chain);
+        let jumps = seen.jumps.iter().filter(|(t, _, rule)| {
+            let to = rule.target.as_ref().and_then(Target::chain);
+            *t == table && to.is_some_and(goes)
+        });
         let chains: Vec<Chain> = seen
             .chains
             .keys()
-            .filter(|(t, _)| *t == table)
+            .filter(|(t, chain)| *t == table && goes(*chain))
             .map(|(_, chain)| *chain)
             .collect();
         let before = text.len();

@@ -23,7 +23,7 @@ mod tests;
 mod transaction;
 mod wanted;
 
-pub use cleanup::{Cleanup, cleanup};
+pub use cleanup::{Cleanup, cleanup, is_chain, leftovers};
 pub use mode::{Mode, NeedsObservation};
 pub use names::DEVICE;
 pub use observe::{Observation, Seen};

@@ -173,7 +173,8 @@ fn send(sender: &Sender<Input>, input: Input) -> ControlFlow<()> {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+/// A thread that is not waited for.
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)

@@ -22,6 +22,7 @@ mod userspace;
 #[cfg(test)]
 mod engine_tests;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ use crate::logging;
 /// Carries out `sluice proxy`.
 pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<()> {
     let resolved = Resolved::from_matches(matches)?;
-    let verbosity = logging::start(&resolved.config.logging)?;
+    let logs = logging::start(&resolved.config.logging)?;
     for note in &resolved.notes {
         tracing::warn!("{note}");
     }
@@ -72,7 +73,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         }
     }
     let flags = effective_flags(matches);
-    let mut setup = setup_of(&resolved, verbosity, flags)?;
+    let mut setup = setup_of(&resolved, logs.verbosity.clone(), flags)?;
     if !args.listen_map.is_empty() {
         return serve_listen_map(setup, &resolved.config, args);
     }
@@ -141,7 +142,7 @@ fn tell_end(stop: &input::Stop, rest: &str) -> anyhow::Result<()> {
 fn setup_of(
     resolved: &Resolved,
     verbosity: logging::Verbosity,
-    flags: Vec<(String, String)>,
+    flags: BTreeMap<String, String>,
 ) -> anyhow::Result<Setup> {
     let config = &resolved.config;
     let node_name = kernel::address::node_name(config.node_name.as_deref())?;
@@ -155,6 +156,7 @@ fn setup_of(
         config_file: resolved.config_file.clone(),
         node_wait: None,
         sockets_only: false,
+        mode: config.mode,
     })
 }
 
@@ -186,8 +188,8 @@ fn set_oom_score(config: &Config) {
     }
 }
 
-/// Every flag that was given or has a default, for `/flagz`.
-fn effective_flags(matches: &ArgMatches) -> Vec<(String, String)> {
+/// Every flag with what was given for it, or its default, for `/flagz`.
+fn effective_flags(matches: &ArgMatches) -> BTreeMap<String, String> {
     let values = |name: &str| -> Option<String> {
         let raw = matches.try_get_raw(name).ok()??;
         let words: Vec<_> = raw.map(|v| v.to_string_lossy().into_owned()).collect();
@@ -195,7 +197,10 @@ fn effective_flags(matches: &ArgMatches) -> Vec<(String, String)> {
     };
     config::FLAGS
         .iter()
-        .filter_map(|flag| Some((flag.name.to_owned(), values(flag.name)?)))
+        .map(|flag| {
+            let value = values(flag.name).unwrap_or_else(|| flag.default.to_owned());
+            (flag.name.to_owned(), value)
+        })
         .collect()
 }
 
@@ -294,6 +299,7 @@ fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Re
     };
     // Says in one line what is missing where the kernel has no IPVS.
     let mut ipvs = Ipvs::open()?;
+    tracing::warn!("{}", setup::IPVS_DEPRECATED);
     if timeouts != Timeouts::default()
         && let Err(error) = ipvs.set_timeouts(timeouts)
     {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use config::ProxyMode;
 use model::{Change, Event, IpFamily};
 use observe::{MetricSet, Metrics, NodeEligibility, Server};
 use plan::{Planner, Settings};
@@ -15,7 +16,7 @@ use source::{Batch, Source};
 use super::driver::Driver;
 use super::engine::Engine;
 use super::flows;
-use super::input::{Input, Inputs, Stop, host_addresses, report_problems};
+use super::input::{Input, Inputs, Stop, host_addresses, report_problems, spawn};
 use super::node_wait::{Answer, NodeWait};
 use super::report::Reporter;
 use super::schedule::Intervals;
@@ -37,6 +38,7 @@ pub(crate) struct Setup {
     pub(crate) node_wait: Option<NodeWait>,
     /// Nothing is asked of the kernel but sockets, as an unprivileged user may.
     pub(crate) sockets_only: bool,
+    pub(crate) mode: ProxyMode,
 }
 
 /// The drivers of a mode, one for each family that the host has.
@@ -52,6 +54,10 @@ pub(crate) fn run(
     let node_name = setup.settings.node_name.clone();
     let metrics = Metrics::new(setup.metric_set).context("cannot make the metrics")?;
     let server = Server::start(setup.observe, metrics)?;
+    if setup.node_wait.is_some() {
+        // Until its Node has been seen, no load balancer should count on this node.
+        server.set_node(NodeEligibility::Ineligible);
+    }
     let addresses = if setup.sockets_only {
         Vec::new()
     } else {
@@ -83,6 +89,7 @@ pub(crate) fn run(
         listed: false,
         wait: setup.node_wait,
     };
+    let mut leftovers = (!setup.sockets_only).then_some(setup.mode);
     loop {
         let first = inputs.next(start.next()?.or(engine.next()));
         // What came together is planned together.
@@ -109,6 +116,18 @@ pub(crate) fn run(
             engine.complete(Instant::now());
         }
         engine.run();
+        if let Some(mode) = leftovers.take_if(|_| engine.settled() == Ok(true)) {
+            // On a thread of its own: no sync waits for it.
+            spawn("leftovers", move || remove_leftovers(mode))?;
+        }
+    }
+}
+
+/// What other modes have left on this node is removed as well as can be: all Services are served
+/// already.
+fn remove_leftovers(mode: ProxyMode) {
+    if let Err(error) = crate::cleanup::remove_leftovers(mode) {
+        tracing::warn!("what another proxy mode has left on this node is still there: {error:#}");
     }
 }
 
@@ -195,7 +214,10 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
     for attempt in 1..=3 {
         engine.run();
         match engine.settled() {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                remove_leftovers(setup.mode);
+                return Ok(());
+            }
             Err(error) if attempt == 3 => bail!("not in sync: {error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(500)),
         }

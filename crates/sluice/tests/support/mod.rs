@@ -169,6 +169,13 @@ impl Proxy {
         self.process = Self::spawn(self.mode, &self.host, self.folder.path(), &[]);
     }
 
+    /// A new process in another mode, where there was one.
+    pub(crate) fn switch(&mut self, mode: &'static str) {
+        self.kill();
+        self.mode = mode;
+        self.respawn();
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join(".log")).unwrap()
     }

@@ -176,10 +176,24 @@ impl Server {
         self.shared.services_changed.notify_one();
     }
 
-    /// The Services that have a health-check port, all of them.
-    pub fn set_services(&self, services: BTreeMap<NamespacedName, ServiceHealth>) {
-        lock(&self.shared.services).by_name = services;
-        self.shared.services_changed.notify_one();
+    /// Services whose health-check port is new, another, reports another count, or (`None`) is gone.
+    pub fn change_services(
+        &self,
+        changes: impl IntoIterator<Item = (NamespacedName, Option<ServiceHealth>)>,
+    ) {
+        let mut ports_changed = false;
+        let mut services = lock(&self.shared.services);
+        for (name, after) in changes {
+            let before = match after {
+                Some(health) => services.by_name.insert(name, health),
+                None => services.by_name.remove(&name),
+            };
+            ports_changed |= before.map(|s| s.port) != after.map(|s| s.port);
+        }
+        drop(services);
+        if ports_changed {
+            self.shared.services_changed.notify_one();
+        }
     }
 }
 

@@ -230,8 +230,8 @@ fn a_service_port_is_open_on_the_addresses_that_are_wanted() {
     served
         .server
         .set_service_health_addresses(vec![at(1), at(2)]);
-    let services = BTreeMap::from([(NamespacedName::new("demo", "web"), health)]);
-    served.server.set_services(services);
+    let name = NamespacedName::new("demo", "web");
+    served.server.change_services([(name, Some(health))]);
     eventually("open", || open(at(1)) && open(at(2)));
     assert!(!open(at(3)));
     served
@@ -268,16 +268,14 @@ fn a_service_port_reports_local_endpoints_and_closes() {
     let port = free_port(v6);
     let address = SocketAddr::new(v6, port);
     let service = |local_endpoints| {
-        BTreeMap::from([(
-            name.clone(),
-            ServiceHealth {
-                port,
-                local_endpoints,
-            },
-        )])
+        let health = ServiceHealth {
+            port,
+            local_endpoints,
+        };
+        [(name.clone(), Some(health))]
     };
     served.server.synced(IpFamily::V6);
-    served.server.set_services(service(2));
+    served.server.change_services(service(2));
     eventually("open", || TcpStream::connect(address).is_ok());
     let (status, head, body) = get(address, "/anything");
     assert_eq!(status, 200);
@@ -286,9 +284,9 @@ fn a_service_port_reports_local_endpoints_and_closes() {
         body,
         "{\n\t\"service\": {\n\t\t\"namespace\": \"demo\",\n\t\t\"name\": \"web\"\n\t},\n\t\"localEndpoints\": 2,\n\t\"serviceProxyHealthy\": true\n}"
     );
-    served.server.set_services(service(0));
+    served.server.change_services(service(0));
     assert_eq!(get(address, "/").0, 503);
-    served.server.set_services(BTreeMap::new());
+    served.server.change_services([(name.clone(), None)]);
     eventually("closed", || TcpStream::connect(address).is_err());
 }
 
@@ -299,14 +297,16 @@ fn a_port_that_is_taken_is_reported_and_others_open() {
     let taken = TcpListener::bind((any, 0)).unwrap();
     let taken_port = taken.local_addr().unwrap().port();
     let port = free_port(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let health = |port| ServiceHealth {
-        port,
-        local_endpoints: 1,
+    let with_port = |name, port| {
+        let health = ServiceHealth {
+            port,
+            local_endpoints: 1,
+        };
+        (NamespacedName::new("demo", name), Some(health))
     };
-    served.server.set_services(BTreeMap::from([
-        (NamespacedName::new("demo", "a-taken"), health(taken_port)),
-        (NamespacedName::new("demo", "b-free"), health(port)),
-    ]));
+    served
+        .server
+        .change_services([with_port("a-taken", taken_port), with_port("b-free", port)]);
     eventually("the other opens", || {
         TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
     });

@@ -146,6 +146,19 @@ impl Plan {
             }),
         }
     }
+
+    /// The ports of one Service, at a cost that follows its own ports.
+    pub fn ports_of<'a>(
+        &'a self,
+        service: &'a NamespacedName,
+    ) -> impl Iterator<Item = (&'a PortKey, &'a Arc<PortPlan>)> {
+        let first = ServicePortName {
+            service: service.clone(),
+            port: "".into(),
+        };
+        let ports = self.ports.range((first, Protocol::Tcp)..);
+        ports.take_while(move |((name, _), _)| name.service == *service)
+    }
 }
 
 impl PortPlan {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use model::{Event, IpFamily};
-use plan::{Plan, Planner, PortKey, StaleFlows, Traffic};
+use plan::{FamilyDiff, NodeFacts, Plan, Planner, PortKey};
 
 use super::driver::{Driver, SyncError, Synced};
 use super::pending::Pending;
@@ -38,27 +38,15 @@ impl Observer for Unobserved {
 
 /// A sync that ended well.
 pub(crate) struct SyncReport<'a> {
-    pub(crate) plan: &'a Plan,
+    pub(crate) family: IpFamily,
     pub(crate) work: Work,
     pub(crate) started: Instant,
     pub(crate) ended: Instant,
     pub(crate) synced: &'a Synced,
-    pub(crate) stale_flows: Vec<StaleFlows>,
-    /// Seconds since the epoch.
-    pub(crate) triggers: Vec<i64>,
-}
-
-impl SyncReport<'_> {
-    /// Service ports that drop internal, and external, traffic for want of a local endpoint.
-    pub(crate) fn without_local_endpoints(&self) -> (usize, usize) {
-        let count = |drops: fn(&plan::PortPlan) -> bool| {
-            self.plan.ports.values().filter(|p| drops(p)).count()
-        };
-        (
-            count(|p| p.internal_traffic() == Traffic::Drop),
-            count(|p| p.externally_accessible() && p.external_traffic() == Traffic::Drop),
-        )
-    }
+    pub(crate) node: &'a NodeFacts,
+    /// What is in the kernel now and was not after the last sync that ended well. Not the whole
+    /// plan: nobody who hears of a sync may take longer for it the larger the cluster is.
+    pub(crate) changes: FamilyDiff,
 }
 
 /// The state machine.
@@ -233,15 +221,14 @@ impl Family {
                     tracing::info!("{}: synced again", self.family);
                 }
                 self.note_quarantined(&synced.quarantined);
-                let pending = std::mem::take(&mut self.pending);
                 observer.synced(&mut SyncReport {
-                    plan,
+                    family: self.family,
                     work,
                     started,
                     ended,
                     synced: &synced,
-                    stale_flows: pending.stale_flows,
-                    triggers: pending.triggers,
+                    node: &plan.node,
+                    changes: std::mem::take(&mut self.pending).into_diff(),
                 });
             }
             Err(error) => {

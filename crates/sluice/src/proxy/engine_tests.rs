@@ -93,7 +93,7 @@ impl Observer for Fake {
     }
 
     fn synced(&mut self, report: &mut SyncReport<'_>) {
-        let entry = format!("synced {:?} {}", report.work, report.triggers.len());
+        let entry = format!("synced {:?} {}", report.work, report.changes.triggers.len());
         self.0.borrow_mut().observed.push(entry);
     }
 

@@ -150,9 +150,7 @@ struct ListenMap {
 
 impl ListenMap {
     fn take(&mut self, plan: &Plan) {
-        let wanted: BTreeSet<&NamespacedName> = self.specs.iter().map(|s| &s.service).collect();
-        let ports = plan.ports.iter();
-        let ports = ports.filter(|((name, _), _)| wanted.contains(&name.service));
+        let ports = self.specs.iter().flat_map(|s| plan.ports_of(&s.service));
         let ports = ports.map(|(k, p)| (k.clone(), p.clone())).collect();
         match plan.family {
             IpFamily::V4 => self.v4 = ports,

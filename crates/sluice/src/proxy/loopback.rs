@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use model::Protocol;
-use plan::{Plan, PortKey};
+use plan::{FamilyDiff, NodeFacts, Plan, PortKey, PortPlan};
 use relay::{Backends, Error, Frontend};
 
 use super::local_relay::{LocalRelay, backends};
@@ -20,6 +20,11 @@ use super::local_relay::{LocalRelay, backends};
 #[derive(Default)]
 pub(crate) struct LoopbackNodePorts {
     relay: LocalRelay,
+    /// The loopback addresses that are asked for: on most nodes none, and then the Services are
+    /// not looked at.
+    asked: Vec<IpAddr>,
+    frontends: BTreeMap<Frontend, (PortKey, Backends)>,
+    failed: BTreeMap<PortKey, String>,
 }
 
 impl LoopbackNodePorts {
@@ -28,47 +33,94 @@ impl LoopbackNodePorts {
     ///
     /// # Errors
     /// The relay could not be started, or has died.
-    pub(crate) fn sync(&mut self, plan: &Plan) -> Result<BTreeMap<PortKey, String>, Error> {
-        let (frontends, owners) = frontends(plan);
-        let errors = self.relay.serve(frontends)?;
+    pub(crate) fn sync(&mut self, plan: &Plan) -> Result<&BTreeMap<PortKey, String>, Error> {
+        self.asked = loopback(&plan.node);
+        self.frontends.clear();
+        if !self.asked.is_empty() {
+            for (key, port) in &plan.ports {
+                self.add(key, port);
+            }
+        }
+        self.serve()
+    }
+
+    /// The same, where the plan was served but for this change.
+    ///
+    /// # Errors
+    /// As those of [`sync`](Self::sync).
+    pub(crate) fn change(
+        &mut self,
+        plan: &Plan,
+        diff: &FamilyDiff,
+    ) -> Result<&BTreeMap<PortKey, String>, Error> {
+        if loopback(&plan.node) != self.asked {
+            return self.sync(plan);
+        }
+        // What could not be opened is tried again.
+        let mut changed = !self.failed.is_empty();
+        for before in diff.ports.iter().filter_map(|c| c.before.as_ref()) {
+            for frontend in self.of(before) {
+                changed |= self.frontends.remove(&frontend).is_some();
+            }
+        }
+        for port in diff.ports.iter().filter_map(|c| c.after.as_ref()) {
+            changed |= self.add(&port.key(), port);
+        }
+        if changed {
+            return self.serve();
+        }
+        Ok(&self.failed)
+    }
+
+    /// Where a Service port's NodePort is to answer.
+    fn of(&self, port: &PortPlan) -> Vec<Frontend> {
+        let node_port = port.node_port.filter(|_| port.protocol != Protocol::Sctp);
+        let protocol = port.protocol;
+        let at = |(ip, port): (&IpAddr, u16)| Frontend {
+            address: SocketAddr::new(*ip, port),
+            protocol,
+        };
+        let node_port = node_port.iter();
+        node_port
+            .flat_map(|port| self.asked.iter().map(move |ip| (ip, port.get())))
+            .map(at)
+            .collect()
+    }
+
+    /// Who connects from this node gets the cluster's endpoints, whatever the external policy.
+    fn add(&mut self, key: &PortKey, port: &PortPlan) -> bool {
+        let frontends = self.of(port);
+        for frontend in &frontends {
+            let to = (key.clone(), backends(port, &port.cluster));
+            self.frontends.insert(*frontend, to);
+        }
+        !frontends.is_empty()
+    }
+
+    fn serve(&mut self) -> Result<&BTreeMap<PortKey, String>, Error> {
+        let all = self.frontends.iter();
+        let all = all.map(|(frontend, (_, backends))| (*frontend, backends.clone()));
+        let errors = match self.relay.serve(all.collect()) {
+            Ok(errors) => errors,
+            Err(error) => {
+                // The next change starts from nothing.
+                self.asked.clear();
+                return Err(error);
+            }
+        };
         let failed = errors.iter().filter_map(|error| match error {
             Error::Listen { frontend, .. } | Error::Unsupported { frontend } => {
-                Some((owners.get(frontend)?.clone(), error.to_string()))
+                let (owner, _) = self.frontends.get(frontend)?;
+                Some((owner.clone(), error.to_string()))
             }
             Error::Start(_) | Error::Stopped => None,
         });
-        Ok(failed.collect())
+        self.failed = failed.collect();
+        Ok(&self.failed)
     }
 }
 
-type Frontends = BTreeMap<Frontend, Backends>;
-type Owners = BTreeMap<Frontend, PortKey>;
-
-/// Where to listen and for whom. Who connects from this node gets the cluster's endpoints, whatever
-/// the external policy.
-fn frontends(plan: &Plan) -> (Frontends, Owners) {
-    let (mut frontends, mut owners) = (Frontends::new(), Owners::new());
-    let asked = plan.node.node_port_ips.iter().flatten();
-    let asked: Vec<&IpAddr> = asked.filter(|ip| ip.is_loopback()).collect();
-    if asked.is_empty() {
-        // Most nodes: not a look at the Services.
-        return (frontends, owners);
-    }
-    for (key, port) in &plan.ports {
-        let Some(node_port) = port.node_port else {
-            continue;
-        };
-        if port.protocol == Protocol::Sctp {
-            continue;
-        }
-        for ip in &asked {
-            let frontend = Frontend {
-                address: SocketAddr::new(**ip, node_port.get()),
-                protocol: port.protocol,
-            };
-            frontends.insert(frontend, backends(port, &port.cluster));
-            owners.insert(frontend, key.clone());
-        }
-    }
-    (frontends, owners)
+fn loopback(node: &NodeFacts) -> Vec<IpAddr> {
+    let asked = node.node_port_ips.iter().flatten();
+    asked.copied().filter(IpAddr::is_loopback).collect()
 }

@@ -21,6 +21,8 @@ mod userspace;
 
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod report_tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

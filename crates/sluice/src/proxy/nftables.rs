@@ -14,7 +14,7 @@ use kernel::nfnetlink::{
 use model::IpFamily;
 use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
-use plan::Plan;
+use plan::{FamilyDiff, Plan};
 
 use super::driver::{Driver, SyncError, Synced, kernel_family};
 use super::input::Input;
@@ -75,13 +75,26 @@ impl NftablesDriver {
         self.loopback = Some(LoopbackNodePorts::default());
     }
 
-    /// What the table cannot do, once it is in force.
-    fn sync_loopback(&mut self, plan: &Plan, synced: &mut Synced) -> Result<(), SyncError> {
-        if let Some(loopback) = &mut self.loopback {
-            let failed = loopback.sync(plan);
-            let failed = failed.map_err(|e| self.error(e.to_string()))?;
-            synced.quarantined.extend(failed);
-        }
+    /// What the table cannot do, once it is in force: all of the plan, or a change to it.
+    fn sync_loopback(
+        &mut self,
+        plan: &Plan,
+        diff: Option<&FamilyDiff>,
+        synced: &mut Synced,
+    ) -> Result<(), SyncError> {
+        let Some(loopback) = &mut self.loopback else {
+            return Ok(());
+        };
+        let failed = match diff {
+            Some(diff) => loopback.change(plan, diff),
+            None => loopback.sync(plan),
+        };
+        let family = self.family;
+        let failed = failed.map_err(|e| SyncError {
+            family,
+            reason: e.to_string(),
+        })?;
+        synced.quarantined.extend(failed.clone());
         Ok(())
     }
 
@@ -140,9 +153,10 @@ impl NftablesDriver {
 
 impl Driver for NftablesDriver {
     fn sync(&mut self, plan: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
-        self.sync.change(&pending.diff());
+        let diff = pending.diff();
+        self.sync.change(&diff);
         let mut synced = self.run()?;
-        self.sync_loopback(plan, &mut synced)?;
+        self.sync_loopback(plan, Some(&diff), &mut synced)?;
         Ok(synced)
     }
 
@@ -151,7 +165,7 @@ impl Driver for NftablesDriver {
         self.sync.retry();
         self.sync.distrust();
         let mut synced = self.run()?;
-        self.sync_loopback(plan, &mut synced)?;
+        self.sync_loopback(plan, None, &mut synced)?;
         Ok(synced)
     }
 

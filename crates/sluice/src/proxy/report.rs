@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use model::{IpFamily, NamespacedName};
 use observe::{MetricSet, Server, ServiceHealth, family_label};
-use plan::Plan;
+use plan::{HealthChange, NodeFacts, PortChange, PortPlan, Traffic};
 
 use super::driver::SyncError;
 use super::engine::{Observer, SyncReport};
@@ -20,7 +20,7 @@ pub(crate) struct Reporter {
     set: MetricSet,
     /// Flows to remove are found and removed off the sync path.
     stale_flows: Sender<Order>,
-    services: BTreeMap<IpFamily, BTreeMap<NamespacedName, ServiceHealth>>,
+    services: BTreeMap<NamespacedName, [Option<ServiceHealth>; 2]>,
     /// Where health-check ports are open.
     addresses: BTreeMap<IpFamily, Vec<IpAddr>>,
 }
@@ -39,7 +39,7 @@ impl Reporter {
 
     fn durations(&self, report: &SyncReport<'_>) {
         let m = self.server.metrics();
-        let label = [family_label(report.plan.family)];
+        let label = [family_label(report.family)];
         let seconds = report.ended.duration_since(report.started).as_secs_f64();
         m.sync_duration.with_label_values(&label).observe(seconds);
         let kind = match report.work {
@@ -49,7 +49,7 @@ impl Reporter {
         kind.with_label_values(&label).observe(seconds);
         let now = since_epoch().as_secs_f64();
         m.sync_last_timestamp.with_label_values(&label).set(now);
-        for trigger in &report.triggers {
+        for trigger in &report.changes.triggers {
             // Exact: whole seconds since 1970 are far below 2^52.
             let latency = (now - *trigger as f64).max(0.0);
             m.network_programming_duration
@@ -60,12 +60,15 @@ impl Reporter {
 
     fn counts(&self, report: &SyncReport<'_>) {
         let m = self.server.metrics();
-        let family = family_label(report.plan.family);
-        let (internal, external) = report.without_local_endpoints();
-        for (policy, count) in [("internal", internal), ("external", external)] {
+        let family = family_label(report.family);
+        let ports = &report.changes.ports;
+        for (policy, more) in [
+            ("internal", more(ports, drops_internal)),
+            ("external", more(ports, drops_external)),
+        ] {
             m.no_local_endpoints
                 .with_label_values(&[policy, family])
-                .set(gauge(count));
+                .add(more);
         }
         for rules in &report.synced.rules {
             let labels = [rules.table, family];
@@ -84,15 +87,15 @@ impl Reporter {
     }
 
     /// Health-check ports are open where NodePorts are.
-    fn health_addresses(&mut self, plan: &Plan) {
-        let every = match plan.family {
+    fn health_addresses(&mut self, family: IpFamily, node: &NodeFacts) {
+        let every = match family {
             IpFamily::V4 => IpAddr::from([0; 4]),
             IpFamily::V6 => IpAddr::from([0; 16]),
         };
-        let ips = plan.node.node_port_ips.clone();
+        let ips = node.node_port_ips.clone();
         let ips = ips.unwrap_or_else(|| vec![every]);
-        if self.addresses.get(&plan.family) != Some(&ips) {
-            self.addresses.insert(plan.family, ips);
+        if self.addresses.get(&family) != Some(&ips) {
+            self.addresses.insert(family, ips);
             let all = self.addresses.values().flatten().copied().collect();
             self.server.set_service_health_addresses(all);
         }
@@ -100,21 +103,25 @@ impl Reporter {
 
     /// A Service has one health-check port whatever its families; each family counts its own
     /// endpoints, of which a dual-stack pod has one in each.
-    fn service_health(&mut self, plan: &Plan) {
-        let of_family = plan.health_checks.iter().map(|(name, check)| {
-            let health = ServiceHealth {
+    fn service_health(&mut self, family: IpFamily, changes: &[HealthChange]) {
+        let changed = changes.iter().map(|change| {
+            let name = &change.service;
+            let families = self.services.entry(name.clone()).or_default();
+            families[family as usize] = change.after.map(|check| ServiceHealth {
                 port: check.port.get(),
                 local_endpoints: check.local_ready,
-            };
-            (name.clone(), health)
+            });
+            let both = families.iter().flatten().copied();
+            let merged = both.reduce(|first, second| ServiceHealth {
+                local_endpoints: first.local_endpoints.max(second.local_endpoints),
+                ..first
+            });
+            if merged.is_none() {
+                self.services.remove(name);
+            }
+            (name.clone(), merged)
         });
-        self.services.insert(plan.family, of_family.collect());
-        let mut merged: BTreeMap<NamespacedName, ServiceHealth> = BTreeMap::new();
-        for (name, health) in self.services.values().flatten() {
-            let entry = merged.entry(name.clone()).or_insert(*health);
-            entry.local_endpoints = entry.local_endpoints.max(health.local_endpoints);
-        }
-        self.server.set_services(merged);
+        self.server.change_services(changed);
     }
 }
 
@@ -136,15 +143,15 @@ impl Observer for Reporter {
     }
 
     fn synced(&mut self, report: &mut SyncReport<'_>) {
-        self.server.synced(report.plan.family);
+        self.server.synced(report.family);
         self.durations(report);
         self.counts(report);
-        self.health_addresses(report.plan);
-        self.service_health(report.plan);
-        let flows = std::mem::take(&mut report.stale_flows);
+        self.health_addresses(report.family, report.node);
+        self.service_health(report.family, &report.changes.health);
+        let flows = std::mem::take(&mut report.changes.stale_flows);
         if !flows.is_empty() {
             // The other end lives as long as the process.
-            let _ = self.stale_flows.send((report.plan.family, flows));
+            let _ = self.stale_flows.send((report.family, flows));
         }
     }
 
@@ -164,6 +171,25 @@ impl Observer for Reporter {
             MetricSet::Userspace => {}
         }
     }
+}
+
+/// Drops what is sent to the cluster IP for want of an endpoint on this node.
+pub(super) fn drops_internal(port: &PortPlan) -> bool {
+    port.internal_traffic() == Traffic::Drop
+}
+
+/// Drops what comes from outside for want of an endpoint on this node.
+pub(super) fn drops_external(port: &PortPlan) -> bool {
+    port.externally_accessible() && port.external_traffic() == Traffic::Drop
+}
+
+/// How many more ports `are` so than before.
+pub(super) fn more(changes: &[PortChange], are: fn(&PortPlan) -> bool) -> i64 {
+    let is = |port: &Option<_>| port.as_deref().is_some_and(are);
+    changes
+        .iter()
+        .map(|change| i64::from(is(&change.after)) - i64::from(is(&change.before)))
+        .sum()
 }
 
 fn since_epoch() -> Duration {

@@ -7,17 +7,15 @@ mod support_nft;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use dataplane::nftables::{Expected, Options, Outcome, State, Step, Sync, Transport};
+use dataplane::nftables::{Options, Step, Sync, Transport};
 use kernel::netlink;
-use kernel::nfnetlink::ReadTable;
 use model::IpFamily;
-use netfilter::nft::table::Contents;
 use netfilter::nft::{Element, Op, Value};
 use plan::testing::{big_cluster, big_cluster_settings};
 use plan::{Plan, Planner};
 
 use support::{in_namespace, run};
-use support_nft::Live;
+use support_nft::{Fault, Faulty, Live, settled};
 
 const LIMIT: usize = 1_000;
 
@@ -28,84 +26,11 @@ fn plan(services: usize) -> Plan {
     planner.plan(IpFamily::V4).clone()
 }
 
-fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
-    assert!(sync.refused().is_empty(), "{:?}", sync.refused());
-    assert_eq!(sync.refused_common(), None);
-    // Without what is expected, so that nothing but the listing is believed.
-    let (read, _) = live.nft.read_table(&live.table).expect("read");
-    let ReadTable {
-        mut contents,
-        foreign,
-    } = read.expect("a table");
-    assert!(foreign.is_empty(), "{foreign:?}");
-    for op in sync.state().expect("known").sweep().ops {
-        if let Op::DeleteChain(name) = op {
-            contents.chains.remove(&name);
-        }
-    }
-    let lowered = State::lower(plan, Options::default()).contents();
-    assert!(contents == lowered, "the table is not as the plan says");
-}
-
 fn sync(plan: &Plan, transport: &mut impl Transport<Error = netlink::Error>) -> Sync {
     let mut sync = Sync::new(IpFamily::V4, Options::default());
     sync.set_plan(plan);
     sync.run(transport, LIMIT).expect("the kernel answers");
     sync
-}
-
-/// What happens at one commit.
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    /// The operation of this number is one that the kernel refuses.
-    Refuse(usize),
-    Lost,
-    TableDeleted,
-    AnotherWriter,
-}
-
-struct Faulty {
-    live: Live,
-    at: usize,
-    fault: Fault,
-    commits: usize,
-}
-
-impl Transport for Faulty {
-    type Error = netlink::Error;
-
-    fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error> {
-        self.live.read(expected)
-    }
-
-    fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
-        let now = self.commits == self.at;
-        self.commits += 1;
-        match self.fault {
-            Fault::Refuse(number) if now => {
-                let mut ops = ops.to_vec();
-                let no_such = Op::DeleteChain("no-such-chain".to_owned());
-                ops.insert(number.min(ops.len()), no_such);
-                let outcome = self.live.commit(&ops, guarded)?;
-                assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
-                return Ok(outcome);
-            }
-            Fault::Lost if now => {
-                self.live.commit(ops, guarded)?;
-                return Ok(Outcome::Unknown);
-            }
-            Fault::TableDeleted if now => {
-                // Nothing to delete before the first commit.
-                run("nft delete table ip kube-proxy || true");
-            }
-            Fault::AnotherWriter if now => {
-                run("nft add table ip kube-proxy");
-                run("nft 'add chain ip kube-proxy theirs { counter accept; }'");
-            }
-            _ => {}
-        }
-        self.live.commit(ops, guarded)
-    }
 }
 
 #[test]
@@ -117,12 +42,7 @@ fn whatever_goes_wrong_it_ends_well() {
         for at in 0..3 {
             in_namespace(|| {
                 let live = Live::open(IpFamily::V4);
-                let mut faulty = Faulty {
-                    live,
-                    at,
-                    fault,
-                    commits: 0,
-                };
+                let mut faulty = Faulty::new(live, at, fault);
                 let mut sync = sync(&plan, &mut faulty);
                 // As the notification of a change that is not ours makes it.
                 sync.retry();

@@ -55,8 +55,14 @@ pub(super) fn ops(pieces: &[Piece]) -> Vec<Op> {
     ops
 }
 
+/// What kube-proxy has in its table, whatever the Services, and sluice has not.
+const KUBE_PROXYS: &str = "firewall-ips";
+
 /// Whether the table is one of ours: its sets and base chains are declared as ours are. Of anything
 /// else nothing can be kept.
+///
+/// A kube-proxy that comes after us leaves our sets where they are, and base chains are the same: by
+/// what it adds to them it is known.
 pub(super) fn is_ours(contents: &Contents, family: IpFamily) -> bool {
     let sets = SetId::ALL.iter().all(|id| {
         let ours = id.declare(family);
@@ -77,7 +83,8 @@ pub(super) fn is_ours(contents: &Contents, family: IpFamily) -> bool {
     let foreign_base = contents.chains.values().any(|there| {
         there.chain.base.is_some() && ours.iter().all(|chain| chain.name != there.chain.name)
     });
-    sets && chains && !foreign_base
+    let taken_over = contents.sets.contains_key(KUBE_PROXYS);
+    sets && chains && !foreign_base && !taken_over
 }
 
 /// What makes a table of ours into `target`. What belongs to ports in `skip` is left as it is.

@@ -1,0 +1,245 @@
+//! Connections through Services that nobody changes, while the table around them is changed: no
+//! packet of theirs is lost.
+
+mod support;
+#[path = "support/nft.rs"]
+mod support_nft;
+#[path = "support/traffic.rs"]
+mod traffic;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use dataplane::nftables::{Options, Sync, TABLE, Transport, table_family};
+use kernel::netlink;
+use kernel::netns::NetNs;
+use model::IpFamily;
+use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, Settings};
+
+use support::run;
+use support_nft::{Fault, Faulty, Live, settled};
+use traffic::Stage;
+
+fn observed(file: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
+    folder.join(file)
+}
+
+/// The plans of both families for the observed objects, and more.
+fn plans(more: &str) -> [Plan; 2] {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("more.yaml");
+    std::fs::write(&file, more).expect("room");
+    let batch = source::read_once([observed("objects.json"), file]);
+    assert!(batch.initial_list_complete, "{:?}", batch.problems);
+    let cidrs = ["10.244.0.0/16", "fd00:10:244::/56"];
+    let mut planner = Planner::new(Settings {
+        node_name: "node1".to_owned(),
+        local_traffic: LocalTraffic::ClusterCidr(cidrs.map(|c| c.parse().unwrap()).to_vec()),
+        masquerade_all: false,
+        node_port_addresses: NodePortAddresses::Primary,
+    });
+    planner.apply_all(batch.events);
+    planner.take_diff();
+    IpFamily::ALL.map(|family| planner.plan(family).clone())
+}
+
+/// A Service in both families that nobody connects to, with so many endpoints.
+fn other(number: usize, endpoints: usize) -> String {
+    let mut text = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: other-{number}, namespace: demo}}\n\
+         spec:\n  type: NodePort\n  clusterIP: 10.96.60.{number}\n  \
+         clusterIPs: [10.96.60.{number}, 'fd00:10:96::6{number:03}']\n  \
+         ipFamilies: [IPv4, IPv6]\n  ipFamilyPolicy: RequireDualStack\n  \
+         ports: [{{port: 80, targetPort: 8080, nodePort: 31{number:03}}}]\n"
+    );
+    for (version, prefix) in [(4, "10.244.2."), (6, "fd00:10:244:2::")] {
+        let endpoints: String = (0..endpoints)
+            .map(|n| {
+                format!(
+                    "- {{addresses: ['{prefix}{}'], conditions: {{ready: true}}}}\n",
+                    100 + n
+                )
+            })
+            .collect();
+        text += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: other-{number}-{version}, namespace: demo, \
+             labels: {{kubernetes.io/service-name: other-{number}}}}}\n\
+             addressType: IPv{version}\nports: [{{port: 8080}}]\nendpoints:\n{endpoints}"
+        );
+    }
+    text
+}
+
+/// A node's namespace; gone when dropped.
+struct Node(NetNs);
+
+impl Node {
+    fn new(name: &str) -> Self {
+        let name = format!("nft-load-{name}-{}", std::process::id());
+        let node = NetNs::create(&name).expect("root");
+        let addresses = "ip link set lo up; ip addr add 10.200.1.2 dev lo; \
+                         ip addr add fd00:200:1::2 dev lo nodad";
+        node.run(|| run(addresses)).expect("the node");
+        Node(node)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = NetNs::delete(self.0.name());
+    }
+}
+
+fn bring(sync: &mut Sync, plan: &Plan, transport: &mut impl Transport<Error = netlink::Error>) {
+    sync.set_plan(plan);
+    sync.run(transport, 1_000).expect("the kernel answers");
+}
+
+/// A table of kube-proxy's as kube-proxy brings it in force where there is one already, in one
+/// transaction: chains and sets of its names are declared, emptied and filled again.
+fn as_kube_proxy_starts(listing: &str) -> String {
+    let (mut declared, mut emptied) = (String::new(), String::new());
+    let mut lines = listing.lines();
+    let mut table = "";
+    while let Some(line) = lines.next() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["table", family, name, "{"] => {
+                table = family;
+                declared += &format!("table {family} {name} {{\n");
+            }
+            [kind @ ("chain" | "set" | "map"), name, "{"] => {
+                emptied += &format!("flush {kind} {table} {TABLE} {name}\n");
+                declared += &format!("{line}\n");
+                for line in lines.by_ref() {
+                    let word = line.split_whitespace().next().unwrap_or_default();
+                    if ["type", "flags", "timeout", "size", "comment", "}"].contains(&word) {
+                        declared += &format!("{line}\n");
+                    }
+                    if line == "\t}" {
+                        break;
+                    }
+                }
+            }
+            ["}"] => declared += "}\n",
+            _ => {}
+        }
+    }
+    declared + &emptied + listing
+}
+
+/// What kube-proxy has in its table, by chain and set, in whatever order the kernel lists it.
+fn blocks(listing: &str) -> BTreeMap<String, Vec<String>> {
+    let mut blocks = BTreeMap::new();
+    for block in listing.split("\n\n") {
+        let mut lines = block.trim_start_matches(['\n', '}']).lines().map(str::trim);
+        let Some(name) = lines.find(|line| line.ends_with('{') && !line.starts_with("table"))
+        else {
+            continue;
+        };
+        let words = lines
+            .flat_map(|line| line.split([',', '{', '}']))
+            .map(str::trim);
+        let mut words: Vec<String> = words.map(str::to_owned).filter(|w| !w.is_empty()).collect();
+        // Who declared a set first has written its comment.
+        words.retain(|word| !word.starts_with("comment "));
+        words.sort();
+        blocks.insert(name.to_owned(), words);
+    }
+    blocks
+}
+
+#[test]
+fn nobody_notices_that_the_table_changes_hands() {
+    let node = Node::new("hands");
+    let stage = Stage::around(&node.0);
+    let folder = tempfile::tempdir().expect("a folder");
+    let plans = plans("");
+    let tables: Vec<(&Plan, String, String)> = plans
+        .iter()
+        .zip(["v4", "v6"])
+        .map(|(plan, word)| {
+            let listing =
+                std::fs::read_to_string(observed(&format!("nftables-default.{word}.nft")));
+            let listing = listing.expect("what was observed");
+            let file = folder.path().join(word);
+            std::fs::write(&file, as_kube_proxy_starts(&listing)).expect("room");
+            (plan, listing, format!("nft -f {}", file.display()))
+        })
+        .collect();
+    let theirs = || tables.iter().for_each(|(_, _, load)| drop(run(load)));
+    let ours = || {
+        for plan in &plans {
+            let mut live = Live::open(plan.family);
+            let before = live.nft.generation().expect("a generation").generation;
+            let mut sync = Sync::new(plan.family, Options::default());
+            bring(&mut sync, plan, &mut live);
+            let after = live.nft.generation().expect("a generation").generation;
+            assert_eq!(before.next(), after, "one transaction");
+            settled(&sync, &mut live, plan);
+        }
+    };
+    node.0.run(theirs).expect("the node");
+    let load = stage.load();
+    for _ in 0..30 {
+        load.wait(200);
+        node.0.run(ours).expect("the node");
+        load.wait(200);
+        node.0.run(theirs).expect("the node");
+    }
+    load.finish(&stage).assert_unharmed();
+    // kube-proxy's table is what it would be on a node that sluice has never been on; what else there
+    // is nothing of it goes to.
+    for (plan, listing, _) in &tables {
+        let word = table_family(plan.family).word();
+        let list = || run(&format!("nft list table {word} {TABLE}"));
+        let there = blocks(&node.0.run(list).expect("the node"));
+        let wanted = blocks(listing);
+        assert!(wanted.len() > 20);
+        for (name, wanted) in wanted {
+            assert_eq!(there.get(&name), Some(&wanted), "{name}");
+        }
+    }
+}
+
+#[test]
+fn nobody_notices_what_goes_wrong_with_a_change_of_others() {
+    let node = Node::new("faults");
+    let stage = Stage::around(&node.0);
+    // Services come, go, and get more endpoints and fewer.
+    let before: String = (0..6).map(|n| other(n, 1 + n % 3)).collect();
+    let after: String = (3..9).map(|n| other(n, 3 - n % 3)).collect();
+    let (before, after) = (plans(&before), plans(&after));
+    let start = |plan: &Plan| {
+        let mut sync = Sync::new(plan.family, Options::default());
+        let start = || bring(&mut sync, plan, &mut Live::open(plan.family));
+        node.0.run(start).expect("the node");
+        sync
+    };
+    let mut syncs = before.each_ref().map(start);
+    let load = stage.load();
+    for (sync, (before, after)) in syncs.iter_mut().zip(before.iter().zip(&after)) {
+        let mut change = |fault| {
+            let change = || {
+                let mut faulty = Faulty::new(Live::open(after.family), 0, fault);
+                bring(sync, after, &mut faulty);
+                // As the notification of a change that is not ours makes it.
+                sync.distrust();
+                bring(sync, after, &mut faulty);
+                settled(sync, &mut faulty.live, after);
+                bring(sync, before, &mut faulty.live);
+                faulty.refused_last
+            };
+            let last = node.0.run(change).expect("the node");
+            load.wait(50);
+            last
+        };
+        let refused = (0..).take_while(|number| !change(Fault::Refuse(*number)));
+        assert!(refused.count() > 5, "a transaction of several operations");
+        change(Fault::Lost);
+        change(Fault::AnotherWriter);
+    }
+    load.finish(&stage).assert_unharmed();
+}

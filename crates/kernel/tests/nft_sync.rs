@@ -1,6 +1,8 @@
 //! The nftables mode's state machine on the real kernel, with others meddling and things going wrong.
 
 mod support;
+#[path = "support/faults.rs"]
+mod support_faults;
 #[path = "support/nft.rs"]
 mod support_nft;
 
@@ -15,7 +17,8 @@ use plan::testing::{big_cluster, big_cluster_settings};
 use plan::{Plan, Planner};
 
 use support::{in_namespace, run};
-use support_nft::{Fault, Faulty, Live, settled};
+use support_faults::{Fault, Faulty, settled};
+use support_nft::Live;
 
 const LIMIT: usize = 1_000;
 

@@ -2,6 +2,8 @@
 //! packet of theirs is lost.
 
 mod support;
+#[path = "support/faults.rs"]
+mod support_faults;
 #[path = "support/nft.rs"]
 mod support_nft;
 #[path = "support/traffic.rs"]
@@ -17,7 +19,8 @@ use model::IpFamily;
 use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, Settings};
 
 use support::run;
-use support_nft::{Fault, Faulty, Live, settled};
+use support_faults::{Fault, Faulty, settled};
+use support_nft::Live;
 use traffic::Stage;
 
 fn observed(file: &str) -> PathBuf {

@@ -1,18 +1,11 @@
 //! The kernel behind the nftables mode's state machine.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
-use dataplane::nftables::{
-    Expected, Options, Outcome, State, Sync, TABLE, Transport, table_family,
-};
+use dataplane::nftables::{Expected, Outcome, TABLE, Transport, table_family};
 use kernel::netlink;
-use kernel::nfnetlink::{Generation, NfTables, ReadTable, TableId, TransactionError};
+use kernel::nfnetlink::{Generation, NfTables, TableId, TransactionError};
 use model::IpFamily;
 use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
-use plan::Plan;
-
-use crate::support::run;
 
 /// One family's table in the calling thread's network namespace.
 pub(crate) struct Live {
@@ -53,98 +46,5 @@ impl Transport for Live {
             Err(TransactionError::Netlink(error)) => Err(error),
             Err(_) => Ok(Outcome::Unknown),
         }
-    }
-}
-
-/// The table is as the plan says, by nothing but its listing.
-pub(crate) fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
-    assert!(sync.refused().is_empty(), "{:?}", sync.refused());
-    assert_eq!(sync.refused_common(), None);
-    let (read, _) = live.nft.read_table(&live.table).expect("read");
-    let ReadTable {
-        mut contents,
-        foreign,
-    } = read.expect("a table");
-    assert!(foreign.is_empty(), "{foreign:?}");
-    for op in sync.state().expect("known").sweep().ops {
-        if let Op::DeleteChain(name) = op {
-            contents.chains.remove(&name);
-        }
-    }
-    let lowered = State::lower(plan, Options::default()).contents();
-    assert!(contents == lowered, "the table is not as the plan says");
-}
-
-/// What happens at one commit.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Fault {
-    /// The operation of this number is one that the kernel refuses.
-    Refuse(usize),
-    Lost,
-    TableDeleted,
-    AnotherWriter,
-}
-
-/// The kernel, with a fault at one commit.
-pub(crate) struct Faulty {
-    pub(crate) live: Live,
-    at: usize,
-    fault: Fault,
-    commits: usize,
-    /// Whether the operation to be refused came after all others.
-    pub(crate) refused_last: bool,
-}
-
-impl Faulty {
-    /// With a fault at the commit of this number.
-    pub(crate) fn new(live: Live, at: usize, fault: Fault) -> Self {
-        Faulty {
-            live,
-            at,
-            fault,
-            commits: 0,
-            refused_last: false,
-        }
-    }
-}
-
-impl Transport for Faulty {
-    type Error = netlink::Error;
-
-    fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error> {
-        self.live.read(expected)
-    }
-
-    fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
-        let now = self.commits == self.at;
-        self.commits += 1;
-        match self.fault {
-            Fault::Refuse(number) if now => {
-                let mut ops = ops.to_vec();
-                let no_such = Op::DeleteChain("no-such-chain".to_owned());
-                self.refused_last = number >= ops.len();
-                ops.insert(number.min(ops.len()), no_such);
-                let outcome = self.live.commit(&ops, guarded)?;
-                assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
-                return Ok(outcome);
-            }
-            Fault::Lost if now => {
-                self.live.commit(ops, guarded)?;
-                return Ok(Outcome::Unknown);
-            }
-            Fault::TableDeleted if now => {
-                // Nothing to delete before the first commit.
-                run(&format!("nft delete table {} || true", self.live.table));
-            }
-            Fault::AnotherWriter if now => {
-                let table = &self.live.table;
-                run(&format!(
-                    "nft 'add table {table}; add chain {table} theirs'"
-                ));
-                run(&format!("nft add rule {table} theirs counter accept"));
-            }
-            _ => {}
-        }
-        self.live.commit(ops, guarded)
     }
 }

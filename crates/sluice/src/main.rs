@@ -6,6 +6,7 @@ mod cli;
 mod diagram;
 mod explain;
 mod facts;
+mod live;
 mod logging;
 mod proxy;
 mod render;

@@ -17,9 +17,13 @@ const NO_ANSWER: u8 = 2;
 /// Carries out `sluice trace`: 0 when every possibility is accepted, 1 when not, 2 when the
 /// question cannot be answered.
 pub(crate) fn command(args: &TraceArgs) -> ExitCode {
-    match run(args) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let answer = if args.live {
+        crate::live::command(args)
+    } else {
+        run(args).map(|accepted| ExitCode::from(u8::from(!accepted)))
+    };
+    match answer {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("sluice: {error:#}");
             ExitCode::from(NO_ANSWER)
@@ -134,7 +138,7 @@ pub(crate) fn world_of(facts: &Facts, args: &HostArgs) -> anyhow::Result<World> 
     Ok(world)
 }
 
-fn packet(args: &TraceArgs, world: &World) -> anyhow::Result<Packet> {
+pub(crate) fn packet(args: &TraceArgs, world: &World) -> anyhow::Result<Packet> {
     let proto = match args.proto {
         Proto::ICMP if args.dst.is_ipv6() => Proto::ICMPV6,
         proto => proto,

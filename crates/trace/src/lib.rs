@@ -49,7 +49,7 @@ pub use fuzz::fuzz_one;
 pub use host::Host;
 pub use outcome::{Outcome, Snat, Step, Summary, Trace, Verdict};
 pub use packet::{CtState, Endpoint, Flow, Origin, Packet, Proto, Rewrite};
-pub use render::{Style, render_tree, to_json};
+pub use render::{Style, percent, render_tree, step_to_json, to_json};
 pub use reply::reply_to;
 pub use walk::{WalkError, walk};
 pub use world::{World, WorldError};

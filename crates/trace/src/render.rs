@@ -187,7 +187,7 @@ fn write_end(out: &mut String, o: &Outcome, indent: &str, style: Style) {
 }
 
 /// `50% (1/2)`.
-fn percent(odds: Fraction) -> String {
+pub fn percent(odds: Fraction) -> String {
     if odds.is_one() {
         return "100%".to_owned();
     }
@@ -222,7 +222,7 @@ fn outcome(o: &Outcome) -> Value {
             Snat::To(ip) => ip.to_string(),
         }),
         "hairpin": o.hairpin,
-        "path": o.path.iter().map(step).collect::<Vec<_>>(),
+        "path": o.path.iter().map(step_to_json).collect::<Vec<_>>(),
     });
     if !o.assuming.is_empty() {
         value["assuming"] = json!(o.assuming);
@@ -230,7 +230,8 @@ fn outcome(o: &Outcome) -> Value {
     value
 }
 
-fn step(s: &Step) -> Value {
+/// A step as it stands in a path of [`to_json`].
+pub fn step_to_json(s: &Step) -> Value {
     json!({
         "hook": s.hook,
         "family": s.family,

@@ -6,6 +6,7 @@
 
 mod monitor;
 mod table;
+mod trace;
 mod transaction;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ use crate::netlink::{self, Attributes, Builder, Error, Malformed, Message, Socke
 
 pub use monitor::{Monitor, Notice};
 pub use table::{Expected, ReadTable, TableId};
+pub use trace::{Heard, ListedChain, Tracing};
 use transaction::Verdict;
 pub use transaction::{Fault, TransactionError};
 

@@ -44,7 +44,7 @@ impl TableId {
         }
     }
 
-    fn encoder(&self) -> Encoder<'_> {
+    pub(super) fn encoder(&self) -> Encoder<'_> {
         Encoder {
             family: self.family,
             table: &self.name,

@@ -131,3 +131,36 @@ proptest! {
         }
     }
 }
+
+/// As on kernels that do not know owners; the others take the table away in any case.
+#[test]
+fn a_table_that_traces_goes_with_its_owner() {
+    use netfilter::nft::{Chain, Family, Op};
+    use nix::sched::{CloneFlags, unshare};
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (run as root)");
+        let mut nft = NfTables::open().unwrap();
+        let table = TableId::new(Family::Ip6, "traces");
+        let chain = Op::AddChain(Chain {
+            name: "c".to_owned(),
+            base: None,
+            comment: None,
+        });
+        let ops = std::slice::from_ref(&chain);
+        for owned in [false, true] {
+            let generation = nft.generation().unwrap().generation;
+            let tracing = Tracing::attempt(&table, "why", ops, Some(generation), owned).unwrap();
+            let (chains, now) = nft.chains().unwrap();
+            assert_eq!(chains.len(), 1);
+            assert_eq!((&chains[0].table, &*chains[0].name), (&table, "c"));
+            assert_eq!(now, generation.next());
+            // Nobody else may touch it, where it has an owner.
+            assert_eq!(nft.commit(&table, ops, None).is_err(), owned);
+            let stale = Tracing::attempt(&table, "why", ops, Some(generation), owned);
+            assert!(matches!(stale, Err(TransactionError::GenerationChanged)));
+            drop(tracing);
+            assert_eq!(nft.chains().unwrap().0, []);
+        }
+    });
+    thread.join().unwrap();
+}

@@ -21,12 +21,15 @@ pub mod msg {
     pub const DELSETELEM: u16 = 14;
     pub const NEWGEN: u16 = 15;
     pub const GETGEN: u16 = 16;
+    pub const TRACE: u16 = 17;
 }
 
 /// `NFNL_SUBSYS_NFTABLES`.
 pub const SUBSYSTEM: u8 = 10;
 /// `NFNLGRP_NFTABLES`: the multicast group of every committed change.
 pub const GROUP: u32 = 7;
+/// `NFNLGRP_NFTRACE`: the multicast group of what becomes of traced packets.
+pub const TRACE_GROUP: u32 = 9;
 
 /// Flags of a netlink message (`linux/netlink.h`).
 pub mod nlm {
@@ -49,6 +52,8 @@ pub const NAT_RANDOM_FULLY: u32 = 1 << 4;
 pub const ADDRESS_LOCAL: u32 = 2;
 /// `ct state new`: `NF_CT_STATE_BIT(IP_CT_NEW)`.
 pub const CT_STATE_NEW: u32 = 1 << 3;
+/// `ct state untracked`: `NF_CT_STATE_UNTRACKED_BIT`.
+pub const CT_STATE_UNTRACKED: u32 = 1 << 6;
 /// `ct status dnat`: `IPS_DST_NAT`.
 pub const CT_STATUS_DNAT: u32 = 1 << 5;
 /// `ICMP_PORT_UNREACH`.

@@ -8,6 +8,7 @@ use super::object::{
     BaseChain, Chain, ChainKind, Data, DataType, Element, Family, Fields, Hook, Policy, Rule,
     Selector, Set, SetData, SetFlags, Table,
 };
+use super::trace::{self, TraceEvent};
 use super::value::Value;
 
 /// A decoded message.
@@ -62,6 +63,8 @@ pub enum Body {
     },
     /// The generation: how often the ruleset was changed, and by whom last.
     Generation(Generation),
+    /// What a traced packet met.
+    Trace(TraceEvent),
     /// Something in a table was deleted; what exactly does not matter to who reads it.
     Deleted {
         /// `NFT_MSG_DEL*`.
@@ -99,6 +102,7 @@ pub fn decode(kind: u16, body: &[u8]) -> Result<Decoded, DecodeError> {
         msg::NEWSET => set(attrs)?,
         msg::NEWSETELEM => elements(attrs)?,
         msg::NEWGEN => generation(attrs)?,
+        msg::TRACE => Body::Trace(trace::decode(attrs)?),
         msg::DELCHAIN | msg::DELRULE | msg::DELSET | msg::DELSETELEM => Body::Deleted {
             kind,
             table: name(attrs, 1, "nft attributes")?,

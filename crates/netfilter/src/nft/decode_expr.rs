@@ -106,7 +106,7 @@ pub(super) fn data(attr: Attr<'_>) -> Result<Data, DecodeError> {
     Ok(Data::None)
 }
 
-fn decode_verdict(attr: Attr<'_>) -> Result<Verdict, DecodeError> {
+pub(super) fn decode_verdict(attr: Attr<'_>) -> Result<Verdict, DecodeError> {
     const WITHIN: &str = "nft_verdict_attributes";
     let slots = Slots::new(attr.nested(WITHIN), WITHIN)?;
     let code = slots.u32(1)?.cast_signed();
@@ -211,6 +211,7 @@ fn statement(name: &str, body: Reader<'_>) -> Result<Expr, DecodeError> {
                 packets: s.get(2).map_or(Ok(0), |a| a.u64())?,
             })
         }
+        "limit" => limit(&Slots::new(body, "nft_limit_attributes")?),
         "objref" => {
             let s = Slots::new(body, "nft_objref_attributes")?;
             Ok(Expr::Objref {
@@ -223,6 +224,21 @@ fn statement(name: &str, body: Reader<'_>) -> Result<Expr, DecodeError> {
             attribute: 1,
         }),
     }
+}
+
+/// Of packets in a second; others are not in use.
+fn limit(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    let (unit, kind, flags) = (s.need(2)?.u64()?, s.u32_or(4, 0)?, s.u32_or(5, 0)?);
+    if (unit, kind, flags) != (1, 0, 0) {
+        return Err(DecodeError::Unknown {
+            what: "the limits that sluice knows",
+            value: unit,
+        });
+    }
+    Ok(Expr::Limit {
+        per_second: s.need(1)?.u64()?,
+        burst: s.u32(3)?,
+    })
 }
 
 fn payload(s: &Slots<'_>) -> Result<Expr, DecodeError> {

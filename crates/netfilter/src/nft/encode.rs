@@ -257,6 +257,17 @@ impl Encoder<'_> {
         })
     }
 
+    /// Creates the table so that it goes with the socket which this is sent through, and that
+    /// nobody else can change it meanwhile (`NFT_TABLE_F_OWNER`, Linux 5.12); the kernel refuses
+    /// it (`EOPNOTSUPP`) where it does not know owners.
+    pub fn owned_table(self, comment: &str) -> Message {
+        self.message(msg::NEWTABLE, nlm::CREATE, |w| {
+            w.string(1, self.table);
+            w.u32(2, 2);
+            comment_udata(w, 6, Some(comment));
+        })
+    }
+
     /// Asks for the table itself; the answer is the table or `ENOENT`.
     pub fn get_table(self) -> Message {
         self.message(msg::GETTABLE, 0, |w| w.string(1, self.table))

@@ -1,7 +1,7 @@
 //! Expressions to attributes (`NFTA_LIST_ELEM` of `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`).
 
 use super::attr::Writer;
-use super::consts::verdict;
+use super::consts::verdict as code;
 use super::expr::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto,
     MetaKey, Nat, NatKind, NumgenKind, PayloadBase, Reg, Reject,
@@ -40,6 +40,7 @@ impl Expr {
             Expr::Redirect { .. } => "redir",
             Expr::Reject(_) => "reject",
             Expr::Counter { .. } => "counter",
+            Expr::Limit { .. } => "limit",
             Expr::Objref { .. } => "objref",
         }
     }
@@ -195,6 +196,13 @@ fn statement(w: &mut Writer<'_>, expr: &Expr) {
             w.u64(1, *bytes);
             w.u64(2, *packets);
         }
+        Expr::Limit { per_second, burst } => {
+            w.u64(1, *per_second);
+            // The unit in seconds; packets, not bytes.
+            w.u64(2, 1);
+            w.u32(3, *burst);
+            w.u32(4, 0);
+        }
         Expr::Objref { kind, name } => {
             w.u32(1, *kind);
             w.string(2, name);
@@ -240,16 +248,21 @@ pub(super) fn data(w: &mut Writer<'_>, kind: u16, value: &Value) {
 
 /// `NFTA_DATA_VERDICT`, to go into a data attribute.
 pub(super) fn verdict_data(w: &mut Writer<'_>, v: &Verdict) {
-    w.nest(2, |w| {
-        let (code, chain) = match v {
-            Verdict::Drop => (verdict::DROP, None),
-            Verdict::Accept => (verdict::ACCEPT, None),
-            Verdict::Continue => (verdict::CONTINUE, None),
-            Verdict::Return => (verdict::RETURN, None),
-            Verdict::Jump(chain) => (verdict::JUMP, Some(chain)),
-            Verdict::Goto(chain) => (verdict::GOTO, Some(chain)),
+    verdict(w, 2, v);
+}
+
+/// A verdict (`enum nft_verdict_attributes`) in an attribute.
+pub(super) fn verdict(w: &mut Writer<'_>, kind: u16, v: &Verdict) {
+    w.nest(kind, |w| {
+        let (number, chain) = match v {
+            Verdict::Drop => (code::DROP, None),
+            Verdict::Accept => (code::ACCEPT, None),
+            Verdict::Continue => (code::CONTINUE, None),
+            Verdict::Return => (code::RETURN, None),
+            Verdict::Jump(chain) => (code::JUMP, Some(chain)),
+            Verdict::Goto(chain) => (code::GOTO, Some(chain)),
         };
-        w.bytes(1, &code.to_be_bytes());
+        w.bytes(1, &number.to_be_bytes());
         if let Some(chain) = chain {
             w.string(2, chain);
         }
@@ -285,7 +298,7 @@ macro_rules! numbers {
 
 numbers!(PayloadBase: u32, "nft_payload_bases", LinkLayer = 0, Network = 1, Transport = 2);
 numbers!(MetaKey: u32, "nft_meta_keys", Protocol = 1, Mark = 3, Iif = 4, Oif = 5, IifName = 6,
-    OifName = 7, Nfproto = 15, L4proto = 16);
+    OifName = 7, Nftrace = 12, Nfproto = 15, L4proto = 16);
 numbers!(CmpOp: u32, "nft_cmp_ops", Eq = 0, Neq = 1, Lt = 2, Lte = 3, Gt = 4, Gte = 5);
 numbers!(ByteorderOp: u32, "nft_byteorder_ops", NetworkToHost = 0, HostToNetwork = 1);
 numbers!(CtKey: u32, "nft_ct_keys", State = 0, Direction = 1, Status = 2, Mark = 3, ProtoSrc = 11,

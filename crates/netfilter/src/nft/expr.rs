@@ -197,6 +197,13 @@ pub enum Expr {
         /// Bytes so far.
         bytes: u64,
     },
+    /// Goes on for so many packets only.
+    Limit {
+        /// How many packets a second.
+        per_second: u64,
+        /// How many at once.
+        burst: u32,
+    },
     /// Uses a named object.
     Objref {
         /// `NFT_OBJECT_*`.
@@ -240,6 +247,7 @@ pub enum MetaKey {
     Oif,
     IifName,
     OifName,
+    Nftrace,
     Nfproto,
     L4proto,
 }

@@ -19,6 +19,7 @@ pub mod listing;
 mod object;
 pub mod table;
 pub mod text;
+mod trace;
 mod value;
 
 #[cfg(test)]
@@ -35,4 +36,5 @@ pub use object::{
     BaseChain, COMMENT_MAX, Chain, ChainKind, Data, DataType, Element, Family, Fields, Hook,
     Policy, Rule, Selector, Set, SetData, SetFlags, Table, Verdict, fit_comment,
 };
+pub use trace::{TraceEvent, TraceKind, TracedPacket};
 pub use value::{MAX_LEN, Value};

@@ -186,6 +186,8 @@ fn ends() -> impl Strategy<Value = Expr> {
         any::<u8>().prop_map(|code| Expr::Reject(Reject::Icmpx(code))),
         Just(Expr::Reject(Reject::TcpReset)),
         (any::<u64>(), any::<u64>()).prop_map(|(packets, bytes)| Expr::Counter { packets, bytes }),
+        (any::<u64>(), any::<u32>())
+            .prop_map(|(per_second, burst)| Expr::Limit { per_second, burst }),
         (any::<u32>(), name()).prop_map(|(kind, name)| Expr::Objref { kind, name }),
     ]
 }
@@ -329,6 +331,39 @@ proptest! {
     }
 
     #[test]
+    fn a_trace_event_survives_the_wire(
+        id in any::<u32>(),
+        mark in any::<u32>(),
+        kind in prop_oneof![
+            (any::<u64>(), prop::option::of(verdict()))
+                .prop_map(|(handle, verdict)| TraceKind::Rule { handle, verdict }),
+            Just(TraceKind::Return),
+            Just(TraceKind::ChainEnd),
+            select(vec![Policy::Drop, Policy::Accept]).prop_map(TraceKind::Policy),
+        ],
+        packet in prop::option::of((
+            prop_oneof![
+                any::<[[u8; 4]; 2]>().prop_map(|[a, b]| (a.into(), b.into())),
+                any::<[[u8; 16]; 2]>().prop_map(|[a, b]| (a.into(), b.into())),
+            ],
+            any::<(u16, u16)>(),
+            prop::option::of(any::<u32>()),
+            prop::option::of(any::<u32>()),
+        )),
+    ) {
+        let packet = packet.map(|(addresses, ports, iif, oif)| TracedPacket {
+            addresses: Some(addresses),
+            ports: Some(ports),
+            iif,
+            oif,
+        });
+        let event = TraceEvent { id, mark, packet, ..event_of(kind) };
+        let decoded = decode(consts::msg::TRACE, &traced(&event)).unwrap();
+        prop_assert_eq!(decoded.family, Some(Family::Ip));
+        prop_assert_eq!(decoded.body, Body::Trace(event));
+    }
+
+    #[test]
     fn a_comment_always_fits(text in ".{0,200}") {
         let comment = fit_comment(&text);
         prop_assert!(comment.len() <= COMMENT_MAX);
@@ -379,6 +414,76 @@ fn registers_have_two_numberings() {
     assert_eq!(Reg::new(16), None);
 }
 
+fn event_of(kind: TraceKind) -> TraceEvent {
+    TraceEvent {
+        id: 7,
+        table: "nat".to_owned(),
+        chain: "PREROUTING".to_owned(),
+        kind,
+        packet: None,
+        mark: 0,
+    }
+}
+
+/// An event as the kernel writes it (`nft_trace_notify`).
+fn traced(event: &TraceEvent) -> Vec<u8> {
+    let mut body = vec![2, 0, 0, 0];
+    let mut w = attr::Writer(&mut body);
+    w.u32(6, event.id);
+    w.string(1, &event.table);
+    w.string(2, &event.chain);
+    match &event.kind {
+        TraceKind::Rule { handle, verdict } => {
+            w.u32(4, 3);
+            w.u64(3, *handle);
+            match verdict {
+                // Queued: 3, with the number of the queue above.
+                None => w.nest(5, |w| w.u32(1, 3 | 5 << 16)),
+                Some(verdict) => encode_expr::verdict(&mut w, 5, verdict),
+            }
+        }
+        TraceKind::ChainEnd => {
+            w.u32(4, 3);
+            encode_expr::verdict(&mut w, 5, &Verdict::Continue);
+        }
+        TraceKind::Return => w.u32(4, 2),
+        TraceKind::Policy(policy) => {
+            w.u32(4, 1);
+            w.u32(16, u32::from(*policy == Policy::Accept));
+        }
+    }
+    if event.mark != 0 {
+        w.u32(14, event.mark);
+    }
+    if let Some(packet) = &event.packet {
+        traced_packet(&mut w, packet);
+    }
+    body
+}
+
+fn traced_packet(w: &mut attr::Writer<'_>, packet: &TracedPacket) {
+    use std::net::IpAddr::{V4, V6};
+    match packet.addresses {
+        Some((V4(src), V4(dst))) => {
+            let rest = [&[0x45; 12][..], &src.octets(), &dst.octets()].concat();
+            w.bytes(8, &rest);
+        }
+        Some((V6(src), V6(dst))) => {
+            let rest = [&[0x60; 8][..], &src.octets(), &dst.octets()].concat();
+            w.bytes(8, &rest);
+        }
+        _ => {}
+    }
+    if let Some((sport, dport)) = packet.ports {
+        w.bytes(9, &[sport.to_be_bytes(), dport.to_be_bytes()].concat());
+    }
+    for (kind, index) in [(10, packet.iif), (12, packet.oif)] {
+        if let Some(index) = index {
+            w.u32(kind, index);
+        }
+    }
+}
+
 /// A message of each kind that the kernel sends.
 fn corpus() -> Vec<(u16, Vec<u8>)> {
     use proptest::strategy::ValueTree;
@@ -411,6 +516,8 @@ fn corpus() -> Vec<(u16, Vec<u8>)> {
     w.u32(1, 7);
     w.u32(2, 1);
     w.string(3, "nft");
+    let event = traced(&event_of(TraceKind::Return));
+    found.push((consts::msg::TRACE, event));
     found.push((consts::msg::NEWGEN, generation));
     found
 }

@@ -54,12 +54,14 @@ impl HostArgs {
 
 const TRACE_HELP: &str = "\
 Exit status: 0 when the packet is accepted whatever happens (with --reply, its answer too), 1 when \
-some or all of it is not, 2 when the question cannot be answered.
+some or all of it is not, 2 when the question cannot be answered. With --live: 0 when the packet \
+arrived as predicted, 1 when it did not arrive or the kernel did something else, 2 when none came.
 
 Examples:
   sluice trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53
   sluice facts > bug.json
-  sluice trace --facts bug.json --src 198.51.100.7 --dst 172.18.0.11 --dport 30080 --reply";
+  sluice trace --facts bug.json --src 198.51.100.7 --dst 172.18.0.11 --dport 30080 --reply
+  sluice trace --live --send --src 172.18.0.11 --dst 10.96.0.1 --dport 443";
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = TRACE_HELP)]
@@ -103,6 +105,22 @@ pub(crate) struct TraceArgs {
     /// Colours.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) color: ColorArg,
+
+    /// Ask the kernel, too: have nf_tables trace the first packet of this flow that opens a
+    /// connection, and compare what becomes of it with the prediction. Needs root; of other flows
+    /// nothing is traced, and of this one no longer than the command runs.
+    #[arg(long, conflicts_with_all = ["reply", "facts", "iptables_save", "ip6tables_save", "nft",
+        "ipset_save", "ipvsadm_save"])]
+    pub(crate) live: bool,
+
+    /// How many seconds to wait for such a packet.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "live")]
+    pub(crate) timeout: u64,
+
+    /// Send one (tcp or udp) from the source address: from this network namespace, or from the one
+    /// of this name (`ip netns`).
+    #[arg(long, value_name = "NETNS", requires = "live")]
+    pub(crate) send: Option<Option<String>>,
 }
 
 fn proto(text: &str) -> Result<Proto, String> {

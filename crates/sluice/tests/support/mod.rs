@@ -26,7 +26,7 @@ pub(crate) fn observed(name: &str) -> PathBuf {
 
 /// A network namespace with the addresses of the observed node; gone when dropped.
 pub(crate) struct Host {
-    name: String,
+    pub(crate) name: String,
     netns: NetNs,
 }
 

@@ -1,0 +1,218 @@
+//! Following single packets through nf_tables, and which rule it was that they met.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use netfilter::nft::consts::{TRACE_GROUP, msg};
+use netfilter::nft::{BaseChain, Body, Family, Op, TraceEvent, decode};
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use super::{Generation, NFTABLES, NfTables, TableId, TransactionError, kind, nfgenmsg};
+use crate::netlink::{Builder, DUMP, Error, Messages, REQUEST, Received, Socket};
+
+/// Some ten events a packet, below 1 KiB each.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// How often chains are listed again when others keep committing meanwhile.
+const ATTEMPTS: u32 = 10;
+
+/// A chain of any table, with the handles of its rules in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedChain {
+    /// The table.
+    pub table: TableId,
+    /// The chain's name.
+    pub name: String,
+    /// Where it is attached, for a base chain.
+    pub base: Option<BaseChain>,
+    /// By these a [`TraceEvent`] names rules.
+    pub handles: Vec<u64>,
+}
+
+impl NfTables {
+    /// The chains of all tables of the families that sluice knows, and the generation at which
+    /// they were so.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::Interrupted`] when others kept committing for too long.
+    pub fn chains(&mut self) -> Result<(Vec<ListedChain>, Generation), Error> {
+        for _ in 0..ATTEMPTS {
+            let before = self.generation()?.generation;
+            match self.chains_once() {
+                Err(Error::Interrupted { .. }) => {}
+                read => {
+                    let read = read?;
+                    if self.generation()?.generation == before {
+                        return Ok((read, before));
+                    }
+                }
+            }
+        }
+        let what = "listing the chains of all tables";
+        Err(Error::Interrupted { what })
+    }
+
+    fn chains_once(&mut self) -> Result<Vec<ListedChain>, Error> {
+        let all = |message: u16| {
+            Builder::new(kind(NFTABLES, message as u8), REQUEST | DUMP)
+                .fixed(&nfgenmsg(0, 0))
+                .finish()
+        };
+        let mut found: Vec<ListedChain> = Vec::new();
+        let mut places: HashMap<(TableId, String), usize> = HashMap::new();
+        self.stream(&all(msg::GETCHAIN), |message| {
+            // What sluice cannot decode hangs on no hook that packets between pods pass.
+            if let Ok(decoded) = decode(message.kind & 0xff, message.payload)
+                && let (Some(family), Body::Chain { table, chain }) = (decoded.family, decoded.body)
+            {
+                let table = TableId::new(family, table);
+                places.insert((table.clone(), chain.name.clone()), found.len());
+                found.push(ListedChain {
+                    table,
+                    name: chain.name,
+                    base: chain.base,
+                    handles: Vec::new(),
+                });
+            }
+            Ok(())
+        })?;
+        self.stream(&all(msg::GETRULE), |message| {
+            if let Ok(decoded) = decode(message.kind & 0xff, message.payload)
+                && let Some(family) = decoded.family
+                && let Body::Rule {
+                    table,
+                    handle,
+                    rule,
+                } = decoded.body
+            {
+                let chain = match rule {
+                    Ok(rule) => rule.chain,
+                    Err((chain, _)) => chain,
+                };
+                let place = places.get(&(TableId::new(family, table), chain));
+                if let Some(chain) = place.and_then(|i| found.get_mut(*i)) {
+                    chain.handles.push(handle);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}
+
+/// What the kernel had to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// What traced packets met, in order; the family is that of the table.
+    Events(Vec<(Family, TraceEvent)>),
+    /// Nothing within the time.
+    Nothing,
+    /// Some of it was lost: too many packets were traced at once.
+    Overrun,
+}
+
+/// A table whose rules mark packets for tracing, for as long as this lives, and what becomes of
+/// them.
+///
+/// The table belongs to this (`NFT_TABLE_F_OWNER`): the kernel takes it away when the process is
+/// gone, however it goes. Kernels before 5.12 do not know owners; there only dropping this does.
+#[derive(Debug)]
+pub struct Tracing {
+    nft: NfTables,
+    events: Socket,
+    table: TableId,
+}
+
+impl Tracing {
+    /// Makes the table with what `ops` put into it, and listens from then on. With a `generation`,
+    /// only if that is the current one.
+    ///
+    /// # Errors
+    /// See [`TransactionError`]; then there is no table.
+    pub fn start(
+        table: TableId,
+        comment: &str,
+        ops: &[Op],
+        generation: Option<Generation>,
+    ) -> Result<Self, TransactionError> {
+        match Self::attempt(&table, comment, ops, generation, true) {
+            Err(TransactionError::Refused(faults))
+                if faults.iter().any(|f| f.refusal.errno == Errno::EOPNOTSUPP) =>
+            {
+                Self::attempt(&table, comment, ops, generation, false)
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn attempt(
+        table: &TableId,
+        comment: &str,
+        ops: &[Op],
+        generation: Option<Generation>,
+        owned: bool,
+    ) -> Result<Self, TransactionError> {
+        let events = Socket::open(SockProtocol::NetlinkNetFilter)?;
+        events.set_receive_buffer(RECEIVE_BUFFER)?;
+        events.subscribe(TRACE_GROUP)?;
+        let mut nft = NfTables::open()?;
+        let mut batch = Vec::new();
+        let encoder = table.encoder();
+        let first = if owned {
+            vec![encoder.owned_table(comment)]
+        } else {
+            let comment = Some(comment.to_owned());
+            encoder.ops(&[Op::AddTable { comment }])
+        };
+        for message in first.into_iter().chain(encoder.ops(ops)) {
+            message.append_to(&mut batch);
+        }
+        nft.transact(&mut batch, generation)?;
+        Ok(Tracing {
+            nft,
+            events,
+            table: table.clone(),
+        })
+    }
+
+    /// The current generation, and who committed it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn generation(&mut self) -> Result<super::GenerationInfo, Error> {
+        self.nft.generation()
+    }
+
+    /// Waits for something to be told.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn hear(&mut self, limit: Duration) -> Result<Heard, Error> {
+        if !self.events.wait(limit)? {
+            return Ok(Heard::Nothing);
+        }
+        let length = match self.events.receive()? {
+            Received::Datagram(length) => length,
+            Received::Lost => return Ok(Heard::Overrun),
+            Received::Nothing => return Ok(Heard::Nothing),
+        };
+        let mut events = Vec::new();
+        for message in Messages::new(self.events.datagram(length)).flatten() {
+            // Tables of other families, and kinds of event that there are not yet, are left out.
+            if let Ok(decoded) = decode(message.kind & 0xff, message.payload)
+                && let (Some(family), Body::Trace(event)) = (decoded.family, decoded.body)
+            {
+                events.push((family, event));
+            }
+        }
+        Ok(Heard::Events(events))
+    }
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        if let Err(error) = self.nft.commit(&self.table, &[Op::DeleteTable], None) {
+            tracing::warn!("table {} could not be deleted: {error}", self.table);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! One packet, picked out of what the kernel tells, to the end of its way.
+
+use netfilter::nft::{Family, Policy, TraceEvent, TraceKind, TracedPacket, Verdict};
+
+use super::table;
+
+/// An event with the family of its table.
+pub(super) type Event = (Family, TraceEvent);
+
+/// How the way of a packet ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It left this node.
+    Left,
+    /// It was delivered on this node.
+    Delivered,
+    /// A rule or a policy of nf_tables kept it.
+    Kept,
+    /// It was not seen again, and nothing of nf_tables kept it.
+    Lost,
+}
+
+/// Sorts events by packet.
+#[derive(Debug)]
+pub(super) struct Follower {
+    /// The name of the table that marks packets.
+    table: String,
+    /// The index of the loopback interface.
+    loopback: Option<u32>,
+    /// In the order in which they were first seen.
+    ways: Vec<Way>,
+    /// How many packets of known connections came by.
+    pub(super) known: usize,
+}
+
+/// What one packet met so far.
+#[derive(Debug)]
+struct Way {
+    /// By which its events are told; another after it came back in through loopback.
+    id: u32,
+    events: Vec<Event>,
+    /// As it was last seen.
+    last: TracedPacket,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// On its way.
+    Going,
+    /// It went out through loopback, and comes back in under another number.
+    Looping,
+    Ended(End),
+    /// It belongs to a known connection.
+    OfNoInterest,
+}
+
+impl Follower {
+    pub(super) fn new(table: &str, loopback: Option<u32>) -> Self {
+        Self {
+            table: table.to_owned(),
+            loopback,
+            ways: Vec::new(),
+            known: 0,
+        }
+    }
+
+    /// Takes note of an event.
+    pub(super) fn take(&mut self, event: Event) {
+        let id = event.1.id;
+        let place = match starts(&event.1) {
+            true => self.looping(&event.1),
+            false => self.ways.iter().rposition(|w| w.id == id),
+        };
+        let Some(place) = place.or_else(|| self.place(&event.1)) else {
+            return;
+        };
+        let is_known = self.is_known(&event.1);
+        let Some(way) = self.ways.get_mut(place) else {
+            return;
+        };
+        way.id = id;
+        way.last = event.1.packet.unwrap_or(way.last);
+        if is_known {
+            self.known += 1;
+            way.events.clear();
+            way.state = State::OfNoInterest;
+        }
+        if way.state == State::OfNoInterest {
+            return;
+        }
+        way.state = match &event.1.kind {
+            _ if event.1.table == self.table => match event.1.chain.as_str() {
+                table::DELIVERED => State::Ended(End::Delivered),
+                table::LEAVES => left(&event.1, way.state, self.loopback),
+                _ => State::Going,
+            },
+            TraceKind::Policy(Policy::Drop)
+            | TraceKind::Rule {
+                verdict: Some(Verdict::Drop),
+                ..
+            } => State::Ended(End::Kept),
+            _ => State::Going,
+        };
+        way.events.push(event);
+    }
+
+    /// The packet that went out through loopback and comes in again with this event.
+    fn looping(&self, event: &TraceEvent) -> Option<usize> {
+        let now = event.packet.filter(|p| p.iif == self.loopback)?;
+        self.ways.iter().position(|w| {
+            w.state == State::Looping
+                && (now.addresses, now.ports) == (w.last.addresses, w.last.ports)
+        })
+    }
+
+    /// A new packet; or one on its way that has another number now, as after a bridge: only its
+    /// destination can have changed.
+    fn place(&mut self, event: &TraceEvent) -> Option<usize> {
+        let now = event.packet?;
+        if starts(event) {
+            self.ways.push(Way {
+                id: event.id,
+                events: Vec::new(),
+                last: now,
+                state: State::Going,
+            });
+            return self.ways.len().checked_sub(1);
+        }
+        let source = |p: TracedPacket| Some((p.addresses?.0, p.ports?.0));
+        self.ways
+            .iter()
+            .rposition(|w| w.state == State::Going && source(w.last) == source(now))
+    }
+
+    /// The chain that looks at connection tracking came to its end without its rule: the connection
+    /// is an old one.
+    fn is_known(&self, event: &TraceEvent) -> bool {
+        let tracked = [table::TRACKED_INCOMING, table::TRACKED_MADE_HERE];
+        event.table == self.table
+            && tracked.contains(&event.chain.as_str())
+            // The first event is not of the rule.
+            && event.packet.is_some()
+            && !matches!(event.kind, TraceKind::Rule { .. })
+    }
+
+    /// The first packet whose way is at its end. When it is `quiet`, no more is to come of any.
+    pub(super) fn done(&mut self, quiet: bool) -> Option<(Vec<Event>, End)> {
+        let end = |way: &Way| match way.state {
+            State::Ended(end) => Some(end),
+            State::Going | State::Looping => quiet.then_some(End::Lost),
+            State::OfNoInterest => None,
+        };
+        let (place, end) = self
+            .ways
+            .iter()
+            .enumerate()
+            .find_map(|(i, w)| Some((i, end(w)?)))?;
+        Some((self.ways.swap_remove(place).events, end))
+    }
+
+    /// Whether any packet is on its way.
+    pub(super) fn has_any(&self) -> bool {
+        self.ways.iter().any(|w| w.state != State::OfNoInterest)
+    }
+}
+
+/// Whether this is the first event of a packet.
+fn starts(event: &TraceEvent) -> bool {
+    let first = [table::INCOMING, table::MADE_HERE];
+    event.packet.is_some() && first.contains(&event.chain.as_str())
+}
+
+/// After the last chain of POSTROUTING. Its end is told twice, with the packet and without.
+fn left(event: &TraceEvent, before: State, loopback: Option<u32>) -> State {
+    match event.packet {
+        Some(packet) if loopback.is_some() && packet.oif == loopback => State::Looping,
+        Some(_) => State::Ended(End::Left),
+        None => before,
+    }
+}

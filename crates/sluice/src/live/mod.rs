@@ -1,0 +1,346 @@
+//! `sluice trace --live`: the same question, asked of the kernel.
+//!
+//! A table of our own has nf_tables trace the packets that open connections of this flow, and of no
+//! other. What becomes of the first is put into the form of a prediction and compared with that.
+
+mod compare;
+mod follow;
+mod observe;
+mod send;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use kernel::nfnetlink::{
+    Generation, Heard, ListedChain, NfTables, TableId, Tracing, TransactionError,
+};
+use kernel::process::Termination;
+use netfilter::nft::Op;
+use serde_json::json;
+use trace::{Facts, Packet, Proto, Step, Trace, Verdict, World};
+
+use crate::cli::{TraceArgs, TraceOutput};
+use compare::{Comparison, compare};
+use follow::{End, Event, Follower};
+use observe::{Observation, Rules};
+
+/// After this long without an event a packet is taken to have gone no further.
+const QUIET: Duration = Duration::from_millis(500);
+/// How often somebody else may change the rules while they are read.
+const ATTEMPTS: u32 = 10;
+
+/// What decides about packets on this host, at one moment.
+struct Snapshot {
+    facts: Facts,
+    world: World,
+    chains: Vec<ListedChain>,
+    generation: Generation,
+}
+
+/// A packet of the flow, to its end.
+struct Caught {
+    events: Vec<Event>,
+    end: End,
+    /// The rules were changed since tracing began.
+    changed: bool,
+}
+
+/// Carries out `sluice trace --live`: 0 when the packet arrived as predicted, 1 when it did not, 2
+/// when there was none.
+pub(crate) fn command(args: &TraceArgs) -> anyhow::Result<ExitCode> {
+    let termination = Termination::take_over()?;
+    let mut nft = NfTables::open()?;
+    let mut snapshot = Snapshot::take(&mut nft)?;
+    let mut asked = crate::walk::packet(args, &snapshot.world)?;
+    remove_leftovers(&mut nft, &snapshot.chains);
+    let (tracing, own) = start(&mut nft, &mut snapshot, &asked, args.sport)?;
+    let caught = catch(args, tracing, &own, &snapshot, &asked, &termination)?;
+    if caught.changed {
+        snapshot = Snapshot::take(&mut nft)?;
+    }
+    asked.sport = args.sport.unwrap_or(asked.sport);
+    let seen = observe::observe(&snapshot.rules(&own), &asked, &caught.events, caught.end)
+        .context("the kernel told of the packet, but not of its beginning: try again")?;
+    let mut predicted = trace::walk(&snapshot.world, &seen.packet)?;
+    if caught.changed {
+        predicted.warnings.push(
+            "the rules were changed while the packet was waited for: they are those read after it"
+                .to_owned(),
+        );
+    }
+    let silent = snapshot.silent_tables();
+    if predicted
+        .outcomes
+        .iter()
+        .any(|o| o.path.iter().any(&silent))
+    {
+        predicted.warnings.push(
+            "legacy iptables tells nothing of single rules (`dmesg | grep TRACE:` may): of its \
+             tables only what became of the packet is compared"
+                .to_owned(),
+        );
+    }
+    let comparison = compare(&predicted, &seen, silent);
+    print(args, &seen, &predicted, &comparison)?;
+    let arrived = seen
+        .trace
+        .outcomes
+        .iter()
+        .all(|o| o.verdict == Verdict::Accept);
+    let fine = arrived && !matches!(comparison, Comparison::Differs(_));
+    Ok(if fine {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+impl Snapshot {
+    /// Reads everything until nothing was changed meanwhile.
+    fn take(nft: &mut NfTables) -> anyhow::Result<Self> {
+        for _ in 0..ATTEMPTS {
+            let (chains, generation) = nft.chains()?;
+            let facts = crate::facts::collect()?;
+            if nft.generation()?.generation == generation {
+                let world = World::from_facts(&facts)?;
+                return Ok(Self {
+                    facts,
+                    world,
+                    chains,
+                    generation,
+                });
+            }
+        }
+        bail!("the rules of nf_tables change faster than they can be read")
+    }
+
+    fn rules<'a>(&'a self, own: &'a TableId) -> Rules<'a> {
+        let key = |c: &ListedChain| (c.table.clone(), c.name.clone());
+        let interfaces = self.facts.interfaces.iter();
+        Rules {
+            world: &self.world,
+            chains: self.chains.iter().map(|c| (key(c), c.clone())).collect(),
+            interfaces: interfaces.map(|i| (i.index, i.name.clone())).collect(),
+            own: &own.name,
+        }
+    }
+
+    /// Tells steps that no event can be of: those of legacy iptables.
+    fn silent_tables(&self) -> impl Fn(&Step) -> bool + use<> {
+        let dumps = &self.facts.dumps;
+        let mixed = [
+            ("ip", dumps.iptables_legacy_save.is_some()),
+            ("ip6", dumps.ip6tables_legacy_save.is_some()),
+        ];
+        let traced: HashSet<(&'static str, String, String)> = self
+            .chains
+            .iter()
+            .map(|c| {
+                let family = c.table.family.word();
+                (family, c.table.name.clone(), c.name.clone())
+            })
+            .collect();
+        move |step| {
+            const OF_IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
+            if step.chain.is_empty() {
+                return false;
+            }
+            let both = mixed.contains(&(step.family, true));
+            both && OF_IPTABLES.contains(&&*step.table)
+                || !traced.contains(&(step.family, step.table.clone(), step.chain.clone()))
+        }
+    }
+}
+
+/// Switches tracing on for the flow.
+fn start(
+    nft: &mut NfTables,
+    snapshot: &mut Snapshot,
+    asked: &Packet,
+    sport: Option<u16>,
+) -> anyhow::Result<(Tracing, TableId)> {
+    let name = format!("{}{}", table::PREFIX, std::process::id());
+    let own = TableId::new(table::family(asked.dst), name);
+    let comment = "sluice trace --live; it goes when that ends";
+    let ops = table::ops(asked, sport);
+    for _ in 0..ATTEMPTS {
+        match Tracing::start(own.clone(), comment, &ops, Some(snapshot.generation)) {
+            Ok(tracing) => return Ok((tracing, own)),
+            Err(TransactionError::GenerationChanged) => *snapshot = Snapshot::take(nft)?,
+            Err(error) => return Err(error).context("having nf_tables trace the flow"),
+        }
+    }
+    bail!("the rules of nf_tables change faster than they can be read")
+}
+
+/// Tables of runs that were killed, on kernels that do not take them away themselves.
+fn remove_leftovers(nft: &mut NfTables, chains: &[ListedChain]) {
+    let mut tables: Vec<&TableId> = chains.iter().map(|c| &c.table).collect();
+    tables.dedup();
+    for table in tables {
+        let Some(process) = table.name.strip_prefix(table::PREFIX) else {
+            continue;
+        };
+        if std::path::Path::new("/proc").join(process).exists() {
+            continue;
+        }
+        match nft.commit(table, &[Op::DeleteTable], None) {
+            Ok(()) => {
+                eprintln!("sluice: removed table {table}, left over from a run that was killed");
+            }
+            Err(error) => eprintln!("sluice: table {table} of another run is left alone: {error}"),
+        }
+    }
+}
+
+/// Waits for a packet and follows it to its end. Tracing is off when this returns, however it does.
+fn catch(
+    args: &TraceArgs,
+    mut tracing: Tracing,
+    own: &TableId,
+    snapshot: &Snapshot,
+    asked: &Packet,
+    termination: &Termination,
+) -> anyhow::Result<Caught> {
+    let loopback = snapshot.facts.interfaces.iter().find(|i| i.name == "lo");
+    let mut follower = Follower::new(&own.name, loopback.map(|i| i.index));
+    match &args.send {
+        Some(netns) => send::send(asked, args.sport, netns.as_deref())?,
+        None => eprintln!("sluice: {}", invitation(args, asked)),
+    }
+    let limit = Duration::from_secs(args.timeout);
+    let begun = Instant::now();
+    let mut last = begun;
+    let (events, end) = loop {
+        if termination.wait(Duration::ZERO)?.is_some() {
+            bail!("told to stop before a packet came by; tracing is off again");
+        }
+        match tracing.hear(Duration::from_millis(100))? {
+            Heard::Events(events) => {
+                last = Instant::now();
+                for event in events {
+                    follower.take(event);
+                }
+            }
+            Heard::Nothing => {}
+            // What is known of the packets on their way has gaps: the next one is as good.
+            Heard::Overrun => follower = Follower::new(&own.name, loopback.map(|i| i.index)),
+        }
+        if let Some(done) = follower.done(last.elapsed() > QUIET) {
+            break done;
+        }
+        if begun.elapsed() > limit && !follower.has_any() {
+            bail!("{}", nobody(args, asked, follower.known));
+        }
+    };
+    let changed = tracing.generation()?.generation != snapshot.generation.next();
+    Ok(Caught {
+        events,
+        end,
+        changed,
+    })
+}
+
+fn flow(asked: &Packet) -> String {
+    let to = trace::Endpoint {
+        ip: asked.dst,
+        port: asked.dport,
+    };
+    format!("{} {} -> {to}", asked.proto, asked.src)
+}
+
+/// How to have such a packet sent.
+fn provoke(asked: &Packet) -> String {
+    let Packet { dst, dport, .. } = asked;
+    match asked.proto {
+        Proto::TCP if dst.is_ipv6() => format!("curl -m 2 http://[{dst}]:{dport}/"),
+        Proto::TCP => format!("curl -m 2 http://{dst}:{dport}/"),
+        Proto::UDP => format!("echo | nc -u -w 1 {dst} {dport}"),
+        Proto::ICMP | Proto::ICMPV6 => format!("ping -c 1 {dst}"),
+        other => format!("a packet of {other} to {dst}"),
+    }
+}
+
+fn invitation(args: &TraceArgs, asked: &Packet) -> String {
+    format!(
+        "waiting up to {} s for a packet that opens a connection {}; to provoke one, where {} is: {}",
+        args.timeout,
+        flow(asked),
+        asked.src,
+        provoke(asked)
+    )
+}
+
+fn nobody(args: &TraceArgs, asked: &Packet, known: usize) -> String {
+    let others = match known {
+        0 => String::new(),
+        n => format!(
+            " ({n} packets of connections that the kernel knows already did: these go where their \
+             first one went)"
+        ),
+    };
+    format!(
+        "no packet that opens a connection {} came to this node within {} s{others}. Is it sent, \
+         and from that address? Look with: tcpdump -ni any host {} and host {}. To provoke one: \
+         {}, or --send",
+        flow(asked),
+        args.timeout,
+        asked.src,
+        asked.dst,
+        provoke(asked)
+    )
+}
+
+fn print(
+    args: &TraceArgs,
+    seen: &Observation,
+    predicted: &Trace,
+    comparison: &Comparison,
+) -> anyhow::Result<()> {
+    if args.output == TraceOutput::Json {
+        let mut value = trace::to_json(predicted);
+        let kernel = trace::to_json(&seen.trace);
+        let (agrees, odds, difference) = match comparison {
+            Comparison::Agrees(odds) => (true, Some(odds.to_f64()), None),
+            Comparison::OtherWay(odds, d) => (true, Some(odds.to_f64()), Some(d)),
+            Comparison::Differs(d) => (false, None, Some(d)),
+        };
+        value["live"] = json!({
+            "outcome": kernel["outcomes"][0],
+            "agrees": agrees,
+            "predictedProbability": odds,
+            "difference": difference.map(|d| json!({
+                "what": d.what,
+                "predicted": d.predicted.as_ref().map(trace::step_to_json),
+                "kernel": d.kernel.as_ref().map(trace::step_to_json),
+            })),
+        });
+        println!("{}", serde_json::to_string_pretty(&value)?);
+        return Ok(());
+    }
+    let style = crate::walk::style(args.color);
+    println!("predicted:");
+    print!("{}", trace::render_tree(&seen.packet, predicted, style));
+    println!("\nwhat the kernel did:");
+    print!("{}", trace::render_tree(&seen.packet, &seen.trace, style));
+    match comparison {
+        Comparison::Agrees(odds) => println!(
+            "\nThe kernel did what was predicted, for which the odds were {}.",
+            trace::percent(*odds)
+        ),
+        Comparison::OtherWay(odds, difference) => println!(
+            "\nThe packet ended as predicted, for which the odds were {}, but by another way: {}.",
+            trace::percent(*odds),
+            difference.what
+        ),
+        Comparison::Differs(difference) => {
+            println!("\nThe kernel did something else: {}.", difference.what);
+        }
+    }
+    Ok(())
+}

@@ -62,6 +62,24 @@ pub fn raise_open_files() -> Result<(), Error> {
     Ok(())
 }
 
+/// How many processors the machine has, whatever share of them this process may use. kube-proxy
+/// counts so: its limits are the node's, not its container's.
+pub fn online_processors() -> usize {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/online").ok();
+    let counted = list.and_then(|list| count_processors(list.trim()));
+    counted.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Of the kernel's form: `0-3,6`.
+fn count_processors(list: &str) -> Option<usize> {
+    let one = |range: &str| -> Option<usize> {
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        let (from, to): (usize, usize) = (from.parse().ok()?, to.parse().ok()?);
+        (to + 1).checked_sub(from)
+    };
+    list.split(',').map(one).sum()
+}
+
 /// SIGTERM and SIGINT as something to wait for.
 #[derive(Debug)]
 pub struct Termination {
@@ -124,6 +142,21 @@ mod tests {
             set_oom_score_adj(1001),
             Err(Error::OomScoreAdjRange(1001))
         ));
+    }
+
+    #[test]
+    fn processors_are_counted() {
+        for (list, count) in [
+            ("0", Some(1)),
+            ("0-3", Some(4)),
+            ("0-1,4,6-7", Some(5)),
+            ("", None),
+            ("3-1", None),
+            ("a", None),
+        ] {
+            assert_eq!(count_processors(list), count, "{list}");
+        }
+        assert!(online_processors() > 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | `net/ipv4/conf/all/route_localnet` | iptables, with NodePorts on loopback; IPv4 | 1 |
 //! | `net/bridge/bridge-nf-call-iptables`, `…-ip6tables` | iptables, ipvs | only looked at: absent or 0 is worth a warning when traffic of bridges is to be seen |
 //! | `net/netfilter/nf_conntrack_max` | all | cores × maxPerCore, at least min; never lowered by more than asked |
+//! | `/sys/module/nf_conntrack/parameters/hashsize` | all | a quarter of it, if there are fewer; no sysctl, but much like one |
 //! | `net/netfilter/nf_conntrack_tcp_be_liberal` | all, if configured | 1 |
 //! | `net/netfilter/nf_conntrack_tcp_timeout_established` | all, if above 0 | seconds |
 //! | `net/netfilter/nf_conntrack_tcp_timeout_close_wait` | all, if above 0 | seconds |
@@ -50,6 +51,8 @@ impl Sysctl {
     pub const BRIDGE_NF_CALL_IP6TABLES: Sysctl = Sysctl::new("net/bridge/bridge-nf-call-ip6tables");
     /// `net/netfilter/nf_conntrack_max`; read-only in all but the first network namespace.
     pub const CONNTRACK_MAX: Sysctl = Sysctl::new("net/netfilter/nf_conntrack_max");
+    /// `module/nf_conntrack/parameters/hashsize`, below `/sys`: the buckets that the entries are in.
+    pub const CONNTRACK_BUCKETS: Sysctl = Sysctl::new("module/nf_conntrack/parameters/hashsize");
     /// `net/netfilter/nf_conntrack_count`: entries now.
     pub const CONNTRACK_COUNT: Sysctl = Sysctl::new("net/netfilter/nf_conntrack_count");
     /// `net/netfilter/nf_conntrack_tcp_be_liberal`.

@@ -35,6 +35,7 @@ pub(crate) fn remove_all() -> anyhow::Result<()> {
 /// Removes what other modes than this one have left. To be called when this one's rules are in
 /// force, so that there is no moment without any.
 pub(crate) fn remove_leftovers(in_force: ProxyMode) -> anyhow::Result<()> {
+    tracing::debug!("looking for what other modes than {in_force} have left");
     run(Scope {
         in_force: Some(in_force),
         dry_run: false,

@@ -82,6 +82,12 @@ impl Planner {
         }
     }
 
+    /// Has [`take_diff`](Self::take_diff) work out everything again, as if each object had come anew.
+    /// Returns how many Services and EndpointSlices there are.
+    pub fn refresh(&mut self) -> (usize, usize) {
+        self.store.touch_all()
+    }
+
     /// The addresses of the host's own interfaces, which ranges in `nodePortAddresses` are matched
     /// against.
     pub fn set_host_addresses(&mut self, addresses: Vec<IpAddr>) {

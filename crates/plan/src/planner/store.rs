@@ -217,6 +217,16 @@ impl Store {
         }
     }
 
+    /// Marks every entry; how many Services and slices there are.
+    pub(super) fn touch_all(&mut self) -> (usize, usize) {
+        let ids: Vec<EntryId> = self.ids.values().copied().collect();
+        for id in &ids {
+            self.touch(*id);
+        }
+        let services = ids.iter().filter(|id| self.entry(**id).service.is_some());
+        (services.count(), self.slices.len())
+    }
+
     /// Marks an entry to be worked out again.
     pub(super) fn touch(&mut self, id: EntryId) {
         for family in IpFamily::ALL {

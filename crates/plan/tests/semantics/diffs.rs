@@ -19,6 +19,8 @@ fn the_same_objects_again_are_no_change() {
     assert!(diff.v4.ports.iter().all(|change| change.before.is_none()));
     planner.apply_all(events);
     assert!(planner.take_diff().is_empty());
+    assert_eq!(planner.refresh(), (50, 50));
+    assert!(planner.take_diff().is_empty());
     assert!(planner.take_warnings().is_empty());
 }
 

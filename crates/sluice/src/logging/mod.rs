@@ -7,6 +7,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use config::{LogFormat, Logging};
@@ -116,6 +117,24 @@ pub(crate) struct Logs {
     /// Changes the verbosity.
     pub(crate) verbosity: Verbosity,
     held: Option<Arc<Held>>,
+    flush_frequency: Duration,
+}
+
+impl Logs {
+    /// Writes out what is held back every `flushFrequency`, on a thread of its own: to be called
+    /// when signals have been taken over, which threads made before would receive.
+    pub(crate) fn keep_flushing(&self) -> anyhow::Result<()> {
+        let Some(held) = self.held.clone() else {
+            return Ok(());
+        };
+        let every = self.flush_frequency;
+        crate::proxy::spawn("log", move || {
+            loop {
+                std::thread::sleep(every);
+                held.flush();
+            }
+        })
+    }
 }
 
 impl Drop for Logs {
@@ -133,7 +152,7 @@ pub(crate) fn start(logging: &Logging) -> anyhow::Result<Logs> {
         verbosity: verbosity.clone(),
         files: logging.vmodule.clone(),
     };
-    let streams = Streams::start(logging).context("cannot start the log's thread")?;
+    let streams = Streams::new(logging);
     let held = streams.held();
     let layer = fmt::layer::<Registry>()
         .with_writer(streams)
@@ -150,7 +169,11 @@ pub(crate) fn start(logging: &Logging) -> anyhow::Result<Logs> {
         }
     }
     .context("cannot start logging")?;
-    Ok(Logs { verbosity, held })
+    Ok(Logs {
+        verbosity,
+        held,
+        flush_frequency: logging.flush_frequency,
+    })
 }
 
 /// Starts logging text to standard error, for a command that is no service.

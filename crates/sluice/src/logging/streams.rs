@@ -19,8 +19,8 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// The streams of a configuration. Starts the thread that flushes what is held back.
-    pub(super) fn start(logging: &Logging) -> io::Result<Self> {
+    /// The streams of a configuration.
+    pub(super) fn new(logging: &Logging) -> Self {
         let stream = logging.stream;
         // klog's text writer takes warnings for trouble, its JSON writer does not.
         let trouble = match logging.format {
@@ -29,24 +29,13 @@ impl Streams {
         };
         let size = usize::try_from(stream.info_buffer_size.min(MOST)).unwrap_or_default();
         let held = (stream.split && size > 0).then(|| Arc::new(Held::new(size)));
-        if let Some(held) = held.clone() {
-            let every = logging.flush_frequency;
-            std::thread::Builder::new()
-                .name("log".to_owned())
-                .spawn(move || {
-                    loop {
-                        std::thread::sleep(every);
-                        held.flush();
-                    }
-                })?;
-        }
-        Ok(Self {
+        Self {
             trouble: stream.split.then_some(trouble),
             held,
-        })
+        }
     }
 
-    /// What is held back, to be flushed in the end.
+    /// What is held back, to be flushed now and then, and in the end.
     pub(super) fn held(&self) -> Option<Arc<Held>> {
         self.held.clone()
     }

@@ -18,6 +18,8 @@ use super::schedule::{Intervals, Schedule, Work};
 pub(crate) trait Observer {
     /// Objects changed: so many Services, so many EndpointSlices.
     fn received(&mut self, services: usize, slices: usize);
+    /// All objects were looked at again: so many Services, so many EndpointSlices.
+    fn refreshed(&mut self, _services: usize, _slices: usize) {}
     /// A change is waiting for the kernel.
     fn queued(&mut self, family: IpFamily, now: Instant);
     /// A sync ended well.
@@ -102,6 +104,15 @@ impl Engine {
             .filter(|e| matches!(e, Event::EndpointSlice(_)));
         self.observer.received(services.count(), slices.count());
         self.planner.apply_all(events);
+        self.settle(now);
+    }
+
+    /// Works out again what all objects mean, as if each had come anew (`configSyncPeriod`). The
+    /// kernel is written to only if that is something else than before.
+    pub(crate) fn refresh(&mut self, now: Instant) {
+        let (services, slices) = self.planner.refresh();
+        tracing::trace!("looked at {services} Services and {slices} EndpointSlices again");
+        self.observer.refreshed(services, slices);
         self.settle(now);
     }
 
@@ -221,6 +232,8 @@ impl Family {
                     tracing::info!("{}: synced again", self.family);
                 }
                 self.note_quarantined(&synced.quarantined);
+                let (family, took) = (self.family, ended.duration_since(started));
+                tracing::debug!("{family}: wrote {} in {took:?}", work.name());
                 observer.synced(&mut SyncReport {
                     family: self.family,
                     work,

@@ -174,7 +174,7 @@ fn send(sender: &Sender<Input>, input: Input) -> ControlFlow<()> {
 }
 
 /// A thread that is not waited for.
-pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)

@@ -43,6 +43,7 @@ use source::apiserver::{ApiServer, ClientOptions};
 
 pub(crate) use self::driver::kernel_family;
 use self::input::Inputs;
+pub(crate) use self::input::spawn;
 use self::iptables::IptablesDriver;
 use self::nftables::{NftablesDriver, SharedGeneration};
 use self::run::{Drivers, Setup};
@@ -77,13 +78,14 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     let flags = effective_flags(matches);
     let mut setup = setup_of(&resolved, logs.verbosity.clone(), flags)?;
     if !args.listen_map.is_empty() {
-        return serve_listen_map(setup, &resolved.config, args);
+        return serve_listen_map(setup, &resolved.config, args, &logs);
     }
     sysctls::apply(&resolved.config);
     let inputs = Inputs::new();
     // The signals go to the one thread that waits for them, so it has to be there first.
     if !args.once {
         inputs.follow_signals()?;
+        logs.keep_flushing()?;
         set_oom_score(&resolved.config);
     }
     if args.once && resolved.config.mode == ProxyMode::Userspace {
@@ -109,7 +111,12 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
 
 /// `--listen-map`: nothing but sockets. The kernel is not touched, and the node that this is need not
 /// be one of the cluster.
-fn serve_listen_map(mut setup: Setup, config: &Config, args: &ProxyArgs) -> anyhow::Result<()> {
+fn serve_listen_map(
+    mut setup: Setup,
+    config: &Config,
+    args: &ProxyArgs,
+    logs: &logging::Logs,
+) -> anyhow::Result<()> {
     if config.mode != ProxyMode::Userspace || args.once {
         bail!("--listen-map goes with --proxy-mode=userspace, and not with --once");
     }
@@ -118,6 +125,7 @@ fn serve_listen_map(mut setup: Setup, config: &Config, args: &ProxyArgs) -> anyh
     setup.sockets_only = true;
     let inputs = Inputs::new();
     inputs.follow_signals()?;
+    logs.keep_flushing()?;
     let stop = if args.manifests.is_empty() {
         let server = api_server(config, &setup.settings.node_name)?;
         run::run(setup, server, inputs, drivers)?
@@ -159,6 +167,7 @@ fn setup_of(
         node_wait: None,
         sockets_only: false,
         mode: config.mode,
+        config_sync_period: config.config_sync_period,
     })
 }
 

@@ -134,6 +134,13 @@ impl Observer for Reporter {
         m.endpoint_changes_pending.add(gauge(slices));
     }
 
+    /// Upstream counts these too: its informers deliver every object again.
+    fn refreshed(&mut self, services: usize, slices: usize) {
+        let m = self.server.metrics();
+        m.service_changes_total.inc_by(services as u64);
+        m.endpoint_changes_total.inc_by(slices as u64);
+    }
+
     fn queued(&mut self, family: IpFamily, now: Instant) {
         self.server.queued(family, now);
         let gauge = &self.server.metrics().sync_last_queued_timestamp;

@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     /// Nothing is asked of the kernel but sockets, as an unprivileged user may.
     pub(crate) sockets_only: bool,
     pub(crate) mode: ProxyMode,
+    /// How often everything is worked out again.
+    pub(crate) config_sync_period: Duration,
 }
 
 /// The drivers of a mode, one for each family that the host has.
@@ -89,9 +91,11 @@ pub(crate) fn run(
         listed: false,
         wait: setup.node_wait,
     };
+    let mut refresh_at = Instant::now() + setup.config_sync_period;
     let mut leftovers = (!setup.sockets_only).then_some(setup.mode);
     loop {
-        let first = inputs.next(start.next()?.or(engine.next()));
+        let next = engine.next().map(|next| next.min(refresh_at));
+        let first = inputs.next(start.next()?.or(next));
         // What came together is planned together.
         let all = first.into_iter().chain(inputs.ready());
         for input in all {
@@ -112,8 +116,13 @@ pub(crate) fn run(
                 Input::Stop(stop) => return Ok(stop),
             }
         }
+        let now = Instant::now();
         if start.is_over()? {
-            engine.complete(Instant::now());
+            engine.complete(now);
+            if now >= refresh_at {
+                engine.refresh(now);
+                refresh_at = now + setup.config_sync_period;
+            }
         }
         engine.run();
         if let Some(mode) = leftovers.take_if(|_| engine.settled() == Ok(true)) {

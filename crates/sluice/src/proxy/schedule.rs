@@ -39,6 +39,16 @@ pub(crate) enum Work {
     Check,
 }
 
+impl Work {
+    /// For the log: what a sync of this kind writes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Work::Changes => "changes",
+            Work::Everything | Work::Check => "what differed of everything",
+        }
+    }
+}
+
 /// Decides when to do what for one address family.
 #[derive(Debug)]
 pub(crate) struct Schedule {

@@ -88,14 +88,35 @@ pub(crate) fn apply(config: &Config) {
         // cannot is said when the mode starts.
         let _ = kernel::ipvs::Ipvs::open();
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let tree = SysctlTree::default();
+    let cores = kernel::process::online_processors();
+    apply_to(
+        &SysctlTree::default(),
+        &SysctlTree::at("/sys"),
+        config,
+        cores,
+    );
+}
+
+fn apply_to(sysctls: &SysctlTree, sys: &SysctlTree, config: &Config, cores: usize) {
     for (name, value) in wanted(config, cores) {
-        match tree.set(&name, &value) {
-            Ok(true) => tracing::info!("set {} to {value}", name.path()),
-            Ok(false) => {}
-            Err(error) => tracing::warn!("{error}; going on without it"),
-        }
+        set(sysctls, &name, &value);
+    }
+    let Some(max) = conntrack_max(&config.conntrack, cores) else {
+        return;
+    };
+    // As many entries need buckets enough.
+    let buckets = max / 4;
+    let has = sys.read_number(&Sysctl::CONNTRACK_BUCKETS);
+    if has.is_ok_and(|has| u64::try_from(has).is_ok_and(|has| has < buckets)) {
+        set(sys, &Sysctl::CONNTRACK_BUCKETS, &buckets.to_string());
+    }
+}
+
+fn set(tree: &SysctlTree, name: &Sysctl, value: &str) {
+    match tree.set(name, value) {
+        Ok(true) => tracing::info!("set {} to {value}", name.path()),
+        Ok(false) => {}
+        Err(error) => tracing::warn!("{error}; going on without it"),
     }
 }
 
@@ -158,6 +179,29 @@ mod tests {
                 "nf_conntrack_tcp_be_liberal=1",
             ]
         );
+    }
+
+    #[test]
+    fn the_conntrack_table_gets_room_and_buckets() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &Sysctl| folder.path().join(name.path());
+        let written = |yaml: &str, buckets: &str| {
+            for name in [Sysctl::CONNTRACK_MAX, Sysctl::CONNTRACK_BUCKETS] {
+                std::fs::create_dir_all(file(&name).parent().unwrap()).unwrap();
+            }
+            std::fs::write(file(&Sysctl::CONNTRACK_MAX), "1\n").unwrap();
+            std::fs::write(file(&Sysctl::CONNTRACK_BUCKETS), buckets).unwrap();
+            let tree = SysctlTree::at(folder.path());
+            apply_to(&tree, &tree, &config(yaml), 8);
+            [Sysctl::CONNTRACK_MAX, Sysctl::CONNTRACK_BUCKETS]
+                .map(|name| std::fs::read_to_string(file(&name)).unwrap())
+        };
+        assert_eq!(written("", "1024\n"), ["262144", "65536"]);
+        assert_eq!(written("", "65536\n"), ["262144", "65536\n"]);
+        let flags = "conntrack: {maxPerCore: 100, min: 2000}";
+        assert_eq!(written(flags, "1\n"), ["2000", "500"]);
+        let left = "conntrack: {maxPerCore: 0}";
+        assert_eq!(written(left, "1\n"), ["1\n", "1\n"]);
     }
 
     #[test]

@@ -1,0 +1,457 @@
+//! What flags do to the running program, one by one. `surface.rs` knows which flag is shown where.
+
+mod support;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use apiserver_sim::{Config, Sim};
+use support::{Host, Proxy, Running, SLUICE, eventually, text, web};
+
+/// A page of a host's, head and body; nothing if nobody listens.
+fn page(host: &Host, address: &str, path: &str) -> String {
+    host.run(|| {
+        let mut answer = String::new();
+        if let Ok(mut stream) = TcpStream::connect(address) {
+            let limit = Some(Duration::from_secs(5));
+            stream.set_read_timeout(limit).unwrap();
+            write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+            let _ = stream.read_to_string(&mut answer);
+        }
+        answer
+    })
+}
+
+fn one_service() -> [(&'static str, String); 1] {
+    [("a.yaml", web("a", 1, "10.244.1.1"))]
+}
+
+fn start(mode: &'static str, flags: &[&str]) -> Proxy {
+    let [(name, content)] = one_service();
+    Proxy::start(mode, &[(name, &content)], flags)
+}
+
+fn served(proxy: &Proxy) {
+    proxy.wait_for("demo/a", true);
+}
+
+/// A host with an API server, and proxies that follow it.
+struct Cluster {
+    host: Host,
+    sim: Sim,
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let host = Host::new();
+        let sim = host.run(|| Sim::start(Config::default()).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        Self { host, sim, folder }
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        let folder = self.folder.path();
+        self.sim.write_kubeconfig(folder, "{token: abc}").unwrap()
+    }
+
+    fn start(&self, kubeconfig: &Path, flags: &[&str]) -> Running {
+        let mut command = self.host.command(SLUICE);
+        command
+            .args(["proxy", "--proxy-mode=nftables", "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(flags)
+            .stderr(Stdio::null());
+        Running(command.spawn().unwrap())
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.sim.requests()
+    }
+}
+
+#[test]
+fn the_version_is_printed_in_kube_proxys_form() {
+    let print = |flag: &str| {
+        let output = Command::new(SLUICE).args(["proxy", flag]).output().unwrap();
+        (output.status.success(), text(&output.stdout))
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let line = format!("Kubernetes v{version} (sluice)\n");
+    assert_eq!(print("--version"), (true, line));
+    assert_eq!(
+        print("--version=raw"),
+        (true, format!("v{version} (sluice)\n"))
+    );
+}
+
+#[test]
+fn the_master_flag_goes_before_the_kubeconfigs_server() {
+    let cluster = Cluster::new();
+    let kubeconfig = cluster.kubeconfig();
+    let server = format!("https://{}", cluster.sim.address());
+    let yaml = fs::read_to_string(&kubeconfig).unwrap();
+    assert!(yaml.contains(&server), "{yaml}");
+    fs::write(&kubeconfig, yaml.replace(&server, "https://127.0.0.1:1")).unwrap();
+    let _proxy = cluster.start(&kubeconfig, &[&format!("--master={server}")]);
+    eventually("Services are asked for", || {
+        cluster
+            .asked()
+            .iter()
+            .any(|r| r.contains("/api/v1/services"))
+    });
+}
+
+#[test]
+fn the_node_asked_for_is_the_one_of_hostname_override() {
+    let cluster = Cluster::new();
+    let _proxy = cluster.start(&cluster.kubeconfig(), &["--hostname-override=Node-7"]);
+    eventually("the Node is asked for", || {
+        let mut asked = cluster.asked().into_iter();
+        asked.any(|r| r.contains("/api/v1/nodes") && r.contains("metadata.name%3Dnode-7"))
+    });
+}
+
+#[test]
+fn requests_are_paced_by_qps_and_burst() {
+    let (quick, slow) = (Cluster::new(), Cluster::new());
+    let flags = ["--kube-api-qps=0.0001", "--kube-api-burst=2"];
+    let _slow = slow.start(&slow.kubeconfig(), &flags);
+    eventually("the burst is over", || slow.asked().len() == 2);
+    let _quick = quick.start(&quick.kubeconfig(), &["--kube-api-qps=1000"]);
+    eventually("all kinds are asked for", || quick.asked().len() >= 4);
+    assert_eq!(slow.asked().len(), 2);
+}
+
+#[test]
+fn health_and_metrics_are_where_flags_say() {
+    let proxy = start(
+        "nftables",
+        &[
+            "--healthz-bind-address=127.0.0.2:4321",
+            "--metrics-bind-address=127.0.0.3",
+            "--metrics-port=1234",
+        ],
+    );
+    served(&proxy);
+    let mode = page(&proxy.host, "127.0.0.3:1234", "/proxyMode");
+    assert!(mode.ends_with("nftables"), "{mode}");
+    let health = page(&proxy.host, "127.0.0.2:4321", "/healthz");
+    assert!(health.contains("200 OK"), "{health}");
+    for address in ["127.0.0.1:10249", "127.0.0.1:10256", "127.0.0.1:4321"] {
+        assert_eq!(page(&proxy.host, address, "/healthz"), "", "{address}");
+    }
+    let none = start("nftables", &["--healthz-port=0"]);
+    served(&none);
+    assert_eq!(page(&none.host, "127.0.0.1:10256", "/healthz"), "");
+    assert_ne!(page(&none.host, "127.0.0.1:10249", "/healthz"), "");
+}
+
+#[test]
+fn an_address_that_is_taken_ends_the_process_only_if_asked() {
+    let host = Host::new();
+    let taken = host.run(|| TcpListener::bind("0.0.0.0:10256").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let run = |flags: &[&str]| {
+        let mut command = host.command(SLUICE);
+        command
+            .args(["proxy", "--proxy-mode=nftables", "--manifests"])
+            .arg(folder.path())
+            .args(flags)
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let strict = run(&["--bind-address-hard-fail"]);
+    let output = strict.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        said.contains("cannot listen on 0.0.0.0:10256 for healthz"),
+        "{said}"
+    );
+    let _lax = Running(run(&[]));
+    eventually("it goes on", || {
+        let tables = host.sh("nft list tables");
+        tables.contains("kube-proxy")
+    });
+    drop(taken);
+    eventually("the address is taken over when it is free", || {
+        page(&host, "127.0.0.1:10256", "/livez").contains("200 OK")
+    });
+}
+
+#[test]
+fn hidden_metrics_are_said_to_be_none() {
+    let proxy = start("nftables", &["--show-hidden-metrics-for-version=1.35"]);
+    served(&proxy);
+    let lines = proxy.log();
+    let said = lines
+        .lines()
+        .filter(|line| line.contains("hides no metric"));
+    assert_eq!(said.count(), 1, "{lines}");
+}
+
+#[test]
+fn fields_for_windows_are_ignored_with_a_line_each() {
+    let (_folder, flag) = config(
+        "mode: nftables\nportRange: 1-2\nwindowsRunAsService: true\nwinkernel: {enableDSR: true}",
+    );
+    let proxy = start("nftables", &[&flag]);
+    served(&proxy);
+    let log = proxy.log();
+    for field in ["portRange", "windowsRunAsService", "winkernel"] {
+        let said = log
+            .lines()
+            .filter(|line| line.contains(&format!("] {field}: ")));
+        assert_eq!(said.count(), 1, "{field}: {log}");
+    }
+}
+
+/// A file of these fields, and the flag that names it.
+fn config(fields: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.yaml");
+    let yaml = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    fs::write(&path, format!("{yaml}{fields}\n")).unwrap();
+    (folder, format!("--config={}", path.display()))
+}
+
+#[test]
+fn fields_that_have_no_flag_count() {
+    let fields = "mode: nftables\nclusterCIDR: 10.244.0.0/16\n\
+                  nftables: {masqueradeBit: 3, masqueradeAll: true, minSyncPeriod: 1h, syncPeriod: 2h}";
+    let (_folder, flag) = config(fields);
+    let slow = start("nftables", &[&flag]);
+    served(&slow);
+    let table = slow.rules();
+    assert!(
+        table.contains("0x00000008") && !table.contains("0x00004000"),
+        "{table}"
+    );
+    let (_folder, flag) = config("mode: nftables\nclusterCIDR: 10.244.0.0/16");
+    let usual = start("nftables", &[&flag]);
+    served(&usual);
+    // Without masqueradeAll only what comes from elsewhere is marked.
+    assert!(
+        usual.rules().contains("10.244.0.0/16") && !table.contains("10.244.0.0/16"),
+        "{table}"
+    );
+    slow.write("b.yaml", &web("b", 2, "10.244.1.2"));
+    usual.write("b.yaml", &web("b", 2, "10.244.1.2"));
+    usual.wait_for("demo/b", true);
+    assert!(!slow.rules().contains("demo/b"));
+    let (_folder, flag) = config(
+        "mode: iptables\niptables: {masqueradeAll: true, minSyncPeriod: 1h, syncPeriod: 2h}",
+    );
+    let all = start("iptables", &[&flag]);
+    served(&all);
+    all.write("b.yaml", &web("b", 2, "10.244.1.2"));
+    let masquerades = |line: &str| line.contains("cluster IP") && line.contains("KUBE-MARK-MASQ");
+    let always = |line: &str| masquerades(line) && !line.contains("! -s");
+    let arrived = |proxy: &Proxy| {
+        let text = page(&proxy.host, "127.0.0.1:10249", "/metrics");
+        text.contains("kubeproxy_sync_proxy_rules_service_changes_pending 1\n")
+    };
+    eventually("the change has arrived", || arrived(&all));
+    let rules = all.rules();
+    assert!(rules.lines().any(always), "{rules}");
+    assert!(!rules.contains("demo/b"), "{rules}");
+    let cluster = Cluster::new();
+    let kubeconfig = cluster.kubeconfig();
+    let (_folder, flag) = config(&format!(
+        "mode: nftables\nhostnameOverride: node1\nclientConnection: {{kubeconfig: {}, acceptContentTypes: application/json}}",
+        kubeconfig.display()
+    ));
+    let _proxy = cluster.start(&kubeconfig, &[&flag]);
+    eventually("Services are asked for as JSON", || {
+        let mut asked = cluster.asked().into_iter();
+        asked.any(|r| r.contains("/api/v1/services") && r.ends_with(" application/json"))
+    });
+}
+
+#[test]
+fn the_mark_is_the_masquerade_bits() {
+    let proxy = start("iptables", &["--iptables-masquerade-bit=3"]);
+    served(&proxy);
+    let rules = proxy.rules();
+    assert!(rules.contains("--set-xmark 0x8/0x8"), "{rules}");
+    assert!(!rules.contains("0x4000"), "{rules}");
+}
+
+#[test]
+fn changes_wait_for_the_minimum_sync_period() {
+    for mode in ["iptables", "nftables"] {
+        let slow = start(
+            mode,
+            &["--iptables-sync-period=2h", "--iptables-min-sync-period=1h"],
+        );
+        let quick = start(mode, &[]);
+        for proxy in [&slow, &quick] {
+            served(proxy);
+            proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
+        }
+        quick.wait_for("demo/b", true);
+        let waiting = |proxy: &Proxy| {
+            let text = page(&proxy.host, "127.0.0.1:10249", "/metrics");
+            text.contains("kubeproxy_sync_proxy_rules_service_changes_pending 1\n")
+        };
+        eventually("the change has arrived", || waiting(&slow));
+        assert!(!slow.rules().contains("demo/b"), "{mode}");
+    }
+}
+
+#[test]
+fn the_oom_score_is_set() {
+    let proxy = start("nftables", &["--oom-score-adj=123"]);
+    served(&proxy);
+    let pid = proxy.process.0.id();
+    let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    assert_eq!(score.trim(), "123");
+}
+
+#[test]
+fn every_conntrack_setting_that_a_namespace_has_is_set() {
+    let host = Host::new();
+    let output = host.sluice(&[
+        "proxy",
+        "--init-only",
+        "--proxy-mode=nftables",
+        "--conntrack-tcp-timeout-established=11m",
+        "--conntrack-tcp-timeout-close-wait=12s",
+        "--conntrack-tcp-be-liberal",
+        "--conntrack-udp-timeout=13s",
+        "--conntrack-udp-timeout-stream=14s",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for (name, value) in [
+        ("tcp_timeout_established", "660"),
+        ("tcp_timeout_close_wait", "12"),
+        ("tcp_be_liberal", "1"),
+        ("udp_timeout", "13"),
+        ("udp_timeout_stream", "14"),
+    ] {
+        let read = host.sh(&format!("cat /proc/sys/net/netfilter/nf_conntrack_{name}"));
+        assert_eq!(read.trim(), value, "{name}");
+    }
+}
+
+#[test]
+fn objects_are_looked_at_again_every_config_sync_period() {
+    let count = |proxy: &Proxy| -> u64 {
+        let text = page(&proxy.host, "127.0.0.1:10249", "/metrics");
+        let line = "kubeproxy_sync_proxy_rules_service_changes_total ";
+        let found = text.lines().find_map(|l| l.strip_prefix(line));
+        found.map_or(0, |n| n.parse().unwrap())
+    };
+    let often = start("nftables", &["--config-sync-period=50ms"]);
+    served(&often);
+    eventually("it is counted again and again", || count(&often) >= 5);
+    let seldom = start("nftables", &[]);
+    served(&seldom);
+    assert_eq!(count(&seldom), 1);
+    assert!(!often.log().contains("somebody else"), "{}", often.log());
+}
+
+#[test]
+fn logs_are_text_as_klog_has_it_or_json() {
+    let text_log = start("nftables", &[]);
+    served(&text_log);
+    let klog = |line: &str| {
+        let (head, _) = line.split_once("] ").unwrap_or_default();
+        let mut words = head.split_whitespace();
+        let date = words.next().unwrap_or_default();
+        date.len() == 5 && date.starts_with(['I', 'W', 'E']) && head.contains(".rs:")
+    };
+    let log = text_log.log();
+    assert!(!log.is_empty() && log.lines().all(klog), "{log}");
+    let json_log = start("nftables", &["--logging-format=json"]);
+    served(&json_log);
+    for line in json_log.log().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["ts"].is_number() && line["msg"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn verbosity_brings_details_for_all_or_for_some_files() {
+    let details = |flags: &[&str]| {
+        let host = Host::new();
+        let folder = tempfile::tempdir().unwrap();
+        let objects = folder.path().to_str().unwrap();
+        let words = [
+            "proxy",
+            "--proxy-mode=nftables",
+            "--logging-format=text",
+            "--once",
+        ];
+        let output = host.sluice(&[&words[..], &["--manifests", objects], flags].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let (quiet, all) = (details(&[]), details(&["-v=9"]));
+    assert!(
+        all.lines().count() > quiet.lines().count(),
+        "{quiet}\n{all}"
+    );
+    let file = |line: &str| {
+        let (head, _) = line.split_once("] ")?;
+        let (_, place) = head.rsplit_once(' ')?;
+        Some(place.split_once('.')?.0.to_owned())
+    };
+    let quiet_files: Vec<_> = quiet.lines().filter_map(file).collect();
+    let talkative = all
+        .lines()
+        .filter_map(file)
+        .find(|f| !quiet_files.contains(f));
+    let talkative = talkative.expect("a file that has details only");
+    let some = details(&[&format!("--vmodule={talkative}=9")]);
+    let files: Vec<_> = some.lines().filter_map(file).collect();
+    assert!(files.contains(&talkative), "{some}");
+    assert!(files.len() < all.lines().count(), "{some}");
+}
+
+#[test]
+fn what_is_no_trouble_is_held_back_as_long_as_flags_say() {
+    for format in ["text", "json"] {
+        let start = |flush: &str| {
+            let host = Host::new();
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("a.yaml"), web("a", 1, "10.244.1.1")).unwrap();
+            let out = folder.path().join(".out");
+            let mut command = host.command(SLUICE);
+            command
+                .args([
+                    "proxy",
+                    "--proxy-mode=nftables",
+                    "--hostname-override=node1",
+                ])
+                .args(["--feature-gates=LoggingAlphaOptions=true", "-v=9"])
+                .arg(format!("--logging-format={format}"))
+                .arg(format!("--log-{format}-split-stream"))
+                .arg(format!("--log-{format}-info-buffer-size=1Mi"))
+                .arg(format!("--log-flush-frequency={flush}"))
+                .arg("--manifests")
+                .arg(folder.path())
+                .stdout(fs::File::create(&out).unwrap())
+                .stderr(Stdio::null());
+            let process = Running(command.spawn().unwrap());
+            eventually("it serves", || {
+                let table = host.sh("nft list table ip kube-proxy 2>/dev/null || true");
+                table.contains("demo/a")
+            });
+            (host, folder, process, out)
+        };
+        let read = |out: &Path| fs::read_to_string(out).unwrap();
+        let (_host, _folder, _process, out) = start("20ms");
+        eventually("lines come while it runs", || !read(&out).is_empty());
+        let (host, _folder, mut process, out) = start("1h");
+        assert_eq!(read(&out), "", "{format}");
+        host.sh(&format!("kill -TERM {}", process.0.id()));
+        assert!(process.0.wait().unwrap().success());
+        assert!(read(&out).contains("ending"), "{format}: {}", read(&out));
+    }
+}

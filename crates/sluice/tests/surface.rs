@@ -1,0 +1,225 @@
+//! Which test shows what a flag, or a field that has no flag, does. A flag or field without an entry
+//! fails this test, and so does an entry whose test is not there.
+
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// Of `crates/`: file, test, and the flags and fields that it shows.
+const SHOWN: &[(&str, &str, &str)] = &[
+    (
+        "config/src/tests/flags.rs",
+        "the_file_beats_all_flags_but_a_few",
+        "config",
+    ),
+    (
+        "sluice/tests/flags.rs",
+        "write_config_to_writes_what_config_reads",
+        "write-config-to",
+    ),
+    (
+        "sluice/tests/flags.rs",
+        "cleanup_removes_what_any_mode_has_left",
+        "cleanup",
+    ),
+    (
+        "sluice/tests/flags.rs",
+        "init_only_sets_what_needs_root_and_ends",
+        "init-only",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "the_version_is_printed_in_kube_proxys_form",
+        "version",
+    ),
+    (
+        "sluice/tests/flags.rs",
+        "external_ips_are_served_unless_the_gate_is_closed",
+        "feature-gates",
+    ),
+    (
+        "sluice/tests/apiserver.rs",
+        "the_observed_objects_are_served_and_their_changes_followed",
+        "kubeconfig",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "the_master_flag_goes_before_the_kubeconfigs_server",
+        "master",
+    ),
+    (
+        "sluice/tests/flags.rs",
+        "the_content_type_asked_for_is_the_flags",
+        "kube-api-content-type",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "requests_are_paced_by_qps_and_burst",
+        "kube-api-burst kube-api-qps",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "the_node_asked_for_is_the_one_of_hostname_override",
+        "hostname-override",
+    ),
+    (
+        "sluice/tests/flags.rs",
+        "the_bind_address_is_the_nodes_where_no_node_object_says",
+        "bind-address",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "health_and_metrics_are_where_flags_say",
+        "healthz-bind-address metrics-bind-address healthz-port metrics-port",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "an_address_that_is_taken_ends_the_process_only_if_asked",
+        "bind-address-hard-fail",
+    ),
+    (
+        "sluice/tests/flags.rs",
+        "verbosity_can_change_while_running_where_profiling_is_on",
+        "profiling",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "hidden_metrics_are_said_to_be_none",
+        "show-hidden-metrics-for-version",
+    ),
+    (
+        "sluice/tests/switch.rs",
+        "no_connection_fails_from_iptables_to_nftables_and_back",
+        "proxy-mode",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "the_mark_is_the_masquerade_bits",
+        "iptables-masquerade-bit",
+    ),
+    (
+        "sluice/tests/observed.rs",
+        "the_kernel_has_the_observed_rules_after_one_sync_nft",
+        "masquerade-all iptables-localhost-nodeports detect-local-mode pod-bridge-interface \
+         pod-interface-name-prefix cluster-cidr nodeport-addresses",
+    ),
+    (
+        "sluice/tests/proxy.rs",
+        "flushed_rules_are_put_back",
+        "iptables-sync-period",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "changes_wait_for_the_minimum_sync_period",
+        "iptables-min-sync-period",
+    ),
+    (
+        "config/src/tests/flags.rs",
+        "every_flag_has_its_effect",
+        "ipvs-sync-period ipvs-min-sync-period",
+    ),
+    (
+        "sluice/tests/effects_ipvs.rs",
+        "ipvs_flags_reach_the_kernel",
+        "ipvs-scheduler ipvs-exclude-cidrs ipvs-strict-arp ipvs-tcp-timeout ipvs-tcpfin-timeout \
+         ipvs-udp-timeout",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "the_oom_score_is_set",
+        "oom-score-adj",
+    ),
+    (
+        "sluice/src/proxy/sysctls.rs",
+        "the_conntrack_table_gets_room_and_buckets",
+        "conntrack-max-per-core conntrack-min",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "every_conntrack_setting_that_a_namespace_has_is_set",
+        "conntrack-tcp-timeout-established conntrack-tcp-timeout-close-wait \
+         conntrack-tcp-be-liberal conntrack-udp-timeout conntrack-udp-timeout-stream",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "objects_are_looked_at_again_every_config_sync_period",
+        "config-sync-period",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "logs_are_text_as_klog_has_it_or_json",
+        "logging-format",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "verbosity_brings_details_for_all_or_for_some_files",
+        "v vmodule",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "what_is_no_trouble_is_held_back_as_long_as_flags_say",
+        "log-flush-frequency log-text-split-stream log-text-info-buffer-size \
+         log-json-split-stream log-json-info-buffer-size",
+    ),
+    // Fields that have no flag.
+    (
+        "sluice/tests/effects.rs",
+        "fields_for_windows_are_ignored_with_a_line_each",
+        "portRange windowsRunAsService winkernel.enableDSR winkernel.forwardHealthCheckVip \
+         winkernel.networkName winkernel.rootHnsEndpointName winkernel.sourceVip",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "fields_that_have_no_flag_count",
+        "clientConnection.acceptContentTypes iptables.masqueradeAll iptables.minSyncPeriod \
+         iptables.syncPeriod nftables.masqueradeAll nftables.masqueradeBit \
+         nftables.minSyncPeriod nftables.syncPeriod",
+    ),
+];
+
+/// The paths of all fields, each stated once in a file that a test of the configuration keeps
+/// complete.
+fn fields() -> BTreeSet<String> {
+    fn walk(path: &str, value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) if path != "featureGates" => {
+                for (name, value) in fields {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    walk(&format!("{path}{dot}{name}"), value, found);
+                }
+            }
+            _ => drop(found.insert(path.to_owned())),
+        }
+    }
+    let everything = include_str!("../../config/testdata/everything.yaml");
+    let file = config::KubeProxyConfiguration::from_yaml(everything).unwrap();
+    let mut found = BTreeSet::new();
+    walk("", &serde_json::to_value(file).unwrap(), &mut found);
+    // These say what file it is.
+    found.retain(|field| !matches!(field.as_str(), "apiVersion" | "kind"));
+    found
+}
+
+#[test]
+fn every_flag_and_field_is_shown_by_a_test() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut shown = BTreeSet::new();
+    for (file, test, names) in SHOWN {
+        let text = std::fs::read_to_string(crates.join(file)).unwrap();
+        let there = text.contains(&format!("#[test]\nfn {test}()"))
+            || text.contains(&format!("#[test]\n    fn {test}()"));
+        assert!(there, "{file} has no test {test}");
+        for name in names.split_whitespace() {
+            assert!(shown.insert(name.to_owned()), "{name} is named twice");
+        }
+    }
+    let mut all: BTreeSet<String> = config::FLAGS.iter().map(|f| f.name.to_owned()).collect();
+    let of_flags: BTreeSet<_> = config::FLAGS.iter().map(|f| f.field).collect();
+    // Flags that act on several fields, or that have none of their own.
+    let with_flag = |field: &String| of_flags.contains(field.as_str());
+    all.extend(fields().into_iter().filter(|field| !with_flag(field)));
+    assert_eq!(shown, all);
+}

@@ -224,6 +224,34 @@ fn assert_wrong(found: &[(String, String)], cause: &str, words: &[&str]) {
     }
 }
 
+#[test]
+fn explain_asks_an_api_server() {
+    use apiserver_sim::{Config, Sim};
+    let host = node("nftables");
+    let list: Value =
+        serde_json::from_str(&std::fs::read_to_string(observed("objects.json")).unwrap()).unwrap();
+    // Its sockets are to be in the namespace.
+    let sim = host.run(|| Sim::start(Config::default()).unwrap());
+    sim.apply(list["items"].as_array().unwrap().clone());
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    let words = ["--node=node1", "--kubeconfig", kubeconfig, "-o", "json"];
+    for (service, cause) in [
+        ("demo/empty", "no-endpoint-slices"),
+        ("30081", "no-local-endpoint"),
+    ] {
+        let output = host.sluice(&[&["explain", service], &words[..]].concat());
+        let answer = json(&output);
+        assert_eq!(answer["findings"][0]["cause"], cause, "{answer:#}");
+    }
+    // In which namespace it was said to be.
+    let output = host.sluice(&[&["explain", "web"], &words[..]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("did you mean demo/web?"), "{said}");
+}
+
 /// Its endpoint is on another node, so that no bridge of this one matters.
 fn web_elsewhere() -> String {
     support::web("web", 1, "10.244.2.11").replace(
@@ -276,6 +304,64 @@ fn explain_names_a_foreign_chain_that_drops() {
                 iptables-nft -A MY-FIREWALL -d 10.244.2.0/24 -j DROP";
     let found = wrong(&web_elsewhere(), drop);
     assert_wrong(&found, "foreign-drop", &["MY-FIREWALL", "10.244.2.0/24"]);
+}
+
+#[test]
+fn explain_names_a_way_that_is_missing() {
+    let unreachable = "ip route add unreachable 10.244.2.0/24";
+    let found = wrong(&web_elsewhere(), unreachable);
+    assert_wrong(&found, "no-route", &["10.244.2.11:8080", "no way there"]);
+}
+
+/// Somebody else's translation of the Service's address, before the proxy's.
+fn early(hook: &str) -> String {
+    format!(
+        "nft 'add table ip early; \
+         add chain ip early {hook} {{ type nat hook {hook} priority -150; }}; \
+         add rule ip early {hook} ip daddr 10.96.10.1 meta l4proto tcp dnat to 10.244.2.99:8080'"
+    )
+}
+
+#[test]
+fn explain_names_rules_that_are_not_those_of_the_objects() {
+    let other = &format!("{}; {}", early("prerouting"), early("output"));
+    let found = wrong(&web_elsewhere(), other);
+    let words = ["10.244.2.11:8080", "10.244.2.99:8080"];
+    assert_wrong(&found, "rules-differ", &words);
+}
+
+#[test]
+fn explain_names_connections_that_go_where_no_endpoint_is() {
+    // Nobody answers, so that the kernel remembers the flow for half a minute.
+    let connect = "timeout 1 bash -c 'echo > /dev/tcp/10.96.10.1/80' || true";
+    let stale = &format!("{}; {connect}; nft delete table ip early", early("output"));
+    let found = wrong(&web_elsewhere(), stale);
+    let words = ["10.200.1.2:", "10.244.2.99:8080"];
+    assert_wrong(&found, "stale-flow", &words);
+}
+
+#[test]
+fn explain_connects_to_endpoints_where_it_is_asked_to() {
+    let host = node("iptables");
+    let folder = tempfile::tempdir().unwrap();
+    // On the node itself, where nothing listens.
+    let objects = support::web("web", 1, "10.200.1.2");
+    std::fs::write(folder.path().join("all.yaml"), objects).unwrap();
+    let manifests = folder.path().to_str().unwrap();
+    let words = [
+        "explain",
+        "demo/web",
+        "--node=node1",
+        "-o=json",
+        "--manifests",
+        manifests,
+    ];
+    let ask = |more: &[&str]| json(&host.sluice(&[&words[..], more].concat())).to_string();
+    assert!(!ask(&[]).contains("nobody-listens"));
+    assert!(ask(&["--connect"]).contains("nobody-listens"));
+    let listening = host.run(|| std::net::TcpListener::bind("10.200.1.2:8080").unwrap());
+    assert!(!ask(&["--connect"]).contains("nobody-listens"));
+    drop(listening);
 }
 
 /// What people see for kube-proxy's own rules, whole. `UPDATE=1` rewrites the files.

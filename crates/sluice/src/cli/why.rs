@@ -158,6 +158,12 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
+    /// Also connect to the endpoints from this node (TCP; each connection is closed at once), and
+    /// say which do not answer.
+    #[arg(long, conflicts_with_all = ["facts", "iptables_save", "ip6tables_save", "nft",
+        "ipset_save", "ipvsadm_save"])]
+    pub(crate) connect: bool,
+
     /// A client outside that is asked for, too.
     #[arg(long, value_name = "IP")]
     pub(crate) client: Option<IpAddr>,

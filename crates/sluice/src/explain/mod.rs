@@ -2,8 +2,9 @@
 //!
 //! Three views are put beside each other: what the objects say, what this node's plan makes of them,
 //! and what the node's rules do to connections from each kind of client. Each cause that is known to
-//! lose connections is a small check over these, in `objects`, `node` and `probe`.
+//! lose connections is a small check over these, in `objects`, `node` and `probe`; `connect` asks the endpoints.
 
+mod connect;
 mod finding;
 mod node;
 mod objects;
@@ -31,7 +32,7 @@ use crate::cli::{ExplainArgs, ExplainOutput};
 use crate::proxy::setup;
 use finding::{Finding, Weight};
 use node::KnownFlow;
-use subject::Subject;
+use subject::{Objects, Subject};
 
 /// What the exit status tells of a question that could not be answered.
 const NO_ANSWER: u8 = 2;
@@ -69,6 +70,8 @@ fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
         .flat_map(|i| &i.addresses)
         .map(ipnet::IpNet::addr)
         .collect();
+    let named = args.node.as_deref();
+    let node_name = Objects::of(&events).node_name(named, node_name, &interfaces)?;
     let settings = setup::settings(&config, &node_name);
     let subject = Subject::new(&args.service, events, settings, interfaces)?;
     let flows = if is_live {
@@ -77,7 +80,11 @@ fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
         Vec::new()
     };
     let probes = probe::ask(&subject, &facts, &world, args.client)?;
-    let findings = findings(&subject, &facts, &flows, &probes, args.client);
+    let mut findings = findings(&subject, &facts, &flows, &probes, args.client);
+    if args.connect {
+        findings.extend(connect::findings(&subject, connect::tcp));
+        findings.sort_by_key(|f| f.weight);
+    }
     let notes = &world.warnings;
     match args.output {
         ExplainOutput::Text => print!("{}", print::text(&subject, &probes, &findings, notes)),
@@ -126,6 +133,9 @@ fn objects(args: &ExplainArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {
     };
     for problem in &batch.problems {
         eprintln!("{problem}");
+    }
+    if batch.events.is_empty() {
+        bail!("there are no objects to explain");
     }
     Ok(batch.events)
 }

@@ -107,8 +107,14 @@ pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
         return None;
     }
     let states = listed(bad.iter().map(|e| state(e)), MOST);
-    let change = "look at the readiness of these pods: kubectl describe pod, its readinessProbe, \
-                  its logs";
+    let addresses = bad.iter().map(|e| format!("-e {}", e.address));
+    let addresses: Vec<String> = addresses.take(MOST).collect();
+    let change = format!(
+        "find these pods (kubectl -n {} get pods -o wide | grep -w {}) and why they are not ready: \
+         kubectl describe pod, its readinessProbe, its logs",
+        name.namespace,
+        addresses.join(" ")
+    );
     Some(if bad.len() < all.len() {
         Finding::new(
             Weight::Note,
@@ -210,7 +216,7 @@ pub(crate) fn local_policies(subject: &Subject) -> Vec<Finding> {
         let there = if nodes.is_empty() {
             String::new()
         } else {
-            format!("; they are on {}", listed(nodes, MOST))
+            format!(" (those that are ready are on {})", listed(nodes, MOST))
         };
         let here = &subject.node_name;
         let mut add = |clients: &str, policy: &str| {
@@ -218,8 +224,8 @@ pub(crate) fn local_policies(subject: &Subject) -> Vec<Finding> {
                 Weight::Partly,
                 Cause::NoLocalEndpoint,
                 format!(
-                    "{}: {policy} is Local and no endpoint is on {here}: connections {clients} are \
-                     dropped{there}",
+                    "{}: {policy} is Local and no endpoint is on {here}{there}: connections \
+                     {clients} are dropped here",
                     plan.name
                 ),
                 format!("run a pod on {here}, send clients to a node that has one, or set {policy}: Cluster"),

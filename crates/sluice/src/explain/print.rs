@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
+use model::ServiceType;
 use serde_json::{Value, json};
 use trace::{Snat, Summary, Verdict};
 
 use super::finding::{Finding, Weight, listed};
-use super::probe::Probe;
+use super::probe::{Expected, Probe};
 use super::subject::Subject;
 
 /// How many endpoints or ends a list shows.
@@ -76,9 +77,9 @@ fn objects(out: &mut String, subject: &Subject) {
     let ips = listed(&s.cluster_ips, MOST);
     let _ = writeln!(
         out,
-        "  Service {}: {:?}, cluster IP {}, policies: internal {:?}, external {:?}",
+        "  Service {}: {}, cluster IP {}, policies: internal {:?}, external {:?}",
         s.name,
-        s.service_type,
+        kind(s.service_type),
         if ips.is_empty() { "none" } else { &ips },
         s.internal_policy,
         s.external_policy
@@ -87,11 +88,7 @@ fn objects(out: &mut String, subject: &Subject) {
         let node_port = port
             .node_port
             .map_or(String::new(), |n| format!(", NodePort {n}"));
-        let name = if port.name.is_empty() {
-            "(unnamed)"
-        } else {
-            &*port.name
-        };
+        let name = named(&port.name);
         let _ = writeln!(
             out,
             "    port {name} {}/{}{node_port}",
@@ -101,7 +98,7 @@ fn objects(out: &mut String, subject: &Subject) {
     for slice in &subject.slices {
         let ports = slice.ports.iter().map(|p| {
             let number = p.port.map_or("?".to_owned(), |n| n.to_string());
-            format!("{} {number}/{}", p.name, p.protocol)
+            format!("{} {number}/{}", named(&p.name), p.protocol)
         });
         let ready = slice
             .endpoints
@@ -118,13 +115,29 @@ fn objects(out: &mut String, subject: &Subject) {
     }
 }
 
+fn named(port: &str) -> &str {
+    if port.is_empty() { "(unnamed)" } else { port }
+}
+
+fn kind(kind: ServiceType) -> &'static str {
+    match kind {
+        ServiceType::ClusterIp => "ClusterIP",
+        ServiceType::NodePort => "NodePort",
+        ServiceType::LoadBalancer => "LoadBalancer",
+        ServiceType::ExternalName => "ExternalName",
+    }
+}
+
 fn plan(out: &mut String, subject: &Subject) {
     let _ = writeln!(out, "\nthe plan on {}", subject.node_name);
     for (plan, _) in &subject.plans {
         for frontend in plan.frontends() {
-            let address = frontend
-                .ip
-                .map_or("NodePort".to_owned(), |ip| ip.to_string());
+            let port = frontend.port.get();
+            let address = match frontend.ip {
+                Some(ip) => trace::Endpoint { ip, port }.to_string(),
+                None if plan.cluster_ip.is_ipv4() => format!("NodePort {port}"),
+                None => format!("NodePort {port} (IPv6)"),
+            };
             let to = match frontend.traffic {
                 plan::Traffic::Cluster => listed(plan.cluster.iter(), MOST),
                 plan::Traffic::Local => {
@@ -133,11 +146,7 @@ fn plan(out: &mut String, subject: &Subject) {
                 plan::Traffic::Reject => "refused: no endpoint".to_owned(),
                 plan::Traffic::Drop => "dropped: no endpoint on this node".to_owned(),
             };
-            let _ = writeln!(
-                out,
-                "  {} {address} port {}/{} -> {to}",
-                plan.name, frontend.port, plan.protocol
-            );
+            let _ = writeln!(out, "  {} {address}/{} -> {to}", plan.name, plan.protocol);
         }
     }
 }
@@ -146,6 +155,18 @@ fn connections(out: &mut String, probes: &[Probe]) {
     let _ = writeln!(out, "\nwhere connections go, by the rules in the kernel");
     for probe in probes {
         let _ = writeln!(out, "  from {}", probe.question());
+        if let (true, Expected::To(all)) = (probe.is_relayed(), &probe.expected) {
+            let all = all.iter().map(|(ip, port)| trace::Endpoint {
+                ip: *ip,
+                port: *port,
+            });
+            let all = listed(all, MOST);
+            let _ = writeln!(
+                out,
+                "    to this node's relay, which connects to one of {all}"
+            );
+            continue;
+        }
         let ends = probe.trace.summary();
         for end in ends.iter().take(MOST) {
             let _ = writeln!(out, "    {}", shown(end));

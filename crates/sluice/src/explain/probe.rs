@@ -147,6 +147,15 @@ fn expected(plan: &PortPlan, frontend: &Frontend, from: Origin, src: IpAddr) -> 
 }
 
 impl Probe {
+    /// Whether the rules lead to the relay of userspace mode, whatever happens.
+    pub(crate) fn is_relayed(&self) -> bool {
+        let leads = |o: &Outcome| {
+            let by = |s: &trace::Step| s.table == dataplane::userspace::TABLE;
+            o.verdict == Verdict::Accept && o.dnat.is_some() && o.path.iter().any(by)
+        };
+        self.trace.outcomes.iter().all(leads)
+    }
+
     /// `a pod of this node (10.244.1.9) to 10.96.0.1:80`.
     pub(crate) fn question(&self) -> String {
         let p = &self.packet;
@@ -200,8 +209,16 @@ pub(crate) fn lost(probe: &Probe) -> Vec<Finding> {
                 weight,
                 Cause::ForeignDrop,
                 format!(
-                    "{who}: {}s in {}, table {}, chain {}: {}",
-                    outcome.verdict, step.hook, step.table, step.chain, step.rule
+                    "{who}: {} in {}, table {}, chain {}, by: {}",
+                    if outcome.verdict == Verdict::Reject {
+                        "refused"
+                    } else {
+                        "dropped"
+                    },
+                    step.hook,
+                    step.table,
+                    step.chain,
+                    step.rule
                 ),
                 format!(
                     "this rule is not of Services: look who made chain {} of table {}, and let the \
@@ -260,6 +277,8 @@ pub(crate) fn differs(probe: &Probe) -> Option<Finding> {
     };
     let (plan, kernel) = match &probe.expected {
         Expected::To(wanted) if *wanted == given => return None,
+        // Whom the relay connects to is its own choice, out of reach of any rule.
+        Expected::To(_) if probe.is_relayed() => return None,
         // On the way to an address of nobody, before any rule of Services was asked.
         Expected::To(_) if given.is_empty() && !lost(probe).is_empty() => return None,
         Expected::To(wanted) => {

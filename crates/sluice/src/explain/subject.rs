@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use super::finding::listed;
 use anyhow::{Context as _, bail};
 use model::{Change, EndpointSlice, Event, IpFamily, Node, Protocol, Service, ServicePort};
 use plan::{NodeFacts, Planner, PortPlan, Settings, Warning};
@@ -60,7 +61,7 @@ impl Objects {
                     || s.ingress.iter().any(|i| i.ip == ip)
             };
             let found = self.services.iter().find(has);
-            let service = found.with_context(|| format!("no Service has the address {ip}"))?;
+            let service = found.with_context(|| self.no_address(ip))?;
             return Ok((Arc::clone(service), service.ports.clone()));
         }
         if let Ok(number) = text.parse::<NonZeroU16>() {
@@ -75,7 +76,8 @@ impl Objects {
         }
         let Some((namespace, rest)) = text.split_once('/') else {
             bail!(
-                "{text:?} is neither NAMESPACE/NAME, NAMESPACE/NAME:PORT, an address nor a NodePort"
+                "{text:?} is neither NAMESPACE/NAME, NAMESPACE/NAME:PORT, an address nor a NodePort{}",
+                self.of_name(text)
             );
         };
         let (name, port) = match rest.split_once(':') {
@@ -84,7 +86,7 @@ impl Objects {
         };
         let is_it = |s: &&Arc<Service>| &*s.name.namespace == namespace && &*s.name.name == name;
         let found = self.services.iter().find(is_it);
-        let service = found.with_context(|| format!("there is no Service {namespace}/{name}"))?;
+        let service = found.with_context(|| self.no_service(namespace, name))?;
         let wanted = |p: &&ServicePort| {
             port.is_none_or(|port| &*p.name == port || p.port.to_string() == port)
         };
@@ -101,6 +103,80 @@ impl Objects {
             );
         }
         Ok((Arc::clone(service), ports))
+    }
+}
+
+/// How many names a suggestion has.
+const MOST: usize = 10;
+
+/// What could have been meant.
+impl Objects {
+    fn no_address(&self, ip: IpAddr) -> String {
+        let of = self
+            .slices
+            .iter()
+            .find(|s| s.endpoints.iter().any(|e| e.address == ip))
+            .and_then(|s| s.service.as_ref());
+        let of = of.map_or(String::new(), |service| {
+            format!("; it is an endpoint of {service}: ask for that")
+        });
+        format!("no Service has the address {ip}{of}")
+    }
+
+    fn of_name(&self, text: &str) -> String {
+        let name = text.split(':').next().unwrap_or(text);
+        let named = self.services.iter().filter(|s| &*s.name.name == name);
+        let all: Vec<String> = named.map(|s| s.name.to_string()).collect();
+        if all.is_empty() {
+            return String::new();
+        }
+        format!("; did you mean {}?", listed(all, MOST))
+    }
+
+    fn no_service(&self, namespace: &str, name: &str) -> String {
+        let mut there = self
+            .services
+            .iter()
+            .filter(|s| &*s.name.namespace == namespace)
+            .map(|s| &*s.name.name)
+            .peekable();
+        let elsewhere = self.of_name(name);
+        let others = if there.peek().is_none() {
+            format!(", and none at all in {namespace}")
+        } else if elsewhere.is_empty() {
+            format!("; in {namespace} there are {}", listed(there, MOST))
+        } else {
+            String::new()
+        };
+        format!("there is no Service {namespace}/{name}{others}{elsewhere}")
+    }
+
+    /// The node that is meant: the one that is named, or that which has one of these addresses.
+    ///
+    /// # Errors
+    /// There are nodes, and it is none of them.
+    pub(crate) fn node_name(
+        &self,
+        named: Option<&str>,
+        here: String,
+        interfaces: &[IpAddr],
+    ) -> anyhow::Result<String> {
+        let known = |name: &str| self.nodes.iter().any(|n| &*n.name == name);
+        let name = named.map_or(here, str::to_owned);
+        if self.nodes.is_empty() || known(&name) {
+            return Ok(name);
+        }
+        let mine = |n: &&Arc<Node>| n.addresses.iter().any(|a| interfaces.contains(&a.ip));
+        if named.is_none()
+            && let Some(node) = self.nodes.iter().find(mine)
+        {
+            return Ok(node.name.to_string());
+        }
+        let names = self.nodes.iter().map(|n| &n.name);
+        bail!(
+            "there is no Node {name} among the objects: say with --node which it is: {}",
+            listed(names, MOST)
+        )
     }
 }
 

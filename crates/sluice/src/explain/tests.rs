@@ -133,7 +133,7 @@ fn local_policies_without_a_local_pod() {
         &subject(vec![internal.applied(), elsewhere.clone().applied()]),
         None,
     );
-    let words = ["internalTrafficPolicy", "node1", "they are on node2"];
+    let words = ["internalTrafficPolicy", "node1", "ready are on node2"];
     assert_found(&found, Cause::NoLocalEndpoint, Weight::Partly, &words);
     let external = Service {
         external_policy: TrafficPolicy::Local,
@@ -401,6 +401,69 @@ fn the_reverse_path_is_another() {
         Weight::Broken,
         &["rp_filter", "eth0"],
     );
+}
+
+#[test]
+fn endpoints_that_refuse_and_endpoints_that_are_silent() {
+    use super::connect::{Answer, findings};
+    assert_healthy(&findings(&healthy(), |_| Answer::Accepts));
+    let found = findings(&healthy(), |_| Answer::Refuses);
+    let words = [
+        "port 8080",
+        "10.244.1.11:8080, 10.244.2.11:8080",
+        "targetPort",
+    ];
+    assert_found(&found, Cause::NobodyListens, Weight::Broken, &words);
+    let found = findings(&healthy(), |to| {
+        if to.ip().to_string() == "10.244.2.11" {
+            Answer::Silent("timed out".to_owned())
+        } else {
+            Answer::Accepts
+        }
+    });
+    let words = ["10.244.2.11:8080", "timed out", "NetworkPolicy"];
+    assert_found(&found, Cause::NoAnswer, Weight::Partly, &words);
+}
+
+#[test]
+fn a_relay_chooses_for_itself() {
+    let rules = "table ip sluice-userspace {\n\tchain services {\n\t\ttype nat hook prerouting priority \
+                 dstnat; policy accept;\n\t\tip daddr 10.96.0.1 dnat to 10.200.1.2:40000\n\t}\n\tchain \
+                 own {\n\t\ttype nat hook output priority dstnat; policy accept;\n\t\tip daddr 10.96.0.1 \
+                 dnat to 10.200.1.2:40000\n\t}\n}\n";
+    let mut facts = facts(&[]);
+    facts.dumps.nft_ruleset = Some(rules.to_owned());
+    let world = World::from_facts(&facts).unwrap();
+    let probes = probe::ask(&healthy(), &facts, &world, None).unwrap();
+    assert!(probes.iter().all(probe::Probe::is_relayed));
+    assert_eq!(probe::findings(&probes), []);
+}
+
+#[test]
+fn what_could_have_been_meant_is_said() {
+    let events = [
+        node("node1", &["10.200.1.2"], &[]).applied(),
+        web().applied(),
+        slice_of(pods()).applied(),
+    ];
+    let objects = super::subject::Objects::of(&events);
+    for (text, word) in [
+        ("web:80", "did you mean demo/web?"),
+        ("other/web", "none at all in other; did you mean demo/web?"),
+        ("demo/wbe", "in demo there are web"),
+        ("10.244.1.11", "it is an endpoint of demo/web"),
+    ] {
+        let error = objects.find(text).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+    let here = || "vm".to_owned();
+    let name = |named, interfaces: &[&str]| objects.node_name(named, here(), &ips(interfaces));
+    assert_eq!(name(None, &["10.200.1.2"]).unwrap(), "node1");
+    assert_eq!(name(Some("node1"), &[]).unwrap(), "node1");
+    for (named, interfaces) in [(None, &[][..]), (Some("node2"), &["10.200.1.2"])] {
+        let error = name(named, interfaces).unwrap_err().to_string();
+        assert!(error.contains("--node which it is: node1"), "{error}");
+    }
 }
 
 #[test]

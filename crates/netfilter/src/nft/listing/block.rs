@@ -39,6 +39,14 @@ impl<'a> Parser<'a> {
         Some(token)
     }
 
+    /// Takes the first `len` bytes off the token that is next, which then begins after them.
+    pub(super) fn shorten(&mut self, len: usize) {
+        if let Some(token) = self.tokens.get_mut(self.at) {
+            token.text = token.text.get(len..).unwrap_or_default();
+            token.column += len;
+        }
+    }
+
     pub(super) fn place(&self) -> usize {
         self.at
     }

@@ -288,12 +288,21 @@ impl Parser<'_> {
         }))
     }
 
-    /// `10.0.0.1:80`, `[fd00::1]:80-90`, `:8080` in one word; `None` where it is something else.
+    /// `10.0.0.1:80`, `[fd00::1]:80-90`, `:8080`; `None` where it is something else.
     fn plain_target(&mut self) -> Option<(Option<Expr>, Option<Expr>)> {
         let token = self.peek().filter(|t| t.kind == Kind::Word)?;
-        let (address, port) = split_target(token.text)?;
-        self.next();
-        Some((address, port))
+        if let Some((address, port)) = split_target(token.text) {
+            self.next();
+            return Some((address, port));
+        }
+        // An address, with an expression right after it for the port: `10.0.0.1:th dport map @m`.
+        let (address, rest) = token.text.rsplit_once(':')?;
+        let (address, None) = split_target(address)? else {
+            return None;
+        };
+        self.shorten(token.text.len() - rest.len());
+        let port = self.expression().ok()?;
+        Some((address, Some(port)))
     }
 
     /// A comparison, a lookup in a verdict map or an assignment.

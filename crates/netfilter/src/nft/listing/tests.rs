@@ -225,6 +225,26 @@ fn what_is_not_understood_stays_in_place() {
 }
 
 #[test]
+fn a_translation_to_an_address_and_a_port_from_a_map() {
+    for (family, address, field) in [("ip", "10.0.0.1", "ip"), ("ip6", "[fd00::1]", "ip6")] {
+        let text = format!(
+            "table {family} t {{\n\tchain c {{\n\t\tdnat to {address}:{field} daddr . th dport map @m\n\
+             \t\taccept\n\t}}\n}}\n"
+        );
+        let ruleset = Ruleset::parse(&text).unwrap();
+        let rules = &ruleset.tables[0].chain("c").unwrap().rules;
+        let Statement::Nat(nat) = &rules[0].statements[0] else {
+            panic!("{:?}", rules[0])
+        };
+        let ip = address.trim_matches(['[', ']']).parse().unwrap();
+        assert_eq!(nat.address, Some(Expr::Value(Value::Ip(ip))));
+        assert!(matches!(nat.port, Some(Expr::Map { .. })), "{nat:?}");
+        assert_eq!(rules[0].statements.len(), 1);
+        assert_eq!(rules[1].statements, [Statement::Verdict(Verdict::Accept)]);
+    }
+}
+
+#[test]
 fn errors_name_the_place() {
     let at = |text: &str| {
         let e = Ruleset::parse(text).unwrap_err();

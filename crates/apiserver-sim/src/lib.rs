@@ -8,6 +8,7 @@
 //! Objects are JSON values, so that a test can state any that the real server could hold, and some
 //! that it could not. Their encodings are made once, when they are applied.
 
+mod acts;
 mod encode;
 mod response;
 mod selector;
@@ -28,8 +29,9 @@ use anyhow::Context;
 use serde_json::Value;
 use tokio::sync::watch as signal;
 
+pub use acts::{Act, acts};
 use store::State;
-pub use synthetic::{slice_of, synthetic_cluster};
+pub use synthetic::{service_cidr, slice_of, synthetic_cluster};
 
 /// The kinds that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -19,13 +19,18 @@ pub fn synthetic_cluster(services: u32, endpoints: u32) -> impl Iterator<Item = 
             "status": {"addresses": [{"type": "InternalIP", "address": format!("172.16.0.{n}")}]},
         })
     });
-    let cidr = json!({
-        "kind": "ServiceCIDR",
-        "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": ["172.30.0.0/16"]},
-    });
+    let cidr = service_cidr("kubernetes", "172.30.0.0/16");
     let pairs = (0..services).flat_map(move |n| [service(n), slice_of(n, endpoints, 0)]);
     nodes.chain([cidr]).chain(pairs)
+}
+
+/// A ServiceCIDR of one range.
+pub fn service_cidr(name: &str, range: &str) -> Value {
+    json!({
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": [range]},
+    })
 }
 
 fn service(n: u32) -> Value {

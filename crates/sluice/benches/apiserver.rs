@@ -1,9 +1,11 @@
 //! The whole program against an API server, in nftables mode, in a network namespace: from start to
-//! the first complete sync, from a watch event to the kernel's commit, resident memory, and a soak.
+//! the first complete sync, from a watch event to the kernel's commit, processor time for a change,
+//! resident memory, and a soak.
 //!
 //! `cargo bench -p sluice --bench apiserver`, with behind `--` any of
+//! - `1000x10`: so many Services of so many endpoints, any number of such sizes (1000x10 and
+//!   10000x10 are the default: what a change costs must be the same for both);
 //! - `quick`: 500 Services and few changes, to see that it works;
-//! - `10000x10`: so many Services of so many endpoints (this is the default);
 //! - `soak`: 100,000 endpoint changes more (1,000 with `quick`), and the memory before and after.
 //!
 //! The simulated server runs on the same processors, in the process of the bench. That the table is
@@ -12,6 +14,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -42,76 +45,67 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn from_arguments() -> anyhow::Result<Self> {
-        let mut sizes = Self {
-            services: 10_000,
-            endpoints: 10,
+    fn of(services: u32, endpoints: u32) -> Self {
+        Self {
+            services,
+            endpoints,
             starts: 3,
             changes: 300,
             paced_changes: 20,
             soak: 0,
-        };
+        }
+    }
+
+    fn from_arguments() -> anyhow::Result<Vec<Self>> {
         let words: Vec<String> = std::env::args().skip(1).collect();
-        let quick = words.iter().any(|word| word == "quick");
-        if quick {
-            sizes = Self {
-                services: 500,
+        let has = |word: &str| words.iter().any(|w| w == word);
+        let mut all = Vec::new();
+        for word in &words {
+            // What cargo itself adds begins with dashes.
+            if word.starts_with("--") || word == "quick" || word == "soak" {
+                continue;
+            }
+            let (services, endpoints) = word
+                .split_once('x')
+                .with_context(|| format!("{word:?} is no size, such as 10000x10"))?;
+            all.push(Self::of(services.parse()?, endpoints.parse()?));
+        }
+        if has("quick") {
+            all = vec![Self {
                 starts: 1,
                 changes: 30,
                 paced_changes: 3,
-                ..sizes
-            };
+                ..Self::of(500, 10)
+            }];
+        } else if all.is_empty() {
+            all = vec![Self::of(1_000, 10), Self::of(10_000, 10)];
         }
-        for word in &words {
-            match word.as_str() {
-                "quick" => {}
-                "soak" => sizes.soak = if quick { 1_000 } else { 100_000 },
-                // What cargo itself adds.
-                flag if flag.starts_with("--") => {}
-                size => {
-                    let (services, endpoints) = size
-                        .split_once('x')
-                        .with_context(|| format!("{size:?} is no size, such as 10000x10"))?;
-                    (sizes.services, sizes.endpoints) = (services.parse()?, endpoints.parse()?);
-                }
-            }
+        if let Some(last) = all.last_mut().filter(|_| has("soak")) {
+            last.soak = if has("quick") { 1_000 } else { 100_000 };
         }
-        Ok(sizes)
+        Ok(all)
     }
 }
 
 fn main() -> anyhow::Result<()> {
-    let sizes = Sizes::from_arguments()?;
+    Sizes::from_arguments()?.iter().try_for_each(measure)
+}
+
+fn measure(sizes: &Sizes) -> anyhow::Result<()> {
     let host = Host::new();
-    let bench = Bench::new(&host, &sizes)?;
+    let bench = Bench::new(&host, sizes)?;
     println!(
         "{} Services of {} endpoints, nftables",
         sizes.services, sizes.endpoints
     );
-    let mut starts = Vec::new();
-    let mut last = None;
-    for _ in 0..sizes.starts {
-        drop(last.take());
-        host.sh("nft delete table ip kube-proxy 2>/dev/null; true");
-        let (process, took) = host.run(|| bench.start(&["--iptables-min-sync-period=1ms"]))?;
-        starts.push(took);
-        last = Some(process);
-    }
-    let Some(proxy) = last else {
-        bail!("nothing to measure")
-    };
-    row(
-        "start to first complete sync, median",
-        &ms(quantile(&mut starts, 0.5)),
-        "2 s",
-    );
-    let synced = resident(&proxy)?;
-    row("resident after the sync", &mib(synced), "80 MiB");
-    row("most resident until then", &mib(peak(&proxy)?), "");
+    let proxy = starts(&host, &bench)?;
+    let before = processor_time(&proxy)?;
     let mut times = host.run(|| bench.changes(0, sizes.changes, Duration::ZERO))?;
+    let busy = all(&processor_time(&proxy)?) - all(&before);
+    let median = quantile(&mut times, 0.5);
     row(
         "event to commit, 1 ms minSyncPeriod, median",
-        &ms(quantile(&mut times, 0.5)),
+        &ms(median),
         "10 ms",
     );
     row(
@@ -119,16 +113,13 @@ fn main() -> anyhow::Result<()> {
         &ms(quantile(&mut times, 0.99)),
         "",
     );
+    row(
+        "processor time for one change, all threads",
+        &ms(busy / sizes.changes),
+        "",
+    );
     if sizes.soak > 0 {
-        let before = resident(&proxy)?;
-        host.run(|| bench.soak(sizes.changes, sizes.soak))?;
-        let after = resident(&proxy)?;
-        row("resident before the soak", &mib(before), "");
-        row(
-            &format!("resident after {} changes", sizes.soak),
-            &mib(after),
-            "as before",
-        );
+        soak(&host, &bench, &proxy)?;
     }
     drop(proxy);
     host.sh("nft delete table ip kube-proxy");
@@ -147,6 +138,52 @@ fn main() -> anyhow::Result<()> {
         &ms(quantile(&mut times, 0.99)),
         "",
     );
+    Ok(())
+}
+
+/// Starts the program a few times; the last one goes on.
+fn starts(host: &Host, bench: &Bench<'_>) -> anyhow::Result<Running> {
+    let mut starts = Vec::new();
+    let mut last = None;
+    for _ in 0..bench.sizes.starts {
+        drop(last.take());
+        host.sh("nft delete table ip kube-proxy 2>/dev/null; true");
+        let (process, took) = host.run(|| bench.start(&["--iptables-min-sync-period=1ms"]))?;
+        starts.push(took);
+        last = Some(process);
+    }
+    let proxy = last.context("nothing to measure")?;
+    row(
+        "start to first complete sync, median",
+        &ms(quantile(&mut starts, 0.5)),
+        "2 s",
+    );
+    for (thread, time) in processor_time(&proxy)? {
+        if time > Duration::from_millis(1) {
+            row(
+                &format!("  processor time of thread {thread}"),
+                &ms(time),
+                "",
+            );
+        }
+    }
+    row("resident after the sync", &mib(resident(&proxy)?), "80 MiB");
+    row("most resident until then", &mib(peak(&proxy)?), "");
+    Ok(proxy)
+}
+
+/// Memory must not grow by changes.
+fn soak(host: &Host, bench: &Bench<'_>, proxy: &Running) -> anyhow::Result<()> {
+    let Sizes { changes, soak, .. } = *bench.sizes;
+    row("resident before the soak", &mib(resident(proxy)?), "");
+    for (from, to, what) in [(0, soak / 2, "half of the"), (soak / 2, soak, "all")] {
+        host.run(|| bench.soak(changes + from, to - from))?;
+        row(
+            &format!("resident after {what} {soak} changes"),
+            &mib(resident(proxy)?),
+            "as before",
+        );
+    }
     Ok(())
 }
 
@@ -319,6 +356,23 @@ fn resident(process: &Running) -> anyhow::Result<u64> {
 /// `VmHWM`, in KiB.
 fn peak(process: &Running) -> anyhow::Result<u64> {
     status(process, "VmHWM:")
+}
+
+fn all(times: &BTreeMap<String, Duration>) -> Duration {
+    times.values().sum()
+}
+
+/// How long each thread has been on a processor, the kernel's work for it included.
+fn processor_time(process: &Running) -> anyhow::Result<BTreeMap<String, Duration>> {
+    let mut times = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{}/task", process.0.id()))? {
+        let folder = task?.path();
+        let name = fs::read_to_string(folder.join("comm"))?.trim().to_owned();
+        let stat = fs::read_to_string(folder.join("schedstat"))?;
+        let nanoseconds = stat.split(' ').next().unwrap_or_default().parse()?;
+        *times.entry(name).or_insert(Duration::ZERO) += Duration::from_nanos(nanoseconds);
+    }
+    Ok(times)
 }
 
 fn status(process: &Running, name: &str) -> anyhow::Result<u64> {

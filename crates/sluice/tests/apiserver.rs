@@ -5,9 +5,10 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use apiserver_sim::{Config, Corruption, Refusal, Resource, Sim};
+use apiserver_sim::{Act, Config, Corruption, Refusal, Resource, Sim, acts, synthetic_cluster};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::{CLUSTER_CIDR, Host, Running, SLUICE, eventually, observed, text};
 use tempfile::TempDir;
@@ -18,7 +19,7 @@ struct Cluster {
     sim: Sim,
     folder: TempDir,
     kubeconfig: PathBuf,
-    _proxy: Option<Running>,
+    proxy: Option<Running>,
 }
 
 fn objects() -> Vec<Value> {
@@ -30,9 +31,13 @@ fn objects() -> Vec<Value> {
 impl Cluster {
     /// Without a proxy yet.
     fn new(objects: Vec<Value>) -> Self {
+        Self::with(Config::default(), objects)
+    }
+
+    fn with(config: Config, objects: Vec<Value>) -> Self {
         let host = Host::new();
         // Its sockets are to be in the namespace.
-        let sim = host.run(|| Sim::start(Config::default()).unwrap());
+        let sim = host.run(|| Sim::start(config).unwrap());
         sim.apply(objects);
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
@@ -41,28 +46,49 @@ impl Cluster {
             sim,
             folder,
             kubeconfig,
-            _proxy: None,
+            proxy: None,
         }
     }
 
     fn start_proxy(&mut self) {
+        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig.display());
+        let sluice = self.host.command(SLUICE);
+        self.start(sluice, &[&kubeconfig]);
+    }
+
+    /// Starts this, which comes to be the program, with these flags too.
+    fn start(&mut self, mut command: Command, flags: &[&str]) {
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
-        let process = self
-            .host
-            .command(SLUICE)
-            .args([
-                "proxy",
-                "--proxy-mode=nftables",
-                "--hostname-override=node1",
-            ])
-            .args(["--iptables-min-sync-period=10ms"])
-            .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .stderr(Stdio::from(log))
-            .spawn()
-            .unwrap();
-        self._proxy = Some(Running(process));
+        command.args([
+            "proxy",
+            "--proxy-mode=nftables",
+            "--hostname-override=node1",
+        ]);
+        command.args(["--iptables-min-sync-period=10ms"]);
+        command.arg(format!("--cluster-cidr={CLUSTER_CIDR}"));
+        command.args(flags).stderr(Stdio::from(log));
+        self.proxy = Some(Running(command.spawn().unwrap()));
+    }
+
+    /// Adds (`-I`) or deletes (`-D`) a rule for packets of these `ports` of the server's.
+    fn firewall(&self, option: &str, ports: &str, target: &str) {
+        let port = self.sim.address().port();
+        self.host.sh(&format!(
+            "iptables-nft {option} INPUT -p tcp -m multiport {ports} {port} -j {target}"
+        ));
+    }
+
+    /// This node's Node, changed.
+    fn change_node(&self, change: impl FnOnce(&mut Value)) {
+        let mut nodes = self.sim.objects(Resource::Nodes);
+        let node = nodes.iter_mut().find(|n| n["metadata"]["name"] == "node1");
+        change(node.unwrap());
+        self.sim.apply(nodes);
+    }
+
+    fn is_running(&mut self) -> bool {
+        let process = &mut self.proxy.as_mut().unwrap().0;
+        process.try_wait().unwrap().is_none()
     }
 
     fn log(&self) -> String {
@@ -274,4 +300,114 @@ fn a_node_that_does_not_exist_yet_is_waited_for() {
         cluster.table().contains("10.200.1.2"),
         "its NodePort address"
     );
+}
+
+#[test]
+fn the_nodes_pod_range_and_zone_are_followed() {
+    let mut cluster = Cluster::new(objects());
+    let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig.display());
+    let sluice = cluster.host.command(SLUICE);
+    cluster.start(sluice, &["--detect-local-mode=NodeCIDR", &kubeconfig]);
+    cluster.wait_until_right("at start");
+    let has = |what: &str| cluster.table().contains(what);
+    assert!(has("10.244.1.0/24"), "pods of this node");
+    assert!(
+        has("10.244.1.24 . 80") && !has("10.244.2.24 . 80"),
+        "zone a"
+    );
+    cluster.change_node(|node| {
+        node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("zone-b");
+    });
+    cluster.wait_until_right("in another zone");
+    assert!(
+        has("10.244.2.24 . 80") && !has("10.244.1.24 . 80"),
+        "zone b"
+    );
+    cluster.change_node(|node| {
+        node["spec"] = json!({"podCIDR": "10.244.9.0/24", "podCIDRs": ["10.244.9.0/24"]});
+    });
+    eventually("the new range", || {
+        has("10.244.9.0/24") && !has("10.244.1.0/24")
+    });
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_changes_nothing_neither_at_start_nor_later() {
+    let mut cluster = Cluster::new(objects());
+    cluster.start_proxy();
+    cluster.wait_until_right("at start");
+    let before = elements(&cluster.table());
+    // Packets are lost: neither side knows.
+    cluster.firewall("-I", "--ports", "DROP");
+    cluster.sim.delete(Resource::Services, "demo", "sticky");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(elements(&cluster.table()), before);
+    cluster.firewall("-D", "--ports", "DROP");
+    cluster.wait_until_right("once packets come through");
+
+    // Nobody listens where the server should be, from the start on.
+    let before = elements(&cluster.table());
+    cluster.firewall("-I", "--dports", "REJECT --reject-with tcp-reset");
+    cluster.proxy = None;
+    cluster.sim.delete(Resource::Services, "demo", "web");
+    cluster.start_proxy();
+    eventually("it is told", || cluster.log().contains("refused"));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(elements(&cluster.table()), before);
+    assert!(cluster.is_running(), "{}", cluster.log());
+    cluster.firewall("-D", "--dports", "REJECT --reject-with tcp-reset");
+    cluster.wait_until_right("once the server is there");
+}
+
+#[test]
+fn a_pods_account_is_used_and_its_token_rotates() {
+    let config = Config {
+        tokens: vec!["first".to_owned()],
+        ..Config::default()
+    };
+    let mut cluster = Cluster::with(config, objects());
+    let account = cluster.folder.path().join("account");
+    fs::create_dir(&account).unwrap();
+    fs::write(account.join("ca.crt"), cluster.sim.ca_pem()).unwrap();
+    fs::write(account.join("namespace"), "kube-system").unwrap();
+    fs::write(account.join("token"), "first").unwrap();
+    // Where a pod has its account, in a mount namespace of its own.
+    let line = format!(
+        "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount && \
+         mount --bind {} /run/secrets/kubernetes.io/serviceaccount && exec {SLUICE} \"$@\"",
+        account.display()
+    );
+    let mut command = cluster.host.command("unshare");
+    let address = cluster.sim.address();
+    command
+        .args(["--mount", "sh", "-c", &line, "sluice"])
+        .env("KUBERNETES_SERVICE_HOST", address.ip().to_string())
+        .env("KUBERNETES_SERVICE_PORT", address.port().to_string());
+    cluster.start(command, &[]);
+    cluster.wait_until_right("with the first token");
+    fs::write(account.join("token"), "second").unwrap();
+    cluster.sim.set_tokens(vec!["second".to_owned()]);
+    cluster.sim.cut_connections();
+    cluster.sim.delete(Resource::Services, "demo", "sticky");
+    cluster.wait_until_right("with the second token");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 0, ..ProptestConfig::with_cases(6) })]
+
+    #[test]
+    fn once_the_server_is_well_again_the_kernel_has_what_the_objects_say(acts in acts()) {
+        let mut cluster = Cluster::new(objects());
+        cluster.sim.apply(synthetic_cluster(8, 3));
+        cluster.start_proxy();
+        for act in &acts {
+            // The program gives such a server half a minute.
+            if !matches!(act, Act::IgnoreInitialEvents(_)) {
+                act.on(&cluster.sim);
+            }
+        }
+        cluster.sim.heal(&[synthetic_cluster(8, 3).collect(), objects()].concat());
+        cluster.sim.cut_connections();
+        cluster.wait_until_right(&format!("after {acts:?}"));
+    }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use apiserver_sim::{Config, Resource, Sim};
+use apiserver_sim::{Config, Resource, Sim, service_cidr as range};
 use model::object::Object;
 use model::{Event, Interner, Key, Kind};
 use serde_json::Value;
@@ -67,12 +67,6 @@ fn observed() -> Vec<Value> {
     let text = std::fs::read(path).expect(path);
     let list: Value = serde_json::from_slice(&text).expect("JSON");
     list["items"].as_array().expect("items").clone()
-}
-
-fn range(name: &str, range: &str) -> Value {
-    serde_json::json!({
-        "kind": "ServiceCIDR", "metadata": {"name": name}, "spec": {"cidrs": [range]},
-    })
 }
 
 /// Cuts all connections to a server that refuses new ones, and waits until they are.

@@ -217,9 +217,18 @@ impl Lab {
     /// # Errors
     /// There is no such Deployment; a pod cannot be started.
     pub fn scale(&mut self, name: &ObjectName, replicas: u32) -> Result<String> {
-        let note = self.change(|cluster, now| Ok(cluster.scale(name, replicas, now)?))?;
+        let note = self.begin_scale(name, replicas)?;
         self.wait_for_ends()?;
         Ok(note)
+    }
+
+    /// Scales a Deployment and comes back while surplus pods still serve and terminate. The next
+    /// operation that waits takes them away.
+    ///
+    /// # Errors
+    /// As [`scale`](Self::scale).
+    pub fn begin_scale(&mut self, name: &ObjectName, replicas: u32) -> Result<String> {
+        self.change(|cluster, now| Ok(cluster.scale(name, replicas, now)?))
     }
 
     /// Replaces a pod by one on another node. Waits for the old one to end.

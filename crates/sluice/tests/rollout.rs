@@ -19,20 +19,21 @@ const REPLICAS: u32 = 10;
 /// The lab counts its nodes from one.
 const NODES: RangeInclusive<u8> = 1..=3;
 const ROLLOUTS: u32 = 5;
+const GRACE_SECONDS: u32 = 5;
 const CLUSTER_PORT: u16 = 30081;
 const LOCAL_PORT: u16 = 30082;
 const CLUSTER_IP: [u8; 4] = [10, 96, 81, 81];
 
 /// The Deployment in a version of its own. The old pods serve for some seconds while they
 /// terminate, as they do behind any load balancer that is not told of changes at once.
-fn deployment(version: u32) -> Documents {
+fn deployment(version: u32, grace_seconds: u32) -> Documents {
     Documents::from_text(
         "deployment.yaml",
         &format!(
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n  \
              replicas: {REPLICAS}\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    \
              metadata: {{labels: {{app: web, version: v{version}}}}}\n    spec:\n      \
-             terminationGracePeriodSeconds: 5\n      \
+             terminationGracePeriodSeconds: {grace_seconds}\n      \
              containers: [{{name: c, ports: [{{containerPort: 8080}}]}}]\n"
         ),
     )
@@ -99,7 +100,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn raise(mode: &str) -> Self {
+    fn raise(mode: &str, grace_seconds: u32) -> Self {
         let text = services();
         let argv = [
             SLUICE.to_owned(),
@@ -112,7 +113,11 @@ impl Stage {
             "--iptables-min-sync-period=100ms".to_owned(),
         ];
         let (mut lab, applied) = Lab::up(Options {
-            name: LabName::new(&format!("roll-{mode}-{}", std::process::id())).unwrap(),
+            name: LabName::new(&format!(
+                "roll-{mode}{grace_seconds}-{}",
+                std::process::id()
+            ))
+            .unwrap(),
             nodes: 3,
             documents: Documents::from_text("services.yaml", &text),
             echo: vec![SLUICE.to_owned(), "lab-echo".to_owned()],
@@ -120,7 +125,7 @@ impl Stage {
         })
         .expect("needs root");
         assert_eq!(applied.errors, []);
-        assert_eq!(lab.apply(&deployment(0)).unwrap().errors, []);
+        assert_eq!(lab.apply(&deployment(0, grace_seconds)).unwrap().errors, []);
         lab.wait_synced(Duration::from_secs(30)).unwrap();
         let mut stage = Self {
             lab,
@@ -238,9 +243,16 @@ fn wait_until(what: &str, mut wanted: impl FnMut() -> bool) {
 }
 
 fn roll_over(mode: &str) {
-    let mut stage = Stage::raise(mode);
+    let mut stage = Stage::raise(mode, GRACE_SECONDS);
     for version in 1..=ROLLOUTS {
-        assert_eq!(stage.lab.apply(&deployment(version)).unwrap().errors, []);
+        assert_eq!(
+            stage
+                .lab
+                .apply(&deployment(version, GRACE_SECONDS))
+                .unwrap()
+                .errors,
+            []
+        );
         let pods = stage.live_pods();
         assert_eq!(pods.len(), REPLICAS as usize);
         stage.wait_for_only(&pods);
@@ -267,4 +279,43 @@ fn no_connection_fails_while_a_deployment_is_rolled_over_in_nftables_mode() {
 #[test]
 fn no_connection_fails_while_a_deployment_is_rolled_over_in_iptables_mode() {
     roll_over("iptables");
+}
+
+/// The last ready endpoint goes while others still serve and terminate: those are what is left to
+/// send to (KEP-1669), until ready ones come.
+fn fall_back(mode: &str) {
+    // Nobody waits for it: it only has to be longer than everything below.
+    let mut stage = Stage::raise(mode, 600);
+    let deployment = ObjectName::parse("web");
+    let all = stage.live_pods();
+    // One on each node; the others terminate, and are left alone.
+    stage.lab.begin_scale(&deployment, 3).unwrap();
+    let last = stage.live_pods();
+    assert_eq!(last.len(), 3);
+    stage.wait_for_only(&last);
+    stage.lab.begin_scale(&deployment, 0).unwrap();
+    assert!(stage.live_pods().is_empty());
+    let ending: BTreeSet<String> = all.difference(&last).cloned().collect();
+    for client in &stage.clients {
+        let what = format!("{} is served by those that terminate", client.to);
+        let before = client.asked();
+        wait_until(&what, || {
+            !client.last(20).is_disjoint(&ending) && client.asked() >= before + 100
+        });
+    }
+    stage.lab.begin_scale(&deployment, REPLICAS).unwrap();
+    let new = stage.live_pods();
+    assert!(new.is_disjoint(&all));
+    stage.wait_for_only(&new);
+    stage.finish();
+}
+
+#[test]
+fn what_terminates_and_serves_is_used_where_nothing_is_ready_in_nftables_mode() {
+    fall_back("nftables");
+}
+
+#[test]
+fn what_terminates_and_serves_is_used_where_nothing_is_ready_in_iptables_mode() {
+    fall_back("iptables");
 }

@@ -1,0 +1,221 @@
+//! UDP clients of the running program: a flow that leads where nobody is any more goes, and one that
+//! is right stays, whatever else changes.
+
+mod support;
+
+use std::fmt::Write as _;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kernel::Family;
+use kernel::conntrack::{Conntrack, Filter, IpProtocol};
+use support::{Proxy, eventually};
+
+const CLUSTER_IP: &str = "10.96.10.53:53";
+const OTHER_CLUSTER_IP: &str = "10.96.10.54:53";
+const NODE_PORT: &str = "10.200.1.2:30053";
+const EXTERNAL_IP: &str = "192.0.2.53:53";
+const BALANCER_IP: &str = "192.0.2.54:53";
+const PODS: [&str; 3] = ["10.244.1.11", "10.244.1.12", "10.244.1.13"];
+
+/// Where NodePorts are in nftables mode.
+const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: node1}\n\
+                    status: {addresses: [{type: InternalIP, address: 10.200.1.2}]}\n";
+
+/// A Service of UDP with these addresses beside its cluster IP, and the pods that are its endpoints.
+fn service(name: &str, last: u8, addresses: &str, pods: &[&str]) -> String {
+    let mut text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
+         spec: {{clusterIP: 10.96.10.{last}, {addresses}\n"
+    );
+    let _ = write!(
+        text,
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: {name}-a, namespace: demo, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+         addressType: IPv4\nports: [{{name: dns, port: 8053, protocol: UDP}}]\nendpoints:\n"
+    );
+    for pod in pods {
+        let _ = writeln!(
+            text,
+            "- {{addresses: [{pod}], conditions: {{ready: true}}}}"
+        );
+    }
+    if pods.is_empty() {
+        text.push_str("  []\n");
+    }
+    text
+}
+
+/// Without an address from outside.
+const INSIDE: &str = "ports: [{name: dns, port: 53, protocol: UDP}]}";
+/// With all sorts of them.
+const OUTSIDE: &str = "type: LoadBalancer, externalIPs: [192.0.2.53], \
+                       ports: [{name: dns, port: 53, protocol: UDP, nodePort: 30053}]}\n\
+                       status: {loadBalancer: {ingress: [{ip: 192.0.2.54}]}}";
+
+/// Answers with its own address.
+struct Pod {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pod {
+    fn start(proxy: &Proxy, ip: &'static str) -> Self {
+        let socket = proxy.host.run(|| UdpSocket::bind((ip, 8053)).unwrap());
+        let pause = Some(Duration::from_millis(100));
+        socket.set_read_timeout(pause).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                if let Ok((_, from)) = socket.recv_from(&mut [0; 16]) {
+                    let _ = socket.send_to(ip.as_bytes(), from);
+                }
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Sends from one port for as long as it lives, as a resolver does.
+struct Client {
+    socket: UdpSocket,
+    to: SocketAddr,
+}
+
+impl Client {
+    fn new(proxy: &Proxy, to: &str) -> Self {
+        let socket = proxy.host.run(|| UdpSocket::bind("10.200.1.2:0").unwrap());
+        let patience = Some(Duration::from_millis(300));
+        socket.set_read_timeout(patience).unwrap();
+        let to = to.parse().unwrap();
+        Self { socket, to }
+    }
+
+    /// Who answers; nobody if the answer is an error or does not come.
+    fn ask(&self) -> Option<String> {
+        let mut buffer = [0; 64];
+        self.socket.send_to(b"who", self.to).ok()?;
+        let (length, _) = self.socket.recv_from(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    fn until(&self, pod: Option<&str>, when: &str) {
+        let what = format!("{when}: {} is answered by {pod:?}", self.to);
+        eventually(&what, || self.ask().as_deref() == pod);
+    }
+
+    /// What tells the client's flow from one that would be made in its place.
+    fn flow(&self, proxy: &Proxy) -> Option<u32> {
+        let source = self.socket.local_addr().unwrap();
+        proxy.host.run(|| {
+            let mut found = None;
+            let udp = Filter::protocol(Family::Ipv4, IpProtocol::UDP);
+            let mut table = Conntrack::open().unwrap();
+            let look = |flow: &kernel::conntrack::Flow| {
+                if flow.original.source() == source && flow.original.destination() == self.to {
+                    found = flow.id;
+                }
+            };
+            table.dump(&udp, look).unwrap();
+            found
+        })
+    }
+}
+
+fn start(mode: &'static str) -> (Proxy, Vec<Pod>) {
+    let dns = service("dns", 53, OUTSIDE, &PODS[..1]);
+    let other = service("other", 54, INSIDE, &PODS[2..]);
+    let files = [
+        ("node.yaml", NODE),
+        ("dns.yaml", &dns),
+        ("other.yaml", &other),
+    ];
+    let proxy = Proxy::start(mode, &files, &[]);
+    for pod in PODS {
+        proxy.host.sh(&format!("ip addr add {pod}/32 dev lo"));
+    }
+    proxy.host.sh("ip route add default dev eth0");
+    let pods = PODS.iter().map(|pod| Pod::start(&proxy, pod)).collect();
+    (proxy, pods)
+}
+
+fn stale_flows_go_and_others_stay(mode: &'static str) {
+    let (mut proxy, _pods) = start(mode);
+    let [first, second, third] = PODS.map(Some);
+    let addresses = [CLUSTER_IP, NODE_PORT, EXTERNAL_IP, BALANCER_IP];
+    let clients = addresses.map(|to| Client::new(&proxy, to));
+    for client in &clients {
+        client.until(first, "at start");
+    }
+    let bystander = Client::new(&proxy, OTHER_CLUSTER_IP);
+    bystander.until(third, "at start");
+    let kept = bystander.flow(&proxy);
+    assert!(kept.is_some());
+
+    // One more endpoint: every flow is still right.
+    let flows = clients.each_ref().map(|client| client.flow(&proxy));
+    proxy.write("dns.yaml", &service("dns", 53, OUTSIDE, &PODS[..2]));
+    proxy.wait_for(PODS[1], true);
+    // A new process finds them, and has no reason to remove any.
+    proxy.kill();
+    proxy.respawn();
+    proxy.write("late.yaml", &service("late", 55, INSIDE, &PODS[2..]));
+    proxy.wait_for("10.96.10.55", true);
+    for (client, flow) in clients.iter().zip(flows) {
+        assert_eq!(client.ask().as_deref(), first);
+        assert_eq!(client.flow(&proxy), flow, "{}", client.to);
+    }
+
+    // The endpoint goes: clients that keep sending come to the one that stays.
+    proxy.write("dns.yaml", &service("dns", 53, OUTSIDE, &PODS[1..2]));
+    for client in &clients {
+        client.until(second, "an endpoint went");
+    }
+    // The last one goes, although its pod would answer; and one comes.
+    proxy.write("dns.yaml", &service("dns", 53, OUTSIDE, &[]));
+    for client in &clients {
+        client.until(None, "no endpoint");
+    }
+    proxy.write("dns.yaml", &service("dns", 53, OUTSIDE, &PODS[..1]));
+    for client in &clients {
+        client.until(first, "an endpoint came");
+    }
+    // The addresses from outside change hands; the cluster IP does not.
+    let flow = clients[0].flow(&proxy);
+    proxy.write("dns.yaml", &service("dns", 53, INSIDE, &PODS[..1]));
+    proxy.write("other.yaml", &service("other", 54, OUTSIDE, &PODS[2..]));
+    for client in &clients[1..] {
+        client.until(third, "the address changed hands");
+    }
+    assert_eq!(clients[0].ask().as_deref(), first);
+    assert_eq!(clients[0].flow(&proxy), flow);
+    // Nobody's business all along.
+    assert_eq!(bystander.ask().as_deref(), third);
+    assert_eq!(bystander.flow(&proxy), kept);
+}
+
+#[test]
+fn stale_flows_go_and_others_stay_in_nftables_mode() {
+    stale_flows_go_and_others_stay("nftables");
+}
+
+#[test]
+fn stale_flows_go_and_others_stay_in_iptables_mode() {
+    stale_flows_go_and_others_stay("iptables");
+}

@@ -122,6 +122,7 @@ impl Engine {
             self.complete = true;
             for family in &mut self.families {
                 family.schedule.distrust();
+                self.observer.queued(family.family, now);
             }
         }
         self.settle(now);

@@ -202,6 +202,9 @@ fn a_complete_empty_list_is_synced_too() {
     engine.complete(Instant::now());
     engine.run();
     assert_eq!(fake.take_log(), ["everything 0"]);
+    // Upstream counts the first sync as queued too, and its metric is there from then on.
+    let observed = &fake.0.borrow().observed;
+    assert_eq!(observed[..], ["queued IPv4", "synced Everything 0"]);
 }
 
 #[test]

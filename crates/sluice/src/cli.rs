@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use why::{
-    ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, FromArg, HostArgs, TraceArgs,
-    TraceOutput,
+    ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, FromArg, HostArgs,
+    ObjectArgs, TraceArgs, TraceOutput,
 };
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.

@@ -364,6 +364,40 @@ fn explain_connects_to_endpoints_where_it_is_asked_to() {
     drop(listening);
 }
 
+#[test]
+fn the_ways_to_a_service_are_drawn() {
+    let host = node("iptables");
+    let objects = observed("objects.json");
+    let draw = |format: &str, service: &str| {
+        let words = [
+            "diagram",
+            "--node=node1",
+            "-o",
+            format,
+            "--service",
+            service,
+            "--manifests",
+        ];
+        host.sluice(&[&words[..], &[objects.to_str().unwrap()]].concat())
+    };
+    for format in ["boxes", "mermaid", "dot", "svg"] {
+        let output = draw(format, "demo/nodeport");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let drawn = text(&output.stdout);
+        for word in [
+            "a pod of this node",
+            "outside",
+            "10.200.1.2:30008",
+            "10.244.3.12:80",
+            "33.33%",
+        ] {
+            assert!(drawn.contains(word), "{word:?} is not in {format}: {drawn}");
+        }
+    }
+    let output = draw("svg", "nodeport");
+    assert!(text(&output.stderr).contains("did you mean demo/nodeport?"));
+}
+
 /// What people see for kube-proxy's own rules, whole. `UPDATE=1` rewrites the files.
 #[test]
 fn the_trees_of_the_observed_rules() {

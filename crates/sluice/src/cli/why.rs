@@ -127,20 +127,9 @@ fn proto(text: &str) -> Result<Proto, String> {
     Proto::parse(text).ok_or_else(|| "neither tcp, udp, sctp, icmp nor a number".to_owned())
 }
 
-const EXPLAIN_HELP: &str = "\
-Exit status: 0 when nothing is wrong, 1 when something is, 2 when the question cannot be answered.
-
-Examples:
-  sluice explain demo/web --kubeconfig /etc/kubernetes/kubelet.conf
-  sluice explain 30080 --manifests cluster.json --facts bug.json";
-
+/// Where the objects come from, and whose view of them is asked for.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = EXPLAIN_HELP)]
-pub(crate) struct ExplainArgs {
-    /// NAMESPACE/NAME, NAMESPACE/NAME:PORT, an address of the Service, or a NodePort.
-    #[arg(value_name = "SERVICE")]
-    pub(crate) service: String,
-
+pub(crate) struct ObjectArgs {
     /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders, in place
     /// of an API server.
     #[arg(long, value_name = "PATH", num_args = 1..)]
@@ -158,15 +147,33 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
+    /// A client outside that is asked for, too.
+    #[arg(long, value_name = "IP")]
+    pub(crate) client: Option<IpAddr>,
+}
+
+const EXPLAIN_HELP: &str = "\
+Exit status: 0 when nothing is wrong, 1 when something is, 2 when the question cannot be answered.
+
+Examples:
+  sluice explain demo/web --kubeconfig /etc/kubernetes/kubelet.conf
+  sluice explain 30080 --manifests cluster.json --facts bug.json";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXPLAIN_HELP)]
+pub(crate) struct ExplainArgs {
+    /// NAMESPACE/NAME, NAMESPACE/NAME:PORT, an address of the Service, or a NodePort.
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: String,
+
+    #[command(flatten)]
+    pub(crate) objects: ObjectArgs,
+
     /// Also connect to the endpoints from this node (TCP; each connection is closed at once), and
     /// say which do not answer.
     #[arg(long, conflicts_with_all = ["facts", "iptables_save", "ip6tables_save", "nft",
         "ipset_save", "ipvsadm_save"])]
     pub(crate) connect: bool,
-
-    /// A client outside that is asked for, too.
-    #[arg(long, value_name = "IP")]
-    pub(crate) client: Option<IpAddr>,
 
     #[command(flatten)]
     pub(crate) host: HostArgs,
@@ -220,6 +227,14 @@ pub(crate) enum ColorArg {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DiagramArgs {
+    /// Draw the ways of all kinds of client to this Service: NAMESPACE/NAME, NAMESPACE/NAME:PORT, an
+    /// address of the Service, or a NodePort.
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["src", "dst"])]
+    pub(crate) service: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) objects: ObjectArgs,
+
     /// Draw the way of a packet from this address; without it, all chains.
     #[arg(long, value_name = "IP", requires = "dst")]
     pub(crate) src: Option<IpAddr>,

@@ -7,31 +7,19 @@ mod svg;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use trace::{Origin, Packet, Trace, Verdict};
+use trace::{Fraction, Origin, Packet, Step, Trace, Verdict};
 
 use crate::cli::{DiagramArgs, DiagramFormat, FromArg};
+use crate::explain::{self, Probe};
 use graph::{Builder, Graph, Kind};
 
 /// Carries out `sluice diagram`.
 pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
-    let world = crate::walk::world(&args.host)?;
-    let graph = match (args.src, args.dst) {
-        (Some(src), Some(dst)) => {
-            let from = match &args.from {
-                Some(FromArg::Pod) => Origin::Pod,
-                Some(FromArg::Node) => Origin::Node,
-                Some(FromArg::Outside) => Origin::Outside,
-                Some(FromArg::Interface(_)) | None => world.host.guess_origin(src),
-            };
-            let mut packet = Packet::new(from, src, dst, args.proto, args.dport.unwrap_or(0));
-            if let Some(FromArg::Interface(name)) = &args.from {
-                packet.in_iface = Some(name.clone());
-            }
-            of_trace(&packet, &trace::walk(&world, &packet)?)
-        }
-        _ => structure::of_world(&world),
+    let graph = match &args.service {
+        Some(service) => of_service(&explain::ask(service, &args.objects, &args.host)?.probes),
+        None => of_rules(args)?,
     };
     let graph = graph.folded(args.most);
     print!(
@@ -46,12 +34,63 @@ pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The way of the packet that is asked about, or all chains.
+fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
+    let world = crate::walk::world(&args.host)?;
+    Ok(match (args.src, args.dst) {
+        (Some(src), Some(dst)) => {
+            let from = match &args.from {
+                Some(FromArg::Pod) => Origin::Pod,
+                Some(FromArg::Node) => Origin::Node,
+                Some(FromArg::Outside) => Origin::Outside,
+                Some(FromArg::Interface(_)) | None => world.host.guess_origin(src),
+            };
+            let mut packet = Packet::new(from, src, dst, args.proto, args.dport.unwrap_or(0));
+            if let Some(FromArg::Interface(name)) = &args.from {
+                packet.in_iface = Some(name.clone());
+            }
+            of_trace(&packet, &trace::walk(&world, &packet)?)
+        }
+        _ => structure::of_world(&world),
+    })
+}
+
 /// The chains that a packet goes through, with the rules that it meets there, to every end.
 pub(crate) fn of_trace(packet: &Packet, trace: &Trace) -> Graph {
     let mut builder = Builder::default();
-    let start = format!("{} from {} ({})", packet.proto, packet.src, packet.from);
+    add_trace(&mut builder, packet, trace);
+    builder.done()
+}
+
+/// The ways of all kinds of client to a Service; chains that they share are there once.
+fn of_service(probes: &[Probe]) -> Graph {
+    let mut builder = Builder::default();
+    for probe in probes {
+        add_trace(&mut builder, &probe.packet, &probe.trace);
+    }
+    builder.done()
+}
+
+fn add_trace(builder: &mut Builder, packet: &Packet, trace: &Trace) {
+    let to = trace::Endpoint {
+        ip: packet.dst,
+        port: packet.dport,
+    };
+    let start = format!(
+        "{} from {} ({}) to {to}",
+        packet.proto, packet.src, packet.from
+    );
     let start = builder.place(Kind::Hook, &start);
+    let mut odds: BTreeMap<(usize, usize), Fraction> = BTreeMap::new();
+    let mut order = Vec::new();
     for outcome in &trace.outcomes {
+        let mut go = |from: usize, to: usize| {
+            if !odds.contains_key(&(from, to)) {
+                order.push((from, to));
+            }
+            let sum = odds.entry((from, to)).or_insert(Fraction::ZERO);
+            *sum = sum.plus(outcome.probability);
+        };
         let mut at = start;
         let mut seen: HashMap<String, u32> = HashMap::new();
         let (mut here, mut again) = (String::new(), 1);
@@ -77,9 +116,9 @@ pub(crate) fn of_trace(packet: &Packet, trace: &Trace) -> Graph {
                 Kind::Chain
             };
             let place = builder.place(kind, &title);
-            builder.line_once(place, format!("{} => {}", step.rule, step.effect));
+            builder.line_once(place, line(step));
             if place != at {
-                builder.arrow(at, place, String::new());
+                go(at, place);
             }
             at = place;
         }
@@ -88,10 +127,80 @@ pub(crate) fn of_trace(packet: &Packet, trace: &Trace) -> Graph {
             Verdict::Drop | Verdict::Reject => Kind::Lost,
         };
         let to = outcome.dnat.map_or(String::new(), |to| format!(" {to}"));
-        let end = builder.place(kind, &format!("{}{to}", outcome.verdict));
-        let percent = format!("{:.2}", outcome.probability.to_f64() * 100.0);
-        let percent = percent.trim_end_matches('0').trim_end_matches('.');
-        builder.arrow(at, end, format!("{percent}%"));
+        go(at, builder.place(kind, &format!("{}{to}", outcome.verdict)));
     }
-    builder.done()
+    let mut ways: HashMap<usize, usize> = HashMap::new();
+    for (from, _) in odds.keys() {
+        *ways.entry(*from).or_default() += 1;
+    }
+    for (from, to) in order {
+        let odds = odds.get(&(from, to)).copied().unwrap_or(Fraction::ONE);
+        let text = format!("{:.2}", odds.to_f64() * 100.0);
+        let text = text.trim_end_matches('0').trim_end_matches('.');
+        // Of ways that only come together again, it would say the same once more.
+        let forks = ways.get(&from).is_some_and(|n| *n > 1);
+        let label = if odds.is_one() || !forks {
+            String::new()
+        } else {
+            format!("{text}%")
+        };
+        builder.arrow(from, to, label);
+    }
+}
+
+/// A rule with what it did, where the rule does not say that itself.
+fn line(step: &Step) -> String {
+    const SAID: [&str; 7] = [
+        "jump ",
+        "goto ",
+        "return",
+        "accept",
+        "drop",
+        "goes on",
+        "destination becomes ",
+    ];
+    let rule = plain(&step.rule);
+    let effect = step.effect.as_str();
+    // What nft's verdict maps lead to, their rules do not say.
+    let is_said = SAID.iter().any(|word| effect.starts_with(word))
+        && (rule.contains(" -j ") || rule.contains(effect) || rule.starts_with("-j "));
+    if is_said || step.chain.is_empty() {
+        let shown = if step.chain.is_empty() { effect } else { &rule };
+        return shown.to_owned();
+    }
+    match rule.split_once("  # ") {
+        Some((rule, comment)) => format!("{rule} => {effect}  # {comment}"),
+        None => format!("{rule} => {effect}"),
+    }
+}
+
+/// A rule of iptables without its ceremony: comments last, protocols not loaded twice.
+pub(crate) fn plain(rule: &str) -> String {
+    const OPEN: &str = "-m comment --comment ";
+    let mut text = rule.to_owned();
+    let mut comments = Vec::new();
+    while let Some(start) = text.find(OPEN) {
+        let rest = &text[start + OPEN.len()..];
+        let len = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.find('"').map_or(rest.len(), |end| end + 2),
+            None => rest.find(' ').unwrap_or(rest.len()),
+        };
+        comments.push(rest[..len].trim_matches('"').to_owned());
+        let end = (start + OPEN.len() + len + 1).min(text.len());
+        text.replace_range(start..end, "");
+    }
+    for proto in ["tcp", "udp", "sctp"] {
+        text = text.replace(&format!("-p {proto} -m {proto} "), &format!("-p {proto} "));
+    }
+    // Eleven digits are iptables' own way of writing a share.
+    const ODDS: &str = "-m statistic --mode random --probability ";
+    if let Some((before, rest)) = text.split_once(ODDS) {
+        let (number, after) = rest.split_once(' ').unwrap_or((rest, ""));
+        let share = number.get(..6).unwrap_or(number);
+        text = format!("{before}--probability {share} {after}");
+    }
+    for comment in comments {
+        text = format!("{}  # {comment}", text.trim_end());
+    }
+    text
 }

@@ -5,6 +5,7 @@ use netfilter::nft::listing::{Data, SetRef, Statement, Table, Verdict};
 use trace::World;
 
 use super::graph::{Builder, Graph, Kind};
+use super::plain;
 
 /// All chains, from the hooks on, with their rules and, where the dumps have them, counters.
 pub(crate) fn of_world(world: &World) -> Graph {
@@ -34,9 +35,9 @@ fn iptables(builder: &mut Builder, set: &TableSet) {
                 let counted = rule.counters.map_or(String::new(), |c| {
                     format!("[{} packets, {} bytes] ", c.packets, c.bytes)
                 });
-                let mut text = String::new();
-                rule.write_append(&mut text, *chain);
-                builder.line(from, format!("{counted}{}", text.trim_end()));
+                // The chain is the box.
+                let text = rule.to_string();
+                builder.line(from, format!("{counted}{}", plain(&text)));
                 if let Some(to) = rule
                     .target
                     .as_ref()

@@ -6,7 +6,7 @@ use super::draw::cut;
 use super::graph::{Graph, Kind};
 
 /// How long a line of a box may be, in characters.
-const CHARS: usize = 60;
+const CHARS: usize = 76;
 /// Of a monospaced font of 12 pixels.
 const CHAR_WIDTH: usize = 8;
 const LINE: usize = 16;
@@ -14,6 +14,8 @@ const PAD: usize = 8;
 /// Between boxes of a layer, and between layers.
 const GAP: usize = 24;
 const LAYER_GAP: usize = 48;
+/// How wide a row may be before the rest of its layer goes into another below it.
+const ROW: usize = 2000;
 
 struct Placed {
     x: usize,
@@ -50,7 +52,8 @@ pub(crate) fn svg(graph: &Graph) -> String {
             y2.saturating_sub(bend)
         );
         if !arrow.label.is_empty() {
-            let (x, y) = ((x1 + x2) / 2, (y1 + y2) / 2);
+            // Above the arrow's tip, where no other arrow's label is.
+            let (x, y) = (x2 + 6, y2.saturating_sub(8));
             let text = escaped(&arrow.label);
             let _ = writeln!(out, "<text x=\"{x}\" y=\"{y}\" fill=\"#06c\">{text}</text>");
         }
@@ -84,7 +87,17 @@ pub(crate) fn svg(graph: &Graph) -> String {
     out
 }
 
+/// Where each box is: left, top, width, height.
+#[cfg(test)]
+pub(crate) fn places(graph: &Graph) -> Vec<(usize, usize, usize, usize)> {
+    let placed = place(graph);
+    let of = |p: &Placed| (p.x, p.y, p.width, p.height);
+    placed.iter().map(of).collect()
+}
+
 fn escaped(text: &str) -> String {
+    // XML has no words for control characters.
+    let text = text.replace(char::is_control, "?");
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -136,6 +149,10 @@ fn place(graph: &Graph) -> Vec<Placed> {
     for number in 0..=last {
         let (mut x, mut height) = (GAP, 0);
         for (p, _) in placed.iter_mut().zip(&layer).filter(|(_, l)| **l == number) {
+            if x > GAP && x + p.width > ROW {
+                y += height + GAP;
+                (x, height) = (GAP, 0);
+            }
             (p.x, p.y) = (x, y);
             x += p.width + GAP;
             height = height.max(p.height);

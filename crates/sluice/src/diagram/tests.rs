@@ -131,3 +131,75 @@ fn each_box_is_below_all_that_lead_to_it() {
         assert!(layers[arrow.from] < layers[arrow.to], "{arrow:?}");
     }
 }
+
+#[test]
+fn rules_are_shown_without_ceremony() {
+    for (rule, shown) in [
+        (
+            "-d 10.96.0.1/32 -p tcp -m comment --comment \"demo/web cluster IP\" -m tcp --dport 80 -j A",
+            "-d 10.96.0.1/32 -p tcp --dport 80 -j A  # demo/web cluster IP",
+        ),
+        (
+            "-m comment --comment one -m statistic --mode random --probability 0.33333333349 -j B",
+            "--probability 0.3333 -j B  # one",
+        ),
+        ("-m comment --comment \"never closed", "  # never closed"),
+        ("ip daddr 10.0.0.1 accept", "ip daddr 10.0.0.1 accept"),
+    ] {
+        assert_eq!(super::plain(rule), shown);
+    }
+}
+
+/// Where ways part, each arrow tells its odds; where they only come together, none does.
+#[test]
+fn arrows_tell_odds_where_ways_part() {
+    let graph = traced(4);
+    for arrow in &graph.arrows {
+        let forks = graph.arrows.iter().filter(|a| a.from == arrow.from).count() > 1;
+        let expected = if forks { "25%" } else { "" };
+        assert_eq!(arrow.label, expected, "{arrow:?}");
+    }
+}
+
+/// Every tag is closed, in order: what a reader of XML asks first.
+#[test]
+fn svg_is_well_formed() {
+    let mut graph = traced(12);
+    graph.boxes[1]
+        .lines
+        .push("a < b & \"c\" > \u{1b}[0m".to_owned());
+    let text = svg::svg(&graph);
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
+    let mut open: Vec<&str> = Vec::new();
+    for tag in text.split('<').skip(1) {
+        let (inner, after) = tag.split_once('>').expect("a tag ends");
+        assert!(!after.contains('>'), "{after}");
+        if let Some(name) = inner.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "{tag}");
+        } else if !inner.ends_with('/') {
+            open.push(inner.split(' ').next().unwrap());
+        }
+        for (at, _) in after.match_indices('&') {
+            let is_entity = |e: &&str| after[at..].starts_with(*e);
+            assert!(
+                ["&amp;", "&lt;", "&gt;"].iter().any(|e| is_entity(e)),
+                "{after}"
+            );
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn no_two_boxes_overlap() {
+    for graph in [traced(12), structure::of_world(&world(12))] {
+        let placed = svg::places(&graph);
+        for (i, a) in placed.iter().enumerate() {
+            for b in &placed[i + 1..] {
+                let apart =
+                    a.0 + a.2 <= b.0 || b.0 + b.2 <= a.0 || a.1 + a.3 <= b.1 || b.1 + b.3 <= a.1;
+                assert!(apart, "{a:?} {b:?}");
+            }
+        }
+    }
+}

@@ -28,10 +28,11 @@ use source::apiserver::{ApiServer, ClientOptions};
 use source::{Batch, Source as _};
 use trace::Facts;
 
-use crate::cli::{ExplainArgs, ExplainOutput};
+use crate::cli::{ExplainArgs, ExplainOutput, HostArgs, ObjectArgs};
 use crate::proxy::setup;
 use finding::{Finding, Weight};
 use node::KnownFlow;
+pub(crate) use probe::Probe;
 use subject::{Objects, Subject};
 
 /// What the exit status tells of a question that could not be answered.
@@ -52,14 +53,29 @@ pub(crate) fn command(args: &ExplainArgs) -> ExitCode {
     }
 }
 
-fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
-    let facts = crate::walk::facts(&args.host)?;
-    let world = crate::walk::world_of(&facts, &args.host)?;
-    let is_live = args.host.facts.is_none() && !args.host.has_rule_files();
+/// A Service as the objects, the plan and the node's rules have it.
+pub(crate) struct Asked {
+    facts: Facts,
+    notes: Vec<String>,
+    subject: Subject,
+    /// From each kind of client.
+    pub(crate) probes: Vec<Probe>,
+}
+
+fn is_live(host: &HostArgs) -> bool {
+    host.facts.is_none() && !host.has_rule_files()
+}
+
+/// Looks a Service up and walks connections to it.
+pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Asked> {
+    let facts = crate::walk::facts(host)?;
+    let world = crate::walk::world_of(&facts, host)?;
     let node_name = match &args.node {
         Some(name) => name.clone(),
-        None if !is_live && !facts.hostname.is_empty() => facts.hostname.clone(),
-        None if !is_live => bail!("--node is needed: the files do not tell the node's name"),
+        None if !is_live(host) && !facts.hostname.is_empty() => facts.hostname.clone(),
+        None if !is_live(host) => {
+            bail!("--node is needed: the files do not tell the node's name")
+        }
         None => kernel::address::node_name(None)?,
     };
     let config = read_config(args)?;
@@ -73,23 +89,37 @@ fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
     let named = args.node.as_deref();
     let node_name = Objects::of(&events).node_name(named, node_name, &interfaces)?;
     let settings = setup::settings(&config, &node_name);
-    let subject = Subject::new(&args.service, events, settings, interfaces)?;
-    let flows = if is_live {
+    let subject = Subject::new(service, events, settings, interfaces)?;
+    let probes = probe::ask(&subject, &facts, &world, args.client)?;
+    Ok(Asked {
+        facts,
+        notes: world.warnings,
+        subject,
+        probes,
+    })
+}
+
+fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
+    let Asked {
+        facts,
+        notes,
+        subject,
+        probes,
+    } = ask(&args.service, &args.objects, &args.host)?;
+    let flows = if is_live(&args.host) {
         known_flows(&subject)
     } else {
         Vec::new()
     };
-    let probes = probe::ask(&subject, &facts, &world, args.client)?;
-    let mut findings = findings(&subject, &facts, &flows, &probes, args.client);
+    let mut findings = findings(&subject, &facts, &flows, &probes, args.objects.client);
     if args.connect {
         findings.extend(connect::findings(&subject, connect::tcp));
         findings.sort_by_key(|f| f.weight);
     }
-    let notes = &world.warnings;
     match args.output {
-        ExplainOutput::Text => print!("{}", print::text(&subject, &probes, &findings, notes)),
+        ExplainOutput::Text => print!("{}", print::text(&subject, &probes, &findings, &notes)),
         ExplainOutput::Json => {
-            let value = print::json(&subject, &probes, &findings, notes);
+            let value = print::json(&subject, &probes, &findings, &notes);
             println!("{}", serde_json::to_string_pretty(&value)?);
         }
     }
@@ -101,7 +131,7 @@ fn findings(
     subject: &Subject,
     facts: &Facts,
     flows: &[KnownFlow],
-    probes: &[probe::Probe],
+    probes: &[Probe],
     client: Option<IpAddr>,
 ) -> Vec<Finding> {
     let mut all = objects::findings(subject, client);
@@ -112,7 +142,7 @@ fn findings(
     all
 }
 
-fn read_config(args: &ExplainArgs) -> anyhow::Result<Config> {
+fn read_config(args: &ObjectArgs) -> anyhow::Result<Config> {
     let file = match &args.config {
         None => KubeProxyConfiguration::defaulted(),
         Some(path) => {
@@ -125,7 +155,7 @@ fn read_config(args: &ExplainArgs) -> anyhow::Result<Config> {
     Ok(Config::from_file(file)?)
 }
 
-fn objects(args: &ExplainArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {
+fn objects(args: &ObjectArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {
     let batch = if args.manifests.is_empty() {
         first_list(args, node_name)?
     } else {
@@ -141,7 +171,7 @@ fn objects(args: &ExplainArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {
 }
 
 /// Everything that the API server has, once.
-fn first_list(args: &ExplainArgs, node_name: &str) -> anyhow::Result<Batch> {
+fn first_list(args: &ObjectArgs, node_name: &str) -> anyhow::Result<Batch> {
     let options = ClientOptions {
         kubeconfig: args.kubeconfig.clone(),
         ..ClientOptions::default()

@@ -4,12 +4,13 @@
 #                               MODE=iptables, ipvs (in a virtual machine) or userspace
 #   make test                   every test there is; .ci/run calls it
 #   make bench                  the figures in the README
+#   make docs                   the pages that sluice writes itself: docs/paths.md
 #   make lint                   formatting and clippy, as CI checks them
 
 MODE ?= nftables
 CARGO ?= cargo
 
-.PHONY: demo test bench lint deps
+.PHONY: demo test bench docs lint deps
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,9 @@ bench: deps
 	$(CARGO) bench --package sluice-kernel --bench nftables
 	$(CARGO) bench --package sluice-trace --bench dump
 	$(CARGO) bench --package sluice --bench apiserver
+
+docs:
+	UPDATE=1 $(CARGO) test --package sluice --test walkthrough
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,0 +1,176 @@
+//! `docs/paths.md`: the ways of connections in each mode, written by `sluice trace`. `UPDATE=1`
+//! rewrites it.
+
+mod support;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use support::{SLUICE, observed, text};
+
+const HEAD: &str = "\
+# The ways of connections
+
+What becomes of the first packet of a connection on a node, step by step, in each mode. `sluice
+trace` wrote this page (`make docs` writes it anew, and a test keeps it current); ask it the same of
+any node of yours.
+
+The node is `node1` with the address 10.200.1.2; its pods are in 10.244.1.0/24 behind the bridge
+`cbr0`, those of `node2` in 10.244.2.0/24. The cluster is that of
+[testdata/observed](../testdata/observed/README.md). Each indented line is a rule that the packet
+met, with what it did after `=>`; where the ways part, each tells its odds. Only the first packet of
+a connection takes this way: connection tracking remembers what became of it, and treats later ones
+and the answers alike.
+
+In every mode the same four things are decided, in this order: is this an address of a Service
+(PREROUTING, or OUTPUT for the node's own connections), which endpoint gets the connection, may it
+pass (FORWARD), and does the endpoint see the client or this node (POSTROUTING).
+";
+
+/// Path, what it shows, source, destination, port.
+const PATHS: [(&str, &str, &str, &str, &str); 4] = [
+    (
+        "ClusterIP",
+        "A pod connects to the cluster IP of `demo/web`, which has an endpoint on this node and one \
+         on another. The endpoint sees the pod's own address.",
+        "10.244.1.50",
+        "10.96.10.1",
+        "80",
+    ),
+    (
+        "NodePort",
+        "A client outside connects to port 30008 of the node, of `demo/nodeport`. The endpoint sees \
+         the node's address: its answer has to come back through here, to be translated back.",
+        "198.51.100.9",
+        "10.200.1.2",
+        "30008",
+    ),
+    (
+        "LoadBalancer",
+        "A client outside connects to the load balancer's address of `demo/lb-local`, whose external \
+         policy is Local: only this node's endpoints get it, and they see the client's address.",
+        "198.51.100.9",
+        "203.0.113.201",
+        "80",
+    ),
+    (
+        "Hairpin",
+        "An endpoint of `demo/web` connects to the Service and may be given itself. It would drop \
+         packets from its own address, so that it gets to see the node's.",
+        "10.244.1.11",
+        "10.96.10.1",
+        "80",
+    ),
+];
+
+const USERSPACE: &str = "
+## userspace mode
+
+The rules only lead to the relay: for each frontend, NAT sends the packet to a port of this node, on
+which the relay listens. It accepts the connection, chooses an endpoint, and opens a connection of
+its own to it. So all paths are alike: the endpoint sees the node's address, and a hairpin is a
+connection like any other. `sluice explain` shows whom the relay may choose.
+";
+
+/// `node1`, with rules in a mode: what `sluice trace` is told of it.
+fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trace/node1.json");
+    let mut facts: Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
+    let shown = |path: &Path| path.to_str().unwrap().to_owned();
+    let mut words = Vec::new();
+    if mode == "ipvs" {
+        let addresses = std::fs::read_to_string(observed("ipvs-default.addr")).unwrap();
+        let own: Vec<&str> = addresses
+            .lines()
+            .filter(|l| l.contains("kube-ipvs0"))
+            .flat_map(str::split_whitespace)
+            .filter(|w| w.contains('/'))
+            .collect();
+        assert!(!own.is_empty());
+        let device = json!({"name": "kube-ipvs0", "index": 9, "up": true, "kind": "dummy", "addresses": own});
+        facts["interfaces"].as_array_mut().unwrap().push(device);
+        for (flag, file) in [
+            ("--iptables-save", "ipvs-default.v4.iptables-save"),
+            ("--ipset-save", "ipvs-default.ipset"),
+            ("--ipvsadm-save", "ipvs-default.ipvsadm"),
+        ] {
+            words.extend([flag.to_owned(), shown(&observed(file))]);
+        }
+    } else {
+        let config = folder.join("config.yaml");
+        let text_of_config = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: \
+                              KubeProxyConfiguration\nclusterCIDR: 10.244.0.0/16\n";
+        std::fs::write(&config, text_of_config).unwrap();
+        let output = Command::new(SLUICE)
+            .args([
+                "render",
+                "--node=node1",
+                "--node-ip=10.200.1.2",
+                "--mode",
+                mode,
+            ])
+            .arg("--config")
+            .arg(&config)
+            .arg("-f")
+            .arg(observed("objects.json"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let rules = folder.join(mode);
+        std::fs::write(&rules, &output.stdout).unwrap();
+        let flag = match mode {
+            "iptables" => "--iptables-save",
+            _ => "--nft",
+        };
+        words.extend([flag.to_owned(), shown(&rules)]);
+    }
+    let file = folder.join(format!("{mode}.json"));
+    std::fs::write(&file, facts.to_string()).unwrap();
+    words.extend(["--facts".to_owned(), shown(&file)]);
+    words
+}
+
+fn page() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut page = HEAD.to_owned();
+    for mode in ["iptables", "nftables", "ipvs"] {
+        let _ = writeln!(page, "\n## {mode} mode");
+        let words = mode_words(mode, folder.path());
+        for (path, what, src, dst, dport) in PATHS {
+            let output = Command::new(SLUICE)
+                .args(["trace", "--src", src, "--dst", dst, "--dport", dport])
+                .args(&words)
+                .output()
+                .unwrap();
+            let tree = text(&output.stdout);
+            assert!(
+                tree.contains("destination 10.244."),
+                "{mode} {path}: {tree}{}",
+                text(&output.stderr)
+            );
+            let _ = writeln!(
+                page,
+                "\n### {path}\n\n{what}\n\n```\n$ sluice trace --src {src} --dst {dst} --dport {dport}\n{tree}```"
+            );
+        }
+    }
+    page + USERSPACE
+}
+
+#[test]
+fn the_walk_through_is_what_sluice_says() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/paths.md");
+    let page = page();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&file, &page).unwrap();
+    }
+    let current = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(
+        page,
+        current,
+        "{} is not current: `make docs`",
+        file.display()
+    );
+}

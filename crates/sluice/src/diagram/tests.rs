@@ -181,10 +181,7 @@ fn svg_is_well_formed() {
         }
         for (at, _) in after.match_indices('&') {
             let is_entity = |e: &&str| after[at..].starts_with(*e);
-            assert!(
-                ["&amp;", "&lt;", "&gt;"].iter().any(|e| is_entity(e)),
-                "{after}"
-            );
+            assert!(["&amp;", "&lt;", "&gt;"].iter().any(is_entity), "{after}");
         }
     }
     assert!(open.is_empty(), "{open:?}");

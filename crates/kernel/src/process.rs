@@ -80,6 +80,20 @@ fn count_processors(list: &str) -> Option<usize> {
     list.split(',').map(one).sum()
 }
 
+/// Ends the process silently when whoever reads its output is gone (`… | head`), as other tools do.
+/// Rust's programs ignore SIGPIPE, and panic when they print then. Not for those that carry
+/// connections: a client that goes away must not end them.
+///
+/// # Errors
+/// [`Error::Signals`].
+pub fn end_with_the_reader() -> Result<(), Error> {
+    use nix::sys::signal::{SigHandler, signal};
+    // SAFETY: the default action runs no code of ours.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }
+        .map(drop)
+        .map_err(Error::Signals)
+}
+
 /// SIGTERM and SIGINT as something to wait for.
 #[derive(Debug)]
 pub struct Termination {

@@ -27,6 +27,17 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let done = ExitCode::SUCCESS;
+    if matches!(
+        cli.command,
+        Command::Render(_)
+            | Command::Trace(_)
+            | Command::Explain(_)
+            | Command::Diagram(_)
+            | Command::Facts
+    ) && let Err(error) = kernel::process::end_with_the_reader()
+    {
+        eprintln!("sluice: {error}");
+    }
     let result = match &cli.command {
         Command::Proxy(args) => {
             let proxy = matches.subcommand_matches("proxy").unwrap_or(&matches);

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Output;
 
@@ -161,6 +162,34 @@ fn a_bad_dump_is_named_with_line_and_column() {
     for word in ["bad.save", "line 3", "column"] {
         assert!(said.contains(word), "{word} is not in: {said}");
     }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let objects = observed("objects.json");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(support::SLUICE)
+        .args(["render", "--mode=iptables", "--node=node1", "-f"])
+        .arg(objects)
+        .stdout(writer)
+        .output()
+        .unwrap();
+    const SIGPIPE: i32 = 13;
+    assert_eq!(
+        output.status.signal(),
+        Some(SIGPIPE),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(!text(&output.stderr).contains("panicked"));
+}
+
+#[test]
+fn nothing_to_draw_is_said() {
+    let output = Host::new().sluice(&["diagram"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no rules to draw"));
 }
 
 /// What `sluice explain demo/web` finds wrong where these are all objects and the proxy has synced

@@ -243,7 +243,13 @@ impl Facts {
         let facts: Facts = serde_json::from_str(text).map_err(|e| FactsError::Json {
             line: e.line(),
             column: e.column(),
-            message: e.to_string(),
+            // It ends with the place, which stands before it already.
+            message: e
+                .to_string()
+                .split(" at line ")
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
         })?;
         if facts.version > 1 {
             return Err(FactsError::Version(facts.version));

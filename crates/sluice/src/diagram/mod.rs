@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
+use anyhow::bail;
 use trace::{Fraction, Origin, Packet, Step, Trace, Verdict};
 
 use crate::cli::{DiagramArgs, DiagramFormat, FromArg};
@@ -37,6 +38,12 @@ pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
 /// The way of the packet that is asked about, or all chains.
 fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
     let world = crate::walk::world(&args.host)?;
+    for warning in &world.warnings {
+        eprintln!("sluice: {warning}");
+    }
+    if world.iptables.is_empty() && world.nft.tables.is_empty() {
+        bail!("there are no rules to draw: is this the node, and are you root there?");
+    }
     Ok(match (args.src, args.dst) {
         (Some(src), Some(dst)) => {
             let from = match &args.from {

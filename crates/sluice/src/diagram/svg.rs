@@ -46,7 +46,7 @@ pub(crate) fn svg(graph: &Graph) -> String {
         let bend = LAYER_GAP / 2;
         let _ = writeln!(
             out,
-            "<path d=\"M{x1} {y1}C{x1} {} {x2} {} {x2} {y2}\" fill=\"none\" stroke=\"#555\" \
+            "<path d=\"M{x1} {y1}C{x1} {} {x2} {} {x2} {y2}\" fill=\"none\" stroke=\"#555\" stroke-opacity=\"0.6\" \
              marker-end=\"url(#a)\"/>",
             y1 + bend,
             y2.saturating_sub(bend)

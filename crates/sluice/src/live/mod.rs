@@ -55,6 +55,11 @@ struct Caught {
 pub(crate) fn command(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     let termination = Termination::take_over()?;
     let mut nft = NfTables::open()?;
+    if let Err(error) = nft.generation()
+        && error.errno() == Some(kernel::Errno::EPERM)
+    {
+        bail!("--live needs root (CAP_NET_ADMIN) in the node's network namespace");
+    }
     let mut snapshot = Snapshot::take(&mut nft)?;
     let mut asked = crate::walk::packet(args, &snapshot.world)?;
     remove_leftovers(&mut nft, &snapshot.chains);

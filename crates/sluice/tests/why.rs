@@ -470,3 +470,39 @@ fn the_trees_of_the_observed_rules() {
         }
     }
 }
+
+/// A packet's way in each form. `UPDATE=1` rewrites the files.
+#[test]
+fn the_pictures_of_the_observed_rules() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let facts = golden.join("trace/node1.json");
+    for (format, ending) in [
+        ("boxes", "txt"),
+        ("mermaid", "mmd"),
+        ("dot", "dot"),
+        ("svg", "svg"),
+    ] {
+        let output = std::process::Command::new(support::SLUICE)
+            .args([
+                "diagram",
+                "--src=10.244.1.50",
+                "--dst=10.96.10.1",
+                "--dport=80",
+            ])
+            .args(["-o", format, "--facts"])
+            .arg(&facts)
+            .arg("--iptables-save")
+            .arg(observed("iptables-default.v4.iptables-save"))
+            .output()
+            .unwrap();
+        let drawn = text(&output.stdout);
+        assert!(drawn.contains("10.244.2.11:8080"), "{drawn}");
+        let file = golden.join(format!("diagram/cluster-ip.{ending}"));
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, &drawn).unwrap();
+        }
+        let expected = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(drawn, expected, "{}; UPDATE=1 rewrites it", file.display());
+    }
+}

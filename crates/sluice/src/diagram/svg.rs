@@ -6,7 +6,7 @@ use super::draw::cut;
 use super::graph::{Graph, Kind};
 
 /// How long a line of a box may be, in characters.
-const CHARS: usize = 76;
+const CHARS: usize = 90;
 /// Of a monospaced font of 12 pixels.
 const CHAR_WIDTH: usize = 8;
 const LINE: usize = 16;
@@ -15,7 +15,7 @@ const PAD: usize = 8;
 const GAP: usize = 24;
 const LAYER_GAP: usize = 48;
 /// How wide a row may be before the rest of its layer goes into another below it.
-const ROW: usize = 2000;
+const ROW: usize = 2300;
 
 struct Placed {
     x: usize,

@@ -76,6 +76,8 @@ pub struct Config {
     pub masquerade_bit: u8,
     /// `iptables.localhostNodePorts`.
     pub localhost_node_ports: bool,
+    /// Whether it was said, by flag or in the file, and is not the default.
+    pub localhost_node_ports_stated: bool,
     /// `nodePortAddresses`.
     pub node_port_addresses: NodePortAddresses,
     /// `syncPeriod` of the mode; above zero.
@@ -248,8 +250,11 @@ impl Resolved {
         draft.apply(matches, |flag| flag.name == "config")?;
         let mut notes = Vec::new();
         let config_file = (!draft.config.is_empty()).then(|| PathBuf::from(&draft.config));
+        let localhost_stated;
         if let Some(path) = &config_file {
             draft.file = read(path)?;
+            localhost_stated = draft.file.iptables.localhost_node_ports.is_some();
+            draft.file.set_defaults();
             // A flag's patterns come before the file's, so that they win.
             let vmodule = std::mem::take(&mut draft.file.logging.vmodule);
             draft.apply(matches, |flag| flag.beside_config)?;
@@ -257,6 +262,8 @@ impl Resolved {
         } else {
             draft.apply(matches, |_| true)?;
             draft.settle();
+            let mut given = FLAGS.iter().filter(|flag| is_given(matches, flag));
+            localhost_stated = given.any(|flag| flag.name == "iptables-localhost-nodeports");
         }
         for flag in FLAGS.iter().filter(|flag| is_given(matches, flag)) {
             if config_file.is_some() && !flag.beside_config {
@@ -269,6 +276,7 @@ impl Resolved {
             draft.file.hostname_override = lower_name(&draft.hostname_override)?;
         }
         let mut config = Config::from_file(draft.file)?;
+        config.localhost_node_ports_stated = localhost_stated;
         config.client.master = (!draft.master.is_empty()).then_some(draft.master);
         notes.extend(config.without_effect());
         let action = if let Some(version) = draft.version {
@@ -298,15 +306,13 @@ fn read(path: &std::path::Path) -> Result<KubeProxyConfiguration, ConfigError> {
         path: path.into(),
         error,
     })?;
-    let mut file = KubeProxyConfiguration::from_yaml(&text).map_err(|error| match error {
+    KubeProxyConfiguration::from_yaml(&text).map_err(|error| match error {
         ConfigError::Decode { error, .. } => ConfigError::Decode {
             path: Some(path.into()),
             error,
         },
         other => other,
-    })?;
-    file.set_defaults();
-    Ok(file)
+    })
 }
 
 fn lower_name(name: &str) -> Result<String, ConfigError> {
@@ -424,6 +430,7 @@ impl Config {
                 .and_then(|b| u8::try_from(b).ok())
                 .unwrap_or(14),
             localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or(true),
+            localhost_node_ports_stated: false,
             node_port_addresses: node_port_addresses(&file),
             sync_period: duration(period),
             min_sync_period: duration(min_period),

@@ -50,16 +50,17 @@ pub fn set_oom_score_adj(value: i32) -> Result<(), Error> {
     std::fs::write(FILE, value.to_string()).map_err(failed)
 }
 
-/// Lets this process have as many files open as its hard limit permits: sockets are files.
+/// Lets this process have as many files open as its hard limit permits: sockets are files. Returns
+/// how many.
 ///
 /// # Errors
 /// [`Error::OpenFiles`].
-pub fn raise_open_files() -> Result<(), Error> {
+pub fn raise_open_files() -> Result<u64, Error> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Error::OpenFiles)?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(Error::OpenFiles)?;
     }
-    Ok(())
+    Ok(hard)
 }
 
 /// How many processors the machine has, whatever share of them this process may use. kube-proxy

@@ -66,6 +66,8 @@ pub struct HealthChange {
 /// restart breaks none of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleFlows {
+    /// Which Service port they belong to.
+    pub port: PortKey,
     /// UDP or SCTP.
     pub protocol: Protocol,
     /// Where the flows were sent to.

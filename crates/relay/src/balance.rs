@@ -12,6 +12,9 @@ use crate::Backends;
 /// Affinity entries beyond this many make way for new ones once they have expired.
 const SWEEP_AT: usize = 1024;
 
+/// More clients than this are not remembered: a client of IPv6 has addresses without end.
+const MOST: usize = 65_536;
+
 /// Chooses endpoints for the connections of one frontend.
 pub(crate) struct Balancer {
     backends: watch::Receiver<Backends>,
@@ -56,6 +59,11 @@ impl Balancer {
         }
     }
 
+    /// The endpoint refused this client, which need not keep to it.
+    pub(crate) fn refused(&self, client: IpAddr, endpoint: SocketAddr) {
+        self.sticky().forget(client, endpoint);
+    }
+
     /// Whether connections may still go to this endpoint.
     pub(crate) fn has(&self, endpoint: SocketAddr) -> bool {
         self.backends.borrow().endpoints.contains(&endpoint)
@@ -79,7 +87,23 @@ impl Sticky {
             // Twice what is left, so that sweeping stays cheap however many clients are live.
             self.sweep_at = self.by_client.len() * 2;
         }
+        if self.by_client.len() >= MOST
+            && !self.by_client.contains_key(&client)
+            && let Some(any) = self.by_client.keys().next().copied()
+        {
+            self.by_client.remove(&any);
+        }
         self.by_client.insert(client, (endpoint, now + timeout));
+    }
+
+    fn forget(&mut self, client: IpAddr, endpoint: SocketAddr) {
+        if self
+            .by_client
+            .get(&client)
+            .is_some_and(|(e, _)| *e == endpoint)
+        {
+            self.by_client.remove(&client);
+        }
     }
 }
 
@@ -145,6 +169,32 @@ mod tests {
             assert!(!balancer.candidates(CLIENT, now).contains(&endpoint(1)));
         }
         assert!(!balancer.has(endpoint(1)));
+    }
+
+    #[test]
+    fn a_client_need_not_return_to_an_endpoint_that_refused() {
+        let (_keep, balancer) = balancer(&[1, 2], Some(10));
+        let now = Instant::now();
+        balancer.used(CLIENT, endpoint(1), now);
+        balancer.refused(CLIENT, endpoint(2));
+        assert_eq!(balancer.candidates(CLIENT, now)[0], endpoint(1));
+        balancer.refused(CLIENT, endpoint(1));
+        let first: std::collections::BTreeSet<_> = (0..200)
+            .map(|_| balancer.candidates(CLIENT, now)[0])
+            .collect();
+        assert_eq!(first.len(), 2);
+    }
+
+    #[test]
+    fn there_is_an_end_to_the_clients_that_are_remembered() {
+        let mut sticky = Sticky::default();
+        let now = Instant::now();
+        for n in 0..u32::try_from(MOST).unwrap() + 5_000 {
+            let client = IpAddr::from(n.to_be_bytes());
+            sticky.set(client, endpoint(1), now, Duration::from_secs(10_800));
+            assert_eq!(sticky.get(client, now), Some(endpoint(1)));
+        }
+        assert_eq!(sticky.by_client.len(), MOST);
     }
 
     #[test]

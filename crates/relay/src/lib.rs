@@ -6,13 +6,14 @@
 //! connection that is open keeps its endpoint for as long as it lives, whatever changes.
 
 mod balance;
+mod buffer;
+mod limits;
 mod tcp;
 mod udp;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use model::Protocol;
@@ -20,7 +21,10 @@ use socket2::Socket;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+pub use crate::limits::Limits;
+
 use crate::balance::Balancer;
+use crate::limits::{Places, Seldom};
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,40 +38,11 @@ pub struct Frontend {
 /// Where connections go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
-    /// The endpoints. Empty: connections are refused.
+    /// The endpoints. While there are none nobody listens, so that the system refuses connections
+    /// and datagrams.
     pub endpoints: Arc<[SocketAddr]>,
     /// For how long a client keeps to its endpoint; `None` balances every connection on its own.
     pub affinity: Option<Duration>,
-}
-
-/// Bounds, so that no client can exhaust the process.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Open TCP connections and UDP flows, all frontends together. Beyond it new ones are refused
-    /// (TCP) or dropped (UDP).
-    pub connections: usize,
-    /// How long to wait for an endpoint to accept before trying the next.
-    pub dial: Duration,
-    /// A UDP flow without a datagram for this long is over. kube-proxy's userspace mode took
-    /// 250 ms; conntrack takes 30 s for one that was never answered.
-    pub udp_idle: Duration,
-    /// How long open connections get to end when the relay stops.
-    pub drain: Duration,
-    /// The mark of packets that go to endpoints (`SO_MARK`, needs `CAP_NET_ADMIN`), by which rules
-    /// that lead connections here can tell the relay's own from others. 0: none.
-    pub mark: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 65_536,
-            dial: Duration::from_secs(2),
-            udp_idle: Duration::from_secs(30),
-            drain: Duration::from_secs(5),
-            mark: 0,
-        }
-    }
 }
 
 /// What could not be done.
@@ -98,12 +73,16 @@ pub enum Error {
 /// A running relay. Dropping it stops it at once; [`Relay::stop`] lets connections end.
 pub struct Relay {
     commands: mpsc::UnboundedSender<Command>,
-    open: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
+/// What is to become of frontends; `None` for those that shall go.
+type Changes = BTreeMap<Frontend, Option<Backends>>;
+
 enum Command {
     Reserve(Vec<Frontend>, oneshot::Sender<Vec<Result<Frontend, Error>>>),
+    Change(Changes, oneshot::Sender<Vec<Error>>),
     Serve(
         BTreeMap<Frontend, Backends>,
         oneshot::Sender<(Vec<Bound>, Vec<Error>)>,
@@ -123,29 +102,13 @@ pub struct Bound {
 /// What every connection shares.
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
-    open: Arc<AtomicUsize>,
-}
-
-/// One open connection or flow, as far as the limit is concerned.
-pub(crate) struct Slot(Arc<AtomicUsize>);
-
-impl Shared {
-    /// Takes a place under the limit, or `None` where there is none.
-    pub(crate) fn slot(&self) -> Option<Slot> {
-        let limit = self.limits.connections;
-        self.open
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < limit).then_some(n + 1)
-            })
-            .ok()
-            .map(|_| Slot(Arc::clone(&self.open)))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+    pub(crate) connections: Arc<Places>,
+    pub(crate) flows: Arc<Places>,
+    pub(crate) pipes: Arc<Places>,
+    /// Messages of limits that are reached.
+    pub(crate) full: Seldom,
+    /// Messages of a system that gives no more sockets.
+    pub(crate) starved: Seldom,
 }
 
 impl Relay {
@@ -162,28 +125,40 @@ impl Relay {
             .build()
             .map_err(Error::Start)?;
         let (commands, receiver) = mpsc::unbounded_channel();
-        let open = Arc::new(AtomicUsize::new(0));
         let shared = Arc::new(Shared {
             limits,
-            open: Arc::clone(&open),
+            connections: Places::new(limits.connections),
+            flows: Places::new(limits.flows),
+            pipes: Places::new(limits.pipes),
+            full: Seldom::default(),
+            starved: Seldom::default(),
         });
+        let for_tasks = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("relay-main".to_owned())
             .spawn(move || {
-                runtime.block_on(run(shared, receiver));
+                runtime.block_on(run(for_tasks, receiver));
                 runtime.shutdown_background();
             })
             .map_err(Error::Start)?;
         Ok(Self {
             commands,
-            open,
+            shared,
             thread: Some(thread),
         })
     }
 
+    fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
+        let (done, answer) = oneshot::channel();
+        self.commands
+            .send(command(done))
+            .map_err(|_| Error::Stopped)?;
+        answer.blocking_recv().map_err(|_| Error::Stopped)
+    }
+
     /// Takes ports without answering on them yet: connections are refused. Where the port is 0 the
-    /// system chooses one, and it is in the frontend that comes back. The next [`Relay::serve`]
-    /// opens those that it is given and lets go of the others.
+    /// system chooses one, and it is in the frontend that comes back. [`Relay::change`] opens a
+    /// frontend, or lets go of it.
     ///
     /// For whoever has to keep others away from a port before it answers.
     ///
@@ -191,16 +166,26 @@ impl Relay {
     ///
     /// [`Error::Stopped`]; what could not be taken is an error in its place.
     pub fn reserve(&self, frontends: Vec<Frontend>) -> Result<Vec<Result<Frontend, Error>>, Error> {
-        let (done, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Reserve(frontends, done))
-            .map_err(|_| Error::Stopped)?;
-        answer.blocking_recv().map_err(|_| Error::Stopped)
+        self.ask(|done| Command::Reserve(frontends, done))
     }
 
-    /// Serves these frontends and no others. What was served before and still is keeps its
-    /// listener, its clients' affinity and its connections; open connections of a frontend that
-    /// goes live on. Returns what is served, and what could not be opened.
+    /// Serves these frontends, closes those with `None`, and leaves all others as they are. What
+    /// was served before and still is keeps its listener, its clients' affinity and its
+    /// connections; open TCP connections of a frontend that goes live on. Returns what could not be
+    /// opened; the rest is served.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`].
+    pub fn change(
+        &self,
+        changes: BTreeMap<Frontend, Option<Backends>>,
+    ) -> Result<Vec<Error>, Error> {
+        self.ask(|done| Command::Change(changes, done))
+    }
+
+    /// As [`Relay::change`], for all frontends that there shall be. Returns where they listen, and
+    /// what could not be opened.
     ///
     /// # Errors
     ///
@@ -209,25 +194,19 @@ impl Relay {
         &self,
         frontends: BTreeMap<Frontend, Backends>,
     ) -> Result<(Vec<Bound>, Vec<Error>), Error> {
-        let (done, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Serve(frontends, done))
-            .map_err(|_| Error::Stopped)?;
-        answer.blocking_recv().map_err(|_| Error::Stopped)
+        self.ask(|done| Command::Serve(frontends, done))
     }
 
     /// Open connections and flows.
     pub fn open_connections(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+        self.shared.connections.taken() + self.shared.flows.taken()
     }
 
-    /// Accepts nothing more, waits for open connections to end, at most [`Limits::drain`], and
-    /// stops.
+    /// Waits for open connections to end, at most [`Limits::drain`], and stops. Most of that time
+    /// new ones are still served, for nobody else would; in the rest none is accepted, so that
+    /// short ones are not cut off.
     pub fn stop(mut self) {
-        let (done, answer) = oneshot::channel();
-        if self.commands.send(Command::Stop(done)).is_ok() {
-            let _ = answer.blocking_recv();
-        }
+        let _ = self.ask(Command::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -247,31 +226,50 @@ impl Drop for Served {
     }
 }
 
+impl Served {
+    fn lead_to(&self, backends: Backends) {
+        self.backends.send_if_modified(|current| {
+            let differs = *current != backends;
+            *current = backends;
+            differs
+        });
+    }
+
+    /// Closes the listener; the address is free afterwards.
+    async fn close(mut self) {
+        self.task.abort();
+        // An error says that the task was aborted.
+        let _ = (&mut self.task).await;
+    }
+}
+
+/// All frontends.
+#[derive(Default)]
+struct Frontends {
+    served: BTreeMap<Frontend, Served>,
+    reserved: BTreeMap<Frontend, Socket>,
+}
+
 async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut served: BTreeMap<Frontend, Served> = BTreeMap::new();
-    let mut reserved: BTreeMap<Frontend, Socket> = BTreeMap::new();
+    let mut frontends = Frontends::default();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Reserve(frontends, done) => {
-                let taken = frontends.into_iter().map(|frontend| {
-                    let (frontend, socket) = reserve(frontend)?;
-                    reserved.insert(frontend, socket);
-                    Ok(frontend)
-                });
+            Command::Reserve(wanted, done) => {
+                let taken = wanted.into_iter().map(|f| frontends.reserve(f));
                 let _ = done.send(taken.collect());
             }
+            Command::Change(changes, done) => {
+                let _ = done.send(frontends.change(&shared, changes).await);
+            }
             Command::Serve(wanted, done) => {
-                let reserved = std::mem::take(&mut reserved);
-                let errors = change(&shared, &mut served, reserved, wanted);
-                let bound = served.iter().map(|(frontend, s)| Bound {
-                    frontend: *frontend,
-                    address: s.address,
-                });
-                let _ = done.send((bound.collect(), errors));
+                let errors = frontends.serve(&shared, wanted).await;
+                let _ = done.send((frontends.bound(), errors));
             }
             Command::Stop(done) => {
-                served.clear();
-                drain(&shared).await;
+                let drain = shared.limits.drain;
+                quiet(&shared, drain * 4 / 5).await;
+                drop(frontends);
+                quiet(&shared, drain / 5).await;
                 let _ = done.send(());
                 return;
             }
@@ -279,8 +277,74 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>
     }
 }
 
+/// Waits until there is no connection, or for so long.
+async fn quiet(shared: &Shared, longest: Duration) {
+    let deadline = tokio::time::Instant::now() + longest;
+    // A flow has no end that could be waited for.
+    while shared.connections.taken() > 0 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Frontends {
+    fn reserve(&mut self, frontend: Frontend) -> Result<Frontend, Error> {
+        let (frontend, socket) = bind(frontend)?;
+        self.reserved.insert(frontend, socket);
+        Ok(frontend)
+    }
+
+    async fn serve(
+        &mut self,
+        shared: &Arc<Shared>,
+        wanted: BTreeMap<Frontend, Backends>,
+    ) -> Vec<Error> {
+        let here = self.served.keys().chain(self.reserved.keys());
+        let mut changes: Changes = here.map(|frontend| (*frontend, None)).collect();
+        changes.extend(wanted.into_iter().map(|(f, backends)| (f, Some(backends))));
+        self.change(shared, changes).await
+    }
+
+    async fn change(&mut self, shared: &Arc<Shared>, changes: Changes) -> Vec<Error> {
+        let (mut going, mut coming) = (Vec::new(), Vec::new());
+        for (frontend, backends) in changes {
+            let Some(backends) = backends.filter(|b| !b.endpoints.is_empty()) else {
+                going.extend(self.served.remove(&frontend));
+                self.reserved.remove(&frontend);
+                continue;
+            };
+            match self.served.get(&frontend) {
+                Some(old) => old.lead_to(backends),
+                None => coming.push((frontend, backends)),
+            }
+        }
+        for old in going {
+            old.close().await;
+        }
+        let mut errors = Vec::new();
+        for (frontend, backends) in coming {
+            let reserved = self.reserved.remove(&frontend);
+            match open(shared, frontend, reserved, backends) {
+                Ok(new) => {
+                    self.served.insert(frontend, new);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        errors
+    }
+
+    fn bound(&self) -> Vec<Bound> {
+        let served = self.served.iter();
+        let bound = served.map(|(frontend, s)| Bound {
+            frontend: *frontend,
+            address: s.address,
+        });
+        bound.collect()
+    }
+}
+
 /// Binds the frontend's address; where its port is 0, the frontend with the port that it got.
-fn reserve(frontend: Frontend) -> Result<(Frontend, Socket), Error> {
+fn bind(frontend: Frontend) -> Result<(Frontend, Socket), Error> {
     let Frontend { address, protocol } = frontend;
     let bound = match protocol {
         Protocol::Tcp => tcp::bind(address),
@@ -294,40 +358,6 @@ fn reserve(frontend: Frontend) -> Result<(Frontend, Socket), Error> {
     Ok((Frontend { address, protocol }, socket))
 }
 
-async fn drain(shared: &Shared) {
-    let deadline = tokio::time::Instant::now() + shared.limits.drain;
-    while shared.open.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-fn change(
-    shared: &Arc<Shared>,
-    served: &mut BTreeMap<Frontend, Served>,
-    mut reserved: BTreeMap<Frontend, Socket>,
-    wanted: BTreeMap<Frontend, Backends>,
-) -> Vec<Error> {
-    let mut errors = Vec::new();
-    served.retain(|frontend, _| wanted.contains_key(frontend));
-    for (frontend, backends) in wanted {
-        if let Some(old) = served.get(&frontend) {
-            old.backends.send_if_modified(|current| {
-                let differs = *current != backends;
-                *current = backends;
-                differs
-            });
-            continue;
-        }
-        match open(shared, frontend, reserved.remove(&frontend), backends) {
-            Ok(new) => {
-                served.insert(frontend, new);
-            }
-            Err(error) => errors.push(error),
-        }
-    }
-    errors
-}
-
 fn open(
     shared: &Arc<Shared>,
     frontend: Frontend,
@@ -336,7 +366,7 @@ fn open(
 ) -> Result<Served, Error> {
     let socket = match reserved {
         Some(socket) => socket,
-        None => reserve(frontend)?.1,
+        None => bind(frontend)?.1,
     };
     let (sender, receiver) = watch::channel(backends);
     let shared = Arc::clone(shared);

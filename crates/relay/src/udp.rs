@@ -1,52 +1,58 @@
 //! UDP: one socket towards the endpoint for each client, so that answers find their way.
+//!
+//! Sending never waits: what does not fit into a socket's buffer is lost, as on any wire.
 
-use std::collections::HashMap;
+mod flows;
+
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Poll, ready};
 use std::time::Instant;
 
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
+use self::flows::{Flow, Flows};
+use crate::Shared;
 use crate::balance::Balancer;
-use crate::{Shared, Slot};
+use crate::buffer::with_buffer;
+use crate::limits::Place;
 
-/// The largest UDP payload.
-const DATAGRAM: usize = 65_535;
+/// A frontend. Whoever carries answers holds it only while sending one, so that its address is free
+/// as soon as nobody serves it.
+struct Server {
+    socket: UdpSocket,
+    balancer: Balancer,
+    shared: Arc<Shared>,
+    flows: Mutex<Flows>,
+}
 
-type Flows = Arc<Mutex<HashMap<SocketAddr, Flow>>>;
-
-struct Flow {
-    socket: Arc<UdpSocket>,
+/// A flow's way to its endpoint.
+struct Upstream {
+    socket: UdpSocket,
     endpoint: SocketAddr,
-    last_used: Arc<Mutex<Instant>>,
-    task: tokio::task::AbortHandle,
-}
-
-impl Drop for Flow {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Ends all flows with the frontend, so that its port is free again at once.
-struct Closing(Flows);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        lock(&self.0).clear();
-    }
+    last_used: Mutex<Instant>,
+    /// The endpoint's host said that nobody listens there.
+    refused: AtomicBool,
 }
 
 /// A socket that has the address. What comes before it is served is dropped.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    let socket = socket_for(address)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn socket_for(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
@@ -58,31 +64,24 @@ pub(crate) fn open(socket: Socket) -> io::Result<UdpSocket> {
 }
 
 pub(crate) async fn serve(socket: UdpSocket, balancer: Balancer, shared: Arc<Shared>) {
-    let socket = Arc::new(socket);
-    let flows = Flows::default();
-    let _closing = Closing(Arc::clone(&flows));
-    let mut buffer = vec![0; DATAGRAM];
+    let server = Arc::new(Server {
+        socket,
+        balancer,
+        shared,
+        flows: Mutex::default(),
+    });
     loop {
-        let (length, client) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
-            // An ICMP error that an earlier answer met; the socket is well.
-            Err(error) => {
-                tracing::debug!("receiving a datagram: {error}");
-                continue;
-            }
-        };
-        let Some(datagram) = buffer.get(..length) else {
-            continue;
-        };
-        let upstream = match known(&flows, &balancer, client) {
-            Some(upstream) => upstream,
-            None => match begin(&flows, &balancer, &shared, &socket, client).await {
-                Some(upstream) => upstream,
-                None => continue,
-            },
-        };
-        // A refusal shows at the next receive; UDP promises nothing more.
-        let _ = upstream.send(datagram).await;
+        poll_fn(|context| {
+            with_buffer(|mut buffer| {
+                match ready!(server.socket.poll_recv_from(context, &mut buffer)) {
+                    Ok(client) => server.forward(client, buffer.filled()),
+                    // An ICMP error that an earlier answer met; the socket is well.
+                    Err(error) => tracing::debug!("receiving a datagram: {error}"),
+                }
+                Poll::Ready(())
+            })
+        })
+        .await;
     }
 }
 
@@ -90,109 +89,151 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The client's flow, unless its endpoint is gone: then the next datagram goes elsewhere.
-fn known(flows: &Flows, balancer: &Balancer, client: SocketAddr) -> Option<Arc<UdpSocket>> {
-    let mut flows = lock(flows);
-    let flow = flows.get(&client)?;
-    if !balancer.has(flow.endpoint) {
-        flows.remove(&client);
-        return None;
-    }
-    *lock(&flow.last_used) = Instant::now();
-    Some(Arc::clone(&flow.socket))
-}
-
-async fn begin(
-    flows: &Flows,
-    balancer: &Balancer,
-    shared: &Arc<Shared>,
-    socket: &Arc<UdpSocket>,
-    client: SocketAddr,
-) -> Option<Arc<UdpSocket>> {
-    let slot = shared.slot()?;
-    let now = Instant::now();
-    let endpoint = *balancer.candidates(client.ip(), now).first()?;
-    let upstream = match connect(endpoint, shared.limits.mark).await {
-        Ok(upstream) => Arc::new(upstream),
-        Err(error) => {
-            tracing::debug!("{endpoint} cannot be reached: {error}");
-            return None;
+impl Server {
+    /// Sends a datagram on: to where the client's flow leads, unless that endpoint is gone or
+    /// refuses, and then elsewhere.
+    fn forward(self: &Arc<Self>, client: SocketAddr, datagram: &[u8]) {
+        let known = lock(&self.flows).get(client);
+        let mut refused = None;
+        if let Some(upstream) = known {
+            let endpoint = upstream.endpoint;
+            let there = self.balancer.has(endpoint);
+            // An error that an earlier datagram met shows here, and this one has not been sent.
+            if there && !upstream.refused.load(Ordering::Acquire) && upstream.send(datagram) {
+                *lock(&upstream.last_used) = Instant::now();
+                return;
+            }
+            lock(&self.flows).remove(client, &upstream);
+            if there {
+                tracing::debug!("{endpoint} refuses, {client} goes elsewhere");
+                self.balancer.refused(client.ip(), endpoint);
+                refused = Some(endpoint);
+            }
         }
-    };
-    balancer.used(client.ip(), endpoint, now);
-    let last_used = Arc::new(Mutex::new(now));
-    let task = tokio::spawn(answers(
-        Arc::clone(flows),
-        Arc::clone(&upstream),
-        Arc::clone(socket),
-        client,
-        Arc::clone(&last_used),
-        Arc::clone(shared),
-        slot,
-    ));
-    let flow = Flow {
-        socket: Arc::clone(&upstream),
-        endpoint,
-        last_used,
-        task: task.abort_handle(),
-    };
-    lock(flows).insert(client, flow);
-    Some(upstream)
+        if let Some(upstream) = self.begin(client, refused) {
+            upstream.send(datagram);
+        }
+    }
+
+    /// A new flow; to the endpoint that refused only where there is no other.
+    fn begin(
+        self: &Arc<Self>,
+        client: SocketAddr,
+        refused: Option<SocketAddr>,
+    ) -> Option<Arc<Upstream>> {
+        let now = Instant::now();
+        let candidates = self.balancer.candidates(client.ip(), now);
+        let other = candidates.iter().find(|e| Some(**e) != refused);
+        let endpoint = *other.or(candidates.first())?;
+        let place = self.place(now)?;
+        let upstream = match Upstream::connect(endpoint, self.shared.limits.mark, now) {
+            Ok(upstream) => Arc::new(upstream),
+            Err(error) => {
+                if self.shared.starved.now() {
+                    tracing::warn!("a datagram for {endpoint} is lost: {error}");
+                }
+                return None;
+            }
+        };
+        self.balancer.used(client.ip(), endpoint, now);
+        let (carried, server) = (Arc::clone(&upstream), Arc::downgrade(self));
+        let task = tokio::spawn(answers(carried, client, server));
+        let flow = Flow::new(Arc::clone(&upstream), task.abort_handle(), place);
+        lock(&self.flows).insert(client, flow);
+        Some(upstream)
+    }
+
+    /// A place for a new flow, where need be that of an idle one.
+    fn place(&self, now: Instant) -> Option<Place> {
+        let places = &self.shared.flows;
+        let free = places.take();
+        if free.is_some() {
+            return free;
+        }
+        if self.shared.full.now() {
+            let limit = self.shared.limits.flows;
+            tracing::warn!("{limit} UDP flows are open, the most there may be: idle ones make way");
+        }
+        lock(&self.flows).evict(now);
+        places.take()
+    }
+
+    fn answer(&self, client: SocketAddr, datagram: &[u8]) {
+        let sent = SockRef::from(&self.socket).send_to(datagram, &client.into());
+        if let Err(error) = sent {
+            tracing::debug!("an answer for {client} is lost: {error}");
+        }
+    }
 }
 
-async fn connect(endpoint: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
-    let any: SocketAddr = if endpoint.is_ipv4() {
-        ([0, 0, 0, 0], 0).into()
-    } else {
-        ([0_u16; 8], 0).into()
-    };
-    let socket = UdpSocket::bind(any).await?;
-    if mark != 0 {
-        SockRef::from(&socket).set_mark(mark)?;
+impl Upstream {
+    fn connect(endpoint: SocketAddr, mark: u32, now: Instant) -> io::Result<Self> {
+        let socket = socket_for(endpoint)?;
+        if mark != 0 {
+            socket.set_mark(mark)?;
+        }
+        socket.connect(&endpoint.into())?;
+        Ok(Self {
+            socket: UdpSocket::from_std(socket.into())?,
+            endpoint,
+            last_used: Mutex::new(now),
+            refused: AtomicBool::new(false),
+        })
     }
-    socket.connect(endpoint).await?;
-    Ok(socket)
+
+    /// Sends it, if there is room; false if the endpoint is known not to get it.
+    fn send(&self, datagram: &[u8]) -> bool {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+        match SockRef::from(&self.socket).send(datagram) {
+            Err(error) => !matches!(
+                error.kind(),
+                ConnectionRefused | HostUnreachable | NetworkUnreachable
+            ),
+            Ok(_) => true,
+        }
+    }
 }
 
 /// Carries answers back until the flow has been idle for too long in both directions.
-async fn answers(
-    flows: Flows,
-    upstream: Arc<UdpSocket>,
-    socket: Arc<UdpSocket>,
-    client: SocketAddr,
-    last_used: Arc<Mutex<Instant>>,
-    shared: Arc<Shared>,
-    slot: Slot,
-) {
-    let _slot = slot;
-    let idle = shared.limits.udp_idle;
-    let mut buffer = Vec::new();
+async fn answers(upstream: Arc<Upstream>, client: SocketAddr, server: Weak<Server>) {
+    let Some(idle) = server.upgrade().map(|s| s.shared.limits.udp_idle) else {
+        return;
+    };
+    let mut end = pin!(tokio::time::sleep(idle));
     loop {
-        let until = *lock(&last_used) + idle;
-        let readable = tokio::time::timeout_at(until.into(), upstream.readable()).await;
-        if readable.is_err() {
-            // The client may have sent meanwhile, which moves the end.
-            if *lock(&last_used) + idle <= Instant::now() {
-                break;
+        let carried = poll_fn(|context| {
+            with_buffer(|mut buffer| {
+                let received = ready!(upstream.socket.poll_recv(context, &mut buffer));
+                let Some(server) = server.upgrade() else {
+                    return Poll::Ready(false);
+                };
+                match received {
+                    Ok(()) => {
+                        *lock(&upstream.last_used) = Instant::now();
+                        server.answer(client, buffer.filled());
+                    }
+                    // The client's next datagram goes elsewhere.
+                    Err(_) => upstream.refused.store(true, Ordering::Release),
+                }
+                Poll::Ready(true)
+            })
+        });
+        tokio::select! {
+            biased;
+            goes_on = carried => if !goes_on {
+                return;
+            },
+            () = &mut end => {
+                // Not set anew with every datagram, but looked at when it is over.
+                let until = *lock(&upstream.last_used) + idle;
+                if until <= Instant::now() {
+                    break;
+                }
+                end.as_mut().reset(until.into());
             }
-            continue;
         }
-        // Allocated only while there is something to carry: idle flows hold no buffer.
-        buffer.resize(DATAGRAM, 0);
-        while let Ok(length) = upstream.try_recv(&mut buffer) {
-            *lock(&last_used) = Instant::now();
-            if let Some(datagram) = buffer.get(..length) {
-                let _ = socket.send_to(datagram, client).await;
-            }
-        }
-        buffer = Vec::new();
     }
-    let mut flows = lock(&flows);
-    // Another flow of the same client may have taken the place.
-    if flows
-        .get(&client)
-        .is_some_and(|f| Arc::ptr_eq(&f.socket, &upstream))
-    {
-        flows.remove(&client);
+    if let Some(server) = server.upgrade() {
+        lock(&server.flows).remove(client, &upstream);
     }
 }

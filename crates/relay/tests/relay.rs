@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use model::Protocol;
 use relay::{Backends, Error, Frontend, Limits, Relay};
+use socket2::{Domain, SockRef, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(10);
 
 fn limits() -> Limits {
     Limits {
         dial: Duration::from_millis(500),
-        udp_idle: Duration::from_millis(300),
-        drain: Duration::from_secs(2),
+        drain: SOON,
         ..Limits::default()
     }
 }
@@ -25,6 +25,14 @@ fn limits() -> Limits {
 fn frontend(protocol: Protocol) -> Frontend {
     Frontend {
         address: ([127, 0, 0, 1], 0).into(),
+        protocol,
+    }
+}
+
+/// A frontend to be closed and opened again: at a port that the system gives to nobody meanwhile.
+fn fixed(port: u16, protocol: Protocol) -> Frontend {
+    Frontend {
+        address: ([127, 77, 0, 1], port).into(),
         protocol,
     }
 }
@@ -47,7 +55,11 @@ fn serve(relay: &Relay, protocol: Protocol, backends: Backends) -> SocketAddr {
 
 /// Sends its name, then everything back that it gets, then ends.
 fn tcp_echo(name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    tcp_echo_at("127.0.0.1:0", name)
+}
+
+fn tcp_echo_at(address: &str, name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(address).unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -122,11 +134,148 @@ fn connections_are_spread_and_an_endpoint_that_refuses_is_passed_over() {
 }
 
 #[test]
-fn no_endpoint_means_a_reset() {
+fn an_endpoint_that_does_not_answer_is_passed_over() {
     let relay = Relay::start(limits()).unwrap();
-    let address = serve(&relay, Protocol::Tcp, to(&[]));
+    // Connections beyond a full backlog get no answer.
+    let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    deaf.listen(0).unwrap();
+    let endpoint = deaf.local_addr().unwrap().as_socket().unwrap();
+    let short = Duration::from_millis(200);
+    let mut fill = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&endpoint, short) {
+        fill.push(stream);
+    }
+    let address = serve(&relay, Protocol::Tcp, to(&[endpoint, tcp_echo("a")]));
+    for _ in 0..4 {
+        assert_eq!(who(address).unwrap(), 'a');
+    }
+    serve(&relay, Protocol::Tcp, to(&[endpoint]));
     let error = who(address).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn where_no_endpoint_accepts_the_client_is_reset() {
+    let relay = Relay::start(limits()).unwrap();
+    let address = serve(&relay, Protocol::Tcp, to(&[nobody(), nobody()]));
+    let error = who(address).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn without_endpoints_nobody_listens() {
+    let relay = Relay::start(limits()).unwrap();
+    let (endpoint, _) = udp_echo("u");
+    let frontends = [Protocol::Tcp, Protocol::Udp].map(|p| fixed(7701, p));
+    let change = |backends: [Backends; 2]| {
+        let changes = frontends.into_iter().zip(backends.map(Some));
+        let errors = relay.change(changes.collect()).unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+    };
+    let [tcp, udp] = frontends.map(|f| f.address);
+    let client = udp_client(udp);
+    for _ in 0..20 {
+        change([to(&[]), to(&[])]);
+        let refused = TcpStream::connect(tcp).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        client.send(b"x").unwrap();
+        let refused = client.recv(&mut [0]).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        change([to(&[tcp_echo("t")]), to(&[endpoint])]);
+        assert_eq!(who(tcp).unwrap(), 't');
+        assert_eq!(ask(&client, "x"), "ux");
+    }
+}
+
+#[test]
+fn a_change_leaves_other_frontends_alone() {
+    let relay = Relay::start(limits()).unwrap();
+    let [one, two] = [7702, 7703].map(|port| fixed(port, Protocol::Tcp));
+    let both = [
+        (one, Some(to(&[tcp_echo("a")]))),
+        (two, Some(to(&[tcp_echo("b")]))),
+    ];
+    assert!(relay.change(BTreeMap::from(both)).unwrap().is_empty());
+    assert!(
+        relay
+            .change(BTreeMap::from([(one, None)]))
+            .unwrap()
+            .is_empty()
+    );
+    assert!(TcpStream::connect(one.address).is_err());
+    assert_eq!(who(two.address).unwrap(), 'b');
+}
+
+#[test]
+fn the_endpoint_may_end_its_half_first() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = Relay::start(limits()).unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    let address = serve(&relay, Protocol::Tcp, to(&[endpoint]));
+    let mut client = connect(address);
+    let (mut server, _) = listener.accept().unwrap();
+    server.write_all(b"bye").unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    let mut said = String::new();
+    client.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "bye");
+    client.write_all(b"wait, one more").unwrap();
+    drop(client);
+    let mut rest = String::new();
+    server.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "wait, one more");
+    eventually("the end of both", || relay.open_connections() == 0);
+}
+
+#[test]
+fn a_reset_of_one_end_resets_the_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = Relay::start(limits()).unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    let address = serve(&relay, Protocol::Tcp, to(&[endpoint]));
+    for client_first in [true, false] {
+        let client = connect(address);
+        let (server, _) = listener.accept().unwrap();
+        server.set_read_timeout(Some(SOON)).unwrap();
+        let (goes, mut stays) = if client_first {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        SockRef::from(&goes)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(goes);
+        let error = stays.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn ipv6_is_carried_too() {
+    let relay = Relay::start(limits()).unwrap();
+    let udp = UdpSocket::bind("[::1]:0").unwrap();
+    let six = [Protocol::Tcp, Protocol::Udp].map(|protocol| Frontend {
+        address: "[::1]:0".parse().unwrap(),
+        protocol,
+    });
+    let endpoints = [tcp_echo_at("[::1]:0", "6"), udp.local_addr().unwrap()];
+    let wanted = six.into_iter().zip(endpoints.map(|e| to(&[e])));
+    let (bound, errors) = relay.serve(wanted.collect()).unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(who(bound[0].address).unwrap(), '6');
+    let client = UdpSocket::bind("[::1]:0").unwrap();
+    client.send_to(b"question", bound[1].address).unwrap();
+    let mut buffer = [0; 64];
+    let (_, relayed) = udp.recv_from(&mut buffer).unwrap();
+    udp.send_to(b"answer", relayed).unwrap();
+    let (length, from) = client.recv_from(&mut buffer).unwrap();
+    assert_eq!(
+        (&buffer[..length], from),
+        (&b"answer"[..], bound[1].address)
+    );
 }
 
 #[test]
@@ -202,19 +351,34 @@ fn a_slow_receiver_slows_the_sender_down() {
 }
 
 #[test]
-fn stopping_waits_for_open_connections() {
+fn stopping_waits_for_open_connections_and_serves_meanwhile() {
     let relay = Relay::start(limits()).unwrap();
     let address = serve(&relay, Protocol::Tcp, to(&[tcp_echo("a")]));
     let mut stream = connect(address);
     stream.read_exact(&mut [0]).unwrap();
     let stopper = thread::spawn(move || relay.stop());
-    eventually("closed", || TcpStream::connect(address).is_err());
+    assert_eq!(who(address).unwrap(), 'a');
     stream.write_all(b"still here").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut rest = String::new();
     stream.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "still here");
     stopper.join().unwrap();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn stopping_does_not_wait_for_ever() {
+    let relay = Relay::start(Limits {
+        drain: Duration::from_millis(100),
+        ..limits()
+    })
+    .unwrap();
+    let address = serve(&relay, Protocol::Tcp, to(&[tcp_echo("a")]));
+    let mut stream = connect(address);
+    stream.read_exact(&mut [0]).unwrap();
+    relay.stop();
+    assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
 }
 
 #[test]
@@ -246,7 +410,7 @@ fn udp_echo(name: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let count = Arc::clone(&clients);
     thread::spawn(move || {
         let mut seen = BTreeSet::new();
-        let mut buffer = [0; 2048];
+        let mut buffer = [0; 65_535];
         loop {
             let (length, client) = socket.recv_from(&mut buffer).unwrap();
             seen.insert(client);
@@ -268,7 +432,7 @@ fn udp_client(address: SocketAddr) -> UdpSocket {
 
 fn ask(socket: &UdpSocket, text: &str) -> String {
     socket.send(text.as_bytes()).unwrap();
-    let mut buffer = [0; 2048];
+    let mut buffer = [0; 65_535];
     let length = socket.recv(&mut buffer).unwrap();
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
@@ -285,9 +449,22 @@ fn a_udp_client_keeps_its_flow_and_two_have_two() {
     }
     assert_eq!(clients.load(Ordering::SeqCst), 2);
     assert_eq!(relay.open_connections(), 2);
-    eventually("idle flows end", || relay.open_connections() == 0);
-    assert_eq!(ask(&one, "again"), "aagain");
-    assert_eq!(clients.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn an_idle_udp_flow_ends_and_the_next_datagram_begins_another() {
+    let relay = Relay::start(Limits {
+        udp_idle: Duration::from_millis(100),
+        ..limits()
+    })
+    .unwrap();
+    let (endpoint, clients) = udp_echo("a");
+    let address = serve(&relay, Protocol::Udp, to(&[endpoint]));
+    let client = udp_client(address);
+    assert_eq!(ask(&client, "1"), "a1");
+    eventually("the flow ends", || relay.open_connections() == 0);
+    assert_eq!(ask(&client, "2"), "a2");
+    assert_eq!(clients.load(Ordering::SeqCst), 2);
 }
 
 #[test]
@@ -299,6 +476,66 @@ fn a_udp_flow_leaves_an_endpoint_that_went() {
     assert_eq!(ask(&client, ""), "a");
     assert_eq!(serve(&relay, Protocol::Udp, to(&[b])), address);
     assert_eq!(ask(&client, ""), "b");
+}
+
+#[test]
+fn a_udp_flow_leaves_an_endpoint_that_refuses_and_affinity_does_not_hold_it() {
+    let relay = Relay::start(limits()).unwrap();
+    let gone = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let (here, _) = udp_echo("a");
+    let sticky = |endpoints: &[SocketAddr]| Backends {
+        endpoints: endpoints.into(),
+        affinity: Some(Duration::from_secs(600)),
+    };
+    let address = serve(&relay, Protocol::Udp, sticky(&[gone]));
+    let client = udp_client(address);
+    client.send(b"lost").unwrap();
+    serve(&relay, Protocol::Udp, sticky(&[gone, here]));
+    client
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    eventually("the flow moves on", || {
+        client.send(b"x").unwrap();
+        client.recv(&mut [0; 8]).is_ok()
+    });
+    client.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(ask(&client, "y"), "ay");
+}
+
+#[test]
+fn the_largest_datagram_is_carried_both_ways() {
+    let relay = Relay::start(limits()).unwrap();
+    let (endpoint, _) = udp_echo("a");
+    let address = serve(&relay, Protocol::Udp, to(&[endpoint]));
+    // 65,507 bytes with the name, the most that IPv4 carries.
+    let large = "x".repeat(65_506);
+    assert_eq!(ask(&udp_client(address), &large), format!("a{large}"));
+    assert_eq!(ask(&udp_client(address), ""), "a");
+}
+
+#[test]
+fn beyond_the_limit_idle_udp_flows_make_way() {
+    let relay = Relay::start(Limits {
+        flows: 2,
+        ..limits()
+    })
+    .unwrap();
+    let (endpoint, _) = udp_echo("a");
+    let address = serve(&relay, Protocol::Udp, to(&[endpoint]));
+    for _ in 0..4 {
+        let client = udp_client(address);
+        client
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
+        eventually("a place", || {
+            client.send(b"x").unwrap();
+            client.recv(&mut [0; 8]).is_ok()
+        });
+        assert!(relay.open_connections() <= 2);
+    }
 }
 
 #[test]

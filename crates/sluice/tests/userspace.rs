@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ spec:
   type: LoadBalancer
   clusterIP: 10.96.10.1
   externalTrafficPolicy: POLICY
-  loadBalancerSourceRanges: [10.201.0.2/32]
+  loadBalancerSourceRanges: ['10.201.0.2/32']
   ports:
   - {name: http, port: 80, nodePort: 30080}
   - {name: echo, port: 53, nodePort: 30053, protocol: UDP}
   - {name: sctp, port: 99, nodePort: 30099, protocol: SCTP}
-status: {loadBalancer: {ingress: [{ip: 10.99.0.1}]}}
+status: {loadBalancer: {ingress: [{ip: '10.99.0.1'}]}}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -35,37 +35,57 @@ metadata: {name: web-a, namespace: demo, labels: {kubernetes.io/service-name: we
 addressType: IPv4
 ports:
 - {name: http, port: PORT, protocol: TCP}
-- {name: echo, port: 8053, protocol: UDP}
+- {name: echo, port: DATAGRAMS, protocol: UDP}
 endpoints: ENDPOINTS
 ";
+
+/// The same over IPv6.
+fn over_ipv6(web: &str) -> String {
+    [
+        ("10.96.10.1", "fd00:10:96::a"),
+        ("10.201.0.2/32", "fd00:201::2/128"),
+        ("10.99.0.1", "2001:db8:99::1"),
+        ("10.200.1.2", "fd00:200:1::2"),
+        ("clusterIP: ", "ipFamilies: [IPv6]\n  clusterIP: "),
+        ("addressType: IPv4", "addressType: IPv6"),
+    ]
+    .into_iter()
+    .fold(web.to_owned(), |text, (four, six)| text.replace(four, six))
+}
 
 /// The Service with this external policy, and its endpoint at this port, on this node.
 fn web(policy: &str, port: u16, node: &str) -> String {
     let endpoint =
-        format!("[{{addresses: [10.200.1.2], conditions: {{ready: true}}, nodeName: {node}}}]");
+        format!("[{{addresses: ['10.200.1.2'], conditions: {{ready: true}}, nodeName: {node}}}]");
+    let datagrams = if port == 8080 { "8053" } else { "8054" };
     WEB.replace("POLICY", policy)
         .replace("PORT", &port.to_string())
+        .replace("DATAGRAMS", datagrams)
         .replace("ENDPOINTS", &endpoint)
 }
 
 fn without_endpoints() -> String {
     WEB.replace("POLICY", "Cluster")
         .replace("PORT", "1")
+        .replace("DATAGRAMS", "2")
         .replace("ENDPOINTS", "[]")
 }
 
 /// The proxy, on a host that has a route to cluster IPs as hosts with a default route have.
 fn start(files: &[(&str, &str)], flags: &[&str]) -> Proxy {
     let proxy = Proxy::start("userspace", files, flags);
-    proxy.host.sh("ip route add default dev eth0");
+    proxy
+        .host
+        .sh("ip route add default dev eth0; ip -6 route add default dev eth0");
     proxy
 }
 
-/// Two servers: `one` at TCP 8080 and UDP 8053, `two` at TCP 8081.
+/// Two servers: `one` at TCP 8080 and UDP 8053, `two` at TCP 8081 and UDP 8054.
 fn echo(host: &Host) -> [Running; 2] {
     let server = |name: &str, ports: &[&str]| {
         let mut command = host.command(SLUICE);
-        command.args(["lab-echo", "--node=node1", "--address=10.200.1.2"]);
+        command.args(["lab-echo", "--node=node1"]);
+        command.args(["--address=10.200.1.2", "--address=fd00:200:1::2"]);
         command.arg(format!("--pod=demo/{name}")).args(ports);
         let mut child: Child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = [0; 6];
@@ -79,7 +99,7 @@ fn echo(host: &Host) -> [Running; 2] {
     };
     [
         server("one", &["--port=TCP:8080", "--port=UDP:8053"]),
-        server("two", &["--port=TCP:8081"]),
+        server("two", &["--port=TCP:8081", "--port=UDP:8054"]),
     ]
 }
 
@@ -95,11 +115,15 @@ impl Outside {
             "ip link add ext type veth peer name eth0 netns {name}"
         ));
         host.sh("ip link set ext up; ip addr add 10.201.0.1/24 dev ext");
+        host.sh("ip addr add fd00:201::1/64 dev ext nodad");
         host.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
+        host.sh("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
         for line in [
             "ip link set lo up; ip link set eth0 up",
             "ip addr add 10.201.0.2/24 dev eth0; ip addr add 10.201.0.3/24 dev eth0",
             "ip route add default via 10.201.0.1",
+            "ip addr add fd00:201::2/64 dev eth0 nodad; ip addr add fd00:201::3/64 dev eth0 nodad",
+            "ip -6 route add default via fd00:201::1",
         ] {
             let output = outside
                 .0
@@ -153,11 +177,43 @@ fn wait_until_served(proxy: &Proxy, pod: &str) {
     });
 }
 
-fn relay_ports(host: &Host) -> Vec<String> {
+/// The relay's ports of a protocol, sorted.
+fn relay_ports(host: &Host, protocol: &str) -> Vec<String> {
     let set = host.sh("nft list set ip sluice-userspace relay-ports");
     let words = set.split([' ', ',', '\n']).collect::<Vec<_>>();
-    let tcp = words.windows(3).filter(|w| w[0] == "tcp" && w[1] == ".");
-    tcp.map(|w| w[2].to_owned()).collect()
+    let of_protocol = words.windows(3).filter(|w| w[0] == protocol && w[1] == ".");
+    let mut ports: Vec<_> = of_protocol.map(|w| w[2].to_owned()).collect();
+    ports.sort();
+    ports
+}
+
+/// A client that keeps its port, as conntrack keeps its flow.
+struct Datagrams(UdpSocket);
+
+impl Datagrams {
+    fn to(host: &Host, address: &str) -> Self {
+        let socket = host.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.connect(at(address)).unwrap();
+        let soon = Some(Duration::from_millis(300));
+        socket.set_read_timeout(soon).unwrap();
+        Self(socket)
+    }
+
+    fn ask(&self) -> String {
+        let mut buffer = [0; 2048];
+        // What is reported here is what an earlier question met.
+        let sent = self.0.send(b"who?");
+        match sent.and_then(|_| self.0.recv(&mut buffer)) {
+            Ok(length) => text(&buffer[..length]),
+            Err(error) => error.kind().to_string(),
+        }
+    }
+
+    fn wait_for(&self, proxy: &Proxy, word: &str) {
+        eventually(&format!("{word}\n{}", proxy.log()), || {
+            self.ask().contains(word)
+        });
+    }
 }
 
 #[test]
@@ -195,7 +251,7 @@ fn every_frontend_answers_and_source_ranges_hold() {
         outside.ask(udp("10.99.0.1:53").from(stranger)),
         Outcome::TimedOut
     );
-    let ports = relay_ports(&proxy.host);
+    let ports = relay_ports(&proxy.host, "tcp");
     assert!(!ports.is_empty());
     for port in ports {
         let way_round = format!("10.200.1.2:{port}");
@@ -271,6 +327,101 @@ fn open_connections_survive_changes() {
 }
 
 #[test]
+fn ipv6_is_served_as_ipv4_is() {
+    let object = over_ipv6(&web("Cluster", 8080, "node2"));
+    let proxy = start(&[("a.yaml", &object)], &[]);
+    let _servers = echo(&proxy.host);
+    eventually(&format!("served\n{}", proxy.log()), || {
+        proxy
+            .host
+            .run(|| who(&http("[fd00:10:96::a]:80").ask()) == "one")
+    });
+    for to in ["[::1]:30080", "[fd00:200:1::2]:30080"] {
+        let answer = proxy.host.run(|| who(&http(to).ask()).to_owned());
+        assert_eq!(answer, "one", "{to}");
+    }
+    let outside = Outside::beside(&proxy.host);
+    // Of two addresses the system might choose the one outside the source ranges.
+    let inside = at("[fd00:201::2]:0").ip();
+    eventually("neighbours", || {
+        who(&outside.ask(http("[fd00:10:96::a]:80"))) == "one"
+    });
+    for to in ["[fd00:201::1]:30080", "[2001:db8:99::1]:80"] {
+        assert_eq!(who(&outside.ask(http(to).from(inside))), "one", "{to}");
+    }
+    for to in [
+        "[fd00:10:96::a]:53",
+        "[fd00:201::1]:30053",
+        "[2001:db8:99::1]:53",
+    ] {
+        assert_eq!(who(&outside.ask(udp(to).from(inside))), "one", "{to}");
+    }
+    let stranger = at("[fd00:201::3]:0").ip();
+    let strange = http("[2001:db8:99::1]:80").from(stranger);
+    assert_eq!(outside.ask(strange), Outcome::TimedOut);
+    proxy.write("a.yaml", &over_ipv6(&without_endpoints()));
+    // A socket that is still sending its SYN may miss the answer, and gets the next one's.
+    let patient = |probe: Probe| probe.timeout(Duration::from_secs(5));
+    eventually("refused", || {
+        outside.ask(patient(http("[fd00:201::1]:30080").from(inside))) == Outcome::Refused
+    });
+    let cluster_ip = patient(http("[fd00:10:96::a]:80"));
+    assert_eq!(proxy.host.run(|| cluster_ip.ask()), Outcome::Refused);
+    assert_eq!(outside.ask(cluster_ip), Outcome::Refused);
+}
+
+#[test]
+fn a_udp_client_that_keeps_its_port_is_served_through_changes_and_a_restart() {
+    let mut proxy = start(&[("a.yaml", &web("Cluster", 8080, "node1"))], &[]);
+    let _servers = echo(&proxy.host);
+    wait_until_served(&proxy, "one");
+    let client = Datagrams::to(&proxy.host, "10.96.10.1:53");
+    let from_pod = Datagrams::to(&proxy.host, "127.0.0.1:30053");
+    for client in [&client, &from_pod] {
+        client.wait_for(&proxy, "\"one\"");
+    }
+    proxy.write("a.yaml", &web("Cluster", 8081, "node1"));
+    client.wait_for(&proxy, "\"two\"");
+    proxy.write("a.yaml", &without_endpoints());
+    client.wait_for(&proxy, "refused");
+    proxy.write("a.yaml", &web("Cluster", 8080, "node1"));
+    for client in [&client, &from_pod] {
+        client.wait_for(&proxy, "\"one\"");
+    }
+    let ports = ["tcp", "udp"].map(|protocol| relay_ports(&proxy.host, protocol));
+    proxy.kill();
+    client.wait_for(&proxy, "refused");
+    proxy.respawn();
+    for client in [&client, &from_pod] {
+        client.wait_for(&proxy, "\"one\"");
+    }
+    wait_until_served(&proxy, "one");
+    let after = ["tcp", "udp"].map(|protocol| relay_ports(&proxy.host, protocol));
+    assert_eq!(ports, after);
+}
+
+#[test]
+fn a_proxy_that_is_told_to_stop_serves_until_open_connections_have_ended() {
+    let mut proxy = start(&[("a.yaml", &web("Cluster", 8080, "node1"))], &[]);
+    let _servers = echo(&proxy.host);
+    wait_until_served(&proxy, "one");
+    let connect = || TcpStream::connect(at("10.96.10.1:80")).unwrap();
+    let mut open = proxy.host.run(connect);
+    open.write_all(b"hold").unwrap();
+    open.read_exact(&mut [0; 4]).unwrap();
+    proxy
+        .host
+        .sh(&format!("kill -TERM {}", proxy.process.0.id()));
+    eventually("it drains", || proxy.log().contains("get 5s to end"));
+    let meanwhile = proxy.host.run(|| http("10.96.10.1:80").ask());
+    assert_eq!(who(&meanwhile), "one");
+    open.write_all(b"on").unwrap();
+    open.read_exact(&mut [0; 2]).unwrap();
+    drop(open);
+    assert!(proxy.process.0.wait().unwrap().success());
+}
+
+#[test]
 fn a_table_that_is_lost_is_put_back_and_a_restart_serves_again() {
     let mut proxy = start(
         &[("a.yaml", &web("Cluster", 8080, "node1"))],
@@ -343,7 +494,7 @@ fn as_nobody(host: &Host, folder: &std::path::Path, map: &[&str]) -> Running {
         .arg(program)
         .args([
             "proxy",
-            "--proxy-mode=userspace",
+            "--mode=userspace",
             "--hostname-override=laptop",
             "--manifests",
         ])
@@ -389,6 +540,37 @@ fn a_listen_map_needs_no_privilege() {
 }
 
 #[test]
+fn a_listen_map_waits_for_services_and_ports_and_says_so() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    fs::create_dir(&objects).unwrap();
+    let taken = host.run(|| TcpListener::bind("127.0.0.1:9080").unwrap());
+    let _servers = echo(&host);
+    let maps = ["9080=demo/web:http", "9081=demo/web", "9082=demo/web:htp"];
+    let _proxy = as_nobody(&host, folder.path(), &maps);
+    let said = |what: &str| {
+        let log = || fs::read_to_string(folder.path().join(".log")).unwrap();
+        eventually(&format!("{what}\n{}", log()), || log().contains(what));
+    };
+    let served = |to: &str| eventually(to, || host.run(|| who(&http(to).ask()) == "one"));
+    said("there is no Service demo/web (yet)");
+    let object = objects.join("a.yaml");
+    fs::write(&object, web("Cluster", 8080, "node1")).unwrap();
+    host.sh(&format!("chmod a+r {}", object.display()));
+    served("[::1]:9080");
+    said("cannot listen on 127.0.0.1:9080 for TCP: Address already in use");
+    said("demo/web has several ports, name one: echo, http, sctp");
+    said("there is no port demo/web:htp (yet), but: echo, http, sctp");
+    drop(taken);
+    served("127.0.0.1:9080");
+    fs::write(&object, without_endpoints()).unwrap();
+    eventually("nobody listens", || {
+        host.run(|| http("127.0.0.1:9080").ask() == Outcome::Refused)
+    });
+}
+
+#[test]
 fn a_listen_map_that_is_wrong_is_refused_by_word() {
     let host = Host::new();
     for (flags, said) in [
@@ -415,31 +597,69 @@ fn a_listen_map_that_is_wrong_is_refused_by_word() {
 
 #[test]
 fn nftables_mode_serves_node_ports_on_loopback_where_asked() {
-    let asked = "--nodeport-addresses=10.200.1.0/24,127.0.0.0/8";
     let object = web("Local", 8080, "node2");
-    let proxy = Proxy::start("nftables", &[("a.yaml", &object)], &[asked]);
+    for asked in [
+        "--nodeport-addresses=10.200.1.0/24,127.0.0.0/8",
+        "--iptables-localhost-nodeports",
+    ] {
+        let proxy = Proxy::start("nftables", &[("a.yaml", &object)], &[asked]);
+        let _servers = echo(&proxy.host);
+        let served = |probe: Probe, by: &str| {
+            let host = &proxy.host;
+            eventually(&format!("{probe:?} by {by}\n{}", proxy.log()), || {
+                host.run(|| who(&probe.ask()) == by)
+            });
+        };
+        served(http("127.0.0.1:30080"), "one");
+        served(udp("127.0.0.1:30053"), "one");
+        proxy.write("a.yaml", &web("Cluster", 8081, "node2"));
+        served(http("127.0.0.1:30080"), "two");
+        proxy.write(
+            "a.yaml",
+            &web("Cluster", 8081, "node2").replace("30080", "30081"),
+        );
+        served(http("127.0.0.1:30081"), "two");
+        let free = || TcpListener::bind("127.0.0.1:30080").is_ok();
+        eventually("the old port is free", || proxy.host.run(free));
+        let setting = "cat /proc/sys/net/ipv4/conf/all/route_localnet";
+        assert_eq!(proxy.host.sh(setting).trim(), "0");
+    }
+}
+
+#[test]
+fn nftables_mode_is_silent_on_loopback_where_nobody_asked() {
+    let proxy = Proxy::start(
+        "nftables",
+        &[("a.yaml", &web("Cluster", 8080, "node2"))],
+        &[],
+    );
     let _servers = echo(&proxy.host);
-    eventually("TCP", || {
+    proxy.host.sh("ip route add default dev eth0");
+    wait_until_served(&proxy, "one");
+    let outcome = proxy.host.run(|| http("127.0.0.1:30080").ask());
+    assert_eq!(outcome, Outcome::Refused);
+}
+
+#[test]
+fn a_node_port_that_somebody_has_on_loopback_is_named_and_the_others_are_served() {
+    let proxy = Proxy::start("nftables", &[], &["--iptables-localhost-nodeports"]);
+    let taken = proxy
+        .host
+        .run(|| TcpListener::bind("127.0.0.1:30080").unwrap());
+    let _servers = echo(&proxy.host);
+    proxy.write("a.yaml", &web("Cluster", 8080, "node2"));
+    let log = || proxy.log();
+    eventually(&log(), || {
+        log().contains("cannot listen on 127.0.0.1:30080 for TCP")
+    });
+    let answer = proxy.host.run(|| udp("127.0.0.1:30053").ask());
+    assert_eq!(who(&answer), "one");
+    drop(taken);
+    // Tried again with the next change, whatever that is.
+    proxy.write("b.yaml", &support::web("api", 9, "10.200.1.2"));
+    eventually("served now", || {
         proxy
             .host
             .run(|| who(&http("127.0.0.1:30080").ask()) == "one")
     });
-    eventually("UDP", || {
-        proxy
-            .host
-            .run(|| who(&udp("127.0.0.1:30053").ask()) == "one")
-    });
-    proxy.write("a.yaml", &web("Cluster", 8081, "node2"));
-    eventually("the change", || {
-        proxy
-            .host
-            .run(|| who(&http("127.0.0.1:30080").ask()) == "two")
-    });
-    assert_eq!(
-        proxy
-            .host
-            .sh("cat /proc/sys/net/ipv4/conf/all/route_localnet")
-            .trim(),
-        "0"
-    );
 }

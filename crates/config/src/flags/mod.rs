@@ -152,6 +152,10 @@ impl Flag {
         if let Some(short) = self.short {
             arg = arg.short(short);
         }
+        if self.name == "proxy-mode" {
+            // As the other commands call it.
+            arg = arg.alias("mode");
+        }
         if let Set::Bool(_) | Set::Version(_) = set {
             // As with pflag: `--flag` and `--flag=false`, but not `--flag false`.
             arg = arg

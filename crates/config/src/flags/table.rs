@@ -218,7 +218,8 @@ pub static FLAGS: &[Flag] = &[
         name: "iptables-localhost-nodeports",
         short: None,
         default: "true",
-        help: "Whether NodePorts answer on loopback (mode iptables, IPv4).",
+        help: "Whether NodePorts answer on loopback (mode iptables, IPv4; mode nftables where this \
+               flag is given).",
         field: "iptables.localhostNodePorts",
         deprecated: None,
         beside_config: false,

@@ -95,7 +95,10 @@ const EFFECTS: &[(&[&str], Check)] = &[
         r.config.masquerade_all && r.config.file.nftables.masquerade_all
     }),
     (&["--iptables-localhost-nodeports=false"], |r| {
-        !r.config.localhost_node_ports
+        !r.config.localhost_node_ports && r.config.localhost_node_ports_stated
+    }),
+    (&["--iptables-localhost-nodeports"], |r| {
+        r.config.localhost_node_ports && r.config.localhost_node_ports_stated
     }),
     (&["--iptables-sync-period=1m"], |r| {
         r.config.sync_period == 60 * SECOND
@@ -267,6 +270,7 @@ fn every_flag_has_its_effect() {
 fn without_flags_upstreams_defaults_hold() {
     let r = resolve(&[]).expect("defaults");
     let c = &r.config;
+    assert!(c.localhost_node_ports && !c.localhost_node_ports_stated);
     assert_eq!(
         (r.action, r.notes.len(), c.mode),
         (Action::Run, 0, ProxyMode::Iptables)

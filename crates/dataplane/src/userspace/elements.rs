@@ -1,6 +1,7 @@
 //! What one Service port is in the table.
 
-use netfilter::nft::{Element, Value, Verdict, fit_comment};
+use netfilter::nft::table::Contents;
+use netfilter::nft::{Data, Element, Value, Verdict, fit_comment};
 use plan::{Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
 
 use super::listeners::{Outside, RelayPorts, Spread, unserved, ways};
@@ -32,6 +33,37 @@ pub(super) fn port_elements(port: &PortPlan, ports: RelayPorts, node: &NodeFacts
         }
     }
     found
+}
+
+/// The relay's ports that a table leads to for a Service port: where a process before this one
+/// listened.
+pub fn ports_in(table: &Contents, port: &PortPlan) -> RelayPorts {
+    let mut found = RelayPorts::default();
+    for frontend in port.frontends() {
+        let (key, sets) = place(port, &frontend);
+        let (everyone, outside) = ways(frontend.kind, frontend.traffic);
+        let outside = match outside {
+            Outside::Listener(spread) => Some(spread),
+            Outside::Same | Outside::Dropped => None,
+        };
+        for (spread, set) in [(everyone, sets.everyone), (outside, sets.outside)] {
+            if let Some(spread) = spread
+                && let Some(led_to) = port_at(table, set, key)
+            {
+                found.set(spread, led_to);
+            }
+        }
+    }
+    found
+}
+
+fn port_at(table: &Contents, set: SetId, key: Value) -> Option<u16> {
+    let elements = &table.sets.get(set.name())?.elements;
+    let Data::Value(value) = &elements.get(&(key, false))?.data else {
+        return None;
+    };
+    let bytes = value.as_bytes().try_into().ok()?;
+    Some(u16::from_be_bytes(bytes))
 }
 
 /// The sets that a frontend's elements go to.

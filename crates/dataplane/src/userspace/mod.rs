@@ -43,6 +43,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+pub use elements::ports_in;
 pub use listeners::{Listener, RelayPorts, Spread, listeners, unserved};
 pub use names::{SetId, TABLE};
 pub use state::{Change, State, Target};

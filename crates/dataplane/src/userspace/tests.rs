@@ -136,6 +136,7 @@ proptest! {
             let contents = relay.lower(plan).contents();
             for port in plan.ports.values() {
                 let ports = relay.ports(port);
+                prop_assert_eq!(ports_in(&contents, port), ports);
                 for frontend in port.frontends() {
                     for outside in [false, true] {
                         let expected = expected(port, &frontend, outside, ports);

@@ -36,6 +36,7 @@ pub(super) fn stale(change: &PortChange) -> Option<StaleFlows> {
         return None;
     }
     Some(StaleFlows {
+        port: after.key(),
         protocol: after.protocol,
         frontends,
         keep: keep.clone(),

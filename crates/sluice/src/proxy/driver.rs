@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use model::IpFamily;
-use plan::{Plan, PortKey};
+use plan::{Plan, PortKey, StaleFlows};
 
 use super::pending::Pending;
 
@@ -31,6 +31,12 @@ pub(crate) trait Driver {
     /// The host's addresses have changed; whether that takes a sync although no plan changed.
     fn host_addresses_changed(&mut self) -> bool {
         false
+    }
+
+    /// Flows that connection tracking is to forget now that a sync has succeeded, as the plan has
+    /// them; whether a mode's flows lead to endpoints is for the mode to say.
+    fn stale_flows(&self, flows: Vec<StaleFlows>) -> Vec<StaleFlows> {
+        flows
     }
 
     /// When [`attend`](Self::attend) should be called next.

@@ -233,6 +233,8 @@ impl Family {
                     tracing::info!("{}: synced again", self.family);
                 }
                 self.note_quarantined(&synced.quarantined);
+                let mut changes = std::mem::take(&mut self.pending).into_diff();
+                changes.stale_flows = self.driver.stale_flows(changes.stale_flows);
                 let (family, took) = (self.family, ended.duration_since(started));
                 tracing::debug!("{family}: wrote {} in {took:?}", work.name());
                 observer.synced(&mut SyncReport {
@@ -242,7 +244,7 @@ impl Family {
                     ended,
                     synced: &synced,
                     node: &plan.node,
-                    changes: std::mem::take(&mut self.pending).into_diff(),
+                    changes,
                 });
             }
             Err(error) => {

@@ -15,7 +15,7 @@ use plan::{Plan, PortKey, PortPlan, Traffic};
 use relay::{Backends, Error, Frontend};
 
 use super::driver::{Driver, SyncError, Synced};
-use super::local_relay::{LocalRelay, backends};
+use super::local_relay::{SharedRelay, backends};
 use super::pending::Pending;
 use super::run::Drivers;
 
@@ -141,11 +141,11 @@ type Ports = BTreeMap<PortKey, Arc<PortPlan>>;
 /// The Services of both families, and one relay for them.
 struct ListenMap {
     specs: Vec<ListenSpec>,
-    relay: LocalRelay,
+    relay: Rc<SharedRelay>,
     v4: Ports,
     v6: Ports,
-    /// Specs that were said to name nothing.
-    missing: BTreeSet<String>,
+    /// What was said of specs that lead nowhere.
+    missing: BTreeMap<String, String>,
 }
 
 impl ListenMap {
@@ -169,8 +169,12 @@ impl ListenMap {
             let name = spec.to_string();
             if !keys.is_empty() {
                 self.missing.remove(&name);
-            } else if self.missing.insert(name) {
-                tracing::warn!("--listen-map: there is no Service port {spec} (yet)");
+            } else {
+                let why = self.why_missing(spec);
+                if self.missing.get(&name) != Some(&why) {
+                    tracing::warn!("--listen-map: {why}");
+                    self.missing.insert(name, why);
+                }
             }
             for key in keys {
                 for address in &spec.addresses {
@@ -183,6 +187,22 @@ impl ListenMap {
             }
         }
         frontends
+    }
+
+    fn why_missing(&self, spec: &ListenSpec) -> String {
+        let keys = [&self.v4, &self.v6]
+            .into_iter()
+            .flat_map(|ports| ports.keys());
+        let of_service = keys.filter(|(name, _)| name.service == spec.service);
+        let ports: BTreeSet<&str> = of_service.map(|(name, _)| &*name.port).collect();
+        if ports.is_empty() {
+            return format!("there is no Service {} (yet)", spec.service);
+        }
+        let ports = Vec::from_iter(ports).join(", ");
+        match &spec.port {
+            Which::Only => format!("{} has several ports, name one: {ports}", spec.service),
+            Which::Called(_) => format!("there is no port {spec} (yet), but: {ports}"),
+        }
     }
 
     /// The endpoints of the family that is spoken to, or where there are none the other's: to a
@@ -237,10 +257,10 @@ struct ListenMapDriver {
 pub(crate) fn drivers(specs: Vec<ListenSpec>) -> Drivers {
     let map = Rc::new(RefCell::new(ListenMap {
         specs,
-        relay: LocalRelay::default(),
+        relay: SharedRelay::new(0),
         v4: Ports::new(),
         v6: Ports::new(),
-        missing: BTreeSet::new(),
+        missing: BTreeMap::new(),
     }));
     let driver = |family| -> (IpFamily, Box<dyn Driver>) {
         let map = Rc::clone(&map);
@@ -262,7 +282,8 @@ impl Driver for ListenMapDriver {
         let mut map = self.map.borrow_mut();
         map.take(plan);
         let frontends = map.frontends();
-        let errors = map.relay.serve(frontends).map_err(|e| error(&e))?;
+        let served = map.relay.get().and_then(|relay| relay.serve(frontends));
+        let (_, errors) = served.map_err(|e| error(&e))?;
         // Each address is one family's to tell of; the sync is tried again until it is free.
         let mine = errors.iter().find(|e| match e {
             Error::Listen { frontend, .. } | Error::Unsupported { frontend } => {

@@ -1,40 +1,66 @@
-//! A relay on addresses that are given: for `--listen-map`, and for NodePorts on loopback.
+//! The one relay of this process, for whoever needs it.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use plan::{Endpoint, PortPlan};
-use relay::{Backends, Error, Frontend, Limits, Relay};
+use relay::{Backends, Error, Limits, Relay};
 
 /// A relay that is started when there is something to serve: by then the signals have found their
-/// thread, and whoever needs none has none.
-#[derive(Default)]
-pub(crate) struct LocalRelay {
-    relay: Option<Relay>,
+/// thread, and whoever needs none has none. Both families share it, and its limits. When the last of
+/// them lets go of it, connections get some time to end.
+pub(crate) struct SharedRelay {
+    mark: u32,
+    relay: OnceCell<Relay>,
 }
 
-impl LocalRelay {
-    /// Serves these and no others. Returns what could not be opened; the rest is served.
-    pub(crate) fn serve(
-        &mut self,
-        frontends: BTreeMap<Frontend, Backends>,
-    ) -> Result<Vec<Error>, Error> {
-        let relay = match self.relay.take() {
-            Some(relay) => relay,
-            None if frontends.is_empty() => return Ok(Vec::new()),
-            None => Relay::start(Limits::default())?,
+impl SharedRelay {
+    /// A relay whose packets to endpoints have this mark; 0: none.
+    pub(crate) fn new(mark: u32) -> Rc<Self> {
+        let relay = OnceCell::new();
+        Rc::new(Self { mark, relay })
+    }
+
+    /// The relay, started if need be.
+    pub(crate) fn get(&self) -> Result<&Relay, Error> {
+        if let Some(relay) = self.relay.get() {
+            return Ok(relay);
+        }
+        let relay = Relay::start(self.limits())?;
+        Ok(self.relay.get_or_init(|| relay))
+    }
+
+    /// The relay, if it runs.
+    pub(crate) fn running(&self) -> Option<&Relay> {
+        self.relay.get()
+    }
+
+    fn limits(&self) -> Limits {
+        let limits = match kernel::process::raise_open_files() {
+            Ok(files) => Limits::for_open_files(files),
+            Err(error) => {
+                tracing::warn!("{error}; going on with fewer connections at a time");
+                Limits::for_open_files(1024)
+            }
         };
-        let relay = self.relay.insert(relay);
-        relay.serve(frontends).map(|(_, errors)| errors)
+        let mark = self.mark;
+        Limits { mark, ..limits }
     }
 }
 
-impl Drop for LocalRelay {
+impl Drop for SharedRelay {
     fn drop(&mut self) {
-        if let Some(relay) = self.relay.take() {
-            relay.stop();
+        let Some(relay) = self.relay.take() else {
+            return;
+        };
+        let open = relay.open_connections();
+        if open > 0 {
+            let drain = self.limits().drain;
+            tracing::info!("ending; {open} open connections and flows get {drain:?} to end");
         }
+        relay.stop();
     }
 }
 

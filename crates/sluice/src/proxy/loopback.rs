@@ -1,126 +1,110 @@
-//! NodePorts on loopback addresses by way of the relay, for the nftables mode.
+//! NodePorts on loopback by way of the relay, for the nftables mode.
 //!
 //! kube-proxy's nftables mode never answers there, and its users miss it (kubernetes/kubernetes
 //! 138427): what DNAT makes of a packet from 127.0.0.1 cannot leave the host without
-//! `route_localnet`. A relay has no such trouble. As upstream's default is to stay silent, it has to
-//! be asked for: by a loopback range in `nodePortAddresses` (`127.0.0.0/8`, `::1/128`), unless
-//! `iptables.localhostNodePorts` is set to false. That setting alone cannot be what asks, for it is
-//! true where nothing is said.
+//! `route_localnet`. A relay has no such trouble, and serves ::1 too. When it does,
+//! [`localhost`](super::setup::localhost) says.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use model::Protocol;
-use plan::{FamilyDiff, NodeFacts, Plan, PortKey, PortPlan};
+use plan::{Plan, PortChange, PortKey, PortPlan};
 use relay::{Backends, Error, Frontend};
 
-use super::local_relay::{LocalRelay, backends};
+use super::local_relay::{SharedRelay, backends};
 
-/// The NodePorts of one family on this host's loopback addresses, TCP and UDP.
-#[derive(Default)]
+/// The NodePorts of one family on its loopback address, TCP and UDP.
 pub(crate) struct LoopbackNodePorts {
-    relay: LocalRelay,
-    /// The loopback addresses that are asked for: on most nodes none, and then the Services are
-    /// not looked at.
-    asked: Vec<IpAddr>,
-    frontends: BTreeMap<Frontend, (PortKey, Backends)>,
-    failed: BTreeMap<PortKey, String>,
+    ip: IpAddr,
+    relay: Rc<SharedRelay>,
+    owners: BTreeMap<Frontend, PortKey>,
+    /// What could not be opened; tried again with every sync.
+    failed: Changes,
 }
 
+type Changes = BTreeMap<Frontend, Option<Backends>>;
+
 impl LoopbackNodePorts {
-    /// Serves what the plan says and nothing else; connections that are open go on. Returns the
-    /// Service ports whose NodePort could not be opened, with the reason.
+    /// Serves nothing yet.
+    pub(crate) fn new(ip: IpAddr, relay: Rc<SharedRelay>) -> Self {
+        Self {
+            ip,
+            relay,
+            owners: BTreeMap::new(),
+            failed: Changes::new(),
+        }
+    }
+
+    /// Serves what changed; connections that are open go on. Returns the Service ports whose
+    /// NodePort could not be opened, with the reason.
     ///
     /// # Errors
     /// The relay could not be started, or has died.
-    pub(crate) fn sync(&mut self, plan: &Plan) -> Result<&BTreeMap<PortKey, String>, Error> {
-        self.asked = loopback(&plan.node);
-        self.frontends.clear();
-        if !self.asked.is_empty() {
-            for (key, port) in &plan.ports {
-                self.add(key, port);
-            }
-        }
-        self.serve()
+    pub(crate) fn sync(
+        &mut self,
+        changes: &[PortChange],
+    ) -> Result<BTreeMap<PortKey, String>, Error> {
+        let before = changes.iter().filter_map(|c| c.before.as_ref());
+        let gone: Vec<Frontend> = before.filter_map(|port| self.frontend(port)).collect();
+        let after = changes.iter().filter_map(|c| c.after.as_ref());
+        self.replace(&gone, after.map(|port| &**port))
     }
 
-    /// The same, where the plan was served but for this change.
+    /// Serves what the plan says and nothing else.
     ///
     /// # Errors
-    /// As those of [`sync`](Self::sync).
-    pub(crate) fn change(
+    /// As [`Self::sync`].
+    pub(crate) fn resync(&mut self, plan: &Plan) -> Result<BTreeMap<PortKey, String>, Error> {
+        let all: Vec<Frontend> = self.owners.keys().copied().collect();
+        self.replace(&all, plan.ports.values().map(|port| &**port))
+    }
+
+    fn replace<'a>(
         &mut self,
-        plan: &Plan,
-        diff: &FamilyDiff,
-    ) -> Result<&BTreeMap<PortKey, String>, Error> {
-        if loopback(&plan.node) != self.asked {
-            return self.sync(plan);
+        gone: &[Frontend],
+        come: impl Iterator<Item = &'a PortPlan>,
+    ) -> Result<BTreeMap<PortKey, String>, Error> {
+        let mut changes = std::mem::take(&mut self.failed);
+        for frontend in gone {
+            changes.insert(*frontend, None);
+            self.owners.remove(frontend);
         }
-        // What could not be opened is tried again.
-        let mut changed = !self.failed.is_empty();
-        for before in diff.ports.iter().filter_map(|c| c.before.as_ref()) {
-            for frontend in self.of(before) {
-                changed |= self.frontends.remove(&frontend).is_some();
+        for port in come {
+            let Some(frontend) = self.frontend(port) else {
+                continue;
+            };
+            // Who connects from this node gets the cluster's endpoints, whatever the external
+            // policy.
+            changes.insert(frontend, Some(backends(port, &port.cluster)));
+            self.owners.insert(frontend, port.key());
+        }
+        self.carry_out(&changes)
+    }
+
+    fn carry_out(&mut self, changes: &Changes) -> Result<BTreeMap<PortKey, String>, Error> {
+        let mut failed = BTreeMap::new();
+        if changes.is_empty() || (self.owners.is_empty() && self.relay.running().is_none()) {
+            return Ok(failed);
+        }
+        for error in self.relay.get()?.change(changes.clone())? {
+            if let Error::Listen { frontend, .. } = &error
+                && let Some(owner) = self.owners.get(frontend)
+                && let Some(backends) = changes.get(frontend)
+            {
+                failed.insert(owner.clone(), error.to_string());
+                self.failed.insert(*frontend, backends.clone());
             }
         }
-        for port in diff.ports.iter().filter_map(|c| c.after.as_ref()) {
-            changed |= self.add(&port.key(), port);
-        }
-        if changed {
-            return self.serve();
-        }
-        Ok(&self.failed)
+        Ok(failed)
     }
 
-    /// Where a Service port's NodePort is to answer.
-    fn of(&self, port: &PortPlan) -> Vec<Frontend> {
-        let node_port = port.node_port.filter(|_| port.protocol != Protocol::Sctp);
-        let protocol = port.protocol;
-        let at = |(ip, port): (&IpAddr, u16)| Frontend {
-            address: SocketAddr::new(*ip, port),
-            protocol,
-        };
-        let node_port = node_port.iter();
-        node_port
-            .flat_map(|port| self.asked.iter().map(move |ip| (ip, port.get())))
-            .map(at)
-            .collect()
+    fn frontend(&self, port: &PortPlan) -> Option<Frontend> {
+        let node_port = port.node_port?.get();
+        (port.protocol != Protocol::Sctp).then(|| Frontend {
+            address: SocketAddr::new(self.ip, node_port),
+            protocol: port.protocol,
+        })
     }
-
-    /// Who connects from this node gets the cluster's endpoints, whatever the external policy.
-    fn add(&mut self, key: &PortKey, port: &PortPlan) -> bool {
-        let frontends = self.of(port);
-        for frontend in &frontends {
-            let to = (key.clone(), backends(port, &port.cluster));
-            self.frontends.insert(*frontend, to);
-        }
-        !frontends.is_empty()
-    }
-
-    fn serve(&mut self) -> Result<&BTreeMap<PortKey, String>, Error> {
-        let all = self.frontends.iter();
-        let all = all.map(|(frontend, (_, backends))| (*frontend, backends.clone()));
-        let errors = match self.relay.serve(all.collect()) {
-            Ok(errors) => errors,
-            Err(error) => {
-                // The next change starts from nothing.
-                self.asked.clear();
-                return Err(error);
-            }
-        };
-        let failed = errors.iter().filter_map(|error| match error {
-            Error::Listen { frontend, .. } | Error::Unsupported { frontend } => {
-                let (owner, _) = self.frontends.get(frontend)?;
-                Some((owner.clone(), error.to_string()))
-            }
-            Error::Start(_) | Error::Stopped => None,
-        });
-        self.failed = failed.collect();
-        Ok(&self.failed)
-    }
-}
-
-fn loopback(node: &NodeFacts) -> Vec<IpAddr> {
-    let asked = node.node_port_ips.iter().flatten();
-    asked.copied().filter(IpAddr::is_loopback).collect()
 }

@@ -45,6 +45,8 @@ pub(crate) use self::driver::kernel_family;
 use self::input::Inputs;
 pub(crate) use self::input::spawn;
 use self::iptables::IptablesDriver;
+use self::local_relay::SharedRelay;
+use self::loopback::LoopbackNodePorts;
 use self::nftables::{NftablesDriver, SharedGeneration};
 use self::run::{Drivers, Setup};
 use self::userspace::UserspaceDriver;
@@ -121,7 +123,6 @@ fn serve_listen_map(
         bail!("--listen-map goes with --proxy-mode=userspace, and not with --once");
     }
     let drivers = listen_map::drivers(listen_map::read(&args.listen_map)?);
-    raise_open_files();
     setup.sockets_only = true;
     let inputs = Inputs::new();
     inputs.follow_signals()?;
@@ -230,6 +231,7 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
         masquerade_bit: config.masquerade_bit,
     };
     let generation = SharedGeneration::default();
+    let relay = SharedRelay::new(0);
     let mut drivers = Drivers::new();
     for family in IpFamily::ALL {
         if !kernel::family::in_kernel(kernel_family(family)) {
@@ -239,8 +241,8 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
         let mut driver =
             NftablesDriver::new(family, options, inputs.sender(), Rc::clone(&generation))
                 .context("cannot speak to nf_tables; is NET_ADMIN missing?")?;
-        if config.localhost_node_ports {
-            driver.serve_loopback();
+        if let Some(ip) = setup::localhost(config, family) {
+            driver.serve_loopback(LoopbackNodePorts::new(ip, Rc::clone(&relay)));
         }
         drivers.push((family, Box::new(driver)));
     }
@@ -248,30 +250,23 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
 }
 
 fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
-    raise_open_files();
     let settings = userspace::Settings {
         mark: 1 << config.masquerade_bit,
         localhost_node_ports: sysctls::localhost_node_ports(config),
     };
+    let relay = SharedRelay::new(settings.mark);
     let mut drivers = Drivers::new();
     for family in IpFamily::ALL {
         if !kernel::family::in_kernel(kernel_family(family)) {
             tracing::info!("no Services over {family}: it is disabled in this kernel");
             continue;
         }
-        let driver = UserspaceDriver::new(family, settings).context(
+        let driver = UserspaceDriver::new(family, settings, Rc::clone(&relay)).context(
             "cannot speak to nf_tables; is NET_ADMIN missing? (--listen-map needs no privilege)",
         )?;
         drivers.push((family, Box::new(driver)));
     }
     Ok(drivers)
-}
-
-/// Two for each connection that is relayed.
-fn raise_open_files() {
-    if let Err(error) = kernel::process::raise_open_files() {
-        tracing::warn!("{error}; going on with fewer connections at a time");
-    }
 }
 
 /// The iptables of each family that has one.

@@ -1,6 +1,7 @@
 //! The nftables mode at the kernel: transactions over netlink, and a watch for those of others.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use kernel::nfnetlink::{
 use model::IpFamily;
 use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
-use plan::{FamilyDiff, Plan};
+use plan::{Plan, PortKey};
 
 use super::driver::{Driver, SyncError, Synced, kernel_family};
 use super::input::Input;
@@ -70,31 +71,22 @@ impl NftablesDriver {
         })
     }
 
-    /// Has NodePorts answer on loopback too, where `nodePortAddresses` asks for it.
-    pub(crate) fn serve_loopback(&mut self) {
-        self.loopback = Some(LoopbackNodePorts::default());
+    /// Has NodePorts answer on loopback too.
+    pub(crate) fn serve_loopback(&mut self, loopback: LoopbackNodePorts) {
+        self.loopback = Some(loopback);
     }
 
-    /// What the table cannot do, once it is in force: all of the plan, or a change to it.
+    /// What the table cannot do, once it is in force.
     fn sync_loopback(
         &mut self,
-        plan: &Plan,
-        diff: Option<&FamilyDiff>,
         synced: &mut Synced,
+        sync: impl FnOnce(&mut LoopbackNodePorts) -> Result<BTreeMap<PortKey, String>, relay::Error>,
     ) -> Result<(), SyncError> {
-        let Some(loopback) = &mut self.loopback else {
-            return Ok(());
-        };
-        let failed = match diff {
-            Some(diff) => loopback.change(plan, diff),
-            None => loopback.sync(plan),
-        };
-        let family = self.family;
-        let failed = failed.map_err(|e| SyncError {
-            family,
-            reason: e.to_string(),
-        })?;
-        synced.quarantined.extend(failed.clone());
+        if let Some(loopback) = &mut self.loopback {
+            let failed = sync(loopback);
+            let failed = failed.map_err(|e| self.error(e.to_string()))?;
+            synced.quarantined.extend(failed);
+        }
         Ok(())
     }
 
@@ -152,11 +144,11 @@ impl NftablesDriver {
 }
 
 impl Driver for NftablesDriver {
-    fn sync(&mut self, plan: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
+    fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
         let diff = pending.diff();
         self.sync.change(&diff);
         let mut synced = self.run()?;
-        self.sync_loopback(plan, Some(&diff), &mut synced)?;
+        self.sync_loopback(&mut synced, |loopback| loopback.sync(&diff.ports))?;
         Ok(synced)
     }
 
@@ -165,7 +157,7 @@ impl Driver for NftablesDriver {
         self.sync.retry();
         self.sync.distrust();
         let mut synced = self.run()?;
-        self.sync_loopback(plan, None, &mut synced)?;
+        self.sync_loopback(&mut synced, |loopback| loopback.resync(plan))?;
         Ok(synced)
     }
 

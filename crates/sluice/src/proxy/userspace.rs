@@ -4,22 +4,25 @@
 //! refuse, the table keeps strangers away from them, the relay opens them, and only then the table
 //! leads anybody there. What goes, goes in the opposite order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use dataplane::nftables::table_family;
 use dataplane::userspace::{
-    Options, RelayPorts, Spread, State, TABLE, Target, listeners, unserved,
+    Options, RelayPorts, Spread, State, TABLE, Target, listeners, ports_in, unserved,
 };
 use kernel::netlink;
 use kernel::nfnetlink::{Generation, NfTables, ReadTable, TableId, TransactionError};
 use model::{IpFamily, Protocol};
 use netfilter::nft::Op;
-use plan::{NodeFacts, Plan, PortKey, PortPlan};
-use relay::{Backends, Frontend, Limits, Relay};
+use netfilter::nft::table::Contents;
+use plan::{Endpoint, NodeFacts, Plan, PortKey, PortPlan, StaleFlows};
+use relay::{Backends, Frontend, Relay};
 
 use super::driver::{Driver, SyncError, Synced};
+use super::local_relay::SharedRelay;
 use super::pending::Pending;
 
 /// One family of the userspace mode.
@@ -28,11 +31,11 @@ pub(crate) struct UserspaceDriver {
     settings: Settings,
     nft: NfTables,
     id: TableId,
-    /// Started with the first sync, once the signals have found their thread.
-    relay: Option<Relay>,
+    relay: Rc<SharedRelay>,
     /// Where the relay listens, or is about to.
-    taken: BTreeMap<(PortKey, Spread), Frontend>,
-    serving: BTreeMap<Frontend, Backends>,
+    taken: BTreeMap<Place, Frontend>,
+    /// Where it listens for nobody any more.
+    strays: BTreeSet<Frontend>,
     /// What the kernel has; `None` where that has to be found out.
     state: Option<State>,
     generation: Option<Generation>,
@@ -49,6 +52,9 @@ pub(crate) struct Settings {
     pub(crate) localhost_node_ports: bool,
 }
 
+/// What a port of the relay is for.
+type Place = (PortKey, Spread);
+
 /// A port that the relay has just taken.
 type NewPort = (Protocol, u16);
 
@@ -57,15 +63,19 @@ type Wanted = Vec<(PortKey, Option<Arc<PortPlan>>)>;
 
 impl UserspaceDriver {
     /// A driver that knows nothing of the kernel yet.
-    pub(crate) fn new(family: IpFamily, settings: Settings) -> Result<Self, netlink::Error> {
+    pub(crate) fn new(
+        family: IpFamily,
+        settings: Settings,
+        relay: Rc<SharedRelay>,
+    ) -> Result<Self, netlink::Error> {
         Ok(Self {
             family,
             settings,
             nft: NfTables::open()?,
             id: TableId::new(table_family(family), TABLE),
-            relay: None,
+            relay,
             taken: BTreeMap::new(),
-            serving: BTreeMap::new(),
+            strays: BTreeSet::new(),
             state: None,
             generation: None,
             problems: BTreeMap::new(),
@@ -79,18 +89,8 @@ impl UserspaceDriver {
         }
     }
 
-    fn relay(&mut self) -> Result<&Relay, SyncError> {
-        let relay = match self.relay.take() {
-            Some(relay) => relay,
-            None => {
-                let limits = Limits {
-                    mark: self.settings.mark,
-                    ..Limits::default()
-                };
-                Relay::start(limits).map_err(|e| self.error(e))?
-            }
-        };
-        Ok(self.relay.insert(relay))
+    fn relay(&self) -> Result<&Relay, SyncError> {
+        self.relay.get().map_err(|e| self.error(e))
     }
 
     fn commit(&mut self, ops: &[Op]) -> Result<(), TransactionError> {
@@ -103,11 +103,14 @@ impl UserspaceDriver {
         Ok(())
     }
 
-    /// Takes ports for listeners that are new. Returns what the table is to say, and the new ports.
+    /// Takes ports for listeners that are new: those that a process before us had, by the table
+    /// that it left, where they are free, so that flows that are led there go on. Returns what the
+    /// table is to say, and the new ports.
     fn take_ports(
         &mut self,
         ip: IpAddr,
         wanted: &Wanted,
+        before: Option<&Contents>,
     ) -> Result<(Vec<Target>, Vec<NewPort>), SyncError> {
         let mut missing = Vec::new();
         for (key, port) in wanted {
@@ -116,32 +119,54 @@ impl UserspaceDriver {
             if let Some(reason) = unserved(port) {
                 self.problems.insert(key.clone(), reason.to_owned());
             }
-            let spreads = listeners(port).into_iter().map(|l| (key.clone(), l.spread));
-            missing.extend(spreads.filter(|place| !self.taken.contains_key(place)));
-        }
-        let asked = missing.iter().map(|((_, protocol), _)| Frontend {
-            address: SocketAddr::new(ip, 0),
-            protocol: *protocol,
-        });
-        let asked: Vec<Frontend> = asked.collect();
-        let mut new = Vec::new();
-        if !asked.is_empty() {
-            let answers = self.relay()?.reserve(asked);
-            let answers = answers.map_err(|e| self.error(e))?;
-            for (place, answer) in missing.into_iter().zip(answers) {
-                match answer {
-                    Ok(frontend) => {
-                        new.push((frontend.protocol, frontend.address.port()));
-                        self.taken.insert(place, frontend);
-                    }
-                    Err(error) => {
-                        self.problems.insert(place.0, error.to_string());
-                    }
+            let had = before.map(|table| ports_in(table, port));
+            let had = had.unwrap_or_default();
+            for listener in listeners(port) {
+                let place = (key.clone(), listener.spread);
+                if !self.taken.contains_key(&place) {
+                    missing.push((place, had.get(listener.spread).unwrap_or(0)));
                 }
             }
         }
+        // Before the system hands them out as any others.
+        missing.sort_by_key(|(_, port)| *port == 0);
+        let mut new = Vec::new();
+        let failed = self.reserve(ip, missing, &mut new)?;
+        let again = failed.into_iter().map(|(place, _)| (place, 0)).collect();
+        for (place, error) in self.reserve(ip, again, &mut new)? {
+            self.problems.insert(place.0, error.to_string());
+        }
         let targets = wanted.iter().map(|(key, port)| self.target(key, port));
         Ok((targets.collect(), new))
+    }
+
+    /// Has the relay take these ports, 0 for any. Returns what it could not take.
+    fn reserve(
+        &mut self,
+        ip: IpAddr,
+        places: Vec<(Place, u16)>,
+        new: &mut Vec<NewPort>,
+    ) -> Result<Vec<(Place, relay::Error)>, SyncError> {
+        let mut failed = Vec::new();
+        if places.is_empty() {
+            return Ok(failed);
+        }
+        let asked = places.iter().map(|(((_, protocol), _), port)| Frontend {
+            address: SocketAddr::new(ip, *port),
+            protocol: *protocol,
+        });
+        let answers = self.relay()?.reserve(asked.collect());
+        let answers = answers.map_err(|e| self.error(e))?;
+        for ((place, _), answer) in places.into_iter().zip(answers) {
+            match answer {
+                Ok(frontend) => {
+                    new.push((frontend.protocol, frontend.address.port()));
+                    self.taken.insert(place, frontend);
+                }
+                Err(error) => failed.push((place, error)),
+            }
+        }
+        Ok(failed)
     }
 
     fn target(&self, key: &PortKey, port: &Option<Arc<PortPlan>>) -> Target {
@@ -160,6 +185,7 @@ impl UserspaceDriver {
 
     /// Lets the relay serve what is wanted; what it served before it still does.
     fn open(&mut self, wanted: &Wanted) -> Result<(), SyncError> {
+        let mut changes = BTreeMap::new();
         for (key, port) in wanted {
             for listener in port.iter().flat_map(|port| listeners(port)) {
                 let place = (key.clone(), listener.spread);
@@ -168,55 +194,44 @@ impl UserspaceDriver {
                         endpoints: listener.endpoints,
                         affinity: listener.affinity,
                     };
-                    self.serving.insert(*frontend, backends);
+                    changes.insert(*frontend, Some(backends));
                 }
             }
         }
-        self.serve()
+        let errors = self.relay()?.change(changes);
+        match errors.map_err(|e| self.error(e))?.first() {
+            None => Ok(()),
+            // Its port was taken from us between two steps; from the start, with other ports.
+            Some(error) => {
+                let error = self.error(error);
+                self.strays
+                    .extend(std::mem::take(&mut self.taken).into_values());
+                Err(error)
+            }
+        }
     }
 
     /// Closes what is not wanted any more. Connections that are open stay.
     fn close(&mut self, wanted: &Wanted) -> Result<(), SyncError> {
-        let mut gone = Vec::new();
         for (key, port) in wanted {
             let wanted: Vec<Spread> = port
                 .iter()
                 .flat_map(|port| listeners(port))
                 .map(|l| l.spread)
                 .collect();
-            let unwanted = Spread::ALL.into_iter().filter(|s| !wanted.contains(s));
-            gone.extend(unwanted.map(|spread| (key.clone(), spread)));
-        }
-        let mut any = false;
-        for place in gone {
-            if let Some(frontend) = self.taken.remove(&place) {
-                self.serving.remove(&frontend);
-                any = true;
+            for spread in Spread::ALL.into_iter().filter(|s| !wanted.contains(s)) {
+                self.strays
+                    .extend(self.taken.remove(&(key.clone(), spread)));
             }
         }
-        if any { self.serve() } else { Ok(()) }
-    }
-
-    fn serve(&mut self) -> Result<(), SyncError> {
-        let serving = self.serving.clone();
-        let served = self.relay()?.serve(serving);
-        let (_, errors) = served.map_err(|e| self.error(e))?;
-        match errors.first() {
-            None => Ok(()),
-            // Its port was taken from us between two steps; from the start, with other ports.
-            Some(error) => {
-                let error = self.error(error);
-                self.forget();
-                Err(error)
-            }
+        if self.strays.is_empty() {
+            return Ok(());
         }
-    }
-
-    /// Everything is made anew by the next sync.
-    fn forget(&mut self) {
-        self.state = None;
-        self.taken.clear();
-        self.serving.clear();
+        let changes = self.strays.iter().map(|frontend| (*frontend, None));
+        let closed = self.relay()?.change(changes.collect());
+        closed.map_err(|e| self.error(e))?;
+        self.strays.clear();
+        Ok(())
     }
 
     /// Changes what is known to be in the kernel.
@@ -226,7 +241,7 @@ impl UserspaceDriver {
         wanted: &Wanted,
         node: Option<Arc<NodeFacts>>,
     ) -> Result<State, SyncError> {
-        let (targets, new) = self.take_ports(state.options().relay_ip, wanted)?;
+        let (targets, new) = self.take_ports(state.options().relay_ip, wanted, None)?;
         self.commit(&State::guard(new)).map_err(|e| self.error(e))?;
         self.open(wanted)?;
         let change = state.change(targets, node);
@@ -245,9 +260,14 @@ impl UserspaceDriver {
         let ports = plan.ports.iter();
         let mut wanted: Wanted = ports.map(|(k, p)| (k.clone(), Some(p.clone()))).collect();
         self.problems.retain(|key, _| plan.ports.contains_key(key));
-        self.taken
-            .retain(|_, frontend| frontend.address.ip() == options.relay_ip);
-        let (targets, new) = self.take_ports(options.relay_ip, &wanted)?;
+        let (here, elsewhere) = std::mem::take(&mut self.taken)
+            .into_iter()
+            .partition(|(_, frontend)| frontend.address.ip() == options.relay_ip);
+        self.taken = here;
+        let elsewhere: BTreeMap<Place, Frontend> = elsewhere;
+        self.strays.extend(elsewhere.into_values());
+        let before = read.as_ref().map(|read| &read.contents);
+        let (targets, new) = self.take_ports(options.relay_ip, &wanted, before)?;
         if !new.is_empty() {
             let guard = State::guard(new);
             // A table of a process before us goes on refusing meanwhile, where it is whole.
@@ -268,19 +288,7 @@ impl UserspaceDriver {
         let gone: Vec<PortKey> = gone.cloned().collect();
         wanted.extend(gone.into_iter().map(|key| (key, None)));
         self.close(&wanted)?;
-        self.drop_strays()?;
         Ok(state)
-    }
-
-    /// Stops serving at an address that is the relay's no longer.
-    fn drop_strays(&mut self) -> Result<(), SyncError> {
-        let before = self.serving.len();
-        let taken: std::collections::BTreeSet<Frontend> = self.taken.values().copied().collect();
-        self.serving.retain(|frontend, _| taken.contains(frontend));
-        if self.serving.len() == before {
-            return Ok(());
-        }
-        self.serve()
     }
 
     fn read(&mut self) -> Result<Option<ReadTable>, SyncError> {
@@ -358,6 +366,25 @@ impl Driver for UserspaceDriver {
         Ok(self.synced())
     }
 
+    /// The kernel's flows lead to the relay. Where they still do they stay: it sends their datagrams
+    /// elsewhere itself when an endpoint goes.
+    fn stale_flows(&self, flows: Vec<StaleFlows>) -> Vec<StaleFlows> {
+        let Some(state) = &self.state else {
+            return flows;
+        };
+        let relay = |port| Endpoint {
+            ip: state.options().relay_ip,
+            port,
+            is_local: true,
+        };
+        let led_here = |flows: StaleFlows| {
+            let ports = state.ports().get(&flows.port).map(|(_, ports)| *ports);
+            let keep = ports.unwrap_or_default().iter().map(relay).collect();
+            StaleFlows { keep, ..flows }
+        };
+        flows.into_iter().map(led_here).collect()
+    }
+
     fn disturbed(&mut self) -> bool {
         let now = self.nft.generation().ok().map(|info| info.generation);
         let Some(state) = self.state.clone() else {
@@ -368,13 +395,5 @@ impl Driver for UserspaceDriver {
         }
         // Not being able to look is no sign of anything; the next sync will tell.
         self.read().is_ok_and(|read| !is(read.as_ref(), &state))
-    }
-}
-
-impl Drop for UserspaceDriver {
-    fn drop(&mut self) {
-        if let Some(relay) = self.relay.take() {
-            relay.stop();
-        }
     }
 }

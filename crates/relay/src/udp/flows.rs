@@ -1,0 +1,101 @@
+//! The flows of one frontend.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+
+use super::{Upstream, lock};
+use crate::limits::Place;
+
+/// How many flows are looked at to find one that is idle: of a few the longest idle is, of all, most
+/// likely among the longest idle.
+const LOOKED_AT: usize = 8;
+
+/// A flow that was used within this time does not make way for another.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// Flows by client.
+#[derive(Default)]
+pub(super) struct Flows {
+    by_client: HashMap<SocketAddr, Flow>,
+    /// The clients, in no order: to take some at random.
+    clients: Vec<SocketAddr>,
+}
+
+pub(super) struct Flow {
+    upstream: Arc<Upstream>,
+    task: AbortHandle,
+    /// Where the client is in [`Flows::clients`].
+    at: usize,
+    _place: Place,
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Flow {
+    pub(super) fn new(upstream: Arc<Upstream>, task: AbortHandle, place: Place) -> Self {
+        Self {
+            upstream,
+            task,
+            at: 0,
+            _place: place,
+        }
+    }
+
+    fn last_used(&self) -> Instant {
+        *lock(&self.upstream.last_used)
+    }
+}
+
+impl Flows {
+    pub(super) fn get(&self, client: SocketAddr) -> Option<Arc<Upstream>> {
+        let flow = self.by_client.get(&client)?;
+        Some(Arc::clone(&flow.upstream))
+    }
+
+    /// Puts in a flow of a client that has none.
+    pub(super) fn insert(&mut self, client: SocketAddr, mut flow: Flow) {
+        flow.at = self.clients.len();
+        self.clients.push(client);
+        self.by_client.insert(client, flow);
+    }
+
+    /// Ends this flow of the client, unless it has another by now.
+    pub(super) fn remove(&mut self, client: SocketAddr, upstream: &Arc<Upstream>) {
+        let flow = self.by_client.get(&client);
+        if flow.is_some_and(|flow| Arc::ptr_eq(&flow.upstream, upstream)) {
+            self.take_out(client);
+        }
+    }
+
+    /// Ends a flow that is idle, if there is one among those that are looked at.
+    pub(super) fn evict(&mut self, now: Instant) {
+        let looked_at = (0..LOOKED_AT.min(self.clients.len()))
+            .filter_map(|_| fastrand::choice(&self.clients).copied())
+            .filter_map(|client| Some((self.by_client.get(&client)?.last_used(), client)));
+        if let Some((last_used, client)) = looked_at.min_by_key(|(last_used, _)| *last_used)
+            && last_used + BUSY <= now
+        {
+            self.take_out(client);
+        }
+    }
+
+    fn take_out(&mut self, client: SocketAddr) {
+        let Some(flow) = self.by_client.remove(&client) else {
+            return;
+        };
+        self.clients.swap_remove(flow.at);
+        if let Some(moved) = self.clients.get(flow.at)
+            && let Some(moved) = self.by_client.get_mut(moved)
+        {
+            moved.at = flow.at;
+        }
+    }
+}

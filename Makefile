@@ -36,6 +36,8 @@ bench: deps
 	$(CARGO) bench --package sluice-dataplane --bench iptables
 	$(CARGO) bench --package sluice-kernel --bench nftables
 	$(CARGO) bench --package sluice-trace --bench dump
+	scripts/deps haproxy socat
+	$(CARGO) bench --package sluice-relay --bench relay
 	$(CARGO) bench --package sluice --bench apiserver
 
 docs:

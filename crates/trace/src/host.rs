@@ -64,7 +64,27 @@ pub(crate) struct Lookup<'a> {
 
 /// Why the kernel drops a packet before it looks at where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Martian(pub(crate) String);
+pub(crate) struct Martian {
+    pub(crate) why: String,
+    /// `rp_filter` objects, not the address itself.
+    pub(crate) reverse_path: bool,
+}
+
+impl Martian {
+    fn new(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            reverse_path: false,
+        }
+    }
+
+    fn reverse_path(why: String) -> Self {
+        Self {
+            why,
+            reverse_path: true,
+        }
+    }
+}
 
 impl Host {
     /// From facts; an error names a route that cannot be understood.
@@ -350,25 +370,25 @@ impl Host {
         }
         let (IpAddr::V4(s), IpAddr::V4(d)) = (src, dst) else {
             return (src.is_loopback() || dst.is_loopback() || src.is_multicast())
-                .then(|| Martian("a loopback or multicast address from outside".into()));
+                .then(|| Martian::new("a loopback or multicast address from outside"));
         };
         if s.is_multicast() || s.is_broadcast() {
-            return Some(Martian(format!("martian source {s}")));
+            return Some(Martian::new(format!("martian source {s}")));
         }
         if s.octets()[0] == 0 && !(s == Ipv4Addr::UNSPECIFIED && d.is_broadcast()) {
-            return Some(Martian(format!("martian source {s}")));
+            return Some(Martian::new(format!("martian source {s}")));
         }
         if d.octets()[0] == 0 {
-            return Some(Martian(format!("martian destination {d}")));
+            return Some(Martian::new(format!("martian destination {d}")));
         }
         if !self.route_localnet(Some(iif)) {
             if s.is_loopback() {
-                return Some(Martian(format!(
+                return Some(Martian::new(format!(
                     "martian source {s}: a loopback address from {iif}, and route_localnet is off there"
                 )));
             }
             if d.is_loopback() {
-                return Some(Martian(format!(
+                return Some(Martian::new(format!(
                     "martian destination {d}: a loopback address from {iif}, and route_localnet is off there"
                 )));
             }
@@ -383,7 +403,7 @@ impl Host {
         }
         let accept_local = self.conf(iif, "accept_local").unwrap_or(0) != 0;
         if self.is_local(src) && !src.is_loopback() && !accept_local {
-            return Some(Martian(format!(
+            return Some(Martian::new(format!(
                 "martian source {src}: this host's own address, from {iif}"
             )));
         }
@@ -407,41 +427,69 @@ impl Host {
             .first()
             .map_or("no route".to_owned(), |w| w.text.clone());
         match mode {
-            1 if !same => Some(Martian(format!(
+            1 if !same => Some(Martian::reverse_path(format!(
                 "rp_filter is strict on {iif} and the way back to {src} is another: {way}"
             ))),
-            2 if !any => Some(Martian(format!(
+            2 if !any => Some(Martian::reverse_path(format!(
                 "rp_filter is loose on {iif} and there is no way back to {src}"
             ))),
             _ => None,
         }
     }
 
-    /// The address that MASQUERADE gives: the outgoing interface's primary one in the next hop's
-    /// network, else its first, else any other interface's (`inet_select_addr`). IPv6 chooses the
-    /// source as for a new socket; here the first of global scope, unless another shares the
-    /// destination's network.
-    pub(crate) fn masquerade_addr(&self, out: &str, next_hop: IpAddr) -> Option<IpAddr> {
-        let v6 = is_v6(next_hop);
-        let usable = |i: &&Interface| i.addresses.iter().any(|a| is_v6(a.addr()) == v6);
+    /// The address that MASQUERADE gives. In IPv4, the outgoing interface's primary one in the next
+    /// hop's network, else its first, else any other interface's (`inet_select_addr`). In IPv6, the
+    /// source of a new socket to the destination.
+    pub(crate) fn masquerade_addr(&self, out: &str, towards: IpAddr) -> Option<IpAddr> {
+        if let IpAddr::V6(dst) = towards {
+            return self.source6(out, dst);
+        }
         let pick = |i: &Interface| {
-            let of_family = || {
-                i.addresses
-                    .iter()
-                    .filter(move |a| is_v6(a.addr()) == v6 && global(a.addr()))
-            };
-            let near = of_family().find(|a| a.contains(&next_hop));
-            near.or_else(|| of_family().next()).map(IpNet::addr)
+            let usable = |a: &&IpNet| a.addr().is_ipv4() && global(a.addr());
+            let all = || i.addresses.iter().filter(usable);
+            let near = all().find(|a| a.contains(&towards));
+            near.or_else(|| all().next()).map(IpNet::addr)
         };
-        let own = self.interface(out).filter(usable).and_then(pick);
+        let own = self.interface(out).and_then(pick);
         own.or_else(|| self.interfaces.iter().filter(|i| i.up).find_map(pick))
+    }
+
+    /// Of all addresses the destination itself, one of the outgoing interface, one of the same kind
+    /// (unique local or not), the one with the longest common prefix, in this order of preference
+    /// (RFC 6724, rules 1, 5, 6 and 8).
+    fn source6(&self, out: &str, dst: std::net::Ipv6Addr) -> Option<IpAddr> {
+        let up = self.interfaces.iter().filter(|i| i.up);
+        let all = up.flat_map(|i| i.addresses.iter().map(move |net| (i, net)));
+        let mut best = None;
+        for (iface, net) in all {
+            let IpAddr::V6(ip) = net.addr() else { continue };
+            if !global(net.addr()) {
+                continue;
+            }
+            let common = (ip.to_bits() ^ dst.to_bits()).leading_zeros();
+            let fit = (
+                ip == dst,
+                iface.name == out,
+                ip.is_unique_local() == dst.is_unique_local(),
+                common.min(u32::from(net.prefix_len())),
+            );
+            // Of equals the first.
+            if best.is_none_or(|(before, _)| fit > before) {
+                best = Some((fit, ip));
+            }
+        }
+        best.map(|(_, ip)| ip.into())
     }
 }
 
 fn global(ip: IpAddr) -> bool {
+    !ip.is_loopback() && !is_link_local(ip)
+}
+
+pub(crate) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }
 

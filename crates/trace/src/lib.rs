@@ -47,7 +47,7 @@ pub use facts::{Dumps, Facts, FactsError, Interface, NextHop, Route, RouteKind, 
 pub use fraction::Fraction;
 pub use fuzz::fuzz_one;
 pub use host::Host;
-pub use outcome::{Outcome, Snat, Step, Summary, Trace, Verdict};
+pub use outcome::{Answer, Did, Outcome, Snat, Step, Summary, Trace, Verdict};
 pub use packet::{CtState, Endpoint, Flow, Origin, Packet, Proto, Rewrite};
 pub use render::{Style, percent, render_tree, step_to_json, to_json};
 pub use reply::reply_to;

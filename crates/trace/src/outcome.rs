@@ -30,8 +30,14 @@ pub struct Outcome {
     /// Whether it was sent back to where it came from: after destination NAT, source and
     /// destination are the same address.
     pub hairpin: bool,
+    /// Source and destination as they are in the end, replies and answers to errors included.
+    pub src: Endpoint,
+    /// See `src`.
+    pub dst: Endpoint,
     /// The interface through which it leaves; `None` where it stays (or never got so far).
     pub out_iface: Option<String>,
+    /// Whether connection tracking knows the connection; if not (`NOTRACK`), `flow` says nothing.
+    pub tracked: bool,
     /// What connection tracking then remembers.
     pub flow: Flow,
     /// What happened on the way, in order.
@@ -83,8 +89,63 @@ pub struct Step {
     pub chain: String,
     /// The rule in its own language, `policy`, or what decided outside of rules.
     pub rule: String,
-    /// What it did.
+    /// What it did, in words.
     pub effect: String,
+    /// What it did, for programs.
+    pub did: Did,
+}
+
+/// What a step did to the packet's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Did {
+    /// The packet went on, changed or not.
+    WentOn,
+    /// A rule let it through.
+    Accepted,
+    /// A rule, a policy or a route dropped it.
+    Dropped,
+    /// Dropped, and the sender is told with this.
+    Rejected(Answer),
+    /// No route leads there; the sender is told where [`Outcome::verdict`] says so.
+    NoRoute,
+    /// `rp_filter` dropped it: answers would take another way.
+    ReversePath,
+    /// Its addresses may not be on a wire.
+    Martian,
+    /// It is for elsewhere, and this host does not forward.
+    NotForwarding,
+}
+
+/// What a sender is told about a packet that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Answer {
+    /// A TCP reset.
+    Reset,
+    /// An ICMP (ICMPv6) error of this type and code.
+    #[allow(missing_docs)]
+    Icmp { kind: u8, code: u8 },
+}
+
+impl Answer {
+    /// The error of `Destination Unreachable` with a code of IPv4's or of IPv6's.
+    pub(crate) fn unreachable(v6: bool, code4: u8, code6: u8) -> Self {
+        if v6 {
+            Answer::Icmp {
+                kind: 1,
+                code: code6,
+            }
+        } else {
+            Answer::Icmp {
+                kind: 3,
+                code: code4,
+            }
+        }
+    }
+
+    /// Port unreachable.
+    pub(crate) fn port(v6: bool) -> Self {
+        Self::unreachable(v6, 3, 4)
+    }
 }
 
 impl Trace {

@@ -30,7 +30,7 @@ pub struct Packet {
 impl Packet {
     /// The first packet of a connection: from an ephemeral port (50000), unmarked.
     pub fn new(from: Origin, src: IpAddr, dst: IpAddr, proto: Proto, dport: u16) -> Self {
-        let icmp = matches!(proto, Proto::ICMP | Proto::ICMPV6);
+        let icmp = proto.is_icmp();
         Self {
             src,
             dst,
@@ -105,6 +105,11 @@ impl Proto {
         })
     }
 
+    /// Whether it is ICMP, of either family.
+    pub fn is_icmp(self) -> bool {
+        matches!(self, Proto::ICMP | Proto::ICMPV6)
+    }
+
     /// Whether its header starts with source and destination port.
     pub fn has_ports(self) -> bool {
         matches!(self.0, 6 | 17 | 33 | 132 | 136)
@@ -133,8 +138,9 @@ pub enum CtState {
     New,
     /// It belongs to a connection seen before.
     Established(Flow),
-    /// It belongs to a connection that another one announced, or is an ICMP error about one.
-    Related,
+    /// It belongs to a connection that another one announced, or is an ICMP error about one, which
+    /// is translated as that one's packets are.
+    Related(Flow),
     /// Connection tracking cannot make sense of it.
     Invalid,
 }

@@ -42,10 +42,15 @@ pub fn reply_to(host: &Host, packet: &Packet, outcome: &Outcome) -> Option<Packe
         } else {
             host.guess_origin(to.ip)
         },
-        ct: CtState::Established(Flow {
-            reply: true,
-            ..outcome.flow.clone()
-        }),
+        ct: match packet.proto {
+            _ if outcome.tracked => CtState::Established(Flow {
+                reply: true,
+                ..outcome.flow.clone()
+            }),
+            // To connection tracking it is the first packet, which only UDP's answers look like.
+            Proto::UDP => CtState::New,
+            _ => CtState::Invalid,
+        },
         mark: 0,
     })
 }

@@ -233,7 +233,9 @@ fn expected(
 
 fn traced(world: &World, packet: &Packet) -> Vec<Seen> {
     let trace = walk(world, packet).unwrap();
-    assert_eq!(trace.warnings, Vec::<String>::new(), "{packet:?}");
+    // Affinity's lists are not in iptables' dumps: this client is new to them.
+    let known = |w: &String| w.starts_with("recent: ");
+    assert!(trace.warnings.iter().all(known), "{:?}", trace.warnings);
     let mut all: Vec<Seen> = trace
         .summary()
         .iter()

@@ -158,13 +158,15 @@ pub enum Part {
 pub struct PortProtocol(pub u8);
 
 impl PortProtocol {
-    const NAMES: [(&'static str, u8); 6] = [
+    const NAMES: [(&'static str, u8); 7] = [
         ("tcp", 6),
         ("udp", 17),
         ("sctp", 132),
         ("udplite", 136),
         ("icmp", 1),
         ("icmpv6", 58),
+        // What it prints depends on the host's list of protocols.
+        ("ipv6-icmp", 58),
     ];
 
     fn parse(text: &str) -> Option<Self> {

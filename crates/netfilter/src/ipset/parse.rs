@@ -281,11 +281,73 @@ fn address(text: &str) -> Option<Part> {
     (a.is_ipv4() == b.is_ipv4() && a <= b).then_some(Part::IpRange(a, b))
 }
 
+/// Names that ipset gives to pairs of ICMP type and code.
+const ICMP: [(&str, u8, u8); 22] = [
+    ("echo-reply", 0, 0),
+    ("network-unreachable", 3, 0),
+    ("host-unreachable", 3, 1),
+    ("protocol-unreachable", 3, 2),
+    ("port-unreachable", 3, 3),
+    ("fragmentation-needed", 3, 4),
+    ("source-route-failed", 3, 5),
+    ("network-unknown", 3, 6),
+    ("host-unknown", 3, 7),
+    ("network-prohibited", 3, 9),
+    ("host-prohibited", 3, 10),
+    ("communication-prohibited", 3, 13),
+    ("source-quench", 4, 0),
+    ("network-redirect", 5, 0),
+    ("host-redirect", 5, 1),
+    ("echo-request", 8, 0),
+    ("router-advertisement", 9, 0),
+    ("router-solicitation", 10, 0),
+    ("ttl-zero-during-transit", 11, 0),
+    ("ttl-zero-during-reassembly", 11, 1),
+    ("timestamp-request", 13, 0),
+    ("timestamp-reply", 14, 0),
+];
+
+/// As [`ICMP`], for ICMPv6.
+const ICMPV6: [(&str, u8, u8); 14] = [
+    ("no-route", 1, 0),
+    ("communication-prohibited", 1, 1),
+    ("address-unreachable", 1, 3),
+    ("port-unreachable", 1, 4),
+    ("packet-too-big", 2, 0),
+    ("ttl-zero-during-transit", 3, 0),
+    ("ttl-zero-during-reassembly", 3, 1),
+    ("echo-request", 128, 0),
+    ("echo-reply", 129, 0),
+    ("router-solicitation", 133, 0),
+    ("router-advertisement", 134, 0),
+    ("neighbour-solicitation", 135, 0),
+    ("neighbour-advertisement", 136, 0),
+    ("redirect", 137, 0),
+];
+
+fn icmp_name(protocol: Option<PortProtocol>, text: &str) -> Option<(u8, u8)> {
+    let names: &[_] = match protocol?.0 {
+        1 => &ICMP,
+        58 => &ICMPV6,
+        _ => return None,
+    };
+    let found = names.iter().find(|(name, ..)| *name == text)?;
+    Some((found.1, found.2))
+}
+
 fn port(text: &str) -> Option<Part> {
     let (protocol, ports) = match text.split_once(':') {
         Some((p, ports)) => (Some(PortProtocol::parse(p)?), ports),
         None => (None, text),
     };
+    if let Some((kind, code)) = icmp_name(protocol, ports) {
+        let packed = u16::from_be_bytes([kind, code]);
+        return Some(Part::Port {
+            protocol,
+            first: packed,
+            last: packed,
+        });
+    }
     // ICMP's "port" is type/code, kept as the kernel keeps it: type << 8 | code.
     if let Some((kind, code)) = ports.split_once('/') {
         let packed = u16::from_be_bytes([kind.parse().ok()?, code.parse().ok()?]);

@@ -226,7 +226,7 @@ pub(crate) fn lost(probe: &Probe) -> Vec<Finding> {
                     step.chain, step.table
                 ),
             )
-        } else if step.hook == "routing" && step.effect.contains("rp_filter") {
+        } else if step.did == trace::Did::ReversePath {
             Finding::new(
                 weight,
                 Cause::ReversePath,
@@ -254,7 +254,10 @@ pub(crate) fn lost(probe: &Probe) -> Vec<Finding> {
 
 /// Forwarding that is off has a finding of its own.
 fn is_no_route(step: &trace::Step) -> bool {
-    step.effect.contains("no way to") || step.effect == "drop" || step.effect == "reject"
+    matches!(
+        step.did,
+        trace::Did::NoRoute | trace::Did::Dropped | trace::Did::Rejected(_)
+    )
 }
 
 /// Rules that do not do what the plan says.

@@ -151,6 +151,7 @@ fn place(step: &Step) -> String {
         chain,
         rule,
         effect,
+        did: _,
     } = step;
     if chain.is_empty() {
         format!("{hook}: {rule} => {effect}")

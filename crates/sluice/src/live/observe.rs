@@ -7,7 +7,9 @@ use kernel::nfnetlink::{ListedChain, TableId};
 use netfilter::iptables::Target;
 use netfilter::nft::listing::Statement;
 use netfilter::nft::{ChainKind, Family, Policy, TraceEvent, TraceKind, TracedPacket, Verdict};
-use trace::{Endpoint, Flow, Fraction, Origin, Outcome, Packet, Proto, Snat, Step, Trace, World};
+use trace::{
+    Did, Endpoint, Flow, Fraction, Origin, Outcome, Packet, Proto, Snat, Step, Trace, World,
+};
 
 use super::follow::{End, Event};
 use super::table;
@@ -218,25 +220,26 @@ impl<'a> Walk<'a> {
             self.hook = base.hook.word();
         }
         let hook = self.hook;
-        let step = |rule: String, effect: String| Step {
+        let step = |rule: String, effect: String, did: Did| Step {
             hook,
             family: family.word(),
             table: event.table.clone(),
             chain: event.chain.clone(),
             rule,
             effect,
+            did,
         };
         match &event.kind {
             TraceKind::Return | TraceKind::ChainEnd | TraceKind::Policy(Policy::Accept) => {}
             TraceKind::Policy(Policy::Drop) => {
-                let step = step("policy".to_owned(), "drop".to_owned());
+                let step = step("policy".to_owned(), "drop".to_owned(), Did::Dropped);
                 self.path.push(step);
             }
             TraceKind::Rule { handle, verdict } => {
                 let found = self.rules.rule(family, event, *handle);
                 let is_nat = self.is_nat(base);
                 let (effect, passes) = effect(event.mark, self.mark, verdict.as_ref(), &found);
-                let step = step(found.text, effect);
+                let step = step(found.text, effect, did(verdict.as_ref()));
                 self.path.push(step);
                 let place = self.path.len() - 1;
                 if passes {
@@ -303,6 +306,7 @@ impl<'a> Walk<'a> {
             chain: String::new(),
             rule: rule.to_owned(),
             effect,
+            did: Did::WentOn,
         });
     }
 
@@ -368,6 +372,9 @@ impl<'a> Walk<'a> {
             dnat,
             snat,
             hairpin: dnat.is_some_and(|to| to.ip == packet.src),
+            src: self.now.0,
+            dst: self.now.1,
+            tracked: true,
             out_iface: self.out,
             flow: Flow::default(),
             path: self.path,
@@ -383,6 +390,15 @@ impl<'a> Walk<'a> {
             end,
             is_whole: self.translated.is_none(),
         }
+    }
+}
+
+/// What a rule did to the packet's way; a reject is seen as the drop that it ends in.
+fn did(verdict: Option<&Verdict>) -> Did {
+    match verdict {
+        Some(Verdict::Accept) => Did::Accepted,
+        Some(Verdict::Drop) => Did::Dropped,
+        _ => Did::WentOn,
     }
 }
 

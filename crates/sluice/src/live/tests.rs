@@ -155,6 +155,7 @@ fn step(chain: &str, rule: &str) -> Step {
         chain: chain.to_owned(),
         rule: rule.to_owned(),
         effect: String::new(),
+        did: trace::Did::WentOn,
     }
 }
 
@@ -169,6 +170,15 @@ fn outcome(verdict: trace::Verdict, dnat: Option<&str>, path: &[Step]) -> Outcom
         dnat,
         snat: None,
         hairpin: false,
+        src: trace::Endpoint {
+            ip: [10, 0, 0, 1].into(),
+            port: 0,
+        },
+        dst: dnat.unwrap_or(trace::Endpoint {
+            ip: [10, 0, 0, 2].into(),
+            port: 80,
+        }),
+        tracked: true,
         out_iface: None,
         flow: trace::Flow::default(),
         path: path.to_vec(),

@@ -3,6 +3,7 @@
 use netfilter::iptables::{Chain, ChainState, Policy, Table, TableSet};
 use netfilter::nft::listing as nft;
 
+use super::nat::Side;
 use crate::World;
 
 /// A netfilter hook of the IP layers.
@@ -44,12 +45,12 @@ impl Hook {
         }
     }
 
-    /// The priority at which NAT works at this hook, and whether it is the source's; `None` where
+    /// The priority at which NAT works at this hook, and which side it rewrites; `None` where
     /// it does not (`enum nf_ip_hook_priorities` of `linux/netfilter_ipv4.h`).
-    fn nat(self) -> Option<(i32, bool)> {
+    fn nat(self) -> Option<(i32, Side)> {
         match self {
-            Hook::Prerouting | Hook::Output => Some((-100, false)),
-            Hook::Input | Hook::Postrouting => Some((100, true)),
+            Hook::Prerouting | Hook::Output => Some((-100, Side::Destination)),
+            Hook::Input | Hook::Postrouting => Some((100, Side::Source)),
             Hook::Forward => None,
         }
     }
@@ -117,7 +118,7 @@ pub(crate) enum EntryKind<'w> {
     Chain { chain: ChainRef<'w>, reroutes: bool },
     /// NAT, which asks its chains in turn until one settles the translation.
     Nat {
-        source: bool,
+        side: Side,
         chains: Vec<ChainRef<'w>>,
     },
     /// IPVS takes packets to its virtual servers.
@@ -171,12 +172,12 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
         }
     }
     nft_entries(world, hook, v6, &mut all, &mut nat);
-    if let Some((priority, source)) = hook.nat() {
+    if let Some((priority, side)) = hook.nat() {
         nat.sort_by_key(|(p, _)| *p);
         all.push(Entry {
             priority,
             kind: EntryKind::Nat {
-                source,
+                side,
                 chains: nat.into_iter().map(|(_, c)| c).collect(),
             },
         });
@@ -194,6 +195,33 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
     }
     all.sort_by_key(|e| e.priority);
     all
+}
+
+/// What stands on hooks that are not walked: those of bridges and devices, which can keep a packet
+/// from the five that are.
+pub(crate) fn not_walked(world: &World) -> impl Iterator<Item = String> {
+    let tables = world.nft.tables.iter().filter(|t| !t.dormant);
+    tables.flat_map(|table| {
+        let foreign = matches!(
+            table.family,
+            nft::Family::Arp | nft::Family::Bridge | nft::Family::Netdev
+        );
+        let acts = move |c: &&nft::Chain| {
+            let base = c.base.as_ref();
+            base.is_some_and(|b| {
+                let known = Hook::ALL.iter().any(|h| h.name() == &*b.hook);
+                (foreign || !known) && (b.drops || !c.rules.is_empty())
+            })
+        };
+        table.chains.iter().filter(acts).map(|c| {
+            format!(
+                "table {} {}: chain {} is at a hook that is not walked here; taken to let the packet pass",
+                table.family.name(),
+                table.name,
+                c.name
+            )
+        })
+    })
 }
 
 fn is_v6(set: &TableSet) -> bool {

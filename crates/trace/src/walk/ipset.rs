@@ -103,13 +103,18 @@ fn covers(state: &State<'_>, set: &Set, element: &Element, directions: &[SetDire
                 },
                 _,
             ) => {
+                if state.random_sport && *direction == SetDirection::Source {
+                    let why = format!("ipset {}: the source port was chosen at random", set.name);
+                    return Holds::Unknown(why);
+                }
                 let same = protocol.is_none_or(|p| p.0 == state.proto.0);
                 // ICMP's is type and code in one.
-                let port = match state.proto.0 {
-                    1 | 58 => (state.src.port << 8) | (state.dst.port & 0xff),
-                    _ => end.port,
+                let port = if state.proto.is_icmp() {
+                    (state.src.port << 8) | (state.dst.port & 0xff)
+                } else {
+                    end.port
                 };
-                let counts = state.proto.has_ports() || matches!(state.proto.0, 1 | 58);
+                let counts = state.proto.has_ports() || state.proto.is_icmp();
                 same && ((counts && (*first..=*last).contains(&port)) || (!counts && *first == 0))
             }
             (Part::Mark(mark), _) => *mark == state.mark,

@@ -6,7 +6,7 @@ use netfilter::ipvs::{Destination, Method, Protocol, Service, ServiceId};
 use super::Walker;
 use super::hooks::Hook;
 use super::state::{Iface, Stage, State};
-use crate::{Endpoint, Fraction, Rewrite, Verdict};
+use crate::{Answer, Did, Endpoint, Fraction, Rewrite, Verdict};
 
 const AT: &str = "ipvs";
 
@@ -25,10 +25,11 @@ impl<'w> Walker<'w> {
             .filter(|d| d.weight > 0)
             .collect();
         if usable.is_empty() {
-            state.note(
+            state.note_as(
                 AT,
                 service.id.to_string(),
                 "no destination: reject with port unreachable",
+                Did::Rejected(Answer::port(state.is_v6())),
             );
             state.finish(Verdict::Reject);
             return;
@@ -140,14 +141,11 @@ impl<'w> Walker<'w> {
         }
         if loopback {
             // `crosses_local_route_boundary` of ip_vs_xmit.c.
-            state.note(
-                AT,
-                "source check",
-                format!(
-                    "a packet from {} may not leave this node: drop",
-                    state.src.ip
-                ),
+            let effect = format!(
+                "a packet from {} may not leave this node: drop",
+                state.src.ip
             );
+            state.note_as(AT, "source check", effect, Did::Martian);
             state.finish(Verdict::Drop);
             return;
         }

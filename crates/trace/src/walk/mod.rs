@@ -12,7 +12,7 @@ mod state;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::outcome::{Outcome, Snat, Step, Trace, Verdict};
+use crate::outcome::{Answer, Did, Outcome, Snat, Step, Trace, Verdict};
 use crate::{CtState, Flow, Fraction, Origin, Packet, World};
 use hooks::{ChainRef, Entry, EntryKind, Hook};
 use state::{Cursor, Frame, Iface, Stage, State, Status};
@@ -79,9 +79,21 @@ pub(crate) enum Then<'w> {
     Return,
     Accept,
     Drop,
-    Reject,
+    Reject(Answer),
     /// The rule set a translation: NAT is done at this hook.
     Translated,
+}
+
+impl Then<'_> {
+    /// What a step that says so did.
+    pub(crate) fn did(&self) -> Did {
+        match self {
+            Then::Accept => Did::Accepted,
+            Then::Drop => Did::Dropped,
+            Then::Reject(answer) => Did::Rejected(*answer),
+            _ => Did::WentOn,
+        }
+    }
 }
 
 /// One way on from a rule: the packet as it is then, and what the rule says to do.
@@ -127,6 +139,9 @@ pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
         places: HashMap::new(),
         steps: 0,
     };
+    for text in hooks::not_walked(world) {
+        walker.warn(text);
+    }
     let start = walker.start(packet);
     walker.queue.push(start);
     while let Some(state) = walker.queue.pop() {
@@ -234,12 +249,17 @@ impl<'w> Walker<'w> {
             verdict,
             dnat: c.dnat.map(|r| r.after),
             snat,
-            hairpin: c.dnat.is_some_and(|d| d.after.ip == c.original.src.ip),
+            hairpin: c
+                .dnat
+                .is_some_and(|d| d.after.ip == ipt::original_tuple(state).0.ip),
+            src: state.src,
+            dst: state.dst,
             out_iface: if ended_out {
                 state.oif.name().map(str::to_owned)
             } else {
                 None
             },
+            tracked: state.is_tracked(),
             flow: Flow {
                 reply: c.reply,
                 dnat: c.dnat,
@@ -337,9 +357,9 @@ impl<'w> Walker<'w> {
                     }
                 }
             }
-            EntryKind::Nat { source, chains } => {
-                let (source, chain) = (*source, chains.get(cursor.chain).copied());
-                let settled = nat::is_settled(state, source);
+            EntryKind::Nat { side, chains } => {
+                let (side, chain) = (*side, chains.get(cursor.chain).copied());
+                let settled = nat::is_settled(state, side);
                 match chain {
                     Some(chain) if !settled => {
                         state.cursor = Some(Cursor {
@@ -360,7 +380,7 @@ impl<'w> Walker<'w> {
                             cursor.before
                         };
                         state.cursor = Some(done);
-                        nat::settle(state, source);
+                        nat::settle(state, side);
                         let moved = state.dst.ip != before.2;
                         if cursor.hook == Hook::Output && moved {
                             self.reroute(state);
@@ -436,7 +456,7 @@ impl<'w> Walker<'w> {
             }
             Then::Accept | Then::Translated => state.frames.clear(),
             Then::Drop => state.finish(Verdict::Drop),
-            Then::Reject => state.finish(Verdict::Reject),
+            Then::Reject(_) => state.finish(Verdict::Reject),
         }
         Ok(state)
     }
@@ -460,6 +480,7 @@ impl<'w> Walker<'w> {
                 chain: chain.name().to_owned(),
                 rule: "policy".to_owned(),
                 effect: "drop".to_owned(),
+                did: Did::Dropped,
             }));
             state.finish(Verdict::Drop);
         }
@@ -489,14 +510,17 @@ fn conntrack(state: &mut State<'_>) {
     let known = Rc::clone(&state.known);
     state.conn.status = match &*known {
         CtState::New => Status::New,
-        CtState::Related => Status::Related,
         CtState::Invalid => Status::Invalid,
-        CtState::Established(flow) => {
+        CtState::Established(flow) | CtState::Related(flow) => {
             state.conn.reply = flow.reply;
             state.conn.dnat = flow.dnat;
             state.conn.snat = flow.snat;
             state.conn.mark = flow.mark;
-            Status::Established
+            if matches!(&*known, CtState::Related(_)) {
+                Status::Related
+            } else {
+                Status::Established
+            }
         }
     };
 }

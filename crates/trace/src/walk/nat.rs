@@ -14,53 +14,70 @@ pub(crate) struct Wanted {
     pub(crate) addresses: Option<(IpAddr, IpAddr)>,
     /// From and to; `None` keeps the port.
     pub(crate) ports: Option<(u16, u16)>,
+    /// A source's port is chosen at random.
+    pub(crate) random: bool,
+}
+
+/// Which side of a packet a translation rewrites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Source,
+    Destination,
+}
+
+impl Side {
+    /// The one of two that belongs to this side.
+    pub(crate) fn of<T>(self, source: T, destination: T) -> T {
+        match self {
+            Side::Source => source,
+            Side::Destination => destination,
+        }
+    }
 }
 
 /// Whether there is nothing for NAT's chains to decide: they see only the first packet of a
-/// connection, and only while the side's translation is open (`nf_nat_initialized`).
-pub(crate) fn is_settled(state: &State<'_>, source: bool) -> bool {
-    let open = matches!(state.conn.status, Status::New | Status::Related)
-        && if source {
-            !state.conn.src_done
-        } else {
-            !state.conn.dst_done
-        };
-    !open
+/// connection, and only while the side's translation is open (`nf_nat_initialized`). ICMP errors
+/// are no first packets, though their state is `related` too (`nf_nat_inet_fn`).
+pub(crate) fn is_settled(state: &State<'_>, side: Side) -> bool {
+    let c = &state.conn;
+    let first = match c.status {
+        Status::New => true,
+        Status::Related => !state.proto.is_icmp(),
+        _ => false,
+    };
+    !first || side.of(c.src_done, c.dst_done)
 }
 
 /// NAT's end at a hook: no chain settled it, so it stays as it is; or it was settled before, and
 /// the packet gets what the connection has.
-pub(crate) fn settle(state: &mut State<'_>, source: bool) {
+pub(crate) fn settle(state: &mut State<'_>, side: Side) {
+    if !state.is_tracked() {
+        return;
+    }
     let c = &mut state.conn;
-    if !c.seen || matches!(c.status, Status::Invalid | Status::Untracked) {
-        return;
-    }
-    if source {
-        c.src_done = true;
-    } else {
-        c.dst_done = true;
-    }
-    let established = c.status == Status::Established;
-    let hook = state.hook();
-    let c = &state.conn;
+    *side.of(&mut c.src_done, &mut c.dst_done) = true;
+    let known = matches!(c.status, Status::Established | Status::Related);
     // Replies are translated the other way round: the destination by what was done to the source.
-    let (target, of) = match (source, c.reply) {
-        (false, false) => (c.dnat.map(|r| r.after), "destination"),
-        (false, true) => (c.snat.map(|r| r.before), "destination"),
-        (true, false) => (c.snat.map(|r| r.after), "source"),
-        (true, true) => (c.dnat.map(|r| r.before), "source"),
+    let target = match (side, c.reply) {
+        (Side::Destination, false) => c.dnat.map(|r| r.after),
+        (Side::Destination, true) => c.snat.map(|r| r.before),
+        (Side::Source, false) => c.snat.map(|r| r.after),
+        (Side::Source, true) => c.dnat.map(|r| r.before),
     };
-    let Some(target) = target.filter(|_| established) else {
+    let Some(mut target) = target.filter(|_| known) else {
         return;
     };
-    let side = if source {
-        &mut state.src
-    } else {
-        &mut state.dst
-    };
-    if *side != target {
-        let before = *side;
-        *side = target;
+    let hook = state.hook();
+    let is_icmp = state.proto.is_icmp();
+    let now = side.of(&mut state.src, &mut state.dst);
+    if is_icmp {
+        // Type and code stay.
+        target.port = now.port;
+    }
+    if *now != target {
+        let before = *now;
+        *now = target;
+        let of = side.of("source", "destination");
         state.note(
             hook.name(),
             "conntrack",
@@ -70,43 +87,29 @@ pub(crate) fn settle(state: &mut State<'_>, source: bool) {
 }
 
 impl<'w> Walker<'w> {
-    /// The ways on from a rule that rewrites the destination. The kernel chooses among several
-    /// addresses by a hash of the source and a secret, so each is equally likely to a stranger.
-    pub(crate) fn dnat(&mut self, state: &State<'w>, wanted: Wanted) -> Vec<Way<'w>> {
-        let targets = self.targets(state, state.dst, wanted, "DNAT");
+    /// The ways on from a rule that rewrites one side to given addresses. The kernel chooses among
+    /// several by a hash of the source and a secret, so each is equally likely to a stranger.
+    pub(crate) fn rewrite(
+        &mut self,
+        state: &State<'w>,
+        wanted: Wanted,
+        side: Side,
+    ) -> Vec<Way<'w>> {
+        let targets = self.targets(state, wanted, side);
         let share = share(targets.len());
         let mut ways = Vec::with_capacity(targets.len());
         for target in targets {
             let mut way = state.clone();
             way.probability = way.probability.times(share);
-            way.conn.dst_done = true;
-            if target != way.dst {
-                way.conn.dnat = Some(Rewrite {
-                    before: way.conn.original.dst,
-                    after: target,
-                });
-                way.dst = target;
-            }
-            ways.push((way, Then::Translated));
-        }
-        ways
-    }
-
-    /// The ways on from a rule that rewrites the source to given addresses.
-    pub(crate) fn snat(&mut self, state: &State<'w>, wanted: Wanted) -> Vec<Way<'w>> {
-        let targets = self.targets(state, state.src, wanted, "SNAT");
-        let share = share(targets.len());
-        let mut ways = Vec::with_capacity(targets.len());
-        for target in targets {
-            let mut way = state.clone();
-            way.probability = way.probability.times(share);
-            way.conn.src_done = true;
-            if target != way.src {
-                way.conn.snat = Some(Rewrite {
-                    before: way.conn.original.src,
-                    after: target,
-                });
-                way.src = target;
+            let (c, now) = (&mut way.conn, side.of(&mut way.src, &mut way.dst));
+            let original = side.of(&mut c.original.src, &mut c.original.dst);
+            let (before, changed) = (*original, target != *now);
+            *now = target;
+            *side.of(&mut c.src_done, &mut c.dst_done) = true;
+            way.random_sport |= side == Side::Source && wanted.random && way.proto.has_ports();
+            if changed {
+                let after = target;
+                *side.of(&mut c.snat, &mut c.dnat) = Some(Rewrite { before, after });
             }
             ways.push((way, Then::Translated));
         }
@@ -114,22 +117,23 @@ impl<'w> Walker<'w> {
     }
 
     /// A rule that rewrites the source to the outgoing interface's address.
-    pub(crate) fn masquerade(
-        &mut self,
-        mut state: State<'w>,
-        ports: Option<(u16, u16)>,
-    ) -> Way<'w> {
-        let next_hop = state.next_hop.unwrap_or(state.dst.ip);
+    pub(crate) fn masquerade(&mut self, mut state: State<'w>, wanted: Wanted) -> Way<'w> {
+        // IPv4's address goes by the next hop, IPv6's by the destination.
+        let towards = match state.next_hop {
+            Some(hop) if !state.is_v6() => hop,
+            _ => state.dst.ip,
+        };
         state.conn.src_done = true;
         state.conn.masquerade = true;
+        state.random_sport |= wanted.random && state.proto.has_ports();
         let host = &self.world.host;
         let found = state
             .oif
             .name()
-            .and_then(|out| host.masquerade_addr(out, next_hop));
+            .and_then(|out| host.masquerade_addr(out, towards));
         match found {
             Some(ip) => {
-                let port = ports.map_or(state.src.port, |(first, _)| first);
+                let port = wanted.ports.map_or(state.src.port, |(first, _)| first);
                 let after = Endpoint { ip, port };
                 // An unchanged address is still masqueraded as far as the answer is concerned.
                 state.conn.snat = Some(Rewrite {
@@ -172,9 +176,11 @@ impl<'w> Walker<'w> {
         } else {
             let iface = state.iif.name().and_then(|n| self.world.host.interface(n));
             let v6 = state.is_v6();
+            // IPv6 wants one of the destination's scope.
+            let local = crate::host::is_link_local(state.dst.ip);
             iface.and_then(|i| {
                 let mut own = i.addresses.iter().map(ipnet::IpNet::addr);
-                own.find(|a| a.is_ipv6() == v6)
+                own.find(|a| a.is_ipv6() == v6 && (!v6 || crate::host::is_link_local(*a) == local))
             })
         };
         let Some(ip) = ip else {
@@ -184,20 +190,21 @@ impl<'w> Walker<'w> {
         let wanted = Wanted {
             addresses: Some((ip, ip)),
             ports,
+            random: false,
         };
-        self.dnat(state, wanted)
+        self.rewrite(state, wanted, Side::Destination)
     }
 
     /// Every endpoint that a translation can lead to.
-    fn targets(
-        &mut self,
-        state: &State<'w>,
-        now: Endpoint,
-        wanted: Wanted,
-        what: &str,
-    ) -> Vec<Endpoint> {
+    fn targets(&mut self, state: &State<'w>, wanted: Wanted, side: Side) -> Vec<Endpoint> {
+        let now = side.of(state.src, state.dst);
+        let what = side.of("SNAT", "DNAT");
         let ips = match wanted.addresses {
             None => vec![now.ip],
+            // A source that is in the range already is kept (`get_unique_tuple` of nf_nat_core.c).
+            Some((first, last)) if side == Side::Source && (first..=last).contains(&now.ip) => {
+                vec![now.ip]
+            }
             Some((first, last)) => {
                 let all = range(first, last);
                 if all.len() > 1 {

@@ -7,7 +7,7 @@ use super::hooks::Hook;
 use super::state::{Iface, Stage, State};
 use crate::facts::RouteKind;
 use crate::host::{Lookup, Way};
-use crate::{Fraction, Verdict};
+use crate::{Answer, Did, Fraction, Verdict};
 
 const AT: &str = "routing";
 
@@ -18,7 +18,12 @@ impl<'w> Walker<'w> {
         if let Some(iif) = state.iif.name()
             && let Some(martian) = host.martian(state.src.ip, state.dst.ip, iif, state.mark)
         {
-            state.note(AT, "source check", format!("{}: drop", martian.0));
+            let did = if martian.reverse_path {
+                Did::ReversePath
+            } else {
+                Did::Martian
+            };
+            state.note_as(AT, "source check", format!("{}: drop", martian.why), did);
             state.finish(Verdict::Drop);
             return;
         }
@@ -67,10 +72,11 @@ impl<'w> Walker<'w> {
         };
         match forwarding {
             Some(false) => {
-                state.note(
+                state.note_as(
                     AT,
                     way.map_or(String::new(), |w| w.text.clone()),
                     format!("{} is elsewhere and {sysctl} is off: drop", state.dst.ip),
+                    Did::NotForwarding,
                 );
                 state.finish(Verdict::Drop);
                 return;
@@ -92,34 +98,36 @@ impl<'w> Walker<'w> {
         let v6 = state.is_v6();
         let forwards = self.world.host.forwarding(state.iif.name(), v6) != Some(false);
         if forwards || state.iif == Iface::Absent {
-            state.note(
-                AT,
-                text,
-                format!(
-                    "no way to {}: reject with network unreachable",
-                    state.dst.ip
-                ),
+            let effect = format!(
+                "no way to {}: reject with network unreachable",
+                state.dst.ip
             );
+            state.note_as(AT, text, effect, Did::NoRoute);
             state.finish(Verdict::Reject);
         } else {
-            state.note(
-                AT,
-                text,
-                format!(
-                    "no way to {}, and this host does not forward: drop",
-                    state.dst.ip
-                ),
+            let effect = format!(
+                "no way to {}, and this host does not forward: drop",
+                state.dst.ip
             );
+            state.note_as(AT, text, effect, Did::NoRoute);
             state.finish(Verdict::Drop);
         }
     }
 
     fn refused(&mut self, state: &mut State<'w>, kind: RouteKind, text: &str) {
-        let end = match kind {
-            RouteKind::Unreachable | RouteKind::Prohibit => Verdict::Reject,
-            _ => Verdict::Drop,
+        let v6 = state.is_v6();
+        let (end, did) = match kind {
+            RouteKind::Unreachable => (
+                Verdict::Reject,
+                Did::Rejected(Answer::unreachable(v6, 1, 0)),
+            ),
+            RouteKind::Prohibit => (
+                Verdict::Reject,
+                Did::Rejected(Answer::unreachable(v6, 13, 1)),
+            ),
+            _ => (Verdict::Drop, Did::Dropped),
         };
-        state.note(AT, text, end.to_string());
+        state.note_as(AT, text, end.to_string(), did);
         state.finish(end);
     }
 
@@ -167,14 +175,11 @@ impl<'w> Walker<'w> {
                 let dev = way.dev.as_deref();
                 let loopback = matches!(src, IpAddr::V4(ip) if ip.is_loopback());
                 if loopback && !walker.world.host.route_localnet(dev) {
-                    state.note(
-                        AT,
-                        way.text.clone(),
-                        format!(
-                            "{why}source {src} may not leave through {}, where route_localnet is off: drop",
-                            dev.unwrap_or("an interface")
-                        ),
+                    let effect = format!(
+                        "{why}source {src} may not leave through {}, where route_localnet is off: drop",
+                        dev.unwrap_or("an interface")
                     );
+                    state.note_as(AT, way.text.clone(), effect, Did::Martian);
                     state.finish(Verdict::Drop);
                     return;
                 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::hooks::{ChainRef, Hook};
-use crate::outcome::Step;
+use crate::outcome::{Did, Step};
 use crate::{Endpoint, Fraction, Packet, Proto, Rewrite, Verdict};
 
 /// An interface name that may be absent, or not known.
@@ -57,7 +57,7 @@ pub(crate) struct Conn {
     pub(crate) seen: bool,
     /// Whether the packet goes against the first one's direction.
     pub(crate) reply: bool,
-    /// The first packet's tuple before translation.
+    /// This packet's tuple as it came, before any translation.
     pub(crate) original: Tuple,
     pub(crate) dnat: Option<Rewrite>,
     pub(crate) snat: Option<Rewrite>,
@@ -69,6 +69,7 @@ pub(crate) struct Conn {
     pub(crate) dst_done: bool,
     pub(crate) src_done: bool,
     pub(crate) mark: u32,
+    pub(crate) zone: u16,
     /// The IPVS virtual server that has rewritten this packet, if one has.
     pub(crate) ipvs: Option<Endpoint>,
 }
@@ -182,6 +183,8 @@ pub(crate) struct State<'w> {
     pub(crate) src: Endpoint,
     pub(crate) dst: Endpoint,
     pub(crate) proto: Proto,
+    /// The source port was chosen at random: what `src` says is what it was before.
+    pub(crate) random_sport: bool,
     pub(crate) mark: u32,
     pub(crate) iif: Iface,
     pub(crate) oif: Iface,
@@ -219,6 +222,7 @@ impl<'w> State<'w> {
             src,
             dst,
             proto: packet.proto,
+            random_sport: false,
             mark: packet.mark,
             iif,
             oif: Iface::Absent,
@@ -235,6 +239,7 @@ impl<'w> State<'w> {
                 dst_done: false,
                 src_done: false,
                 mark: 0,
+                zone: 0,
                 ipvs: None,
             },
             known: Rc::new(packet.ct.clone()),
@@ -274,6 +279,17 @@ impl<'w> State<'w> {
         rule: impl Into<String>,
         effect: impl Into<String>,
     ) {
+        self.note_as(at, rule, effect, Did::WentOn);
+    }
+
+    /// As [`Self::note`], for what does more than let the packet go on.
+    pub(crate) fn note_as(
+        &mut self,
+        at: &'static str,
+        rule: impl Into<String>,
+        effect: impl Into<String>,
+        did: Did,
+    ) {
         self.path.push(Rc::new(Step {
             hook: at,
             family: if self.is_v6() { "ip6" } else { "ip" },
@@ -281,7 +297,13 @@ impl<'w> State<'w> {
             chain: String::new(),
             rule: rule.into(),
             effect: effect.into(),
+            did,
         }));
+    }
+
+    /// Whether the packet has a connection: tracking has seen it and could make sense of it.
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.conn.seen && !matches!(self.conn.status, Status::Invalid | Status::Untracked)
     }
 
     /// Whether a key was put on a list on this packet's way (`Some(true)`), taken off it

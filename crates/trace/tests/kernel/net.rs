@@ -1,59 +1,171 @@
-//! Three hosts as threads in network namespaces of their own: a client, a router, a server.
+//! Three hosts as threads in network namespaces of their own: a node, its pods, and what is
+//! outside.
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::net::SocketAddrV4;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
+    SockaddrStorage, recv, recvfrom, sendto, setsockopt, socket, sockopt,
 };
+use nix::unistd::Pid;
 
-use crate::wire::{Probe, Sight, sight};
+use crate::wire::{Sight, delivered, sight};
 
 type Job = Box<dyn FnOnce(&mut Inside) + Send>;
 
 /// What a thread in its namespace works with.
 pub struct Inside {
-    raw: OwnedFd,
+    raw4: OwnedFd,
+    raw6: OwnedFd,
+    link: OwnedFd,
     sniff: OwnedFd,
+    given: Vec<(u8, OwnedFd)>,
+    links: HashMap<&'static str, LinkAddr>,
+    seen: HashMap<u16, Vec<Sight>>,
+    fence: u32,
+}
+
+/// A frame that is no IP packet, so that no rule sees it: when it has come, all that was sent
+/// before it on the same processor has come too.
+const FENCE: &[u8] = b"\xf5fence";
+const PROTOCOLS: [(u8, SockProtocol); 3] = [
+    (6, SockProtocol::Tcp),
+    (17, SockProtocol::Udp),
+    (132, SockProtocol::Sctp),
+];
+
+fn open(family: AddressFamily, kind: SockType, protocol: SockProtocol) -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, kind, flags, protocol).expect("a raw socket");
+    setsockopt(&fd, sockopt::RcvBufForce, &(64 << 20)).expect("root, for a large buffer");
+    fd
+}
+
+impl Inside {
+    fn new() -> Self {
+        use {AddressFamily as A, SockProtocol as P, SockType as T};
+        let mut given = Vec::new();
+        for family in [A::Inet, A::Inet6] {
+            for (number, protocol) in PROTOCOLS {
+                given.push((number, open(family, T::Raw, protocol)));
+            }
+        }
+        given.push((1, open(A::Inet, T::Raw, P::Icmp)));
+        given.push((58, open(A::Inet6, T::Raw, P::IcmpV6)));
+        Self {
+            raw4: open(A::Inet, T::Raw, P::Raw),
+            raw6: open(A::Inet6, T::Raw, P::Raw),
+            link: open(A::Packet, T::Raw, P::EthAll),
+            sniff: open(A::Packet, T::Datagram, P::EthAll),
+            given,
+            links: HashMap::new(),
+            seen: HashMap::new(),
+            fence: 0,
+        }
+    }
+
+    fn send(&self, packet: &[u8]) {
+        // EPERM is how a drop in OUTPUT shows; it is a result like any other.
+        let array = |at: usize| <[u8; 16]>::try_from(&packet[at..at + 16]).unwrap();
+        if packet[0] >> 4 == 4 {
+            let dst = <[u8; 4]>::try_from(&packet[16..20]).unwrap();
+            let to = SockaddrIn::from(SocketAddrV4::new(dst.into(), 0));
+            let _ = sendto(self.raw4.as_raw_fd(), packet, &to, MsgFlags::empty());
+        } else {
+            let to = SockaddrIn6::from(SocketAddrV6::new(array(24).into(), 0, 0, 0));
+            let _ = sendto(self.raw6.as_raw_fd(), packet, &to, MsgFlags::empty());
+        }
+    }
+
+    /// Puts a frame onto a link, past this host's own rules.
+    fn put(&mut self, link: &'static str, to: [u8; 6], kind: [u8; 2], payload: &[u8]) {
+        let here = *self.links.entry(link).or_insert_with(|| {
+            let all = nix::ifaddrs::getifaddrs().expect("interfaces");
+            let found = all
+                .filter(|i| i.interface_name == link)
+                .find_map(|i| i.address?.as_link_addr().copied());
+            found.unwrap_or_else(|| panic!("no link {link}"))
+        });
+        let mut frame = to.to_vec();
+        frame.extend(here.addr().unwrap());
+        frame.extend(kind);
+        frame.extend(payload);
+        frame.resize(frame.len().max(60), 0);
+        sendto(self.link.as_raw_fd(), &frame, &here, MsgFlags::empty()).expect("a frame sent");
+    }
+
+    /// Takes in what has come.
+    fn look(&mut self) {
+        let mut buffer = [0_u8; 4096];
+        while let Ok(len) = recv(self.sniff.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            let packet = &buffer[..len];
+            if let Some(rest) = packet.strip_prefix(FENCE) {
+                let number = u32::from_be_bytes(rest[..4].try_into().unwrap());
+                self.fence = self.fence.max(number);
+            } else if let Some((id, what)) = sight(packet) {
+                self.seen.entry(id).or_default().push(what);
+            }
+        }
+        // The link's own socket receives too; nobody reads that.
+        while recv(self.link.as_raw_fd(), &mut buffer, MsgFlags::empty()).is_ok() {}
+        for (proto, fd) in &self.given {
+            while let Ok((len, Some(from))) =
+                recvfrom::<SockaddrStorage>(fd.as_raw_fd(), &mut buffer)
+            {
+                let from = from
+                    .as_sockaddr_in()
+                    .map(|a| IpAddr::V4(a.ip()))
+                    .or_else(|| from.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
+                let what = from.and_then(|ip| delivered(*proto, ip, &buffer[..len]));
+                if let Some((id, what)) = what {
+                    self.seen.entry(id).or_default().push(what);
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, number: u32) {
+        let patience = PollTimeout::from(20_000_u16);
+        loop {
+            self.look();
+            if self.fence >= number {
+                return;
+            }
+            let mut fds = [PollFd::new(self.sniff.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut fds, patience).unwrap_or(1);
+            assert!(ready > 0, "fence {number} never came");
+        }
+    }
 }
 
 /// A thread in a network namespace of its own, which goes away with it.
 pub struct Host {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    pub tid: i32,
+    tid: i32,
+    links: &'static [&'static str],
 }
 
 impl Host {
-    pub fn new() -> Self {
+    fn new(cpu: usize, links: &'static [&'static str]) -> Self {
         let (jobs, work): (Sender<Job>, Receiver<Job>) = channel();
         let (said, heard) = channel();
         let thread = std::thread::spawn(move || {
+            // One processor for all hosts: packets stay in order.
+            let mut one = CpuSet::new();
+            one.set(cpu).unwrap();
+            sched_setaffinity(Pid::from_raw(0), &one).expect("a processor to stay on");
             unshare(CloneFlags::CLONE_NEWNET).expect("root, to make network namespaces");
-            let open = |family, kind, protocol| {
-                socket(
-                    family,
-                    kind,
-                    SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-                    protocol,
-                )
-                .expect("a raw socket")
-            };
-            let mut inside = Inside {
-                raw: open(AddressFamily::Inet, SockType::Raw, SockProtocol::Raw),
-                sniff: open(
-                    AddressFamily::Packet,
-                    SockType::Datagram,
-                    SockProtocol::EthAll,
-                ),
-            };
+            let mut inside = Inside::new();
             said.send(nix::unistd::gettid().as_raw()).unwrap();
             for job in work {
                 job(&mut inside);
@@ -63,11 +175,12 @@ impl Host {
             jobs: Some(jobs),
             thread: Some(thread),
             tid: heard.recv().expect("the thread made its namespace"),
+            links,
         }
     }
 
     /// Does something inside, and waits for its answer.
-    pub fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Inside) -> T + Send + 'static) -> T {
+    fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Inside) -> T + Send + 'static) -> T {
         let (said, heard) = channel();
         let job: Job = Box::new(move |inside| said.send(job(inside)).unwrap());
         self.jobs.as_ref().unwrap().send(job).unwrap();
@@ -81,6 +194,12 @@ impl Host {
 
     /// Runs a program inside with this input; its output. Panics with what it says where it fails.
     pub fn feed(&self, command: &[&str], input: &str) -> String {
+        self.try_feed(command, input)
+            .unwrap_or_else(|said| panic!("{command:?}: {said}\n{input}"))
+    }
+
+    /// As [`Self::feed`]; what it says where it fails.
+    pub fn try_feed(&self, command: &[&str], input: &str) -> Result<String, String> {
         let command: Vec<String> = command.iter().map(|s| (*s).to_owned()).collect();
         let input = input.to_owned();
         self.run(move |_| {
@@ -91,41 +210,38 @@ impl Host {
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap_or_else(|e| panic!("{}: {e}", command[0]));
-            child
-                .stdin
-                .take()
-                .unwrap()
-                .write_all(input.as_bytes())
-                .unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            let writing = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
             let out = child.wait_with_output().unwrap();
-            let said = String::from_utf8_lossy(&out.stderr).into_owned();
-            assert!(out.status.success(), "{command:?}: {said}\n{input}");
-            String::from_utf8(out.stdout).unwrap()
+            drop(writing.join().unwrap());
+            if out.status.success() {
+                Ok(String::from_utf8(out.stdout).unwrap())
+            } else {
+                Err(String::from_utf8_lossy(&out.stderr).into_owned())
+            }
         })
     }
 
-    /// Sends packets.
-    pub fn send(&self, probes: Vec<Probe>) {
+    fn fence(&self, number: u32) {
+        let links = self.links;
         self.run(move |inside| {
-            for p in probes {
-                let to = SockaddrIn::from(SocketAddrV4::new(p.dst, 0));
-                // EPERM is how a drop in OUTPUT shows; it is a result like any other.
-                let _ = sendto(inside.raw.as_raw_fd(), &p.bytes(), &to, MsgFlags::empty());
+            let mut payload = FENCE.to_vec();
+            payload.extend(number.to_be_bytes());
+            for link in links {
+                inside.put(link, [0xff; 6], [0x88, 0xb5], &payload);
             }
         });
     }
 
-    /// What was seen since last asked, by source port.
-    pub fn seen(&self) -> HashMap<u16, Vec<Sight>> {
+    fn wait(&self, number: u32) {
+        self.run(move |inside| inside.wait(number));
+    }
+
+    /// What was seen since last asked, by the probes' ids.
+    fn seen(&self) -> HashMap<u16, Vec<Sight>> {
         self.run(|inside| {
-            let mut all: HashMap<u16, Vec<Sight>> = HashMap::new();
-            let mut buffer = [0_u8; 2048];
-            while let Ok(len) = recv(inside.sniff.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                if let Some((id, what)) = sight(&buffer[..len]) {
-                    all.entry(id).or_default().push(what);
-                }
-            }
-            all
+            inside.look();
+            std::mem::take(&mut inside.seen)
         })
     }
 }
@@ -140,122 +256,201 @@ impl Drop for Host {
     }
 }
 
-/// `client -- (rc) router (rs) -- server`.
-pub struct Net {
-    pub client: Host,
-    pub router: Host,
-    pub server: Host,
+/// Where a packet starts, and where it is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    Pods,
+    Node,
+    Outside,
 }
 
-/// The router as the tracer knows it.
-pub const FACTS: &str = r#"{
-  "version": 1,
-  "interfaces": [
-    {"name": "lo", "index": 1, "up": true, "addresses": ["127.0.0.1/8"]},
-    {"name": "rc", "index": 2, "up": true, "addresses": ["10.77.0.1/24"]},
-    {"name": "rs", "index": 3, "up": true, "addresses": ["10.78.0.1/24"]}
-  ],
-  "routes": [
-    {"dst": "default", "via": "10.78.0.2", "dev": "rs"},
-    {"dst": "10.77.0.0/24", "dev": "rc"},
-    {"dst": "10.78.0.0/24", "dev": "rs"},
-    {"dst": "198.51.100.0/24", "via": "10.77.0.2", "dev": "rc"}
-  ],
-  "sysctls": {"net.ipv4.ip_forward": "1"}
-}"#;
+/// The node of `common::node_facts`: `pods (p0) -- (veth11) cbr0 node eth0 -- (e0) outside`.
+pub struct Net {
+    pods: Host,
+    pub node: Host,
+    outside: Host,
+    fences: AtomicUsize,
+    macs: [[u8; 6]; 2],
+}
+
+const NODE: &str = "
+ip link set lo up
+ip link add eth0 type veth peer name e0 netns OUTSIDE
+ip link add cbr0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
+ip link add veth11 type veth peer name p0 netns PODS
+ip link set veth11 master cbr0
+cd /proc/sys/net
+for f in ipv4/conf/*/rp_filter ipv4/conf/*/send_redirects ipv6/conf/*/accept_dad ipv6/conf/*/accept_ra ipv6/conf/*/router_solicitations; do echo 0 > $f; done
+for f in ipv4/icmp_ratemask ipv4/icmp_ratelimit ipv6/icmp/ratelimit; do echo 0 > $f; done
+for f in ipv4/icmp_msgs_per_sec ipv4/icmp_msgs_burst; do echo 1000000 > $f || true; done
+for f in bridge/bridge-nf-call-iptables bridge/bridge-nf-call-ip6tables; do test ! -e $f || echo 0 > $f; done
+for f in ipv4/ip_forward ipv6/conf/all/forwarding ipv4/conf/all/route_localnet netfilter/nf_conntrack_tcp_be_liberal; do echo 1 > $f; done
+echo 0 > netfilter/nf_conntrack_tcp_loose
+ip addr add 10.200.1.2/24 dev eth0
+ip addr add fd00:200:1::2/64 dev eth0 nodad
+ip addr add 10.244.1.1/24 dev cbr0
+ip addr add fd00:10:244:1::1/64 dev cbr0 nodad
+ip link set eth0 up
+ip link set veth11 up
+ip link set cbr0 up
+ip route add default via 10.200.1.1 dev eth0
+ip route add 10.244.2.0/24 via 10.200.1.3 dev eth0
+ip route add 10.244.3.0/24 via 10.200.1.4 dev eth0
+ip route add default via fd00:200:1::1 dev eth0
+ip route add fd00:10:244:2::/64 via fd00:200:1::3 dev eth0
+";
+
+const QUIET: &str = "
+echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+ip link set DEV up
+";
+
+fn mac_of(host: &Host, dev: &str) -> String {
+    host.sh(&format!("ip -o link show {dev}"))
+        .split_whitespace()
+        .skip_while(|w| *w != "link/ether")
+        .nth(1)
+        .expect("a hardware address")
+        .to_owned()
+}
+
+fn bytes_of(mac: &str) -> [u8; 6] {
+    let bytes: Vec<u8> = mac
+        .split(':')
+        .map(|b| u8::from_str_radix(b, 16).unwrap())
+        .collect();
+    bytes.try_into().unwrap()
+}
 
 impl Net {
     pub fn new() -> Self {
-        let net = Self {
-            client: Host::new(),
-            router: Host::new(),
-            server: Host::new(),
-        };
-        net.router.sh(&format!(
-            "ip link set lo up
-             ip link add rc type veth peer name c0 netns {}
-             ip link add rs type veth peer name s0 netns {}
-             ip addr add 10.77.0.1/24 dev rc; ip link set rc up
-             ip addr add 10.78.0.1/24 dev rs; ip link set rs up
-             sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratemask=0 net.ipv4.conf.all.rp_filter=0
-             sysctl -qw net.ipv4.conf.rc.rp_filter=0 net.ipv4.conf.rs.rp_filter=0
-             sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.rc.send_redirects=0 net.ipv4.conf.rs.send_redirects=0
-             sysctl -qw net.ipv4.icmp_msgs_per_sec=1000000 net.ipv4.icmp_msgs_burst=1000000 || true",
-            net.client.tid, net.server.tid
-        ));
-        for (host, dev, ip, via) in [
-            (&net.client, "c0", "10.77.0.2", "10.77.0.1"),
-            (&net.server, "s0", "10.78.0.2", "10.78.0.1"),
-        ] {
-            host.sh(&format!(
-                "ip link set lo up; ip addr add {ip}/24 dev {dev}; ip link set {dev} up
-                 ip route add default via {via}
-                 sysctl -qw net.ipv4.ip_forward=0"
-            ));
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let allowed = sched_getaffinity(Pid::from_raw(0)).expect("this thread's processors");
+        let cpus: Vec<usize> = (0..CpuSet::count())
+            .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+            .collect();
+        let cpu = cpus[NEXT.fetch_add(1, Ordering::Relaxed) % cpus.len()];
+        let pods = Host::new(cpu, &["p0"]);
+        let node = Host::new(cpu, &["eth0", "cbr0"]);
+        let outside = Host::new(cpu, &["e0"]);
+        let script = NODE
+            .replace("OUTSIDE", &outside.tid.to_string())
+            .replace("PODS", &pods.tid.to_string());
+        node.sh(&script);
+        for (host, dev) in [(&pods, "p0"), (&outside, "e0")] {
+            host.sh(&QUIET.replace("DEV", dev));
         }
-        net.router.sh("ip route add default via 10.78.0.2 dev rs
-             ip route add 198.51.100.0/24 via 10.77.0.2 dev rc");
-        // Addresses of the links are known from the start, so that no packet waits for them.
-        for (host, dev, peer, peer_dev, ip) in [
-            (&net.client, "c0", &net.router, "rc", "10.77.0.1"),
-            (&net.server, "s0", &net.router, "rs", "10.78.0.1"),
-            (&net.router, "rc", &net.client, "c0", "10.77.0.2"),
-            (&net.router, "rs", &net.server, "s0", "10.78.0.2"),
-        ] {
-            let mac = peer.sh(&format!("cat /sys/class/net/{peer_dev}/address || ip -br link show {peer_dev} | awk '{{print $3}}'"));
-            let mac = if mac.trim().contains(':') {
-                mac.trim().to_owned()
-            } else {
-                panic!("no hardware address for {peer_dev}")
-            };
-            host.sh(&format!(
-                "ip neigh replace {ip} lladdr {mac} dev {dev} nud permanent"
-            ));
-        }
-        net.settle();
-        net
-    }
-
-    fn settle(&self) {
-        for host in [&self.client, &self.router, &self.server] {
-            host.seen();
-        }
-    }
-
-    /// Sends from the client (or the router itself), and tells what became of each.
-    pub fn try_out(&self, from_router: bool, probes: &[Probe]) -> Vec<Vec<Sight>> {
-        self.settle();
-        let sender = if from_router {
-            &self.router
-        } else {
-            &self.client
-        };
-        for some in probes.chunks(32) {
-            sender.send(some.to_vec());
-        }
-        std::thread::sleep(Duration::from_millis(15));
-        let mut seen: HashMap<u16, Vec<Sight>> = HashMap::new();
-        let hosts: &[&Host] = if from_router {
-            &[&self.server, &self.client, &self.router]
-        } else {
-            &[&self.server, &self.client]
-        };
-        for host in hosts {
-            let is_router = std::ptr::eq(*host, &self.router);
-            for (id, mut sights) in host.seen() {
-                // A sender sees what it sends, and the router what it forwards; on loopback
-                // everything is seen twice.
-                sights.retain(|s| match s {
-                    Sight::Forwarded { fresh, .. } => !is_router && *fresh == from_router,
-                    _ => true,
-                });
-                if is_router {
-                    sights.dedup();
+        let (pod_mac, out_mac) = (mac_of(&pods, "p0"), mac_of(&outside, "e0"));
+        // Neighbours are known from the start, so that no packet waits for one.
+        let mut batch = String::new();
+        for n in 2..255 {
+            for (net, dev, mac) in [
+                ("10.244.1.", "cbr0", &pod_mac),
+                ("10.200.1.", "eth0", &out_mac),
+                ("fd00:10:244:1::", "cbr0", &pod_mac),
+                ("fd00:200:1::", "eth0", &out_mac),
+            ] {
+                if net != "10.200.1." && net != "fd00:200:1::" || n != 2 {
+                    batch.push_str(&format!(
+                        "neigh replace {net}{n} lladdr {mac} dev {dev} nud permanent\n"
+                    ));
                 }
-                seen.entry(id).or_default().extend(sights);
             }
         }
-        let of = |p: &Probe| seen.get(&p.sport).cloned().unwrap_or_default();
-        probes.iter().map(of).collect()
+        for net in ["10.200.1.1", "fd00:200:1::1"] {
+            batch.push_str(&format!(
+                "neigh replace {net} lladdr {out_mac} dev eth0 nud permanent\n"
+            ));
+        }
+        node.feed(&["ip", "-batch", "-"], &batch);
+        let macs = [
+            bytes_of(&mac_of(&node, "cbr0")),
+            bytes_of(&mac_of(&node, "eth0")),
+        ];
+        Self {
+            pods,
+            node,
+            outside,
+            fences: AtomicUsize::new(0),
+            macs,
+        }
+    }
+
+    /// Waits until all that was sent has gone where it goes.
+    fn settle(&self, from: Place) {
+        let next = || u32::try_from(self.fences.fetch_add(1, Ordering::Relaxed) + 1).unwrap();
+        let sender = match from {
+            Place::Pods => Some(&self.pods),
+            Place::Outside => Some(&self.outside),
+            Place::Node => None,
+        };
+        if let Some(sender) = sender {
+            let number = next();
+            sender.fence(number);
+            self.node.wait(number);
+        }
+        // Twice, for what the node says to itself and then to others.
+        for _ in 0..2 {
+            let number = next();
+            self.node.fence(number);
+            self.pods.wait(number);
+            self.outside.wait(number);
+        }
+    }
+
+    /// Sends packets, and tells what became of each by its id.
+    pub fn try_out(&self, from: Place, packets: Vec<Vec<u8>>) -> HashMap<u16, Vec<(Place, Sight)>> {
+        for host in [&self.pods, &self.node, &self.outside] {
+            host.seen();
+        }
+        let (sender, link, mac) = match from {
+            Place::Pods => (&self.pods, "p0", self.macs[0]),
+            Place::Outside => (&self.outside, "e0", self.macs[1]),
+            Place::Node => (&self.node, "", [0; 6]),
+        };
+        sender.run(move |inside| {
+            for packet in packets {
+                let kind = if packet[0] >> 4 == 4 {
+                    [0x08, 0x00]
+                } else {
+                    [0x86, 0xdd]
+                };
+                if from == Place::Node {
+                    inside.send(&packet);
+                } else {
+                    inside.put(link, mac, kind, &packet);
+                }
+            }
+        });
+        self.settle(from);
+        let mut all: HashMap<u16, Vec<(Place, Sight)>> = HashMap::new();
+        for (place, host) in [
+            (Place::Pods, &self.pods),
+            (Place::Node, &self.node),
+            (Place::Outside, &self.outside),
+        ] {
+            for (id, sights) in host.seen() {
+                let all = all.entry(id).or_default();
+                for s in sights {
+                    let counts = match s {
+                        // A sender sees what it sends, and the node what it forwards.
+                        Sight::Sent { fresh, .. } => {
+                            place != Place::Node && fresh == (from == Place::Node)
+                        }
+                        Sight::Delivered { .. } => place == Place::Node,
+                        Sight::Icmp {
+                            ours: true, fresh, ..
+                        } => place != Place::Node && !fresh,
+                        // The node sees what it says to others, too.
+                        Sight::Icmp { .. } | Sight::Reset { .. } => place == from,
+                    };
+                    // On loopback everything is seen twice.
+                    if counts && !all.contains(&(place, s)) {
+                        all.push((place, s));
+                    }
+                }
+            }
+        }
+        all
     }
 }

@@ -325,10 +325,7 @@ fn statement(json: &Json) -> Option<Statement> {
             }
         }
         "dnat" | "snat" | "masquerade" | "redirect" => nat(name, body)?,
-        "reject" => Statement::Reject(match body {
-            Json::Null => "".into(),
-            other => other.to_string().into(),
-        }),
+        "reject" => Statement::Reject(reject(body).into()),
         "set" | "map" => dynset(body)?,
         "limit" => Statement::Limit {
             over: body.get("inv").and_then(Json::as_bool).unwrap_or(false),
@@ -339,6 +336,17 @@ fn statement(json: &Json) -> Option<Statement> {
         | "ct expectation" => Statement::Inert(text()),
         _ => return None,
     })
+}
+
+/// In the words that the text has: `with icmpx admin-prohibited`, `with tcp reset`.
+fn reject(body: &Json) -> String {
+    let word = |key| body.get(key).and_then(Json::as_str);
+    match (word("type"), body.get("expr")) {
+        (Some("tcp reset"), _) => "with tcp reset".to_owned(),
+        (Some(kind), Some(Json::Number(code))) => format!("with {kind} {code}"),
+        (Some(kind), Some(Json::String(reason))) => format!("with {kind} {reason}"),
+        _ => String::new(),
+    }
 }
 
 fn comparison(body: &Json) -> Option<Statement> {

@@ -77,6 +77,28 @@ const ICMP_TYPES: &[(&str, u64)] = &[
     ("address-mask-reply", 18),
 ];
 
+/// Codes of `Destination Unreachable`, which nft writes for any type's.
+const ICMP_CODES: &[(&str, u64)] = &[
+    ("net-unreachable", 0),
+    ("host-unreachable", 1),
+    ("prot-unreachable", 2),
+    ("port-unreachable", 3),
+    ("frag-needed", 4),
+    ("net-prohibited", 9),
+    ("host-prohibited", 10),
+    ("admin-prohibited", 13),
+];
+
+/// As [`ICMP_CODES`].
+const ICMPV6_CODES: &[(&str, u64)] = &[
+    ("no-route", 0),
+    ("admin-prohibited", 1),
+    ("addr-unreachable", 3),
+    ("port-unreachable", 4),
+    ("policy-fail", 5),
+    ("reject-route", 6),
+];
+
 /// IANA ICMPv6 types.
 const ICMPV6_TYPES: &[(&str, u64)] = &[
     ("destination-unreachable", 1),
@@ -197,7 +219,9 @@ impl DataType {
             ],
             Self::InetProto => PROTOCOLS,
             Self::IcmpType => ICMP_TYPES,
+            Self::IcmpCode => ICMP_CODES,
             Self::Icmpv6Type => ICMPV6_TYPES,
+            Self::Icmpv6Code => ICMPV6_CODES,
             Self::PktType => &[
                 ("host", 0),
                 ("unicast", 0),

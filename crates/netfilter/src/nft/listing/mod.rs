@@ -600,4 +600,14 @@ impl Set {
         let found = self.elements.iter().find(matches);
         found.or_else(|| self.elements.iter().find(|e| e.key.is_empty()))
     }
+
+    /// Whether any element may be meant by a key of which not every part is known.
+    pub fn may_find(&self, key: &[Option<Value>]) -> bool {
+        let fits = |(item, value): (&Item, &Option<Value>)| {
+            value.as_ref().is_none_or(|value| item.contains(value))
+        };
+        self.elements.iter().any(|e| {
+            e.key.is_empty() || e.key.len() == key.len() && e.key.iter().zip(key).all(fits)
+        })
+    }
 }

@@ -7,8 +7,25 @@ use super::{
     BinaryOp, DataType, Expr, Nat, NatKind, Op, ParseError, SetOp, Statement, Value, Verdict,
 };
 
+/// Words that begin a statement which decides, and are nothing else where a statement begins.
+const DECIDING: [&str; 12] = [
+    "accept",
+    "drop",
+    "reject",
+    "return",
+    "continue",
+    "jump",
+    "goto",
+    "queue",
+    "dnat",
+    "snat",
+    "masquerade",
+    "redirect",
+];
+
 impl Parser<'_> {
-    /// The next statement of a rule. What cannot be read is kept whole to the end of the line.
+    /// The next statement of a rule. What cannot be read is kept whole up to what decides, or to
+    /// the end of the line.
     pub(super) fn statement(&mut self) -> Statement {
         let from = self.place();
         match self.known_statement() {
@@ -17,6 +34,10 @@ impl Parser<'_> {
                 self.go_back(from);
                 let mut depth = 0_i32;
                 while let Some(token) = self.peek() {
+                    let decides = token.kind == Kind::Word && DECIDING.contains(&token.text);
+                    if decides && depth == 0 && self.place() != from {
+                        break;
+                    }
                     if token.is_sign("{") {
                         depth += 1;
                     } else if token.is_sign("}") {

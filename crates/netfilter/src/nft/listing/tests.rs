@@ -217,7 +217,8 @@ fn what_is_not_understood_stays_in_place() {
     let Statement::Unknown(rest) = &rules[0].statements[1] else {
         panic!()
     };
-    assert_eq!((&*rest.text, rest.line), ("frobnicate { 1 } hard drop", 3));
+    assert_eq!((&*rest.text, rest.line), ("frobnicate { 1 } hard", 3));
+    assert_eq!(rules[0].statements[2], Statement::Verdict(Verdict::Drop));
     assert!(
         matches!(&rules[1].statements[0], Statement::Unknown(u) if &*u.text == "xt match \"u32\"")
     );

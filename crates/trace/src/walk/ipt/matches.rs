@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use netfilter::iptables::{
-    AddrType, AddrTypes, CtDirection, CtState, CtStatus, Extension, Header, Interface, Match,
-    MatchAddrType, MatchConntrack, MatchPhysdev, MatchRecent, MatchRpfilter, Negatable, PortMatch,
-    PortRange, PortSide, RecentAction, Statistic,
+    AddrType, AddrTypes, CtDirection, CtState, CtStatus, Extension, Header, IcmpType, Interface,
+    Match, MatchAddrType, MatchConntrack, MatchMultiport, MatchPhysdev, MatchRecent, MatchRpfilter,
+    Negatable, PortMatch, PortRange, PortSide, RecentAction, Statistic,
 };
 
 use super::super::Walker;
@@ -49,12 +49,52 @@ fn iface(at: &Iface, want: Option<&Negatable<Interface>>, way: &str) -> Holds {
     }
 }
 
+fn random_port() -> Holds {
+    Holds::Unknown("the source port was chosen at random".into())
+}
+
 fn ports(state: &State<'_>, proto: Proto, m: &PortMatch) -> Holds {
+    if state.proto == proto && state.random_sport && m.source.is_some() {
+        return random_port();
+    }
     let side = |want: &Option<Negatable<PortRange>>, end: Endpoint| {
         want.as_ref()
             .is_none_or(|w| w.holds(|r| r.contains(end.port)))
     };
     Holds::of(state.proto == proto && side(&m.source, state.src) && side(&m.destination, state.dst))
+}
+
+fn multiport(state: &State<'_>, multi: &MatchMultiport) -> Holds {
+    if state.random_sport && multi.side != PortSide::Destination {
+        return random_port();
+    }
+    let ends: &[Endpoint] = match multi.side {
+        PortSide::Source => &[state.src],
+        PortSide::Destination => &[state.dst],
+        PortSide::Either => &[state.src, state.dst],
+    };
+    let within = |all: &Vec<PortRange>| {
+        ends.iter()
+            .any(|end| all.iter().any(|r| r.contains(end.port)))
+    };
+    Holds::of(state.proto.has_ports() && multi.ports.holds(within))
+}
+
+fn icmp(state: &State<'_>, want: &Negatable<IcmpType>) -> Holds {
+    let proto = if want.value.v6 {
+        Proto::ICMPV6
+    } else {
+        Proto::ICMP
+    };
+    // Type and code stand where others have ports; 255 is any type of IPv4's.
+    Holds::of(
+        state.proto == proto
+            && want.holds(|i| {
+                (!i.v6 && i.kind == 255)
+                    || (u16::from(i.kind) == state.src.port
+                        && i.code.is_none_or(|c| u16::from(c) == state.dst.port))
+            }),
+    )
 }
 
 impl<'w> Walker<'w> {
@@ -69,30 +109,10 @@ impl<'w> Walker<'w> {
             Match::Tcp(tcp) => tcp_match(state, tcp),
             Match::Udp(p) => ports(state, Proto::UDP, p),
             Match::Sctp(p) => ports(state, Proto::SCTP, p),
-            Match::Multiport(multi) => {
-                let within = |end: Endpoint| {
-                    multi
-                        .ports
-                        .holds(|all| all.iter().any(|r| r.contains(end.port)))
-                };
-                let either = || {
-                    multi.ports.holds(|all| {
-                        let hit = |p| all.iter().any(|r: &PortRange| r.contains(p));
-                        hit(state.src.port) || hit(state.dst.port)
-                    })
-                };
-                Holds::of(
-                    state.proto.has_ports()
-                        && match multi.side {
-                            PortSide::Source => within(state.src),
-                            PortSide::Destination => within(state.dst),
-                            PortSide::Either => either(),
-                        },
-                )
-            }
+            Match::Multiport(multi) => multiport(state, multi),
             Match::Mark(want) => Holds::of(want.holds(|m| state.mark & m.mask == m.value)),
             Match::Connmark(want) => {
-                Holds::of(state.conn.seen && want.holds(|m| state.conn.mark & m.mask == m.value))
+                Holds::of(state.is_tracked() && want.holds(|m| state.conn.mark & m.mask == m.value))
             }
             Match::Conntrack(ct) => conntrack(state, ct),
             Match::State(want) => Holds::of(want.holds(|s| in_states(state, *s, false))),
@@ -107,28 +127,19 @@ impl<'w> Walker<'w> {
                 };
                 Holds::Chance(odds).turned(want.negated)
             }
-            Match::Recent(recent) => recent_match(state, recent, learnt),
+            Match::Recent(recent) => {
+                if recent.action.value != RecentAction::Set {
+                    self.warn("recent: the dumps do not tell what its lists hold; no address is taken to be on one but those that the packet's own way put there".to_owned());
+                }
+                recent_match(state, recent, learnt)
+            }
             Match::Set(set) => self.in_ipset(state, set),
             Match::Physdev(p) => self.physdev(state, p),
             Match::Limit(_) => {
                 self.warn("limit: taken as not yet reached".to_owned());
                 Holds::Yes
             }
-            Match::Icmp(want) => {
-                let proto = if want.value.v6 {
-                    Proto::ICMPV6
-                } else {
-                    Proto::ICMP
-                };
-                if state.proto != proto {
-                    return Holds::No;
-                }
-                Holds::of(want.holds(|i| {
-                    (!i.v6 && i.kind == 255)
-                        || (u16::from(i.kind) == state.src.port
-                            && i.code.is_none_or(|c| u16::from(c) == state.dst.port))
-                }))
-            }
+            Match::Icmp(want) => icmp(state, want),
             Match::Rpfilter(want) => self.rpfilter(state, want),
             Match::Owner(owner) => owner_match(state, owner),
             Match::Ipvs(want) => ipvs_match(state, want),
@@ -167,7 +178,10 @@ impl<'w> Walker<'w> {
             let Some(kind) = self.addr_type(ip) else {
                 return Holds::Unknown(format!("whether {ip} is a local address is not known"));
             };
-            let mut holds = in_types(types.value, kind);
+            let mut holds = match ip {
+                IpAddr::V4(_) => in_types(types.value, kind),
+                IpAddr::V6(v6) => in_types6(types.value, kind, v6),
+            };
             // Only local addresses of that interface count then (`fib_select…`,
             // `inet_dev_addr_type`).
             if kind == RouteKind::Local && (want.limit_in || want.limit_out) {
@@ -266,7 +280,7 @@ impl<'w> Walker<'w> {
                 Holds::of(!words.contains(&"--hashlimit-above"))
             }
             // No connection here has a helper or came in a tunnel that was not said so.
-            ("helper", _) => Holds::No,
+            ("helper", words) => Holds::of(words.contains(&"!")),
             ("policy", words) => {
                 let none = words.windows(2).any(|w| w == ["--pol", "none"]);
                 Holds::of(none)
@@ -281,8 +295,9 @@ impl<'w> Walker<'w> {
 }
 
 fn tcp_match(state: &State<'_>, tcp: &netfilter::iptables::MatchTcp) -> Holds {
-    if ports(state, Proto::TCP, &tcp.ports) == Holds::No {
-        return Holds::No;
+    let holds = ports(state, Proto::TCP, &tcp.ports);
+    if holds != Holds::Yes {
+        return holds;
     }
     if let Some(option) = &tcp.option
         // A SYN has the maximum segment size (2) and little else for certain.
@@ -321,6 +336,23 @@ fn in_types(types: AddrTypes, kind: RouteKind) -> bool {
     })
 }
 
+/// IPv6's types go by the address alone where they can, and all that are asked for must hold
+/// (`match_type6` of `xt_addrtype.c`).
+fn in_types6(types: AddrTypes, kind: RouteKind, ip: std::net::Ipv6Addr) -> bool {
+    let asked = |t| types.contains(t);
+    let looked_up = [
+        (AddrType::Local, RouteKind::Local),
+        (AddrType::Prohibit, RouteKind::Prohibit),
+        (AddrType::Unreachable, RouteKind::Unreachable),
+    ];
+    let unicast = !ip.is_multicast() && !ip.is_unspecified();
+    (!asked(AddrType::Multicast) || ip.is_multicast())
+        && (!asked(AddrType::Unicast) || unicast)
+        && (!asked(AddrType::Unspec) || ip.is_unspecified())
+        && (!looked_up.iter().any(|(t, _)| asked(*t))
+            || looked_up.iter().any(|(t, k)| asked(*t) && kind == *k))
+}
+
 /// Whether the connection is in one of the states. `state` knows nothing of translations.
 fn in_states(state: &State<'_>, states: netfilter::iptables::CtStates, nat: bool) -> bool {
     let c = &state.conn;
@@ -348,6 +380,9 @@ pub(crate) fn has_snat(state: &State<'_>) -> bool {
 /// The reply's tuple as it stands: where answers come from and go to.
 pub(crate) fn reply_tuple(state: &State<'_>) -> (Endpoint, Endpoint) {
     let c = &state.conn;
+    if c.reply {
+        return (c.original.src, c.original.dst);
+    }
     (
         c.dnat.map_or(c.original.dst, |r| r.after),
         c.snat.map_or(c.original.src, |r| r.after),
@@ -382,8 +417,9 @@ fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
         return Holds::Yes;
     }
     let c = &state.conn;
-    if !c.seen || matches!(c.status, Status::Invalid | Status::Untracked) {
-        return Holds::No;
+    if !state.is_tracked() {
+        // Without a connection the state alone counts, whatever else is asked (`conntrack_mt`).
+        return Holds::of(want.state.is_some());
     }
     if let Some(direction) = want.direction
         && (direction == CtDirection::Reply) != c.reply
@@ -411,6 +447,9 @@ fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
             return Holds::No;
         }
     }
+    if state.random_sport && want.reply_destination_port.is_some() {
+        return random_port();
+    }
     for (range, end) in [
         (&want.original_source_port, original.0),
         (&want.original_destination_port, original.1),
@@ -425,20 +464,34 @@ fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
         }
     }
     if let Some(status) = &want.status {
-        let established = c.status == Status::Established;
-        let has = status.holds(|s| {
-            (established && (s.contains(CtStatus::Confirmed) || s.contains(CtStatus::SeenReply)))
-                || (s.contains(CtStatus::Expected) && c.status == Status::Related)
-                || (s.is_empty() && !established)
-        });
-        if !has {
-            return Holds::No;
+        let holds = has_status(state, status.value).turned(status.negated);
+        if holds != Holds::Yes {
+            return holds;
         }
     }
     if want.expires.is_some() {
         return Holds::Unknown("when the connection expires is not known".into());
     }
     Holds::Yes
+}
+
+/// Whether the connection has one of these marks. What an established one has beyond an answer
+/// depends on more than one packet.
+fn has_status(state: &State<'_>, any: netfilter::iptables::CtStatuses) -> Holds {
+    use CtStatus::{Assured, Confirmed, Expected, SeenReply};
+    let (has, may): (&[CtStatus], &[CtStatus]) = match state.conn.status {
+        Status::Established => (&[SeenReply, Confirmed], &[Assured]),
+        Status::Related if state.proto.is_icmp() => (&[Confirmed], &[SeenReply, Assured]),
+        Status::Related => (&[Expected], &[]),
+        _ => (&[], &[]),
+    };
+    if has.iter().any(|s| any.contains(*s)) {
+        Holds::Yes
+    } else if may.iter().any(|s| any.contains(*s)) {
+        Holds::Unknown("what else was seen of the connection is not known".into())
+    } else {
+        Holds::No
+    }
 }
 
 fn recent_match(state: &State<'_>, want: &MatchRecent, learnt: &mut Vec<Learnt>) -> Holds {

@@ -6,14 +6,16 @@ pub(crate) use matches::{has_snat, original_tuple, reply_tuple, tcp_flags};
 
 use std::rc::Rc;
 
-use netfilter::iptables::{ConnmarkAction, Rule, SetDirection, Target};
+use netfilter::iptables::{
+    ConnmarkAction, NatTarget, RejectWith, Rule, SetDirection, Target, TproxyTarget,
+};
 
 use super::hooks::ChainRef;
-use super::nat::Wanted;
+use super::nat::{Side, Wanted};
 use super::state::{Learnt, State, Status};
 use super::{Then, WalkError, Walker, Way};
 use crate::Fraction;
-use crate::outcome::Step;
+use crate::outcome::{Answer, Did, Step};
 
 /// Whether a condition holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,11 +137,14 @@ impl<'w> Walker<'w> {
             Target::Drop => ("drop".into(), Then::Drop),
             Target::Return => ("return".into(), Then::Return),
             Target::Reject(with) => {
-                let name = netfilter::iptables::RejectWith::NAMES
+                let name = RejectWith::NAMES
                     .iter()
                     .find(|(_, w)| w == with)
                     .map_or("", |(n, _)| n);
-                (format!("reject with {name}"), Then::Reject)
+                (
+                    format!("reject with {name}"),
+                    Then::Reject(answer_of(*with)),
+                )
             }
             Target::Dnat(_) | Target::Snat(_) | Target::Masquerade(_) | Target::Redirect { .. } => {
                 self.translate(state, chain, rule, target, ways);
@@ -150,8 +155,8 @@ impl<'w> Walker<'w> {
                 return Ok(());
             }
             Target::Tproxy(t) => {
-                let text = format!("tproxy to port {}", t.port);
-                (text, Then::Accept)
+                self.tproxy(state, chain, rule, t, ways);
+                return Ok(());
             }
             other => {
                 let s = step(String::new());
@@ -162,7 +167,8 @@ impl<'w> Walker<'w> {
             }
         };
         let (effect, then) = plain;
-        let s = step(effect);
+        let mut s = step(effect);
+        s.did = then.did();
         state.path.push(Rc::new(s));
         ways.push((state, then));
         Ok(())
@@ -175,6 +181,7 @@ impl<'w> Walker<'w> {
                 state.mark = xmark.apply(state.mark);
                 format!("mark becomes {:#x}", state.mark)
             }
+            Target::Connmark(_) if !state.is_tracked() => "goes on: it has no connection".into(),
             Target::Connmark(action) => match *action {
                 ConnmarkAction::Set(xmark) => {
                     state.conn.mark = xmark.apply(state.conn.mark);
@@ -191,6 +198,12 @@ impl<'w> Walker<'w> {
             },
             Target::Notrack => notrack(state),
             Target::Ct(ct) if ct.notrack => notrack(state),
+            Target::Ct(ct) => {
+                if let Some(zone) = ct.zone {
+                    state.conn.zone = zone;
+                }
+                "goes on".to_owned()
+            }
             Target::Set(set) => {
                 let key = set_key(state, &set.directions);
                 state.learnt.push(Learnt {
@@ -207,6 +220,40 @@ impl<'w> Walker<'w> {
         }
     }
 
+    /// A program that listens takes the packet, wherever it was going, by the route that the mark
+    /// selects; without one the packet is dropped (`xt_TPROXY.c`).
+    fn tproxy(
+        &mut self,
+        state: State<'w>,
+        chain: ChainRef<'w>,
+        rule: &Rule,
+        to: &TproxyTarget,
+        ways: &mut Vec<Way<'w>>,
+    ) {
+        let text = format!(
+            "{} {}: rule {:?}: whether a program listens on port {} for it is not known",
+            chain.table(),
+            chain.name(),
+            rule.to_string(),
+            to.port
+        );
+        let (mut taken, mut dropped) = self.either(state, &text);
+        if let Some(xmark) = to.mark {
+            taken.mark = xmark.apply(taken.mark);
+        }
+        let effect = format!("goes to the program, mark {:#x}: accept", taken.mark);
+        for (way, effect, then) in [
+            (&mut taken, effect, Then::Accept),
+            (&mut dropped, "drop".to_owned(), Then::Drop),
+        ] {
+            let mut s = step(chain, way, rule, effect);
+            s.did = then.did();
+            way.path.push(Rc::new(s));
+        }
+        ways.push((taken, Then::Accept));
+        ways.push((dropped, Then::Drop));
+    }
+
     fn translate(
         &mut self,
         state: State<'w>,
@@ -217,29 +264,38 @@ impl<'w> Walker<'w> {
     ) {
         let s = step(chain, &state, rule, String::new());
         let ports = |p: Option<netfilter::iptables::PortRange>| p.map(|r| (r.first, r.last));
-        let (made, dst) = match target {
+        let wanted = |nat: &NatTarget| Wanted {
+            addresses: nat.addresses,
+            ports: ports(nat.ports),
+            random: nat.random || nat.random_fully,
+        };
+        let (made, side) = match target {
             Target::Dnat(nat) => {
-                let wanted = Wanted {
-                    addresses: nat.addresses,
-                    ports: ports(nat.ports),
-                };
-                (self.dnat(&state, wanted), true)
+                let side = Side::Destination;
+                (self.rewrite(&state, wanted(nat), side), side)
             }
-            Target::Snat(nat) => {
-                let wanted = Wanted {
-                    addresses: nat.addresses,
-                    ports: ports(nat.ports),
-                };
-                (self.snat(&state, wanted), false)
+            Target::Snat(nat) => (
+                self.rewrite(&state, wanted(nat), Side::Source),
+                Side::Source,
+            ),
+            Target::Redirect { ports: to, .. } => {
+                (self.redirect(&state, ports(*to)), Side::Destination)
             }
-            Target::Redirect { ports: to, .. } => (self.redirect(&state, ports(*to)), true),
-            Target::Masquerade(m) => (vec![self.masquerade(state, ports(m.ports))], false),
+            Target::Masquerade(m) => {
+                let wanted = Wanted {
+                    addresses: None,
+                    ports: ports(m.ports),
+                    random: m.random || m.random_fully,
+                };
+                (vec![self.masquerade(state, wanted)], Side::Source)
+            }
             _ => return,
         };
         for (mut way, then) in made {
-            let effect = translated(&way, dst, &then);
+            let effect = translated(&way, side, &then);
             way.path.push(Rc::new(Step {
                 effect,
+                did: then.did(),
                 ..s.clone()
             }));
             ways.push((way, then));
@@ -256,7 +312,7 @@ impl<'w> Walker<'w> {
         name: &str,
         ways: &mut Vec<Way<'w>>,
     ) {
-        const PASSING: [&str; 21] = [
+        const PASSING: [&str; 18] = [
             "AUDIT",
             "CHECKSUM",
             "CLASSIFY",
@@ -264,7 +320,6 @@ impl<'w> Walker<'w> {
             "DSCP",
             "ECN",
             "HL",
-            "HMARK",
             "IDLETIMER",
             "LED",
             "RATEEST",
@@ -275,8 +330,6 @@ impl<'w> Walker<'w> {
             "TRACE",
             "TTL",
             "ULOG",
-            "MARK",
-            "CONNMARK",
             "NFLOG",
         ];
         if PASSING.contains(&name) {
@@ -294,7 +347,8 @@ impl<'w> Walker<'w> {
         let (mut on, mut kept) = self.either(state, &text);
         let s = step(chain, &on, rule, format!("{name} lets it go on"));
         on.path.push(Rc::new(s));
-        let s = step(chain, &kept, rule, format!("{name} keeps it: drop"));
+        let mut s = step(chain, &kept, rule, format!("{name} keeps it: drop"));
+        s.did = Did::Dropped;
         kept.path.push(Rc::new(s));
         ways.push((on, Then::Next));
         ways.push((kept, Then::Drop));
@@ -332,11 +386,11 @@ fn notrack(state: &mut State<'_>) -> String {
 }
 
 /// What a translation did, in words.
-pub(crate) fn translated(way: &State<'_>, dst: bool, then: &Then<'_>) -> String {
+pub(crate) fn translated(way: &State<'_>, side: Side, then: &Then<'_>) -> String {
     if matches!(then, Then::Drop) {
         return "drop".to_owned();
     }
-    if dst {
+    if side == Side::Destination {
         format!("destination becomes {}", way.dst)
     } else if way.conn.masquerade_unknown {
         "source becomes the outgoing interface's address".to_owned()
@@ -366,6 +420,28 @@ fn step(chain: ChainRef<'_>, state: &State<'_>, rule: &Rule, effect: String) -> 
         chain: chain.name().to_owned(),
         rule: rule.to_string(),
         effect,
+        did: Did::WentOn,
+    }
+}
+
+fn answer_of(with: RejectWith) -> Answer {
+    let icmp = |code| Answer::Icmp { kind: 3, code };
+    let icmp6 = |code| Answer::Icmp { kind: 1, code };
+    match with {
+        RejectWith::IcmpNetUnreachable => icmp(0),
+        RejectWith::IcmpHostUnreachable => icmp(1),
+        RejectWith::IcmpProtoUnreachable => icmp(2),
+        RejectWith::IcmpPortUnreachable => icmp(3),
+        RejectWith::IcmpNetProhibited => icmp(9),
+        RejectWith::IcmpHostProhibited => icmp(10),
+        RejectWith::IcmpAdminProhibited => icmp(13),
+        RejectWith::TcpReset => Answer::Reset,
+        RejectWith::Icmp6NoRoute => icmp6(0),
+        RejectWith::Icmp6AdmProhibited => icmp6(1),
+        RejectWith::Icmp6AddrUnreachable => icmp6(3),
+        RejectWith::Icmp6PortUnreachable => icmp6(4),
+        RejectWith::Icmp6PolicyFail => icmp6(5),
+        RejectWith::Icmp6RejectRoute => icmp6(6),
     }
 }
 

@@ -1,13 +1,24 @@
 //! nf_tables' comparisons.
 
-use netfilter::nft::listing::{Expr, Item, Op, Table, Value};
+use netfilter::nft::listing::{Ct, Expr, Item, Op, Table, Value};
 
 use super::super::Walker;
 use super::super::ipt::Holds;
 use super::super::state::State;
 use super::expr::{Evaluated, all_bits};
 use super::{set_name, show};
-use crate::Fraction;
+use crate::{CtState, Fraction};
+
+/// `IPS_ASSURED`, which takes more than one packet to know.
+fn asks_for_assured(right: &Expr) -> bool {
+    const ASSURED: u64 = 4;
+    let bit = |v: &Value| matches!(v, Value::Int(n) if n & ASSURED != 0);
+    match right {
+        Expr::Value(v) => bit(v),
+        Expr::Flags(all) => all.iter().any(bit),
+        _ => false,
+    }
+}
 
 impl<'w> Walker<'w> {
     /// Whether a comparison holds for a packet.
@@ -20,6 +31,10 @@ impl<'w> Walker<'w> {
         right: &Expr,
     ) -> Holds {
         let flags = left.data_type().is_flags();
+        if *left == Expr::Ct(Ct::Status) && asks_for_assured(right) && *state.known != CtState::New
+        {
+            return Holds::Unknown("what else was seen of the connection is not known".into());
+        }
         let mut yes = Fraction::ZERO;
         let mut certain = None;
         let lefts = self.evaluate(state, table, left);
@@ -28,6 +43,17 @@ impl<'w> Walker<'w> {
             let holds = match value {
                 Evaluated::Parts(parts) => self.compare(state, table, &parts, op, right, flags),
                 Evaluated::Missing => Holds::No,
+                Evaluated::Partly(parts, why) => {
+                    let set = match right {
+                        Expr::Set(set) => Some(&**set),
+                        Expr::SetName(name) => table.set(name),
+                        _ => None,
+                    };
+                    match set {
+                        Some(set) if !set.may_find(&parts) => Holds::No.turned(op == Op::Ne),
+                        _ => Holds::Unknown(why),
+                    }
+                }
                 Evaluated::Unknown(why) => Holds::Unknown(why),
             };
             match &holds {
@@ -106,7 +132,9 @@ impl<'w> Walker<'w> {
                             }
                         }
                         Evaluated::Missing => {}
-                        Evaluated::Unknown(why) => return Holds::Unknown(why),
+                        Evaluated::Partly(_, why) | Evaluated::Unknown(why) => {
+                            return Holds::Unknown(why);
+                        }
                     }
                 }
                 if yes.is_one() {

@@ -23,6 +23,8 @@ pub(super) enum Evaluated {
     Parts(Vec<Value>),
     /// The packet has no such thing: the rule ends (`NFT_BREAK`).
     Missing,
+    /// A concatenation of which not every part can be told; why.
+    Partly(Vec<Option<Value>>, String),
     /// It cannot be told; why.
     Unknown(String),
 }
@@ -34,6 +36,34 @@ impl Evaluated {
 
     fn ip(ip: IpAddr) -> Self {
         Self::Parts(vec![Value::Ip(ip)])
+    }
+
+    /// With another part behind.
+    fn and(self, more: &Self) -> Self {
+        let some = |parts: Vec<Value>| parts.into_iter().map(Some).collect::<Vec<_>>();
+        match (self, more) {
+            // The kernel loads in order and ends at the first that is missing.
+            (Self::Missing, _) | (_, Self::Missing) => Self::Missing,
+            (Self::Parts(mut x), Self::Parts(y)) => {
+                x.extend(y.iter().cloned());
+                Self::Parts(x)
+            }
+            (Self::Parts(x), Self::Unknown(why)) => {
+                let mut x = some(x);
+                x.push(None);
+                Self::Partly(x, why.clone())
+            }
+            (Self::Partly(mut x, why), Self::Parts(y)) => {
+                x.extend(some(y.clone()));
+                Self::Partly(x, why)
+            }
+            (Self::Partly(mut x, why), Self::Unknown(_)) => {
+                x.push(None);
+                Self::Partly(x, why)
+            }
+            (Self::Unknown(why), _) => Self::Unknown(why),
+            (_, Self::Partly(_, why)) => Self::Unknown(why.clone()),
+        }
     }
 
     fn text(text: &str) -> Self {
@@ -110,17 +140,7 @@ impl<'w> Walker<'w> {
             let mut longer = Vec::with_capacity(all.len() * next.len());
             for (a, before) in &all {
                 for (b, more) in &next {
-                    let both = match (before, more) {
-                        (Evaluated::Parts(x), Evaluated::Parts(y)) => {
-                            Evaluated::Parts(x.iter().chain(y).cloned().collect())
-                        }
-                        // The kernel loads in order and ends at the first that is missing.
-                        (Evaluated::Missing, _) | (_, Evaluated::Missing) => Evaluated::Missing,
-                        (Evaluated::Unknown(why), _) | (_, Evaluated::Unknown(why)) => {
-                            Evaluated::Unknown(why.clone())
-                        }
-                    };
-                    longer.push((a.times(*b), both));
+                    longer.push((a.times(*b), before.clone().and(more)));
                 }
             }
             all = longer;
@@ -139,6 +159,12 @@ impl<'w> Walker<'w> {
         for (odds, key) in self.evaluate(state, table, key) {
             let value = match key {
                 Evaluated::Parts(parts) => look_up(state, table, map, &parts),
+                Evaluated::Partly(parts, _)
+                    if set_of(table, map).is_some_and(|set| !set.may_find(&parts)) =>
+                {
+                    Evaluated::Missing
+                }
+                Evaluated::Partly(_, why) => Evaluated::Unknown(why),
                 other => other,
             };
             all.push((odds, value));
@@ -278,6 +304,14 @@ fn field_of(state: &State<'_>, field: Field) -> Evaluated {
         Field::Daddr6 => of(v6, Evaluated::ip(state.dst.ip)),
         Field::Protocol4 => of(!v6, Evaluated::int(proto.0)),
         Field::Nexthdr6 => of(v6, Evaluated::int(proto.0)),
+        // Without a protocol these are the header's first four bytes, whatever they mean.
+        Field::Sport(None) if proto.is_icmp() => {
+            Evaluated::int((state.src.port << 8) | state.dst.port)
+        }
+        Field::Sport(None) | Field::Dport(None) if !proto.has_ports() => Evaluated::Unknown(
+            format!("protocol {proto} has no ports, but something else there"),
+        ),
+        Field::Sport(only) if state.random_sport && has_ports(only) => random_port(),
         Field::Sport(only) => of(has_ports(only), Evaluated::int(state.src.port)),
         Field::Dport(only) => of(has_ports(only), Evaluated::int(state.dst.port)),
         Field::TcpFlags => of(proto == Proto::TCP, Evaluated::int(tcp_flags(state))),
@@ -287,6 +321,10 @@ fn field_of(state: &State<'_>, field: Field) -> Evaluated {
         Field::Icmpv6Code => of(proto == Proto::ICMPV6, Evaluated::int(state.dst.port)),
         Field::Version => Evaluated::int(if v6 { 6_u8 } else { 4 }),
     }
+}
+
+fn random_port() -> Evaluated {
+    Evaluated::Unknown("the source port was chosen at random".into())
 }
 
 fn meta_of(state: &State<'_>, meta: Meta) -> Evaluated {
@@ -322,7 +360,7 @@ fn ct_of(state: &State<'_>, ct: Ct) -> Evaluated {
         };
         return Evaluated::int(bit);
     }
-    if !c.seen || matches!(c.status, Status::Invalid | Status::Untracked) {
+    if !state.is_tracked() {
         return Evaluated::Missing;
     }
     let tuple = |reply: bool| {
@@ -337,10 +375,11 @@ fn ct_of(state: &State<'_>, ct: Ct) -> Evaluated {
         Ct::Status => {
             let mut bits = 0_u64;
             if c.status == Status::Established {
-                bits |= 2 | 4 | 8;
+                bits |= 2 | 8;
             }
             if c.status == Status::Related {
-                bits |= 1;
+                // An ICMP error belongs to the connection that it is about.
+                bits |= if state.proto.is_icmp() { 8 } else { 1 };
             }
             if has_snat(state) {
                 bits |= 16;
@@ -357,18 +396,23 @@ fn ct_of(state: &State<'_>, ct: Ct) -> Evaluated {
         Ct::Saddr { reply } => Evaluated::ip(tuple(reply).0.ip),
         Ct::Daddr { reply } => Evaluated::ip(tuple(reply).1.ip),
         Ct::Sport { reply } => Evaluated::int(tuple(reply).0.port),
+        Ct::Dport { reply: true } if state.random_sport => random_port(),
         Ct::Dport { reply } => Evaluated::int(tuple(reply).1.port),
         Ct::Protocol => Evaluated::int(state.proto.0),
         Ct::L3proto => Evaluated::int(if state.is_v6() { 10_u8 } else { 2 }),
-        Ct::Zone => Evaluated::int(0_u8),
+        Ct::Zone => Evaluated::int(c.zone),
     }
 }
 
 fn combine(op: BinaryOp, left: &Evaluated, right: Evaluated) -> Evaluated {
     let (a, b) = match (left, right) {
         (Evaluated::Parts(a), Evaluated::Parts(b)) => (a.clone(), b),
-        (Evaluated::Unknown(why), _) => return Evaluated::Unknown(why.clone()),
-        (_, Evaluated::Unknown(why)) => return Evaluated::Unknown(why),
+        (Evaluated::Unknown(why) | Evaluated::Partly(_, why), _) => {
+            return Evaluated::Unknown(why.clone());
+        }
+        (_, Evaluated::Unknown(why) | Evaluated::Partly(_, why)) => {
+            return Evaluated::Unknown(why);
+        }
         _ => return Evaluated::Missing,
     };
     let value = match (a.as_slice(), b.as_slice()) {

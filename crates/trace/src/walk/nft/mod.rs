@@ -11,11 +11,11 @@ use netfilter::nft::listing::{
 
 use super::hooks::ChainRef;
 use super::ipt::{Holds, translated};
-use super::nat::{Wanted, share};
+use super::nat::{Side, Wanted, share};
 use super::state::{Learnt, State, Status};
 use super::{Then, WalkError, Walker, Way};
 use crate::Fraction;
-use crate::outcome::Step;
+use crate::outcome::{Answer, Step};
 use expr::Evaluated;
 
 /// A rule in the middle of its statements.
@@ -114,7 +114,7 @@ impl<'w> Walker<'w> {
             Then::Return => effects.push("return".into()),
             Then::Accept => effects.push("accept".into()),
             Then::Drop => effects.push("drop".into()),
-            Then::Reject => effects.push("reject".into()),
+            Then::Reject(_) => effects.push("reject".into()),
         }
         if !effects.is_empty() {
             state.path.push(Rc::new(Step {
@@ -124,6 +124,7 @@ impl<'w> Walker<'w> {
                 chain: at.chain.name().to_owned(),
                 rule: at.rule.text.to_string(),
                 effect: effects.join(", "),
+                did: then.did(),
             }));
         }
         (state, then)
@@ -187,7 +188,8 @@ impl<'w> Walker<'w> {
                 if !with.is_empty() {
                     within.effects.push((**with).to_owned());
                 }
-                vec![(within, Some(Then::Reject))]
+                let answer = answer_of(with, within.state.is_v6());
+                vec![(within, Some(Then::Reject(answer)))]
             }
             Statement::Assign { field, value } => self.assign(at, &within, field, value),
             Statement::Vmap { key, map } => return self.vmap(at, &within, key, map),
@@ -307,7 +309,12 @@ impl<'w> Walker<'w> {
                     }
                 }
                 Evaluated::Missing => ways.push((way, Some(Then::Next))),
-                Evaluated::Unknown(why) => self.any_verdict(at, &way, set, &why, &mut ways)?,
+                Evaluated::Partly(parts, _) if !set.may_find(&parts) => {
+                    ways.push((way, Some(Then::Next)));
+                }
+                Evaluated::Partly(_, why) | Evaluated::Unknown(why) => {
+                    self.any_verdict(at, &way, set, &why, &mut ways)?;
+                }
             }
         }
         Ok(ways)
@@ -373,7 +380,7 @@ impl<'w> Walker<'w> {
                     ways.push((way, Some(Then::Next)));
                     continue;
                 }
-                Evaluated::Unknown(_) => None,
+                Evaluated::Partly(..) | Evaluated::Unknown(_) => None,
             };
             // Marks have 32 bits.
             let number = number.and_then(|n| u32::try_from(n & u64::from(u32::MAX)).ok());
@@ -386,6 +393,10 @@ impl<'w> Walker<'w> {
                     way.state.conn.mark = mark;
                     way.effects
                         .push(format!("connection mark becomes {mark:#x}"));
+                }
+                (Expr::Ct(Ct::Zone), Some(zone)) => {
+                    way.state.conn.zone = zone.try_into().unwrap_or(u16::MAX);
+                    way.effects.push(format!("connection zone becomes {zone}"));
                 }
                 _ => {
                     self.warn(Self::describe(
@@ -417,9 +428,18 @@ impl<'w> Walker<'w> {
             for (more, value) in values {
                 let mut way = within.clone();
                 way.state.probability = way.state.probability.times(odds).times(more);
-                let (Evaluated::Parts(key), Evaluated::Parts(value)) = (&key, value) else {
-                    ways.push((way, Some(Then::Next)));
-                    continue;
+                let (key, value) = match (&key, value) {
+                    (Evaluated::Parts(key), Evaluated::Parts(value)) => (key, value),
+                    (Evaluated::Missing, _) | (_, Evaluated::Missing) => {
+                        ways.push((way, Some(Then::Next)));
+                        continue;
+                    }
+                    _ => {
+                        let why = format!("what it puts into @{set} is not known");
+                        self.warn(Self::describe(at, &why));
+                        ways.push((way, None));
+                        continue;
+                    }
                 };
                 way.clean = false;
                 let did = if op == SetOp::Delete {
@@ -476,7 +496,10 @@ impl<'w> Walker<'w> {
                     clean: within.clean,
                 };
                 let wanted = match (&address, port) {
-                    (Evaluated::Parts(a), Evaluated::Parts(p)) => wanted(a, p),
+                    (Evaluated::Parts(a), Evaluated::Parts(p)) => wanted(a, p).map(|w| Wanted {
+                        random: nat.flags.iter().any(|f| f.contains("random")),
+                        ..w
+                    }),
                     (Evaluated::Missing, _) | (_, Evaluated::Missing) => {
                         ways.push((on(state), Some(Then::Next)));
                         continue;
@@ -512,18 +535,19 @@ impl<'w> Walker<'w> {
         wanted: Wanted,
         ways: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
     ) {
-        let (made, dst) = match kind {
-            NatKind::Dnat => (self.dnat(&within.state, wanted), true),
-            NatKind::Snat => (self.snat(&within.state, wanted), false),
-            NatKind::Redirect => (self.redirect(&within.state, wanted.ports), true),
-            NatKind::Masquerade => (
-                vec![self.masquerade(within.state.clone(), wanted.ports)],
-                false,
+        let (state, ports) = (&within.state, wanted.ports);
+        let (made, side) = match kind {
+            NatKind::Dnat => (
+                self.rewrite(state, wanted, Side::Destination),
+                Side::Destination,
             ),
+            NatKind::Snat => (self.rewrite(state, wanted, Side::Source), Side::Source),
+            NatKind::Redirect => (self.redirect(state, ports), Side::Destination),
+            NatKind::Masquerade => (vec![self.masquerade(state.clone(), wanted)], Side::Source),
         };
         for (state, then) in made {
             let mut effects = within.effects.clone();
-            effects.push(translated(&state, dst, &then));
+            effects.push(translated(&state, side, &then));
             let way = Within {
                 state,
                 next: within.next,
@@ -533,6 +557,39 @@ impl<'w> Walker<'w> {
             ways.push((way, Some(then)));
         }
     }
+}
+
+/// What `reject` answers with: `with icmp host-unreachable`, `with tcp reset`; without words, port
+/// unreachable.
+fn answer_of(with: &str, v6: bool) -> Answer {
+    let words: Vec<&str> = with.split_whitespace().collect();
+    let reason = words.last().copied().unwrap_or_default();
+    if reason == "reset" {
+        return Answer::Reset;
+    }
+    let any = words.contains(&"icmpx");
+    let (code4, code6) = match reason {
+        "no-route" => (0, 0),
+        "net-unreachable" => (0, 0),
+        "host-unreachable" => (1, 3),
+        "addr-unreachable" => (1, 3),
+        "prot-unreachable" => (2, 4),
+        "frag-needed" => (4, 4),
+        "policy-fail" => (13, 5),
+        "reject-route" => (13, 6),
+        "net-prohibited" => (9, 1),
+        "host-prohibited" => (10, 1),
+        "admin-prohibited" => (13, 1),
+        // The numbers of `enum nft_reject_inet_code`.
+        "0" if any => (0, 0),
+        "2" if any => (1, 3),
+        "3" if any => (13, 1),
+        number => match number.parse() {
+            Ok(code) if !any => (code, code),
+            _ => (3, 4),
+        },
+    };
+    Answer::unreachable(v6, code4, code6)
 }
 
 /// A translation's target from its values: `[address]`, `[address, port]`, `[first, last]`.
@@ -557,7 +614,11 @@ fn wanted(address: &[Value], port: &[Value]) -> Option<Wanted> {
         [a, b] => ports = Some((as_port(a)?, as_port(b)?)),
         _ => return None,
     }
-    Some(Wanted { addresses, ports })
+    Some(Wanted {
+        addresses,
+        ports,
+        random: false,
+    })
 }
 
 fn set_of<'a>(table: &'a Table, map: &'a SetRef) -> Option<&'a Set> {

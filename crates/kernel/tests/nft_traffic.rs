@@ -6,74 +6,23 @@ mod support;
 mod support_faults;
 #[path = "support/nft.rs"]
 mod support_nft;
+#[path = "support/objects.rs"]
+mod support_objects;
 #[path = "support/traffic.rs"]
 mod traffic;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use dataplane::nftables::{Options, Sync, TABLE, Transport, table_family};
 use kernel::netlink;
 use kernel::netns::NetNs;
-use model::IpFamily;
-use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, Settings};
+use plan::Plan;
 
 use support::run;
 use support_faults::{Fault, Faulty, settled};
 use support_nft::Live;
+use support_objects::{observed, other, plans};
 use traffic::Stage;
-
-fn observed(file: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
-    folder.join(file)
-}
-
-/// The plans of both families for the observed objects, and more.
-fn plans(more: &str) -> [Plan; 2] {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("more.yaml");
-    std::fs::write(&file, more).expect("room");
-    let batch = source::read_once([observed("objects.json"), file]);
-    assert!(batch.initial_list_complete, "{:?}", batch.problems);
-    let cidrs = ["10.244.0.0/16", "fd00:10:244::/56"];
-    let mut planner = Planner::new(Settings {
-        node_name: "node1".to_owned(),
-        local_traffic: LocalTraffic::ClusterCidr(cidrs.map(|c| c.parse().unwrap()).to_vec()),
-        masquerade_all: false,
-        node_port_addresses: NodePortAddresses::Primary,
-    });
-    planner.apply_all(batch.events);
-    planner.take_diff();
-    IpFamily::ALL.map(|family| planner.plan(family).clone())
-}
-
-/// A Service in both families that nobody connects to, with so many endpoints.
-fn other(number: usize, endpoints: usize) -> String {
-    let mut text = format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: other-{number}, namespace: demo}}\n\
-         spec:\n  type: NodePort\n  clusterIP: 10.96.60.{number}\n  \
-         clusterIPs: [10.96.60.{number}, 'fd00:10:96::6{number:03}']\n  \
-         ipFamilies: [IPv4, IPv6]\n  ipFamilyPolicy: RequireDualStack\n  \
-         ports: [{{port: 80, targetPort: 8080, nodePort: 31{number:03}}}]\n"
-    );
-    for (version, prefix) in [(4, "10.244.2."), (6, "fd00:10:244:2::")] {
-        let endpoints: String = (0..endpoints)
-            .map(|n| {
-                format!(
-                    "- {{addresses: ['{prefix}{}'], conditions: {{ready: true}}}}\n",
-                    100 + n
-                )
-            })
-            .collect();
-        text += &format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{name: other-{number}-{version}, namespace: demo, \
-             labels: {{kubernetes.io/service-name: other-{number}}}}}\n\
-             addressType: IPv{version}\nports: [{{port: 8080}}]\nendpoints:\n{endpoints}"
-        );
-    }
-    text
-}
 
 /// A node's namespace; gone when dropped.
 struct Node(NetNs);
@@ -159,7 +108,7 @@ fn nobody_notices_that_the_table_changes_hands() {
     let node = Node::new("hands");
     let stage = Stage::around(&node.0);
     let folder = tempfile::tempdir().expect("a folder");
-    let plans = plans("");
+    let plans = plans(&[observed("objects.json")]);
     let tables: Vec<(&Plan, String, String)> = plans
         .iter()
         .zip(["v4", "v6"])
@@ -214,7 +163,13 @@ fn nobody_notices_what_goes_wrong_with_a_change_of_others() {
     // Services come, go, and get more endpoints and fewer.
     let before: String = (0..6).map(|n| other(n, 1 + n % 3)).collect();
     let after: String = (3..9).map(|n| other(n, 3 - n % 3)).collect();
-    let (before, after) = (plans(&before), plans(&after));
+    let plans = |others: String| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("others.yaml");
+        std::fs::write(&file, others).expect("room");
+        plans(&[observed("objects.json"), file])
+    };
+    let (before, after) = (plans(before), plans(after));
     let start = |plan: &Plan| {
         let mut sync = Sync::new(plan.family, Options::default());
         let start = || bring(&mut sync, plan, &mut Live::open(plan.family));

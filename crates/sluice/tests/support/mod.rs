@@ -56,6 +56,10 @@ impl Host {
             .expect("a command in the namespace")
     }
 
+    pub(crate) fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
     /// Runs this on a thread in the namespace; threads and sockets that it makes are there too.
     pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.netns.run(f).expect("a thread in the namespace")

@@ -5,12 +5,14 @@
 #   make test                   every test there is; .ci/run calls it
 #   make bench                  the figures in the README
 #   make docs                   the pages that sluice writes itself: docs/paths.md
+#   make static                 target/static/sluice: the release program, statically linked, as the
+#                               image holds it; checked in an empty root
 #   make lint                   formatting and clippy, as CI checks them
 
 MODE ?= nftables
 CARGO ?= cargo
 
-.PHONY: demo test bench docs lint deps
+.PHONY: demo test bench docs static lint deps
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +44,15 @@ bench: deps
 
 docs:
 	UPDATE=1 $(CARGO) test --package sluice --test walkthrough
+
+# The target is named, so that what runs while building is not linked so.
+static: HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+static: deps
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(HOST) --package sluice
+	mkdir -p target/static
+	cp target/$(HOST)/release/sluice target/static/sluice
+	$(CARGO) build --package sluice-apiserver-sim
+	scripts/check-static target/static/sluice target/debug/sluice-apiserver-sim
 
 lint:
 	$(CARGO) fmt --all --check

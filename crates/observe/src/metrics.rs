@@ -1,6 +1,7 @@
 //! The metrics: names, types, labels, help and buckets are kube-proxy v1.36's.
 
 use model::IpFamily;
+use prometheus::core::Collector as _;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, linear_buckets,
@@ -23,6 +24,7 @@ macro_rules! metrics {
         #[derive(Clone)]
         pub struct Metrics {
             registry: Registry,
+            names: Vec<String>,
             $($(#[$doc])* pub $field: $type,)+
         }
 
@@ -34,13 +36,15 @@ macro_rules! metrics {
             /// A metric whose name or label is not well-formed; a mistake in this file.
             pub fn new(set: MetricSet) -> Result<Self, prometheus::Error> {
                 let registry = Registry::new();
+                let mut names = Vec::new();
                 $(
                     let $field: $type = $make?;
                     if $modes.contains(&set) {
+                        names.extend($field.desc().iter().map(|desc| desc.fq_name.clone()));
                         registry.register(Box::new($field.clone()))?;
                     }
                 )+
-                Ok(Self { registry, $($field,)+ })
+                Ok(Self { registry, names, $($field,)+ })
             }
         }
     };
@@ -136,6 +140,11 @@ metrics! {
 }
 
 impl Metrics {
+    /// The names of those that the mode has, whether they have samples yet or not.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
     /// The Prometheus text format, version 0.0.4.
     ///
     /// # Errors
@@ -198,7 +207,7 @@ fn programming_buckets() -> Result<Vec<f64>, prometheus::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::path::PathBuf;
 
     /// Touches every metric, so that the ones with labels show.
@@ -285,6 +294,41 @@ mod tests {
                     assert_eq!(our_labels, labels, "{file}: {name}");
                 }
             }
+        }
+    }
+
+    /// A mode has what upstream's has, and of sluice's own what begins with its name.
+    #[test]
+    fn every_mode_has_its_metrics_and_no_other() {
+        const ALL: &str = "sync_proxy_rules_duration_seconds \
+            sync_proxy_rules_last_queued_timestamp_seconds sync_proxy_rules_last_timestamp_seconds \
+            sync_proxy_rules_endpoint_changes_pending sync_proxy_rules_endpoint_changes_total \
+            sync_proxy_rules_service_changes_pending sync_proxy_rules_service_changes_total \
+            proxy_healthz_total proxy_livez_total network_programming_duration_seconds \
+            sync_proxy_rules_no_local_endpoints_total";
+        const FULL: &str = "sync_full_proxy_rules_duration_seconds \
+            sync_partial_proxy_rules_duration_seconds";
+        const CONNTRACK: &str = "conntrack_reconciler_sync_duration_seconds \
+            conntrack_reconciler_deleted_entries_total";
+        const RESTORE: &str = "sync_proxy_rules_iptables_restore_failures_total";
+        const IPTABLES: &str = "sync_proxy_rules_iptables_partial_restore_failures_total \
+            sync_proxy_rules_iptables_total sync_proxy_rules_iptables_last \
+            iptables_ct_state_invalid_dropped_packets_total \
+            iptables_localhost_nodeports_accepted_packets_total";
+        const NFTABLES: &str = "sync_proxy_rules_nftables_sync_failures_total \
+            sync_proxy_rules_nftables_cleanup_failures_total";
+        for (set, groups) in [
+            (Iptables, &[ALL, FULL, CONNTRACK, RESTORE, IPTABLES][..]),
+            (Nftables, &[ALL, FULL, CONNTRACK, NFTABLES]),
+            (Ipvs, &[ALL, CONNTRACK, RESTORE]),
+            (Userspace, &[ALL]),
+        ] {
+            let wanted = groups.iter().flat_map(|group| group.split_whitespace());
+            let wanted: BTreeSet<_> = wanted.map(|name| format!("kubeproxy_{name}")).collect();
+            let metrics = Metrics::new(set).unwrap();
+            let names = metrics.names().filter(|name| !name.starts_with("sluice_"));
+            let names: BTreeSet<_> = names.map(str::to_owned).collect();
+            assert_eq!(names, wanted, "{set:?}");
         }
     }
 

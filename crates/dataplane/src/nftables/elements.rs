@@ -8,7 +8,7 @@ use netfilter::nft::{Element, Value, Verdict, fit_comment};
 use plan::{Endpoint, Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
 
 use super::names::{LOCAL_INDEX, SetId};
-use super::pick::{At, Pick, Policy};
+use super::pick::{At, Pick, Role};
 use super::skeleton::REJECT;
 
 /// What a Service port puts into the table.
@@ -16,7 +16,7 @@ use super::skeleton::REJECT;
 pub(super) struct PortElements {
     /// Elements that are the port's alone.
     pub(super) own: Vec<(SetId, Element)>,
-    /// The chains that its elements go to, once for each element.
+    /// The chains that its elements lead to, once for each frontend.
     pub(super) picks: Vec<Pick>,
     /// Elements that ports can have in common.
     pub(super) shared: Vec<Shared>,
@@ -137,22 +137,32 @@ impl PortElements {
             let element = Element::verdict(key, verdict).with_comment(comment);
             self.own.push((set, element));
         }
-        let Some(policy) = policy(port, frontend) else {
+        let Some(role) = role(frontend) else {
             return;
         };
         let affinity = port.affinity.map(|a| a.timeout_seconds);
         let (main, local) = lists(port, frontend);
-        self.endpoints(place, key, main, 0, affinity.is_some());
-        self.endpoints(place, key, local, LOCAL_INDEX, affinity.is_some());
+        let entry = Pick {
+            at: place.at(),
+            role,
+            affinity,
+        };
+        self.endpoints(place, key, main, false, entry);
+        self.endpoints(place, key, local, true, entry);
         if affinity.is_some() {
             self.live(port, place, main.iter().chain(local));
         }
-        let pick = Pick::new(place.at(), policy, affinity);
-        let verdict = Verdict::Goto(pick.to_string());
-        let set = place.choose(SetId::ServiceIps, SetId::ServiceNodePorts);
-        let element = Element::verdict(key, verdict).with_comment(comment);
-        self.own.push((set, element));
-        self.picks.push(pick);
+        // Of the verdict map's elements the kernel follows every one when one more comes.
+        let (set, element) = match (place, role, affinity) {
+            (Place::Address(..), Role::Any, None) => (SetId::ClusterIpPorts, Element::key(key)),
+            _ => {
+                self.picks.push(entry);
+                let set = place.choose(SetId::ServiceIps, SetId::ServiceNodePorts);
+                let verdict = Verdict::Goto(entry.to_string());
+                (set, Element::verdict(key, verdict))
+            }
+        };
+        self.own.push((set, element.with_comment(comment)));
     }
 
     fn endpoints(
@@ -160,9 +170,23 @@ impl PortElements {
         place: Place,
         key: Value,
         endpoints: &[Endpoint],
-        first: u32,
-        sticky: bool,
+        local: bool,
+        entry: Pick,
     ) {
+        let n = u32::try_from(endpoints.len()).map_or(LOCAL_INDEX, |n| n.min(LOCAL_INDEX));
+        if n == 0 {
+            return;
+        }
+        let first = if local { LOCAL_INDEX } else { 0 };
+        let counts = place.choose(SetId::EndpointCounts, SetId::NodePortEndpointCounts);
+        for bit in (0..=LOCAL_INDEX.ilog2()).map(|bit| 1 << bit) {
+            if n & bit != 0 {
+                let key = key.with_host_u32(first + bit);
+                self.own.push((counts, Element::key(key)));
+            }
+        }
+        let role = Role::OneOf { local, n };
+        self.picks.push(Pick { role, ..entry });
         let set = place.choose(SetId::Endpoints, SetId::NodePortEndpoints);
         let sticky_set = place.choose(SetId::StickyEndpoints, SetId::NodePortStickyEndpoints);
         let port = Value::EMPTY.with_port(place.port());
@@ -170,7 +194,7 @@ impl PortElements {
             let key = key.with_host_u32(index);
             let element = Element::map(key, endpoint_value(endpoint));
             self.own.push((set, element));
-            if sticky {
+            if entry.affinity.is_some() {
                 let data = port.with_ip(endpoint.ip).with_port(endpoint.port);
                 self.own.push((sticky_set, Element::map(key, data)));
             }
@@ -243,22 +267,16 @@ fn disjoint(ranges: &[IpNet]) -> Vec<IpNet> {
     v4.chain(v6).collect()
 }
 
-/// How a frontend's traffic is treated; `None` where it gets no endpoint from anywhere.
-fn policy(port: &PortPlan, frontend: &Frontend) -> Option<Policy> {
-    let count = |endpoints: &[Endpoint]| {
-        u32::try_from(endpoints.len()).map_or(LOCAL_INDEX, |n| n.min(LOCAL_INDEX))
-    };
-    let (n, local) = (count(&port.cluster), count(&port.local));
+/// Where a frontend's traffic goes; `None` where it gets no endpoint from anywhere.
+fn role(frontend: &Frontend) -> Option<Role> {
     let internal = frontend.kind == FrontendKind::ClusterIp;
     match frontend.traffic {
         Traffic::Reject => None,
         // Nobody gets through to a cluster IP, pods and the node itself do to the others.
         Traffic::Drop if internal => None,
-        Traffic::Drop => Some(Policy::Local { n, local: 0 }),
-        Traffic::Cluster if internal => Some(Policy::Internal { n }),
-        Traffic::Cluster => Some(Policy::Masqueraded { n }),
-        Traffic::Local if internal => Some(Policy::Internal { n: local }),
-        Traffic::Local => Some(Policy::Local { n, local }),
+        Traffic::Cluster | Traffic::Local if internal => Some(Role::Any),
+        Traffic::Cluster => Some(Role::Masquerade),
+        Traffic::Drop | Traffic::Local => Some(Role::LocalPolicy),
     }
 }
 

@@ -1,17 +1,19 @@
 //! The nftables mode: one table in each family, in which Services and endpoints are elements of
 //! sets and maps and nothing else.
 //!
-//! A new connection meets at most two lookups more than it would without: `service-ips`, from
-//! (address, protocol, port) to one of a few chains, one for each number of endpoints in use, and
-//! from there `endpoints`, from (address, protocol, port, random index) to an endpoint:
+//! A new connection to a cluster IP meets a lookup in the set of these, a few more that tell how many
+//! endpoints it has (see `pick`), and one in `endpoints`, from (address, protocol, port, random index)
+//! to an endpoint:
 //!
 //! ```text
-//! chain services { ... ip daddr . meta l4proto . th dport vmap @service-ips ... }
+//! chain services { ... ip daddr . meta l4proto . th dport @cluster-ip-ports goto pick ... }
+//! chain pick     { ... ip daddr . meta l4proto . th dport . 8 @endpoint-counts goto pick-10 ... }
 //! chain pick-10  { dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 10 map @endpoints }
 //! ```
 //!
 //! So a changed endpoint is one element deleted and one added, whatever the size of the cluster, and
-//! there is no rule that grows with it.
+//! there is no rule that grows with it. Frontends that want more than that, masquerading, external
+//! policy Local, affinity, are in the verdict map `service-ips`, NodePorts in `service-nodeports`.
 //!
 //! [`State`] is what the kernel has; [`State::change`] makes the operations for a change, and
 //! [`State::commit`] takes them in once the kernel has. [`Sync`] is the state machine around it: it
@@ -33,7 +35,7 @@ use netfilter::nft::text;
 use plan::Plan;
 
 pub use names::{LOCAL_INDEX, SetId, TABLE, table_family};
-pub use pick::{At, Pick, Policy};
+pub use pick::{At, Pick, Role};
 pub use state::{Change, State, Target};
 pub use sync::{Expected, Outcome, Step, Sync, Transport};
 

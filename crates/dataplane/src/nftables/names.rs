@@ -44,6 +44,11 @@ pub enum SetId {
     SourceRanged,
     /// Those sources.
     SourceRanges,
+    /// How many endpoints frontends have, as the powers of two that it is the sum of; of those that
+    /// are only for clients from outside, plus [`LOCAL_INDEX`].
+    EndpointCounts,
+    /// The same for NodePorts.
+    NodePortEndpointCounts,
     /// The endpoints of frontends by index; those that are only for clients from outside under
     /// external policy Local begin at [`LOCAL_INDEX`].
     Endpoints,
@@ -62,15 +67,17 @@ pub enum SetId {
     LiveEndpoints,
     /// The same for NodePorts.
     NodePortLiveEndpoints,
-    /// Which chain picks an endpoint for a frontend.
+    /// Cluster IPs whose traffic is distributed and nothing else.
+    ClusterIpPorts,
+    /// Where all other frontends go to.
     ServiceIps,
-    /// The same for NodePorts.
+    /// Where NodePorts go to.
     ServiceNodePorts,
 }
 
 impl SetId {
     /// All of them, what points at others last.
-    pub const ALL: [SetId; 18] = [
+    pub const ALL: [SetId; 21] = [
         SetId::ClusterIps,
         SetId::ServiceCidrs,
         SetId::NodePortIps,
@@ -79,6 +86,8 @@ impl SetId {
         SetId::NoEndpointNodePorts,
         SetId::SourceRanged,
         SetId::SourceRanges,
+        SetId::EndpointCounts,
+        SetId::NodePortEndpointCounts,
         SetId::Endpoints,
         SetId::NodePortEndpoints,
         SetId::Affinity,
@@ -87,6 +96,7 @@ impl SetId {
         SetId::NodePortStickyEndpoints,
         SetId::LiveEndpoints,
         SetId::NodePortLiveEndpoints,
+        SetId::ClusterIpPorts,
         SetId::ServiceIps,
         SetId::ServiceNodePorts,
     ];
@@ -102,6 +112,8 @@ impl SetId {
             SetId::NoEndpointNodePorts => "no-endpoint-nodeports",
             SetId::SourceRanged => "source-ranged-ips",
             SetId::SourceRanges => "source-ranges",
+            SetId::EndpointCounts => "endpoint-counts",
+            SetId::NodePortEndpointCounts => "nodeport-endpoint-counts",
             SetId::Endpoints => "endpoints",
             SetId::NodePortEndpoints => "nodeport-endpoints",
             SetId::Affinity => "affinity",
@@ -110,6 +122,7 @@ impl SetId {
             SetId::NodePortStickyEndpoints => "nodeport-sticky-endpoints",
             SetId::LiveEndpoints => "live-endpoints",
             SetId::NodePortLiveEndpoints => "nodeport-live-endpoints",
+            SetId::ClusterIpPorts => "cluster-ip-ports",
             SetId::ServiceIps => "service-ips",
             SetId::ServiceNodePorts => "service-nodeports",
         }
@@ -172,8 +185,12 @@ impl SetId {
             SetId::NoEndpointNodePorts | SetId::ServiceNodePorts => {
                 (types(&[Proto, Port]), SetData::Verdict)
             }
-            SetId::SourceRanged => (types(&[ip, Proto, Port]), SetData::None),
+            SetId::SourceRanged | SetId::ClusterIpPorts => {
+                (types(&[ip, Proto, Port]), SetData::None)
+            }
             SetId::SourceRanges => (types(&[ip, Proto, Port, ip]), SetData::None),
+            SetId::EndpointCounts => (address, SetData::None),
+            SetId::NodePortEndpointCounts => (node_port, SetData::None),
             SetId::Endpoints => (address, endpoint),
             SetId::NodePortEndpoints => (node_port, endpoint),
             SetId::StickyEndpoints => (address, sticky),
@@ -195,6 +212,12 @@ impl SetId {
             SetId::NoEndpointNodePorts => "what becomes of NodePort traffic that no endpoint gets",
             SetId::SourceRanged => "destinations that are subject to LoadBalancerSourceRanges",
             SetId::SourceRanges => "the LoadBalancerSourceRanges",
+            SetId::EndpointCounts => {
+                "frontend . a power of two that its endpoints' number has in it"
+            }
+            SetId::NodePortEndpointCounts => {
+                "NodePort . a power of two that its endpoints' number has in it"
+            }
             SetId::Endpoints => "endpoints of ClusterIPs, external and load-balancer IPs",
             SetId::NodePortEndpoints => "endpoints of NodePorts",
             SetId::Affinity => "client . frontend : the endpoint that the client keeps to",
@@ -203,7 +226,8 @@ impl SetId {
             SetId::NodePortStickyEndpoints => "endpoints of NodePorts with affinity",
             SetId::LiveEndpoints => "frontend . endpoint that affinity may return to",
             SetId::NodePortLiveEndpoints => "NodePort . endpoint that affinity may return to",
-            SetId::ServiceIps => "ClusterIP, ExternalIP and LoadBalancer IP traffic",
+            SetId::ClusterIpPorts => "ClusterIP traffic that is distributed and nothing else",
+            SetId::ServiceIps => "other ClusterIP, ExternalIP and LoadBalancer IP traffic",
             SetId::ServiceNodePorts => "NodePort traffic",
         }
     }

@@ -1,6 +1,24 @@
-//! The chains that pick an endpoint: one for each number of endpoints and way of treating traffic
-//! that is in use, whatever the number of Services. Services only point at them.
+//! The chains that pick an endpoint, whatever the number of Services: these only lead to them.
+//!
+//! A rule can only choose among a number of endpoints that is written in it, so there is one chain
+//! for each number that is in use. Which of them is a frontend's could be told by a verdict map of
+//! all frontends, but after a change to such a map the kernel follows every element of it
+//! (`nft_table_validate`), some 0.2 µs each. So the number is in a plain set, as the powers of two
+//! that it is the sum of, and a tree of tests leads to the chain: at most one for each bit in which
+//! the numbers in use differ, none where there is only one.
+//!
+//! ```text
+//! chain pick     { F . 8 @endpoint-counts goto pick-8-15   (F: ip daddr . meta l4proto . th dport)
+//!                  F . 2 @endpoint-counts goto pick-3
+//!                  goto pick-1 }
+//! chain pick-8-15 { F . 2 @endpoint-counts goto pick-10
+//!                   goto pick-8 }
+//! ```
+//!
+//! (What stands there as 8 is `numgen random mod 1 offset 8` in nft's words, which has none for a
+//! number among other fields.)
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::IpFamily;
@@ -20,68 +38,55 @@ pub enum At {
     NodePort,
 }
 
-/// How a frontend's traffic is treated.
+/// What a chain does with a frontend's traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Policy {
-    /// A cluster IP, over `n` endpoints.
-    Internal {
-        /// How many endpoints.
+pub enum Role {
+    /// Leads to one of the frontend's endpoints.
+    Any,
+    /// Leads to one of those that are only for clients from outside.
+    Local,
+    /// Has it masqueraded, then as [`Role::Any`].
+    Masquerade,
+    /// External policy Local: [`Role::Any`] for pods and the node itself, [`Role::Local`] for
+    /// everyone else.
+    LocalPolicy,
+    /// Goes to one of exactly `n` endpoints.
+    OneOf {
+        /// Those that are only for clients from outside.
+        local: bool,
+        /// How many.
         n: u32,
-    },
-    /// An external frontend as pods and the node itself see it under Local policy: over all `n`
-    /// endpoints of the cluster.
-    ShortCircuit {
-        /// How many endpoints.
-        n: u32,
-    },
-    /// An external frontend under Cluster policy: masqueraded, over `n` endpoints.
-    Masqueraded {
-        /// How many endpoints.
-        n: u32,
-    },
-    /// An external frontend under Local policy: pods and the node itself go over `n` endpoints of
-    /// the cluster, everyone else over `local` endpoints on this node.
-    Local {
-        /// How many endpoints in the cluster.
-        n: u32,
-        /// How many endpoints on this node.
-        local: u32,
     },
 }
 
-/// One chain that picks an endpoint.
+/// One chain that elements lead to, directly or, to [`Role::OneOf`], by the number that they state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pick {
     /// For which destinations.
     pub at: At,
-    /// How.
-    pub policy: Policy,
+    /// What it does.
+    pub role: Role,
     /// For how many seconds a client keeps to its endpoint.
     pub affinity: Option<u32>,
 }
 
-/// `pick-10`, `pick-10-sticky-600`, `nodeport-3-masquerade`, `nodeport-3-local-1`.
+/// `pick`, `pick-10`, `pick-sticky-600`, `nodeport-masquerade`, `nodeport-3-local`.
 impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.at {
-            At::Address => "pick",
-            At::NodePort => "nodeport",
-        })?;
-        match self.policy {
-            Policy::Internal { n } => write!(f, "-{n}")?,
-            Policy::ShortCircuit { n } => write!(f, "-{n}-short")?,
-            Policy::Masqueraded { n } => write!(f, "-{n}-masquerade")?,
-            Policy::Local { n, local } => write!(f, "-{n}-local-{local}")?,
-        }
-        match self.affinity {
-            Some(seconds) => write!(f, "-sticky-{seconds}"),
-            None => Ok(()),
+        match self.role {
+            Role::Any => self.name(f, ""),
+            Role::Local => self.name(f, "-local"),
+            Role::Masquerade => self.name(f, "-masquerade"),
+            Role::LocalPolicy => self.name(f, "-policy-local"),
+            Role::OneOf { local: false, n } => self.name(f, format_args!("-{n}")),
+            Role::OneOf { local: true, n } => self.name(f, format_args!("-{n}-local")),
         }
     }
 }
 
 /// The sets that a pick looks into.
 struct Sets {
+    counts: SetId,
     endpoints: SetId,
     sticky: SetId,
     live: SetId,
@@ -89,16 +94,15 @@ struct Sets {
 }
 
 impl Pick {
-    /// The pick, in the one form that stands for all that behave the same.
-    pub fn new(at: At, policy: Policy, affinity: Option<u32>) -> Self {
-        let policy = match (policy, at) {
-            (Policy::ShortCircuit { n }, At::Address) => Policy::Internal { n },
-            (policy, _) => policy,
+    fn name(self, f: &mut fmt::Formatter<'_>, role: impl fmt::Display) -> fmt::Result {
+        let at = match self.at {
+            At::Address => "pick",
+            At::NodePort => "nodeport",
         };
-        Self {
-            at,
-            policy,
-            affinity,
+        write!(f, "{at}{role}")?;
+        match self.affinity {
+            Some(seconds) => write!(f, "-sticky-{seconds}"),
+            None => Ok(()),
         }
     }
 
@@ -110,95 +114,200 @@ impl Pick {
             "nodeport" => At::NodePort,
             _ => return None,
         };
-        let n = words.next()?.parse().ok()?;
-        let mut policy = Policy::Internal { n };
-        let mut affinity = None;
+        let (mut role, mut affinity) = (Role::Any, None);
         while let Some(word) = words.next() {
-            match word {
-                "short" => policy = Policy::ShortCircuit { n },
-                "masquerade" => policy = Policy::Masqueraded { n },
-                "local" => {
-                    let local = words.next()?.parse().ok()?;
-                    policy = Policy::Local { n, local };
+            role = match (word, role) {
+                ("local", Role::Any) => Role::Local,
+                ("local", Role::OneOf { n, .. }) => Role::OneOf { local: true, n },
+                ("masquerade", Role::Any) => Role::Masquerade,
+                ("policy", Role::Any) if words.next() == Some("local") => Role::LocalPolicy,
+                ("sticky", role) => {
+                    affinity = Some(words.next()?.parse().ok()?);
+                    role
                 }
-                "sticky" => affinity = Some(words.next()?.parse().ok()?),
+                (n, Role::Any) => Role::OneOf {
+                    local: false,
+                    n: n.parse().ok()?,
+                },
                 _ => return None,
-            }
+            };
         }
-        let pick = Self::new(at, policy, affinity);
+        let pick = Self { at, role, affinity };
         (pick.to_string() == name).then_some(pick)
     }
 
-    /// The pick that this one goes to for pods and the node itself.
-    pub fn inner(self) -> Option<Self> {
-        match self.policy {
-            Policy::Local { n, .. } => {
-                let policy = Policy::ShortCircuit { n };
-                Some(Self::new(self.at, policy, self.affinity))
-            }
-            _ => None,
-        }
+    fn with(self, role: Role) -> Self {
+        Self { role, ..self }
     }
+}
 
-    /// The chain's rules.
-    pub fn rules(self, family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
-        let chain = self.to_string();
+/// Where cluster IPs go to whose traffic is distributed and nothing else.
+pub(super) const PLAIN: Pick = Pick {
+    at: At::Address,
+    role: Role::Any,
+    affinity: None,
+};
+
+/// Rules by chain.
+pub(super) type Chains = BTreeMap<String, Vec<Rule>>;
+
+/// The chains of these picks, with all that lead from one to another.
+pub(super) fn chains(
+    picks: impl Iterator<Item = Pick>,
+    family: IpFamily,
+    options: &Options,
+    node: &NodeFacts,
+) -> Chains {
+    let mut chains = Chains::new();
+    let mut pools: BTreeMap<Pool, BTreeSet<u32>> = BTreeMap::new();
+    // What a rule goes to that is always there.
+    pools.entry(Pool::of(PLAIN, false)).or_default();
+    for pick in picks {
+        let mut pool = |local, n: Option<u32>| {
+            let pool = Pool::of(pick, local);
+            pools.entry(pool).or_default().extend(n);
+        };
+        let mark = || Build::new(family).add_to_mark(options.masquerade_mark());
+        let name = pick.to_string();
         let mut rules = Vec::new();
-        match self.policy {
-            Policy::Internal { n } | Policy::ShortCircuit { n } => {
-                self.choose(family, &chain, n, &mut rules);
+        match pick.role {
+            Role::Any | Role::Local => {
+                pool(pick.role == Role::Local, None);
+                continue;
             }
-            Policy::Masqueraded { n } => {
-                let mark = Build::new(family).add_to_mark(options.masquerade_mark());
-                rules.push(mark.rule_with_comment(&chain, "masquerade"));
-                self.choose(family, &chain, n, &mut rules);
+            Role::OneOf { local, n } => {
+                pool(local, Some(n));
+                Pool::of(pick, local).choose(family, &name, n, &mut rules);
             }
-            Policy::Local { local, .. } => {
-                self.short_circuit(family, &chain, options, node, &mut rules);
-                self.choose(family, &chain, local, &mut rules);
+            Role::Masquerade => {
+                pool(false, None);
+                let any = pick.with(Role::Any).to_string();
+                rules.push(mark().goto(&any).rule_with_comment(&name, "masquerade"));
+            }
+            Role::LocalPolicy => {
+                pool(false, None);
+                pool(true, None);
+                pick.by_local_policy(family, options, node, &mut rules);
             }
         }
-        rules
+        chains.insert(name, rules);
     }
+    for (pool, numbers) in pools {
+        let numbers: Vec<u32> = numbers.into_iter().collect();
+        let root = pool.root().to_string();
+        let mut rules = Vec::new();
+        rules.extend(pool.affinity.map(|s| pool.keep(family, &root, s)));
+        chains.insert(root.clone(), rules);
+        pool.lead(family, &root, &numbers, &mut chains);
+    }
+    chains
+}
 
-    fn short_circuit(
+impl Pick {
+    fn by_local_policy(
         self,
         family: IpFamily,
-        chain: &str,
         options: &Options,
         node: &NodeFacts,
         rules: &mut Vec<Rule>,
     ) {
-        let Some(inner) = self.inner().map(|inner| inner.to_string()) else {
+        let chain = self.to_string();
+        let any = self.with(Role::Any).to_string();
+        if let Some(pods) = is_pod(Build::new(family), CmpOp::Eq, &node.local) {
+            let rule = pods.goto(&any);
+            rules.push(rule.rule_with_comment(&chain, "short-circuit pod traffic"));
+        }
+        // The source that the host chose may be the frontend's own address.
+        let host = Build::new(family)
+            .if_local(FibAddress::Source)
+            .add_to_mark(options.masquerade_mark())
+            .goto(&any);
+        rules.push(host.rule_with_comment(&chain, "masquerade and short-circuit local traffic"));
+        let local = self.with(Role::Local).to_string();
+        rules.push(Build::new(family).goto(&local).rule(&chain));
+    }
+}
+
+/// Chains that choose from the same endpoints in the same way, and differ in how many there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pool {
+    at: At,
+    /// Whether these are the endpoints for clients from outside.
+    local: bool,
+    affinity: Option<u32>,
+}
+
+impl Pool {
+    fn of(pick: Pick, local: bool) -> Self {
+        let Pick { at, affinity, .. } = pick;
+        Self {
+            at,
+            local,
+            affinity,
+        }
+    }
+
+    fn pick(self, role: Role) -> Pick {
+        Pick {
+            at: self.at,
+            role,
+            affinity: self.affinity,
+        }
+    }
+
+    fn root(self) -> Pick {
+        self.pick(if self.local { Role::Local } else { Role::Any })
+    }
+
+    /// The name of the chain for all numbers from `first` to `last`.
+    fn range(self, first: u32, last: u32) -> String {
+        let name = self.pick(Role::OneOf {
+            local: self.local,
+            n: first,
+        });
+        // `pick-8-15`, `pick-8-15-local`.
+        name.to_string()
+            .replacen(&format!("-{first}"), &format!("-{first}-{last}"), 1)
+    }
+
+    /// Adds rules to a chain that lead to that of the frontend's number of endpoints, one of
+    /// `numbers`, which are sorted.
+    fn lead(self, family: IpFamily, chain: &str, numbers: &[u32], chains: &mut Chains) {
+        let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else {
             return;
         };
-        if let Some(pods) = is_pod(Build::new(family), CmpOp::Eq, &node.local) {
-            let rule = pods.goto(&inner);
-            rules.push(rule.rule_with_comment(chain, "short-circuit pod traffic"));
+        let local = self.local;
+        let leaf = |n| self.pick(Role::OneOf { local, n }).to_string();
+        let mut add = |rule| chains.entry(chain.to_owned()).or_default().push(rule);
+        let Some(bit) = (first ^ last).checked_ilog2() else {
+            return add(Build::new(family).goto(&leaf(*first)).rule(chain));
+        };
+        let bit = 1 << bit;
+        let (without, with) = numbers.split_at(numbers.partition_point(|n| n & bit == 0));
+        let test = Build::new(family).member(&self.field(1, bit), self.sets().counts);
+        match with {
+            [n] => add(test.goto(&leaf(*n)).rule(chain)),
+            _ => {
+                let from = last & !(bit - 1);
+                let range = self.range(from, from + bit - 1);
+                add(test.goto(&range).rule(chain));
+                self.lead(family, &range, with, chains);
+            }
         }
-        let host = || Build::new(family).if_local(FibAddress::Source);
-        // The source that the host chose may be the frontend's own address.
-        rules.push(
-            host()
-                .add_to_mark(options.masquerade_mark())
-                .rule_with_comment(chain, "masquerade local traffic"),
-        );
-        rules.push(
-            host()
-                .goto(&inner)
-                .rule_with_comment(chain, "short-circuit local traffic"),
-        );
+        self.lead(family, chain, without, chains);
     }
 
     fn sets(self) -> Sets {
         match self.at {
             At::Address => Sets {
+                counts: SetId::EndpointCounts,
                 endpoints: SetId::Endpoints,
                 sticky: SetId::StickyEndpoints,
                 live: SetId::LiveEndpoints,
                 affinity: SetId::Affinity,
             },
             At::NodePort => Sets {
+                counts: SetId::NodePortEndpointCounts,
                 endpoints: SetId::NodePortEndpoints,
                 sticky: SetId::NodePortStickyEndpoints,
                 live: SetId::NodePortLiveEndpoints,
@@ -215,13 +324,16 @@ impl Pick {
         }
     }
 
-    /// A frontend and a random one of its `n` endpoints.
-    fn random(self, n: u32) -> Vec<Field> {
-        let (frontend, first): (&[Field], u32) = match (self.at, self.policy) {
-            (At::Address, Policy::Local { .. }) => (&FRONTEND, LOCAL_INDEX),
-            (At::Address, _) => (&FRONTEND, 0),
-            (At::NodePort, Policy::Local { .. }) => (&NODE_PORT, LOCAL_INDEX),
-            (At::NodePort, _) => (&NODE_PORT, 0),
+    /// A frontend and a random number: one of `n` from `first` on, as they count in this pool.
+    fn field(self, n: u32, first: u32) -> Vec<Field> {
+        let frontend: &[Field] = match self.at {
+            At::Address => &FRONTEND,
+            At::NodePort => &NODE_PORT,
+        };
+        let first = if self.local {
+            LOCAL_INDEX + first
+        } else {
+            first
         };
         let mut fields = frontend.to_vec();
         fields.push(Field::Random(n, first));
@@ -229,22 +341,21 @@ impl Pick {
     }
 
     fn choose(self, family: IpFamily, chain: &str, n: u32, rules: &mut Vec<Rule>) {
-        if n == 0 {
-            return;
-        }
         if let Some(seconds) = self.affinity {
-            self.stick(family, chain, n, seconds, rules);
+            rules.push(self.stick(family, chain, n, seconds));
         }
         // With affinity: for a client that finds the map full.
         let any = Build::new(family)
-            .load(&self.random(n), Reg::FIRST)
+            .load(&self.field(n, 0), Reg::FIRST)
             .map(self.sets().endpoints, Reg::FIRST, Reg::FIRST)
             .dnat(Reg::FIRST);
         rules.push(any.rule(chain));
     }
 
-    /// Affinity. The registers hold client, protocol, frontend and endpoint one after the other: the
-    /// first three are the key of what was learned, the last three that of what is still there.
+    /// Affinity: the endpoint that a client was sent to before, if it is still there.
+    ///
+    /// The registers hold client, protocol, frontend and endpoint one after the other: the first
+    /// three are the key of what was learned, the last three that of what is still there.
     ///
     /// nft has no words for this, but it must be able to list it. It gives what comes from a map no
     /// length, and aborts (1.0.6) on a key with a part that has none. So the maps begin one register
@@ -252,43 +363,66 @@ impl Pick {
     /// endpoint is, nft still sees the packet's own destination, which was loaded there before.
     /// A rule that is loaded from such a listing looks for a frontend that is its own endpoint,
     /// finds none, and leaves the packet to the rule without affinity.
-    fn stick(self, family: IpFamily, chain: &str, n: u32, seconds: u32, rules: &mut Vec<Rule>) {
+    fn keep(self, family: IpFamily, chain: &str, seconds: u32) -> Rule {
+        let (sets, at) = (self.sets(), self.registers(family));
+        Build::new(family)
+            .load(&[Field::Daddr, Field::Dport], at.endpoint)
+            .load(self.client(), Reg::FIRST)
+            .map(sets.affinity, Reg::FIRST, at.port)
+            .load(&[Field::Dport], at.port)
+            .member_at(sets.live, at.protocol)
+            .push(self.learn(family, DynsetOp::Update, seconds))
+            .dnat(at.endpoint)
+            .rule_with_comment(chain, "the endpoint that the client keeps to")
+    }
+
+    /// Affinity: one of `n` endpoints, which is learned.
+    fn stick(self, family: IpFamily, chain: &str, n: u32, seconds: u32) -> Rule {
+        let (sets, at) = (self.sets(), self.registers(family));
+        // What was learned may be an endpoint that is gone; an update would only prolong it.
+        Build::new(family)
+            .load(&[Field::Daddr, Field::Dport], at.endpoint)
+            .load(&self.field(n, 0), Reg::FIRST)
+            .map(sets.sticky, Reg::FIRST, at.port)
+            .load(self.client(), Reg::FIRST)
+            .member_at(sets.live, at.protocol)
+            .push(self.learn(family, DynsetOp::Delete, seconds))
+            .push(self.learn(family, DynsetOp::Add, seconds))
+            .dnat(at.endpoint)
+            .rule_with_comment(chain, "an endpoint for the client to keep to")
+    }
+
+    fn registers(self, family: IpFamily) -> Registers {
         let address = address_len(family);
         let protocol = Reg::FIRST.after(address);
         let port = match self.at {
             At::Address => protocol.after(4).after(address),
             At::NodePort => protocol.after(4),
         };
-        let endpoint = port.after(4);
-        let sets = self.sets();
-        let learn = |op| Expr::Dynset {
-            set: sets.affinity.name().to_owned(),
+        Registers {
+            protocol,
+            port,
+            endpoint: port.after(4),
+        }
+    }
+
+    fn learn(self, family: IpFamily, op: DynsetOp, seconds: u32) -> Expr {
+        Expr::Dynset {
+            set: self.sets().affinity.name().to_owned(),
             op,
             key: Reg::FIRST,
             // The kernel wants it for a map even where it has no use for it.
-            data: Some(port),
+            data: Some(self.registers(family).port),
             timeout_ms: (op != DynsetOp::Delete).then_some(u64::from(seconds) * 1000),
-        };
-        let start = || Build::new(family).load(&[Field::Daddr, Field::Dport], endpoint);
-        let known = start()
-            .load(self.client(), Reg::FIRST)
-            .map(sets.affinity, Reg::FIRST, port)
-            .load(&[Field::Dport], port)
-            .member_at(sets.live, protocol)
-            .push(learn(DynsetOp::Update))
-            .dnat(endpoint);
-        rules.push(known.rule_with_comment(chain, "the endpoint that the client keeps to"));
-        // What was learned may be an endpoint that is gone; an update would only prolong it.
-        let chosen = start()
-            .load(&self.random(n), Reg::FIRST)
-            .map(sets.sticky, Reg::FIRST, port)
-            .load(self.client(), Reg::FIRST)
-            .member_at(sets.live, protocol)
-            .push(learn(DynsetOp::Delete))
-            .push(learn(DynsetOp::Add))
-            .dnat(endpoint);
-        rules.push(chosen.rule_with_comment(chain, "an endpoint for the client to keep to"));
+        }
     }
+}
+
+/// Where the rules for affinity have what.
+struct Registers {
+    protocol: Reg,
+    port: Reg,
+    endpoint: Reg,
 }
 
 /// Goes on only if the traffic comes from this node's pods (or does not, with [`CmpOp::Neq`]);

@@ -10,9 +10,8 @@ use plan::PortKey;
 
 use super::elements::port_elements;
 use super::names::SetId;
-use super::pick::Pick;
 use super::skeleton;
-use super::state::{State, add_elements, delete_elements};
+use super::state::{State, add_elements, delete_elements, remake};
 
 type Elements = Vec<(SetId, Element)>;
 
@@ -25,8 +24,6 @@ pub(super) struct Repair {
     pub(super) ports: Vec<Piece>,
     /// What must come last: what nothing asks for.
     pub(super) last: Vec<Op>,
-    /// Chains of ours that nothing goes to.
-    pub(super) idle: Vec<Pick>,
 }
 
 /// Elements that go and come together.
@@ -90,7 +87,8 @@ pub(super) fn is_ours(contents: &Contents, family: IpFamily) -> bool {
 /// What makes a table of ours into `target`. What belongs to ports in `skip` is left as it is.
 pub(super) fn compare(mut found: Contents, target: &State, skip: &Skip) -> Repair {
     let mut repair = Repair::default();
-    compare_chains(&found, target, &mut repair);
+    let (come, gone) = remake(&found.chains, &target.chains());
+    repair.first = come;
     let mut shared = Piece::default();
     let mut owners = HashMap::new();
     for (key, port) in target.ports() {
@@ -141,7 +139,10 @@ pub(super) fn compare(mut found: Contents, target: &State, skip: &Skip) -> Repai
     let ports = std::mem::take(&mut repair.ports);
     repair.ports = orphans.into_values().chain(ports).collect();
     delete_elements(last, &mut repair.last);
-    delete_strangers(&found, target, &mut repair);
+    repair.last.extend(gone);
+    let sets = found.sets.keys();
+    let strangers = sets.filter(|name| SetId::from_name(name).is_none());
+    repair.last.extend(strangers.cloned().map(Op::DeleteSet));
     repair
 }
 
@@ -195,10 +196,13 @@ fn frontend(id: SetId, key: &Value) -> Option<Value> {
     match id {
         SetId::NoEndpointServices
         | SetId::NoEndpointNodePorts
+        | SetId::ClusterIpPorts
         | SetId::ServiceIps
         | SetId::ServiceNodePorts
         | SetId::SourceRanged => Some(*key),
-        SetId::Endpoints
+        SetId::EndpointCounts
+        | SetId::NodePortEndpointCounts
+        | SetId::Endpoints
         | SetId::NodePortEndpoints
         | SetId::StickyEndpoints
         | SetId::NodePortStickyEndpoints => address(whole.checked_sub(4)?),
@@ -213,42 +217,4 @@ fn frontend(id: SetId, key: &Value) -> Option<Value> {
         | SetId::LiveEndpoints
         | SetId::NodePortLiveEndpoints => None,
     }
-}
-
-fn compare_chains(found: &Contents, target: &State, repair: &mut Repair) {
-    let wanted = target.chains();
-    for (name, (chain, rules)) in &wanted {
-        match found.chains.get(name) {
-            Some(there) if there.rules == *rules => continue,
-            Some(_) => repair.first.push(Op::FlushChain(name.clone())),
-            None => repair.first.push(Op::AddChain(chain.clone())),
-        }
-        repair.first.extend(rules.iter().cloned().map(Op::AddRule));
-    }
-    // New chains may go to each other whatever their order: all chains first.
-    repair
-        .first
-        .sort_by_key(|op| u8::from(matches!(op, Op::AddRule(_))));
-}
-
-/// Chains and sets that are not in the target: idle chains of ours are left for later, others go.
-fn delete_strangers(found: &Contents, target: &State, repair: &mut Repair) {
-    let wanted = target.chains();
-    let mut strangers = Vec::new();
-    for (name, there) in &found.chains {
-        if wanted.contains_key(name) {
-            continue;
-        }
-        match Pick::parse(name) {
-            Some(pick) if there.rules == target.pick_rules(pick) => repair.idle.push(pick),
-            _ => strangers.push(name.clone()),
-        }
-    }
-    let flush = strangers.iter().cloned().map(Op::FlushChain);
-    repair.last.extend(flush);
-    let delete = strangers.iter().cloned().map(Op::DeleteChain);
-    repair.last.extend(delete);
-    let sets = found.sets.keys();
-    let sets = sets.filter(|name| SetId::from_name(name).is_none());
-    repair.last.extend(sets.cloned().map(Op::DeleteSet));
 }

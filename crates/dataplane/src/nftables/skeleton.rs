@@ -12,7 +12,7 @@ use plan::NodeFacts;
 
 use super::Options;
 use super::names::SetId;
-use super::pick::is_pod;
+use super::pick::{self, is_pod};
 use super::rules::{Build, FRONTEND, Field, NODE_PORT};
 
 /// The table's comment.
@@ -88,7 +88,7 @@ const BASE: [(&str, ChainKind, Hook, i32, &[&str]); 8] = [
     ),
 ];
 
-/// The chains that are there whatever the Services.
+/// The chains that are there whatever the Services, but for what picks an endpoint.
 pub(super) fn chains() -> Vec<Chain> {
     let plain = |name: &str, comment: Option<&str>| Chain {
         name: name.to_owned(),
@@ -163,6 +163,12 @@ pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Ve
             .rule(FIREWALL_CHECK),
     );
     rules.extend(masquerade_cluster_ips(family, options, node));
+    rules.push(
+        build()
+            .member(&FRONTEND, SetId::ClusterIpPorts)
+            .goto(&pick::PLAIN.to_string())
+            .rule(SERVICES),
+    );
     rules.push(
         build()
             .verdict_map(&FRONTEND, SetId::ServiceIps)

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use model::IpFamily;
 use netfilter::nft::table::{ChainContents, Contents, SetContents};
-use netfilter::nft::{Chain, Element, Op, Rule, Value};
+use netfilter::nft::{Chain, Element, Op, Value};
 use plan::{NodeFacts, Plan, PortKey, PortPlan};
 
 use super::Options;
 use super::elements::{PortElements, Shared, port_elements};
 use super::names::SetId;
-use super::pick::Pick;
+use super::pick::{self, Pick};
 use super::skeleton;
 
 /// A Service port as it shall be; `None` for one that shall go.
@@ -28,8 +28,9 @@ pub struct State {
     node: Arc<NodeFacts>,
     ports: BTreeMap<PortKey, Arc<PortPlan>>,
     shared: HashMap<Shared, u32>,
-    /// How many elements and chains go to each chain. One that nothing goes to any more stays until
-    /// it is swept: kernels before 6.2 refuse to delete it right after the element that went to it.
+    /// How many frontends lead to each chain. One that none leads to any more stays until it is swept:
+    /// kernels before 6.2 refuse to delete it right after the element that went to it, and the next
+    /// change may well need it.
     picks: BTreeMap<Pick, u32>,
 }
 
@@ -102,11 +103,8 @@ impl State {
 
     /// The operations that make the table and all that is in it, where there is none.
     pub fn create(&self) -> Vec<Op> {
-        let mut ops = self.install();
-        for (pick, _) in self.picks.iter().filter(|(_, count)| **count > 0) {
-            self.add_pick(*pick, &self.node, &mut ops);
-        }
-        let mut elements: Elements = self.shared.keys().map(|s| s.element()).collect();
+        let mut ops = self.make(&self.chains_in_use());
+        let mut elements = self.common_elements();
         for port in self.ports.values() {
             elements.extend(port_elements(port, &self.node).own);
         }
@@ -136,15 +134,19 @@ impl State {
 
     /// The operations that make the table without its Services, where there is none.
     pub fn install(&self) -> Vec<Op> {
+        let mut ops = self.make(&self.chains_of([].into_iter(), &self.node));
+        add_elements(skeleton::node_elements(&self.node), &mut ops);
+        ops
+    }
+
+    /// The operations that make the table with these chains and without elements.
+    fn make(&self, chains: &Chains) -> Vec<Op> {
         let mut ops = vec![Op::AddTable {
             comment: Some(skeleton::COMMENT.to_owned()),
         }];
-        ops.extend(skeleton::chains().into_iter().map(Op::AddChain));
         let sets = SetId::ALL.iter().map(|id| id.declare(self.family));
         ops.extend(sets.map(Op::AddSet));
-        let rules = skeleton::rules(self.family, &self.options, &self.node);
-        ops.extend(rules.into_iter().map(Op::AddRule));
-        add_elements(skeleton::node_elements(&self.node), &mut ops);
+        ops.extend(remake(&Chains::new(), chains).0);
         ops
     }
 
@@ -187,12 +189,11 @@ impl State {
         if change.node.is_some() {
             old.extend(skeleton::node_elements(&self.node));
             new.extend(skeleton::node_elements(&next));
-            self.change_rules(&next, &mut change.ops);
         }
-        for pick in change.picks.keys() {
-            if !self.picks.contains_key(pick) {
-                self.add_pick(*pick, &next, &mut change.ops);
-            }
+        if change.node.is_some() || change.picks.keys().any(|p| !self.picks.contains_key(p)) {
+            let picks = self.picks.keys().chain(change.picks.keys());
+            let (come, gone) = remake(&self.chains(), &self.chains_of(picks.copied(), &next));
+            change.ops.extend(come.into_iter().chain(gone));
         }
         let (gone, come) = difference(old, new);
         delete_elements(gone, &mut change.ops);
@@ -234,12 +235,9 @@ impl State {
             .iter()
             .filter_map(|(pick, count)| (*count == 0).then_some(*pick))
             .collect();
-        // One can go to another that is idle too: first all rules, then all chains.
-        let names = || swept.iter().map(ToString::to_string);
-        let ops = names().map(Op::FlushChain);
-        let ops = ops.chain(names().map(Op::DeleteChain)).collect();
+        let (come, gone) = remake(&self.chains(), &self.chains_in_use());
         Change {
-            ops,
+            ops: come.into_iter().chain(gone).collect(),
             swept,
             ..Change::default()
         }
@@ -256,9 +254,7 @@ impl State {
             comment: Some(skeleton::COMMENT.to_owned()),
             ..Contents::default()
         };
-        for (name, (chain, rules)) in self.chains() {
-            contents.chains.insert(name, ChainContents { chain, rules });
-        }
+        contents.chains = self.chains_in_use();
         for id in SetId::ALL {
             let set = id.declare(self.family);
             let elements = BTreeMap::new();
@@ -293,42 +289,46 @@ impl State {
         found
     }
 
-    /// Every chain that is in the table, with its rules; idle ones not counted.
-    pub(super) fn chains(&self) -> BTreeMap<String, (Chain, Vec<Rule>)> {
-        let mut chains: BTreeMap<String, (Chain, Vec<Rule>)> = skeleton::chains()
-            .into_iter()
-            .map(|chain| (chain.name.clone(), (chain, Vec::new())))
-            .collect();
-        for rule in skeleton::rules(self.family, &self.options, &self.node) {
-            if let Some((_, rules)) = chains.get_mut(&rule.chain) {
-                rules.push(rule);
+    /// Every chain that is in the table.
+    pub(super) fn chains(&self) -> Chains {
+        self.chains_of(self.picks.keys().copied(), &self.node)
+    }
+
+    fn chains_in_use(&self) -> Chains {
+        let used = self.picks.iter().filter(|(_, count)| **count > 0);
+        self.chains_of(used.map(|(pick, _)| *pick), &self.node)
+    }
+
+    /// Every chain that a table with these picks has, at other facts of the node than the state's.
+    fn chains_of(&self, picks: impl Iterator<Item = Pick>, node: &NodeFacts) -> Chains {
+        let (family, options) = (self.family, &self.options);
+        let whole = |chain: Chain| {
+            let rules = Vec::new();
+            (chain.name.clone(), ChainContents { chain, rules })
+        };
+        let mut chains: Chains = skeleton::chains().into_iter().map(whole).collect();
+        for rule in skeleton::rules(family, options, node) {
+            if let Some(there) = chains.get_mut(&rule.chain) {
+                there.rules.push(rule);
             }
         }
-        for (pick, _) in self.picks.iter().filter(|(_, count)| **count > 0) {
-            let chain = pick_chain(*pick);
-            chains.insert(chain.name.clone(), (chain, self.pick_rules(*pick)));
+        for (name, rules) in pick::chains(picks, family, options, node) {
+            let chain = Chain {
+                name: name.clone(),
+                base: None,
+                comment: None,
+            };
+            chains.insert(name, ChainContents { chain, rules });
         }
         chains
     }
 
-    /// The rules of a chain that picks.
-    pub(super) fn pick_rules(&self, pick: Pick) -> Vec<Rule> {
-        pick.rules(self.family, &self.options, &self.node)
-    }
-
     /// Corrects which idle chains there are: those that a readback found.
-    pub(super) fn set_idle(&mut self, found: impl IntoIterator<Item = Pick>) {
+    pub(super) fn set_idle(&mut self, found: impl Iterator<Item = Pick>) {
         self.picks.retain(|_, count| *count > 0);
         for pick in found {
             self.picks.entry(pick).or_insert(0);
         }
-    }
-
-    /// A pick's chain and its rules, at other facts of the node than the state's.
-    fn add_pick(&self, pick: Pick, node: &NodeFacts, ops: &mut Vec<Op>) {
-        ops.push(Op::AddChain(pick_chain(pick)));
-        let rules = pick.rules(self.family, &self.options, node);
-        ops.extend(rules.into_iter().map(Op::AddRule));
     }
 
     /// Ports whose source ranges must be looked at again, since the node has another address.
@@ -339,40 +339,39 @@ impl State {
         let ranged: Vec<_> = ranged.map(|(k, p)| (k.clone(), Some(p.clone()))).collect();
         targets.extend(ranged);
     }
-
-    /// Rewrites the chains whose rules depend on facts of the node that are different now.
-    fn change_rules(&self, next: &NodeFacts, ops: &mut Vec<Op>) {
-        let rules_at = |node: &NodeFacts| {
-            let mut chains: BTreeMap<String, Vec<_>> = BTreeMap::new();
-            let picks = self.picks.keys();
-            let rules = skeleton::rules(self.family, &self.options, node)
-                .into_iter()
-                .chain(picks.flat_map(|p| p.rules(self.family, &self.options, node)));
-            for rule in rules {
-                chains.entry(rule.chain.clone()).or_default().push(rule);
-            }
-            chains
-        };
-        let before = rules_at(&self.node);
-        for (chain, rules) in rules_at(next) {
-            if before.get(&chain) != Some(&rules) {
-                ops.push(Op::FlushChain(chain));
-                ops.extend(rules.into_iter().map(Op::AddRule));
-            }
-        }
-    }
 }
 
 fn add(count: u32, by: i64) -> u32 {
     u32::try_from(i64::from(count) + by).unwrap_or(0)
 }
 
-fn pick_chain(pick: Pick) -> Chain {
-    Chain {
-        name: pick.to_string(),
-        base: None,
-        comment: None,
+/// Chains with their rules.
+pub(super) type Chains = BTreeMap<String, ChainContents>;
+
+/// What makes chains and rules into others: what elements may rest on, and the deletion of what they
+/// may still rest on.
+pub(super) fn remake(before: &Chains, after: &Chains) -> (Vec<Op>, Vec<Op>) {
+    let (mut chains, mut rules, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, is) in after {
+        match before.get(name) {
+            Some(was) if was.rules == is.rules => continue,
+            Some(_) => rules.push(Op::FlushChain(name.clone())),
+            None => chains.push(Op::AddChain(is.chain.clone())),
+        }
+        rules.extend(is.rules.iter().cloned().map(Op::AddRule));
     }
+    let names = || {
+        before
+            .keys()
+            .filter(|name| !after.contains_key(*name))
+            .cloned()
+    };
+    // One can go to another that goes too: first all rules, then all chains.
+    gone.extend(names().map(Op::FlushChain));
+    gone.extend(names().map(Op::DeleteChain));
+    // Chains may go to each other whatever their order.
+    chains.extend(rules);
+    (chains, gone)
 }
 
 /// Counts what a port has in common with others, and the chains that its elements go to.
@@ -386,9 +385,6 @@ fn count(
         *shared.entry(*s).or_insert(0) += by;
     }
     for pick in &elements.picks {
-        if let Some(inner) = pick.inner() {
-            *picks.entry(inner).or_insert(0) += by;
-        }
         *picks.entry(*pick).or_insert(0) += by;
     }
 }

@@ -28,6 +28,7 @@ use plan::{FamilyDiff, NodeFacts, Plan, PortKey, PortPlan};
 use super::Options;
 use super::elements::port_elements;
 use super::names::SetId;
+use super::pick::Pick;
 use super::readback::{self, Piece, Repair, Skip};
 use super::state::{Change, State};
 
@@ -268,7 +269,9 @@ impl Sync {
         loop {
             let node = (*state.node() != self.node).then(|| self.node.clone());
             if self.dirty.is_empty() && node.is_none() {
-                let sweep = !self.cannot_sweep && state.idle_chains() > IDLE_CHAINS;
+                // A port that was refused may have a former version that leads there.
+                let can_sweep = !self.cannot_sweep && self.refused.is_empty();
+                let sweep = can_sweep && state.idle_chains() > IDLE_CHAINS;
                 return sweep.then(|| state.sweep());
             }
             let targets = take_targets(&mut self.dirty, &self.ports, &self.refused, state);
@@ -300,7 +303,7 @@ impl Sync {
         let Some(found) = found else {
             return self.build(Vec::new());
         };
-        let target = self.target();
+        let mut target = self.target();
         if foreign || !readback::is_ours(&found, self.family) {
             if self.in_pieces {
                 return self.build(vec![Op::DeleteTable]);
@@ -313,8 +316,10 @@ impl Sync {
         for port in self.refused.keys().filter_map(|key| self.ports.get(key)) {
             skip.add(port, &self.node);
         }
+        // Until a port's elements are what they shall be, they lead where they did.
+        target.set_idle(found.chains.keys().filter_map(|name| Pick::parse(name)));
         let repair = readback::compare(found, &target, &skip);
-        let (target, batches) = batches(target, repair);
+        let batches = batches(repair);
         self.truth = Truth::Repairing(Box::new(Repairing { target, batches }));
     }
 
@@ -470,7 +475,7 @@ fn take_targets(
 }
 
 /// The transactions of a repair.
-fn batches(mut target: State, repair: Repair) -> (State, VecDeque<Batch>) {
+fn batches(repair: Repair) -> VecDeque<Batch> {
     let mut batches = VecDeque::new();
     if !repair.first.is_empty() {
         batches.push_back(Batch::First(repair.first));
@@ -491,6 +496,5 @@ fn batches(mut target: State, repair: Repair) -> (State, VecDeque<Batch>) {
     if !repair.last.is_empty() {
         batches.push_back(Batch::Last(repair.last));
     }
-    target.set_idle(repair.idle);
-    (target, batches)
+    batches
 }

@@ -17,16 +17,12 @@ pub(crate) fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
     assert!(sync.refused().is_empty(), "{:?}", sync.refused());
     assert_eq!(sync.refused_common(), None);
     let (read, _) = live.nft.read_table(&live.table).expect("read");
-    let ReadTable {
-        mut contents,
-        foreign,
-    } = read.expect("a table");
+    let ReadTable { contents, foreign } = read.expect("a table");
     assert!(foreign.is_empty(), "{foreign:?}");
-    for op in sync.state().expect("known").sweep().ops {
-        if let Op::DeleteChain(name) = op {
-            contents.chains.remove(&name);
-        }
-    }
+    let mut table = Some(contents);
+    let sweep = sync.state().expect("known").sweep().ops;
+    Contents::apply(&mut table, &sweep).expect("idle chains can go");
+    let contents = table.expect("the table stays");
     let lowered = State::lower(plan, Options::default()).contents();
     assert!(contents == lowered, "the table is not as the plan says");
 }

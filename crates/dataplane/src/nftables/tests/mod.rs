@@ -1,6 +1,8 @@
+use std::collections::BTreeMap;
+
 use model::IpFamily;
 use netfilter::nft::table::Contents;
-use netfilter::nft::{Encoder, Op};
+use netfilter::nft::{Encoder, Expr, LookupInto, Op, Rule, Verdict};
 use plan::testing::{cluster, history};
 use plan::{FamilyDiff, Plan, Planner};
 use proptest::prelude::*;
@@ -102,21 +104,58 @@ proptest! {
 
     #[test]
     fn a_pick_is_read_back_from_its_name(
-        n in 0..5000_u32,
-        local in 0..50_u32,
-        which in 0..4_usize,
+        n in 1..5000_u32,
+        which in 0..6_usize,
         node_port in any::<bool>(),
         affinity in proptest::option::of(1..86400_u32),
     ) {
-        let policy = [
-            Policy::Internal { n },
-            Policy::ShortCircuit { n },
-            Policy::Masqueraded { n },
-            Policy::Local { n, local },
+        let role = [
+            Role::Any,
+            Role::Local,
+            Role::Masquerade,
+            Role::LocalPolicy,
+            Role::OneOf { local: false, n },
+            Role::OneOf { local: true, n },
         ][which];
         let at = if node_port { At::NodePort } else { At::Address };
-        let pick = Pick::new(at, policy, affinity);
+        let pick = Pick { at, role, affinity };
         prop_assert_eq!(Pick::parse(&pick.to_string()), Some(pick));
+    }
+}
+
+/// The chain that a frontend with `n` endpoints is led to, for an interpreter of the tests alone.
+fn led_to(chains: &BTreeMap<String, Vec<Rule>>, from: &str, n: u32) -> String {
+    for rule in chains.get(from).into_iter().flatten() {
+        let tested = rule.exprs.iter().find_map(|e| match e {
+            Expr::Numgen { offset, .. } => Some(*offset),
+            _ => None,
+        });
+        let goes = rule.exprs.iter().find_map(|e| match e {
+            Expr::Verdict(Verdict::Goto(to)) => Some(to),
+            _ => None,
+        });
+        match goes {
+            Some(to) if tested.is_none_or(|bit| n & bit != 0) => return led_to(chains, to, n),
+            _ => {}
+        }
+    }
+    from.to_owned()
+}
+
+proptest! {
+    #[test]
+    fn every_number_in_use_leads_to_its_chain(numbers in proptest::collection::btree_set(1..200_u32, 1..40)) {
+        let plan = Plan::empty(IpFamily::V4);
+        let role = |n| Role::OneOf { local: false, n };
+        let picks = numbers.iter().map(|n| Pick { role: role(*n), ..pick::PLAIN });
+        let chains = pick::chains(picks, plan.family, &Options::default(), &plan.node);
+        for n in &numbers {
+            prop_assert_eq!(led_to(&chains, "pick", *n), format!("pick-{n}"));
+        }
+        // A chain for each number, and the tests that tell them apart: one less.
+        let lookups = chains.values().flatten().flat_map(|r| &r.exprs);
+        let tests = lookups.filter(|e| matches!(e, Expr::Lookup { into: LookupInto::Nothing, .. }));
+        prop_assert_eq!(tests.count(), numbers.len() - 1);
     }
 }
 
@@ -124,8 +163,10 @@ proptest! {
 fn other_names_are_no_picks() {
     for name in [
         "services",
-        "pick",
         "pick-",
+        "pick-8-15",
+        "pick-policy",
+        "pick-local-3",
         "pick-x",
         "pick-1-x",
         "pick-01",

@@ -5,7 +5,7 @@ use anyhow::{Context as _, bail};
 use config::ProxyMode;
 use dataplane::iptables::{Observation, cleanup, leftovers};
 use dataplane::nftables::table_family;
-use kernel::iptables::{Backend, Error, Iptables};
+use kernel::iptables::{Backend, Error, Iptables, may_have_kube_chains};
 use kernel::nfacct::{Counter, NfAcct};
 use kernel::nfnetlink::{NfTables, TableId};
 use model::IpFamily;
@@ -102,6 +102,9 @@ fn run(scope: Scope) -> anyhow::Result<()> {
 }
 
 fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<()> {
+    if !may_have_kube_chains(crate::proxy::kernel_family(family), backend) {
+        return Ok(());
+    }
     let tools = match Iptables::with_backend(crate::proxy::kernel_family(family), backend) {
         Ok(tools) => tools,
         // Without its tools nobody has made rules in a back end, nor in a family that is off.

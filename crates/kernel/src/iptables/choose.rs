@@ -10,7 +10,10 @@ use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
+use netfilter::nft;
+
 use super::{Backend, Error, Table, ToolSet};
+use crate::nfnetlink::NfTables;
 use crate::{Family, exec, family};
 
 /// How long listing the rules of one back end may take.
@@ -174,6 +177,30 @@ fn gather(family: Family) -> Evidence {
         }
     }
     evidence
+}
+
+/// Whether there may be chains of kube software in a back end, found out without its tools: that of
+/// nf_tables lists every set of every table on the way, which takes seconds where there are many
+/// elements. What cannot be found out counts as there.
+pub fn may_have_kube_chains(family: Family, backend: Backend) -> bool {
+    let tables = [Table::Mangle, Table::Nat, Table::Filter];
+    if backend == Backend::Legacy {
+        return tables
+            .into_iter()
+            .any(|table| legacy_table_exists(family, table));
+    }
+    let nft_family = match family {
+        Family::Ipv4 => nft::Family::Ip,
+        Family::Ipv6 => nft::Family::Ip6,
+    };
+    let Ok((chains, _)) = NfTables::open().and_then(|mut nft| nft.chains()) else {
+        return true;
+    };
+    chains.iter().any(|chain| {
+        chain.table.family == nft_family
+            && tables.iter().any(|table| table.name() == chain.table.name)
+            && chain.name.starts_with("KUBE-")
+    })
 }
 
 /// Whether the legacy table is there already. Asking the legacy tool for one that is not would

@@ -1,11 +1,36 @@
 //! What the tests share: the observed node, and short ways to ask.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod modes;
+
 use std::net::IpAddr;
 use std::path::Path;
 
 use netfilter::iptables::Family;
 use trace::{Facts, Origin, Packet, Proto, Summary, Trace, Verdict, World, walk};
+
+/// The configurations in which kube-proxy was observed.
+pub const IPTABLES_CONFIGS: [&str; 8] = [
+    "default",
+    "masquerade-all",
+    "primary",
+    "nodeport-cidr",
+    "bridge",
+    "prefix",
+    "nodecidr",
+    "no-localhost",
+];
+
+/// As [`IPTABLES_CONFIGS`].
+pub const NFTABLES_CONFIGS: [&str; 7] = [
+    "default",
+    "masquerade-all",
+    "primary",
+    "nodeport-cidr",
+    "bridge",
+    "prefix",
+    "nodecidr",
+];
 
 pub fn observed(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))

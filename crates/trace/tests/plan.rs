@@ -9,12 +9,14 @@ mod common;
 
 use std::net::IpAddr;
 
+use common::modes::{self, Mode};
+use dataplane::userspace::{Spread, unserved};
 use model::{IpFamily, Protocol};
 use plan::{Endpoint, FrontendKind, LocalDetector, Plan, PortPlan, Traffic};
 use proptest::prelude::*;
-use trace::{Facts, Fraction, Origin, Packet, Proto, Verdict, World, walk};
+use trace::{Facts, Fraction, Origin, Packet, Proto, Verdict, World, reply_to, walk};
 
-/// What a client may see, in either mode.
+/// What a client may see, in any mode.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Seen {
     verdict: Verdict,
@@ -45,32 +47,42 @@ fn facts() -> Facts {
     facts
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Iptables,
-    Nftables,
+/// IPVS has its virtual servers' addresses on a device of its own.
+fn ipvs_world(plan: &Plan) -> World {
+    let mut facts = facts();
+    let own = facts.interfaces.iter().flat_map(|i| &i.addresses);
+    let own: Vec<IpAddr> = own.map(ipnet::IpNet::addr).collect();
+    let options = dataplane::ipvs::Options::default();
+    let rendered = dataplane::ipvs::render(plan, &options, &own).unwrap();
+    facts.interfaces.push(trace::Interface {
+        name: "kube-ipvs0".into(),
+        index: 9,
+        addresses: rendered.addresses.iter().map(|ip| (*ip).into()).collect(),
+        kind: Some("dummy".into()),
+        ..trace::Interface::default()
+    });
+    let mut world = World::from_facts(&facts).unwrap();
+    let family = rendered.tables.family;
+    world
+        .add_iptables(family, &rendered.tables.to_string())
+        .unwrap();
+    world.ipsets = netfilter::ipset::Sets::parse(&rendered.sets.to_string()).unwrap();
+    world.ipvs = netfilter::ipvs::Services::parse(&rendered.services.to_string()).unwrap();
+    world
 }
 
 fn world(mode: Mode, plan: &Plan) -> World {
-    let mut world = World::from_facts(&facts()).unwrap();
-    match mode {
-        Mode::Iptables => {
-            let options = dataplane::iptables::Options::default();
-            let rendered = dataplane::iptables::render(plan, &options).unwrap();
-            assert!(rendered.problems.is_empty(), "{:?}", rendered.problems);
-            let family = rendered.tables.family;
-            // Through the text, so that the parser is tried too.
-            world
-                .add_iptables(family, &rendered.tables.to_string())
-                .unwrap();
-        }
-        Mode::Nftables => {
-            let text = dataplane::nftables::render(plan, dataplane::nftables::Options::default());
-            world
-                .add_nft(&text)
-                .unwrap_or_else(|e| panic!("{e}\n{text}"));
-        }
+    if mode == Mode::Ipvs {
+        return ipvs_world(plan);
     }
+    let mut world = World::from_facts(&facts()).unwrap();
+    // Through the text, so that the parser is tried too.
+    let text = modes::rules(mode, plan);
+    let read = match mode {
+        Mode::Iptables => world.add_iptables(modes::rule_family(plan), &text),
+        _ => world.add_nft(&text),
+    };
+    read.unwrap_or_else(|e| panic!("{e}\n{text}"));
     world
 }
 
@@ -137,13 +149,13 @@ fn is_pod(plan: &Plan, client: &Client) -> bool {
 }
 
 /// A client that is sent to itself must see the answer come from the Service. The nftables mode
-/// knows that only endpoints of this node can get here so, and keeps one list for all Services.
+/// knows that only endpoints of this node can get here so, and keeps one list for all Services; so
+/// does the ipvs mode.
 fn sent_to_itself(mode: Mode, plan: &Plan, port: &PortPlan, client: &Client, e: &Endpoint) -> bool {
     let listed = || {
-        plan.ports
-            .values()
-            .filter(|p| p.protocol == port.protocol)
-            .flat_map(|p| p.reachable())
+        let of_protocol = plan.ports.values().filter(|p| p.protocol == port.protocol);
+        of_protocol
+            .flat_map(|p| p.cluster.iter().chain(p.local.iter()))
             .any(|x| x.is_local && x.ip == e.ip && x.port == e.port)
     };
     e.ip == client.ip && (mode == Mode::Iptables || listed())
@@ -152,9 +164,22 @@ fn sent_to_itself(mode: Mode, plan: &Plan, port: &PortPlan, client: &Client, e: 
 fn spread(
     (mode, plan, port): (Mode, &Plan, &PortPlan),
     client: &Client,
-    endpoints: &[Endpoint],
+    which: Spread,
     masquerade: bool,
 ) -> Vec<Seen> {
+    if mode == Mode::Userspace {
+        // To the relay, which has ports for each list of endpoints.
+        let at = modes::relay_ports(plan, port).get(which).unwrap();
+        let relay = Some((modes::relay_ip(plan.family), at));
+        return vec![Seen {
+            dnat: relay,
+            ..seen(Verdict::Accept, None, false, Fraction::ONE)
+        }];
+    }
+    let endpoints = match which {
+        Spread::Cluster => &port.cluster,
+        Spread::Local => &port.local,
+    };
     let n = u64::try_from(endpoints.len()).unwrap();
     let Some(odds) = Fraction::new(1, n) else {
         panic!("traffic to no endpoints");
@@ -168,6 +193,41 @@ fn spread(
         .collect();
     all.sort();
     all
+}
+
+/// IPVS cannot tell pods and the node from others, and uses other nodes' endpoints where there are
+/// none here; a virtual server without destinations refuses. Source ranges are for what comes in.
+fn expected_of_ipvs(
+    plan: &Plan,
+    port: &PortPlan,
+    kind: FrontendKind,
+    client: &Client,
+    refused: bool,
+) -> Vec<Seen> {
+    let alone = |verdict| vec![seen(verdict, None, false, Fraction::ONE)];
+    if refused && client.from != Origin::Node {
+        return alone(Verdict::Drop);
+    }
+    let internal = kind == FrontendKind::ClusterIp;
+    let local = if internal {
+        port.internal_local
+    } else {
+        port.external_local
+    };
+    let which = if local && !port.local.is_empty() {
+        Spread::Local
+    } else if port.cluster.is_empty() {
+        return alone(Verdict::Reject);
+    } else {
+        Spread::Cluster
+    };
+    let masquerade = if internal {
+        let detects = plan.node.local != LocalDetector::None;
+        plan.node.masquerade_all || (detects && !is_pod(plan, client))
+    } else {
+        !local
+    };
+    spread((Mode::Ipvs, plan, port), client, which, masquerade)
 }
 
 /// Where the iptables mode is what kube-proxy's is, and that is not what the plan says: rules that
@@ -193,6 +253,22 @@ fn expected(
     client: &Client,
 ) -> Vec<Seen> {
     let alone = |verdict| vec![seen(verdict, None, false, Fraction::ONE)];
+    let refused = kind == FrontendKind::LoadBalancerIp
+        && !port.source_ranges.is_empty()
+        && !port
+            .source_ranges
+            .iter()
+            .any(|net| net.contains(&client.ip));
+    if mode == Mode::Ipvs {
+        return expected_of_ipvs(plan, port, kind, client, refused);
+    }
+    if mode == Mode::Userspace && unserved(port).is_some() {
+        return alone(if refused {
+            Verdict::Drop
+        } else {
+            Verdict::Reject
+        });
+    }
     let detects = plan.node.local != LocalDetector::None;
     let pod = is_pod(plan, client);
     if kind == FrontendKind::ClusterIp {
@@ -200,33 +276,27 @@ fn expected(
         return match port.internal_traffic() {
             Traffic::Reject => alone(Verdict::Reject),
             Traffic::Drop => alone(Verdict::Drop),
-            Traffic::Cluster => spread((mode, plan, port), client, &port.cluster, masquerade),
-            Traffic::Local => spread((mode, plan, port), client, &port.local, masquerade),
+            Traffic::Cluster => spread((mode, plan, port), client, Spread::Cluster, masquerade),
+            Traffic::Local => spread((mode, plan, port), client, Spread::Local, masquerade),
         };
     }
     let external = port.external_traffic();
-    let refused = kind == FrontendKind::LoadBalancerIp
-        && !port.source_ranges.is_empty()
-        && !port
-            .source_ranges
-            .iter()
-            .any(|net| net.contains(&client.ip));
     match external {
         // In kube-proxy's nftables mode source ranges hold for Services without endpoints too, in
-        // its iptables mode they do not; each mode here is as its model.
-        Traffic::Reject if refused && mode == Mode::Nftables => alone(Verdict::Drop),
+        // its iptables mode they do not; each mode here is as its model, userspace as nftables.
+        Traffic::Reject if refused && mode != Mode::Iptables => alone(Verdict::Drop),
         Traffic::Reject if leaves_unrefused(mode, kind, client, dst) => alone(Verdict::Accept),
         Traffic::Reject => alone(Verdict::Reject),
         _ if refused => alone(Verdict::Drop),
-        Traffic::Cluster => spread((mode, plan, port), client, &port.cluster, true),
+        Traffic::Cluster => spread((mode, plan, port), client, Spread::Cluster, true),
         // Pods and the node itself are never kept to local endpoints from outside's rules.
         Traffic::Local | Traffic::Drop if pod => {
-            spread((mode, plan, port), client, &port.cluster, false)
+            spread((mode, plan, port), client, Spread::Cluster, false)
         }
         Traffic::Local | Traffic::Drop if client.from == Origin::Node => {
-            spread((mode, plan, port), client, &port.cluster, true)
+            spread((mode, plan, port), client, Spread::Cluster, true)
         }
-        Traffic::Local => spread((mode, plan, port), client, &port.local, false),
+        Traffic::Local => spread((mode, plan, port), client, Spread::Local, false),
         Traffic::Drop => alone(Verdict::Drop),
     }
 }
@@ -300,10 +370,47 @@ fn check(mode: Mode, plan: &Plan) -> Result<(), TestCaseError> {
                         trace::Style::Plain
                     )
                 );
+                answers(&world, &packet)?;
             }
         }
     }
     Ok(())
+}
+
+/// Whoever answers, the client sees an answer from whom it asked.
+fn answers(world: &World, question: &Packet) -> Result<(), TestCaseError> {
+    let trace = walk(world, question).unwrap();
+    for outcome in &trace.outcomes {
+        let Some(answer) = reply_to(&world.host, question, outcome) else {
+            prop_assert!(outcome.verdict != Verdict::Accept);
+            continue;
+        };
+        let back = walk(world, &answer).unwrap();
+        let [one] = back.outcomes.as_slice() else {
+            return Err(TestCaseError::fail(format!("{answer:?}: {back:?}")));
+        };
+        let ends = |ip, port| trace::Endpoint { ip, port };
+        prop_assert_eq!(
+            (one.verdict, one.src, one.dst),
+            (
+                Verdict::Accept,
+                ends(question.dst, question.dport),
+                ends(question.src, question.sport)
+            ),
+            "{:?} answered by {:?}\n{}",
+            question,
+            answer,
+            trace::render_tree(&answer, &back, trace::Style::Plain)
+        );
+    }
+    Ok(())
+}
+
+fn check_both(mode: Mode, cluster: &plan::testing::Cluster) -> Result<(), TestCaseError> {
+    let planner = cluster.planner();
+    IpFamily::ALL
+        .into_iter()
+        .try_for_each(|family| check(mode, planner.plan(family)))
 }
 
 proptest! {
@@ -311,17 +418,21 @@ proptest! {
 
     #[test]
     fn iptables_rules_say_what_the_plan_says(cluster in plan::testing::cluster()) {
-        let planner = cluster.planner();
-        for family in IpFamily::ALL {
-            check(Mode::Iptables, planner.plan(family))?;
-        }
+        check_both(Mode::Iptables, &cluster)?;
     }
 
     #[test]
     fn nftables_rules_say_what_the_plan_says(cluster in plan::testing::cluster()) {
-        let planner = cluster.planner();
-        for family in IpFamily::ALL {
-            check(Mode::Nftables, planner.plan(family))?;
-        }
+        check_both(Mode::Nftables, &cluster)?;
+    }
+
+    #[test]
+    fn ipvs_says_what_the_plan_says(cluster in plan::testing::cluster()) {
+        check_both(Mode::Ipvs, &cluster)?;
+    }
+
+    #[test]
+    fn userspace_rules_say_what_the_plan_says(cluster in plan::testing::cluster()) {
+        check_both(Mode::Userspace, &cluster)?;
     }
 }

@@ -33,6 +33,8 @@ enum Kind {
     Name,
     /// What a map had for a key. nft can only use it at once and whole.
     Mapped,
+    /// An address. nft has words for it only beside a port that a map had.
+    Constant,
 }
 
 struct Writer<'a> {
@@ -156,6 +158,18 @@ impl Writer<'_> {
                 offset,
                 dreg,
             } => self.numgen(*kind, *modulus, *offset, *dreg),
+            Expr::Immediate { value, dreg } => {
+                let bytes = value.as_bytes();
+                let kind = match self.family {
+                    Family::Ip6 => DataType::Ipv6Addr,
+                    Family::Ip | Family::Inet => DataType::Ipv4Addr,
+                };
+                if bytes.len() != kind.size() {
+                    return Err(NoWords("a constant that is no address"));
+                }
+                let text = value::scalar(kind, bytes);
+                self.hold(*dreg, text, Kind::Constant, bytes.len());
+            }
             other => self.statement(other)?,
         }
         Ok(())
@@ -181,7 +195,6 @@ impl Writer<'_> {
                 self.say(format!("counter packets {packets} bytes {bytes}"));
             }
             Expr::Byteorder { .. } => return Err(NoWords("a change of byte order on its own")),
-            Expr::Immediate { .. } => return Err(NoWords("a constant in a register")),
             _ => return Err(NoWords("an expression that sluice does not program")),
         }
         Ok(())
@@ -252,13 +265,16 @@ impl Writer<'_> {
                 self.say(format!("{} & {mask} {op}{right}", held.text));
                 return Ok(());
             }
-            (Kind::CtState | Kind::CtStatus, Some(mask)) if op == "!= " && number() == Some(0) => {
+            (Kind::CtState | Kind::CtStatus, Some(mask))
+                if matches!(op, "" | "!= ") && number() == Some(0) =>
+            {
                 let word = match (held.kind, host_number(mask.as_bytes())) {
                     (Kind::CtState, Some(CT_STATE_NEW)) => "new",
                     (Kind::CtStatus, Some(CT_STATUS_DNAT)) => "dnat",
                     _ => return Err(NoWords("a conntrack state that sluice does not ask for")),
                 };
-                self.say(format!("{} {word}", held.text));
+                let none = if op.is_empty() { "! " } else { "" };
+                self.say(format!("{} {none}{word}", held.text));
                 return Ok(());
             }
             (Kind::FibType, None) if number() == Some(ADDRESS_LOCAL) => "local".to_owned(),
@@ -305,8 +321,8 @@ impl Writer<'_> {
         let (mut at, mut taken) = (from, 0);
         loop {
             let held = self.held(at)?;
-            if held.kind == Kind::Mapped || held.mask.is_some() {
-                return Err(NoWords("a key that is made of what another map says"));
+            if matches!(held.kind, Kind::Mapped | Kind::Constant) || held.mask.is_some() {
+                return Err(NoWords("a key that is not made of the packet alone"));
             }
             parts.push(held.text.as_str());
             taken += held.len.next_multiple_of(4);
@@ -381,12 +397,37 @@ impl Writer<'_> {
         };
         let address = nat.address.ok_or(NoWords("translating only the port"))?;
         let held = self.held(address)?;
+        if held.kind == Kind::Constant {
+            return self.nat_to_port(nat, word, &held.text.clone());
+        }
         let split = nat.port.is_some_and(|port| port.unit() <= address.unit());
         if held.kind != Kind::Mapped || split {
             return Err(NoWords("translating to what is not in a map"));
         }
         let text = format!(
             "{word} {} to {}{}",
+            nat.family.word(),
+            held.text,
+            nat_flags(nat.flags)
+        );
+        self.say(text);
+        Ok(())
+    }
+
+    /// To an address, at the port that a map has. nft wants to be told that there are ports at all;
+    /// the kernel does not, and a map has nothing for protocols without.
+    fn nat_to_port(&mut self, nat: &Nat, word: &str, address: &str) -> Result<(), NoWords> {
+        let port = nat.port.ok_or(NoWords("translating only the address"))?;
+        let held = self.held(port)?;
+        if held.kind != Kind::Mapped {
+            return Err(NoWords("translating to a port that is not in a map"));
+        }
+        let address = match nat.family {
+            Family::Ip6 => format!("[{address}]"),
+            Family::Ip | Family::Inet => address.to_owned(),
+        };
+        let text = format!(
+            "meta l4proto {{ tcp, udp, sctp }} {word} {} to {address}:{}{}",
             nat.family.word(),
             held.text,
             nat_flags(nat.flags)

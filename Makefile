@@ -25,7 +25,7 @@ demo: deps
 	$(CARGO) build --release --package sluice
 ifeq ($(MODE),ipvs)
 	# This machine's kernel may lack IPVS; that of User Mode Linux has it, but no NAT in nf_tables.
-	$(CARGO) xtask vm --timeout 280 -- target/release/sluice lab demo --mode ipvs -- --iptables-backend legacy
+	$(CARGO) xtask vm -- target/release/sluice lab demo --mode ipvs --patience 5 -- --iptables-backend legacy
 else
 	target/release/sluice lab demo --mode $(MODE)
 endif

@@ -234,6 +234,8 @@ chmod +x /run/modprobe
 echo /run/modprobe >/proc/sys/kernel/modprobe
 for module in {modules}; do /run/modprobe \"$module\" || echo \"no module $module\"; done
 ip link set lo up
+# Of 4096, too few for a minute of a lab's traffic. It can only be set here, not by a proxy in a lab.
+echo 131072 >/proc/sys/net/netfilter/nf_conntrack_max
 cd {here}
 {command}
 echo $? >/run/host/status

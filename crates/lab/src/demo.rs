@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli::{echo_command, proxy_command};
+use crate::control::GRACE_SECONDS;
 use crate::manifest::Documents;
 use crate::names::LabName;
 use crate::table::Table;
@@ -59,6 +60,10 @@ pub struct DemoArgs {
     /// The lab's name
     #[arg(long, default_value = "demo")]
     pub name: String,
+    /// Wait so many times as long as usual for answers, for proxies, and for pods to end: for
+    /// machines that are slow, as virtual ones can be
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub patience: u32,
     /// Further flags for `sluice proxy` on every node, after `--`
     #[arg(last = true, value_name = "PROXY FLAGS")]
     pub proxy_flags: Vec<String>,
@@ -144,6 +149,9 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         documents.good.extend(read.good);
         documents.errors.extend(read.errors);
     }
+    if args.patience > 1 {
+        serve_longer(&mut documents, GRACE_SECONDS * args.patience);
+    }
     let options = Options {
         name: name.clone(),
         nodes: 3,
@@ -157,7 +165,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         );
     }
     tear_down_on_signal(&name)?;
-    let result = experiments(options, Abilities::of(&args.mode));
+    let result = experiments(options, Abilities::of(&args.mode), args.patience);
     // Dropping the lab has taken it down; this makes sure, and says what went wrong.
     let down = Lab::down(&name).context("taking the lab down");
     let rows = result?;
@@ -213,13 +221,26 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     })
 }
 
-fn experiments(options: Options, abilities: Abilities) -> Result<Vec<(&'static str, Report)>> {
+/// Gives the pods of Deployments this grace period.
+fn serve_longer(documents: &mut Documents, seconds: u32) {
+    for document in &mut documents.good {
+        if let Some(pod) = document.value.pointer_mut("/spec/template/spec") {
+            pod["terminationGracePeriodSeconds"] = seconds.into();
+        }
+    }
+}
+
+fn experiments(
+    options: Options,
+    abilities: Abilities,
+    patience: u32,
+) -> Result<Vec<(&'static str, Report)>> {
     let (lab, applied) = Lab::up(options)?;
     if let Some(e) = applied.errors.first() {
         return Err(e.clone()).context("applying the examples");
     }
-    let mut stage = Stage::new(lab, abilities);
-    stage.settle(Duration::from_secs(30))?;
+    let mut stage = Stage::new(lab, abilities, patience);
+    stage.settle(stage.patience(30))?;
     let mut rows = Vec::new();
     for shot in shots::SHOTS {
         let report = shot.run(&stage).unwrap_or_else(|e| Report::broken(&e));

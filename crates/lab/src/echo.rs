@@ -18,8 +18,9 @@ use model::Protocol;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
-/// How long a silent client is taken for one that will speak HTTP.
-pub const PATIENCE: Duration = Duration::from_millis(200);
+/// How long a silent client is taken for one that will speak HTTP: long enough for one on a machine
+/// that is very busy.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 /// A kept-alive connection without a request for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// The line by which the server tells whoever started it that all its ports are open.

@@ -29,7 +29,7 @@ pub struct Probe {
 pub enum How {
     /// A connection over which a GET is sent.
     Http,
-    /// A connection over which nothing is sent until the server has spoken.
+    /// A connection over which an empty line is sent, which is no HTTP.
     Plain(Protocol),
     /// A datagram.
     Udp,
@@ -111,6 +111,7 @@ impl Probe {
                 .stream(Protocol::Tcp)
                 .and_then(|stream| get(&stream, self.to)),
             How::Plain(protocol) => self.stream(protocol).and_then(|stream| {
+                (&stream).write_all(b"\n")?;
                 let mut line = String::new();
                 BufReader::new(&stream).read_line(&mut line)?;
                 Ok(line)

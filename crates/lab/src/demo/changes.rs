@@ -69,7 +69,7 @@ fn share(stage: &mut Stage) -> Result<Report> {
     const BOUNDS: std::ops::RangeInclusive<usize> = 55..=145;
     let client = stage.pod_host(&stage.nginx()?)?;
     let to = SocketAddr::new(stage.cluster_ip("web", IpFamily::V4)?, 80);
-    let outcomes = client.probe_times(Probe::http(to), CONNECTIONS)?;
+    let outcomes = client.probe_times(stage.patient(Probe::http(to)), CONNECTIONS)?;
     let tally = tally(&outcomes);
     let answered: usize = tally.values().sum();
     let passed =
@@ -87,7 +87,7 @@ fn affinity(stage: &mut Stage) -> Result<Report> {
     const CONNECTIONS: usize = 20;
     let client = stage.pod_host(&stage.nginx()?)?;
     let to = SocketAddr::new(stage.cluster_ip("web-sticky", IpFamily::V4)?, 80);
-    let outcomes = client.probe_times(Probe::http(to), CONNECTIONS)?;
+    let outcomes = client.probe_times(stage.patient(Probe::http(to)), CONNECTIONS)?;
     let tally = tally(&outcomes);
     let passed = tally.len() == 1 && tally.values().sum::<usize>() == CONNECTIONS;
     Ok(Report {
@@ -104,11 +104,13 @@ struct Traffic {
     stop: Arc<AtomicBool>,
     outcomes: Arc<Mutex<Vec<Outcome>>>,
     threads: Vec<JoinHandle<Result<()>>>,
+    /// How long a change may take to show.
+    patience: Duration,
 }
 
 impl Traffic {
     /// From every host at once.
-    fn start(hosts: Vec<Host>, probe: Probe) -> Self {
+    fn start(hosts: Vec<Host>, probe: Probe, patience: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let threads = hosts
@@ -133,12 +135,13 @@ impl Traffic {
             stop,
             outcomes,
             threads,
+            patience,
         }
     }
 
     /// Waits until the latest outcomes are as wished: those from `mark` on.
     fn wait(&self, mark: usize, wish: impl Fn(&[Outcome]) -> bool) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(15);
+        let end = Instant::now() + self.patience;
         loop {
             {
                 let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +150,7 @@ impl Traffic {
                 }
             }
             if Instant::now() > end {
-                bail!("the change did not show within 15 s");
+                bail!("the change did not show within {:?}", self.patience);
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -178,7 +181,7 @@ impl Stage {
         for node in self.cluster()?.nodes.keys() {
             hosts.push(self.lab.host(node)?);
         }
-        let traffic = Traffic::start(hosts, Probe::http(to));
+        let traffic = Traffic::start(hosts, self.patient(Probe::http(to)), self.patience(15));
         traffic.wait(0, |outcomes| outcomes.len() >= 20)?;
         Ok((traffic, to))
     }
@@ -300,7 +303,8 @@ fn restart(stage: &mut Stage) -> Result<Report> {
     for node in &nodes {
         stage.lab.node_proxy(node)?.start()?;
     }
-    let synced = stage.lab.wait_synced(Duration::from_secs(15));
+    let patience = stage.patience(15);
+    let synced = stage.lab.wait_synced(patience);
     let mark = traffic.mark();
     traffic.wait(mark, |outcomes| outcomes.len() >= 300)?;
     let outcomes = traffic.stop()?;

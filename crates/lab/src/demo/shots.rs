@@ -289,9 +289,10 @@ impl Shot {
         if let From::Client(_) = self.from {
             probe = probe.from(sender);
         }
-        if let Expect::Silence = self.expect {
-            probe = probe.timeout(Duration::from_secs(1));
-        }
+        probe = match self.expect {
+            Expect::Silence => probe.timeout(Duration::from_secs(1)),
+            Expect::Answer(..) | Expect::Refused => stage.patient(probe),
+        };
         let outcome = host.probe(probe)?;
         let (passed, expected) = self.judge(stage, &outcome, sender, &entry)?;
         let protocol = if self.how == How::Udp {

@@ -18,11 +18,26 @@ use crate::{Host, Lab};
 pub(crate) struct Stage {
     pub(crate) lab: Lab,
     pub(crate) abilities: Abilities,
+    patience: u32,
 }
 
 impl Stage {
-    pub(crate) fn new(lab: Lab, abilities: Abilities) -> Self {
-        Self { lab, abilities }
+    pub(crate) fn new(lab: Lab, abilities: Abilities, patience: u32) -> Self {
+        Self {
+            lab,
+            abilities,
+            patience,
+        }
+    }
+
+    /// How long to wait for what takes at most so many seconds on a usual machine.
+    pub(crate) fn patience(&self, seconds: u64) -> Duration {
+        Duration::from_secs(seconds) * self.patience
+    }
+
+    /// The same probe, for this machine.
+    pub(crate) fn patient(&self, probe: Probe) -> Probe {
+        probe.timeout(probe.timeout * self.patience)
     }
 
     /// Waits until every node's proxy has synced, then until its Services answer on it.

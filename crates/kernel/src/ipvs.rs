@@ -1,10 +1,12 @@
 //! IPVS: virtual servers over generic netlink, without `ipvsadm`.
 
+use std::net::SocketAddr;
+
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use netfilter::ipvs::netlink::{self as messages, Connections, Timeouts};
-use netfilter::ipvs::{Destination, Op, Service, ServiceId, Services};
+use netfilter::ipvs::{Destination, Op, Protocol, Service, ServiceId, Services};
 
 use crate::genetlink;
 use crate::netlink::{self, Builder, Malformed, Message, Refusal, Socket};
@@ -21,6 +23,12 @@ pub enum Error {
          as ip_vs_rr), use a kernel with CONFIG_IP_VS, or choose another --proxy-mode"
     )]
     NotInKernel,
+    /// The kernel's IPVS has no such scheduler.
+    #[error(
+        "the kernel has no IPVS scheduler {0:?}: load the module ip_vs_{0} or name another in \
+         --ipvs-scheduler"
+    )]
+    NoScheduler(String),
     /// The conversation failed.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
@@ -38,11 +46,9 @@ pub struct Refused {
 
 fn explain(op: &Op, refusal: &Refusal) -> String {
     match (op, refusal.errno) {
-        (Op::AddService(s) | Op::SetService(s), Errno::ENOENT) => format!(
-            "the kernel has no scheduler {:?}: load the module ip_vs_{} or name another in \
-             --ipvs-scheduler",
-            s.scheduler, s.scheduler
-        ),
+        (Op::AddService(s) | Op::SetService(s), Errno::ENOENT) => {
+            Error::NoScheduler(s.scheduler.to_string()).to_string()
+        }
         (_, Errno::EAFNOSUPPORT) => "the kernel's IPVS is without IPv6".to_owned(),
         (_, Errno::EPROTONOSUPPORT) => "the kernel's IPVS is without this protocol".to_owned(),
         _ => refusal.to_string(),
@@ -69,21 +75,81 @@ impl Ipvs {
         }
     }
 
+    /// Has the kernel load a scheduler: by a virtual server that is removed again. Its address is
+    /// one for documentation (RFC 5737), and the one that kube-proxy takes for this.
+    ///
+    /// # Errors
+    /// [`Error::NoScheduler`] where it has none of that name.
+    pub fn load_scheduler(&mut self, name: &str) -> Result<(), Error> {
+        let id = ServiceId::Address {
+            protocol: Protocol::Tcp,
+            address: SocketAddr::from(([198, 51, 100, 0], 20000)),
+        };
+        let ops = [
+            Op::AddService(Service::new(id, name)),
+            Op::DeleteService(id),
+        ];
+        let refused = self.run(&ops)?;
+        // Whatever else is refused will be so again, and said then, of virtual servers that matter.
+        if refused.iter().any(|r| r.refusal.errno == Errno::ENOENT) {
+            return Err(Error::NoScheduler(name.to_owned()));
+        }
+        Ok(())
+    }
+
     /// All virtual servers with their destinations.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn list(&mut self) -> Result<Services, Error> {
+        let mut found = self.services()?;
+        for service in &mut found {
+            service.destinations = self.plain_destinations(&service.id)?;
+        }
+        Ok(Services { services: found })
+    }
+
+    /// All virtual servers without their destinations, for which the kernel needs to be asked of
+    /// each by itself.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn services(&mut self) -> Result<Vec<Service>, Error> {
         let what = "listing virtual servers";
         let found = self.dump(what, &messages::list_services(), |message| {
             messages::decode_service(message.payload).map_err(|_| Malformed("a virtual server"))
         })?;
-        let mut found: Vec<Service> = found.into_iter().flatten().collect();
-        for service in &mut found {
-            let destinations = self.destinations(&service.id)?;
-            service.destinations = destinations.into_iter().map(|(d, _)| d).collect();
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// One virtual server with its destinations; `None` where there is none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn get(&mut self, id: &ServiceId) -> Result<Option<Service>, Error> {
+        let flags = netlink::REQUEST | netlink::ACK;
+        let request = Builder::new(self.family, flags).fixed(&messages::get_service(id));
+        let mut found = None;
+        let result =
+            self.socket
+                .exchange("reading a virtual server", request.finish(), |message| {
+                    let read = messages::decode_service(message.payload);
+                    found = read.map_err(|_| Malformed("a virtual server"))?;
+                    Ok(())
+                });
+        match result {
+            Err(error) if error.errno() == Some(Errno::ESRCH) => return Ok(None),
+            result => result?,
         }
-        Ok(Services { services: found })
+        if let Some(service) = &mut found {
+            service.destinations = self.plain_destinations(id)?;
+        }
+        Ok(found)
+    }
+
+    fn plain_destinations(&mut self, id: &ServiceId) -> Result<Vec<Destination>, Error> {
+        let found = self.destinations(id)?.into_iter();
+        Ok(found.map(|(destination, _)| destination).collect())
     }
 
     /// The destinations of a virtual server with their connections; none where there is no such

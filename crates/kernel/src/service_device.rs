@@ -4,7 +4,6 @@
 //! packets for them come to where IPVS looks at them; and being down it answers no ARP request
 //! for them, nor does the search for duplicate IPv6 addresses ever start.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -83,11 +82,7 @@ impl ServiceDevice {
     }
 
     fn index(&mut self) -> Result<Option<u32>, Error> {
-        let mut found: HashMap<String, u32> = HashMap::new();
-        crate::address::each_link(&mut self.socket, |index, name| {
-            found.insert(name.to_owned(), index);
-        })?;
-        Ok(found.get(&self.name).copied())
+        crate::address::link_index(&mut self.socket, &self.name)
     }
 
     /// Makes the interface, unless it is there.

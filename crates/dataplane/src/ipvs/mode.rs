@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::IpFamily;
 use netfilter::ipset;
-use netfilter::ipvs::{self, Destination, Op, ServiceId};
+use netfilter::ipvs::{self, Destination, Op, Service, ServiceId};
 use plan::{FamilyDiff, Plan, PortKey};
 
 use super::lower::Item;
@@ -370,6 +370,28 @@ impl Mode {
         self.forget();
     }
 
+    /// The kernel has refused something of a virtual server: this is what it has of it. The next
+    /// transaction tries again.
+    pub fn found(&mut self, id: ServiceId, service: Option<Service>) {
+        let Some(known) = &mut self.known else {
+            return;
+        };
+        match service {
+            Some(service) => known.servers.insert(id, Applied::found(service)),
+            None => known.servers.remove(&id),
+        };
+        self.wanted.touched.servers.insert(id);
+    }
+
+    /// The destinations that a virtual server is known to have; `None` where it is not known to be
+    /// there.
+    pub fn destinations(&self, id: &ServiceId) -> Option<Vec<Destination>> {
+        let applied = self.known.as_ref()?.servers.get(id)?;
+        let plain = applied.plain.iter();
+        let plain = plain.map(|endpoint| Destination::new(socket(endpoint), 1));
+        Some(plain.chain(applied.odd.values().cloned()).collect())
+    }
+
     /// Nothing is known of the kernel any more.
     pub fn forget(&mut self) {
         self.known = None;
@@ -378,15 +400,6 @@ impl Mode {
     /// The Service port that a virtual server is there for.
     pub fn owner(&self, id: &ServiceId) -> Option<PortKey> {
         self.wanted.owner(id).map(|port| port.key())
-    }
-
-    /// How many virtual servers and addresses are wanted.
-    pub fn counts(&self) -> (usize, usize) {
-        let addresses = self
-            .wanted
-            .items()
-            .filter(|i| matches!(i, Item::Address(_)));
-        (self.wanted.server_ids().count(), addresses.count())
     }
 
     /// The virtual servers with destinations that are going and have to be looked at now.

@@ -44,14 +44,19 @@ pub struct Transaction {
 impl Transaction {
     /// Nothing is to do.
     pub fn is_empty(&self) -> bool {
+        self.is_only_about(&|_| false)
+    }
+
+    /// Nothing is to do but about these virtual servers.
+    pub fn is_only_about(&self, these: &dyn Fn(&ServiceId) -> bool) -> bool {
+        let mut servers = self.servers.iter().chain(&self.old_servers);
         !self.device
             && self.sets.is_empty()
             && self.rules.is_empty()
-            && self.servers.is_empty()
             && self.new_addresses.is_empty()
             && self.old_addresses.is_empty()
-            && self.old_servers.is_empty()
             && self.old_members.is_empty()
+            && servers.all(|op| these(&op.service()))
     }
 }
 

@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -99,6 +99,13 @@ impl Link {
             up: u32::from_ne_bytes([e, f, g, h]) & UP != 0,
         })
     }
+}
+
+/// The index of the interface of an address that came or went.
+fn interface_of_address(message: &Message<'_>) -> Option<u32> {
+    let head = message.payload.first_chunk::<IFADDRMSG>()?;
+    let &[.., a, b, c, d] = head;
+    Some(u32::from_ne_bytes([a, b, c, d]))
 }
 
 /// Reads an `RTM_NEWADDR` message; its interface is known by index only. `None` for a family
@@ -197,6 +204,8 @@ fn list(socket: &mut Socket) -> Result<Vec<InterfaceAddress>, Error> {
 #[derive(Debug)]
 pub struct AddressWatch {
     socket: Socket,
+    /// The interface whose addresses do not count, with a socket to learn its index.
+    ignored: Option<(String, Socket)>,
 }
 
 impl AddressWatch {
@@ -209,7 +218,20 @@ impl AddressWatch {
         for group in [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
             socket.subscribe(group)?;
         }
-        Ok(AddressWatch { socket })
+        Ok(AddressWatch {
+            socket,
+            ignored: None,
+        })
+    }
+
+    /// Changes to this interface's addresses do not count. It need not be there yet.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn ignore(&mut self, interface: &str) -> Result<(), Error> {
+        let socket = Socket::open(SockProtocol::NetlinkRoute)?;
+        self.ignored = Some((interface.to_owned(), socket));
+        Ok(())
     }
 
     /// Takes in all that was told since the last call, without waiting. Whether something
@@ -219,22 +241,33 @@ impl AddressWatch {
     /// [`Error::System`].
     pub fn changed(&mut self) -> Result<bool, Error> {
         let mut changed = false;
+        let mut on = BTreeSet::new();
         loop {
             match self.socket.receive()? {
-                Received::Nothing => return Ok(changed),
+                Received::Nothing => break,
                 Received::Lost => changed = true,
                 Received::Datagram(length) => {
-                    for message in netlink::Messages::new(self.socket.datagram(length)) {
-                        changed |= message.is_ok_and(|message| {
-                            matches!(
-                                message.kind,
-                                RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR
-                            )
-                        });
+                    let messages = netlink::Messages::new(self.socket.datagram(length));
+                    for message in messages.flatten() {
+                        match message.kind {
+                            RTM_NEWLINK | RTM_DELLINK => changed = true,
+                            RTM_NEWADDR | RTM_DELADDR => {
+                                on.insert(interface_of_address(&message));
+                            }
+                            _ => {}
+                        }
                     }
                 }
             }
         }
+        if changed || on.is_empty() {
+            return Ok(changed);
+        }
+        if let Some((name, socket)) = &mut self.ignored {
+            let index = link_index(socket, name)?;
+            on.retain(|interface| interface.is_none() || *interface != index);
+        }
+        Ok(!on.is_empty())
     }
 
     /// Waits until there is something to take in; `false` when the time is over. Those with an
@@ -315,13 +348,18 @@ pub fn node_name(hostname_override: Option<&str>) -> Result<String, NodeNameErro
     Ok(name.to_lowercase())
 }
 
-/// Passes index and name of every link to `each`.
-pub(crate) fn each_link(socket: &mut Socket, mut each: impl FnMut(u32, &str)) -> Result<(), Error> {
-    let flags = netlink::REQUEST | netlink::DUMP;
-    let request = Builder::new(RTM_GETLINK, flags).fixed(&[0; IFINFOMSG]);
-    socket.exchange("listing links", request.finish(), |message| {
-        let link = Link::read(message)?;
-        each(link.index, &link.name);
+/// The index of the interface of this name; `None` where there is none.
+pub(crate) fn link_index(socket: &mut Socket, name: &str) -> Result<Option<u32>, Error> {
+    let request = Builder::new(RTM_GETLINK, netlink::REQUEST | netlink::ACK)
+        .fixed(&[0; IFINFOMSG])
+        .text(IFLA_IFNAME, name);
+    let mut found = None;
+    let result = socket.exchange("reading a link", request.finish(), |message| {
+        found = Some(Link::read(message)?.index);
         Ok(())
-    })
+    });
+    match result {
+        Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+        result => result.map(|()| found),
+    }
 }

@@ -139,6 +139,14 @@ pub fn list_services() -> Vec<u8> {
     out
 }
 
+/// The request for one virtual server.
+pub fn get_service(id: &ServiceId) -> Vec<u8> {
+    let mut out = Vec::new();
+    header(&mut out, GET_SERVICE);
+    Writer(&mut out).nest(CMD_SERVICE, |w| put_id(w, id));
+    out
+}
+
 /// The request for the destinations of a virtual server, as a dump.
 pub fn list_destinations(id: &ServiceId) -> Vec<u8> {
     let mut out = Vec::new();

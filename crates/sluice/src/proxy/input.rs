@@ -113,7 +113,10 @@ impl Inputs {
     /// The host's addresses, now and when they change. Returns those of now.
     pub(crate) fn follow_addresses(&self) -> anyhow::Result<Vec<IpAddr>> {
         // Opened before the first look, so that no change falls in between.
-        let mut watch = AddressWatch::open().context("cannot watch the host's addresses")?;
+        let what = "cannot watch the host's addresses";
+        let mut watch = AddressWatch::open().context(what)?;
+        // A node with thousands of Services has as many of these.
+        watch.ignore(dataplane::ipvs::DEVICE).context(what)?;
         let now = host_addresses()?;
         let sender = self.sender();
         let mut known = now.clone();

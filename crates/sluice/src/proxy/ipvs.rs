@@ -1,7 +1,7 @@
 //! The ipvs mode at the kernel: four interfaces, in an order in which no connection meets half of
 //! a Service.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use kernel::ipvs::{Ipvs, Refused};
 use kernel::service_device::ServiceDevice;
 use model::IpFamily;
 use netfilter::iptables::Table;
-use netfilter::ipvs::Op;
+use netfilter::ipvs::{Op, ServiceId, Services};
 use plan::{Plan, PortKey};
 
 use super::driver::{Driver, SyncError, Synced};
@@ -21,9 +21,9 @@ use super::pending::Pending;
 /// The tables that this mode writes to.
 const TABLES: [Table; 2] = [Table::Filter, Table::Nat];
 
-/// Above this many virtual servers nothing is read back between full syncs but the rules: each
-/// server's destinations are a dump of their own.
-const VERIFY_UP_TO: usize = 1000;
+/// Of how many virtual servers the destinations are read back when somebody may have changed them:
+/// each takes a dump of its own. The others' turn comes with the next look.
+const LOOK_AT: usize = 1000;
 
 /// What speaks to the kernel, for one family.
 pub(crate) struct Tools {
@@ -39,9 +39,10 @@ pub(crate) struct IpvsDriver {
     tools: Tools,
     mode: Mode,
     started: Instant,
-    /// Service ports of which the kernel refused something, with its words. While there are any,
-    /// every sync reads the kernel and tries them again.
-    refused: BTreeMap<PortKey, String>,
+    /// Virtual servers of which the kernel refused something. Every sync tries them again.
+    refused: BTreeSet<ServiceId>,
+    /// The last virtual server whose destinations were looked at.
+    looked_at: Option<ServiceId>,
 }
 
 impl IpvsDriver {
@@ -52,7 +53,8 @@ impl IpvsDriver {
             tools,
             mode: Mode::new(family, options),
             started: Instant::now(),
-            refused: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            looked_at: None,
         }
     }
 
@@ -67,8 +69,10 @@ impl IpvsDriver {
         }
     }
 
-    /// What is in the kernel now.
-    fn read(&mut self) -> Result<Observation, String> {
+    /// What is in the kernel now; but the destinations of so many virtual servers only, those whose
+    /// turn it is. The others are believed to have what they should.
+    fn read(&mut self, look_at: usize) -> Result<Observation, String> {
+        let services = self.services(look_at).map_err(|e| e.to_string())?;
         let mut rules = String::new();
         for table in TABLES {
             let saved = self.tools.rules.save(table).map_err(|e| e.to_string())?;
@@ -79,11 +83,36 @@ impl IpvsDriver {
         let seen = Seen {
             device: tools.device.addresses().map_err(|e| e.to_string())?,
             sets: tools.sets.list(&wanted).map_err(|e| e.to_string())?,
-            services: tools.ipvs.list().map_err(|e| e.to_string())?,
+            services,
             rules,
         };
         Observation::new(self.family, seen)
             .map_err(|e| format!("cannot understand what iptables-save says: {e}"))
+    }
+
+    fn services(&mut self, look_at: usize) -> Result<Services, kernel::ipvs::Error> {
+        let ipvs = &mut self.tools.ipvs;
+        let mut services = ipvs.services()?;
+        services.retain(|s| s.id.ip().map(IpFamily::of) == Some(self.family));
+        services.sort_unstable_by_key(|s| s.id);
+        let done = services.partition_point(|s| Some(s.id) <= self.looked_at);
+        services.rotate_left(done);
+        for (number, service) in services.iter_mut().enumerate() {
+            let known = if number < look_at {
+                self.looked_at = Some(service.id);
+                None
+            } else {
+                self.mode.destinations(&service.id)
+            };
+            service.destinations = match known {
+                Some(known) => known,
+                None => {
+                    let found = ipvs.destinations(&service.id)?.into_iter();
+                    found.map(|(destination, _)| destination).collect()
+                }
+            };
+        }
+        Ok(Services { services })
     }
 
     /// Tells the mode the addresses of the node's interfaces.
@@ -95,7 +124,7 @@ impl IpvsDriver {
 
     fn write(&mut self) -> Result<Synced, SyncError> {
         if self.mode.needs_observation() {
-            let observation = self.read().map_err(|e| self.error(e))?;
+            let observation = self.read(usize::MAX).map_err(|e| self.error(e))?;
             self.mode.observe(observation);
         }
         let transaction = self
@@ -111,22 +140,34 @@ impl IpvsDriver {
         };
         let now = self.now();
         self.mode.committed(transaction, now);
-        self.refused.clear();
-        for refusal in &refused {
-            let Some(owner) = self.mode.owner(&refusal.op.service()) else {
-                return Err(self.error(refusal.to_string()));
-            };
-            self.refused.insert(owner, refusal.to_string());
-        }
+        let quarantined = self.note(&refused).map_err(|e| self.error(e))?;
         // Many endpoints that go have no connections: no need to wait for the next look.
         self.attend();
-        if !refused.is_empty() {
-            self.mode.forget();
-        }
         Ok(Synced {
-            quarantined: self.refused.clone(),
+            quarantined,
             rules: Vec::new(),
         })
+    }
+
+    /// Takes note of what was refused: of these virtual servers alone it is not known what the
+    /// kernel has. Returns the Service ports that they are there for.
+    fn note(&mut self, refused: &[Refused]) -> Result<BTreeMap<PortKey, String>, String> {
+        self.refused.clear();
+        let mut quarantined = BTreeMap::new();
+        for refusal in refused {
+            let id = refusal.op.service();
+            let found = self.tools.ipvs.get(&id).map_err(|e| e.to_string())?;
+            self.mode.found(id, found);
+            self.refused.insert(id);
+            // One that was to go has no owner; it is tried again all the same.
+            match self.mode.owner(&id) {
+                Some(owner) => {
+                    quarantined.entry(owner).or_insert(refusal.to_string());
+                }
+                None => return Err(refusal.to_string()),
+            }
+        }
+        Ok(quarantined)
     }
 
     /// Carries a transaction out. What the kernel refuses of single virtual servers comes back;
@@ -192,21 +233,26 @@ impl Driver for IpvsDriver {
     }
 
     fn disturbed(&mut self) -> bool {
-        if self.mode.counts().0 > VERIFY_UP_TO || self.mode.needs_observation() {
+        if self.mode.needs_observation() {
             return false;
         }
-        // Not being able to look is no sign of anything; the next sync will tell.
-        let Ok(observation) = self.read() else {
-            return false;
-        };
-        self.mode.observe(observation);
+        match self.read(LOOK_AT) {
+            Ok(observation) => self.mode.observe(observation),
+            Err(error) => {
+                // No sign of anything; the next sync will tell.
+                tracing::warn!("{}: looking for changes of others: {error}", self.family);
+                return false;
+            }
+        }
         let now = self.now();
         match self.mode.transaction() {
             Ok(difference) if difference.is_empty() => {
                 self.mode.committed(difference, now);
                 false
             }
-            _ => true,
+            // What was refused is missing through nobody's doing.
+            Ok(difference) => !difference.is_only_about(&|id| self.refused.contains(id)),
+            Err(_) => true,
         }
     }
 

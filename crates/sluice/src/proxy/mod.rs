@@ -305,6 +305,7 @@ fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Re
     };
     // Says in one line what is missing where the kernel has no IPVS.
     let mut ipvs = Ipvs::open()?;
+    ipvs.load_scheduler(&config.ipvs.scheduler)?;
     tracing::warn!("{}", setup::IPVS_DEPRECATED);
     if timeouts != Timeouts::default()
         && let Err(error) = ipvs.set_timeouts(timeouts)

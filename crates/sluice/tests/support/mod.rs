@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub(crate) mod vm;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -107,6 +109,7 @@ pub(crate) struct Proxy {
     pub(crate) folder: TempDir,
     pub(crate) process: Running,
     mode: &'static str,
+    flags: Vec<String>,
 }
 
 /// A Service with one endpoint.
@@ -128,16 +131,20 @@ impl Proxy {
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
         }
-        let process = Self::spawn(mode, &host, folder.path(), flags);
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let process = Self::spawn(mode, &host, folder.path(), &flags);
         Self {
             host,
             folder,
             process,
             mode,
+            flags,
         }
     }
 
-    fn spawn(mode: &str, host: &Host, folder: &Path, flags: &[&str]) -> Running {
+    fn spawn(mode: &str, host: &Host, folder: &Path, flags: &[String]) -> Running {
+        // The kernel that has IPVS has no NAT in nf_tables.
+        let backend = if mode == "ipvs" { "legacy" } else { "nft" };
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -150,7 +157,8 @@ impl Proxy {
                 "--proxy-mode=iptables",
                 "--hostname-override=node1",
             ])
-            .args(["--iptables-backend=nft", "--iptables-min-sync-period=10ms"])
+            .arg("--iptables-min-sync-period=10ms")
+            .arg(format!("--iptables-backend={backend}"))
             .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
             .arg(format!("--proxy-mode={mode}"))
             .arg("--manifests")
@@ -170,7 +178,7 @@ impl Proxy {
 
     /// A new process where there was one.
     pub(crate) fn respawn(&mut self) {
-        self.process = Self::spawn(self.mode, &self.host, self.folder.path(), &[]);
+        self.process = Self::spawn(self.mode, &self.host, self.folder.path(), &self.flags);
     }
 
     /// A new process in another mode, where there was one.
@@ -210,7 +218,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 
 /// Tries until `wanted` holds.
 pub(crate) fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !wanted() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -1,0 +1,21 @@
+//! The lab's demo, as `make demo MODE=ipvs` runs it.
+
+use std::process::Command;
+
+use crate::support::vm::in_vm;
+use crate::support::{SLUICE, text};
+
+#[test]
+fn every_experiment_passes() {
+    in_vm("demo::every_experiment_passes", || {
+        let output = Command::new(SLUICE)
+            .args(["lab", "demo", "--mode=ipvs", "--patience=5"])
+            .args(["--", "--iptables-backend=legacy"])
+            .output()
+            .unwrap();
+        let table = text(&output.stdout);
+        println!("{table}\n{}", text(&output.stderr));
+        assert!(output.status.success());
+        assert!(table.contains("30 passed, 0 failed, 0 not applicable"));
+    });
+}

@@ -1,0 +1,406 @@
+//! What is in the kernel, read with the tools of each interface.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use netfilter::ipset::Sets;
+use netfilter::iptables::{Family, Table, TableSet};
+use netfilter::ipvs::Services;
+use tempfile::TempDir;
+use xtask::vm::Vm;
+
+use crate::support::vm::{in_this_vm, in_vm};
+use crate::support::{
+    CLUSTER_CIDR, Host, Proxy, SLUICE, assert_same, eventually, observed, text, web,
+};
+
+/// One observed configuration: its name, its flags, and the same as a configuration file.
+struct Case {
+    name: &'static str,
+    flags: &'static [&'static str],
+    config: &'static str,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "default",
+        flags: &[],
+        config: "",
+    },
+    Case {
+        name: "masquerade-all",
+        flags: &["--masquerade-all"],
+        config: "iptables: {masqueradeAll: true}\n",
+    },
+    Case {
+        name: "lc-strictarp",
+        flags: &["--ipvs-scheduler=lc", "--ipvs-strict-arp"],
+        config: "ipvs: {scheduler: lc, strictARP: true}\n",
+    },
+];
+
+impl Case {
+    fn observed(&self, what: &str) -> String {
+        fs::read_to_string(observed(&format!("ipvs-{}.{what}", self.name))).unwrap()
+    }
+}
+
+const FAMILIES: [(Family, &str, &str); 2] = [
+    (Family::Ipv4, "v4", "iptables"),
+    (Family::Ipv6, "v6", "ip6tables"),
+];
+
+/// The observed node: the machine that it was virtual on had lent it an address.
+fn node() -> Host {
+    let host = Host::new();
+    host.sh("ip addr add 10.200.0.1/32 dev lo");
+    host
+}
+
+/// `proxy --once` with nothing in `PATH` but iptables.
+fn once(host: &Host, objects: &Path, flags: &[&str]) -> Output {
+    let path = only_iptables();
+    let mut command = host.command(SLUICE);
+    command
+        .args(["proxy", "--once", "--proxy-mode=ipvs"])
+        .args(["--hostname-override=node1", "--iptables-backend=legacy"])
+        .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
+        .arg("--manifests")
+        .arg(objects)
+        .args(flags)
+        .env("PATH", path.path());
+    command.output().unwrap()
+}
+
+fn only_iptables() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for family in ["iptables", "ip6tables"] {
+        for tool in ["save", "restore"] {
+            let name = format!("{family}-legacy-{tool}");
+            let program = Path::new("/usr/sbin").join(&name);
+            std::os::unix::fs::symlink(program, folder.path().join(name)).unwrap();
+        }
+    }
+    folder
+}
+
+fn lines(text: &str) -> BTreeSet<String> {
+    text.lines().map(|l| l.trim().to_owned()).collect()
+}
+
+fn services(save: &str) -> BTreeSet<String> {
+    lines(&Services::parse(save).unwrap().to_string())
+}
+
+/// Without what the kernel chooses for itself.
+fn sets(save: &str) -> BTreeSet<String> {
+    let mut sets = Sets::parse(save).unwrap();
+    for set in &mut sets.sets {
+        set.options
+            .retain(|(name, _)| !["bucketsize", "initval"].contains(&&**name));
+    }
+    lines(&sets.to_string())
+}
+
+/// The tables that this mode has rules in.
+fn rules(family: Family, save: &str) -> TableSet {
+    let mut tables = TableSet::parse(family, save).unwrap();
+    tables
+        .tables
+        .retain(|table, _| [Table::Filter, Table::Nat].contains(table));
+    tables
+}
+
+fn routes(text: &str) -> BTreeSet<String> {
+    let all = lines(text).into_iter();
+    all.filter(|line| line.contains("dev kube-ipvs0")).collect()
+}
+
+fn addresses(text: &str) -> BTreeSet<String> {
+    let line = text.lines().find(|line| line.starts_with("kube-ipvs0"));
+    let words = line.unwrap_or_default().split_whitespace();
+    words.map(str::to_owned).collect()
+}
+
+/// What the tools say, where order and counters do not count.
+fn everything(host: &Host) -> BTreeSet<String> {
+    lines(&host.sh(
+        "ipvsadm-save -n; ipset save; iptables-legacy-save | grep '^-'
+         ip -o addr show dev kube-ipvs0 | sed 's/^[0-9]*: //'; ip6tables-legacy-save | grep '^-'",
+    ))
+}
+
+fn assert_observed(host: &Host, case: &Case) {
+    let name = case.name;
+    let is = host.sh("ipvsadm-save -n");
+    assert_eq!(services(&is), services(&case.observed("ipvsadm")), "{name}");
+    let is = host.sh("ipset save");
+    assert_eq!(sets(&is), sets(&case.observed("ipset")), "{name}");
+    let is = host.sh("ip -br addr");
+    assert_eq!(addresses(&is), addresses(&case.observed("addr")), "{name}");
+    let is = host.sh("ip route show table all; ip -6 route show table all");
+    assert_eq!(routes(&is), routes(&case.observed("route")), "{name}");
+    for line in case.observed("sysctl").lines() {
+        let (key, should) = line.split_once(" = ").unwrap();
+        // Depends on the machine's memory.
+        if key != "net.ipv4.vs.sync_qlen_max" {
+            let is = host.sh(&format!("cat /proc/sys/{}", key.replace('.', "/")));
+            assert_eq!(is.trim_end(), should, "{name}: {key}");
+        }
+    }
+    for (family, version, tool) in FAMILIES {
+        let is = rules(family, &host.sh(&format!("{tool}-legacy-save")));
+        let should = rules(family, &case.observed(&format!("{version}.iptables-save")));
+        assert_same(&is, &should, &format!("{name}, {tool}"));
+    }
+}
+
+/// Has each tool load its section of what `render` prints.
+fn load_rendered(host: &Host, case: &Case) {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let config = format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+         mode: ipvs\nclusterCIDR: {CLUSTER_CIDR}\n{}",
+        case.config
+    );
+    fs::write(at("config"), config).unwrap();
+    for (word, tool) in [("ipv4", "iptables"), ("ipv6", "ip6tables")] {
+        let output = std::process::Command::new(SLUICE)
+            .args(["render", "--mode=ipvs", "--node=node1", "--ip-family", word])
+            .args(["--config", &at("config"), "-f"])
+            .arg(observed("objects.json"))
+            .args(["--interface-addresses", "10.200.0.1,10.200.1.2"])
+            .args(["--interface-addresses", "fd00:200:1::2"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let all = text(&output.stdout);
+        let (ipvsadm, rest) = all.split_once("# ipset\n").unwrap();
+        let (ipset, iptables) = rest.split_once("# iptables\n").unwrap();
+        fs::write(at("ipvsadm"), ipvsadm.strip_prefix("# ipvsadm\n").unwrap()).unwrap();
+        fs::write(at("ipset"), ipset).unwrap();
+        fs::write(at("iptables"), iptables).unwrap();
+        host.sh(&format!("ipvsadm -R <{}", at("ipvsadm")));
+        host.sh(&format!("ipset restore <{}", at("ipset")));
+        host.sh(&format!("{tool}-legacy-restore <{}", at("iptables")));
+    }
+}
+
+fn assert_loaded_is_programmed(loaded: &Host, programmed: &Host, name: &str) {
+    let both = |line: &str| (loaded.sh(line), programmed.sh(line));
+    let (is, should) = both("ipvsadm-save -n");
+    assert_eq!(services(&is), services(&should), "{name}");
+    let (is, should) = both("ipset save");
+    assert_eq!(sets(&is), sets(&should), "{name}");
+    for (family, _, tool) in FAMILIES {
+        let (is, should) = both(&format!("{tool}-legacy-save"));
+        let what = format!("{name}: {tool}");
+        assert_same(&rules(family, &is), &rules(family, &should), &what);
+    }
+}
+
+fn clean(host: &Host) {
+    // A rule of somebody else's, and a set.
+    host.sh("iptables-legacy -A INPUT -s 10.9.9.9 -j DROP; ipset create THEIRS hash:ip");
+    for _ in ["all of it", "nothing"] {
+        let output = host.sluice(&["cleanup"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert_eq!(host.sh("ipvsadm-save -n"), "");
+    assert_eq!(host.sh("ipset list -n"), "THEIRS\n");
+    host.sh("! ip link show kube-ipvs0 2>/dev/null");
+    let rules = host.sh("iptables-legacy-save; ip6tables-legacy-save");
+    assert!(!rules.contains("KUBE-"), "{rules}");
+    assert!(rules.contains("-A INPUT -s 10.9.9.9/32 -j DROP"), "{rules}");
+}
+
+/// The program alone makes what kube-proxy was observed to make; run again it changes nothing;
+/// `render` prints the same for the tools to load; and `cleanup` removes it all.
+#[test]
+fn equals_the_observation() {
+    in_vm("state::equals_the_observation", || {
+        for case in CASES {
+            let host = node();
+            let mut before = BTreeSet::new();
+            for run in ["first", "second"] {
+                let output = once(&host, &observed("objects.json"), case.flags);
+                assert!(output.status.success(), "{}", text(&output.stderr));
+                println!("{}, {run} run", case.name);
+                assert_observed(&host, case);
+                let now = everything(&host);
+                if run == "second" {
+                    assert_eq!(now, before, "{}", case.name);
+                }
+                before = now;
+            }
+            let loaded = node();
+            load_rendered(&loaded, case);
+            assert_loaded_is_programmed(&loaded, &host, case.name);
+            clean(&host);
+        }
+    });
+}
+
+fn one_service() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.yaml");
+    fs::write(file, web("web", 1, "10.244.1.11")).unwrap();
+    folder
+}
+
+#[test]
+fn virtual_servers_of_others_and_timeouts() {
+    in_vm("state::virtual_servers_of_others_and_timeouts", || {
+        let host = node();
+        host.sh(
+            "ipvsadm -A -t 10.9.1.1:80 -s wlc; ipvsadm -a -t 10.9.1.1:80 -r 10.1.1.1:80 -g -w 7
+             ipvsadm -A -t 10.8.1.1:80 -s wlc; ipvsadm -A -f 7 -s rr",
+        );
+        let flags = [
+            "--ipvs-exclude-cidrs=10.9.0.0/16",
+            "--ipvs-tcp-timeout=15m",
+            "--ipvs-tcpfin-timeout=7s",
+            "--ipvs-udp-timeout=90s",
+        ];
+        let output = once(&host, one_service().path(), &flags);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(
+            lines(&host.sh("ipvsadm-save -n")),
+            lines(
+                "-A -t 10.9.1.1:80 -s wlc\n-a -t 10.9.1.1:80 -r 10.1.1.1:80 -g -w 7\n\
+                 -A -f 7 -s rr\n\
+                 -A -t 10.96.10.1:80 -s rr\n-a -t 10.96.10.1:80 -r 10.244.1.11:8080 -m -w 1"
+            )
+        );
+        let timeouts = host.sh("ipvsadm -L --timeout");
+        assert!(timeouts.contains(": 900 7 90"), "{timeouts}");
+    });
+}
+
+#[test]
+fn foreign_changes_are_put_right() {
+    in_vm("state::foreign_changes_are_put_right", || {
+        let flags = ["--ipvs-sync-period=1s"];
+        let (one, two) = (web("one", 1, "10.244.1.11"), web("two", 2, "10.244.1.12"));
+        let files = [("one.yaml", &*one), ("two.yaml", &*two)];
+        let proxy = Proxy::start("ipvs", &files, &flags);
+        let there = || {
+            let servers = proxy.host.sh("ipvsadm-save -n");
+            ["10.244.1.11", "10.244.1.12"].map(|pod| servers.contains(pod)) == [true; 2]
+                // Without Services, rules are the last that the other family has.
+                && proxy.host.sh("ip6tables-legacy-save").contains("-A KUBE-POSTROUTING")
+        };
+        eventually("both Services and both families", there);
+        let should = everything(&proxy.host);
+        for damage in [
+            "ip addr del 10.96.10.1/32 dev kube-ipvs0",
+            "ip addr add 10.99.99.99/32 dev kube-ipvs0",
+            "ipvsadm -D -t 10.96.10.1:80; ipvsadm -A -t 10.96.10.77:80",
+            "ipvsadm -e -t 10.96.10.2:80 -r 10.244.1.12:8080 -m -w 0",
+            "ipvsadm -E -t 10.96.10.2:80 -s wlc -p 60",
+            "ipset flush KUBE-CLUSTER-IP; ipset add KUBE-CLUSTER-IP 1.2.3.4,tcp:5",
+            "iptables-legacy -t nat -F KUBE-SERVICES; iptables-legacy -D INPUT 1",
+            "ip6tables-legacy -t nat -F; ip6tables-legacy -F",
+            "ip link del kube-ipvs0",
+        ] {
+            proxy.host.sh(damage);
+            let wrong = || {
+                let is = everything(&proxy.host);
+                let is: Vec<String> = should.symmetric_difference(&is).cloned().collect();
+                is.join("\n")
+            };
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !wrong().is_empty() {
+                let log = || proxy.log();
+                assert!(
+                    Instant::now() < deadline,
+                    "{damage}:\n{}\n{}",
+                    wrong(),
+                    log()
+                );
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    });
+}
+
+/// The schedulers of the kernel, by its modules.
+fn schedulers() -> Vec<String> {
+    let names = text(
+        &std::process::Command::new("sh")
+            .args(["-c", "ls /usr/lib/uml/modules/*/kernel/net/netfilter/ipvs"])
+            .output()
+            .unwrap()
+            .stdout,
+    );
+    let modules = names.lines().filter_map(|name| {
+        let name = name.strip_prefix("ip_vs_")?.strip_suffix(".ko")?;
+        // An application's helper, and a persistence engine.
+        (!["ftp", "pe_sip"].contains(&name)).then(|| name.to_owned())
+    });
+    modules.collect()
+}
+
+#[test]
+fn every_scheduler() {
+    in_vm("state::every_scheduler", || {
+        let host = node();
+        let objects = one_service();
+        let all = schedulers();
+        assert!(all.len() >= 13, "{all:?}");
+        for scheduler in all {
+            let flag = format!("--ipvs-scheduler={scheduler}");
+            let output = once(&host, objects.path(), &[&flag]);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let flags = if scheduler == "mh" { " -b mh-port" } else { "" };
+            assert_eq!(
+                lines(&host.sh("ipvsadm-save -n")),
+                lines(&format!(
+                    "-A -t 10.96.10.1:80 -s {scheduler}{flags}\n\
+                     -a -t 10.96.10.1:80 -r 10.244.1.11:8080 -m -w 1"
+                ))
+            );
+        }
+        let before = everything(&host);
+        let output = once(&host, objects.path(), &["--ipvs-scheduler=nosuch"]);
+        let said = text(&output.stderr);
+        assert!(!output.status.success(), "{said}");
+        let wanted = "the kernel has no IPVS scheduler \"nosuch\"";
+        assert_eq!(said.matches(wanted).count(), 1, "{said}");
+        assert_eq!(everything(&host), before);
+    });
+}
+
+/// One error that says what is missing, and nothing is touched.
+#[test]
+fn a_kernel_without_ipvs() {
+    let vm = Vm {
+        modules: ["ipv6", "veth", "ip_tables", "iptable_filter", "iptable_nat"]
+            .map(str::to_owned)
+            .into(),
+        ..Vm::default()
+    };
+    in_this_vm("state::a_kernel_without_ipvs", vm, || {
+        fs::write("/proc/sys/kernel/modprobe", "/bin/false").unwrap();
+        let host = Host::new();
+        let objects = one_service();
+        let attempt = |wanted: &str| {
+            let output = once(&host, objects.path(), &[]);
+            let said = text(&output.stderr);
+            assert!(!output.status.success(), "{said}");
+            // The last line is why the program ends.
+            let last = said.lines().last().unwrap();
+            assert!(last.contains(wanted), "{said}");
+        };
+        attempt("this kernel has no IPVS: load it with `modprobe ip_vs`");
+        let rules = host.sh("iptables-legacy-save");
+        assert!(!rules.contains("KUBE-"), "{rules}");
+        // Now it has, but for the interface that the addresses are on.
+        host.sh("for m in ip_vs ip_vs_rr xt_set xt_comment; do /run/modprobe $m; done");
+        attempt("this kernel has no dummy interfaces: load them with `modprobe dummy`");
+    });
+}

@@ -1,0 +1,509 @@
+//! Real connections through the kernel's virtual servers.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::Stdio;
+use std::time::Duration;
+
+use kernel::netns::NetNs;
+use lab::echo::Answer;
+use lab::probe::{How, Outcome, Probe};
+use model::Protocol;
+
+use crate::support::vm::in_vm;
+use crate::support::{Host, Proxy, Running, SLUICE, eventually, text};
+
+const TCP: u16 = 80;
+const UDP: u16 = 53;
+const SCTP: u16 = 99;
+/// The cluster IPs of the Service `web`.
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 10, 1));
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 1));
+const OUTSIDE: [&str; 2] = ["10.201.0.2", "10.201.0.3"];
+
+/// A Service of both families and all protocols; `more` are further fields of its spec.
+fn service(name: &str, last: u8, node_port: u16, more: &str) -> String {
+    let [tcp, udp, sctp] = [0, 1, 2].map(|n| node_port + n);
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
+         spec:\n  clusterIP: 10.96.10.{last}\n  clusterIPs: [10.96.10.{last}, 'fd00:10:96::{last}']\n  \
+         ipFamilies: [IPv4, IPv6]\n  type: NodePort\n  ports:\n  \
+         - {{name: http, port: {TCP}, nodePort: {tcp}}}\n  \
+         - {{name: dns, port: {UDP}, nodePort: {udp}, protocol: UDP}}\n  \
+         - {{name: sctp, port: {SCTP}, nodePort: {sctp}, protocol: SCTP}}\n{more}"
+    )
+}
+
+/// Its endpoints: pods by number, with the node that each is said to be on.
+fn slices(name: &str, pods: &[(u8, &str)]) -> String {
+    let slice = |kind: &str, address: &dyn Fn(u8) -> String| {
+        let endpoints: Vec<String> = pods
+            .iter()
+            .map(|(pod, node)| {
+                let address = address(*pod);
+                format!(
+                    "{{addresses: ['{address}'], nodeName: {node}, conditions: {{ready: true}}}}"
+                )
+            })
+            .collect();
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}-{}, namespace: demo, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+             addressType: {kind}\nports:\n- {{name: http, port: 8080, protocol: TCP}}\n\
+             - {{name: dns, port: 8053, protocol: UDP}}\n- {{name: sctp, port: 8099, protocol: SCTP}}\n\
+             endpoints: [{}]\n",
+            kind.to_lowercase(),
+            endpoints.join(", ")
+        )
+    };
+    let v4 = slice("IPv4", &|pod| format!("10.244.1.{pod}"));
+    v4 + &slice("IPv6", &|pod| format!("fd00:10:244::{pod}"))
+}
+
+/// Both in one file.
+fn web(name: &str, last: u8, node_port: u16, more: &str, pods: &[(u8, &str)]) -> String {
+    service(name, last, node_port, more) + &slices(name, pods)
+}
+
+const HERE: &str = "node1";
+
+/// A machine on a cable of its own to the host, which it reaches everything through: a pod, or
+/// somebody outside.
+struct Machine {
+    netns: NetNs,
+    server: Option<Running>,
+}
+
+impl Machine {
+    fn beside(host: &Host, cable: &str, addresses: &[String]) -> Self {
+        let name = format!("sluice-test-{}-{cable}", std::process::id());
+        let netns = NetNs::create(&name).unwrap();
+        let machine = Self {
+            netns,
+            server: None,
+        };
+        host.sh(&format!(
+            "ip link add {cable} type veth peer name eth0 netns {name}
+             echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+             echo 1 >/proc/sys/net/ipv4/conf/{cable}/proxy_arp
+             echo 0 >/proc/sys/net/ipv4/neigh/{cable}/proxy_delay
+             ip link set {cable} up; ip addr add fe80::1/64 dev {cable} nodad"
+        ));
+        machine.sh("ip link set lo up; ip link set eth0 up");
+        for address in addresses {
+            machine.sh(&format!("ip addr add {address} dev eth0 nodad"));
+            host.sh(&format!("ip route add {address} dev {cable}"));
+        }
+        machine.sh("ip route add default dev eth0; ip -6 route add default via fe80::1 dev eth0");
+        machine
+    }
+
+    fn pod(host: &Host, number: u8) -> Self {
+        let addresses = [
+            format!("10.244.1.{number}"),
+            format!("fd00:10:244::{number}"),
+        ];
+        let mut pod = Self::beside(host, &format!("pod{number}"), &addresses);
+        let mut command = pod.netns.command(SLUICE).unwrap();
+        command
+            .args(["lab-echo", "--node=node1"])
+            .arg(format!("--pod=demo/pod{number}"))
+            .args(["--port=TCP:8080", "--port=UDP:8053", "--port=SCTP:8099"])
+            .args(addresses.map(|ip| format!("--address={ip}")))
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut ready = [0; 6];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut ready)
+            .unwrap();
+        pod.server = Some(Running(child));
+        pod
+    }
+
+    fn outside(host: &Host) -> Self {
+        let v4 = OUTSIDE.map(str::to_owned);
+        Self::beside(
+            host,
+            "ext",
+            &[&v4[..], &["fd00:201::2".to_owned()]].concat(),
+        )
+    }
+
+    fn sh(&self, line: &str) -> String {
+        let mut command = self.netns.command("sh").unwrap();
+        let output = command.args(["-c", line]).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn ask(&self, probe: Probe) -> Outcome {
+        let probe = Probe {
+            timeout: Duration::from_secs(20),
+            ..probe
+        };
+        self.netns.run(|| probe.ask()).unwrap()
+    }
+
+    fn answer(&self, probe: Probe) -> Answer {
+        let outcome = self.ask(probe);
+        let answer = outcome.answer().cloned();
+        answer.unwrap_or_else(|| panic!("{probe:?}: {outcome}"))
+    }
+
+    /// The pods that answer so many connections.
+    fn pods(&self, to: SocketAddr, count: usize) -> BTreeSet<String> {
+        let answers = (0..count).map(|_| self.answer(Probe::http(to)).pod);
+        answers.collect()
+    }
+
+    /// The pod that answers a connection from this port, which may have been used just now.
+    fn pod_from_port(&self, port: u16, to: SocketAddr) -> Option<String> {
+        let line = format!(
+            "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -s {} -p {port} -w 20 {} {} || true",
+            OUTSIDE[0],
+            to.ip(),
+            to.port()
+        );
+        let said = self.sh(&line);
+        let answer: Answer = serde_json::from_str(said.lines().last()?).ok()?;
+        Some(answer.pod)
+    }
+}
+
+fn udp(to: SocketAddr) -> Probe {
+    Probe::udp(to)
+}
+
+fn sctp(to: SocketAddr) -> Probe {
+    Probe {
+        how: How::Plain(Protocol::Sctp),
+        ..Probe::http(to)
+    }
+}
+
+/// A connection that goes on.
+struct Conversation {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+    pod: String,
+}
+
+impl Conversation {
+    fn start(from: &Machine, to: SocketAddr) -> Self {
+        let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(20));
+        let stream = from.netns.run(connect).unwrap().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        let mut this = Self {
+            stream,
+            reader,
+            pod: String::new(),
+        };
+        // An empty line is no HTTP: the server says who it is, and then everything back.
+        (&this.stream).write_all(b"\n").unwrap();
+        let answer: Answer = serde_json::from_str(&this.hear()).unwrap();
+        this.pod = answer.pod;
+        assert_eq!(this.hear(), "\n");
+        this
+    }
+
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn goes_on(&mut self) {
+        (&self.stream).write_all(b"still there?\n").unwrap();
+        assert_eq!(self.hear(), "still there?\n");
+    }
+
+    /// With a reset, after which IPVS remembers it for the shortest time: 10 s.
+    fn reset(self) {
+        let stream = socket2::Socket::from(self.stream);
+        stream.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+fn servers(proxy: &Proxy) -> String {
+    proxy.host.sh("ipvsadm-save -n")
+}
+
+/// Waits for a line of `ipvsadm-save`.
+fn wait_for(proxy: &Proxy, line: &str, there: bool) {
+    let what = format!("{line} {there}\n{}\n{}", servers(proxy), proxy.log());
+    eventually(&what, || {
+        servers(proxy).lines().any(|l| l.trim() == line) == there
+    });
+}
+
+fn destination(pod: &str, weight: u8) -> String {
+    let number = pod.trim_start_matches("pod");
+    format!("-a -t 10.96.10.1:80 -r 10.244.1.{number}:8080 -m -w {weight}")
+}
+
+/// A proxy that knows the Service `web` with these pods, once it has written them.
+fn start(more: &str, pods: &[u8]) -> Proxy {
+    let file = web("web", 1, 30080, more, &here(pods));
+    let proxy = Proxy::start("ipvs", &[("web.yaml", &file)], &[]);
+    for pod in pods {
+        wait_for(&proxy, &destination(&pod.to_string(), 1), true);
+        let v6 = format!("-a -t [fd00:10:96::1]:80 -r [fd00:10:244::{pod}]:8080 -m -w 1");
+        wait_for(&proxy, &v6, true);
+    }
+    proxy
+}
+
+fn here(pods: &[u8]) -> Vec<(u8, &'static str)> {
+    pods.iter().map(|pod| (*pod, HERE)).collect()
+}
+
+fn publish(proxy: &Proxy, more: &str, pods: &[u8]) {
+    proxy.write("web.yaml", &web("web", 1, 30080, more, &here(pods)));
+}
+
+fn number(pod: &str) -> u8 {
+    pod.trim_start_matches("pod").parse().unwrap()
+}
+
+/// Weight 0 for new connections, all the same for old ones; gone when those have ended. Never
+/// left at 0 when it comes back, whether the proxy lives or is started again (kubernetes/kubernetes
+/// 92019, 108319). UDP and SCTP go at once.
+#[test]
+fn endpoints_go_when_their_connections_have_ended() {
+    in_vm(
+        "traffic::endpoints_go_when_their_connections_have_ended",
+        || {
+            let mut proxy = start("", &[1, 2]);
+            let _pods = [1, 2].map(|n| Machine::pod(&proxy.host, n));
+            let client = Machine::outside(&proxy.host);
+            let to = SocketAddr::new(V4, TCP);
+            let mut old = Conversation::start(&client, to);
+            let pod = old.pod.clone();
+            let other = 3 - number(&pod);
+            let leave = |proxy: &Proxy| {
+                publish(proxy, "", &[other]);
+                wait_for(proxy, &destination(&pod, 0), true);
+            };
+
+            leave(&proxy);
+            let all = servers(&proxy);
+            for protocol in ["-u 10.96.10.1:53", "--sctp-service 10.96.10.1:99"] {
+                let line = format!("-a {protocol} -r 10.244.1.{}:", number(&pod));
+                assert!(!all.contains(&line), "{all}");
+            }
+            old.goes_on();
+            let only: BTreeSet<_> = [format!("pod{other}")].into();
+            assert_eq!(client.pods(to, 6), only);
+
+            publish(&proxy, "", &[1, 2]);
+            wait_for(&proxy, &destination(&pod, 1), true);
+            let new = [1, 2].map(|_| Conversation::start(&client, to));
+            assert_ne!(new[0].pod, new[1].pod);
+            new.into_iter().for_each(Conversation::reset);
+
+            leave(&proxy);
+            proxy.kill();
+            publish(&proxy, "", &[1, 2]);
+            proxy.respawn();
+            wait_for(&proxy, &destination(&pod, 1), true);
+
+            leave(&proxy);
+            proxy.kill();
+            proxy.respawn();
+            // It has started when it follows changes again.
+            proxy.write("other.yaml", &web("other", 2, 30090, "", &[]));
+            wait_for(&proxy, "-A -t 10.96.10.2:80 -s rr", true);
+            assert!(servers(&proxy).contains(&destination(&pod, 0)));
+            old.goes_on();
+            old.reset();
+            wait_for(&proxy, &destination(&pod, 0), false);
+            assert!(!servers(&proxy).contains(&destination(&pod, 1)));
+            assert_eq!(client.pods(to, 4), only);
+        },
+    );
+}
+
+/// kubernetes/kubernetes 81775 and 71809.
+#[test]
+fn affinity_and_ports_that_are_used_again() {
+    in_vm("traffic::affinity_and_ports_that_are_used_again", || {
+        let sticky = "  sessionAffinity: ClientIP\n  \
+                      sessionAffinityConfig: {clientIP: {timeoutSeconds: 600}}\n";
+        let proxy = start(sticky, &[1, 2, 3]);
+        let mut pods = [1, 2, 3].map(|n| Some(Machine::pod(&proxy.host, n)));
+        let client = Machine::outside(&proxy.host);
+        let to = SocketAddr::new(V4, TCP);
+        let kept = |client: &Machine| {
+            let mut seen = client.pods(to, 4);
+            seen.extend((0..4).map(|_| client.pod_from_port(40000, to).unwrap()));
+            assert_eq!(seen.len(), 1, "{seen:?}");
+            seen.pop_first().unwrap()
+        };
+        let first = kept(&client);
+        // The pod goes: its clients are sent to another one, and keep to that.
+        let mut left: Vec<u8> = vec![1, 2, 3];
+        left.retain(|n| *n != number(&first));
+        publish(&proxy, sticky, &left);
+        wait_for(&proxy, &destination(&first, 1), false);
+        pods[usize::from(number(&first)) - 1] = None;
+        let second = kept(&client);
+        assert_ne!(first, second);
+
+        // Without affinity each connection is scheduled, also from a port that was used for one to
+        // a pod that is no more.
+        publish(&proxy, "", &left);
+        wait_for(&proxy, "-A -t 10.96.10.1:80 -s rr", true);
+        let one = client.pod_from_port(40001, to).unwrap();
+        left.retain(|n| *n != number(&one));
+        publish(&proxy, "", &left);
+        wait_for(&proxy, &destination(&one, 1), false);
+        pods[usize::from(number(&one)) - 1] = None;
+        let answered = || client.pod_from_port(40001, to) == Some(format!("pod{}", left[0]));
+        eventually("the port reaches the last pod", answered);
+    });
+}
+
+/// From a pod to itself, from outside to every address of the node, over both families and all
+/// protocols.
+#[test]
+fn every_way_in() {
+    in_vm("traffic::every_way_in", || {
+        let proxy = start("", &[1]);
+        let host = &proxy.host;
+        host.sh("ip addr add 10.201.0.1/32 dev lo");
+        let pod = Machine::pod(host, 1);
+        let client = Machine::outside(host);
+        for ip in [V4, V6] {
+            for (what, probe) in [
+                ("TCP", Probe::http((ip, TCP).into())),
+                ("UDP", udp((ip, UDP).into())),
+                ("SCTP", sctp((ip, SCTP).into())),
+            ] {
+                // The pod must not see its own address, or it would answer itself.
+                let seen = pod.answer(probe);
+                assert_ne!(seen.client.ip(), seen.local.ip(), "{what} {ip}: {seen:?}");
+                let seen = client.answer(probe);
+                assert_eq!(seen.pod, "pod1", "{what} {ip}");
+            }
+            let from_node = host.run(|| Probe::http((ip, TCP).into()).ask());
+            assert!(from_node.answer().is_some(), "{ip}: {from_node}");
+        }
+        let node_port = |ip: &str, tcp: u16| {
+            wait_for(&proxy, &format!("-A -t {ip}:{tcp} -s rr"), true);
+            let ip: IpAddr = ip.trim_matches(['[', ']']).parse().unwrap();
+            let probes = [
+                Probe::http((ip, tcp).into()),
+                udp((ip, tcp + 1).into()),
+                sctp((ip, tcp + 2).into()),
+            ];
+            for probe in probes {
+                // Masqueraded: the answer must come back by way of this node.
+                let seen = client.answer(probe);
+                assert!(
+                    !OUTSIDE.contains(&&*seen.client.ip().to_string()),
+                    "{seen:?}"
+                );
+            }
+        };
+        for ip in ["10.200.1.2", "10.201.0.1", "[fd00:200:1::2]"] {
+            node_port(ip, 30080);
+        }
+        // Also on an address that the node gets now, as long as it has it.
+        host.sh("ip addr add 10.202.0.7/32 dev eth0");
+        node_port("10.202.0.7", 30080);
+        host.sh("ip addr del 10.202.0.7/32 dev eth0");
+        wait_for(&proxy, "-A -t 10.202.0.7:30080 -s rr", false);
+    });
+}
+
+/// Local policy keeps the client's address, and falls back to the whole cluster where the node has
+/// no endpoint, as kube-proxy's ipvs mode does. Source ranges close a load balancer's address.
+#[test]
+fn local_policy_and_source_ranges() {
+    in_vm("traffic::local_policy_and_source_ranges", || {
+        let local = "  externalTrafficPolicy: Local\n";
+        let ranges = |range: &str| {
+            format!(
+                "  loadBalancerSourceRanges: [{range}]\n\
+                 status: {{loadBalancer: {{ingress: [{{ip: 10.99.0.1}}]}}}}\n"
+            )
+        };
+        let balanced = |range: &str| {
+            let file = web("lb", 3, 30100, &ranges(range), &here(&[1]));
+            file.replace("type: NodePort", "type: LoadBalancer")
+        };
+        let proxy = start(local, &[1]);
+        proxy.write("lb.yaml", &balanced("10.201.0.2/32"));
+        proxy.write(
+            "node.yaml",
+            "apiVersion: v1\nkind: Node\nmetadata: {name: node1}\n\
+             status: {addresses: [{type: InternalIP, address: 10.200.1.2}]}\n",
+        );
+        let host = &proxy.host;
+        let _pods = [1, 2].map(|n| Machine::pod(host, n));
+        let client = Machine::outside(host);
+        let to: SocketAddr = "10.200.1.2:30080".parse().unwrap();
+        let seen = client.answer(Probe::http(to).from(OUTSIDE[0].parse().unwrap()));
+        assert_eq!(
+            (&*seen.pod, seen.client.ip().to_string()),
+            ("pod1", OUTSIDE[0].into())
+        );
+        // Both pods, but only one is said to be here.
+        let two = [(1, "node2"), (2, HERE)];
+        proxy.write("web.yaml", &web("web", 1, 30080, local, &two));
+        wait_for(
+            &proxy,
+            &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
+            false,
+        );
+        assert_eq!(client.pods(to, 4), ["pod2".to_owned()].into());
+        // None is.
+        let elsewhere = [(1, "node2"), (2, "node2")];
+        proxy.write("web.yaml", &web("web", 1, 30080, local, &elsewhere));
+        wait_for(
+            &proxy,
+            &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
+            true,
+        );
+        assert_eq!(client.pods(to, 4).len(), 2);
+
+        let lb: SocketAddr = "10.99.0.1:80".parse().unwrap();
+        wait_for(
+            &proxy,
+            "-a -t 10.99.0.1:80 -r 10.244.1.1:8080 -m -w 1",
+            true,
+        );
+        let from = |from: &str| Probe::http(lb).from(from.parse().unwrap());
+        let briefly = |probe: Probe| probe.timeout(Duration::from_secs(1));
+        let silent = |outcome: Outcome| assert_eq!(outcome, Outcome::TimedOut);
+        client.answer(from(OUTSIDE[0]));
+        silent(
+            client
+                .netns
+                .run(|| briefly(from(OUTSIDE[1])).ask())
+                .unwrap(),
+        );
+        // The node is in none of the ranges, until it is.
+        silent(host.run(|| briefly(Probe::http(lb)).ask()));
+        proxy.write("lb.yaml", &balanced("10.200.1.0/24"));
+        let seen = || {
+            host.run(|| briefly(Probe::http(lb)).ask())
+                .answer()
+                .is_some()
+        };
+        eventually("the node's own connection", seen);
+        silent(
+            client
+                .netns
+                .run(|| briefly(from(OUTSIDE[0])).ask())
+                .unwrap(),
+        );
+    });
+}

@@ -1,0 +1,35 @@
+//! Tests that need another kernel than this machine's.
+
+use xtask::vm::Vm;
+
+/// Set in the virtual machine.
+const INSIDE: &str = "SLUICE_TEST_IN_VM";
+
+/// Runs the body of the test of this name in a virtual machine of its own, whose kernel has IPVS.
+/// Where none boots, the test fails.
+pub(crate) fn in_vm(test: &str, body: impl FnOnce()) {
+    in_this_vm(test, Vm::default(), body);
+}
+
+/// The same in a virtual machine that is not the usual one.
+pub(crate) fn in_this_vm(test: &str, mut vm: Vm, body: impl FnOnce()) {
+    let done = format!("{test}: done in the virtual machine");
+    if std::env::var_os(INSIDE).is_some() {
+        body();
+        println!("{done}");
+        return;
+    }
+    for (name, value) in [(INSIDE, "1"), ("RUST_BACKTRACE", "0")] {
+        vm.environment.push((name.to_owned(), value.to_owned()));
+    }
+    let this = std::env::current_exe().unwrap();
+    let words = [test, "--exact", "--nocapture"].map(Into::into);
+    let command: Vec<_> = [this.into()].into_iter().chain(words).collect();
+    let output = vm.output(&command).unwrap();
+    println!("{}", output.text);
+    // Without its last word it was not this test that ended well.
+    assert!(
+        output.status == 0 && output.text.contains(&done),
+        "see above"
+    );
+}

@@ -254,7 +254,7 @@ impl<'a> Bench<'a> {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// How many elements the map of service addresses has, and all others together.
+    /// How many elements the sets of frontends have, and all others together.
     fn elements(&self, nft: &mut NfTables) -> anyhow::Result<(usize, usize)> {
         let (read, _) = nft.read_table(&TableId::new(Family::Ip, "kube-proxy"))?;
         let contents = read.context("there is no table")?.contents;
@@ -262,7 +262,7 @@ impl<'a> Bench<'a> {
             let sets = contents
                 .sets
                 .iter()
-                .filter(|(n, _)| (*n == "service-ips") == of);
+                .filter(|(n, _)| ["cluster-ip-ports", "service-ips"].contains(&n.as_str()) == of);
             sets.map(|(_, set)| set.elements.len()).sum::<usize>()
         };
         Ok((count(true), count(false)))

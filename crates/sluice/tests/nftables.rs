@@ -50,7 +50,9 @@ fn a_table_that_somebody_deletes_or_changes_is_mended() {
     proxy.wait_for("1.2.3.4", false);
     proxy.host.sh("nft add chain ip kube-proxy theirs");
     proxy.wait_for("chain theirs", false);
-    proxy.host.sh("nft flush map ip kube-proxy service-ips");
+    proxy
+        .host
+        .sh("nft flush set ip kube-proxy cluster-ip-ports");
     proxy.wait_for(&frontend(1), true);
     eventually("the same table", || proxy.rules() == clean);
     assert!(proxy.log().contains("somebody else changed the rules"));

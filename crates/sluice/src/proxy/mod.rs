@@ -315,12 +315,14 @@ fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Re
     let mut drivers = Drivers::new();
     for (family, rules) in iptables_tools(backend) {
         let options = setup::ipvs_options(config, rules.random_fully());
-        let tools = ipvs::Tools {
+        let mut tools = ipvs::Tools {
             rules,
             ipvs: Ipvs::open()?,
             sets: IpSets::open()?,
             device: ServiceDevice::open(dataplane::ipvs::DEVICE)?,
         };
+        // Before anything is written: without it a connection meets half of a Service.
+        tools.device.ensure()?;
         let driver = ipvs::IpvsDriver::new(family, tools, options);
         drivers.push((family, Box::new(driver)));
     }

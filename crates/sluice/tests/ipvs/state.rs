@@ -128,8 +128,8 @@ fn addresses(text: &str) -> BTreeSet<String> {
 /// What the tools say, where order and counters do not count.
 fn everything(host: &Host) -> BTreeSet<String> {
     lines(&host.sh(
-        "ipvsadm-save -n; ipset save; iptables-legacy-save | grep '^-'
-         ip -o addr show dev kube-ipvs0 | sed 's/^[0-9]*: //'; ip6tables-legacy-save | grep '^-'",
+        "ipvsadm-save -n; ipset save; iptables-legacy-save | sed -n '/^-/p'
+         ip -o addr show dev kube-ipvs0 | sed 's/^[0-9]*: //'; ip6tables-legacy-save | sed -n '/^-/p'",
     ))
 }
 

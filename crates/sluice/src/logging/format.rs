@@ -15,13 +15,16 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// Writes one line for each event.
+pub(super) struct Lines(fn(&Metadata<'_>, &Parts, SystemTime) -> String);
+
 /// `logging.format: text`.
-pub(super) struct Text;
+pub(super) const TEXT: Lines = Lines(text);
 
 /// `logging.format: json`.
-pub(super) struct Json;
+pub(super) const JSON: Lines = Lines(json);
 
-impl<S, N> FormatEvent<S, N> for Text
+impl<S, N> FormatEvent<S, N> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -32,26 +35,8 @@ where
         mut to: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        to.write_str(&text(
-            event.metadata(),
-            &Parts::of(event),
-            SystemTime::now(),
-        ))
-    }
-}
-
-impl<S, N> FormatEvent<S, N> for Json
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut to: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        to.write_str(&json(
+        let Self(line) = self;
+        to.write_str(&line(
             event.metadata(),
             &Parts::of(event),
             SystemTime::now(),

@@ -160,11 +160,11 @@ pub(crate) fn start(logging: &Logging) -> anyhow::Result<Logs> {
     let registry = tracing_subscriber::registry();
     match logging.format {
         LogFormat::Text => {
-            let layer = layer.event_format(format::Text).with_filter(chosen);
+            let layer = layer.event_format(format::TEXT).with_filter(chosen);
             registry.with(layer).try_init()
         }
         LogFormat::Json => {
-            let layer = layer.event_format(format::Json).with_filter(chosen);
+            let layer = layer.event_format(format::JSON).with_filter(chosen);
             registry.with(layer).try_init()
         }
     }

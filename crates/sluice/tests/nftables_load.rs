@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use dataplane::nftables::{Options, Pick, State, TABLE, table_family};
 use kernel::nfnetlink::{NfTables, TableId};
+use netfilter::nft::table::Contents;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
@@ -39,19 +40,21 @@ fn start() -> (Proxy, Stage) {
 fn wait_until_right(proxy: &Proxy) {
     let plans = plans(&[proxy.folder.path().to_owned()]);
     for plan in &plans {
-        let wanted = State::lower(plan, Options::default()).contents();
+        let mut state = State::lower(plan, Options::default());
         let id = TableId::new(table_family(plan.family), TABLE);
         let what = || format!("{id} as the objects say\n{}", proxy.log());
         eventually(&what(), || {
             let read = || NfTables::open().unwrap().read_table(&id);
-            let Ok((Some(mut read), _)) = proxy.host.run(read) else {
+            let Ok((Some(read), _)) = proxy.host.run(read) else {
                 return false;
             };
-            // Chains that nothing goes to any more stay for a while.
-            let idle =
-                |name: &str| Pick::parse(name).is_some() && !wanted.chains.contains_key(name);
-            read.contents.chains.retain(|name, _| !idle(name));
-            read.foreign.is_empty() && read.contents == wanted
+            // Chains that no frontend leads to any more stay for a while, and so do the ways to them.
+            let chains = read.contents.chains.keys();
+            state.set_idle(chains.filter_map(|name| Pick::parse(name)));
+            let sweep = state.sweep().ops;
+            let mut table = Some(read.contents);
+            let swept = Contents::apply(&mut table, &sweep).is_ok();
+            swept && read.foreign.is_empty() && table == Some(state.contents())
         });
     }
 }

@@ -323,8 +323,8 @@ impl State {
         chains
     }
 
-    /// Corrects which idle chains there are: those that a readback found.
-    pub(super) fn set_idle(&mut self, found: impl Iterator<Item = Pick>) {
+    /// Corrects which idle chains there are: those of the ones found that no frontend leads to.
+    pub fn set_idle(&mut self, found: impl Iterator<Item = Pick>) {
         self.picks.retain(|_, count| *count > 0);
         for pick in found {
             self.picks.entry(pick).or_insert(0);

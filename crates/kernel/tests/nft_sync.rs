@@ -9,12 +9,12 @@ mod support_nft;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use dataplane::nftables::{Options, Step, Sync, Transport};
+use dataplane::nftables::{Options, State, Step, Sync, Transport};
 use kernel::netlink;
 use model::IpFamily;
 use netfilter::nft::{Element, Op, Value};
 use plan::testing::{big_cluster, big_cluster_settings};
-use plan::{Plan, Planner};
+use plan::{Plan, Planner, PortPlan};
 
 use support::{in_namespace, run};
 use support_faults::{Fault, Faulty, settled};
@@ -54,6 +54,44 @@ fn whatever_goes_wrong_it_ends_well() {
                 settled(&sync, &mut faulty.live, &plan);
             });
         }
+    }
+}
+
+#[test]
+fn of_a_refused_service_nothing_comes_and_of_a_refused_change_nothing_goes() {
+    let plan = plan(30);
+    let (key, port) = plan.ports.iter().next().expect("a port");
+    let frontend = Value::ip(port.cluster_ip)
+        .with_protocol(port.protocol.number())
+        .with_port(port.port.get());
+    let mut without = plan.clone();
+    without.ports.remove(key);
+    let mut changed = plan.clone();
+    let fewer = PortPlan {
+        cluster: port.cluster[1..].into(),
+        ..(**port).clone()
+    };
+    changed.ports.insert(key.clone(), fewer.into());
+    for (before, after) in [(&without, &plan), (&plan, &changed)] {
+        in_namespace(|| {
+            let mut kernel = Faulty::new(Live::open(IpFamily::V4), 0, Fault::None);
+            let mut sync = sync(before, &mut kernel);
+            kernel.poison = Some(frontend.with_host_u32(0));
+            sync.change(&after.diff_from(before));
+            for _ in 0..2 {
+                sync.run(&mut kernel, LIMIT).expect("the kernel answers");
+                assert_eq!(sync.refused().keys().collect::<Vec<_>>(), [key]);
+                let found = kernel.read(&|_| Vec::new()).expect("read");
+                let wanted = State::lower(before, Options::default()).contents();
+                assert!(found.expect("a table").0.sets == wanted.sets);
+                // As who starts anew.
+                sync = Sync::new(IpFamily::V4, Options::default());
+                sync.set_plan(after);
+            }
+            kernel.poison = None;
+            sync.run(&mut kernel, LIMIT).expect("the kernel answers");
+            settled(&sync, &mut kernel.live, after);
+        });
     }
 }
 

@@ -98,10 +98,15 @@ fn endpoint_value(endpoint: &Endpoint) -> Value {
     Value::ip(endpoint.ip).with_port(endpoint.port)
 }
 
+/// What stands at a port's frontends: its name.
+pub(super) fn comment(port: &PortPlan) -> String {
+    fit_comment(&port.name.to_string())
+}
+
 /// Everything that a port puts into the table.
 pub(super) fn port_elements(port: &PortPlan, node: &NodeFacts) -> PortElements {
     let mut found = PortElements::default();
-    let comment = fit_comment(&port.name.to_string());
+    let comment = comment(port);
     found.shared.push(Shared::ClusterIp(port.cluster_ip));
     for endpoint in port.cluster.iter().chain(port.local.iter()) {
         if endpoint.is_local {

@@ -331,6 +331,11 @@ impl State {
         }
     }
 
+    /// Keeps what no port of this state has, but something else in the table needs.
+    pub(super) fn keep(&mut self, shared: Shared) {
+        *self.shared.entry(shared).or_insert(0) += 1;
+    }
+
     /// Ports whose source ranges must be looked at again, since the node has another address.
     fn add_source_ranged(&self, targets: &mut Vec<Target>) {
         let ranged = self.ports.iter().filter(|(key, port)| {

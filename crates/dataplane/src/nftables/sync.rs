@@ -13,7 +13,8 @@
 //! transaction that fails for whatever reason makes the table unknown: it is read back, and the
 //! difference to the plan is sent in pieces, one for each Service port. A piece that is refused on
 //! its own is the one at fault: its port is put aside, what the kernel has of it is left alone, and
-//! all others go on.
+//! all others go on. Afterwards the table is read once more, since what all rest on may have come for
+//! the refused one too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
@@ -29,7 +30,7 @@ use super::Options;
 use super::elements::port_elements;
 use super::names::SetId;
 use super::pick::Pick;
-use super::readback::{self, Piece, Repair, Skip};
+use super::readback::{self, Piece, Repair};
 use super::state::{Change, State};
 
 /// How many elements a transaction has at most, single ports aside: so many take the kernel some
@@ -107,6 +108,17 @@ enum Truth {
 struct Repairing {
     target: State,
     batches: VecDeque<Batch>,
+    /// A port was refused, so that the target is not what the table comes to.
+    refused: bool,
+}
+
+impl Repairing {
+    fn next(&mut self) -> Option<Batch> {
+        let refused = self.refused;
+        // What nothing rests on now, the former version of a refused port may.
+        let next = self.batches.pop_front();
+        next.filter(|batch| !(refused && matches!(batch, Batch::Last(_))))
+    }
 }
 
 #[derive(Debug)]
@@ -171,7 +183,7 @@ impl Sync {
         self.dirty.extend(plan.ports.keys().cloned());
         self.node = plan.node.clone();
         self.ports.clone_from(&plan.ports);
-        self.refused.clear();
+        self.forgive();
     }
 
     /// Takes in a change to the plan. A port that was refused is tried again when it changes.
@@ -182,7 +194,10 @@ impl Sync {
                 Some(port) => self.ports.insert(key.clone(), port.clone()),
                 None => self.ports.remove(&key),
             };
-            self.refused.remove(&key);
+            if self.refused.remove(&key).is_some() {
+                // What the table has of it is not known.
+                self.distrust();
+            }
             self.dirty.insert(key);
         }
         if let Some(node) = &diff.node {
@@ -199,9 +214,14 @@ impl Sync {
     pub fn retry(&mut self) {
         self.cannot_sweep = false;
         self.in_pieces = false;
-        let ports = !mem::take(&mut self.refused).is_empty();
-        let common = self.refused_common.take().is_some();
-        if ports || common {
+        self.forgive();
+        if self.refused_common.take().is_some() {
+            self.distrust();
+        }
+    }
+
+    fn forgive(&mut self) {
+        if !mem::take(&mut self.refused).is_empty() {
             self.distrust();
         }
     }
@@ -237,8 +257,10 @@ impl Sync {
                 Step::Commit { ops, guarded: true }
             }
             Truth::Repairing(mut repairing) => {
-                let Some(batch) = repairing.batches.pop_front() else {
-                    self.truth = Truth::Known(repairing.target);
+                let Some(batch) = repairing.next() else {
+                    if !repairing.refused {
+                        self.truth = Truth::Known(repairing.target);
+                    }
                     return self.step();
                 };
                 let ops = match &batch {
@@ -312,15 +334,20 @@ impl Sync {
             self.truth = Truth::Replacing(Box::new(target));
             return;
         }
-        let mut skip = Skip::default();
-        for port in self.refused.keys().filter_map(|key| self.ports.get(key)) {
-            skip.add(port, &self.node);
-        }
+        let refused = self.refused.keys().filter_map(|key| self.ports.get(key));
+        let refused: Vec<&PortPlan> = refused.map(Arc::as_ref).collect();
         // Until a port's elements are what they shall be, they lead where they did.
         target.set_idle(found.chains.keys().filter_map(|name| Pick::parse(name)));
-        let repair = readback::compare(found, &target, &skip);
-        let batches = batches(repair);
-        self.truth = Truth::Repairing(Box::new(Repairing { target, batches }));
+        let batches = batches(readback::compare(found, &mut target, &refused));
+        self.repair(target, batches);
+    }
+
+    fn repair(&mut self, target: State, batches: VecDeque<Batch>) {
+        self.truth = Truth::Repairing(Box::new(Repairing {
+            target,
+            batches,
+            refused: false,
+        }));
     }
 
     /// Builds the table from nothing: first what is there without Services, then they.
@@ -328,8 +355,7 @@ impl Sync {
         let target = State::new(self.family, self.options, self.node.clone());
         self.dirty.extend(self.ports.keys().cloned());
         ops.extend(target.install());
-        let batches = VecDeque::from([Batch::First(ops)]);
-        self.truth = Truth::Repairing(Box::new(Repairing { target, batches }));
+        self.repair(target, VecDeque::from([Batch::First(ops)]));
     }
 
     /// The table as it shall be, without what the kernel refuses.
@@ -386,7 +412,7 @@ impl Sync {
             }
             Batch::Pieces(pieces) => match pieces.into_iter().next().and_then(|p| p.key) {
                 Some(key) => {
-                    repairing.target.take_in(vec![(key.clone(), None)]);
+                    repairing.refused = true;
                     self.refused.insert(key, why);
                 }
                 None => self.refused_common = Some(why),

@@ -5,8 +5,8 @@
 use dataplane::nftables::{Expected, Options, Outcome, State, Sync, Transport};
 use kernel::netlink;
 use kernel::nfnetlink::ReadTable;
-use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
+use netfilter::nft::{Op, Value};
 use plan::Plan;
 
 use crate::support::run;
@@ -32,6 +32,8 @@ pub(crate) fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
 pub(crate) enum Fault {
     /// The operation of this number is one that the kernel refuses.
     Refuse(usize),
+    /// Nothing.
+    None,
     Lost,
     TableDeleted,
     AnotherWriter,
@@ -45,6 +47,8 @@ pub(crate) struct Faulty {
     commits: usize,
     /// Whether the operation to be refused came after all others.
     pub(crate) refused_last: bool,
+    /// Elements of this key are refused, at every commit.
+    pub(crate) poison: Option<Value>,
 }
 
 impl Faulty {
@@ -56,8 +60,28 @@ impl Faulty {
             fault,
             commits: 0,
             refused_last: false,
+            poison: None,
         }
     }
+}
+
+impl Faulty {
+    /// Has the kernel refuse the operations, for one more in the place of this number.
+    fn refuse(&mut self, ops: &[Op], at: usize, guarded: bool) -> Result<Outcome, netlink::Error> {
+        let mut ops = ops.to_vec();
+        let no_such = Op::DeleteChain("no-such-chain".to_owned());
+        ops.insert(at.min(ops.len()), no_such);
+        let outcome = self.live.commit(&ops, guarded)?;
+        assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+        Ok(outcome)
+    }
+}
+
+fn adds(ops: &[Op], key: Value) -> bool {
+    ops.iter().any(|op| match op {
+        Op::AddElements { elements, .. } => elements.iter().any(|e| e.key == key),
+        _ => false,
+    })
 }
 
 impl Transport for Faulty {
@@ -70,15 +94,13 @@ impl Transport for Faulty {
     fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
         let now = self.commits == self.at;
         self.commits += 1;
+        if self.poison.is_some_and(|key| adds(ops, key)) {
+            return self.refuse(ops, 0, guarded);
+        }
         match self.fault {
             Fault::Refuse(number) if now => {
-                let mut ops = ops.to_vec();
-                let no_such = Op::DeleteChain("no-such-chain".to_owned());
                 self.refused_last = number >= ops.len();
-                ops.insert(number.min(ops.len()), no_such);
-                let outcome = self.live.commit(&ops, guarded)?;
-                assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
-                return Ok(outcome);
+                return self.refuse(ops, number, guarded);
             }
             Fault::Lost if now => {
                 self.live.commit(ops, guarded)?;

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod refused;
 mod sync;
 
 fn targets(diff: &FamilyDiff) -> Vec<Target> {

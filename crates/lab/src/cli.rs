@@ -6,15 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
+use crate::commands::{MODES, echo_command, proxy_command};
 use crate::control::{Applied, Target};
 use crate::demo::{self, DemoArgs};
 use crate::manifest::{Documents, ObjectName};
 use crate::names::LabName;
-use crate::state::ProxyCommand;
 use crate::{Lab, Options, status};
-
-/// The modes that a proxy can have.
-pub(crate) const MODES: [&str; 4] = ["iptables", "nftables", "ipvs", "userspace"];
 
 /// What `sluice lab` can do.
 #[derive(Clone, Debug, Subcommand)]
@@ -152,39 +149,6 @@ pub struct UpArgs {
     /// Further flags for `sluice proxy` on every node, after `--`
     #[arg(last = true, value_name = "PROXY FLAGS")]
     pub proxy_flags: Vec<String>,
-}
-
-/// The command that runs on each node: this program as `proxy`, with the lab's pod network as its
-/// cluster CIDR.
-///
-/// # Errors
-/// This program's file is not known.
-pub fn proxy_command(mode: &str, flags: &[String]) -> Result<ProxyCommand> {
-    let cidrs = crate::control::address::POD_CIDRS.map(|net| net.to_string());
-    let mut argv = vec![
-        this_program()?,
-        "proxy".to_owned(),
-        format!("--proxy-mode={mode}"),
-        format!("--cluster-cidr={}", cidrs.join(",")),
-    ];
-    argv.extend_from_slice(flags);
-    Ok(ProxyCommand { argv })
-}
-
-/// The echo server: this program as `lab-echo`.
-///
-/// # Errors
-/// This program's file is not known.
-pub fn echo_command() -> Result<Vec<String>> {
-    Ok(vec![this_program()?, "lab-echo".to_owned()])
-}
-
-fn this_program() -> Result<String> {
-    let program = std::env::current_exe().context("finding this program's file")?;
-    let text = program
-        .to_str()
-        .context("this program's path is not UTF-8")?;
-    Ok(text.to_owned())
 }
 
 /// Runs a subcommand.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::cli::{echo_command, proxy_command};
+use crate::commands::{MODES, echo_command, proxy_command};
 use crate::control::GRACE_SECONDS;
 use crate::manifest::Documents;
 use crate::names::LabName;
@@ -55,7 +55,7 @@ const EXAMPLES: [(&str, &str); 6] = [
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
     /// The proxy's mode on every node
-    #[arg(long, default_value = "iptables", value_parser = crate::cli::MODES)]
+    #[arg(long, default_value = "iptables", value_parser = MODES)]
     pub mode: String,
     /// The lab's name
     #[arg(long, default_value = "demo")]

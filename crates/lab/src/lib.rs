@@ -5,6 +5,7 @@
 //! the machine's own: labs cannot disturb it, nor each other.
 
 pub mod cli;
+mod commands;
 pub mod control;
 pub mod demo;
 pub mod echo;

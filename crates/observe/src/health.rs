@@ -147,6 +147,15 @@ fn timestamp(time: Option<SystemTime>) -> String {
     )
 }
 
+/// What one Service's health-check port reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceHealth {
+    /// `healthCheckNodePort`.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,9 +9,10 @@ mod metrics;
 mod pages;
 mod server;
 mod service_health;
+mod shared;
 
-pub use health::{Health, HealthReport, NodeEligibility};
+pub use health::{Health, HealthReport, NodeEligibility, ServiceHealth};
 pub use metrics::{MetricSet, Metrics, family_label};
 pub use pages::Pages;
-pub use server::{Error, ListenFailed, Options, Server, SetVerbosity};
-pub use service_health::ServiceHealth;
+pub use server::{Error, Server};
+pub use shared::{ListenFailed, Options, SetVerbosity};

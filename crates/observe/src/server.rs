@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
@@ -17,37 +17,11 @@ use tokio::sync::Notify;
 
 use crate::pages::Form;
 use crate::service_health::Ports;
-use crate::{Health, Metrics, NodeEligibility, Pages, ServiceHealth};
+use crate::shared::{Options, Services, Shared, lock};
+use crate::{Health, Metrics, NodeEligibility, ServiceHealth};
 
 /// How long to wait before trying again to bind an address; upstream waits as long.
 const REBIND: Duration = Duration::from_secs(5);
-
-/// Sets the log verbosity from the text of a `-v` flag; the error is for the person who asked.
-pub type SetVerbosity = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
-
-/// Takes a Service, its health-check port, and why the port cannot be opened.
-pub type ListenFailed = Box<dyn Fn(&NamespacedName, u16, &str) + Send + Sync>;
-
-/// Where to serve what.
-pub struct Options {
-    /// `healthzBindAddress`; `None` serves no health.
-    pub healthz: Option<SocketAddr>,
-    /// `metricsBindAddress`; `None` serves no metrics.
-    pub metrics: Option<SocketAddr>,
-    /// `bindAddressHardFail`: an address that cannot be bound ends [`Server::start`] with an
-    /// error; without it binding is tried again every five seconds.
-    pub bind_hard_fail: bool,
-    /// How long a change may wait before health fails.
-    pub health_timeout: Duration,
-    /// The pages that describe the process.
-    pub pages: Pages,
-    /// Changes the log verbosity (PUT `/debug/flags/v`); `None` leaves the path out.
-    pub set_verbosity: Option<SetVerbosity>,
-    /// Called before each scrape, to bring in what is counted elsewhere.
-    pub before_scrape: Box<dyn Fn(&Metrics) + Send + Sync>,
-    /// Told of each health-check port that cannot be opened.
-    pub listen_failed: ListenFailed,
-}
 
 /// Serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -65,19 +39,6 @@ pub enum Error {
     /// The thread or its runtime could not be made.
     #[error("cannot start the thread that serves health and metrics: {0}")]
     Thread(std::io::Error),
-}
-
-pub(crate) struct Shared {
-    options: Options,
-    metrics: Metrics,
-    health: Mutex<Health>,
-    services: Mutex<Services>,
-    services_changed: Notify,
-}
-
-struct Services {
-    by_name: BTreeMap<NamespacedName, ServiceHealth>,
-    addresses: Vec<IpAddr>,
 }
 
 /// A handle on the serving thread, which lives as long as the process.
@@ -194,46 +155,6 @@ impl Server {
         if ports_changed {
             self.shared.services_changed.notify_one();
         }
-    }
-}
-
-/// A poisoned lock is still a lock: what it guards is valid after every step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    pub(crate) fn is_healthy(&self) -> bool {
-        lock(&self.health).is_healthy(Instant::now())
-    }
-
-    pub(crate) fn local_endpoints(&self, name: &NamespacedName) -> usize {
-        lock(&self.services)
-            .by_name
-            .get(name)
-            .map_or(0, |s| s.local_endpoints)
-    }
-
-    pub(crate) fn service_ports(&self) -> (BTreeMap<NamespacedName, u16>, Vec<IpAddr>) {
-        let services = lock(&self.services);
-        let ports = services
-            .by_name
-            .iter()
-            .map(|(name, s)| (name.clone(), s.port))
-            .collect();
-        (ports, services.addresses.clone())
-    }
-
-    pub(crate) fn listen_failed(
-        &self,
-        name: &NamespacedName,
-        port: u16,
-        address: SocketAddr,
-        error: &std::io::Error,
-    ) {
-        let message = format!("cannot listen on {address}: {error}");
-        tracing::warn!(service = %name, port, "health-check node port: {message}");
-        (self.options.listen_failed)(name, port, &message);
     }
 }
 

@@ -13,16 +13,7 @@ use model::NamespacedName;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::server::Shared;
-
-/// What one Service's health-check port reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceHealth {
-    /// `healthCheckNodePort`.
-    pub port: u16,
-    /// Ready endpoints on this node.
-    pub local_endpoints: usize,
-}
+use crate::shared::Shared;
 
 /// The open ports. Lives on the server's thread.
 #[derive(Default)]

@@ -5,8 +5,7 @@ use netfilter::nft::{Data, Element, Value, Verdict, fit_comment};
 use plan::{Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
 
 use super::listeners::{Outside, RelayPorts, Spread, unserved, ways};
-use super::names::SetId;
-use super::skeleton::REJECT;
+use super::names::{REJECT, SetId};
 use crate::nftables::elements::source_range_elements;
 
 /// An element and its set.

@@ -8,6 +8,9 @@ use crate::nftables::rules::SetName;
 /// The table's name, in the families `ip` and `ip6`.
 pub const TABLE: &str = "sluice-userspace";
 
+/// The chain that elements for frontends without endpoints go to.
+pub(super) const REJECT: &str = "reject-chain";
+
 /// The table's sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetId {

@@ -10,7 +10,7 @@ use plan::NodeFacts;
 
 use super::Options;
 use super::elements::Placed;
-use super::names::SetId;
+use super::names::{REJECT, SetId};
 use crate::nftables::pick::is_pod;
 use crate::nftables::rules::{Build, FRONTEND, Field, NODE_PORT, address_len};
 
@@ -22,8 +22,6 @@ const GUARD: &str = "guard";
 const NO_ENDPOINTS: &str = "no-endpoints-check";
 const SERVICES: &str = "services";
 const OWN_SERVICES: &str = "own-services";
-/// Where elements for frontends without endpoints go to.
-pub(super) const REJECT: &str = "reject-chain";
 
 /// Name, type, hook, priority and where it jumps to. Hooks and priorities are those of kube-proxy's
 /// nftables mode, so that other tables keep their order to it.

@@ -13,7 +13,7 @@ use std::num::NonZeroU16;
 
 use model::{IpFamily, IpMode, Protocol, Service, ServicePortName};
 
-use super::ports;
+use super::service::{cluster_ip, distinct_ports};
 use super::store::{EntryId, Store};
 
 /// An address and port that only one Service port can have.
@@ -113,8 +113,7 @@ impl Claims {
             return false;
         };
         let index = usize::from(claimant.port);
-        let (Some(ip), Some(port)) = (ports::cluster_ip(service, family), service.ports.get(index))
-        else {
+        let (Some(ip), Some(port)) = (cluster_ip(service, family), service.ports.get(index)) else {
             return false;
         };
         let claim = Claim {
@@ -176,10 +175,10 @@ fn name_of(claimant: &Claimant, store: &Store) -> Option<ServicePortName> {
 fn claims_of(id: EntryId, service: &Service) -> Vec<(Claim, Claimant)> {
     let mut claims = Vec::new();
     for family in IpFamily::ALL {
-        let Some(cluster_ip) = ports::cluster_ip(service, family) else {
+        let Some(cluster_ip) = cluster_ip(service, family) else {
             continue;
         };
-        for (index, port) in ports::distinct_ports(service) {
+        for (index, port) in distinct_ports(service) {
             let Ok(index) = u16::try_from(index) else {
                 break;
             };

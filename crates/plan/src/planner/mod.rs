@@ -5,6 +5,7 @@ mod endpoints;
 mod facts;
 mod flows;
 mod ports;
+mod service;
 mod store;
 mod warn;
 

@@ -1,18 +1,20 @@
 //! One Service with its slices, worked out for one family.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{
-    Cidr, EndpointSlice, IpFamily, IpMode, Key, NamespacedName, Protocol, Service, ServicePort,
-    ServicePortName, ServiceType, SessionAffinity, TrafficPolicy, family_of_net,
+    EndpointSlice, IpFamily, IpMode, Key, NamespacedName, Protocol, Service, ServicePort,
+    ServicePortName, SessionAffinity, TrafficPolicy,
 };
 
 use super::claims::{Claim, Claims};
 use super::endpoints::{self, Candidate, Here, Targets};
 use super::flows;
+use super::service::{
+    cluster_ip, distinct_ports, external_local, health_check_node_port, source_ranges,
+};
 use super::store::{Entry, EntryId, Store};
 use crate::{Affinity, FamilyDiff, HealthCheck, Plan, PortChange, PortPlan, Reason, Warning};
 
@@ -159,58 +161,6 @@ fn remove(plan: &mut Plan, port: Arc<PortPlan>, diff: &mut FamilyDiff) {
 
 fn order(port: &PortPlan) -> (&str, Protocol) {
     (&port.name.port, port.protocol)
-}
-
-/// The cluster IP under which a Service is proxied in a family; `None` where it is not: headless,
-/// ExternalName, another proxy's, or not of the family.
-pub(super) fn cluster_ip(service: &Service, family: IpFamily) -> Option<IpAddr> {
-    if service.headless
-        || service.proxy_name.is_some()
-        || service.service_type == ServiceType::ExternalName
-    {
-        return None;
-    }
-    let mut ips = service.cluster_ips.iter().copied();
-    ips.find(|ip| IpFamily::of(*ip) == family)
-}
-
-/// The Service's ports with their indices, without such as have the name and protocol of an
-/// earlier one.
-pub(super) fn distinct_ports(service: &Service) -> impl Iterator<Item = (usize, &ServicePort)> {
-    let mut seen = HashSet::new();
-    let ports = service.ports.iter().enumerate();
-    ports.filter(move |(_, port)| {
-        service.ports.len() == 1 || seen.insert((&port.name, port.protocol))
-    })
-}
-
-/// Whether external traffic keeps to the node it arrives at. Without anything that external traffic
-/// could arrive through, the policy means nothing.
-pub(super) fn external_local(service: &Service) -> bool {
-    let external = match service.service_type {
-        ServiceType::LoadBalancer | ServiceType::NodePort => true,
-        ServiceType::ClusterIp => !service.external_ips.is_empty(),
-        ServiceType::ExternalName => false,
-    };
-    external && service.external_policy == TrafficPolicy::Local
-}
-
-fn health_check_node_port(service: &Service) -> Option<NonZeroU16> {
-    let needed = service.service_type == ServiceType::LoadBalancer && external_local(service);
-    service.health_check_node_port.filter(|_| needed)
-}
-
-/// The ranges that restrict a family; none where one of them allows everybody anyway.
-fn source_ranges(service: &Service, family: IpFamily) -> Vec<Cidr> {
-    let ranges = service.source_ranges.iter();
-    let ranges: Vec<_> = ranges
-        .filter(|range| family_of_net(range) == family)
-        .map(Cidr::trunc)
-        .collect();
-    if ranges.iter().any(|range| range.prefix_len() == 0) {
-        return Vec::new();
-    }
-    ranges
 }
 
 fn set_endpoints(port: &mut PortPlan, all: &[Candidate]) {

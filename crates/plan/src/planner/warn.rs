@@ -4,7 +4,8 @@ use model::{
     EndpointSlice, IpFamily, IpMode, Key, Service, ServicePortName, ServiceType, family_of_net,
 };
 
-use super::ports::{cluster_ip, distinct_ports, external_local, wrong_family};
+use super::ports::wrong_family;
+use super::service::{cluster_ip, distinct_ports, external_local};
 use super::store::family_of;
 use crate::{Reason, Warning};
 

@@ -3,8 +3,24 @@
 use netfilter::iptables::{Chain, ChainState, Policy, Table, TableSet};
 use netfilter::nft::listing as nft;
 
-use super::nat::Side;
 use crate::World;
+
+/// Which side of a packet a translation rewrites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Source,
+    Destination,
+}
+
+impl Side {
+    /// The one of two that belongs to this side.
+    pub(crate) fn of<T>(self, source: T, destination: T) -> T {
+        match self {
+            Side::Source => source,
+            Side::Destination => destination,
+        }
+    }
+}
 
 /// A netfilter hook of the IP layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::hooks::Hook;
+use super::hooks::{Hook, Side};
 use super::state::{State, Status};
 use super::{Then, Walker, Way};
 use crate::{Endpoint, Fraction, Rewrite};
@@ -16,23 +16,6 @@ pub(crate) struct Wanted {
     pub(crate) ports: Option<(u16, u16)>,
     /// A source's port is chosen at random.
     pub(crate) random: bool,
-}
-
-/// Which side of a packet a translation rewrites.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Source,
-    Destination,
-}
-
-impl Side {
-    /// The one of two that belongs to this side.
-    pub(crate) fn of<T>(self, source: T, destination: T) -> T {
-        match self {
-            Side::Source => source,
-            Side::Destination => destination,
-        }
-    }
 }
 
 /// Whether there is nothing for NAT's chains to decide: they see only the first packet of a

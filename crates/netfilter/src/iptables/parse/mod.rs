@@ -4,6 +4,7 @@ mod line;
 mod matches;
 mod options;
 mod rule;
+mod segment;
 mod targets;
 mod values;
 mod words;

@@ -2,52 +2,9 @@
 //! extension that they belong to.
 
 use super::super::{Chain, Counters, Family, Header, Negatable, Rule, Target};
+use super::segment::{Item, Segment, Values};
 use super::words::Word;
 use super::{Fault, Parsed, matches, options, targets, values};
-
-/// One option of an extension with its values.
-pub(super) struct Item<'a> {
-    pub(super) negated: bool,
-    pub(super) option: &'a str,
-    pub(super) column: u32,
-    pub(super) values: Values<'a>,
-}
-
-pub(super) enum Values<'a> {
-    Words(&'a [Word<'a>]),
-    /// What stood behind the `=` of `--option=value`.
-    Inline([Word<'a>; 1]),
-}
-
-impl Values<'_> {
-    pub(super) fn as_slice(&self) -> &[Word<'_>] {
-        match self {
-            Values::Words(words) => words,
-            Values::Inline(word) => word,
-        }
-    }
-}
-
-/// An extension with its options, in the order in which they came.
-pub(super) struct Segment<'a> {
-    pub(super) is_target: bool,
-    pub(super) name: &'a str,
-    pub(super) column: u32,
-    /// Whether an option came that the model of the extension does not know, so that the
-    /// extension is kept word for word.
-    pub(super) foreign: bool,
-    pub(super) items: Vec<Item<'a>>,
-}
-
-impl Segment<'_> {
-    fn arity(&self, option: &str) -> Option<u8> {
-        if self.is_target {
-            options::of_target(self.name, option)
-        } else {
-            options::of_match(self.name, option)
-        }
-    }
-}
 
 struct Reader<'a> {
     family: Family,
@@ -270,7 +227,7 @@ impl<'a> Reader<'a> {
     /// Keeps an option that no model knows, with the words up to the next option, for the last
     /// extension that is not modelled, or else for the last one.
     fn foreign_option(&mut self, negated: bool, word: &'a Word<'a>) -> Parsed<()> {
-        let unmodelled = |s: &Segment<'_>| s.foreign || !s.is_modelled();
+        let unmodelled = |s: &Segment<'_>| s.foreign || !is_modelled(s);
         let at = self.segments.iter().rposition(unmodelled);
         let Some(at) = at.or_else(|| self.segments.len().checked_sub(1)) else {
             return Err(Fault::not_a(word, "an option, or belongs to no extension"));
@@ -309,13 +266,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Segment<'_> {
-    fn is_modelled(&self) -> bool {
-        if self.is_target {
-            !options::OTHER_TARGETS.contains(&self.name)
-        } else {
-            matches::is_modelled(self.name)
-        }
+fn is_modelled(segment: &Segment<'_>) -> bool {
+    if segment.is_target {
+        !options::OTHER_TARGETS.contains(&segment.name)
+    } else {
+        matches::is_modelled(segment.name)
     }
 }
 

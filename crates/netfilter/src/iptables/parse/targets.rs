@@ -4,8 +4,7 @@ use super::super::{
     Chain, ConnmarkAction, CtTarget, Family, LogTarget, MasqueradeTarget, NatTarget, NflogTarget,
     PortRange, RejectWith, SetTarget, Target, TcpmssTarget, TproxyTarget, Xmark,
 };
-use super::matches::{needed, plain, value, verbatim};
-use super::rule::{Item, Segment};
+use super::segment::{Item, Segment, needed, plain, value, verbatim};
 use super::words::Word;
 use super::{Fault, Parsed, options, values};
 

@@ -9,9 +9,9 @@ use netfilter::nft::listing::{
     Ct, Data, Expr, Meta, Nat, NatKind, Rule, Set, SetOp, SetRef, Statement, Table, Value, Verdict,
 };
 
-use super::hooks::ChainRef;
+use super::hooks::{ChainRef, Side};
 use super::ipt::{Holds, translated};
-use super::nat::{Side, Wanted, share};
+use super::nat::{Wanted, share};
 use super::state::{Learnt, State, Status};
 use super::{Then, WalkError, Walker, Way};
 use crate::Fraction;

@@ -3,9 +3,9 @@
 use super::super::super::{
     CtDirection, CtState, CtStates, CtStatus, CtStatuses, Family, MatchConntrack,
 };
+use super::super::segment::{Segment, plain, value, with};
 use super::super::words::Word;
-use super::super::{Fault, Parsed, rule::Segment, values};
-use super::{plain, value, with};
+use super::super::{Fault, Parsed, values};
 
 pub(super) fn ct_states(word: &Word<'_>) -> Parsed<CtStates> {
     let mut states = CtStates::default();

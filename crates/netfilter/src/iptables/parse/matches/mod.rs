@@ -5,12 +5,12 @@ mod conntrack;
 use std::net::IpAddr;
 
 use super::super::{
-    AddrType, AddrTypes, Extension, Family, IcmpType, IpvsDirection, LimitUnit, Match,
-    MatchAddrType, MatchIpRange, MatchIpvs, MatchLimit, MatchMultiport, MatchOwner, MatchPhysdev,
-    MatchRecent, MatchRpfilter, MatchSet, MatchTcp, Negatable, Net, PortMatch, PortRange, PortSide,
-    Probability, RecentAction, Statistic, TcpFlags,
+    AddrType, AddrTypes, Family, IcmpType, IpvsDirection, LimitUnit, Match, MatchAddrType,
+    MatchIpRange, MatchIpvs, MatchLimit, MatchMultiport, MatchOwner, MatchPhysdev, MatchRecent,
+    MatchRpfilter, MatchSet, MatchTcp, Negatable, Net, PortMatch, PortRange, PortSide, Probability,
+    RecentAction, Statistic, TcpFlags,
 };
-use super::rule::{Item, Segment};
+use super::segment::{Item, Segment, needed, plain, value, verbatim, with};
 use super::words::Word;
 use super::{Fault, Parsed, values};
 
@@ -55,51 +55,6 @@ pub(super) fn build(family: Family, segment: &Segment<'_>) -> Parsed<Match> {
         build_modelled(family, segment)?
     };
     Ok(modelled.unwrap_or_else(|| Match::Unknown(Box::new(verbatim(segment)))))
-}
-
-pub(super) fn verbatim(segment: &Segment<'_>) -> Extension {
-    let mut words: Vec<Box<str>> = Vec::new();
-    for item in &segment.items {
-        if item.negated {
-            words.push("!".into());
-        }
-        words.push(item.option.into());
-        words.extend(item.values.as_slice().iter().map(|w| Box::from(&*w.text)));
-    }
-    Extension {
-        name: segment.name.into(),
-        words,
-    }
-}
-
-/// The first value of an option.
-pub(super) fn value<'a>(item: &'a Item<'_>) -> Parsed<&'a Word<'a>> {
-    let missing = || Fault::new(item.column, format!("{} needs a value", item.option));
-    item.values.as_slice().first().ok_or_else(missing)
-}
-
-/// Refuses `!` before an option that cannot be turned round.
-pub(super) fn plain(item: &Item<'_>) -> Parsed<()> {
-    if item.negated {
-        let message = format!("{} cannot be turned round with !", item.option);
-        return Err(Fault::new(item.column, message));
-    }
-    Ok(())
-}
-
-fn with<T>(item: &Item<'_>, value: T) -> Negatable<T> {
-    Negatable {
-        negated: item.negated,
-        value,
-    }
-}
-
-/// The value of an option that the extension must have.
-pub(super) fn needed<T>(value: Option<T>, segment: &Segment<'_>, option: &str) -> Parsed<T> {
-    value.ok_or_else(|| {
-        let message = format!("{} needs {option}", segment.name);
-        Fault::new(segment.column, message)
-    })
 }
 
 fn build_modelled(family: Family, segment: &Segment<'_>) -> Parsed<Option<Match>> {

@@ -10,8 +10,8 @@ use netfilter::iptables::{
     ConnmarkAction, NatTarget, RejectWith, Rule, SetDirection, Target, TproxyTarget,
 };
 
-use super::hooks::ChainRef;
-use super::nat::{Side, Wanted};
+use super::hooks::{ChainRef, Side};
+use super::nat::Wanted;
 use super::state::{Learnt, State, Status};
 use super::{Then, WalkError, Walker, Way};
 use crate::Fraction;

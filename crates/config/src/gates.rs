@@ -9,13 +9,14 @@ use crate::FieldError;
 const KNOWN: &str = include_str!("gates.txt");
 
 /// The gates that mean something to a proxy on Linux.
-pub(crate) const WITH_EFFECT: [&str; 6] = [
+pub(crate) const WITH_EFFECT: [&str; 7] = [
     "AllAlpha",
     "AllBeta",
     "AllowServiceExternalIPs",
     "ComponentFlagz",
     "ComponentStatusz",
     "LoggingAlphaOptions",
+    "LoggingBetaOptions",
 ];
 
 /// How far a feature has come; one word switches all of a stage.

@@ -14,7 +14,9 @@
 //!
 //! Differences: unknown and duplicate fields in the file are refused, where upstream reads such a
 //! file a second time without minding them; an empty metrics address switches the server off, as
-//! upstream's help says but its validation prevents; the mode `userspace` is sluice's own.
+//! upstream's help says but its validation prevents; the mode `userspace` is sluice's own. These and
+//! the lesser ones, each with an example, are at the end of `testdata/verdicts.txt`; but for them
+//! kube-proxy's verdict on a configuration is sluice's.
 
 mod duration;
 mod error;

@@ -250,6 +250,10 @@ impl Resolved {
         draft.apply(matches, |flag| flag.name == "config")?;
         let mut notes = Vec::new();
         let config_file = (!draft.config.is_empty()).then(|| PathBuf::from(&draft.config));
+        let given = |name: &str| {
+            let mut flags = FLAGS.iter().filter(|flag| flag.name == name);
+            config_file.is_none() && flags.any(|flag| is_given(matches, flag))
+        };
         let localhost_stated;
         if let Some(path) = &config_file {
             draft.file = read(path)?;
@@ -262,8 +266,7 @@ impl Resolved {
         } else {
             draft.apply(matches, |_| true)?;
             draft.settle();
-            let mut given = FLAGS.iter().filter(|flag| is_given(matches, flag));
-            localhost_stated = given.any(|flag| flag.name == "iptables-localhost-nodeports");
+            localhost_stated = given("iptables-localhost-nodeports");
         }
         for flag in FLAGS.iter().filter(|flag| is_given(matches, flag)) {
             if config_file.is_some() && !flag.beside_config {
@@ -276,6 +279,12 @@ impl Resolved {
             draft.file.hostname_override = lower_name(&draft.hostname_override)?;
         }
         let mut config = Config::from_file(draft.file)?;
+        if given("cluster-cidr") && config.local_traffic == LocalTraffic::ClusterCidr(Vec::new()) {
+            return Err(ConfigError::Flag {
+                flag: "cluster-cidr",
+                reason: "\"\" is not an address range".into(),
+            });
+        }
         config.localhost_node_ports_stated = localhost_stated;
         config.client.master = (!draft.master.is_empty()).then_some(draft.master);
         notes.extend(config.without_effect());
@@ -339,11 +348,9 @@ impl Draft {
             (&mut self.file.healthz_bind_address, ports.0),
             (&mut self.file.metrics_bind_address, ports.1),
         ] {
-            match u16::try_from(port) {
-                Ok(0) => address.clear(),
-                Ok(port) => append_port(address, port),
-                // Refused with the address, as an impossible port.
-                Err(_) => *address = format!("{address}:{port}"),
+            match port {
+                0 => address.clear(),
+                _ => append_port(address, port),
             }
         }
         let file = &mut self.file;

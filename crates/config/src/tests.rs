@@ -4,6 +4,7 @@ mod damage;
 mod fields;
 mod flags;
 mod refusals;
+mod verdicts;
 
 use clap::Command;
 

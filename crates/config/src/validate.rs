@@ -135,8 +135,15 @@ pub(crate) fn validate(config: &KubeProxyConfiguration) -> Errors {
         config.client_connection.burst,
         0..=i32::MAX,
     );
+    if !config.client_connection.qps.is_finite() {
+        e.add("clientConnection.qps", "is not a number that fits");
+    }
     e.above_zero("configSyncPeriod", config.config_sync_period);
     sync_periods(e, config, mode);
+    let name = &config.hostname_override;
+    if !name.is_empty() && name.trim().is_empty() {
+        e.add("hostnameOverride", "is empty");
+    }
     addresses(e, config);
     local_traffic(e, config);
     logging(e, config);
@@ -286,10 +293,16 @@ fn logging(e: &mut Errors, config: &KubeProxyConfiguration) {
     let logging = &config.logging;
     e.above_zero("logging.flushFrequency", logging.flush_frequency.0);
     let format = logging.format.as_str();
+    let on = |gate, stage| gates::is_on(&config.feature_gates, gate, stage);
     if !matches!(format, "text" | "json") {
         e.add(
             "logging.format",
             format!("{format:?} is not a format (text or json)"),
+        );
+    } else if format == "json" && !on("LoggingBetaOptions", gates::Stage::Beta) {
+        e.add(
+            "logging.format",
+            "needs the feature gate LoggingBetaOptions",
         );
     }
     let too_high = |level: u32| i32::try_from(level).is_err();
@@ -315,11 +328,7 @@ fn logging(e: &mut Errors, config: &KubeProxyConfiguration) {
             );
         }
     }
-    let alpha = gates::is_on(
-        &config.feature_gates,
-        "LoggingAlphaOptions",
-        gates::Stage::Alpha,
-    );
+    let alpha = on("LoggingAlphaOptions", gates::Stage::Alpha);
     let options = &logging.options;
     for (name, options) in [("text", &options.text), ("json", &options.json)] {
         let field = |field| format!("logging.options.{name}.{field}");

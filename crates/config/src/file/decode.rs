@@ -23,32 +23,38 @@ impl<'de> Deserialize<'de> for FlushFrequency {
     }
 }
 
-/// A number of bytes as Kubernetes writes quantities: `512`, `4Ki`, `1M`.
+/// A number of bytes as Kubernetes writes quantities: `512`, `1.5Ki`, `1e6`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Quantity(pub String);
 
 impl Quantity {
-    /// The number; `None` if the text is no whole number of bytes.
+    /// The number, rounded up; `None` if the text is no quantity, or one below zero.
     pub fn bytes(&self) -> Option<u64> {
-        const SUFFIXES: [(&str, u64); 13] = [
-            ("", 1),
-            ("k", 1_000),
-            ("M", 1_000_000),
-            ("G", 1_000_000_000),
-            ("T", 1_000_000_000_000),
-            ("P", 1_000_000_000_000_000),
-            ("E", 1_000_000_000_000_000_000),
-            ("Ki", 1 << 10),
-            ("Mi", 1 << 20),
-            ("Gi", 1 << 30),
-            ("Ti", 1 << 40),
-            ("Pi", 1 << 50),
-            ("Ei", 1 << 60),
+        const SUFFIXES: [(&str, f64); 16] = [
+            ("", 1.0),
+            ("n", 1e-9),
+            ("u", 1e-6),
+            ("m", 1e-3),
+            ("k", 1e3),
+            ("M", 1e6),
+            ("G", 1e9),
+            ("T", 1e12),
+            ("P", 1e15),
+            ("E", 1e18),
+            ("Ki", (1_u64 << 10) as f64),
+            ("Mi", (1_u64 << 20) as f64),
+            ("Gi", (1_u64 << 30) as f64),
+            ("Ti", (1_u64 << 40) as f64),
+            ("Pi", (1_u64 << 50) as f64),
+            ("Ei", (1_u64 << 60) as f64),
         ];
-        let end = self.0.find(|c: char| !c.is_ascii_digit());
-        let (number, suffix) = self.0.split_at_checked(end.unwrap_or(self.0.len()))?;
+        let end = self.0.rfind(|c: char| c.is_ascii_digit() || c == '.')? + 1;
+        let (number, suffix) = self.0.split_at_checked(end)?;
         let (_, unit) = SUFFIXES.iter().find(|(name, _)| *name == suffix)?;
-        number.parse::<u64>().ok()?.checked_mul(*unit)
+        let bytes = (number.parse::<f64>().ok()? * unit).ceil();
+        (0.0..u64::MAX as f64)
+            .contains(&bytes)
+            .then_some(bytes as u64)
     }
 }
 
@@ -74,7 +80,7 @@ pub(super) fn from_yaml(text: &str) -> Result<KubeProxyConfiguration, FieldError
             return Err(error(field, reason));
         }
     }
-    drop_nulls(&mut tree);
+    settle(&mut tree);
     no_list_for_block(&tree)?;
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(tree, &mut track);
@@ -117,18 +123,30 @@ fn error(field: &str, reason: impl Into<String>) -> FieldError {
 
 fn tree(text: &str) -> Result<Value, FieldError> {
     let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::Error };
-    let tree: Value = serde_saphyr::from_str_with_options(text, options).map_err(|e| {
-        let line = e
-            .location()
-            .map_or(String::new(), |l| format!("line {}: ", l.line()));
+    let text = text.trim_end();
+    let text = text.strip_suffix("\n---").unwrap_or(text);
+    let mut track = serde_path_to_error::Track::new();
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| {
+        Value::deserialize(serde_path_to_error::Deserializer::new(yaml, &mut track))
+    });
+    let tree = read.map_err(|e| {
+        let line = e.location().map(|l| format!("line {}", l.line()));
         let what = match e.without_snippet() {
             serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
-                format!("the field {key:?} stands twice")
+                // The path ends in a field that is not known yet.
+                let path = track.path().to_string();
+                let field = format!("{}{key}", path.trim_end_matches('?'));
+                let again = line.map(|l| format!(", again in {l}")).unwrap_or_default();
+                return error(&field, format!("stands twice{again}"));
+            }
+            serde_saphyr::Error::MultipleDocuments { .. } => {
+                "a second document; a configuration is one".to_owned()
             }
             other => DefaultMessageFormatter
                 .format_message(other)
                 .replace(|c: char| c.is_control(), " "),
         };
+        let line = line.map(|l| l + ": ").unwrap_or_default();
         error("", format!("{line}{what}"))
     })?;
     match tree {
@@ -137,11 +155,25 @@ fn tree(text: &str) -> Result<Value, FieldError> {
     }
 }
 
-/// A `null` is what an absent field is.
-fn drop_nulls(tree: &mut Value) {
-    if let Value::Object(map) = tree {
-        map.retain(|_, value| !value.is_null());
-        map.values_mut().for_each(drop_nulls);
+/// A `null` is what an absent field is, but for durations, as upstream has it. A whole number may be
+/// written as others are (`1.048576e+06`), which is what Helm does with great ones.
+fn settle(tree: &mut Value) {
+    match tree {
+        Value::Object(map) => {
+            let duration = |field: &str| field.ends_with("Period") || field.ends_with("Timeout");
+            map.retain(|field, value| !value.is_null() || duration(field));
+            map.values_mut().for_each(settle);
+        }
+        Value::Number(number) => {
+            let exact = -(1_i64 << 53) as f64..=(1_i64 << 53) as f64;
+            if let Some(float) = number.as_f64().filter(|_| number.is_f64())
+                && float.fract() == 0.0
+                && exact.contains(&float)
+            {
+                *number = (float as i64).into();
+            }
+        }
+        _ => {}
     }
 }
 

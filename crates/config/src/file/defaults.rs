@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::{API_VERSION, FlushFrequency, KIND, KubeProxyConfiguration, Quantity};
 use crate::GoDuration;
 
-const HEALTHZ_PORT: u16 = 10256;
-const METRICS_PORT: u16 = 10249;
+const HEALTHZ_PORT: i32 = 10256;
+const METRICS_PORT: i32 = 10249;
 
 fn or_set<T: Default + PartialEq>(field: &mut T, default: T) {
     if *field == T::default() {
@@ -30,7 +30,7 @@ impl KubeProxyConfiguration {
         // An address that cannot be read is refused later; upstream takes it for IPv6 here.
         let (any, loopback) = match model::parse_ip(&self.bind_address) {
             Some(IpAddr::V4(_)) => ("0.0.0.0", "127.0.0.1"),
-            _ => ("[::]", "[::1]"),
+            _ => ("::", "::1"),
         };
         or_set(&mut self.healthz_bind_address, any.into());
         or_set(&mut self.metrics_bind_address, loopback.into());
@@ -77,10 +77,8 @@ impl KubeProxyConfiguration {
 }
 
 /// Adds a port to an address that has none; anything else is left for validation.
-pub(crate) fn append_port(address: &mut String, port: u16) {
-    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
-    match model::parse_ip(bare.unwrap_or(address)) {
-        Some(_) if bare.is_some() => *address = format!("{address}:{port}"),
+pub(crate) fn append_port(address: &mut String, port: i32) {
+    match model::parse_ip(address) {
         Some(IpAddr::V6(_)) => *address = format!("[{address}]:{port}"),
         Some(IpAddr::V4(_)) => *address = format!("{address}:{port}"),
         None => {}

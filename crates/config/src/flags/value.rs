@@ -35,6 +35,8 @@ impl Set {
             Set::Level(to) => *to(draft) = number(text)?,
             Set::Float(to) => *to(draft) = number(text)?,
             Set::Text(to) => *to(draft) = text.into(),
+            // As upstream's: nothing is what is not given.
+            Set::Ip(_) if text.is_empty() => {}
             Set::Ip(to) => {
                 model::parse_ip(text).ok_or_else(|| format!("{text:?} is not an IP address"))?;
                 *to(draft) = text.into();
@@ -51,7 +53,8 @@ impl Set {
                 *to(draft) = quantity.0;
             }
             Set::Duration(to) => *to(draft) = text.parse()?,
-            Set::List(to) => to(draft).extend(pieces(text).map(str::to_owned)),
+            Set::List(_) if text.is_empty() => {}
+            Set::List(to) => to(draft).extend(text.split(',').map(str::to_owned)),
             Set::Gates(to) => {
                 for piece in pieces(text) {
                     let (name, value) = pair(piece)?;

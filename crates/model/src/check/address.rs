@@ -26,10 +26,9 @@ pub fn parse_ip(s: &str) -> Option<IpAddr> {
         .then(|| Ipv4Addr::from(octets).into())
 }
 
-/// Reads an address range, host bits masked off. White space around it is passed over, which the
-/// API allows in `loadBalancerSourceRanges`.
+/// Reads an address range, host bits masked off.
 pub fn parse_cidr(s: &str) -> Option<IpNet> {
-    let (address, len) = s.trim().split_once('/')?;
+    let (address, len) = s.split_once('/')?;
     if !(1..=3).contains(&len.len()) || !len.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }

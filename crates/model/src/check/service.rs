@@ -329,7 +329,8 @@ fn source_ranges(
     let mut ranges = Vec::with_capacity(stated.len());
     let mut unread = Vec::new();
     for (i, s) in stated.iter().enumerate() {
-        match parse_cidr(s) {
+        // The API allows white space around these.
+        match parse_cidr(s.trim()) {
             Some(range) => ranges.push(range),
             None => {
                 let field = format!("spec.loadBalancerSourceRanges[{i}]");

@@ -30,9 +30,9 @@ fn addresses_are_read_as_the_api_reads_them() {
 }
 
 #[test]
-fn ranges_are_masked_and_may_be_padded() {
+fn ranges_are_masked() {
     let cidr = |s: &str| parse_cidr(s).map(|c| c.to_string());
-    assert_eq!(cidr(" 10.1.2.3/8\t").as_deref(), Some("10.0.0.0/8"));
+    assert_eq!(cidr("10.1.2.3/8").as_deref(), Some("10.0.0.0/8"));
     assert_eq!(cidr("fd00::1/64").as_deref(), Some("fd00::/64"));
     assert_eq!(cidr("0.0.0.0/0").as_deref(), Some("0.0.0.0/0"));
     for bad in [
@@ -44,6 +44,8 @@ fn ranges_are_masked_and_may_be_padded() {
         "10.0.0.0/+8",
         "10.0.0.0/-1",
         "10.0.0.0/08x",
+        " 10.0.0.0/8",
+        "10.0.0.0/8 ",
         "::ffff:10.0.0.0/104",
         "/8",
     ] {

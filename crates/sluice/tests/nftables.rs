@@ -1,5 +1,4 @@
-//! The running proxy in nftables mode: what others do to its table is mended, kube-proxy's table is
-//! replaced, and whatever happens to the process, existing Services go on.
+//! The running proxy in nftables mode: what it programs, what it renders, and what it leaves alone.
 
 mod support;
 
@@ -28,47 +27,6 @@ fn changes_to_files_reach_the_kernel() {
     fs::remove_file(proxy.folder.path().join("b.yaml")).unwrap();
     proxy.wait_for(&frontend(2), false);
     assert!(proxy.rules().contains(&frontend(1)));
-}
-
-#[test]
-fn a_table_that_somebody_deletes_or_changes_is_mended() {
-    let proxy = start(&[("a.yaml", &web("a", 1, "10.244.1.1"))]);
-    proxy.wait_for("10.244.1.1 . 8080", true);
-    let clean = proxy.rules();
-    eventually("the watch has begun", || {
-        proxy
-            .host
-            .sh("nft delete table ip kube-proxy 2>/dev/null || true");
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        proxy.rules().contains("10.244.1.1 . 8080")
-    });
-    eventually("the same table", || proxy.rules() == clean);
-
-    proxy
-        .host
-        .sh("nft add rule ip kube-proxy services ip daddr 1.2.3.4 drop");
-    proxy.wait_for("1.2.3.4", false);
-    proxy.host.sh("nft add chain ip kube-proxy theirs");
-    proxy.wait_for("chain theirs", false);
-    proxy
-        .host
-        .sh("nft flush set ip kube-proxy cluster-ip-ports");
-    proxy.wait_for(&frontend(1), true);
-    eventually("the same table", || proxy.rules() == clean);
-    assert!(proxy.log().contains("somebody else changed the rules"));
-}
-
-#[test]
-fn other_tables_are_nobodys_business() {
-    let proxy = start(&[("a.yaml", &web("a", 1, "10.244.1.1"))]);
-    proxy.wait_for("10.244.1.1 . 8080", true);
-    proxy
-        .host
-        .sh("nft add table ip theirs; nft add chain ip theirs c; nft add rule ip theirs c accept");
-    proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
-    proxy.wait_for("10.244.1.2 . 8080", true);
-    assert!(proxy.host.sh("nft list table ip theirs").contains("accept"));
-    assert!(!proxy.log().contains("somebody else"), "{}", proxy.log());
 }
 
 #[test]

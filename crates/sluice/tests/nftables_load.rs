@@ -1,9 +1,9 @@
 //! Whatever happens to the running proxy and to its table, connections through Services that are not
 //! changed go on, and in the end the table is as the objects say.
 
-#[path = "../../kernel/tests/support/objects.rs"]
-mod objects;
 mod support;
+#[path = "support/table.rs"]
+mod table;
 #[path = "../../kernel/tests/support/traffic.rs"]
 mod traffic;
 
@@ -11,11 +11,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dataplane::nftables::{Options, Pick, State, TABLE, table_family};
-use kernel::nfnetlink::{NfTables, TableId};
-use netfilter::nft::table::Contents;
+use kernel::nfnetlink::{GenerationInfo, Monitor, Notice};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
@@ -23,40 +21,16 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use objects::{observed, other, plans};
-use support::{Proxy, eventually};
-use traffic::Stage;
+use support::Proxy;
+use table::objects::other;
+use table::wait_until_right;
+use traffic::{Failure, Stage};
 
 /// A proxy for the observed objects, and the world around its node.
 fn start() -> (Proxy, Stage) {
-    let objects = fs::read_to_string(observed("objects.json")).unwrap();
-    let proxy = Proxy::start("nftables", &[("objects.json", &objects)], &[]);
-    wait_until_right(&proxy);
+    let proxy = table::start(&[]);
     let stage = Stage::around(proxy.host.netns());
     (proxy, stage)
-}
-
-/// Waits until both families' tables are what the objects in the folder mean.
-fn wait_until_right(proxy: &Proxy) {
-    let plans = plans(&[proxy.folder.path().to_owned()]);
-    for plan in &plans {
-        let mut state = State::lower(plan, Options::default());
-        let id = TableId::new(table_family(plan.family), TABLE);
-        let what = || format!("{id} as the objects say\n{}", proxy.log());
-        eventually(&what(), || {
-            let read = || NfTables::open().unwrap().read_table(&id);
-            let Ok((Some(read), _)) = proxy.host.run(read) else {
-                return false;
-            };
-            // Chains that no frontend leads to any more stay for a while, and so do the ways to them.
-            let chains = read.contents.chains.keys();
-            state.set_idle(chains.filter_map(|name| Pick::parse(name)));
-            let sweep = state.sweep().ops;
-            let mut table = Some(read.contents);
-            let swept = Contents::apply(&mut table, &sweep).is_ok();
-            swept && read.foreign.is_empty() && table == Some(state.contents())
-        });
-    }
 }
 
 fn write_others(proxy: &Proxy, round: usize) {
@@ -180,4 +154,65 @@ fn what_the_kernel_says_is_lost_for_want_of_room() {
         load.wait(50);
     }
     load.finish(&stage).assert_unharmed();
+}
+
+/// How many transactions there have been, whoever made them.
+fn commits(monitor: &mut Monitor) -> usize {
+    let mut count = 0;
+    while let Some(notice) = monitor.receive().unwrap() {
+        let Notice::Changes(messages) = notice else {
+            panic!("notifications were lost");
+        };
+        let ends = messages
+            .flatten()
+            .map(|m| GenerationInfo::read(&m).unwrap());
+        count += ends.flatten().count();
+    }
+    count
+}
+
+/// New connections cannot be served while there is no table; what is there goes on, by what the
+/// kernel remembers of it.
+#[test]
+fn the_table_is_deleted_under_load() {
+    let (proxy, stage) = start();
+    let load = stage.load();
+    load.wait(100);
+    let mut monitor = proxy.host.run(|| Monitor::open().unwrap());
+    let mut whole = Vec::new();
+    for deletion in [
+        "nft delete table ip kube-proxy",
+        "nft delete table ip6 kube-proxy",
+        "nft flush ruleset",
+    ] {
+        commits(&mut monitor);
+        let begin = Instant::now();
+        proxy.host.sh(deletion);
+        let deleted = Instant::now();
+        wait_until_right(&proxy);
+        let end = Instant::now();
+        println!(
+            "{deletion} took {:?}; within {:?} and {} transactions everything was there again",
+            deleted - begin,
+            end - deleted,
+            commits(&mut monitor) - 1
+        );
+        whole.push((begin, end));
+        load.wait(500);
+    }
+    let seen = load.finish(&stage);
+    let without_table = |failure: &Failure| {
+        let mut times = whole.iter();
+        times.any(|(begin, end)| failure.begun <= *end && *begin <= failure.ended)
+    };
+    let (during, outside): (Vec<_>, Vec<_>) = seen
+        .failures
+        .iter()
+        .partition(|failure| !failure.of_an_existing_one() && without_table(failure));
+    println!(
+        "{} new connections failed, {} SYNs were sent again",
+        during.len(),
+        seen.retransmitted
+    );
+    assert!(outside.is_empty(), "{outside:#?}");
 }

@@ -19,6 +19,7 @@
 //! [`State::commit`] takes them in once the kernel has. [`Sync`] is the state machine around it: it
 //! reads back, repairs, and finds the Service that the kernel refuses.
 
+mod anchor;
 pub(crate) mod elements;
 mod names;
 pub(crate) mod pick;
@@ -34,6 +35,7 @@ mod tests;
 use netfilter::nft::text;
 use plan::Plan;
 
+pub use anchor::{ANCHOR, ANCHOR_COMMENT, anchor};
 pub use names::{LOCAL_INDEX, SetId, TABLE, table_family};
 pub use pick::{At, Pick, Role};
 pub use state::{Change, State, Target};

@@ -85,10 +85,37 @@ impl NfTables {
         ops: &[Op],
         generation: Option<Generation>,
     ) -> Result<(), TransactionError> {
-        let mut batch = Vec::new();
+        self.commit_after(Vec::new(), table, ops, generation)
+    }
+
+    /// Makes a table that belongs to this conversation (`NFT_TABLE_F_OWNER`, Linux 5.12), with what
+    /// `ops` put into it: nobody else can change or delete it, and it goes with this.
+    ///
+    /// # Errors
+    /// As [`NfTables::commit`]; `EOPNOTSUPP` where the kernel does not know owners.
+    pub fn commit_owned(
+        &mut self,
+        table: &TableId,
+        comment: &str,
+        ops: &[Op],
+        generation: Option<Generation>,
+    ) -> Result<(), TransactionError> {
+        let make = bytes(&table.encoder().owned_table(comment));
+        self.commit_after(make, table, ops, generation)
+    }
+
+    /// Commits a message, or none, and then operations.
+    fn commit_after(
+        &mut self,
+        mut batch: Vec<u8>,
+        table: &TableId,
+        ops: &[Op],
+        generation: Option<Generation>,
+    ) -> Result<(), TransactionError> {
         // Of each message the operation that it is part of: the elements of one operation may
         // need several.
-        let mut parts = Vec::with_capacity(ops.len());
+        let mut parts = Vec::with_capacity(ops.len() + 1);
+        parts.extend((!batch.is_empty()).then_some(0));
         let mut messages = Vec::new();
         for (number, op) in ops.iter().enumerate() {
             table.encoder().op(op, &mut messages);

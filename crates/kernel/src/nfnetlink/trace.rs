@@ -156,18 +156,13 @@ impl Tracing {
         events.set_receive_buffer(RECEIVE_BUFFER)?;
         events.subscribe(TRACE_GROUP)?;
         let mut nft = NfTables::open()?;
-        let mut batch = Vec::new();
-        let encoder = table.encoder();
-        let first = if owned {
-            vec![encoder.owned_table(comment)]
+        if owned {
+            nft.commit_owned(table, comment, ops, generation)?;
         } else {
             let comment = Some(comment.to_owned());
-            encoder.ops(&[Op::AddTable { comment }])
-        };
-        for message in first.into_iter().chain(encoder.ops(ops)) {
-            message.append_to(&mut batch);
+            let all = [&[Op::AddTable { comment }], ops].concat();
+            nft.commit(table, &all, generation)?;
         }
-        nft.transact(&mut batch, generation)?;
         Ok(Tracing {
             nft,
             events,

@@ -238,7 +238,7 @@ fn serve_udp(at: SocketAddr) {
 struct Shared {
     stop: AtomicBool,
     rounds: AtomicU64,
-    failures: Mutex<BTreeMap<Instant, String>>,
+    failures: Mutex<Vec<Failure>>,
     by_client: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -259,13 +259,15 @@ impl Client {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let start = Instant::now();
             if let Err(error) = attempt() {
-                let took = start.elapsed();
-                let message = format!("{}, number {done}, after {took:?}: {error}", self.name);
-                self.shared
-                    .failures
-                    .lock()
-                    .expect("no panic")
-                    .insert(start, message);
+                let ended = Instant::now();
+                let took = ended - start;
+                let what = format!("{}, number {done}, after {took:?}: {error}", self.name);
+                let mut failures = self.shared.failures.lock().expect("no panic");
+                failures.push(Failure {
+                    begun: start,
+                    ended,
+                    what,
+                });
             }
             done += 1;
             self.shared.rounds.fetch_add(1, Ordering::Relaxed);
@@ -341,13 +343,28 @@ pub(crate) struct Load {
     retransmitted: u64,
 }
 
+/// A question without an answer.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) begun: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) what: String,
+}
+
+impl Failure {
+    /// Whether it was one of a connection or a flow that was there before.
+    pub(crate) fn of_an_existing_one(&self) -> bool {
+        self.what.starts_with("a ")
+    }
+}
+
 /// What came of a load.
 #[derive(Debug)]
 pub(crate) struct Seen {
     /// How many questions each client has asked.
     pub(crate) asked: BTreeMap<String, u64>,
-    /// What went wrong, in the order in which it was begun.
-    pub(crate) failures: Vec<(Instant, String)>,
+    /// What went wrong, in the order in which it ended.
+    pub(crate) failures: Vec<Failure>,
     /// How many connections needed a second SYN, or a second answer to one.
     pub(crate) retransmitted: u64,
 }
@@ -375,7 +392,7 @@ impl Load {
         let failures = std::mem::take(&mut *self.shared.failures.lock().expect("no panic"));
         Seen {
             asked: std::mem::take(&mut *self.shared.by_client.lock().expect("no panic")),
-            failures: failures.into_iter().collect(),
+            failures,
             retransmitted: stage.retransmitted() - self.retransmitted,
         }
     }
@@ -387,7 +404,7 @@ impl Seen {
         let failures: Vec<&String> = self
             .failures
             .iter()
-            .map(|(_, what)| what)
+            .map(|failure| &failure.what)
             .take(10)
             .collect();
         assert!(

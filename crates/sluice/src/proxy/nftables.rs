@@ -2,15 +2,19 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::mem;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dataplane::nftables::{Expected, Options, Outcome, Sync, TABLE, Transport, table_family};
+use dataplane::nftables::{
+    ANCHOR, ANCHOR_COMMENT, Expected, Options, Outcome, Sync, TABLE, Transport, anchor,
+    table_family,
+};
 use kernel::netlink;
 use kernel::nfnetlink::{
-    Generation, Monitor, NfTables, Notice, TableId, TransactionError, attributes,
+    Generation, GenerationInfo, Monitor, NfTables, Notice, TableId, TransactionError, attributes,
 };
 use model::IpFamily;
 use netfilter::nft::Op;
@@ -35,6 +39,8 @@ pub(crate) struct NftablesDriver {
     table: Table,
     /// Where to report foreign changes; taken once the watch has begun.
     inputs: Option<Sender<Input>>,
+    /// Keeps translated connections going whatever becomes of the table.
+    anchor: Option<NfTables>,
     /// NodePorts on loopback, which no rule of this mode can serve.
     loopback: Option<LoopbackNodePorts>,
 }
@@ -67,6 +73,7 @@ impl NftablesDriver {
                 generation,
             },
             inputs: Some(inputs),
+            anchor: None,
             loopback: None,
         })
     }
@@ -153,6 +160,12 @@ impl Driver for NftablesDriver {
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
+        if self.anchor.is_none() {
+            // Not to be had in old kernels, nor where another sluice is about to end.
+            self.anchor = make_anchor(self.family)
+                .inspect_err(|error| tracing::debug!("{}: no table {ANCHOR}: {error}", self.family))
+                .ok();
+        }
         self.sync.set_plan(plan);
         self.sync.retry();
         self.sync.distrust();
@@ -196,6 +209,14 @@ impl Transport for Table {
     }
 }
 
+/// Makes the table that lives as long as what this returns.
+fn make_anchor(family: IpFamily) -> Result<NfTables, TransactionError> {
+    let mut nft = NfTables::open()?;
+    let table = TableId::new(table_family(family), ANCHOR);
+    nft.commit_owned(&table, ANCHOR_COMMENT, &anchor(family), None)?;
+    Ok(nft)
+}
+
 /// Reports changes to the table that others than the socket `own` make.
 fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> anyhow::Result<()> {
     let mut monitor = Monitor::open().context("cannot watch nf_tables")?;
@@ -204,24 +225,30 @@ fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> 
     std::thread::Builder::new()
         .name(format!("watch-{family}"))
         .spawn(move || {
+            // Whether the commit that is being told of is one.
+            let mut foreign = false;
             loop {
                 let ready = monitor.wait(LISTENING);
-                let mut foreign = false;
+                let mut disturbed = false;
                 while let Ok(Some(notice)) = monitor.receive() {
-                    foreign |= match notice {
-                        Notice::Overrun => true,
-                        Notice::Changes(messages) => messages.flatten().any(|message| {
-                            message.port != own
-                                && message.payload.first() == Some(&number)
-                                && table_of(&message) == Some(name.as_bytes())
-                        }),
+                    let Notice::Changes(messages) = notice else {
+                        disturbed = true;
+                        continue;
                     };
+                    for message in messages.flatten() {
+                        if let Ok(Some(_)) = GenerationInfo::read(&message) {
+                            disturbed |= mem::take(&mut foreign);
+                        }
+                        foreign |= message.port != own
+                            && message.payload.first() == Some(&number)
+                            && table_of(&message) == Some(name.as_bytes());
+                    }
                 }
                 if let Err(error) = ready {
                     tracing::error!("cannot watch nf_tables any more: {error}");
                     return;
                 }
-                if foreign && inputs.send(Input::Disturbed(family)).is_err() {
+                if disturbed && inputs.send(Input::Disturbed(family)).is_err() {
                     return;
                 }
             }

@@ -36,6 +36,7 @@ test: deps
 bench: deps
 	$(CARGO) bench --package sluice-plan --bench plan
 	$(CARGO) bench --package sluice-dataplane --bench iptables
+	$(CARGO) bench --package sluice-dataplane --bench ipvs
 	$(CARGO) bench --package sluice-kernel --bench nftables
 	$(CARGO) bench --package sluice-trace --bench dump
 	scripts/deps haproxy socat

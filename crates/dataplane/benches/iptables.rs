@@ -4,15 +4,18 @@
 //! `cargo bench -p sluice-dataplane --bench iptables`. With a folder behind `--` it also leaves
 //! the inputs for iptables-restore there, for trying them on a kernel.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dataplane::iptables::{Mode, Observation, Options};
-use model::{Change, EndpointSlice, Event, IpFamily, NamespacedName};
+use model::{Change, Event, IpFamily};
 use netfilter::iptables::{Family, Flush, Restore, TableSet};
 use plan::Planner;
-use plan::testing::{Applied, big_cluster, big_cluster_settings};
+use plan::testing::{big_cluster, big_cluster_settings};
+use support::{cpu_time, median, one_endpoint, resident_mib, show, slices};
 
 const ENDPOINTS: usize = 10;
 /// Of what takes the whole cluster.
@@ -70,7 +73,7 @@ fn measure(services: usize, folder: Option<&Path>) {
     } = last.expect("a round");
     let (read, drift) = read_back(&planner, &text);
 
-    let slices: Vec<&EndpointSlice> = events.iter().filter_map(slice).collect();
+    let slices = slices(&events);
     let mut endpoint_text = String::new();
     let endpoint = median((0..CHANGES).map(|round| {
         let event = one_endpoint(slices[round * 7 % slices.len()], round);
@@ -78,10 +81,10 @@ fn measure(services: usize, folder: Option<&Path>) {
         endpoint_text = text;
         time
     }));
-    let names: Vec<&NamespacedName> = events.iter().filter_map(service_name).collect();
+    let all = support::services(&events);
     let mut service_text = String::new();
     let service = median((0..CHANGES).map(|round| {
-        let name = names[round * 3 % names.len()].clone();
+        let name = all[round * 3 % all.len()].name.clone();
         let (time, text) = step(
             &mut planner,
             &mut mode,
@@ -197,27 +200,6 @@ fn read_back(planner: &Planner, text: &str) -> (Duration, Duration) {
     (read, median(times.iter().map(|(_, compared)| *compared)))
 }
 
-fn slice(event: &Event) -> Option<&EndpointSlice> {
-    match event {
-        Event::EndpointSlice(Change::Applied(slice)) => Some(slice),
-        _ => None,
-    }
-}
-
-fn service_name(event: &Event) -> Option<&NamespacedName> {
-    match event {
-        Event::Service(Change::Applied(service)) => Some(&service.name),
-        _ => None,
-    }
-}
-
-/// An EndpointSlice with one address changed.
-fn one_endpoint(slice: &EndpointSlice, round: usize) -> Event {
-    let mut slice = slice.clone();
-    slice.endpoints[0].address = std::net::IpAddr::from([10, 1, (round >> 8) as u8, round as u8]);
-    slice.applied()
-}
-
 /// From an event to its transaction.
 fn step(planner: &mut Planner, mode: &mut Mode, event: Event) -> (Duration, String) {
     let start = Instant::now();
@@ -231,33 +213,4 @@ fn step(planner: &mut Planner, mode: &mut Mode, event: Event) -> (Duration, Stri
     assert!((1..10_000).contains(&text.len()), "only this change");
     mode.committed(transaction);
     (time, text)
-}
-
-fn median(times: impl Iterator<Item = Duration>) -> Duration {
-    let mut times: Vec<_> = times.collect();
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-/// What this thread has spent on a CPU: other work on the machine does not count.
-fn cpu_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
-    let nanoseconds = text.split(' ').next().and_then(|n| n.parse().ok());
-    Duration::from_nanos(nanoseconds.expect("a number"))
-}
-
-fn show(time: Duration) -> String {
-    let ms = time.as_secs_f64() * 1000.0;
-    if ms < 1.0 {
-        format!("{ms:.3} ms")
-    } else {
-        format!("{ms:.0} ms")
-    }
-}
-
-fn resident_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) / 1024
 }

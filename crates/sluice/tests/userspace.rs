@@ -6,11 +6,10 @@ mod support;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use kernel::netns::NetNs;
 use lab::probe::{Outcome, Probe};
+use support::machine::{self, Machine};
 use support::{Host, Proxy, Running, SLUICE, eventually, text};
 
 /// A Service with everything: NodePort, load balancer with source ranges, an SCTP port beside.
@@ -82,77 +81,18 @@ fn start(files: &[(&str, &str)], flags: &[&str]) -> Proxy {
 
 /// Two servers: `one` at TCP 8080 and UDP 8053, `two` at TCP 8081 and UDP 8054.
 fn echo(host: &Host) -> [Running; 2] {
-    let server = |name: &str, ports: &[&str]| {
-        let mut command = host.command(SLUICE);
-        command.args(["lab-echo", "--node=node1"]);
-        command.args(["--address=10.200.1.2", "--address=fd00:200:1::2"]);
-        command.arg(format!("--pod=demo/{name}")).args(ports);
-        let mut child: Child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut ready = [0; 6];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut ready)
-            .unwrap();
-        Running(child)
-    };
+    let addresses = ["10.200.1.2", "fd00:200:1::2"];
+    let server = |pod, ports: &[&str]| machine::echo(host.command(SLUICE), pod, &addresses, ports);
     [
-        server("one", &["--port=TCP:8080", "--port=UDP:8053"]),
-        server("two", &["--port=TCP:8081", "--port=UDP:8054"]),
+        server("one", &["TCP:8080", "UDP:8053"]),
+        server("two", &["TCP:8081", "UDP:8054"]),
     ]
 }
 
-/// A machine beside the host that reaches Services through it; gone when dropped.
-struct Outside(NetNs);
-
-impl Outside {
-    fn beside(host: &Host) -> Self {
-        let name = format!("sluice-test-{}-{}", std::process::id(), rand());
-        let ns = NetNs::create(&name).unwrap();
-        let outside = Self(ns);
-        host.sh(&format!(
-            "ip link add ext type veth peer name eth0 netns {name}"
-        ));
-        host.sh("ip link set ext up; ip addr add 10.201.0.1/24 dev ext");
-        host.sh("ip addr add fd00:201::1/64 dev ext nodad");
-        host.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
-        host.sh("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
-        for line in [
-            "ip link set lo up; ip link set eth0 up",
-            "ip addr add 10.201.0.2/24 dev eth0; ip addr add 10.201.0.3/24 dev eth0",
-            "ip route add default via 10.201.0.1",
-            "ip addr add fd00:201::2/64 dev eth0 nodad; ip addr add fd00:201::3/64 dev eth0 nodad",
-            "ip -6 route add default via fd00:201::1",
-        ] {
-            let output = outside
-                .0
-                .command("sh")
-                .unwrap()
-                .args(["-c", line])
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{line}: {}", text(&output.stderr));
-        }
-        outside
-    }
-
-    fn ask(&self, probe: Probe) -> Outcome {
-        self.0.run(|| probe.ask()).unwrap()
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = NetNs::delete(self.0.name());
-    }
-}
-
-/// Different for each test of this process.
-fn rand() -> u32 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static COUNT: AtomicU32 = AtomicU32::new(1000);
-    COUNT.fetch_add(1, Ordering::Relaxed)
+/// A machine beside the host, to which that has addresses of its own.
+fn outside(host: &Host) -> Machine {
+    host.sh("ip addr add 10.201.0.1/32 dev lo; ip addr add fd00:201::1/128 dev lo");
+    Machine::outside(host)
 }
 
 fn at(address: &str) -> SocketAddr {
@@ -235,7 +175,7 @@ fn every_frontend_answers_and_source_ranges_hold() {
             "{to}"
         );
     }
-    let outside = Outside::beside(&proxy.host);
+    let outside = outside(&proxy.host);
     for to in ["10.96.10.1:80", "10.201.0.1:30080", "10.99.0.1:80"] {
         assert_eq!(who(&outside.ask(http(to))), "one", "{to}");
     }
@@ -271,7 +211,7 @@ fn every_frontend_answers_and_source_ranges_hold() {
 fn policies_and_missing_endpoints_are_as_in_the_other_modes() {
     let proxy = start(&[("a.yaml", &web("Local", 8080, "node2"))], &[]);
     let _servers = echo(&proxy.host);
-    let outside = Outside::beside(&proxy.host);
+    let outside = outside(&proxy.host);
     wait_until_served(&proxy, "one");
     // Nobody on this node: dropped for those outside, not for the node itself.
     assert_eq!(outside.ask(http("10.201.0.1:30080")), Outcome::TimedOut);
@@ -340,7 +280,7 @@ fn ipv6_is_served_as_ipv4_is() {
         let answer = proxy.host.run(|| who(&http(to).ask()).to_owned());
         assert_eq!(answer, "one", "{to}");
     }
-    let outside = Outside::beside(&proxy.host);
+    let outside = outside(&proxy.host);
     // Of two addresses the system might choose the one outside the source ranges.
     let inside = at("[fd00:201::2]:0").ip();
     eventually("neighbours", || {

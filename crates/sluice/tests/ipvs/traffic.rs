@@ -1,18 +1,15 @@
 //! Real connections through the kernel's virtual servers.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::process::Stdio;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use kernel::netns::NetNs;
-use lab::echo::Answer;
 use lab::probe::{How, Outcome, Probe};
 use model::Protocol;
 
+use crate::support::machine::{Conversation, Machine, OUTSIDE};
 use crate::support::vm::in_vm;
-use crate::support::{Host, Proxy, Running, SLUICE, eventually, text};
+use crate::support::{Proxy, eventually};
 
 const TCP: u16 = 80;
 const UDP: u16 = 53;
@@ -20,7 +17,6 @@ const SCTP: u16 = 99;
 /// The cluster IPs of the Service `web`.
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 10, 1));
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 1));
-const OUTSIDE: [&str; 2] = ["10.201.0.2", "10.201.0.3"];
 
 /// A Service of both families and all protocols; `more` are further fields of its spec.
 fn service(name: &str, last: u8, node_port: u16, more: &str) -> String {
@@ -62,117 +58,11 @@ fn slices(name: &str, pods: &[(u8, &str)]) -> String {
 }
 
 /// Both in one file.
-fn web(name: &str, last: u8, node_port: u16, more: &str, pods: &[(u8, &str)]) -> String {
+pub(crate) fn web(name: &str, last: u8, node_port: u16, more: &str, pods: &[(u8, &str)]) -> String {
     service(name, last, node_port, more) + &slices(name, pods)
 }
 
 const HERE: &str = "node1";
-
-/// A machine on a cable of its own to the host, which it reaches everything through: a pod, or
-/// somebody outside.
-struct Machine {
-    netns: NetNs,
-    server: Option<Running>,
-}
-
-impl Machine {
-    fn beside(host: &Host, cable: &str, addresses: &[String]) -> Self {
-        let name = format!("sluice-test-{}-{cable}", std::process::id());
-        let netns = NetNs::create(&name).unwrap();
-        let machine = Self {
-            netns,
-            server: None,
-        };
-        host.sh(&format!(
-            "ip link add {cable} type veth peer name eth0 netns {name}
-             echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-             echo 1 >/proc/sys/net/ipv4/conf/{cable}/proxy_arp
-             echo 0 >/proc/sys/net/ipv4/neigh/{cable}/proxy_delay
-             ip link set {cable} up; ip addr add fe80::1/64 dev {cable} nodad"
-        ));
-        machine.sh("ip link set lo up; ip link set eth0 up");
-        for address in addresses {
-            machine.sh(&format!("ip addr add {address} dev eth0 nodad"));
-            host.sh(&format!("ip route add {address} dev {cable}"));
-        }
-        machine.sh("ip route add default dev eth0; ip -6 route add default via fe80::1 dev eth0");
-        machine
-    }
-
-    fn pod(host: &Host, number: u8) -> Self {
-        let addresses = [
-            format!("10.244.1.{number}"),
-            format!("fd00:10:244::{number}"),
-        ];
-        let mut pod = Self::beside(host, &format!("pod{number}"), &addresses);
-        let mut command = pod.netns.command(SLUICE).unwrap();
-        command
-            .args(["lab-echo", "--node=node1"])
-            .arg(format!("--pod=demo/pod{number}"))
-            .args(["--port=TCP:8080", "--port=UDP:8053", "--port=SCTP:8099"])
-            .args(addresses.map(|ip| format!("--address={ip}")))
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut ready = [0; 6];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut ready)
-            .unwrap();
-        pod.server = Some(Running(child));
-        pod
-    }
-
-    fn outside(host: &Host) -> Self {
-        let v4 = OUTSIDE.map(str::to_owned);
-        Self::beside(
-            host,
-            "ext",
-            &[&v4[..], &["fd00:201::2".to_owned()]].concat(),
-        )
-    }
-
-    fn sh(&self, line: &str) -> String {
-        let mut command = self.netns.command("sh").unwrap();
-        let output = command.args(["-c", line]).output().unwrap();
-        assert!(output.status.success(), "{line}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    fn ask(&self, probe: Probe) -> Outcome {
-        let probe = Probe {
-            timeout: Duration::from_secs(20),
-            ..probe
-        };
-        self.netns.run(|| probe.ask()).unwrap()
-    }
-
-    fn answer(&self, probe: Probe) -> Answer {
-        let outcome = self.ask(probe);
-        let answer = outcome.answer().cloned();
-        answer.unwrap_or_else(|| panic!("{probe:?}: {outcome}"))
-    }
-
-    /// The pods that answer so many connections.
-    fn pods(&self, to: SocketAddr, count: usize) -> BTreeSet<String> {
-        let answers = (0..count).map(|_| self.answer(Probe::http(to)).pod);
-        answers.collect()
-    }
-
-    /// The pod that answers a connection from this port, which may have been used just now.
-    fn pod_from_port(&self, port: u16, to: SocketAddr) -> Option<String> {
-        let line = format!(
-            "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -s {} -p {port} -w 20 {} {} || true",
-            OUTSIDE[0],
-            to.ip(),
-            to.port()
-        );
-        let said = self.sh(&line);
-        let answer: Answer = serde_json::from_str(said.lines().last()?).ok()?;
-        Some(answer.pod)
-    }
-}
 
 fn udp(to: SocketAddr) -> Probe {
     Probe::udp(to)
@@ -182,52 +72,6 @@ fn sctp(to: SocketAddr) -> Probe {
     Probe {
         how: How::Plain(Protocol::Sctp),
         ..Probe::http(to)
-    }
-}
-
-/// A connection that goes on.
-struct Conversation {
-    stream: TcpStream,
-    reader: BufReader<TcpStream>,
-    pod: String,
-}
-
-impl Conversation {
-    fn start(from: &Machine, to: SocketAddr) -> Self {
-        let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(20));
-        let stream = from.netns.run(connect).unwrap().unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        let reader = BufReader::new(stream.try_clone().unwrap());
-        let mut this = Self {
-            stream,
-            reader,
-            pod: String::new(),
-        };
-        // An empty line is no HTTP: the server says who it is, and then everything back.
-        (&this.stream).write_all(b"\n").unwrap();
-        let answer: Answer = serde_json::from_str(&this.hear()).unwrap();
-        this.pod = answer.pod;
-        assert_eq!(this.hear(), "\n");
-        this
-    }
-
-    fn hear(&mut self) -> String {
-        let mut line = String::new();
-        self.reader.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn goes_on(&mut self) {
-        (&self.stream).write_all(b"still there?\n").unwrap();
-        assert_eq!(self.hear(), "still there?\n");
-    }
-
-    /// With a reset, after which IPVS remembers it for the shortest time: 10 s.
-    fn reset(self) {
-        let stream = socket2::Socket::from(self.stream);
-        stream.set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 
@@ -260,7 +104,7 @@ fn start(more: &str, pods: &[u8]) -> Proxy {
     proxy
 }
 
-fn here(pods: &[u8]) -> Vec<(u8, &'static str)> {
+pub(crate) fn here(pods: &[u8]) -> Vec<(u8, &'static str)> {
     pods.iter().map(|pod| (*pod, HERE)).collect()
 }
 
@@ -484,12 +328,7 @@ fn local_policy_and_source_ranges() {
         let briefly = |probe: Probe| probe.timeout(Duration::from_secs(1));
         let silent = |outcome: Outcome| assert_eq!(outcome, Outcome::TimedOut);
         client.answer(from(OUTSIDE[0]));
-        silent(
-            client
-                .netns
-                .run(|| briefly(from(OUTSIDE[1])).ask())
-                .unwrap(),
-        );
+        silent(client.ask(briefly(from(OUTSIDE[1]))));
         // The node is in none of the ranges, until it is.
         silent(host.run(|| briefly(Probe::http(lb)).ask()));
         proxy.write("lb.yaml", &balanced("10.200.1.0/24"));
@@ -499,11 +338,6 @@ fn local_policy_and_source_ranges() {
                 .is_some()
         };
         eventually("the node's own connection", seen);
-        silent(
-            client
-                .netns
-                .run(|| briefly(from(OUTSIDE[0])).ask())
-                .unwrap(),
-        );
+        silent(client.ask(briefly(from(OUTSIDE[0]))));
     });
 }

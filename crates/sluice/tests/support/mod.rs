@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub(crate) mod machine;
 pub(crate) mod vm;
 
 use std::fs;
@@ -217,10 +218,15 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 /// Tries until `wanted` holds.
-pub(crate) fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, wanted: impl FnMut() -> bool) {
+    eventually_or(&|| what.to_owned(), wanted);
+}
+
+/// The same; what it is that does not come true is asked when it has not.
+pub(crate) fn eventually_or(what: &dyn Fn() -> String, mut wanted: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !wanted() {
-        assert!(Instant::now() < deadline, "never came true: {what}");
+        assert!(Instant::now() < deadline, "never came true: {}", what());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

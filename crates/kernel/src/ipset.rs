@@ -33,14 +33,18 @@ const ERRORS: [(i32, &str); 8] = [
 
 /// An operation that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("ipset {set}: {}", explain(refusal))]
+#[error("ipset {set}{}: {}", about(element.as_ref()), explain(refusal))]
 pub struct Refused {
     /// The set.
     pub set: Box<str>,
     /// The element, where one is at fault.
-    pub element: Option<String>,
+    pub element: Option<Element>,
     /// Why not.
     pub refusal: Refusal,
+}
+
+fn about(element: Option<&Element>) -> String {
+    element.map_or_else(String::new, |element| format!(", {element}"))
 }
 
 fn explain(refusal: &Refusal) -> String {
@@ -191,9 +195,7 @@ fn singly(op: &Op, range: std::ops::Range<usize>) -> Vec<Op> {
 
 fn refusal_of(op: &Op, refusal: Refusal) -> Refused {
     let element = match op {
-        Op::Add { elements, .. } | Op::Delete { elements, .. } => {
-            elements.first().map(ToString::to_string)
-        }
+        Op::Add { elements, .. } | Op::Delete { elements, .. } => elements.first().cloned(),
         _ => None,
     };
     Refused {

@@ -79,7 +79,7 @@ fn many_elements_arrive_and_a_bad_one_takes_no_other_along() {
         let mut kernel = IpSets::open().unwrap();
         let refused = kernel.run(&ops(&sets)).unwrap();
         assert_eq!(refused.len(), 1);
-        assert_eq!(refused[0].element, Some(bad.to_string()));
+        assert_eq!(refused[0].element, Some(bad.clone()));
         sets[0].elements.remove(10_000);
         assert_eq!(sorted(kernel.list(&|_| true).unwrap().sets), {
             let mut sets = sorted(sets);
@@ -98,7 +98,10 @@ fn refusals_say_what_is_wrong() {
         let mut kernel = IpSets::open().unwrap();
         let small = Sets::parse("create small hash:ip family inet hashsize 64 maxelem 2\nadd small 10.0.0.1\nadd small 10.0.0.2\nadd small 10.0.0.3\n").unwrap().sets;
         let refused = kernel.run(&ops(&small)).unwrap();
-        assert_eq!(refused[0].to_string(), "ipset small: the set is full");
+        assert_eq!(
+            refused[0].to_string(),
+            "ipset small, 10.0.0.3: the set is full"
+        );
         let other = Sets::parse("create small hash:ip,port family inet\n")
             .unwrap()
             .sets;

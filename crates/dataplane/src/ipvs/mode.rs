@@ -1,5 +1,7 @@
 //! What is wanted, what is in force, and the way from one to the other.
 
+mod refused;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,12 +9,15 @@ use std::time::Duration;
 
 use model::IpFamily;
 use netfilter::ipset;
-use netfilter::ipvs::{self, Destination, Op, Service, ServiceId};
-use plan::{FamilyDiff, Plan, PortKey};
+use netfilter::iptables::{Rule, Table};
+use netfilter::ipvs::{self, Destination, Op, ServiceId};
+use plan::{FamilyDiff, Plan};
 
+use self::refused::Refused;
 use super::lower::Item;
+use super::names::IPVS_OUT_FILTER;
 use super::observe::{Observation, SeenRules};
-use super::rules::Inputs;
+use super::rules::{Inputs, node_access};
 use super::sets::{COUNT, MAX_ELEMENTS, Member, SPARE, SetKind};
 use super::transaction::{Applied, Before, Elements, Next, rules_text, socket};
 use super::wanted::{Wanted, WantedServer};
@@ -32,6 +37,7 @@ pub struct Mode {
     wanted: Wanted,
     known: Option<Known>,
     termination: Termination,
+    refused: Refused,
 }
 
 /// What is in the kernel.
@@ -72,6 +78,7 @@ impl Mode {
             wanted: Wanted::new(family),
             known: None,
             termination: Termination::default(),
+            refused: Refused::default(),
         }
     }
 
@@ -176,6 +183,7 @@ impl Mode {
                 (Item::Address(ip), false) => out.old_addresses.push(ip),
                 (Item::Member(kind, member), true) => added.push(kind, member.element()),
                 (Item::Member(kind, member), false) => removed.push(kind, member.element()),
+                // These are rules.
                 (Item::NoNodeAccess(..), _) => {}
             }
         }
@@ -301,13 +309,29 @@ impl Mode {
 
     fn rules(&self, known: &Known, out: &mut Transaction) {
         let inputs = self.wanted.rules(&self.options);
-        match &known.rules {
-            KnownRules::Written(before) if *before == inputs => return,
-            KnownRules::Written(before) => {
-                out.rules = rules_text(&inputs.chains(), Before::Written(&before.chains()));
+        let no_access = out.next.items.iter();
+        let no_access = no_access.filter_map(|(item, is)| match item {
+            Item::NoNodeAccess(ip, protocol, port) => {
+                Some((node_access(*ip, *protocol, *port), *is))
             }
+            _ => None,
+        });
+        match &known.rules {
+            KnownRules::Written(before) => {
+                let single: Vec<(Rule, bool)> = no_access.collect();
+                let (is, was) = if *before == inputs {
+                    (Vec::new(), Vec::new())
+                } else {
+                    (inputs.chains(), before.chains())
+                };
+                out.rules = rules_text(&is, Before::Written(&was), &single);
+            }
+            // Then all of these are touched.
             KnownRules::Seen(seen) => {
-                out.rules = rules_text(&inputs.chains(), Before::Seen(seen));
+                let mut chains = inputs.chains();
+                let no_access = no_access.map(|(rule, _)| rule);
+                chains.push((Table::Filter, IPVS_OUT_FILTER, no_access.collect()));
+                out.rules = rules_text(&chains, Before::Seen(seen), &[]);
             }
         }
         out.next.rules = Some(inputs);
@@ -363,24 +387,12 @@ impl Mode {
                 _ => true,
             });
         wanted.touched = touched;
+        self.refused = Refused::default();
     }
 
     /// The kernel has not taken all of the transaction: it must be read before the next one.
     pub fn failed(&mut self, _transaction: Transaction) {
         self.forget();
-    }
-
-    /// The kernel has refused something of a virtual server: this is what it has of it. The next
-    /// transaction tries again.
-    pub fn found(&mut self, id: ServiceId, service: Option<Service>) {
-        let Some(known) = &mut self.known else {
-            return;
-        };
-        match service {
-            Some(service) => known.servers.insert(id, Applied::found(service)),
-            None => known.servers.remove(&id),
-        };
-        self.wanted.touched.servers.insert(id);
     }
 
     /// The destinations that a virtual server is known to have; `None` where it is not known to be
@@ -395,11 +407,6 @@ impl Mode {
     /// Nothing is known of the kernel any more.
     pub fn forget(&mut self) {
         self.known = None;
-    }
-
-    /// The Service port that a virtual server is there for.
-    pub fn owner(&self, id: &ServiceId) -> Option<PortKey> {
-        self.wanted.owner(id).map(|port| port.key())
     }
 
     /// The virtual servers with destinations that are going and have to be looked at now.

@@ -24,15 +24,14 @@ pub(super) struct Inputs {
     pub(super) random_fully: bool,
     /// Which sets have elements: what an empty one would decide is left out.
     pub(super) filled: [bool; COUNT],
-    /// Load-balancer addresses that the node itself must not reach, sorted.
-    pub(super) no_node_access: Vec<(IpAddr, Protocol, u16)>,
 }
 
 /// A chain with all its rules.
 pub(super) type FullChain = (Table, Chain, Vec<Rule>);
 
 impl Inputs {
-    /// Every chain of this mode.
+    /// Every chain of this mode but [`IPVS_OUT_FILTER`](names::IPVS_OUT_FILTER), whose rules are
+    /// [`node_access`]'.
     pub(super) fn chains(&self) -> Vec<FullChain> {
         let nat = |chain, rules| (Table::Nat, chain, rules);
         let filter = |chain, rules| (Table::Filter, chain, rules);
@@ -50,7 +49,6 @@ impl Inputs {
             filter(names::PROXY_FIREWALL, self.firewall()),
             filter(names::SOURCE_RANGES, self.source_ranges()),
             filter(names::IPVS_FILTER, self.access()),
-            filter(names::IPVS_OUT_FILTER, self.node_access()),
         ]
     }
 
@@ -290,26 +288,24 @@ impl Inputs {
         ));
         rules
     }
+}
 
-    fn node_access(&self) -> Vec<Rule> {
-        let drop = |(ip, protocol, port): &(IpAddr, Protocol, u16)| {
-            let ipvs = MatchIpvs {
-                protocol: Some(Negatable::is(netfilter::iptables::Protocol(
-                    protocol.number(),
-                ))),
-                address: Some(Negatable::is(Net::host(*ip))),
-                port: Some(Negatable::is(*port)),
-                ..MatchIpvs::default()
-            };
-            Rule {
-                header: Header {
-                    source: Some(Negatable::is(Net::host(*ip))),
-                    ..Header::default()
-                },
-                ..simple(vec![Match::Ipvs(Box::new(ipvs))], Target::Drop)
-            }
-        };
-        self.no_node_access.iter().map(drop).collect()
+/// Keeps the node itself from a load-balancer address.
+pub(super) fn node_access(ip: IpAddr, protocol: Protocol, port: u16) -> Rule {
+    let ipvs = MatchIpvs {
+        protocol: Some(Negatable::is(netfilter::iptables::Protocol(
+            protocol.number(),
+        ))),
+        address: Some(Negatable::is(Net::host(ip))),
+        port: Some(Negatable::is(port)),
+        ..MatchIpvs::default()
+    };
+    Rule {
+        header: Header {
+            source: Some(Negatable::is(Net::host(ip))),
+            ..Header::default()
+        },
+        ..simple(vec![Match::Ipvs(Box::new(ipvs))], Target::Drop)
     }
 }
 

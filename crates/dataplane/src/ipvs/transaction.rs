@@ -10,7 +10,7 @@ use netfilter::{ipset, ipvs};
 use plan::Endpoint;
 
 use super::lower::Item;
-use super::names::{JUMPS, TABLES};
+use super::names::{IPVS_OUT_FILTER, JUMPS, TABLES};
 use super::observe::SeenRules;
 use super::rules::{FullChain, Inputs};
 use super::sets::{COUNT, SetKind};
@@ -44,19 +44,14 @@ pub struct Transaction {
 impl Transaction {
     /// Nothing is to do.
     pub fn is_empty(&self) -> bool {
-        self.is_only_about(&|_| false)
-    }
-
-    /// Nothing is to do but about these virtual servers.
-    pub fn is_only_about(&self, these: &dyn Fn(&ServiceId) -> bool) -> bool {
-        let mut servers = self.servers.iter().chain(&self.old_servers);
         !self.device
             && self.sets.is_empty()
             && self.rules.is_empty()
+            && self.servers.is_empty()
             && self.new_addresses.is_empty()
             && self.old_addresses.is_empty()
+            && self.old_servers.is_empty()
             && self.old_members.is_empty()
-            && servers.all(|op| these(&op.service()))
     }
 }
 
@@ -108,8 +103,13 @@ pub(super) fn socket(endpoint: &Endpoint) -> SocketAddr {
 }
 
 /// The input for `iptables-restore` that makes `chains` be as they should, given what of them is
-/// there; `None` where that is not known to differ from `before`.
-pub(super) fn rules_text(chains: &[FullChain], before: Before<'_>) -> String {
+/// there, and that adds or removes single rules of
+/// [`IPVS_OUT_FILTER`](super::names::IPVS_OUT_FILTER). Empty where nothing is to do.
+pub(super) fn rules_text(
+    chains: &[FullChain],
+    before: Before<'_>,
+    node_access: &[(Rule, bool)],
+) -> String {
     let mut text = String::new();
     for table in TABLES {
         let of_table = chains.iter().filter(|(t, ..)| *t == table);
@@ -119,7 +119,11 @@ pub(super) fn rules_text(chains: &[FullChain], before: Before<'_>) -> String {
             .map(|j| (j.from, j.rule()))
             .filter(|(from, rule)| before.lacks(table, *from, rule))
             .collect();
-        if differ.is_empty() && missing.is_empty() {
+        let single = match table {
+            Table::Filter => node_access,
+            _ => &[],
+        };
+        if differ.is_empty() && missing.is_empty() && single.is_empty() {
             continue;
         }
         text.push_str(&format!("*{table}\n"));
@@ -135,6 +139,12 @@ pub(super) fn rules_text(chains: &[FullChain], before: Before<'_>) -> String {
             for rule in rules {
                 rule.write_append(&mut text, *chain);
             }
+        }
+        for (rule, is) in single {
+            text.push_str(if *is { "-A " } else { "-D " });
+            text.push_str(IPVS_OUT_FILTER.as_str());
+            rule.write(&mut text);
+            text.push('\n');
         }
         text.push_str("COMMIT\n");
     }
@@ -154,7 +164,11 @@ impl Before<'_> {
     fn differs(self, wanted: &FullChain) -> bool {
         let (table, chain, rules) = wanted;
         match self {
-            Before::Seen(seen) => seen.chains.get(&(*table, *chain)) != Some(&Some(rules.clone())),
+            Before::Seen(seen) => match seen.chains.get(&(*table, *chain)) {
+                Some(Some(seen)) if *chain == IPVS_OUT_FILTER => sorted(seen) != sorted(rules),
+                Some(Some(seen)) => seen != rules,
+                _ => true,
+            },
             Before::Written(chains) => !chains.contains(wanted),
         }
     }
@@ -168,6 +182,18 @@ impl Before<'_> {
             Before::Written(_) => false,
         }
     }
+}
+
+/// Of rules whose order does not matter.
+fn sorted(rules: &[Rule]) -> Vec<String> {
+    let text = |rule: &Rule| {
+        let mut text = String::new();
+        rule.write(&mut text);
+        text
+    };
+    let mut texts: Vec<String> = rules.iter().map(text).collect();
+    texts.sort_unstable();
+    texts
 }
 
 /// Elements of sets, gathered by set.

@@ -1,10 +1,10 @@
 //! What is wanted, as counted pieces.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{IpFamily, Protocol};
+use model::IpFamily;
 use netfilter::ipvs::{Service, ServiceId};
 use plan::{Endpoint, FamilyDiff, Plan, PortPlan};
 
@@ -48,7 +48,6 @@ pub(super) struct Wanted {
     context: Context,
     items: HashMap<Item, u32>,
     sizes: [usize; COUNT],
-    no_node_access: BTreeMap<(IpAddr, Protocol, u16), u32>,
     servers: HashMap<ServiceId, Vec<Claim>>,
     /// What may differ from what is in the kernel.
     pub(super) touched: Touched,
@@ -69,7 +68,6 @@ impl Wanted {
             addresses: Vec::new(),
             items: HashMap::new(),
             sizes: [0; COUNT],
-            no_node_access: BTreeMap::new(),
             servers: HashMap::new(),
             touched: Touched::default(),
         }
@@ -155,18 +153,6 @@ impl Wanted {
     }
 
     fn count(&mut self, item: Item, more: bool) {
-        if let Item::NoNodeAccess(ip, protocol, port) = item {
-            let count = self.no_node_access.entry((ip, protocol, port)).or_default();
-            *count = if more {
-                *count + 1
-            } else {
-                count.saturating_sub(1)
-            };
-            if *count == 0 {
-                self.no_node_access.remove(&(ip, protocol, port));
-            }
-            return;
-        }
         let count = self.items.entry(item).or_default();
         let was = *count > 0;
         *count = if more {
@@ -222,6 +208,18 @@ impl Wanted {
         Some(&self.servers.get(id)?.first()?.port)
     }
 
+    /// The Service ports that an item is there for. Looks at all of them.
+    pub(super) fn owners(&self, item: &Item) -> Vec<&Arc<PortPlan>> {
+        let owns = |port: &&Arc<PortPlan>| {
+            let mut found = false;
+            pieces(port, &self.context, &mut |piece| {
+                found |= matches!(piece, Piece::Item(i) if i == *item);
+            });
+            found
+        };
+        self.plan.ports.values().filter(owns).collect()
+    }
+
     pub(super) fn rules(&self, options: &Options) -> Inputs {
         let node = &self.plan.node;
         Inputs {
@@ -231,7 +229,6 @@ impl Wanted {
             mark: options.masquerade_mark(),
             random_fully: options.random_fully,
             filled: self.sizes.map(|size| size > 0),
-            no_node_access: self.no_node_access.keys().copied().collect(),
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The ipvs mode at the kernel: four interfaces, in an order in which no connection meets half of
 //! a Service.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use dataplane::ipvs::{DEVICE, Mode, Observation, Options, Seen, Transaction};
 use kernel::ipset::IpSets;
-use kernel::iptables::Iptables;
-use kernel::ipvs::{Ipvs, Refused};
+use kernel::iptables::{Iptables, RestoreError};
+use kernel::ipvs::Ipvs;
 use kernel::service_device::ServiceDevice;
 use model::IpFamily;
 use netfilter::iptables::Table;
@@ -33,14 +34,21 @@ pub(crate) struct Tools {
     pub(crate) device: ServiceDevice,
 }
 
+/// What the kernel has not taken of a transaction. All else it has.
+#[derive(Default)]
+struct Refusals {
+    servers: Vec<kernel::ipvs::Refused>,
+    elements: Vec<kernel::ipset::Refused>,
+    addresses: Vec<kernel::service_device::Refused>,
+    rules: Option<String>,
+}
+
 /// One family of the ipvs mode.
 pub(crate) struct IpvsDriver {
     family: IpFamily,
     tools: Tools,
     mode: Mode,
     started: Instant,
-    /// Virtual servers of which the kernel refused something. Every sync tries them again.
-    refused: BTreeSet<ServiceId>,
     /// The last virtual server whose destinations were looked at.
     looked_at: Option<ServiceId>,
 }
@@ -53,7 +61,6 @@ impl IpvsDriver {
             tools,
             mode: Mode::new(family, options),
             started: Instant::now(),
-            refused: BTreeSet::new(),
             looked_at: None,
         }
     }
@@ -140,7 +147,13 @@ impl IpvsDriver {
         };
         let now = self.now();
         self.mode.committed(transaction, now);
-        let quarantined = self.note(&refused).map_err(|e| self.error(e))?;
+        let quarantined = match self.note(refused) {
+            Ok(quarantined) => quarantined,
+            Err(reason) => {
+                self.mode.forget();
+                return Err(self.error(reason));
+            }
+        };
         // Many endpoints that go have no connections: no need to wait for the next look.
         self.attend();
         Ok(Synced {
@@ -149,55 +162,78 @@ impl IpvsDriver {
         })
     }
 
-    /// Takes note of what was refused: of these virtual servers alone it is not known what the
-    /// kernel has. Returns the Service ports that they are there for.
-    fn note(&mut self, refused: &[Refused]) -> Result<BTreeMap<PortKey, String>, String> {
-        self.refused.clear();
+    /// Takes note of what was refused: of these pieces alone it is not known what the kernel has.
+    /// Returns the Service ports that they are there for. What is there for none is an error.
+    fn note(&mut self, refused: Refusals) -> Result<BTreeMap<PortKey, String>, String> {
         let mut quarantined = BTreeMap::new();
-        for refusal in refused {
+        let mut problems: Vec<String> = refused.rules.into_iter().collect();
+        let mut note = |owners: Vec<PortKey>, refusal: String| {
+            if owners.is_empty() {
+                problems.push(refusal.clone());
+            }
+            for owner in owners {
+                quarantined.entry(owner).or_insert_with(|| refusal.clone());
+            }
+        };
+        for refusal in &refused.servers {
             let id = refusal.op.service();
             let found = self.tools.ipvs.get(&id).map_err(|e| e.to_string())?;
-            self.mode.found(id, found);
-            self.refused.insert(id);
-            // One that was to go has no owner; it is tried again all the same.
-            match self.mode.owner(&id) {
-                Some(owner) => {
-                    quarantined.entry(owner).or_insert(refusal.to_string());
-                }
-                None => return Err(refusal.to_string()),
-            }
+            let owner = self.mode.found(id, found);
+            note(owner.into_iter().collect(), refusal.to_string());
         }
-        Ok(quarantined)
-    }
-
-    /// Carries a transaction out. What the kernel refuses of single virtual servers comes back;
-    /// anything else that it refuses is an error, after everything has been tried.
-    fn execute(&mut self, t: &Transaction) -> Result<Vec<Refused>, String> {
-        let tools = &mut self.tools;
-        let mut problems: Vec<String> = Vec::new();
-        if t.device {
-            tools.device.ensure().map_err(|e| e.to_string())?;
+        for refusal in &refused.elements {
+            let element = refusal.element.iter();
+            let owners = element.flat_map(|e| self.mode.lacks_element(&refusal.set, e));
+            note(owners.collect(), refusal.to_string());
         }
-        let refused = tools.sets.run(&t.sets).map_err(|e| e.to_string())?;
-        problems.extend(refused.iter().map(ToString::to_string));
-        if !t.rules.is_empty() {
-            let restored = tools.rules.restore(t.rules.as_bytes());
-            restored.map_err(|e| e.to_string())?;
+        for refusal in &refused.addresses {
+            let owners = self.mode.lacks_address(refusal.address);
+            note(owners, refusal.to_string());
         }
-        let mut servers = tools.ipvs.run(&t.servers).map_err(|e| e.to_string())?;
-        if !t.new_addresses.is_empty() || !t.old_addresses.is_empty() {
-            let refused = tools.device.change(&t.new_addresses, &t.old_addresses);
-            let refused = refused.map_err(|e| e.to_string())?;
-            problems.extend(refused.iter().map(ToString::to_string));
-        }
-        servers.extend(tools.ipvs.run(&t.old_servers).map_err(|e| e.to_string())?);
-        let refused = tools.sets.run(&t.old_members).map_err(|e| e.to_string())?;
-        problems.extend(refused.iter().map(ToString::to_string));
         match problems.as_slice() {
-            [] => Ok(servers),
+            [] => Ok(quarantined),
             [one] => Err(one.clone()),
             [first, rest @ ..] => Err(format!("{first} (and {} more)", rest.len())),
         }
+    }
+
+    /// Carries a transaction out, whatever is refused of it.
+    fn execute(&mut self, t: &Transaction) -> Result<Refusals, String> {
+        let tools = &mut self.tools;
+        let mut refused = Refusals::default();
+        if t.device {
+            tools.device.ensure().map_err(|e| e.to_string())?;
+        }
+        refused.elements = tools.sets.run(&t.sets).map_err(|e| e.to_string())?;
+        refused.rules = restore(&tools.rules, &t.rules).err();
+        let servers = if refused.rules.is_some() {
+            Cow::Owned(self.without_guarded(&t.servers))
+        } else {
+            Cow::Borrowed(&t.servers)
+        };
+        let tools = &mut self.tools;
+        refused.servers = tools.ipvs.run(&servers).map_err(|e| e.to_string())?;
+        if !t.new_addresses.is_empty() || !t.old_addresses.is_empty() {
+            let changed = tools.device.change(&t.new_addresses, &t.old_addresses);
+            refused.addresses = changed.map_err(|e| e.to_string())?;
+        }
+        let old = tools.ipvs.run(&t.old_servers).map_err(|e| e.to_string())?;
+        refused.servers.extend(old);
+        let old = tools.sets.run(&t.old_members).map_err(|e| e.to_string())?;
+        refused.elements.extend(old);
+        Ok(refused)
+    }
+
+    /// Without new virtual servers that are not for everybody: while rules are refused, nothing
+    /// would keep others away.
+    fn without_guarded(&self, ops: &[Op]) -> Vec<Op> {
+        let guarded = ops.iter().filter_map(|op| match op {
+            Op::AddService(service) => Some(service.id),
+            _ => None,
+        });
+        let guarded: HashSet<ServiceId> = guarded.filter(|id| self.mode.is_guarded(id)).collect();
+        let open = ops.iter().filter(|op| !guarded.contains(&op.service()));
+        open.cloned().collect()
     }
 
     /// Looks at the destinations that are going, and removes those without connections.
@@ -251,7 +287,7 @@ impl Driver for IpvsDriver {
                 false
             }
             // What was refused is missing through nobody's doing.
-            Ok(difference) => !difference.is_only_about(&|id| self.refused.contains(id)),
+            Ok(difference) => !self.mode.is_only_refused(&difference),
             Err(_) => true,
         }
     }
@@ -275,6 +311,30 @@ impl Driver for IpvsDriver {
             tracing::warn!("{}: endpoints on their way out: {error}", self.family);
         }
     }
+}
+
+/// Writes rules. A table that is refused does not keep the others from being written.
+fn restore(rules: &Iptables, text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let Err(error) = rules.restore(text.as_bytes()) else {
+        return Ok(());
+    };
+    if let RestoreError::BadInput {
+        tables_committed, ..
+    }
+    | RestoreError::Refused {
+        tables_committed, ..
+    } = error
+    {
+        let tables = text.split_inclusive("COMMIT\n");
+        for table in tables.skip(tables_committed + 1) {
+            // The first error is what is told; all is tried again.
+            let _ = rules.restore(table.as_bytes());
+        }
+    }
+    Err(error.to_string())
 }
 
 /// The addresses of the node's interfaces, those of the Services' own left out.

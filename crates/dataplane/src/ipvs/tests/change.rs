@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use model::{Change, Event, IpFamily};
+use model::{Change, Event, IngressIp, IpFamily, IpMode};
 use netfilter::ipset;
-use plan::testing::{cidrs, endpoint, ips, service, slice};
+use plan::testing::{cidrs, endpoint, ips, node, service, slice};
 
 use super::host::Host;
 use super::*;
@@ -187,6 +188,107 @@ fn cleanup_leaves_a_node_alone_that_never_ran_this_mode() {
     host.device = None;
     host.sets.retain(|name, _| name == "THEIRS");
     assert!(cleanup(IpFamily::V4, &host.observe()).is_empty());
+}
+
+/// A load balancer whose source ranges the node is not in has a rule of its own. Others' are left
+/// where they are.
+#[test]
+fn a_rule_for_one_load_balancer_costs_only_itself() {
+    let (mut planner, mut mode, mut host) = started();
+    planner.apply(Event::Node(Change::Applied(Arc::new(node(
+        "node1",
+        &["10.200.1.2"],
+        &[],
+    )))));
+    let balancer = |number: u8| {
+        let mut new = service(&format!("demo/lb{number}"), &["10.96.77.9"], &["http:80"]);
+        new.cluster_ips = ips(&[&format!("10.96.77.{number}")]);
+        let ip = format!("198.51.100.{number}").parse().unwrap();
+        new.ingress = vec![IngressIp {
+            ip,
+            mode: IpMode::Vip,
+        }];
+        new.source_ranges = cidrs(&["203.0.113.0/24"]);
+        Event::Service(Change::Applied(Arc::new(new)))
+    };
+    let mut change = |event: Event| {
+        planner.apply(event);
+        mode.apply(&planner.take_diff().v4);
+        let transaction = mode.transaction().unwrap();
+        host.run(&transaction);
+        let rules = transaction.rules.clone();
+        mode.committed(transaction, Duration::ZERO);
+        // Whoever reads it finds nothing to do, whatever the order is.
+        let mut reader = Mode::new(IpFamily::V4, options("default"));
+        reader.set_addresses(interface_addresses());
+        reader.replace_plan(planner.plan(IpFamily::V4));
+        reader.observe(host.observe());
+        assert!(reader.transaction().unwrap().is_empty());
+        rules
+    };
+    change(balancer(9));
+    change(balancer(1));
+    let rule = |what: &str, number: u8| {
+        format!(
+            "*filter\n-{what} KUBE-IPVS-OUT-FILTER -s 198.51.100.{number}/32 -m ipvs \
+             --vproto 6 --vaddr 198.51.100.{number} --vport 80 -j DROP\nCOMMIT\n"
+        )
+    };
+    assert_eq!(change(balancer(5)), rule("A", 5));
+    let gone = |number| {
+        let name = plan::testing::name(&format!("demo/lb{number}"));
+        Event::Service(Change::Deleted(name))
+    };
+    assert_eq!(change(gone(9)), rule("D", 9));
+}
+
+/// What the kernel refuses is named by its Service port, tried again, and no sign of others'
+/// meddling.
+#[test]
+fn what_is_refused_is_known_to_be_missing() {
+    let (mut planner, mut mode, mut host) = started();
+    let new = service("demo/new", &["10.96.77.1"], &["http:80"]);
+    planner.apply(Event::Service(Change::Applied(Arc::new(new))));
+    change(&mut planner, &mut mode);
+    let transaction = mode.transaction().unwrap();
+    host.run(&transaction);
+    mode.committed(transaction, Duration::ZERO);
+    let ip: IpAddr = "10.96.77.1".parse().unwrap();
+    let lost = "create KUBE-CLUSTER-IP hash:ip,port\nadd KUBE-CLUSTER-IP 10.96.77.1,tcp:80\n";
+    let lost = ipset::Sets::parse(lost).unwrap().sets.remove(0).elements;
+    let name = |keys: Vec<plan::PortKey>| -> Vec<String> {
+        keys.iter().map(|key| key.0.to_string()).collect()
+    };
+    assert_eq!(name(mode.lacks_address(ip)), ["demo/new:http"]);
+    assert_eq!(
+        name(mode.lacks_element("KUBE-CLUSTER-IP", &lost[0])),
+        ["demo/new:http"]
+    );
+    // Of nobody, or not of ours.
+    assert_eq!(
+        name(mode.lacks_address("10.96.77.2".parse().unwrap())),
+        [""; 0]
+    );
+    assert_eq!(name(mode.lacks_element("THEIRS", &lost[0])), [""; 0]);
+    host.device.as_mut().unwrap().remove(&ip);
+    let set = host.sets.get_mut("KUBE-CLUSTER-IP").unwrap();
+    set.elements.retain(|e| !lost.contains(e));
+
+    let again = mode.transaction().unwrap();
+    assert!(!again.is_empty() && mode.is_only_refused(&again));
+    mode.observe(host.observe());
+    let again = mode.transaction().unwrap();
+    assert!(mode.is_only_refused(&again));
+    // Others do meddle.
+    let other = host.services.keys().next().copied().unwrap();
+    let server = host.services.remove(&other).unwrap();
+    mode.observe(host.observe());
+    let more = mode.transaction().unwrap();
+    assert!(!mode.is_only_refused(&more));
+    host.services.insert(other, server);
+    mode.observe(host.observe());
+    assert_eq!(host.sync(&mut mode, 0), 2);
+    assert!(host.device.unwrap().contains(&ip));
 }
 
 #[test]

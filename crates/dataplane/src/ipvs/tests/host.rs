@@ -202,7 +202,14 @@ impl Host {
         let device = self.device.clone().unwrap_or_default();
         let chains = self.tables.tables.iter().flat_map(|(table, state)| {
             let chains = state.chains.iter();
-            chains.map(move |(chain, state)| ((*table, *chain), state.rules.clone()))
+            chains.map(move |(chain, state)| {
+                let mut rules = state.rules.clone();
+                // There the order does not matter.
+                if *chain == names::IPVS_OUT_FILTER {
+                    rules.sort_by_key(|rule| format!("{rule:?}"));
+                }
+                ((*table, *chain), rules)
+            })
         });
         Comparable {
             addresses: device,

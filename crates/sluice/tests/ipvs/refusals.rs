@@ -1,0 +1,170 @@
+//! What the kernel refuses costs only what it is about.
+
+use std::fs;
+
+use lab::probe::{Outcome, Probe};
+use xtask::vm::Vm;
+
+use crate::support::machine::{Machine, OUTSIDE};
+use crate::support::vm::{in_this_vm, in_vm};
+use crate::support::{Proxy, eventually, eventually_or, web};
+use crate::traffic;
+
+fn eventually_says(proxy: &Proxy, what: &str) {
+    eventually_or(&|| format!("the log says: {what}\n{}", proxy.log()), || {
+        proxy.log().contains(what)
+    });
+}
+
+fn eventually_has(proxy: &Proxy, dump: &str, what: &str) {
+    let is = || proxy.host.sh(dump);
+    eventually_or(&|| format!("{what}\n{}\n{}", is(), proxy.log()), || {
+        is().contains(what)
+    });
+}
+
+const SERVERS: &str = "ipvsadm-save -n";
+
+/// IPVS takes no broadcast address for a destination.
+#[test]
+fn one_virtual_server() {
+    in_vm("refusals::one_virtual_server", || {
+        let proxy = Proxy::start("ipvs", &[], &["--ipvs-sync-period=1s"]);
+        let host = &proxy.host;
+        let _pod = Machine::pod(host, 11);
+        let client = Machine::outside(host);
+        host.sh("ip addr change 10.200.1.2/24 broadcast + dev eth0");
+        let bad = web("bad", 2, "10.200.1.255");
+        proxy.write("bad.yaml", &bad);
+        let left_out = "demo/bad:http is left out: \
+                        ipvs: -a -t 10.96.10.2:80 -r 10.200.1.255:8080 -w 1: EINVAL";
+        eventually_says(&proxy, left_out);
+        // A Service that comes after it is served, and so is its other endpoint.
+        proxy.write("good.yaml", &web("good", 1, "10.244.1.11"));
+        let to = "10.96.10.1:80".parse().unwrap();
+        eventually("the others are served", || {
+            client.ask(Probe::http(to)).answer().is_some()
+        });
+        proxy.write(
+            "bad.yaml",
+            &bad.replace(
+                "addresses: [10.200.1.255]",
+                "addresses: [10.244.1.11]}, {addresses: [10.200.1.255]",
+            ),
+        );
+        let to = "10.96.10.2:80".parse().unwrap();
+        eventually("its other endpoint", || {
+            client.ask(Probe::http(to)).answer().is_some()
+        });
+        assert!(!proxy.log().contains("is served again"));
+        // Nor is it anybody's meddling: that would be said with the next look.
+        host.sh("ip addr add 10.99.99.99/32 dev kube-ipvs0");
+        eventually_says(&proxy, "somebody else changed the rules");
+        assert_eq!(proxy.log().matches("somebody else changed").count(), 1);
+        proxy.write("bad.yaml", &web("bad", 2, "10.244.1.11"));
+        eventually_says(&proxy, "demo/bad:http is served again, or gone");
+        assert_eq!(proxy.log().matches(left_out).count(), 1);
+    });
+}
+
+/// A set that is full, and an interface that takes no IPv6 addresses.
+#[test]
+fn one_element_and_one_address() {
+    in_vm("refusals::one_element_and_one_address", || {
+        let first = web("one", 1, "10.244.1.11");
+        let mut proxy = Proxy::start("ipvs", &[("one.yaml", &first)], &["--ipvs-sync-period=1h"]);
+        eventually_has(&proxy, SERVERS, "10.244.1.11:8080");
+        proxy.host.sh(
+            "ipset create SMALL hash:ip,port maxelem 1; ipset add SMALL 10.96.10.1,tcp:80
+             ipset swap SMALL KUBE-CLUSTER-IP; ipset destroy SMALL
+             echo 1 >/proc/sys/net/ipv6/conf/kube-ipvs0/disable_ipv6",
+        );
+        proxy.write("two.yaml", &web("two", 2, "10.244.1.12"));
+        eventually_says(
+            &proxy,
+            "IPv4: demo/two:http is left out: \
+             ipset KUBE-CLUSTER-IP, 10.96.10.2,tcp:80: the set is full",
+        );
+        eventually_has(&proxy, SERVERS, "-a -t 10.96.10.2:80 -r 10.244.1.12:8080");
+        proxy.write(
+            "three.yaml",
+            &traffic::web("three", 3, 30080, "", &traffic::here(&[13])),
+        );
+        for port in ["http", "dns", "sctp"] {
+            let said = format!(
+                "IPv6: demo/three:{port} is left out: \
+                 address fd00:10:96::3 of the Services' interface"
+            );
+            eventually_says(&proxy, &said);
+        }
+        for wanted in [
+            "-a -t 10.96.10.3:80 -r 10.244.1.13:8080",
+            "-a -t [fd00:10:96::3]:80 -r [fd00:10:244::13]:8080",
+        ] {
+            eventually_has(&proxy, SERVERS, wanted);
+        }
+        proxy
+            .host
+            .sh("echo 0 >/proc/sys/net/ipv6/conf/kube-ipvs0/disable_ipv6");
+        proxy.kill();
+        proxy.respawn();
+        // The start sees that the set is too small.
+        eventually_has(
+            &proxy,
+            "ipset save",
+            "add KUBE-CLUSTER-IP 10.96.10.2,tcp:80",
+        );
+        eventually_has(&proxy, "ip addr", "fd00:10:96::3");
+    });
+}
+
+/// A kernel that lacks one match that the filter table wants: NAT and virtual servers are there all
+/// the same, but for a load balancer that nothing would guard.
+#[test]
+fn a_table_of_rules() {
+    let mut vm = Vm::default();
+    vm.modules.retain(|module| module != "xt_ipvs");
+    in_this_vm("refusals::a_table_of_rules", vm, || {
+        let but_one =
+            "#!/bin/sh\ncase \"$*\" in *ipvs*) exit 1;; esac\nexec /run/modprobe \"$@\"\n";
+        fs::write("/run/modprobe-but-one", but_one).unwrap();
+        let ranges = "  loadBalancerSourceRanges: [10.201.0.2/32]\n\
+                      status: {loadBalancer: {ingress: [{ip: 10.99.0.1}]}}\n";
+        let pods = traffic::here(&[1]);
+        let guarded = traffic::web("lb", 3, 30100, ranges, &pods);
+        let guarded = guarded.replace("type: NodePort", "type: LoadBalancer");
+        let files = [
+            ("web.yaml", traffic::web("web", 1, 30080, "", &pods)),
+            ("lb.yaml", guarded),
+        ];
+        let files = files.each_ref().map(|(name, text)| (*name, &**text));
+        let proxy = Proxy::start("ipvs", &[], &[]);
+        let host = &proxy.host;
+        host.sh("chmod +x /run/modprobe-but-one
+             echo /run/modprobe-but-one >/proc/sys/kernel/modprobe");
+        let _pod = Machine::pod(host, 1);
+        let client = Machine::outside(host);
+        for (name, text) in files {
+            proxy.write(name, text);
+        }
+        eventually_says(&proxy, "sync failed, trying again");
+        eventually_says(&proxy, "iptables-legacy-restore: refused");
+        let to = "10.200.1.2:30080".parse().unwrap();
+        let masqueraded = || {
+            let outcome = client.ask(Probe::http(to));
+            let seen = outcome.answer().map(|a| a.client.ip().to_string());
+            seen.is_some_and(|ip| !OUTSIDE.contains(&&*ip))
+        };
+        eventually("rules of the other table are there", masqueraded);
+        let lb = "10.99.0.1:80".parse().unwrap();
+        let stranger = || client.ask(Probe::http(lb).from(OUTSIDE[1].parse().unwrap()));
+        assert!(stranger().answer().is_none());
+        assert!(!host.sh(SERVERS).contains("10.99.0.1"));
+
+        host.sh("echo /run/modprobe >/proc/sys/kernel/modprobe; /run/modprobe xt_ipvs");
+        proxy.write("other.yaml", &web("other", 2, "10.244.1.12"));
+        eventually_says(&proxy, "IPv4: synced again");
+        client.answer(Probe::http(lb).from(OUTSIDE[0].parse().unwrap()));
+        assert_eq!(stranger(), Outcome::TimedOut);
+    });
+}

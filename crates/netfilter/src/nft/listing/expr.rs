@@ -184,7 +184,17 @@ impl<'a> Parser<'a> {
             })));
         }
         match token.kind {
-            Kind::Quoted => Ok(Expr::Value(literal::name(token.text))),
+            Kind::Quoted => {
+                let first = literal::name(token.text);
+                // `meta hour "08:00"-"17:00"`.
+                let last = self.peek_at(1).filter(|t| t.kind == Kind::Quoted);
+                let Some(last) = last.filter(|_| self.is_word("-")) else {
+                    return Ok(Expr::Value(first));
+                };
+                self.next();
+                self.next();
+                Ok(Expr::Range(first, literal::name(last.text)))
+            }
             Kind::Word => self.word_expression(token, from, of),
             _ => Err(token.error(format!("{} where a value should be", token.shown()))),
         }

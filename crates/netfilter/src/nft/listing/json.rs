@@ -10,22 +10,50 @@ use super::statement::{all_flags, split_target};
 use super::{
     Base, BinaryOp, Chain, ChainKind, Data, DataType, Element, Expr, Family, Item, Nat, NatKind,
     Op, ParseError, Rule, Ruleset, Set, SetOp, SetRef, Statement, Table, Unknown, Value, Verdict,
-    block,
+    block, words as in_words,
 };
 
-fn error(message: impl Into<String>) -> ParseError {
-    ParseError {
-        line: 0,
-        column: 0,
-        message: message.into(),
+/// Where an object of the list starts: parsed JSON does not remember.
+fn place(text: &str, index: usize) -> (usize, usize) {
+    let list = text.find("\"nftables\"").unwrap_or(0);
+    let start = text.get(list..).and_then(|t| t.find('[')).unwrap_or(0) + list;
+    let (mut depth, mut in_string, mut escaped, mut found) = (0_usize, false, false, 0);
+    for (at, c) in text.char_indices().skip_while(|(at, _)| *at < start) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = in_string,
+            '"' => in_string = !in_string,
+            _ if in_string => {}
+            '{' | '[' => {
+                found += usize::from(depth == 1);
+                if found > index {
+                    let before = text.get(..at).unwrap_or_default();
+                    let line_start = before.rfind('\n').map_or(0, |n| n + 1);
+                    return (before.matches('\n').count() + 1, at - line_start + 1);
+                }
+                depth += 1;
+            }
+            '}' | ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
     }
+    (1, 1)
+}
+
+/// What serde_json says, without the place that it ends with.
+fn bare_message(e: &serde_json::Error) -> String {
+    let said = e.to_string();
+    said.split(" at line ")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
     let json: Json = serde_json::from_str(text).map_err(|e| ParseError {
         line: e.line(),
         column: e.column(),
-        message: e.to_string(),
+        message: bare_message(&e),
     })?;
     let Some(objects) = json.get("nftables").and_then(Json::as_array) else {
         return Err(ParseError {
@@ -38,6 +66,14 @@ pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
     let mut ruleset = Ruleset::default();
     let mut places: HashMap<(Family, Box<str>), usize> = HashMap::new();
     for (index, object) in objects.iter().enumerate() {
+        let error = |message: String| {
+            let (line, column) = place(text, index);
+            ParseError {
+                line,
+                column,
+                message,
+            }
+        };
         let Some((kind, body)) = object.as_object().and_then(|o| o.iter().next()) else {
             return Err(error(format!("nftables[{index}] is not an object")));
         };
@@ -108,7 +144,7 @@ fn string<'a>(body: &'a Json, key: &str) -> Result<&'a str, String> {
 }
 
 /// A string or a list of strings.
-fn words(json: Option<&Json>) -> Vec<Box<str>> {
+pub(super) fn words(json: Option<&Json>) -> Vec<Box<str>> {
     match json {
         Some(Json::String(s)) => vec![s.as_str().into()],
         Some(Json::Array(all)) => all
@@ -149,6 +185,7 @@ fn chain(body: &Json) -> Result<Chain, String> {
 
 fn rule(body: &Json) -> Rule {
     let mut rule = Rule::default();
+    let family = string(body, "family").unwrap_or_default();
     let empty = Vec::new();
     let statements = body.get("expr").and_then(Json::as_array).unwrap_or(&empty);
     let mut text = String::new();
@@ -156,8 +193,14 @@ fn rule(body: &Json) -> Rule {
         if !text.is_empty() {
             text.push(' ');
         }
-        text.push_str(&json.to_string());
-        let parsed = statement(json).unwrap_or_else(|| Statement::Unknown(unknown(json)));
+        let shown = in_words::statement(json, family);
+        text.push_str(&shown);
+        let parsed = statement(json).unwrap_or_else(|| {
+            Statement::Unknown(Unknown {
+                text: shown.into(),
+                ..unknown(json)
+            })
+        });
         rule.statements.push(parsed);
     }
     if let Some(comment) = body.get("comment").and_then(Json::as_str) {
@@ -261,7 +304,11 @@ fn item(json: &Json, of: DataType) -> Option<Item> {
 fn literal_of(json: &Json, of: DataType) -> Option<Expr> {
     match json {
         Json::Number(n) => Some(Expr::Value(Value::Int(n.as_u64()?))),
-        Json::Bool(b) => Some(Expr::Value(Value::Int(u64::from(*b)))),
+        // Of a way: whether there is one.
+        Json::Bool(b) => {
+            let word = if *b { "exists" } else { "missing" };
+            Some(Expr::Value(Value::Text(word.into())))
+        }
         Json::String(s) => Some(Expr::Value(match of {
             DataType::Other if s.parse::<std::net::IpAddr>().is_err() => literal::name(s),
             _ => typed(s, of),
@@ -305,7 +352,7 @@ fn statement(json: &Json) -> Option<Statement> {
         return Some(Statement::Verdict(v));
     }
     let (name, body) = json.as_object()?.iter().next()?;
-    let text = || Box::from(json.to_string());
+    let text = || Box::from(in_words::statement(json, ""));
     Some(match name.as_str() {
         "match" => comparison(body)?,
         "vmap" => {
@@ -439,7 +486,7 @@ fn dynset(body: &Json) -> Option<Statement> {
     })
 }
 
-fn expr(json: &Json) -> Option<Expr> {
+pub(super) fn expr(json: &Json) -> Option<Expr> {
     typed_expr(json, &[])
 }
 

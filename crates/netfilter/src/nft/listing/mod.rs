@@ -20,6 +20,7 @@ mod literal;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -268,6 +268,13 @@ fn errors_name_the_place() {
     );
     assert_eq!(at("{\"nftables\": [}"), (1, 15));
     assert_eq!(at("{\"x\": 1}"), (1, 1));
+    let table = "{\"table\": {\"family\": \"ip\", \"name\": \"[\\\"{\"}}";
+    let no_table = "{\"chain\": {\"family\": \"ip\", \"table\": \"u\", \"name\": \"c\"}}";
+    assert_eq!(
+        at(&format!("{{\"nftables\": [\n  {table},\n  {no_table}]}}")),
+        (3, 3)
+    );
+    assert_eq!(at("{\"nftables\": [{\"metainfo\": {}}, 7]}"), (1, 1));
 }
 
 #[test]
@@ -331,6 +338,51 @@ fn json_says_the_same_as_text() {
         }
     }
     assert_eq!(from_text.tables.len(), from_json.tables.len());
+}
+
+#[test]
+fn json_is_shown_in_the_words_of_the_text() {
+    let texts = |listing: &str| -> Vec<String> {
+        let ruleset = Ruleset::parse(listing).unwrap();
+        let chains = ruleset.tables.iter().flat_map(|t| &t.chains);
+        let rules = chains.flat_map(|c| &c.rules);
+        rules.map(|r| r.text.to_string()).collect()
+    };
+    let json = texts(include_str!("testdata/zoo.json"));
+    for (shown, text) in json.iter().zip(texts(include_str!("testdata/zoo.nft"))) {
+        assert_eq!(*shown, text);
+    }
+    // The listings have most kinds of statement, and these the rest.
+    let rule = |statement: &str| -> String {
+        let before = r#"{"table": {"family": "ip", "name": "t"}}, {"chain": {"family": "ip", "table": "t", "name": "c"}}"#;
+        let rule = format!(
+            r#"{{"rule": {{"family": "ip", "table": "t", "chain": "c", "expr": [{statement}]}}}}"#
+        );
+        texts(&format!("{{\"nftables\": [{before}, {rule}]}}")).remove(0)
+    };
+    for (json, words) in [
+        (r#"{"counter": "refused"}"#, "counter name \"refused\""),
+        (r#"{"ct helper": "ftp"}"#, "ct helper set \"ftp\""),
+        (
+            r#"{"xt": {"type": "match", "name": "u32"}}"#,
+            "xt match \"u32\"",
+        ),
+        (
+            r#"{"dnat": {"addr": "fd00::1", "port": 80, "family": "ip6"}}"#,
+            "dnat ip6 to [fd00::1]:80",
+        ),
+        (
+            r#"{"match": {"op": "==", "left": {"meta": {"key": "hour"}}, "right": {"range": ["08:00", "17:00"]}}}"#,
+            "meta hour 08:00-17:00",
+        ),
+        (
+            r#"{"set": {"op": "add", "elem": {"elem": {"val": {"payload": {"protocol": "ip", "field": "saddr"}}, "timeout": 60}}, "set": "@s"}}"#,
+            "add @s { ip saddr timeout 60s }",
+        ),
+        (r#"{"something": {"new": 1}}"#, r#"{"something":{"new":1}}"#),
+    ] {
+        assert_eq!(rule(json), words);
+    }
 }
 
 #[test]

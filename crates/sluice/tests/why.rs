@@ -72,6 +72,58 @@ fn a_file_of_facts_gives_the_answers_of_its_host() {
 }
 
 #[test]
+fn inputs_of_every_kind_mix() {
+    let host = node("nftables");
+    host.sh("ipset create clients hash:ip && ipset add clients 10.244.1.50");
+    host.sh("iptables-nft -A FORWARD -m set --match-set clients src -d 10.244.2.0/24 -j DROP");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, contents: &str| -> String {
+        let path = folder.path().join(name);
+        std::fs::write(&path, contents).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let mut facts = json(&host.sluice(&["facts"]));
+    facts["dumps"] = serde_json::json!({});
+    let files = [
+        ("--facts", facts.to_string()),
+        ("--iptables-save", host.sh("iptables-nft-save")),
+        ("--nft", host.sh("nft -j list ruleset")),
+        ("--ipset-save", host.sh("ipset save")),
+    ];
+    let files: Vec<String> = files
+        .iter()
+        .flat_map(|(flag, text)| [(*flag).to_owned(), file(&flag[2..], text)])
+        .collect();
+    let laptop = Host::new();
+    let away = |words: &[&str], more: &[&str]| {
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        json(&laptop.sluice(&[words, &files, more].concat()))
+    };
+    for question in QUESTIONS {
+        let words = [&["trace", "-o", "json", "--reply"], question].concat();
+        assert_eq!(
+            json(&host.sluice(&words)),
+            away(&words, &[]),
+            "{question:?}"
+        );
+    }
+    let words = [&["trace", "-o", "json"], QUESTIONS[0]].concat();
+    assert_eq!(away(&words, &[])["outcomes"][1]["verdict"], "drop");
+    // And virtual servers, of which this kernel has none.
+    let servers = "-A -t 10.200.1.2:8088 -s rr\n-a -t 10.200.1.2:8088 -r 10.244.1.12:80 -m -w 1\n";
+    let servers = file("servers", servers);
+    let words = [
+        "trace",
+        "-o=json",
+        "--src=198.51.100.9",
+        "--dst=10.200.1.2",
+        "--dport=8088",
+    ];
+    let served = away(&words, &["--ipvsadm-save", &servers]);
+    assert_eq!(served["outcomes"][0]["dnat"], "10.244.1.12:80");
+}
+
+#[test]
 fn every_mode_of_the_same_cluster_gives_the_same_ends() {
     let ends = |host: &Host, question: &[&str]| -> Vec<String> {
         let mut words = vec!["trace", "-o", "json"];

@@ -133,6 +133,15 @@ impl Fraction {
         }
     }
 
+    /// The share of `whole`, which must not be 0, that this is.
+    pub(crate) fn of(self, whole: Self) -> Self {
+        self.times(Self {
+            numerator: whole.denominator,
+            denominator: whole.numerator,
+            exact: whole.exact,
+        })
+    }
+
     /// The sum.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {

@@ -39,18 +39,26 @@ impl Style {
 pub fn render_tree(packet: &Packet, trace: &Trace, style: Style) -> String {
     let mut out = String::new();
     let end = |ip: std::net::IpAddr, port| crate::Endpoint { ip, port }.to_string();
-    let _ = writeln!(
-        out,
-        "{} {} -> {} from {}",
-        packet.proto,
-        end(packet.src, packet.sport),
-        end(packet.dst, packet.dport),
-        packet.from
-    );
+    let _ = if packet.proto.is_icmp() {
+        writeln!(
+            out,
+            "{} type {} code {} {} -> {} from {}",
+            packet.proto, packet.sport, packet.dport, packet.src, packet.dst, packet.from
+        )
+    } else {
+        writeln!(
+            out,
+            "{} {} -> {} from {}",
+            packet.proto,
+            end(packet.src, packet.sport),
+            end(packet.dst, packet.dport),
+            packet.from
+        )
+    };
     // In the order of the rules, so that shared beginnings stand together.
     let mut all: Vec<&Outcome> = trace.outcomes.iter().collect();
     group(&mut all);
-    branches(&mut out, &all, 0, "", style, &mut None);
+    branches(&mut out, &all, 0, Branch::TRUNK, style, &mut None);
     for warning in &trace.warnings {
         let _ = writeln!(out, "{} {warning}", style.paint("33", "warning:"));
     }
@@ -78,15 +86,47 @@ fn group(all: &mut Vec<&Outcome>) {
     *all = grouped;
 }
 
+/// Where in the tree something is written.
+#[derive(Clone, Copy)]
+struct Branch<'a> {
+    indent: &'a str,
+    /// How much was assumed to come here: nobody knows the odds of that.
+    assumed: usize,
+    /// The odds, assumptions counted in, that those beyond are a share of.
+    whole: Fraction,
+}
+
+impl Branch<'_> {
+    const TRUNK: Self = Branch {
+        indent: "",
+        assumed: 0,
+        whole: Fraction::ONE,
+    };
+}
+
+/// How many assumptions all of them rest on.
+fn shared_assumptions(all: &[&Outcome]) -> usize {
+    let Some((first, others)) = all.split_first() else {
+        return 0;
+    };
+    let common = |o: &&Outcome| {
+        let pairs = first.assuming.iter().zip(&o.assuming);
+        pairs.take_while(|(a, b)| a == b).count()
+    };
+    let fewest = others.iter().map(common).min();
+    fewest.unwrap_or(first.assuming.len())
+}
+
 /// Outcomes that agree on the first `depth` steps.
 fn branches(
     out: &mut String,
     all: &[&Outcome],
     mut depth: usize,
-    indent: &str,
+    at: Branch<'_>,
     style: Style,
     hook: &mut Option<&'static str>,
 ) {
+    let indent = at.indent;
     let Some(first) = all.first() else { return };
     // What all of them share.
     while let Some(step) = first.path.get(depth) {
@@ -98,32 +138,42 @@ fn branches(
     }
     if all.iter().all(|o| o.path.len() <= depth) {
         for o in all {
-            write_end(out, o, indent, style);
+            write_end(out, o, at, style);
         }
         return;
     }
-    let mut at = 0;
-    while let Some(start) = all.get(at) {
+    let mut next = 0;
+    while let Some(start) = all.get(next) {
         let key = start.path.get(depth);
-        let len = all[at..]
+        let len = all[next..]
             .iter()
             .take_while(|o| o.path.get(depth) == key)
             .count()
             .max(1);
-        let group = &all[at..at + len];
+        let group = &all[next..next + len];
         let odds = group
             .iter()
             .fold(Fraction::ZERO, |sum, o| sum.plus(o.probability));
-        let last = at + len == all.len();
+        let last = next + len == all.len();
+        let assumed = shared_assumptions(group);
+        let (text, whole) = if assumed > at.assumed {
+            ("perhaps".to_owned(), odds)
+        } else {
+            (percent(odds.of(at.whole)), at.whole)
+        };
         let _ = writeln!(
             out,
             "{indent}{} {}",
             if last { "└─" } else { "├─" },
-            style.paint("1;36", &percent(odds))
+            style.paint("1;36", &text)
         );
-        let deeper = format!("{indent}{}", if last { "   " } else { "│  " });
-        branches(out, group, depth, &deeper, style, &mut hook.clone());
-        at += len;
+        let deeper = Branch {
+            indent: &format!("{indent}{}", if last { "   " } else { "│  " }),
+            assumed,
+            whole,
+        };
+        branches(out, group, depth, deeper, style, &mut hook.clone());
+        next += len;
     }
 }
 
@@ -153,12 +203,14 @@ fn write_step(
     );
 }
 
-fn write_end(out: &mut String, o: &Outcome, indent: &str, style: Style) {
-    let mut text = format!(
-        "{indent}{} {}",
-        style.verdict(o.verdict),
-        percent(o.probability)
-    );
+fn write_end(out: &mut String, o: &Outcome, at: Branch<'_>, style: Style) {
+    let indent = at.indent;
+    let odds = if o.assuming.len() > at.assumed {
+        "perhaps".to_owned()
+    } else {
+        percent(o.probability.of(at.whole))
+    };
+    let mut text = format!("{indent}{} {odds}", style.verdict(o.verdict));
     if o.verdict == Verdict::Accept {
         if let Some(to) = o.dnat {
             let _ = write!(text, ", destination {to}");
@@ -204,7 +256,8 @@ pub fn percent(odds: Fraction) -> String {
 /// The trace as one JSON object:
 /// `{"outcomes": [{"probability", "verdict", "dnat", "snat", "hairpin", "path": [{"hook", "family",
 /// "table", "chain", "rule", "effect"}]}], "warnings": []}`. An outcome that rests on something that
-/// could not be known has the list `assuming` beside it.
+/// could not be known has the list `assuming` beside it; in its probability each of these counts as
+/// an even chance.
 pub fn to_json(trace: &Trace) -> Value {
     json!({
         "outcomes": trace.outcomes.iter().map(outcome).collect::<Vec<_>>(),

@@ -130,3 +130,21 @@ fn what_is_not_understood_is_said_and_both_ways_are_shown() {
     assert!(trace.warnings[0].contains("u32"), "{:?}", trace.warnings);
     assert_eq!(trace.outcomes[0].assuming.len(), 1);
 }
+
+#[test]
+fn one_thing_that_cannot_be_known_is_one_question() {
+    let rules = "table ip t {\n chain f {\n type filter hook forward priority 0;\n \
+                 meta hour \"08:00\"-\"17:00\" drop\n }\n}\n";
+    let mut world = World::from_facts(&common::node_facts()).unwrap();
+    world.add_nft(rules).unwrap();
+    let packet = common::packet(Origin::Pod, "10.244.1.5", "8.8.8.8", Proto::UDP, 53);
+    let trace = walk(&world, &packet).unwrap();
+    assert_eq!(common::shown(&trace), ["accept 1/2", "drop 1/2"]);
+    // Nobody knows the odds, so that the tree tells none.
+    let tree = trace::render_tree(&packet, &trace, trace::Style::Plain);
+    assert_eq!(tree.matches("perhaps").count(), 2, "{tree}");
+    assert!(
+        tree.contains("assuming ip t f: rule") && !tree.contains("50%"),
+        "{tree}"
+    );
+}

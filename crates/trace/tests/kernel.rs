@@ -47,6 +47,13 @@ fn tool(v6: bool, name: &str) -> String {
     format!("ip{}{name}", if v6 { "6" } else { "" })
 }
 
+/// Takes ipsets away: rules that are gone let go of theirs a little later.
+fn without_sets(net: &Net) {
+    net.node.sh(
+        "n=0; until ipset flush && ipset destroy; do n=$((n+1)); test $n -lt 500; sleep 0.02; done",
+    );
+}
+
 /// Each set of rules meets packets of every kind from everywhere.
 fn from_everywhere(bed: &mut Bed, world: &World, random: &mut Random, v6: bool, rules: &str) {
     for place in PLACES {
@@ -89,10 +96,7 @@ fn generated_iptables_rules() {
     let mut bed = Bed::new(&net);
     let mut tried = BTreeSet::new();
     for (v6, family) in FAMILIES {
-        // Rules that are gone let go of their sets a little later.
-        net.node.sh(
-            "n=0; until ipset flush && ipset destroy; do n=$((n+1)); test $n -lt 500; sleep 0.02; done",
-        );
+        without_sets(&net);
         net.node
             .feed(&["ipset", "restore"], &six::text(v6, generate::IPSETS));
         for seed in 1..=24_u64 {
@@ -230,7 +234,17 @@ fn load_nft(net: &Net, rules: &str) -> World {
         .feed(&["nft", "-f", "-"], &format!("flush ruleset\n{rules}"));
     let mut world = world();
     world.add_nft(&net.node.sh("nft list ruleset")).unwrap();
+    // JSON is shown in the same words.
+    let json = Ruleset::parse(&net.node.sh("nft -j list ruleset")).unwrap();
+    for (json, text) in rule_texts(&json).zip(rule_texts(&world.nft)) {
+        assert_eq!(json, text);
+    }
     world
+}
+
+fn rule_texts(ruleset: &Ruleset) -> impl Iterator<Item = &str> {
+    let chains = ruleset.tables.iter().flat_map(|t| &t.chains);
+    chains.flat_map(|c| &c.rules).map(|r| &*r.text)
 }
 
 /// The objects that these rules count in are not here.
@@ -291,6 +305,51 @@ fn rules_that_kube_proxy_made() {
             .sh("nft flush ruleset; conntrack -F 2>/dev/null || true");
     }
     bed.is_varied(0);
+}
+
+/// Loads one foreign rule set of a family, all its files at once; `None` where it has none.
+fn load_foreign(net: &Net, name: &str, (v6, family): (bool, Family), nft: bool) -> Option<World> {
+    let text = match (nft, v6) {
+        (true, _) => common::foreign(name, "nft"),
+        (false, false) => common::foreign(name, "iptables-save"),
+        (false, true) => common::foreign(name, "ip6tables-save"),
+    }?;
+    if nft {
+        return Some(load_nft(net, &text));
+    }
+    without_sets(net);
+    if let Some(sets) = common::foreign(name, "ipset").filter(|_| !v6) {
+        net.node.feed(&["ipset", "restore"], &sets);
+    }
+    let mut world = load_iptables(net, v6, family, &text);
+    world.ipsets = netfilter::ipset::Sets::parse(&net.node.sh("ipset save")).unwrap();
+    Some(world)
+}
+
+#[test]
+fn rules_of_other_programs() {
+    let net = Net::new();
+    let mut bed = Bed::new(&net);
+    let mut random = Random(13);
+    let mut loaded = 0;
+    for name in common::FOREIGN {
+        for (of, nft) in FAMILIES.into_iter().flat_map(|f| [(f, false), (f, true)]) {
+            let Some(world) = load_foreign(&net, name, of, nft) else {
+                continue;
+            };
+            loaded += 1;
+            let frontends = world.iptables.iter().flat_map(services::of_rules).collect();
+            services::ask(&mut bed, &world, &mut random, of.0, &frontends, name);
+            for _ in 0..6 {
+                from_everywhere(&mut bed, &world, &mut random, of.0, name);
+            }
+            net.node
+                .sh("nft flush ruleset; conntrack -F 2>/dev/null || true");
+        }
+    }
+    // Seven for iptables, one for ip6tables, and three for nft in both families.
+    assert_eq!(loaded, 7 + 1 + 2 * 3);
+    bed.is_varied(1);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{ask, iptables_world, nft_world, packet};
+use common::{ask, flow, iptables_world, nft_world, packet};
 use trace::{Origin, Packet, Proto, World};
 
 const POD: (Origin, &str) = (Origin::Pod, "10.244.1.50");
@@ -58,19 +58,6 @@ pod 10.244.1.50 > 10.244.2.99 tcp 80: accept 1
 pod 10.244.1.50 > 8.8.8.8 udp 53: accept 1
 out 198.51.100.9 > 10.200.1.2 tcp 22: accept 1
 ";
-
-fn flow(line: &str) -> (Packet, &str) {
-    let (flow, expected) = line.split_once(": ").unwrap();
-    let words: Vec<&str> = flow.split(' ').collect();
-    let from = match words[0] {
-        "pod" => Origin::Pod,
-        "node" => Origin::Node,
-        _ => Origin::Outside,
-    };
-    let proto = Proto::parse(words[4]).unwrap();
-    let port = words[5].parse().unwrap();
-    (packet(from, words[1], words[3], proto, port), expected)
-}
 
 #[test]
 fn what_becomes_of_each_kind_of_frontend() {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{ask, iptables_world, nft_world, packet};
-use trace::{Origin, Proto, Style, render_tree, reply_to, to_json, walk};
+use trace::{Origin, Proto, Style, World, render_tree, reply_to, to_json, walk};
 
 #[test]
 fn json_has_the_promised_form() {
@@ -46,6 +46,51 @@ fn the_tree_shows_shared_steps_once() {
     assert!(tree.starts_with("tcp 10.244.1.50:50000 -> 10.96.10.1:80 from a pod of this node\n"));
     assert!(!tree.contains('\x1b'));
     assert!(render_tree(&packet, &trace, Style::Ansi).contains("\x1b[1;32mACCEPT"));
+}
+
+#[test]
+fn numbers_that_are_no_ports_are_not_shown_as_ports() {
+    let world = iptables_world("default");
+    let ping = packet(
+        Origin::Outside,
+        "198.51.100.9",
+        "10.200.1.2",
+        Proto::ICMP,
+        0,
+    );
+    let trace = walk(&world, &ping).unwrap();
+    let tree = render_tree(&ping, &trace, Style::Plain);
+    let first = "icmp type 8 code 0 198.51.100.9 -> 10.200.1.2 from outside\n";
+    assert!(tree.starts_with(first), "{tree}");
+    assert!(tree.contains("listens on icmp 10.200.1.2\n"), "{tree}");
+    // A port that the kernel chooses is not known.
+    let masqueraded = packet(Origin::Node, "10.200.1.2", "10.96.10.1", Proto::TCP, 80);
+    let tree = render_tree(
+        &masqueraded,
+        &walk(&world, &masqueraded).unwrap(),
+        Style::Plain,
+    );
+    assert!(
+        tree.contains("source becomes 10.244.1.1, its port one that is free"),
+        "{tree}"
+    );
+    assert!(
+        tree.contains("through cbr0: 10.244.1.1 -> 10.244.1.11:8080"),
+        "{tree}"
+    );
+}
+
+#[test]
+fn elements_tell_what_they_are_for() {
+    let mut world = World::from_facts(&common::node_facts()).unwrap();
+    let rules = "table ip t {\n set s {\n type ipv4_addr . inet_proto . inet_service\n elements = { \
+                 10.96.0.1 . tcp . 80 comment \"demo/web:http\" }\n }\n chain c {\n type filter hook \
+                 prerouting priority 0;\n ip daddr . meta l4proto . th dport @s accept\n }\n}\n";
+    world.add_nft(rules).unwrap();
+    let packet = packet(Origin::Pod, "10.244.1.50", "10.96.0.1", Proto::TCP, 80);
+    let trace = walk(&world, &packet).unwrap();
+    let step = &trace.outcomes[0].path[0];
+    assert_eq!(step.effect, "10.96.0.1 . tcp . 80 (demo/web:http), accept");
 }
 
 #[test]

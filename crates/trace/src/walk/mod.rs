@@ -311,7 +311,8 @@ impl<'w> Walker<'w> {
             Some(Stage::RouteOutput) => self.route_output(state),
             Some(Stage::Send) => route::send(state),
             Some(Stage::Deliver) => {
-                let effect = format!("delivered to what listens on {} {}", state.proto, state.dst);
+                let (_, dst) = state.shown_ends();
+                let effect = format!("delivered to what listens on {} {dst}", state.proto);
                 state.note("local", "deliver", effect);
                 state.finish(Verdict::Accept);
             }
@@ -486,11 +487,9 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// Two ways on, where it cannot be known which: each is given half of the odds.
+    /// Two ways on, where it cannot be known which: each counts as an even chance.
     pub(crate) fn either(&mut self, state: State<'w>, what: &str) -> (State<'w>, State<'w>) {
-        self.warn(format!(
-            "{what}: both possibilities are shown, each with half of the odds"
-        ));
+        self.warn(format!("{what}: both possibilities are shown"));
         let (mut yes, mut no) = (state.clone(), state);
         let half = Fraction::new(1, 2).unwrap_or(Fraction::ONE);
         yes.probability = yes.probability.times(half);

@@ -58,8 +58,11 @@ pub(crate) fn settle(state: &mut State<'_>, side: Side) {
         target.port = now.port;
     }
     if *now != target {
-        let before = *now;
+        let mut before = *now;
         *now = target;
+        if is_icmp {
+            (before.port, target.port) = (0, 0);
+        }
         let of = side.of("source", "destination");
         state.note(
             hook.name(),
@@ -86,10 +89,11 @@ impl<'w> Walker<'w> {
             way.probability = way.probability.times(share);
             let (c, now) = (&mut way.conn, side.of(&mut way.src, &mut way.dst));
             let original = side.of(&mut c.original.src, &mut c.original.dst);
-            let (before, changed) = (*original, target != *now);
+            let random = side == Side::Source && wanted.random && way.proto.has_ports();
+            let (before, changed) = (*original, random || target != *now);
             *now = target;
             *side.of(&mut c.src_done, &mut c.dst_done) = true;
-            way.random_sport |= side == Side::Source && wanted.random && way.proto.has_ports();
+            way.random_sport |= random;
             if changed {
                 let after = target;
                 *side.of(&mut c.snat, &mut c.dnat) = Some(Rewrite { before, after });

@@ -28,6 +28,10 @@ impl<'w> Walker<'w> {
             return;
         }
         let dst = state.dst.ip;
+        if dst.is_multicast() {
+            self.multicast(state);
+            return;
+        }
         if !host.is_known() {
             if host.is_local(dst) {
                 deliver(state, "a loopback address");
@@ -60,6 +64,30 @@ impl<'w> Walker<'w> {
                 self.refused(state, first.kind, &text);
             }
         }
+    }
+
+    /// Only groups that were joined are listened to, and routing tables do not say where else a
+    /// group's packets go (`ip_route_input_rcu`, `ip6_mc_input`).
+    fn multicast(&mut self, state: &mut State<'w>) {
+        let everybody = match state.dst.ip {
+            IpAddr::V4(ip) => ip.octets() == [224, 0, 0, 1],
+            IpAddr::V6(ip) => ip.segments() == [0xff02, 0, 0, 0, 0, 0, 0, 1],
+        };
+        if everybody {
+            deliver(state, "every host's group");
+            return;
+        }
+        let what = format!(
+            "whether a program here joined {} is not known",
+            state.dst.ip
+        );
+        let (mut joined, mut other) = self.either(state.clone(), &what);
+        deliver(&mut joined, "a group that was joined");
+        let effect = format!("nobody here joined {}: drop", state.dst.ip);
+        other.note_as(AT, "multicast", effect, Did::Dropped);
+        other.finish(Verdict::Drop);
+        joined.forks.push(other);
+        *state = joined;
     }
 
     fn forward(&mut self, state: &mut State<'w>, way: Option<&Way>) {
@@ -252,7 +280,8 @@ pub(crate) fn send(state: &mut State<'_>) {
         .oif
         .name()
         .map_or(String::new(), |n| format!(" through {n}"));
-    let effect = format!("leaves this node{through}: {} -> {}", state.src, state.dst);
+    let (src, dst) = state.shown_ends();
+    let effect = format!("leaves this node{through}: {src} -> {dst}");
     state.note("wire", "send", effect);
     state.finish(Verdict::Accept);
 }

@@ -301,6 +301,21 @@ impl<'w> State<'w> {
         }));
     }
 
+    /// Source and destination as people are told them: without the numbers that are no ports, or
+    /// not known.
+    pub(crate) fn shown_ends(&self) -> (Endpoint, Endpoint) {
+        let without = |end: Endpoint, port: bool| {
+            if port {
+                Endpoint { port: 0, ..end }
+            } else {
+                end
+            }
+        };
+        let icmp = self.proto.is_icmp();
+        let src = without(self.src, icmp || self.random_sport);
+        (src, without(self.dst, icmp))
+    }
+
     /// Whether the packet has a connection: tracking has seen it and could make sense of it.
     pub(crate) fn is_tracked(&self) -> bool {
         self.conn.seen && !matches!(self.conn.status, Status::Invalid | Status::Untracked)

@@ -39,6 +39,55 @@ pub fn observed(file: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// The rule sets of `testdata/foreign`.
+pub const FOREIGN: [&str; 9] = [
+    "docker",
+    "calico",
+    "cilium",
+    "aws-vpc-cni",
+    "k3s",
+    "ufw",
+    "kube-proxy-1.18",
+    "firewalld",
+    "host-firewall",
+];
+
+/// One file of a foreign rule set, where there is one, with the pods' interface called as it is on
+/// the tests' node.
+pub fn foreign(name: &str, ending: &str) -> Option<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/foreign");
+    let text = std::fs::read_to_string(folder.join(format!("{name}.{ending}"))).ok()?;
+    let pods = [
+        ("docker0", "cbr0"),
+        ("cali0a1b2c3d4e5", "cbr0"),
+        (" cali+ ", " cbr+ "),
+        (" lxc+ ", " cbr+ "),
+        (" eni+ ", " cbr+ "),
+    ];
+    Some(
+        pods.iter()
+            .fold(text, |text, (from, to)| text.replace(from, to)),
+    )
+}
+
+/// The tests' node with a foreign rule set: that of iptables, or the one for nft.
+pub fn foreign_world(name: &str, nft: bool) -> Option<World> {
+    let mut world = World::from_facts(&node_facts()).unwrap();
+    if nft {
+        world.add_nft(&foreign(name, "nft")?).unwrap();
+        return Some(world);
+    }
+    let v4 = foreign(name, "iptables-save")?;
+    world.add_iptables(Family::Ipv4, &v4).unwrap();
+    if let Some(v6) = foreign(name, "ip6tables-save") {
+        world.add_iptables(Family::Ipv6, &v6).unwrap();
+    }
+    if let Some(sets) = foreign(name, "ipset") {
+        world.ipsets = netfilter::ipset::Sets::parse(&sets).unwrap();
+    }
+    Some(world)
+}
+
 /// The node of `testdata/observed`, with a bridge for its pods, the other nodes behind eth0.
 pub fn node_facts() -> Facts {
     Facts::parse(
@@ -98,6 +147,20 @@ pub fn ip(text: &str) -> IpAddr {
 
 pub fn packet(from: Origin, src: &str, dst: &str, proto: Proto, dport: u16) -> Packet {
     Packet::new(from, ip(src), ip(dst), proto, dport)
+}
+
+/// `pod 10.244.1.50 > 10.96.10.1 tcp 80: accept 1`: a packet, and what is expected of it.
+pub fn flow(line: &str) -> (Packet, &str) {
+    let (flow, expected) = line.split_once(": ").unwrap();
+    let words: Vec<&str> = flow.split(' ').collect();
+    let from = match words[0] {
+        "pod" => Origin::Pod,
+        "node" => Origin::Node,
+        _ => Origin::Outside,
+    };
+    let proto = Proto::parse(words[4]).unwrap();
+    let port = words[5].parse().unwrap();
+    (packet(from, words[1], words[3], proto, port), expected)
 }
 
 /// `accept 1/2 10.244.1.11:8080 masq 10.200.1.2`, one line an outcome.

@@ -57,7 +57,7 @@ pub fn predicted(world: &World, from: Place, p: &Probe) -> Trace {
 
 /// What no dump tells and no prediction can: the kernel keeps it to itself, or it depends on more
 /// than the packet. Every way is predicted then.
-const OPEN: [&str; 9] = [
+const OPEN: [&str; 11] = [
     "the source port was chosen at random",
     "has no ports, but something else there",
     "secret hash",
@@ -66,6 +66,8 @@ const OPEN: [&str; 9] = [
     "recent: the dumps do not tell",
     "match length looks into the packet",
     "a program listens",
+    "whether a program here joined",
+    "taken to have a socket",
     "the program that it is queued to",
 ];
 

@@ -271,7 +271,6 @@ impl<'w> Walker<'w> {
     /// Extensions that are kept word for word: some hold or fail for every packet here.
     fn extension(&mut self, state: &State<'w>, e: &Extension) -> Holds {
         let words: Vec<&str> = e.words.iter().map(|w| &**w).collect();
-        let local = state.iif == Iface::Absent;
         match (&*e.name, words.as_slice()) {
             ("pkttype", ["--pkt-type", kind]) => Holds::of(*kind == "unicast"),
             ("pkttype", ["!", "--pkt-type", kind]) => Holds::of(*kind != "unicast"),
@@ -279,13 +278,25 @@ impl<'w> Walker<'w> {
                 self.warn("hashlimit: taken as not yet reached".to_owned());
                 Holds::of(!words.contains(&"--hashlimit-above"))
             }
+            ("connlimit", words) => {
+                self.warn("connlimit: taken as not yet reached".to_owned());
+                let above = words.contains(&"--connlimit-above");
+                Holds::of(above == words.contains(&"!"))
+            }
+            ("socket", words)
+                if words.contains(&"--transparent")
+                    || self.addr_type(state.dst.ip) == Some(RouteKind::Unicast) =>
+            {
+                self.warn("socket: no program here is taken to have a socket for it".to_owned());
+                Holds::No
+            }
             // No connection here has a helper or came in a tunnel that was not said so.
             ("helper", words) => Holds::of(words.contains(&"!")),
             ("policy", words) => {
                 let none = words.windows(2).any(|w| w == ["--pol", "none"]);
                 Holds::of(none)
             }
-            ("cgroup" | "socket", _) if !local && e.name.as_ref() == "cgroup" => Holds::No,
+            ("cgroup", _) if state.iif != Iface::Absent => Holds::No,
             ("u32" | "bpf" | "string" | "ttl" | "hl" | "length", _) => {
                 Holds::Unknown(format!("match {} looks into the packet", e.name))
             }
@@ -371,10 +382,10 @@ fn in_states(state: &State<'_>, states: netfilter::iptables::CtStates, nat: bool
         || (nat && tracked && has_snat(state) && states.contains(CtState::Snat))
 }
 
-/// Whether the source was in fact changed (masquerading to the same address changes nothing).
+/// Whether the source was in fact changed (masquerading to the same address and port is no change).
 pub(crate) fn has_snat(state: &State<'_>) -> bool {
     let c = &state.conn;
-    c.masquerade_unknown || c.snat.is_some_and(|r| r.before != r.after)
+    c.masquerade_unknown || state.random_sport || c.snat.is_some_and(|r| r.before != r.after)
 }
 
 /// The reply's tuple as it stands: where answers come from and go to.

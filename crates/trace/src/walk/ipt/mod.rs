@@ -390,12 +390,15 @@ pub(crate) fn translated(way: &State<'_>, side: Side, then: &Then<'_>) -> String
     if matches!(then, Then::Drop) {
         return "drop".to_owned();
     }
+    let (src, dst) = way.shown_ends();
     if side == Side::Destination {
-        format!("destination becomes {}", way.dst)
+        format!("destination becomes {dst}")
     } else if way.conn.masquerade_unknown {
         "source becomes the outgoing interface's address".to_owned()
+    } else if way.random_sport {
+        format!("source becomes {src}, its port one that is free")
     } else {
-        format!("source becomes {}", way.src)
+        format!("source becomes {src}")
     }
 }
 

@@ -6,7 +6,8 @@ mod expr;
 use std::rc::Rc;
 
 use netfilter::nft::listing::{
-    Ct, Data, Expr, Meta, Nat, NatKind, Rule, Set, SetOp, SetRef, Statement, Table, Value, Verdict,
+    Ct, Data, DataType, Element, Expr, Meta, Nat, NatKind, Op, Rule, Set, SetOp, SetRef, Statement,
+    Table, Value, Verdict,
 };
 
 use super::hooks::{ChainRef, Side};
@@ -14,8 +15,8 @@ use super::ipt::{Holds, translated};
 use super::nat::{Wanted, share};
 use super::state::{Learnt, State, Status};
 use super::{Then, WalkError, Walker, Way};
-use crate::Fraction;
 use crate::outcome::{Answer, Step};
+use crate::{Fraction, Proto};
 use expr::Evaluated;
 
 /// A rule in the middle of its statements.
@@ -151,6 +152,10 @@ impl<'w> Walker<'w> {
         Ok(match statement {
             Statement::Match { left, op, right } => {
                 let holds = self.nft_match(&within.state, at.table, left, *op, right);
+                if holds == Holds::Yes && *op != Op::Ne {
+                    let found = self.element_comment(&within.state, at.table, left, right);
+                    within.effects.extend(found);
+                }
                 self.go_on_if(at, within, holds)
             }
             Statement::Inert(_) => vec![(within, None)],
@@ -210,6 +215,28 @@ impl<'w> Walker<'w> {
                 self.dynset(at, &within, *op, set, key, value.as_ref())
             }
         })
+    }
+
+    /// What the element that a comparison found is there for, where its author said so: it names
+    /// the Service.
+    fn element_comment(
+        &mut self,
+        state: &State<'w>,
+        table: &'w Table,
+        left: &Expr,
+        right: &'w Expr,
+    ) -> Option<String> {
+        let set = match right {
+            Expr::Set(set) => set,
+            Expr::SetName(name) => table.set(name)?,
+            _ => return None,
+        };
+        let values = self.evaluate(state, table, left);
+        let [(_, Evaluated::Parts(parts))] = values.as_slice() else {
+            return None;
+        };
+        let element = set.find(parts).filter(|e| e.comment.is_some())?;
+        Some(show_element(set, element, parts))
     }
 
     fn fork(&mut self, at: At<'w>, within: Within<'w>, why: &str) -> (Within<'w>, Within<'w>) {
@@ -296,11 +323,7 @@ impl<'w> Walker<'w> {
                     let element = set.find(&parts);
                     match element.and_then(|e| e.data.as_ref().map(|d| (e, d))) {
                         Some((element, Data::Verdict(verdict))) => {
-                            if let Some(comment) = &element.comment {
-                                way.effects.push(format!("{} ({comment})", show(&parts)));
-                            } else {
-                                way.effects.push(show(&parts));
-                            }
+                            way.effects.push(show_element(set, element, &parts));
                             let then = self.verdict(at, verdict)?;
                             ways.push((way, Some(then)));
                         }
@@ -631,6 +654,22 @@ fn set_of<'a>(table: &'a Table, map: &'a SetRef) -> Option<&'a Set> {
 /// The key under which what a dynamic set was told is kept.
 fn set_name(table: &Table, set: &str) -> String {
     format!("{}/{}/{set}", table.family.name(), table.name)
+}
+
+/// `10.96.0.1 . tcp . 80 (demo/web:http)`.
+fn show_element(set: &Set, element: &Element, parts: &[Value]) -> String {
+    let mut parts = parts.to_vec();
+    for (part, of) in parts.iter_mut().zip(&set.key) {
+        if let (Value::Int(n), DataType::InetProto) = (&*part, of)
+            && let Ok(n) = u8::try_from(*n)
+        {
+            *part = Value::Text(Proto(n).to_string().into());
+        }
+    }
+    match &element.comment {
+        Some(comment) => format!("{} ({comment})", show(&parts)),
+        None => show(&parts),
+    }
 }
 
 /// `10.96.0.1 . 6 . 80`.

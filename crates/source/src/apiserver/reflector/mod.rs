@@ -359,7 +359,13 @@ impl Reflector {
                 return self.idle(now, Next::Fresh);
             }
             if self.kind == Kind::ServiceCidr && matches!(code, 403 | 404) {
-                return self.absent(now, failure);
+                // A server that does not have it will not have it soon; a permission may come any
+                // time.
+                let again = match code {
+                    404 => self.timing.absent_retry,
+                    _ => self.backoff.next_delay(),
+                };
+                return self.absent(now + again, failure);
             }
             self.count_refusal(*code);
         }
@@ -403,7 +409,8 @@ impl Reflector {
         self.idle(now, next);
     }
 
-    fn absent(&mut self, now: Instant, failure: Failure) {
+    /// Done without, until it is asked for again.
+    fn absent(&mut self, again: Instant, failure: Failure) {
         if !self.complete {
             self.complete = true;
             self.notices.push(Notice::Absent(failure));
@@ -413,7 +420,7 @@ impl Reflector {
         } else {
             Next::Fresh
         };
-        self.idle(now + self.timing.absent_retry, next);
+        self.idle(again, next);
     }
 
     fn idle(&mut self, at: Instant, next: Next) {

@@ -332,6 +332,21 @@ fn the_nodes_pod_range_and_zone_are_followed() {
 }
 
 #[test]
+fn a_configuration_that_does_not_fit_the_node_is_refused_before_anything_is_programmed() {
+    let mut cluster = Cluster::new(objects());
+    cluster.change_node(|node| {
+        node["spec"] = json!({"podCIDR": "fd00:1::/64", "podCIDRs": ["fd00:1::/64"]});
+    });
+    let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig.display());
+    let sluice = cluster.host.command(SLUICE);
+    cluster.start(sluice, &["--detect-local-mode=NodeCIDR", &kubeconfig]);
+    eventually("it ends", || !cluster.is_running());
+    let refused = "the Node's spec.podCIDRs has no range for IPv4";
+    assert!(cluster.log().contains(refused), "{}", cluster.log());
+    assert_eq!(cluster.table(), "");
+}
+
+#[test]
 fn a_server_that_cannot_be_reached_changes_nothing_neither_at_start_nor_later() {
     let mut cluster = Cluster::new(objects());
     cluster.start_proxy();

@@ -2,6 +2,7 @@
 
 mod driver;
 mod engine;
+mod families;
 mod flows;
 mod input;
 mod iptables;
@@ -165,7 +166,7 @@ fn setup_of(
         metric_set: setup::metric_set(config.mode),
         observe: setup::observe_options(resolved, verbosity, flags),
         config_file: resolved.config_file.clone(),
-        node_wait: None,
+        cluster: None,
         sockets_only: false,
         mode: config.mode,
         config_sync_period: config.config_sync_period,

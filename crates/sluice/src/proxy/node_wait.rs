@@ -2,9 +2,10 @@
 //! wrong as soon as it is there: the node's addresses, and its pod range where that tells local
 //! traffic. As kube-proxy waits; pure, time is an argument.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{Change, Event};
+use model::{Change, Event, Node};
 
 /// How long to wait for the Node to have addresses; then Services are served without.
 const ADDRESSES: Duration = Duration::from_secs(30);
@@ -19,8 +20,7 @@ pub(crate) struct NodeWait {
     /// `detectLocalMode: NodeCIDR`.
     needs_pod_range: bool,
     since: Instant,
-    has_addresses: bool,
-    has_pod_range: bool,
+    node: Option<Arc<Node>>,
 }
 
 /// What the wait says.
@@ -43,8 +43,7 @@ impl NodeWait {
             node_name: node_name.to_owned(),
             needs_pod_range,
             since: now,
-            has_addresses: false,
-            has_pod_range: false,
+            node: None,
         }
     }
 
@@ -54,16 +53,21 @@ impl NodeWait {
             if let Event::Node(Change::Applied(node)) = event
                 && *node.name == *self.node_name
             {
-                self.has_addresses |= !node.addresses.is_empty();
-                self.has_pod_range |= !node.pod_cidrs.is_empty();
+                self.node = Some(Arc::clone(node));
             }
         }
+    }
+
+    /// The Node as it was last seen.
+    pub(crate) fn node(&self) -> Option<&Node> {
+        self.node.as_deref()
     }
 
     /// Whether to go on.
     pub(crate) fn answer(&self, now: Instant) -> Answer {
         let node = &self.node_name;
-        if self.needs_pod_range && !self.has_pod_range {
+        let has = |what: fn(&Node) -> bool| self.node().is_some_and(what);
+        if self.needs_pod_range && !has(|node| !node.pod_cidrs.is_empty()) {
             let end = self.since + ADDRESSES + POD_RANGE;
             return if now < end {
                 Answer::Until(end)
@@ -75,7 +79,7 @@ impl NodeWait {
                 ))
             };
         }
-        if self.has_addresses {
+        if has(|node| !node.addresses.is_empty()) {
             return Answer::Ready;
         }
         let end = self.since + ADDRESSES;
@@ -91,9 +95,7 @@ impl NodeWait {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use model::{Node, NodeAddress, NodeAddressType};
+    use model::{NodeAddress, NodeAddressType};
 
     use super::*;
 

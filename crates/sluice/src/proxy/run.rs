@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use config::ProxyMode;
+use config::{Config, ProxyMode};
 use model::{Change, Event, IpFamily};
 use observe::{MetricSet, Metrics, NodeEligibility, Server};
 use plan::{Planner, Settings};
@@ -15,6 +15,7 @@ use source::{Batch, Source};
 
 use super::driver::Driver;
 use super::engine::Engine;
+use super::families;
 use super::flows;
 use super::input::{Input, Inputs, Stop, host_addresses, report_problems, spawn};
 use super::node_wait::{Answer, NodeWait};
@@ -34,13 +35,21 @@ pub(crate) struct Setup {
     pub(crate) observe: observe::Options,
     /// Ends the process when it changes.
     pub(crate) config_file: Option<PathBuf>,
-    /// Nothing is programmed before the Node is there, where the source is one that will have it.
-    pub(crate) node_wait: Option<NodeWait>,
+    /// Where the source is one that will have this node's Node.
+    pub(crate) cluster: Option<Cluster>,
     /// Nothing is asked of the kernel but sockets, as an unprivileged user may.
     pub(crate) sockets_only: bool,
     pub(crate) mode: ProxyMode,
     /// How often everything is worked out again.
     pub(crate) config_sync_period: Duration,
+}
+
+/// What has to be seen of a cluster before anything is programmed.
+pub(crate) struct Cluster {
+    /// The Node has to be there,
+    pub(crate) wait: NodeWait,
+    /// and fit this.
+    pub(crate) config: Config,
 }
 
 /// The drivers of a mode, one for each family that the host has.
@@ -56,7 +65,7 @@ pub(crate) fn run(
     let node_name = setup.settings.node_name.clone();
     let metrics = Metrics::new(setup.metric_set).context("cannot make the metrics")?;
     let server = Server::start(setup.observe, metrics)?;
-    if setup.node_wait.is_some() {
+    if setup.cluster.is_some() {
         // Until its Node has been seen, no load balancer should count on this node.
         server.set_node(NodeEligibility::Ineligible);
     }
@@ -79,6 +88,11 @@ pub(crate) fn run(
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(addresses);
     let reporter = Reporter::new(server.clone(), setup.metric_set, orders);
+    let mut start = Start {
+        listed: false,
+        cluster: setup.cluster,
+        served: drivers.iter().map(|(family, _)| *family).collect(),
+    };
     let mut engine = Engine::new(
         planner,
         drivers,
@@ -87,10 +101,6 @@ pub(crate) fn run(
         Instant::now(),
     );
     inputs.follow(source)?;
-    let mut start = Start {
-        listed: false,
-        wait: setup.node_wait,
-    };
     let mut refresh_at = Instant::now() + setup.config_sync_period;
     let mut leftovers = (!setup.sockets_only).then_some(setup.mode);
     loop {
@@ -143,20 +153,22 @@ fn remove_leftovers(mode: ProxyMode) {
 /// What has to be there before anything is programmed.
 struct Start {
     listed: bool,
-    wait: Option<NodeWait>,
+    cluster: Option<Cluster>,
+    served: Vec<IpFamily>,
 }
 
 impl Start {
     fn see(&mut self, batch: &Batch) {
         self.listed |= batch.initial_list_complete;
-        if let Some(wait) = &mut self.wait {
-            wait.see(&batch.events);
+        if let Some(cluster) = &mut self.cluster {
+            cluster.wait.see(&batch.events);
         }
     }
 
     /// Until when to wait for input at most; `None` where the engine knows.
     fn next(&self) -> anyhow::Result<Option<Instant>> {
-        let answer = self.wait.as_ref().map(|wait| wait.answer(Instant::now()));
+        let cluster = self.cluster.as_ref();
+        let answer = cluster.map(|cluster| cluster.wait.answer(Instant::now()));
         match answer.filter(|_| self.listed) {
             Some(Answer::Until(time)) => Ok(Some(time)),
             Some(Answer::Never(why)) => bail!(why),
@@ -169,16 +181,31 @@ impl Start {
         if !self.listed {
             return Ok(false);
         }
-        let Some(wait) = &self.wait else {
+        let Some(cluster) = &self.cluster else {
             return Ok(true);
         };
-        match wait.answer(Instant::now()) {
+        match cluster.wait.answer(Instant::now()) {
             Answer::Ready => {}
             Answer::ReadyWithout(why) => tracing::error!("{why}"),
             Answer::Until(_) => return Ok(false),
             Answer::Never(why) => bail!(why),
         }
-        self.wait = None;
+        let verdict = families::check(&cluster.config, cluster.wait.node(), &self.served);
+        if !verdict.refused.is_empty() {
+            bail!(
+                "the configuration does not fit this node: {}",
+                verdict.refused.join("; ")
+            );
+        }
+        verdict
+            .doubtful
+            .iter()
+            .for_each(|line| tracing::warn!("{line}"));
+        verdict
+            .notes
+            .iter()
+            .for_each(|line| tracing::info!("{line}"));
+        self.cluster = None;
         Ok(true)
     }
 }

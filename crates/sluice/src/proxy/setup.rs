@@ -14,7 +14,7 @@ use plan::Settings;
 use source::apiserver::{EventType, NewEvent, Recorder, Regarding};
 
 use super::node_wait::NodeWait;
-use super::run::Setup;
+use super::run::{Cluster, Setup};
 use super::schedule::Intervals;
 use super::sysctls::{localhost_node_ports, tcp_is_liberal};
 use crate::logging::Verbosity;
@@ -216,7 +216,10 @@ impl Setup {
     pub(crate) fn attach(&mut self, config: &Config, recorder: Recorder) {
         let needs_pod_range = config.local_traffic == config::LocalTraffic::NodeCidr;
         let node = &self.settings.node_name;
-        self.node_wait = Some(NodeWait::new(node, needs_pod_range, Instant::now()));
+        self.cluster = Some(Cluster {
+            wait: NodeWait::new(node, needs_pod_range, Instant::now()),
+            config: config.clone(),
+        });
         recorder.record(NewEvent {
             // A Node's Events are found by its name, which stands for the uid as well.
             regarding: regarding("Node", "", node),

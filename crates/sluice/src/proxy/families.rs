@@ -1,0 +1,286 @@
+//! Whether what the configuration says of address families fits what this node has: kube-proxy's
+//! `checkBadConfig`, `checkBadIPConfig` and `platformCheckSupported`, with its verdicts. Statements
+//! without effect in the modes in force are passed over.
+
+use std::net::{IpAddr, SocketAddr};
+
+use config::{Config, LocalTraffic, NodePortAddresses, ProxyMode};
+use model::{Cidr, IpFamily, Node, NodeAddressType, family_of_net};
+
+/// What was found. Each names the field.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Nothing may be programmed with this.
+    pub(crate) refused: Vec<String>,
+    /// Probably not what was meant.
+    pub(crate) doubtful: Vec<String>,
+    /// Good to know.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Checks a configuration on a node where these families can be served.
+pub(crate) fn check(config: &Config, node: Option<&Node>, served: &[IpFamily]) -> Verdict {
+    let mut verdict = Verdict::default();
+    let primary = primary_family(config, node);
+    if !served.contains(&primary) {
+        let whose = if config.bind_address.is_unspecified() {
+            "the Node's first address"
+        } else {
+            "bindAddress"
+        };
+        let refused = format!("{whose} is {primary}, which cannot be served on this host");
+        verdict.refused.push(refused);
+        return verdict;
+    }
+    let pods = node.map_or(&[][..], |node| node.pod_cidrs.as_slice());
+    let single = served.len() == 1;
+    verdict.local_traffic(config, primary, pods, single);
+    verdict.node_ports(config, primary, pods);
+    if single {
+        verdict.other_family_only(config, primary);
+    }
+    verdict
+}
+
+/// As upstream chooses it: of `bindAddress`, else of the Node's first InternalIP or ExternalIP.
+fn primary_family(config: &Config, node: Option<&Node>) -> IpFamily {
+    if !config.bind_address.is_unspecified() {
+        return IpFamily::of(config.bind_address);
+    }
+    let first = |kind| {
+        let mut addresses = node?.addresses.iter();
+        addresses.find(|address| address.kind == kind)
+    };
+    first(NodeAddressType::InternalIp)
+        .or_else(|| first(NodeAddressType::ExternalIp))
+        .map_or(IpFamily::V4, |address| IpFamily::of(address.ip))
+}
+
+impl Verdict {
+    fn local_traffic(&mut self, config: &Config, primary: IpFamily, pods: &[Cidr], single: bool) {
+        let (field, ranges, refused) = match &config.local_traffic {
+            LocalTraffic::ClusterCidr(ranges) => ("clusterCIDR", ranges.as_slice(), single),
+            LocalTraffic::NodeCidr => ("the Node's spec.podCIDRs", pods, true),
+            LocalTraffic::BridgeInterface(_) | LocalTraffic::InterfaceNamePrefix(_) => return,
+        };
+        if has(ranges, primary) {
+            return;
+        }
+        let meaning = "pods' traffic cannot be told from other traffic";
+        let line =
+            format!("{field} has no range for {primary}, the node's primary family: {meaning}");
+        if ranges.is_empty() {
+            self.notes.push(line);
+        } else if refused {
+            self.refused.push(line);
+        } else {
+            self.doubtful.push(line);
+        }
+    }
+
+    fn node_ports(&mut self, config: &Config, primary: IpFamily, pods: &[Cidr]) {
+        let ranges = match &config.node_port_addresses {
+            NodePortAddresses::Primary => return,
+            NodePortAddresses::All => {
+                let line = "nodePortAddresses is unset: NodePorts answer on all addresses of this \
+                            node; \"primary\" would limit them to the Node's own";
+                return self.notes.push(line.to_owned());
+            }
+            NodePortAddresses::Ranges(ranges) => ranges,
+        };
+        let cluster = match &config.local_traffic {
+            LocalTraffic::ClusterCidr(ranges) => ranges.as_slice(),
+            _ => &[],
+        };
+        let two_families = [pods, cluster, &config.ipvs.exclude_cidrs]
+            .into_iter()
+            .any(|ranges| IpFamily::ALL.into_iter().all(|family| has(ranges, family)));
+        for family in IpFamily::ALL {
+            if !has(ranges, family) && (two_families || family == primary) {
+                self.doubtful.push(format!(
+                    "nodePortAddresses has no range for {family}: NodePorts answer on all {family} \
+                     addresses of this node"
+                ));
+            }
+        }
+    }
+
+    /// What is of the family that this node does not have.
+    fn other_family_only(&mut self, config: &Config, primary: IpFamily) {
+        let exclude = &config.ipvs.exclude_cidrs;
+        if config.mode == ProxyMode::Ipvs && !exclude.is_empty() && !has(exclude, primary) {
+            let line =
+                format!("ipvs.excludeCIDRs has no range for {primary}, all that this node has");
+            self.doubtful.push(line);
+        }
+        for (field, address) in [
+            ("healthzBindAddress", config.healthz_bind_address),
+            ("metricsBindAddress", config.metrics_bind_address),
+        ] {
+            let ip = address.map(|address: SocketAddr| address.ip());
+            let named = ip.filter(|ip: &IpAddr| !ip.is_unspecified());
+            if named.is_some_and(|ip| IpFamily::of(ip) != primary) {
+                let line = format!("{field} is not {primary}, all that this node has");
+                self.doubtful.push(line);
+            }
+        }
+    }
+}
+
+fn has(ranges: &[Cidr], family: IpFamily) -> bool {
+    ranges.iter().any(|range| family_of_net(range) == family)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use model::NodeAddress;
+
+    use super::*;
+
+    fn node(addresses: &[&str], pods: &[&str]) -> Node {
+        let internal = |ip: &&str| NodeAddress {
+            kind: NodeAddressType::InternalIp,
+            ip: ip.parse().unwrap(),
+        };
+        Node {
+            name: "node1".into(),
+            uid: "".into(),
+            addresses: addresses.iter().map(internal).collect(),
+            pod_cidrs: pods.iter().map(|net| net.parse().unwrap()).collect(),
+            topology: BTreeMap::new(),
+            deleting: false,
+        }
+    }
+
+    /// `refused`, `doubtful` or nothing, and the field, for a file's statements.
+    fn verdict(stated: &str, node: &Node, served: &[IpFamily]) -> String {
+        let head = format!(
+            "apiVersion: {}\nkind: {}\n{stated}\n",
+            config::API_VERSION,
+            config::KIND
+        );
+        let mut file = config::KubeProxyConfiguration::from_yaml(&head).unwrap();
+        file.set_defaults();
+        let config = Config::from_file(file).unwrap();
+        let found = check(&config, Some(node), served);
+        let name = |line: &String| {
+            let (field, _) = line
+                .split_once(" has ")
+                .or(line.split_once(" is "))
+                .unwrap();
+            field.to_owned()
+        };
+        let lines = |kind: &str, lines: &[String]| -> Vec<String> {
+            lines
+                .iter()
+                .map(|line| format!("{kind} {}", name(line)))
+                .collect()
+        };
+        [
+            lines("refused", &found.refused),
+            lines("doubtful", &found.doubtful),
+        ]
+        .concat()
+        .join("; ")
+    }
+
+    const V4: &str = "10.200.1.2";
+    const V6: &str = "fd00:200:1::2";
+    const PODS4: &str = "10.244.1.0/24";
+    const PODS6: &str = "fd00:10:244:1::/64";
+
+    /// The address and the pods' range of a node, what is stated, and kube-proxy v1.36.2's verdict,
+    /// which was run with each of these against a real API server.
+    type Case = (&'static str, &'static str, &'static str, &'static str);
+
+    fn verdicts_are(cases: &[Case], served: &[IpFamily]) {
+        for (address, pods, stated, expected) in cases {
+            let node = node(&[address], &[pods]);
+            let stated = format!("nodePortAddresses: [primary]\n{stated}");
+            let found = verdict(&stated, &node, served);
+            assert_eq!(found, *expected, "{stated} {node:?} {served:?}");
+        }
+    }
+
+    #[test]
+    fn kube_proxys_verdicts_are_kept_where_both_families_are_served() {
+        let cases = [
+            (V4, PODS4, "", ""),
+            (V4, PODS4, "clusterCIDR: 10.244.0.0/16", ""),
+            (V4, PODS4, "clusterCIDR: fd00::/56", "doubtful clusterCIDR"),
+            (V4, PODS6, "clusterCIDR: 10.244.0.0/16", ""),
+            (V4, PODS4, "healthzBindAddress: \"[fd00::1]:1\"", ""),
+            (
+                V4,
+                PODS6,
+                "detectLocalMode: NodeCIDR",
+                "refused the Node's spec.podCIDRs",
+            ),
+            (
+                V6,
+                PODS4,
+                "detectLocalMode: NodeCIDR",
+                "refused the Node's spec.podCIDRs",
+            ),
+            (
+                V4,
+                PODS4,
+                "bindAddress: fd00::1\nclusterCIDR: 10.0.0.0/8",
+                "doubtful clusterCIDR",
+            ),
+        ];
+        verdicts_are(&cases, &IpFamily::ALL);
+    }
+
+    #[test]
+    fn kube_proxys_verdicts_are_kept_where_only_ipv4_is_served() {
+        let cases = [
+            (V4, PODS4, "detectLocalMode: NodeCIDR", ""),
+            (V4, PODS4, "clusterCIDR: fd00::/56", "refused clusterCIDR"),
+            (V4, PODS4, "bindAddress: fd00::1", "refused bindAddress"),
+            (V6, PODS6, "", "refused the Node's first address"),
+            (
+                V4,
+                PODS6,
+                "detectLocalMode: NodeCIDR",
+                "refused the Node's spec.podCIDRs",
+            ),
+            (
+                V4,
+                PODS4,
+                "healthzBindAddress: \"[fd00::1]:1\"\nmetricsBindAddress: \"[fd00::1]:2\"",
+                "doubtful healthzBindAddress; doubtful metricsBindAddress",
+            ),
+            (
+                V4,
+                PODS4,
+                "mode: ipvs\nipvs: {excludeCIDRs: [fd00::/8]}",
+                "doubtful ipvs.excludeCIDRs",
+            ),
+        ];
+        verdicts_are(&cases, &[IpFamily::V4]);
+    }
+
+    #[test]
+    fn node_port_ranges_that_leave_a_family_open_are_doubted() {
+        let all = IpFamily::ALL.as_slice();
+        let (four, dual) = (node(&[V4], &[PODS4]), node(&[V4, V6], &[PODS4, PODS6]));
+        let doubtful = "doubtful nodePortAddresses";
+        for (ranges, node, served, expected) in [
+            ("10.0.0.0/8", &four, all, ""),
+            ("10.0.0.0/8", &dual, all, doubtful),
+            ("fd00::/8", &four, all, doubtful),
+            ("fd00::/8", &four, &[IpFamily::V4], doubtful),
+            ("10.0.0.0/8, fd00::/8", &dual, all, ""),
+        ] {
+            let stated = format!("nodePortAddresses: [{ranges}]");
+            assert_eq!(
+                verdict(&stated, node, served),
+                expected,
+                "{stated} {node:?}"
+            );
+        }
+    }
+}

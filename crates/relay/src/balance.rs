@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -17,33 +17,59 @@ const MOST: usize = 65_536;
 
 /// Chooses endpoints for the connections of one frontend.
 pub(crate) struct Balancer {
-    backends: watch::Receiver<Backends>,
-    sticky: Mutex<Sticky>,
+    choice: watch::Receiver<Choice>,
+}
+
+/// Out of what it chooses.
+pub(crate) struct Choice {
+    endpoints: Arc<[SocketAddr]>,
+    affinity: Option<(Duration, Arc<Mutex<Sticky>>)>,
+}
+
+/// What frontends share of their clients, as long as one of them has it.
+#[derive(Default)]
+pub(crate) struct Memories(HashMap<Arc<str>, Weak<Mutex<Sticky>>>);
+
+impl Memories {
+    pub(crate) fn choice(&mut self, backends: Backends) -> Choice {
+        let affinity = backends.affinity.map(|affinity| {
+            let shared = self.0.entry(affinity.of).or_default();
+            let memory = shared.upgrade().unwrap_or_default();
+            *shared = Arc::downgrade(&memory);
+            (affinity.timeout, memory)
+        });
+        Choice {
+            endpoints: backends.endpoints,
+            affinity,
+        }
+    }
+
+    /// Forgets those that nobody has any more.
+    pub(crate) fn sweep(&mut self) {
+        self.0.retain(|_, memory| memory.strong_count() > 0);
+    }
 }
 
 /// Which endpoint each client keeps to.
 #[derive(Default)]
-struct Sticky {
+pub(crate) struct Sticky {
     by_client: HashMap<IpAddr, (SocketAddr, Instant)>,
     sweep_at: usize,
 }
 
 impl Balancer {
-    pub(crate) fn new(backends: watch::Receiver<Backends>) -> Self {
-        Self {
-            backends,
-            sticky: Mutex::default(),
-        }
+    pub(crate) fn new(choice: watch::Receiver<Choice>) -> Self {
+        Self { choice }
     }
 
     /// All endpoints, in the order in which a connection of this client should try them: the one
     /// it keeps to first, if that is still there; the others at random.
     pub(crate) fn candidates(&self, client: IpAddr, now: Instant) -> Vec<SocketAddr> {
-        let backends = self.backends.borrow();
-        let mut order = backends.endpoints.to_vec();
+        let choice = self.choice.borrow();
+        let mut order = choice.endpoints.to_vec();
         fastrand::shuffle(&mut order);
-        if backends.affinity.is_some()
-            && let Some(endpoint) = self.sticky().get(client, now)
+        if let Some((_, memory)) = &choice.affinity
+            && let Some(endpoint) = lock(memory).get(client, now)
             && let Some(at) = order.iter().position(|e| *e == endpoint)
         {
             order.swap(0, at);
@@ -53,26 +79,27 @@ impl Balancer {
 
     /// A connection of this client went to this endpoint.
     pub(crate) fn used(&self, client: IpAddr, endpoint: SocketAddr, now: Instant) {
-        let affinity = self.backends.borrow().affinity;
-        if let Some(timeout) = affinity {
-            self.sticky().set(client, endpoint, now, timeout);
+        if let Some((timeout, memory)) = &self.choice.borrow().affinity {
+            lock(memory).set(client, endpoint, now, *timeout);
         }
     }
 
     /// The endpoint refused this client, which need not keep to it.
     pub(crate) fn refused(&self, client: IpAddr, endpoint: SocketAddr) {
-        self.sticky().forget(client, endpoint);
+        if let Some((_, memory)) = &self.choice.borrow().affinity {
+            lock(memory).forget(client, endpoint);
+        }
     }
 
     /// Whether connections may still go to this endpoint.
     pub(crate) fn has(&self, endpoint: SocketAddr) -> bool {
-        self.backends.borrow().endpoints.contains(&endpoint)
+        self.choice.borrow().endpoints.contains(&endpoint)
     }
+}
 
-    fn sticky(&self) -> std::sync::MutexGuard<'_, Sticky> {
-        // Valid after every step, also one that panicked.
-        self.sticky.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(memory: &Mutex<Sticky>) -> std::sync::MutexGuard<'_, Sticky> {
+    // Valid after every step, also one that panicked.
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Sticky {
@@ -110,20 +137,26 @@ impl Sticky {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Affinity;
 
     fn endpoint(n: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, n], 80))
     }
 
-    fn balancer(endpoints: &[u8], affinity: Option<u64>) -> (watch::Sender<Backends>, Balancer) {
-        let (sender, receiver) = watch::channel(backends(endpoints, affinity));
+    fn balancer(endpoints: &[u8], affinity: Option<u64>) -> (watch::Sender<Choice>, Balancer) {
+        let choice = Memories::default().choice(backends(endpoints, affinity));
+        let (sender, receiver) = watch::channel(choice);
         (sender, Balancer::new(receiver))
     }
 
     fn backends(endpoints: &[u8], affinity: Option<u64>) -> Backends {
+        let endpoints = endpoints.iter().copied().map(endpoint);
         Backends {
-            endpoints: endpoints.iter().copied().map(endpoint).collect(),
-            affinity: affinity.map(Duration::from_secs),
+            endpoints: endpoints.collect(),
+            affinity: affinity.map(|seconds| Affinity {
+                timeout: Duration::from_secs(seconds),
+                of: "demo/web".into(),
+            }),
         }
     }
 
@@ -161,10 +194,13 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_went_is_not_returned_to() {
-        let (backends_of, balancer) = balancer(&[1, 2], Some(10));
+        let mut memories = Memories::default();
+        let mut choice = |endpoints| memories.choice(backends(endpoints, Some(10)));
+        let (sender, receiver) = watch::channel(choice(&[1, 2]));
+        let balancer = Balancer::new(receiver);
         let now = Instant::now();
         balancer.used(CLIENT, endpoint(1), now);
-        backends_of.send(backends(&[2, 3], Some(10))).unwrap();
+        sender.send(choice(&[2, 3])).ok().unwrap();
         for _ in 0..50 {
             assert!(!balancer.candidates(CLIENT, now).contains(&endpoint(1)));
         }
@@ -183,6 +219,29 @@ mod tests {
             .map(|_| balancer.candidates(CLIENT, now)[0])
             .collect();
         assert_eq!(first.len(), 2);
+    }
+
+    #[test]
+    fn frontends_of_one_service_port_share_what_they_remember_as_long_as_there_is_one() {
+        let mut memories = Memories::default();
+        let all = [1, 2, 3, 4, 5, 6, 7, 8];
+        let mut served = |endpoints: &[u8]| {
+            let choice = memories.choice(backends(endpoints, Some(10)));
+            let (sender, receiver) = watch::channel(choice);
+            (sender, Balancer::new(receiver))
+        };
+        let (one, other) = (served(&all), served(&all[4..]));
+        let now = Instant::now();
+        one.1.used(CLIENT, endpoint(6), now);
+        for _ in 0..50 {
+            assert_eq!(other.1.candidates(CLIENT, now)[0], endpoint(6));
+        }
+        other.1.refused(CLIENT, endpoint(6));
+        other.1.used(CLIENT, endpoint(7), now);
+        assert_eq!(one.1.candidates(CLIENT, now)[0], endpoint(7));
+        drop((one, other));
+        memories.sweep();
+        assert!(memories.0.is_empty());
     }
 
     #[test]

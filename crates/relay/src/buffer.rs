@@ -9,10 +9,10 @@ use tokio::io::ReadBuf;
 pub(crate) const SIZE: usize = 64 * 1024;
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SIZE));
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SIZE]);
 }
 
 /// Lends the thread's buffer, empty. Not to be called from within itself.
 pub(crate) fn with_buffer<T>(f: impl FnOnce(ReadBuf<'_>) -> T) -> T {
-    BUFFER.with_borrow_mut(|buffer| f(ReadBuf::uninit(buffer.spare_capacity_mut())))
+    BUFFER.with_borrow_mut(|buffer| f(ReadBuf::new(buffer)))
 }

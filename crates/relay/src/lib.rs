@@ -12,6 +12,7 @@ mod tcp;
 mod udp;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio::task::JoinHandle;
 
 pub use crate::limits::Limits;
 
-use crate::balance::Balancer;
+use crate::balance::{Balancer, Choice, Memories};
 use crate::limits::{Places, Seldom};
 
 /// Where to listen.
@@ -41,8 +42,17 @@ pub struct Backends {
     /// The endpoints. While there are none nobody listens, so that the system refuses connections
     /// and datagrams.
     pub endpoints: Arc<[SocketAddr]>,
-    /// For how long a client keeps to its endpoint; `None` balances every connection on its own.
-    pub affinity: Option<Duration>,
+    /// Clients keep to their endpoints; `None` balances every connection on its own.
+    pub affinity: Option<Affinity>,
+}
+
+/// How clients keep to their endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// For how long after its last connection a client does.
+    pub timeout: Duration,
+    /// Of what: frontends for which this is the same share what they remember.
+    pub of: Arc<str>,
 }
 
 /// What could not be done.
@@ -215,9 +225,11 @@ impl Relay {
 
 /// One frontend that is being served; dropping it closes the listener.
 struct Served {
-    backends: watch::Sender<Backends>,
+    choice: watch::Sender<Choice>,
     address: SocketAddr,
     task: JoinHandle<()>,
+    /// Ends when the last who has the socket has let go of it.
+    closed: oneshot::Receiver<Infallible>,
 }
 
 impl Drop for Served {
@@ -227,19 +239,12 @@ impl Drop for Served {
 }
 
 impl Served {
-    fn lead_to(&self, backends: Backends) {
-        self.backends.send_if_modified(|current| {
-            let differs = *current != backends;
-            *current = backends;
-            differs
-        });
-    }
-
     /// Closes the listener; the address is free afterwards.
     async fn close(mut self) {
         self.task.abort();
-        // An error says that the task was aborted.
+        // Errors say that the task was aborted, and that nobody will ever say a word.
         let _ = (&mut self.task).await;
+        let _ = (&mut self.closed).await;
     }
 }
 
@@ -248,6 +253,7 @@ impl Served {
 struct Frontends {
     served: BTreeMap<Frontend, Served>,
     reserved: BTreeMap<Frontend, Socket>,
+    memories: Memories,
 }
 
 async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -312,18 +318,23 @@ impl Frontends {
                 self.reserved.remove(&frontend);
                 continue;
             };
+            let choice = self.memories.choice(backends);
             match self.served.get(&frontend) {
-                Some(old) => old.lead_to(backends),
-                None => coming.push((frontend, backends)),
+                Some(old) => drop(old.choice.send_replace(choice)),
+                None => coming.push((frontend, choice)),
             }
         }
+        let some_went = !going.is_empty();
         for old in going {
             old.close().await;
         }
+        if some_went {
+            self.memories.sweep();
+        }
         let mut errors = Vec::new();
-        for (frontend, backends) in coming {
+        for (frontend, choice) in coming {
             let reserved = self.reserved.remove(&frontend);
-            match open(shared, frontend, reserved, backends) {
+            match open(shared, frontend, reserved, choice) {
                 Ok(new) => {
                     self.served.insert(frontend, new);
                 }
@@ -362,16 +373,17 @@ fn open(
     shared: &Arc<Shared>,
     frontend: Frontend,
     reserved: Option<Socket>,
-    backends: Backends,
+    choice: Choice,
 ) -> Result<Served, Error> {
     let socket = match reserved {
         Some(socket) => socket,
         None => bind(frontend)?.1,
     };
-    let (sender, receiver) = watch::channel(backends);
+    let (sender, receiver) = watch::channel(choice);
     let shared = Arc::clone(shared);
     let balancer = Balancer::new(receiver);
     let failed = |source| Error::Listen { frontend, source };
+    let (open, closed) = oneshot::channel();
     let (address, task) = match frontend.protocol {
         Protocol::Tcp => {
             let listener = tcp::listen(socket).map_err(failed)?;
@@ -384,13 +396,15 @@ fn open(
         Protocol::Udp => {
             let socket = udp::open(socket).map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
-            (address, tokio::spawn(udp::serve(socket, balancer, shared)))
+            let serve = udp::serve(socket, open, balancer, shared);
+            (address, tokio::spawn(serve))
         }
         Protocol::Sctp => return Err(Error::Unsupported { frontend }),
     };
     Ok(Served {
-        backends: sender,
+        choice: sender,
         address,
         task,
+        closed,
     })
 }

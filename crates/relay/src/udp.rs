@@ -3,7 +3,9 @@
 //! Sending never waits: what does not fit into a socket's buffer is lost, as on any wire.
 
 mod flows;
+mod message;
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -15,8 +17,10 @@ use std::time::Instant;
 
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
 
 use self::flows::{Flow, Flows};
+use self::message::{Beside, Client};
 use crate::Shared;
 use crate::balance::Balancer;
 use crate::buffer::with_buffer;
@@ -26,6 +30,7 @@ use crate::limits::Place;
 /// as soon as nobody serves it.
 struct Server {
     socket: UdpSocket,
+    _open: oneshot::Sender<Infallible>,
     balancer: Balancer,
     shared: Arc<Shared>,
     flows: Mutex<Flows>,
@@ -46,6 +51,9 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    if address.ip().is_unspecified() {
+        message::tell_addresses(&socket, address.is_ipv6())?;
+    }
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -63,25 +71,37 @@ pub(crate) fn open(socket: Socket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-pub(crate) async fn serve(socket: UdpSocket, balancer: Balancer, shared: Arc<Shared>) {
+/// Serves a frontend; when its socket is closed, `open` is dropped.
+pub(crate) async fn serve(
+    socket: UdpSocket,
+    open: oneshot::Sender<Infallible>,
+    balancer: Balancer,
+    shared: Arc<Shared>,
+) {
     let server = Arc::new(Server {
         socket,
+        _open: open,
         balancer,
         shared,
         flows: Mutex::default(),
     });
+    let mut beside = Beside::new();
     loop {
-        poll_fn(|context| {
+        let received = server.socket.readable().await.and_then(|()| {
             with_buffer(|mut buffer| {
-                match ready!(server.socket.poll_recv_from(context, &mut buffer)) {
-                    Ok(client) => server.forward(client, buffer.filled()),
-                    // An ICMP error that an earlier answer met; the socket is well.
-                    Err(error) => tracing::debug!("receiving a datagram: {error}"),
-                }
-                Poll::Ready(())
+                let buffer = buffer.initialize_unfilled();
+                let (client, length) = message::receive(&server.socket, buffer, &mut beside)?;
+                server.forward(client, buffer.get(..length).unwrap_or_default());
+                Ok(())
             })
-        })
-        .await;
+        });
+        match received {
+            Ok(()) => {}
+            // Not a datagram after all.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // An ICMP error that an earlier answer met; the socket is well.
+            Err(error) => tracing::debug!("receiving a datagram: {error}"),
+        }
     }
 }
 
@@ -92,7 +112,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Server {
     /// Sends a datagram on: to where the client's flow leads, unless that endpoint is gone or
     /// refuses, and then elsewhere.
-    fn forward(self: &Arc<Self>, client: SocketAddr, datagram: &[u8]) {
+    fn forward(self: &Arc<Self>, client: Client, datagram: &[u8]) {
         let known = lock(&self.flows).get(client);
         let mut refused = None;
         if let Some(upstream) = known {
@@ -105,8 +125,8 @@ impl Server {
             }
             lock(&self.flows).remove(client, &upstream);
             if there {
-                tracing::debug!("{endpoint} refuses, {client} goes elsewhere");
-                self.balancer.refused(client.ip(), endpoint);
+                tracing::debug!("{endpoint} refuses, {} goes elsewhere", client.address);
+                self.balancer.refused(client.address.ip(), endpoint);
                 refused = Some(endpoint);
             }
         }
@@ -118,11 +138,11 @@ impl Server {
     /// A new flow; to the endpoint that refused only where there is no other.
     fn begin(
         self: &Arc<Self>,
-        client: SocketAddr,
+        client: Client,
         refused: Option<SocketAddr>,
     ) -> Option<Arc<Upstream>> {
         let now = Instant::now();
-        let candidates = self.balancer.candidates(client.ip(), now);
+        let candidates = self.balancer.candidates(client.address.ip(), now);
         let other = candidates.iter().find(|e| Some(**e) != refused);
         let endpoint = *other.or(candidates.first())?;
         let place = self.place(now)?;
@@ -135,7 +155,7 @@ impl Server {
                 return None;
             }
         };
-        self.balancer.used(client.ip(), endpoint, now);
+        self.balancer.used(client.address.ip(), endpoint, now);
         let (carried, server) = (Arc::clone(&upstream), Arc::downgrade(self));
         let task = tokio::spawn(answers(carried, client, server));
         let flow = Flow::new(Arc::clone(&upstream), task.abort_handle(), place);
@@ -158,10 +178,9 @@ impl Server {
         places.take()
     }
 
-    fn answer(&self, client: SocketAddr, datagram: &[u8]) {
-        let sent = SockRef::from(&self.socket).send_to(datagram, &client.into());
-        if let Err(error) = sent {
-            tracing::debug!("an answer for {client} is lost: {error}");
+    fn answer(&self, client: Client, datagram: &[u8]) {
+        if let Err(error) = message::send(&self.socket, client, datagram) {
+            tracing::debug!("an answer for {} is lost: {error}", client.address);
         }
     }
 }
@@ -195,7 +214,7 @@ impl Upstream {
 }
 
 /// Carries answers back until the flow has been idle for too long in both directions.
-async fn answers(upstream: Arc<Upstream>, client: SocketAddr, server: Weak<Server>) {
+async fn answers(upstream: Arc<Upstream>, client: Client, server: Weak<Server>) {
     let Some(idle) = server.upgrade().map(|s| s.shared.limits.udp_idle) else {
         return;
     };

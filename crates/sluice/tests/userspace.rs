@@ -457,6 +457,8 @@ fn a_listen_map_needs_no_privilege() {
         "9080=demo/web:http",
         "[::1]:9081=demo/web:80",
         list.to_str().unwrap(),
+        "0.0.0.0:5354=demo/web:echo",
+        "[::]:5354=demo/web:echo",
     ];
     let _proxy = as_nobody(&host, folder.path(), &maps);
     let log = || fs::read_to_string(folder.path().join(".log")).unwrap();
@@ -468,6 +470,16 @@ fn a_listen_map_needs_no_privilege() {
     eventually("UDP", || {
         host.run(|| who(&udp("10.200.1.2:5353").ask()) == "one")
     });
+    // Where all addresses are listened to, the answer comes from the one that was asked, although
+    // the system would choose the client's own.
+    host.sh("ip addr add 10.201.0.1/32 dev lo; ip addr add fd00:201::1/128 dev lo");
+    for (from, to) in [
+        ("10.200.1.2:0", "10.201.0.1:5354"),
+        ("[fd00:200:1::2]:0", "[fd00:201::1]:5354"),
+    ] {
+        let answer = host.run(|| udp(to).from(at(from).ip()).ask());
+        assert_eq!(who(&answer), "one", "{to}: {answer}");
+    }
     fs::write(&object, web("Cluster", 8081, "node1")).unwrap();
     host.sh(&format!("chmod a+r {}", object.display()));
     eventually("the change", || {

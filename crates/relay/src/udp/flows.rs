@@ -1,13 +1,12 @@
 //! The flows of one frontend.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
-use super::{Upstream, lock};
+use super::{Client, Upstream, lock};
 use crate::limits::Place;
 
 /// How many flows are looked at to find one that is idle: of a few the longest idle is, of all, most
@@ -20,9 +19,9 @@ const BUSY: Duration = Duration::from_secs(1);
 /// Flows by client.
 #[derive(Default)]
 pub(super) struct Flows {
-    by_client: HashMap<SocketAddr, Flow>,
+    by_client: HashMap<Client, Flow>,
     /// The clients, in no order: to take some at random.
-    clients: Vec<SocketAddr>,
+    clients: Vec<Client>,
 }
 
 pub(super) struct Flow {
@@ -55,20 +54,20 @@ impl Flow {
 }
 
 impl Flows {
-    pub(super) fn get(&self, client: SocketAddr) -> Option<Arc<Upstream>> {
+    pub(super) fn get(&self, client: Client) -> Option<Arc<Upstream>> {
         let flow = self.by_client.get(&client)?;
         Some(Arc::clone(&flow.upstream))
     }
 
     /// Puts in a flow of a client that has none.
-    pub(super) fn insert(&mut self, client: SocketAddr, mut flow: Flow) {
+    pub(super) fn insert(&mut self, client: Client, mut flow: Flow) {
         flow.at = self.clients.len();
         self.clients.push(client);
         self.by_client.insert(client, flow);
     }
 
     /// Ends this flow of the client, unless it has another by now.
-    pub(super) fn remove(&mut self, client: SocketAddr, upstream: &Arc<Upstream>) {
+    pub(super) fn remove(&mut self, client: Client, upstream: &Arc<Upstream>) {
         let flow = self.by_client.get(&client);
         if flow.is_some_and(|flow| Arc::ptr_eq(&flow.upstream, upstream)) {
             self.take_out(client);
@@ -87,7 +86,7 @@ impl Flows {
         }
     }
 
-    fn take_out(&mut self, client: SocketAddr) {
+    fn take_out(&mut self, client: Client) {
         let Some(flow) = self.by_client.remove(&client) else {
             return;
         };

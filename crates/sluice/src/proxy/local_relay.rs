@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use plan::{Endpoint, PortPlan};
-use relay::{Backends, Error, Limits, Relay};
+use plan::{Endpoint, PortKey, PortPlan};
+use relay::{Affinity, Backends, Error, Limits, Relay};
 
 /// A relay that is started when there is something to serve: by then the signals have found their
 /// thread, and whoever needs none has none. Both families share it, and its limits. When the last of
@@ -67,9 +67,16 @@ impl Drop for SharedRelay {
 /// Connections of a Service port to these endpoints.
 pub(crate) fn backends(port: &PortPlan, endpoints: &[Endpoint]) -> Backends {
     let endpoints = endpoints.iter().map(|e| SocketAddr::new(e.ip, e.port));
-    let affinity = port.affinity;
+    let timeout = port.affinity.map(|a| a.timeout_seconds);
+    let timeout = timeout.map(|seconds| Duration::from_secs(seconds.into()));
     Backends {
         endpoints: endpoints.collect(),
-        affinity: affinity.map(|a| Duration::from_secs(u64::from(a.timeout_seconds))),
+        affinity: timeout.map(|timeout| affinity(&port.key(), timeout)),
     }
+}
+
+/// Clients keep to their endpoints by Service port, whichever address they come by.
+pub(crate) fn affinity((name, protocol): &PortKey, timeout: Duration) -> Affinity {
+    let of = format!("{name}/{protocol}").into();
+    Affinity { timeout, of }
 }

@@ -22,7 +22,7 @@ use plan::{Endpoint, NodeFacts, Plan, PortKey, PortPlan, StaleFlows};
 use relay::{Backends, Frontend, Relay};
 
 use super::driver::{Driver, SyncError, Synced};
-use super::local_relay::SharedRelay;
+use super::local_relay::{SharedRelay, affinity};
 use super::pending::Pending;
 
 /// One family of the userspace mode.
@@ -192,7 +192,7 @@ impl UserspaceDriver {
                 if let Some(frontend) = self.taken.get(&place) {
                     let backends = Backends {
                         endpoints: listener.endpoints,
-                        affinity: listener.affinity,
+                        affinity: listener.affinity.map(|timeout| affinity(key, timeout)),
                     };
                     changes.insert(*frontend, Some(backends));
                 }

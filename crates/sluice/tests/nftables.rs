@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use support::{Proxy, eventually, observed, text, web};
+use support::{Proxy, observed, text, web};
 
 fn start(files: &[(&str, &str)]) -> Proxy {
     Proxy::start("nftables", files, &[])
@@ -59,63 +59,6 @@ fn kube_proxys_own_table_is_replaced() {
     let output = proxy.host.sluice(&["cleanup"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(proxy.host.sh("nft list ruleset"), "");
-}
-
-#[test]
-fn what_is_programmed_equals_what_is_rendered() {
-    let objects = fs::read_to_string(observed("objects.json")).unwrap();
-    let proxy = start(&[("objects.json", &objects)]);
-    proxy.wait_for("10.244.1.11 . 8080", true);
-    let programmed = |family: &str| {
-        proxy
-            .host
-            .sh(&format!("nft -nn list table {family} kube-proxy"))
-    };
-    eventually("IPv6 too", || {
-        proxy.host.sh("nft list tables").contains("ip6 kube-proxy")
-            && programmed("ip6").contains("8080")
-    });
-    for (family, word) in [("ip", "ipv4"), ("ip6", "ipv6")] {
-        let other = support::Host::new();
-        let output = other.sluice(&[
-            "render",
-            "--mode=nftables",
-            "--node=node1",
-            "--ip-family",
-            word,
-            "--config",
-            config(proxy.folder.path()).to_str().unwrap(),
-            "-f",
-            observed("objects.json").to_str().unwrap(),
-        ]);
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        let file = proxy.folder.path().join(".rendered");
-        fs::write(&file, &output.stdout).unwrap();
-        other.sh(&format!("nft -f {}", file.display()));
-        let loaded = other.sh(&format!("nft -nn list table {family} kube-proxy"));
-        let learning = |listing: &str| -> Vec<String> {
-            // Learning a client's endpoint from registers has no words in nft's language.
-            let lines = listing.lines().filter(|l| !l.contains("@affinity {"));
-            let mut lines: Vec<String> = lines.map(|l| l.trim().to_owned()).collect();
-            lines.sort();
-            lines
-        };
-        let (ours, theirs) = (learning(&programmed(family)), learning(&loaded));
-        let missing: Vec<_> = theirs.iter().filter(|l| !ours.contains(l)).collect();
-        let more: Vec<_> = ours.iter().filter(|l| !theirs.contains(l)).collect();
-        assert!(
-            missing.is_empty() && more.is_empty(),
-            "only loaded: {missing:#?}\nonly programmed: {more:#?}"
-        );
-    }
-}
-
-fn config(folder: &std::path::Path) -> std::path::PathBuf {
-    let path = folder.join(".config");
-    let yaml = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-                mode: nftables\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n";
-    fs::write(&path, yaml).unwrap();
-    path
 }
 
 #[test]

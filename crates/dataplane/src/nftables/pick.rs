@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use model::IpFamily;
+use model::{IpFamily, Protocol};
 use netfilter::nft::{CmpOp, DynsetOp, Expr, FibAddress, Reg, Rule};
 use plan::{LocalDetector, NodeFacts};
 
@@ -196,7 +196,9 @@ pub(super) fn chains(
         let numbers: Vec<u32> = numbers.into_iter().collect();
         let root = pool.root().to_string();
         let mut rules = Vec::new();
-        rules.extend(pool.affinity.map(|s| pool.keep(family, &root, s)));
+        if let Some(seconds) = pool.affinity {
+            rules.extend(Protocol::ALL.map(|p| pool.keep(family, p, &root, seconds)));
+        }
         chains.insert(root.clone(), rules);
         pool.lead(family, &root, &numbers, &mut chains);
     }
@@ -342,7 +344,7 @@ impl Pool {
 
     fn choose(self, family: IpFamily, chain: &str, n: u32, rules: &mut Vec<Rule>) {
         if let Some(seconds) = self.affinity {
-            rules.push(self.stick(family, chain, n, seconds));
+            rules.extend(Protocol::ALL.map(|p| self.stick(family, p, chain, n, seconds)));
         }
         // With affinity: for a client that finds the map full.
         let any = Build::new(family)
@@ -362,10 +364,12 @@ impl Pool {
     /// early, with the frontend's port, which is loaded there once more afterwards: where the
     /// endpoint is, nft still sees the packet's own destination, which was loaded there before.
     /// A rule that is loaded from such a listing looks for a frontend that is its own endpoint,
-    /// finds none, and leaves the packet to the rule without affinity.
-    fn keep(self, family: IpFamily, chain: &str, seconds: u32) -> Rule {
+    /// finds none, and leaves the packet to the rule without affinity. It loads such a listing only if
+    /// the rule says which protocol's ports these are, so there is a rule for each.
+    fn keep(self, family: IpFamily, protocol: Protocol, chain: &str, seconds: u32) -> Rule {
         let (sets, at) = (self.sets(), self.registers(family));
         Build::new(family)
+            .if_protocol(protocol)
             .load(&[Field::Daddr, Field::Dport], at.endpoint)
             .load(self.client(), Reg::FIRST)
             .map(sets.affinity, Reg::FIRST, at.port)
@@ -377,10 +381,18 @@ impl Pool {
     }
 
     /// Affinity: one of `n` endpoints, which is learned.
-    fn stick(self, family: IpFamily, chain: &str, n: u32, seconds: u32) -> Rule {
+    fn stick(
+        self,
+        family: IpFamily,
+        protocol: Protocol,
+        chain: &str,
+        n: u32,
+        seconds: u32,
+    ) -> Rule {
         let (sets, at) = (self.sets(), self.registers(family));
         // What was learned may be an endpoint that is gone; an update would only prolong it.
         Build::new(family)
+            .if_protocol(protocol)
             .load(&[Field::Daddr, Field::Dport], at.endpoint)
             .load(&self.field(n, 0), Reg::FIRST)
             .map(sets.sticky, Reg::FIRST, at.port)

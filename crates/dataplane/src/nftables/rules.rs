@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use model::{Cidr, IpFamily};
+use model::{Cidr, IpFamily, Protocol};
 use netfilter::nft::consts::{CT_STATE_NEW, CT_STATUS_DNAT, NAT_MAP_IPS, NAT_PROTO_SPECIFIED};
 use netfilter::nft::{
     CmpOp, CtKey, Expr, FibAddress, FibResult, LookupInto, MetaKey, Nat, NatKind, NumgenKind,
@@ -226,6 +226,12 @@ impl Build {
             direction: None,
             dreg: Reg::FIRST,
         })
+    }
+
+    /// `meta l4proto tcp`.
+    pub(crate) fn if_protocol(self, protocol: Protocol) -> Self {
+        self.load(&[Field::Protocol], Reg::FIRST)
+            .compare(CmpOp::Eq, Value::protocol(protocol.number()))
     }
 
     /// `ct state new`.

@@ -11,7 +11,7 @@ use crate::fabric::{Fabric, Fate};
 use crate::flows::{Flow, From};
 use crate::packet::{Packet, TCP};
 use crate::world::{World, configurations};
-use crate::{bring, load};
+use crate::{bring, load, support};
 
 struct Stage {
     fabric: Fabric,
@@ -95,6 +95,27 @@ fn until_that_is_gone(world: World) {
 fn a_client_keeps_to_its_endpoint_until_that_is_gone() {
     until_that_is_gone(World::V4);
     until_that_is_gone(World::V4InV6);
+}
+
+/// What nft has no words for is not in a listing that it loads again: the Service is served all the
+/// same, without affinity.
+#[test]
+fn a_table_saved_and_loaded_again_balances() {
+    let stage = Stage::raise("saved", World::V4);
+    stage.bring(|_| {});
+    stage.kept(0);
+    let reload = || {
+        let saved = support::run("nft list table ip kube-proxy");
+        support::run("nft delete table ip kube-proxy");
+        load(&saved);
+    };
+    stage.fabric.node.run(reload).expect("the node");
+    let mut seen = BTreeSet::new();
+    let more = (1..60).any(|round| {
+        seen.extend(stage.endpoints(From::Node, round));
+        seen.len() > 1
+    });
+    assert!(more, "always {seen:?}");
 }
 
 /// How long a client is remembered, in the tests of that.

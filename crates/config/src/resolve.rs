@@ -20,10 +20,19 @@ pub struct Resolved {
     /// The configuration to do it with.
     pub config: Config,
     /// The file of `--config`; kube-proxy exits when it changes.
-    pub config_file: Option<PathBuf>,
+    pub config_file: Option<ConfigFile>,
     /// What should be told to the operator: flags that are ignored or deprecated, fields and
     /// feature gates without effect. One line each.
     pub notes: Vec<String>,
+}
+
+/// A file as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it held.
+    pub text: String,
 }
 
 /// What to do.
@@ -249,14 +258,17 @@ impl Resolved {
         let mut draft = Draft::new();
         draft.apply(matches, |flag| flag.name == "config")?;
         let mut notes = Vec::new();
-        let config_file = (!draft.config.is_empty()).then(|| PathBuf::from(&draft.config));
+        let config_file = match draft.config.as_str() {
+            "" => None,
+            path => Some(ConfigFile::read(path.into())?),
+        };
         let given = |name: &str| {
             let mut flags = FLAGS.iter().filter(|flag| flag.name == name);
             config_file.is_none() && flags.any(|flag| is_given(matches, flag))
         };
         let localhost_stated;
-        if let Some(path) = &config_file {
-            draft.file = read(path)?;
+        if let Some(file) = &config_file {
+            draft.file = file.decode()?;
             localhost_stated = draft.file.iptables.localhost_node_ports.is_some();
             draft.file.set_defaults();
             // A flag's patterns come before the file's, so that they win.
@@ -310,18 +322,23 @@ impl Resolved {
     }
 }
 
-fn read(path: &std::path::Path) -> Result<KubeProxyConfiguration, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
-        path: path.into(),
-        error,
-    })?;
-    KubeProxyConfiguration::from_yaml(&text).map_err(|error| match error {
-        ConfigError::Decode { error, .. } => ConfigError::Decode {
-            path: Some(path.into()),
-            error,
-        },
-        other => other,
-    })
+impl ConfigFile {
+    fn read(path: PathBuf) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Self { path, text }),
+            Err(error) => Err(ConfigError::Read { path, error }),
+        }
+    }
+
+    fn decode(&self) -> Result<KubeProxyConfiguration, ConfigError> {
+        KubeProxyConfiguration::from_yaml(&self.text).map_err(|error| match error {
+            ConfigError::Decode { error, .. } => ConfigError::Decode {
+                path: Some(self.path.clone()),
+                error,
+            },
+            other => other,
+        })
+    }
 }
 
 fn lower_name(name: &str) -> Result<String, ConfigError> {

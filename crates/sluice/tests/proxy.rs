@@ -4,6 +4,8 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use support::{Host, Proxy, eventually, observed, text, web};
 
@@ -188,6 +190,38 @@ fn a_changed_configuration_file_ends_the_process() {
     );
     proxy.wait_for("demo/a:http", true);
     fs::write(&config, format!("{yaml}clusterCIDR: 10.0.0.0/8\n")).unwrap();
+    eventually("it ends", || proxy.process.0.try_wait().unwrap().is_some());
+    assert!(proxy.log().contains("has changed"), "{}", proxy.log());
+}
+
+/// kubelet's way: the files of a ConfigMap are links through a link to a folder, which is swapped.
+#[test]
+fn a_changed_config_map_ends_the_process() {
+    let volume = tempfile::tempdir().unwrap();
+    let path = |name: &str| volume.path().join(name);
+    let write = |version: &str, fields: &str| {
+        fs::create_dir(path(version)).unwrap();
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        let file = path(version).join("config.conf");
+        fs::write(file, format!("{head}mode: iptables\n{fields}")).unwrap();
+        symlink(version, path("..data_tmp")).unwrap();
+        fs::rename(path("..data_tmp"), path("..data")).unwrap();
+    };
+    write("..1", "");
+    symlink("..data/config.conf", path("config.conf")).unwrap();
+    let files = [("a.yaml", web("a", 1, "10.244.1.1"))];
+    let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let flag = format!("--config={}", path("config.conf").display());
+    let mut proxy = Proxy::start("iptables", &files, &[&flag]);
+    proxy.wait_for("demo/a:http", true);
+    // Another file that says the same.
+    write("..2", "");
+    fs::remove_dir_all(path("..1")).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let running = proxy.process.0.try_wait().unwrap().is_none();
+    assert!(running, "{}", proxy.log());
+    write("..3", "clusterCIDR: 10.0.0.0/8\n");
+    fs::remove_dir_all(path("..2")).unwrap();
     eventually("it ends", || proxy.process.0.try_wait().unwrap().is_some());
     assert!(proxy.log().contains("has changed"), "{}", proxy.log());
 }

@@ -325,7 +325,7 @@ fn the_file_beats_all_flags_but_a_few() {
     assert_eq!(c.node_name.as_deref(), Some("flag"));
     assert_eq!(c.logging.verbosity, 7);
     assert_eq!(c.logging.vmodule, [("g".into(), 2), ("f".into(), 1)]);
-    assert_eq!(r.config_file.as_deref(), Some(Path::new(&path)));
+    assert_eq!(r.config_file.map(|file| file.path), Some(path.into()));
     assert_eq!(
         r.notes,
         [

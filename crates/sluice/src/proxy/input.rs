@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use config::ConfigFile;
 use kernel::address::{AddressWatch, addresses};
 use kernel::process::Termination;
 use model::IpFamily;
@@ -148,20 +149,21 @@ impl Inputs {
         Ok(now)
     }
 
-    /// The configuration file: ends the process when its content is another one.
-    pub(crate) fn follow_config(&self, path: &Path) -> anyhow::Result<()> {
-        let read = |path: &Path| std::fs::read(path).ok();
-        let first = read(path);
-        let (path, sender) = (path.to_owned(), self.sender());
+    /// The configuration file: ends the process when its content is not what was read. Looked at by
+    /// its name, which a ConfigMap's volume gives to another file when the ConfigMap changes.
+    pub(crate) fn follow_config(&self, file: ConfigFile) -> anyhow::Result<()> {
+        let sender = self.sender();
         spawn("config", move || {
             loop {
                 std::thread::sleep(LISTENING);
-                // A file that is away for a moment is being replaced.
-                let Some(content) = read(&path) else { continue };
-                if Some(&content) != first.as_ref() {
-                    let stop = Stop::ConfigChanged(path);
-                    let _ = send(&sender, Input::Stop(stop));
-                    return;
+                match std::fs::read(&file.path) {
+                    Ok(content) if content != file.text.as_bytes() => {
+                        let stop = Stop::ConfigChanged(file.path);
+                        let _ = send(&sender, Input::Stop(stop));
+                        return;
+                    }
+                    // A file that is away for a moment is being replaced.
+                    Ok(_) | Err(_) => {}
                 }
             }
         })

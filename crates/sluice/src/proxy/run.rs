@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use config::{Config, ProxyMode};
+use config::{Config, ConfigFile, ProxyMode};
 use model::{Change, Event, IpFamily};
 use observe::{MetricSet, Metrics, NodeEligibility, Server};
 use plan::{Planner, Settings};
@@ -34,7 +33,7 @@ pub(crate) struct Setup {
     pub(crate) metric_set: MetricSet,
     pub(crate) observe: observe::Options,
     /// Ends the process when it changes.
-    pub(crate) config_file: Option<PathBuf>,
+    pub(crate) config_file: Option<ConfigFile>,
     /// Where the source is one that will have this node's Node.
     pub(crate) cluster: Option<Cluster>,
     /// Nothing is asked of the kernel but sockets, as an unprivileged user may.
@@ -74,8 +73,8 @@ pub(crate) fn run(
     } else {
         inputs.follow_addresses()?
     };
-    if let Some(path) = &setup.config_file {
-        inputs.follow_config(path)?;
+    if let Some(file) = setup.config_file {
+        inputs.follow_config(file)?;
     }
     let host = Arc::new(Mutex::new(addresses.clone()));
     let orders = if setup.sockets_only {

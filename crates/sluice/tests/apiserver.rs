@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -193,6 +194,32 @@ fn the_observed_objects_are_served_and_their_changes_followed() {
         events
             .iter()
             .any(|e| e["reason"] == "Starting" && e["regarding"]["name"] == "node1")
+    });
+}
+
+#[test]
+fn a_health_check_port_that_is_taken_is_told_as_an_event_of_the_service() {
+    let mut cluster = Cluster::new(objects());
+    let local = |s: &Value| s["spec"]["healthCheckNodePort"].is_u64();
+    let services = cluster.sim.objects(Resource::Services);
+    let service = services.iter().find(|s| local(s)).unwrap();
+    let port = service["spec"]["healthCheckNodePort"].as_u64().unwrap();
+    let taken = format!("0.0.0.0:{port}");
+    let _taken = cluster.host.run(|| TcpListener::bind(&taken).unwrap());
+    cluster.start_proxy();
+    let failed = |e: &Value| {
+        e["reason"] == "FailedToStartServiceHealthcheck"
+            && e["action"] == "Listen"
+            && e["type"] == "Warning"
+            && e["regarding"]["kind"] == "Service"
+            && e["regarding"]["name"] == service["metadata"]["name"]
+            && e["note"]
+                .as_str()
+                .unwrap()
+                .contains(&format!("on port {port}: "))
+    };
+    eventually("the Event is there", || {
+        cluster.sim.posted_events().iter().any(failed)
     });
 }
 

@@ -216,27 +216,13 @@ impl Setup {
     pub(crate) fn attach(&mut self, config: &Config, recorder: Recorder) {
         let needs_pod_range = config.local_traffic == config::LocalTraffic::NodeCidr;
         let node = &self.settings.node_name;
+        for event in events_at_start(config.mode, node) {
+            recorder.record(event);
+        }
         self.cluster = Some(Cluster {
             wait: NodeWait::new(node, needs_pod_range, Instant::now()),
             config: config.clone(),
         });
-        recorder.record(NewEvent {
-            // A Node's Events are found by its name, which stands for the uid as well.
-            regarding: regarding("Node", "", node),
-            event_type: EventType::Normal,
-            reason: "Starting".to_owned(),
-            action: "StartKubeProxy".to_owned(),
-            note: String::new(),
-        });
-        if config.mode == ProxyMode::Ipvs {
-            recorder.record(NewEvent {
-                regarding: regarding("Node", "", node),
-                event_type: EventType::Warning,
-                reason: "IPVSDeprecation".to_owned(),
-                action: "StartKubeProxy".to_owned(),
-                note: IPVS_DEPRECATED.to_owned(),
-            });
-        }
         let node = node.clone();
         self.observe.listen_failed = Box::new(move |service, port, why| {
             recorder.record(NewEvent {
@@ -253,12 +239,31 @@ impl Setup {
     }
 }
 
+/// About the Node. (kube-proxy has two more, for servers that cannot listen where that ends it; it
+/// ends before they are sent.)
+fn events_at_start(mode: ProxyMode, node: &str) -> Vec<NewEvent> {
+    let event = |event_type, reason: &str, note: &str| NewEvent {
+        regarding: regarding("Node", "", node),
+        event_type,
+        reason: reason.to_owned(),
+        action: "StartKubeProxy".to_owned(),
+        note: note.to_owned(),
+    };
+    let mut events = vec![event(EventType::Normal, "Starting", "")];
+    if mode == ProxyMode::Ipvs {
+        let warning = EventType::Warning;
+        events.push(event(warning, "IPVSDeprecation", IPVS_DEPRECATED));
+    }
+    events
+}
+
 fn regarding(kind: &'static str, namespace: &str, name: &str) -> Regarding {
     Regarding {
         api_version: "v1",
         kind,
         namespace: namespace.to_owned(),
         name: name.to_owned(),
+        // A Node's Events are found by its name, which stands for the uid as well.
         uid: if kind == "Node" {
             name.to_owned()
         } else {
@@ -270,6 +275,18 @@ fn regarding(kind: &'static str, namespace: &str, name: &str) -> Regarding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_node_is_told_of_a_mode_that_will_go() {
+        let told = |mode| -> Vec<_> {
+            let events = events_at_start(mode, "a").into_iter();
+            events.map(|e| (e.event_type, e.reason)).collect()
+        };
+        let starting = (EventType::Normal, "Starting".to_owned());
+        assert!(told(ProxyMode::Nftables).iter().eq([&starting]));
+        let deprecated = (EventType::Warning, "IPVSDeprecation".to_owned());
+        assert_eq!(told(ProxyMode::Ipvs), [starting, deprecated]);
+    }
 
     #[test]
     fn the_relay_answers_on_loopback_only_where_somebody_asked() {

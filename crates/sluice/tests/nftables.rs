@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use support::{Proxy, observed, text, web};
+use support::{Host, Proxy, eventually, observed, text, web};
 
 fn start(files: &[(&str, &str)]) -> Proxy {
     Proxy::start("nftables", files, &[])
@@ -76,4 +76,59 @@ fn a_restart_writes_nothing_that_is_there_already() {
     for line in handles.lines().filter(|l| l.contains("# handle")) {
         assert!(after.contains(line), "{line} is gone");
     }
+}
+
+/// Tables of others, with names like ours among them.
+const FOREIGN: &str = "
+    table inet kube-proxy {
+        set s { type ipv4_addr . inet_service; flags interval; elements = { 192.0.2.0/24 . 80 } }
+        map m { type mark : verdict; elements = { 1 : accept, 2 : drop } }
+        map learned { type ipv4_addr : mark; flags dynamic,timeout; timeout 1h; size 100; }
+        counter hits { packets 7 bytes 77 }
+        chain forward {
+            type filter hook forward priority 5; policy drop;
+            ip saddr . tcp dport @s counter packets 3 bytes 4 accept
+            meta mark vmap @m
+            counter name hits jump services
+        }
+        chain services { ct state established accept; }
+    }
+    table ip sluice {
+        chain nat-prerouting {
+            type nat hook prerouting priority -90;
+            tcp dport 8081 dnat to 192.0.2.1:80
+        }
+    }
+    table ip6 kube-proxy-canary { chain marks { meta mark set 0x4000; }; }
+    table arp kube-proxy { chain c { type filter hook input priority 0; policy accept; }; }
+";
+
+#[test]
+fn cleanup_removes_everything_of_ours_and_nothing_of_others() {
+    let objects = fs::read_to_string(observed("objects.json")).unwrap();
+    let mut proxy = start(&[("objects.json", &objects)]);
+    let file = proxy.folder.path().join(".foreign");
+    fs::write(&file, FOREIGN).unwrap();
+    proxy.host.sh(&format!("nft -f {}", file.display()));
+    let foreign = |host: &Host| {
+        let tables = FOREIGN.lines().filter_map(|line| {
+            let line = line.trim().strip_prefix("table ")?;
+            line.split_once(" {").map(|(table, _)| table)
+        });
+        let list = |table| host.sh(&format!("nft -a list table {table}"));
+        tables.map(list).collect::<Vec<_>>()
+    };
+    let before = foreign(&proxy.host);
+    assert_eq!(before.len(), 4);
+    eventually("both families", || {
+        let tables = proxy.host.sh("nft list tables");
+        let both = ["table ip kube-proxy\n", "table ip6 kube-proxy\n"];
+        both.into_iter().all(|table| tables.contains(table))
+    });
+    proxy.kill();
+    let output = proxy.host.sluice(&["cleanup"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(foreign(&proxy.host), before);
+    let tables = proxy.host.sh("nft list tables");
+    assert_eq!(tables.lines().count(), before.len(), "{tables}");
 }

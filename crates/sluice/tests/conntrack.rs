@@ -1,17 +1,19 @@
-//! UDP clients of the running program: a flow that leads where nobody is any more goes, and one that
-//! is right stays, whatever else changes.
+//! UDP and SCTP clients of the running program: a flow that leads where nobody is any more goes, and one
+//! that is right stays, whatever else changes.
 
 mod support;
 
 use std::fmt::Write as _;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::Read as _;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernel::Family;
 use kernel::conntrack::{Conntrack, Filter, IpProtocol};
+use socket2::{Domain, Protocol, Socket, Type};
 use support::{Proxy, eventually};
 
 const CLUSTER_IP: &str = "10.96.10.53:53";
@@ -123,18 +125,81 @@ impl Client {
     /// What tells the client's flow from one that would be made in its place.
     fn flow(&self, proxy: &Proxy) -> Option<u32> {
         let source = self.socket.local_addr().unwrap();
-        proxy.host.run(|| {
-            let mut found = None;
-            let udp = Filter::protocol(Family::Ipv4, IpProtocol::UDP);
-            let mut table = Conntrack::open().unwrap();
-            let look = |flow: &kernel::conntrack::Flow| {
-                if flow.original.source() == source && flow.original.destination() == self.to {
-                    found = flow.id;
+        flow(proxy, IpProtocol::UDP, source, self.to)
+    }
+}
+
+fn flow(proxy: &Proxy, protocol: IpProtocol, from: SocketAddr, to: SocketAddr) -> Option<u32> {
+    proxy.host.run(|| {
+        let mut found = None;
+        let look = |flow: &kernel::conntrack::Flow| {
+            if flow.original.source() == from && flow.original.destination() == to {
+                found = flow.id;
+            }
+        };
+        let filter = Filter::protocol(Family::Ipv4, protocol);
+        Conntrack::open().unwrap().dump(&filter, look).unwrap();
+        found
+    })
+}
+
+const SCTP: IpProtocol = IpProtocol(132);
+
+/// Associations that a client keeps trying to set up, with packets of our own: not every kernel has
+/// SCTP sockets. Nobody answers, so that the first packet comes again and again.
+struct Associations {
+    client: Socket,
+    pods: Vec<(&'static str, Socket)>,
+}
+
+impl Associations {
+    fn new(proxy: &Proxy) -> Self {
+        // Otherwise such a flow is forgotten after seconds.
+        for state in ["closed", "cookie_wait"] {
+            let timeout = format!("net.netfilter.nf_conntrack_sctp_timeout_{state}=600");
+            proxy.host.sh(&format!("sysctl -qw {timeout}"));
+        }
+        let raw = |ip: &str| {
+            let protocol = Some(Protocol::from(i32::from(SCTP.0)));
+            let socket = proxy
+                .host
+                .run(|| Socket::new(Domain::IPV4, Type::RAW, protocol));
+            let socket = socket.unwrap();
+            let address = SocketAddrV4::new(ip.parse().unwrap(), 0);
+            socket.bind(&address.into()).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        Self {
+            client: raw("10.200.1.2"),
+            pods: PODS.iter().map(|pod| (*pod, raw(pod))).collect(),
+        }
+    }
+
+    /// Whom an INIT from this port comes to.
+    fn ask(&mut self, port: u16, to: SocketAddr) -> Option<&'static str> {
+        // Ports, no tag yet, a checksum that the loopback does without; INIT with its length, a tag,
+        // window, streams out and in, first TSN.
+        let ports = [port.to_be_bytes(), to.port().to_be_bytes()].concat();
+        let tag = [[1, 0], [0, 20], [0, 0], port.to_be_bytes()].concat();
+        let rest = [0, 0, 255, 255, 0, 1, 0, 1, 0, 0, 0, 1];
+        let init = [&ports[..], &[0; 8], &tag, &rest].concat();
+        // Refused, where there is no endpoint.
+        let _ = self
+            .client
+            .send_to(&init, &SocketAddr::new(to.ip(), 0).into());
+        let end = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < end {
+            for (pod, socket) in &mut self.pods {
+                let mut packet = [0; 256];
+                // Masquerading may change the port, but not the tag; before it are two headers.
+                if socket.read(&mut packet).is_ok() && packet[32..].starts_with(&tag) {
+                    return Some(*pod);
                 }
-            };
-            table.dump(&udp, look).unwrap();
-            found
-        })
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
     }
 }
 
@@ -218,4 +283,51 @@ fn stale_flows_go_and_others_stay_in_nftables_mode() {
 #[test]
 fn stale_flows_go_and_others_stay_in_iptables_mode() {
     stale_flows_go_and_others_stay("iptables");
+}
+
+fn stale_associations_go_and_others_stay(mode: &'static str) {
+    let sctp = |name, last, pods| service(name, last, INSIDE, pods).replace("UDP", "SCTP");
+    let other = sctp("other", 54, &PODS[2..]);
+    let files = [("a.yaml", sctp("a", 53, &PODS[..1])), ("other.yaml", other)];
+    let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let proxy = Proxy::start(mode, &files, &[]);
+    for pod in PODS {
+        proxy.host.sh(&format!("ip addr add {pod}/32 dev lo"));
+    }
+    proxy.host.sh("ip route add default dev eth0");
+    let mut associations = Associations::new(&proxy);
+    let [to, of_other] = [CLUSTER_IP, OTHER_CLUSTER_IP].map(|a| a.parse().unwrap());
+    let [first, second, third] = PODS.map(Some);
+    let mut until = |port, to: SocketAddr, pod: Option<&str>, when: &str| {
+        let what = format!("{when}: {to} leads to {pod:?}");
+        eventually(&what, || associations.ask(port, to) == pod);
+    };
+    until(4001, to, first, "at start");
+    until(4002, of_other, third, "at start");
+    let from = |port| SocketAddr::new("10.200.1.2".parse().unwrap(), port);
+    let bystander = || flow(&proxy, SCTP, from(4002), of_other);
+    let kept = bystander();
+    assert!(kept.is_some());
+    let right = flow(&proxy, SCTP, from(4001), to);
+    proxy.write("a.yaml", &sctp("a", 53, &PODS[..2]));
+    proxy.wait_for(PODS[1], true);
+    until(4001, to, first, "one more endpoint");
+    assert_eq!(flow(&proxy, SCTP, from(4001), to), right);
+    proxy.write("a.yaml", &sctp("a", 53, &PODS[1..2]));
+    until(4001, to, second, "the endpoint went");
+    proxy.write("a.yaml", &sctp("a", 53, &[]));
+    until(4001, to, None, "no endpoint");
+    proxy.write("a.yaml", &sctp("a", 53, &PODS[..1]));
+    until(4001, to, first, "an endpoint came");
+    assert_eq!(bystander(), kept);
+}
+
+#[test]
+fn stale_associations_go_and_others_stay_in_nftables_mode() {
+    stale_associations_go_and_others_stay("nftables");
+}
+
+#[test]
+fn stale_associations_go_and_others_stay_in_iptables_mode() {
+    stale_associations_go_and_others_stay("iptables");
 }

@@ -67,7 +67,7 @@ fn run(orders: &Receiver<Order>, addresses: &HostAddresses, metrics: &Metrics) {
                 Err(error) => {
                     if !reported {
                         tracing::error!(
-                            "cannot remove stale connection-tracking entries, UDP clients may \
+                            "cannot remove stale connection-tracking entries, clients may \
                              keep talking to endpoints that are gone: {error}"
                         );
                     }

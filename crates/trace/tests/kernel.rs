@@ -72,7 +72,7 @@ const UNTRIED: [(&str, &str); 6] = [
     ),
     (
         "-m ipvs",
-        "this kernel has no IPVS: crates/trace/tests/ipvs.rs",
+        "this kernel has no IPVS: crates/sluice/tests/ipvs/agreement.rs",
     ),
     ("-f", "the probes are whole packets"),
     ("add", "update does the same to a set without a limit"),

@@ -6,25 +6,27 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use lab::probe::Probe;
 use netfilter::ipset::Sets;
 use netfilter::iptables::{Family, Table, TableSet};
 use netfilter::ipvs::Services;
 use tempfile::TempDir;
 use xtask::vm::Vm;
 
+use crate::support::machine::Machine;
 use crate::support::vm::{in_this_vm, in_vm};
 use crate::support::{
     CLUSTER_CIDR, Host, Proxy, SLUICE, assert_same, eventually, observed, text, web,
 };
 
 /// One observed configuration: its name, its flags, and the same as a configuration file.
-struct Case {
-    name: &'static str,
-    flags: &'static [&'static str],
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) flags: &'static [&'static str],
     config: &'static str,
 }
 
-const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     Case {
         name: "default",
         flags: &[],
@@ -352,6 +354,8 @@ fn every_scheduler() {
         let objects = one_service();
         let all = schedulers();
         assert!(all.len() >= 13, "{all:?}");
+        let _pod = Machine::pod(&host, 11);
+        let cluster_ip = Probe::http("10.96.10.1:80".parse().unwrap());
         for scheduler in all {
             let flag = format!("--ipvs-scheduler={scheduler}");
             let output = once(&host, objects.path(), &[&flag]);
@@ -364,6 +368,8 @@ fn every_scheduler() {
                      -a -t 10.96.10.1:80 -r 10.244.1.11:8080 -m -w 1"
                 ))
             );
+            let outcome = host.run(|| cluster_ip.timeout(Duration::from_secs(20)).ask());
+            assert!(outcome.answer().is_some(), "{scheduler}: {outcome}");
         }
         let before = everything(&host);
         let output = once(&host, objects.path(), &["--ipvs-scheduler=nosuch"]);

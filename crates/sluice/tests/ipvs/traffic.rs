@@ -341,3 +341,30 @@ fn local_policy_and_source_ranges() {
         silent(client.ask(briefly(from(OUTSIDE[0]))));
     });
 }
+
+/// A node with strict ARP answers no question for a Service's address on its other interfaces, so
+/// that several nodes can have it; one without does.
+#[test]
+fn strict_arp() {
+    in_vm("traffic::strict_arp", || {
+        for (flag, answers) in [
+            ("--ipvs-strict-arp=false", true),
+            ("--ipvs-strict-arp", false),
+        ] {
+            let file = web("web", 1, 30080, "", &here(&[1]));
+            let proxy = Proxy::start("ipvs", &[("web.yaml", &file)], &[flag]);
+            wait_for(&proxy, &destination("pod1", 1), true);
+            let _pod = Machine::pod(&proxy.host, 1);
+            let client = Machine::outside(&proxy.host);
+            // The host must not answer for others' addresses, as it does for the tests' sake.
+            proxy
+                .host
+                .sh("echo 0 >/proc/sys/net/ipv4/conf/ext/proxy_arp");
+            let probe = Probe::http((V4, TCP).into()).from(OUTSIDE[0].parse().unwrap());
+            let outcome = client.ask(probe.timeout(Duration::from_secs(20)));
+            assert_eq!(outcome.answer().is_some(), answers, "{flag}: {outcome}");
+            let neighbour = client.sh("ip neigh show 10.96.10.1");
+            assert_eq!(neighbour.contains("lladdr"), answers, "{flag}: {neighbour}");
+        }
+    });
+}

@@ -6,7 +6,7 @@ use netfilter::ipvs::{Destination, Method, Protocol, Service, ServiceId};
 use super::Walker;
 use super::hooks::Hook;
 use super::state::{Iface, Stage, State};
-use crate::{Answer, Did, Endpoint, Fraction, Rewrite, Verdict};
+use crate::{Answer, CtState, Did, Endpoint, Fraction, Proto, Rewrite, Verdict};
 
 const AT: &str = "ipvs";
 
@@ -16,7 +16,9 @@ impl<'w> Walker<'w> {
         if state.conn.ipvs.is_some() || state.conn.reply {
             return;
         }
-        let Some(service) = self.virtual_server(state) else {
+        // Others than UDP's must look like a first one (`tcp_conn_schedule`, `sctp_conn_schedule`).
+        let is_first = state.proto == Proto::UDP || *state.known != CtState::Invalid;
+        let Some(service) = self.virtual_server(state).filter(|_| is_first) else {
             return;
         };
         let usable: Vec<&Destination> = service

@@ -433,9 +433,10 @@ impl Net {
                 let all = all.entry(id).or_default();
                 for s in sights {
                     let counts = match s {
-                        // A sender sees what it sends, and the node what it forwards.
+                        // A sender sees what it sends, and the node what it forwards. What IPVS
+                        // sends for the node itself counts as forwarded.
                         Sight::Sent { fresh, .. } => {
-                            place != Place::Node && fresh == (from == Place::Node)
+                            place != Place::Node && (!fresh || from == Place::Node)
                         }
                         Sight::Delivered { .. } => place == Place::Node,
                         Sight::Icmp {

@@ -57,7 +57,7 @@ pub fn predicted(world: &World, from: Place, p: &Probe) -> Trace {
 
 /// What no dump tells and no prediction can: the kernel keeps it to itself, or it depends on more
 /// than the packet. Every way is predicted then.
-const OPEN: [&str; 11] = [
+const OPEN: [&str; 12] = [
     "the source port was chosen at random",
     "has no ports, but something else there",
     "secret hash",
@@ -69,6 +69,7 @@ const OPEN: [&str; 11] = [
     "whether a program here joined",
     "taken to have a socket",
     "the program that it is queued to",
+    "chooses by load",
 ];
 
 /// What the packets met, so that a test whose packets all meet the same fate does not pass.

@@ -1,0 +1,116 @@
+//! The tracer against the kernel, in ipvs mode: what `sluice facts` tells of a node foretells what
+//! becomes of real packets, in every step of their connections. The bed is the tracer's own; see
+//! `crates/trace/tests/kernel.rs`.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use dataplane::ipvs::{Options, render};
+use ipnet::IpNet;
+use model::IpFamily;
+use netfilter::ipvs::{Protocol, ServiceId};
+use plan::Plan;
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::TestRunner;
+use trace::{Facts, World};
+
+use crate::generate::Random;
+use crate::net::Net;
+use crate::services::{self, Frontend};
+use crate::state::{CASES, Case};
+use crate::support::vm::in_vm;
+use crate::support::{CLUSTER_CIDR, SLUICE, observed};
+use crate::try_out::Bed;
+
+/// Runs the program there.
+fn run(net: &Net, case: &Case) {
+    let objects = observed("objects.json").display().to_string();
+    let cidr = format!("--cluster-cidr={CLUSTER_CIDR}");
+    let mut words = vec![SLUICE, "proxy", "--once", "--proxy-mode=ipvs"];
+    words.extend(["--hostname-override=node1", "--iptables-backend=legacy"]);
+    words.extend([&*cidr, "--manifests", &*objects]);
+    words.extend(case.flags);
+    net.node.feed(&words, "");
+}
+
+/// Has the tools load what a plan means.
+fn load(net: &Net, plan: &Plan) {
+    let addresses = net.node.sh("ip -o addr show scope global");
+    let words = addresses
+        .lines()
+        .filter_map(|l| l.split_whitespace().nth(3));
+    let addresses: Vec<IpAddr> = words.map(|a| a.parse::<IpNet>().unwrap().addr()).collect();
+    let rendered = render(plan, &Options::default(), &addresses).unwrap();
+    let node = &net.node;
+    node.sh("ip link add kube-ipvs0 type dummy 2>/dev/null || true");
+    for ip in &rendered.addresses {
+        node.sh(&format!("ip addr add {ip} dev kube-ipvs0"));
+    }
+    let tool = match plan.family {
+        IpFamily::V4 => "iptables-legacy-restore",
+        IpFamily::V6 => "ip6tables-legacy-restore",
+    };
+    node.feed(&["ipset", "restore"], &rendered.sets.to_string());
+    node.feed(&[tool], &rendered.tables.to_string());
+    node.feed(&["ipvsadm", "-R"], &rendered.services.to_string());
+}
+
+/// Every virtual server.
+fn frontends(world: &World, family: IpFamily) -> BTreeSet<Frontend> {
+    let all = world.ipvs.services.iter().filter_map(|s| match s.id {
+        ServiceId::Address { protocol, address } => {
+            let number = match protocol {
+                Protocol::Tcp => 6,
+                Protocol::Udp => 17,
+                Protocol::Sctp => 132,
+            };
+            Some((Some(address.ip()), number, address.port()))
+        }
+        ServiceId::Mark { .. } => None,
+    });
+    all.filter(|(ip, ..)| ip.map(IpFamily::of) == Some(family))
+        .collect()
+}
+
+fn facts(net: &Net) -> World {
+    let facts = net.node.feed(&[SLUICE, "facts"], "");
+    World::from_facts(&Facts::parse(&facts).unwrap()).unwrap()
+}
+
+/// Nothing is left of Services, nor of connections to them.
+fn clean(net: &Net) {
+    net.node.feed(&[SLUICE, "cleanup"], "");
+    net.node.sh("conntrack -F 2>/dev/null || true");
+}
+
+#[test]
+fn packets_fare_as_predicted() {
+    in_vm("agreement::packets_fare_as_predicted", || {
+        let net = Net::new();
+        let mut bed = Bed::new(&net);
+        let mut random = Random(13);
+        let mut ask = |world: &World, what: &str| {
+            for family in IpFamily::ALL {
+                let all = frontends(world, family);
+                let v6 = family == IpFamily::V6;
+                services::ask(&mut bed, world, &mut random, v6, &all, what);
+            }
+        };
+        for case in CASES {
+            run(&net, case);
+            ask(&facts(&net), case.name);
+            clean(&net);
+        }
+        let mut runner = TestRunner::deterministic();
+        for number in 0..12 {
+            let cluster = plan::testing::cluster().new_tree(&mut runner);
+            let planner = cluster.unwrap().current().planner();
+            for family in IpFamily::ALL {
+                load(&net, planner.plan(family));
+            }
+            ask(&facts(&net), &format!("cluster {number}"));
+            clean(&net);
+        }
+        bed.is_varied(0);
+    });
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -61,6 +61,70 @@ pub fn raise_open_files() -> Result<u64, Error> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(Error::OpenFiles)?;
     }
     Ok(hard)
+}
+
+/// What this process uses, and may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // Bytes, files and seconds.
+pub struct Usage {
+    pub processor_seconds: f64,
+    pub open_files: u64,
+    pub max_files: u64,
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+    /// Without bound: `u64::MAX`.
+    pub max_virtual_bytes: u64,
+    /// Of IP packets into the network namespace, its own traffic over loopback among them.
+    pub received_bytes: u64,
+    /// The same outwards.
+    pub sent_bytes: u64,
+}
+
+/// Looks at what this process uses. What the kernel does not say is zero.
+pub fn usage() -> Usage {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let status = read("/proc/self/status");
+    let octets = octets(&read("/proc/self/net/netstat"));
+    let limit = |of| getrlimit(of).map_or(0, |(soft, _)| soft);
+    let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let seconds = getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |used| {
+        let times = [used.user_time(), used.system_time()];
+        let seconds = times.map(|t| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6);
+        seconds.iter().sum()
+    });
+    Usage {
+        processor_seconds: seconds,
+        open_files: files as u64,
+        max_files: limit(Resource::RLIMIT_NOFILE),
+        resident_bytes: kibibytes(&status, "VmRSS:"),
+        virtual_bytes: kibibytes(&status, "VmSize:"),
+        max_virtual_bytes: limit(Resource::RLIMIT_AS),
+        received_bytes: octets.0,
+        sent_bytes: octets.1,
+    }
+}
+
+/// A line of `/proc/self/status`, in bytes.
+fn kibibytes(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// `InOctets` and `OutOctets` of `/proc/self/net/netstat`: a line of names, then one of numbers.
+fn octets(netstat: &str) -> (u64, u64) {
+    let mut lines = netstat.lines().filter(|line| line.starts_with("IpExt:"));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else {
+        return (0, 0);
+    };
+    let of = |wanted: &str| {
+        let mut both = names.split_whitespace().zip(numbers.split_whitespace());
+        let found = both.find(|(name, _)| *name == wanted);
+        found
+            .and_then(|(_, number)| number.parse().ok())
+            .unwrap_or(0)
+    };
+    (of("InOctets"), of("OutOctets"))
 }
 
 /// How many processors the machine has, whatever share of them this process may use. kube-proxy
@@ -144,6 +208,28 @@ impl AsFd for Termination {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_process_uses_is_told() {
+        let before = usage();
+        let _more = std::fs::File::open("/proc/self/status").unwrap();
+        let pages = vec![1_u8; 64 << 20];
+        let after = usage();
+        assert!(pages.iter().all(|byte| *byte == 1));
+        assert!(
+            after.processor_seconds > 0.0 && after.open_files > 3,
+            "{after:?}"
+        );
+        assert!(after.max_files >= after.open_files && after.max_virtual_bytes > 0);
+        let grown = after.resident_bytes.saturating_sub(before.resident_bytes);
+        assert!(grown > 32 << 20, "{before:?} {after:?}");
+        assert!(after.virtual_bytes > after.resident_bytes);
+        assert_eq!(
+            octets("IpExt: A InOctets OutOctets\nIpExt: 1 2 3\n"),
+            (2, 3)
+        );
+        assert_eq!(octets(""), (0, 0));
+    }
 
     #[test]
     fn the_oom_score_is_set_within_its_range() {

@@ -3,8 +3,8 @@
 use model::IpFamily;
 use prometheus::core::Collector as _;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, linear_buckets,
+    Counter, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, linear_buckets,
 };
 
 /// Which metrics a proxy mode has beside those that all have.
@@ -59,6 +59,20 @@ const RESTORE: &[MetricSet] = &[Iptables, Ipvs];
 const IPTABLES: &[MetricSet] = &[Iptables];
 const NFTABLES: &[MetricSet] = &[Nftables];
 const FAMILY: &[&str] = &["ip_family"];
+const REQUESTS: &[f64] = &[
+    0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
+];
+const BUILD: &[&str] = &[
+    "build_date",
+    "compiler",
+    "git_commit",
+    "git_tree_state",
+    "git_version",
+    "go_version",
+    "major",
+    "minor",
+    "platform",
+];
 const SYNC: &[f64] = &[
     0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096,
     8.192, 16.384,
@@ -134,6 +148,42 @@ metrics! {
     /// Packets to NodePorts on loopback, read from nfacct at each scrape.
     localhost_nodeports: IntCounter, IPTABLES,
         counter("iptables_localhost_nodeports_accepted_packets_total", "Number of packets accepted on nodeports of loopback interface");
+    /// Which build this is, by labels.
+    build_info: IntGaugeVec, ALL,
+        IntGaugeVec::new(Opts::new("kubernetes_build_info", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running."), BUILD);
+    /// Requests to the API server.
+    api_requests: IntCounterVec, ALL,
+        IntCounterVec::new(Opts::new("rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host."), &["code", "host", "method"]);
+    /// How long answers of the API server take; watches are not among them.
+    api_request_duration: HistogramVec, ALL,
+        HistogramVec::new(HistogramOpts::new("rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.").buckets(REQUESTS.to_vec()), &["host", "verb"]);
+    /// Processor time used.
+    process_cpu: Counter, ALL,
+        Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.");
+    /// Files that are open.
+    process_open_fds: Gauge, ALL,
+        Gauge::new("process_open_fds", "Number of open file descriptors.");
+    /// Files that may be open.
+    process_max_fds: Gauge, ALL,
+        Gauge::new("process_max_fds", "Maximum number of open file descriptors.");
+    /// Memory in use.
+    process_resident: Gauge, ALL,
+        Gauge::new("process_resident_memory_bytes", "Resident memory size in bytes.");
+    /// Addresses in use.
+    process_virtual: Gauge, ALL,
+        Gauge::new("process_virtual_memory_bytes", "Virtual memory size in bytes.");
+    /// Addresses that may be used.
+    process_virtual_max: Gauge, ALL,
+        Gauge::new("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.");
+    /// When the process started.
+    process_start: Gauge, ALL,
+        Gauge::new("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
+    /// Bytes that came into the network namespace.
+    process_received: Counter, ALL,
+        Counter::new("process_network_receive_bytes_total", "Number of bytes received by the process over the network.");
+    /// Bytes that went out of the network namespace.
+    process_sent: Counter, ALL,
+        Counter::new("process_network_transmit_bytes_total", "Number of bytes sent by the process over the network.");
     /// sluice's own: Service ports that the kernel refused and that are left out until they change.
     quarantined: IntGaugeVec, ALL,
         IntGaugeVec::new(Opts::new("sluice_quarantined_services", "Service ports that the kernel refused and that are left out until they change"), FAMILY);
@@ -241,6 +291,11 @@ mod tests {
             .set(1);
         m.healthz_total.with_label_values(&["200"]).inc();
         m.livez_total.with_label_values(&["200"]).inc();
+        m.build_info.with_label_values(&[""; 9]).set(1);
+        m.api_requests.with_label_values(&["", "", ""]).inc();
+        m.api_request_duration
+            .with_label_values(&["", ""])
+            .observe(0.1);
     }
 
     /// `name -> (type, help, label names)` of each family in the text format.
@@ -275,12 +330,15 @@ mod tests {
     #[test]
     fn families_are_the_observed_ones() {
         let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
+        // What every component of Kubernetes has.
+        let common = include_str!("../testdata/common.metrics");
         for (file, set) in [
             ("iptables-default.metrics", MetricSet::Iptables),
             ("ipvs-default.metrics", MetricSet::Ipvs),
             ("nftables-default.metrics", MetricSet::Nftables),
         ] {
-            let observed = families(&std::fs::read_to_string(dir.join(file)).unwrap());
+            let observed = std::fs::read_to_string(dir.join(file)).unwrap();
+            let observed = families(&(observed + common));
             let metrics = Metrics::new(set).unwrap();
             touch(&metrics);
             let ours = families(&metrics.text().unwrap());
@@ -326,7 +384,9 @@ mod tests {
             let wanted = groups.iter().flat_map(|group| group.split_whitespace());
             let wanted: BTreeSet<_> = wanted.map(|name| format!("kubeproxy_{name}")).collect();
             let metrics = Metrics::new(set).unwrap();
-            let names = metrics.names().filter(|name| !name.starts_with("sluice_"));
+            let names = metrics
+                .names()
+                .filter(|name| name.starts_with("kubeproxy_"));
             let names: BTreeSet<_> = names.map(str::to_owned).collect();
             assert_eq!(names, wanted, "{set:?}");
         }

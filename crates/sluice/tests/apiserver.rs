@@ -198,6 +198,52 @@ fn the_observed_objects_are_served_and_their_changes_followed() {
 }
 
 #[test]
+fn the_metrics_that_every_component_has_are_served() {
+    let mut cluster = Cluster::new(objects());
+    cluster.sim.misbehave(|faults| {
+        faults.refusals.push(Refusal {
+            code: 503,
+            reason: "ServiceUnavailable".to_owned(),
+            retry_after: None,
+            times: 1,
+            resource: Some(Resource::Services),
+        });
+    });
+    cluster.start_proxy();
+    cluster.wait_until_right("at start");
+    let ask = "printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' | nc -w 2 127.0.0.1 10249";
+    let value = |metrics: &str, sample: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(sample));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
+    };
+    let host = cluster.sim.address();
+    let requests = |code, method: &str| {
+        format!("rest_client_requests_total{{code=\"{code}\",host=\"{host}\",method=\"{method}\"}}")
+    };
+    eventually("requests are counted", || {
+        let metrics = cluster.host.sh(ask);
+        // Four kinds, and an Event.
+        value(&metrics, &requests(200, "GET")) >= 4.0
+            && value(&metrics, &requests(503, "GET")) == 1.0
+            && value(&metrics, &requests(201, "POST")) == 1.0
+    });
+    let metrics = cluster.host.sh(ask);
+    let posted =
+        format!("rest_client_request_duration_seconds_count{{host=\"{host}\",verb=\"POST\"}}");
+    assert!(value(&metrics, &posted) == 1.0, "{metrics}");
+    let mebibyte = f64::from(1 << 20);
+    assert!(
+        value(&metrics, "process_resident_memory_bytes") > mebibyte,
+        "{metrics}"
+    );
+    assert!(
+        value(&metrics, "process_cpu_seconds_total") > 0.0,
+        "{metrics}"
+    );
+    assert!(metrics.contains("git_version=\"v1.36"), "{metrics}");
+}
+
+#[test]
 fn a_health_check_port_that_is_taken_is_told_as_an_event_of_the_service() {
     let mut cluster = Cluster::new(objects());
     let local = |s: &Value| s["spec"]["healthCheckNodePort"].is_u64();

@@ -96,7 +96,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     }
     let drivers = drivers(&resolved.config, args, &inputs)?;
     let stop = if args.manifests.is_empty() {
-        let server = api_server(&resolved.config, &setup.settings.node_name)?;
+        let server = api_server(&resolved.config, &setup)?;
         if args.once {
             return run::run_once(setup, run::first_list(server)?, drivers);
         }
@@ -129,7 +129,7 @@ fn serve_listen_map(
     inputs.follow_signals()?;
     logs.keep_flushing()?;
     let stop = if args.manifests.is_empty() {
-        let server = api_server(config, &setup.settings.node_name)?;
+        let server = api_server(config, &setup)?;
         run::run(setup, server, inputs, drivers)?
     } else {
         let files = ManifestFiles::new(args.manifests.clone());
@@ -158,12 +158,14 @@ fn setup_of(
 ) -> anyhow::Result<Setup> {
     let config = &resolved.config;
     let node_name = kernel::address::node_name(config.node_name.as_deref())?;
+    let metric_set = setup::metric_set(config.mode);
     Ok(Setup {
         settings: setup::settings(config, &node_name),
         node_ips: node_ips(config.bind_address),
         allow_external_ips: config.allow_external_ips,
         intervals: setup::intervals(config),
-        metric_set: setup::metric_set(config.mode),
+        metric_set,
+        metrics: setup::metrics(metric_set)?,
         observe: setup::observe_options(resolved, verbosity, flags),
         config_file: resolved.config_file.clone(),
         cluster: None,
@@ -174,7 +176,7 @@ fn setup_of(
 }
 
 /// The API server, as kube-proxy's flags and configuration say.
-fn api_server(config: &Config, node_name: &str) -> anyhow::Result<ApiServer> {
+fn api_server(config: &Config, setup: &Setup) -> anyhow::Result<ApiServer> {
     let client = &config.client;
     let options = ClientOptions {
         kubeconfig: client.kubeconfig.clone(),
@@ -185,8 +187,11 @@ fn api_server(config: &Config, node_name: &str) -> anyhow::Result<ApiServer> {
         burst: i32::try_from(client.burst).unwrap_or(i32::MAX),
         ..ClientOptions::default()
     };
-    ApiServer::new(options, node_name)
-        .context("no API server to take Services from (or name files with --manifests)")
+    let mut server = ApiServer::new(options, &setup.settings.node_name)
+        .context("no API server to take Services from (or name files with --manifests)")?;
+    let metrics = setup.metrics.clone();
+    server.observe(move |sent| setup::count_request(&metrics, sent));
+    Ok(server)
 }
 
 /// `bindAddress`, where it names one address: it goes before what the Node says.

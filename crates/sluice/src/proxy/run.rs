@@ -31,6 +31,7 @@ pub(crate) struct Setup {
     pub(crate) allow_external_ips: bool,
     pub(crate) intervals: Intervals,
     pub(crate) metric_set: MetricSet,
+    pub(crate) metrics: Metrics,
     pub(crate) observe: observe::Options,
     /// Ends the process when it changes.
     pub(crate) config_file: Option<ConfigFile>,
@@ -62,8 +63,7 @@ pub(crate) fn run(
     drivers: Drivers,
 ) -> anyhow::Result<Stop> {
     let node_name = setup.settings.node_name.clone();
-    let metrics = Metrics::new(setup.metric_set).context("cannot make the metrics")?;
-    let server = Server::start(setup.observe, metrics)?;
+    let server = Server::start(setup.observe, setup.metrics)?;
     if setup.cluster.is_some() {
         // Until its Node has been seen, no load balancer should count on this node.
         server.set_node(NodeEligibility::Ineligible);

@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use anyhow::Context as _;
 use config::{Config, ProxyMode, Resolved};
 use dataplane::iptables::{Nfacct, Options};
 use kernel::nfacct::{Counter, NfAcct};
 use model::{Change, Cidr, Event, IpFamily};
 use observe::{MetricSet, Metrics, Pages};
 use plan::Settings;
-use source::apiserver::{EventType, NewEvent, Recorder, Regarding};
+use source::apiserver::{EventType, NewEvent, Recorder, Regarding, Sent};
 
 use super::node_wait::NodeWait;
 use super::run::{Cluster, Setup};
@@ -99,6 +100,61 @@ pub(crate) fn metric_set(mode: ProxyMode) -> MetricSet {
         ProxyMode::Ipvs => MetricSet::Ipvs,
         ProxyMode::Nftables => MetricSet::Nftables,
         ProxyMode::Userspace => MetricSet::Userspace,
+    }
+}
+
+/// Which kube-proxy this is like, in the form of a build's version.
+const BUILD: &str = concat!("v1.36.2+sluice.", env!("CARGO_PKG_VERSION"));
+
+/// The metrics, with what never changes.
+pub(crate) fn metrics(set: MetricSet) -> anyhow::Result<Metrics> {
+    let metrics = Metrics::new(set).context("cannot make the metrics")?;
+    // Go's names.
+    let platform = match std::env::consts::ARCH {
+        "x86_64" => "linux/amd64",
+        "aarch64" => "linux/arm64",
+        _ => "linux",
+    };
+    let labels = ["", "rustc", "", "", BUILD, "", "1", "36", platform];
+    metrics.build_info.with_label_values(&labels).set(1);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs_f64();
+    metrics.process_start.set(now);
+    Ok(metrics)
+}
+
+/// Counts a request to the API server as client-go does.
+pub(crate) fn count_request(metrics: &Metrics, sent: &Sent<'_>) {
+    let code = sent
+        .code
+        .map_or_else(|| "<error>".to_owned(), |code| code.to_string());
+    let labels = [code.as_str(), sent.host, sent.method];
+    metrics.api_requests.with_label_values(&labels).inc();
+    if !sent.watch {
+        let duration = &metrics.api_request_duration;
+        let duration = duration.with_label_values(&[sent.host, sent.method]);
+        duration.observe(sent.took.as_secs_f64());
+    }
+}
+
+/// Brings what the process uses into the metrics.
+fn scrape_process(metrics: &Metrics) {
+    let used = kernel::process::usage();
+    for (metric, value) in [
+        (&metrics.process_open_fds, used.open_files),
+        (&metrics.process_max_fds, used.max_files),
+        (&metrics.process_resident, used.resident_bytes),
+        (&metrics.process_virtual, used.virtual_bytes),
+        (&metrics.process_virtual_max, used.max_virtual_bytes),
+    ] {
+        metric.set(value as f64);
+    }
+    for (metric, value) in [
+        (&metrics.process_cpu, used.processor_seconds),
+        (&metrics.process_received, used.received_bytes as f64),
+        (&metrics.process_sent, used.sent_bytes as f64),
+    ] {
+        metric.inc_by((value - metric.get()).max(0.0));
     }
 }
 
@@ -203,6 +259,7 @@ pub(crate) fn observe_options(
             Box::new(move |v: &str| verbosity.set(v).map_err(|e| format!("{e:#}\n"))) as _
         }),
         before_scrape: Box::new(move |metrics| {
+            scrape_process(metrics);
             if iptables {
                 scrape_nfacct(metrics);
             }

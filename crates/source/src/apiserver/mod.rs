@@ -26,7 +26,7 @@ use std::time::Instant;
 use model::{Interner, Kind};
 use tokio::sync::oneshot;
 
-pub use client::ConfigError;
+pub use client::{ConfigError, Sent};
 pub use events::{EventType, NewEvent, Recorder, Regarding};
 pub use reflector::Timing;
 use wire::Format;
@@ -76,6 +76,7 @@ pub struct ApiServer {
     node_name: String,
     recorder: Recorder,
     queue: events::Queue,
+    observer: client::Observer,
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -116,7 +117,13 @@ impl ApiServer {
             node_name: node_name.to_owned(),
             recorder,
             queue,
+            observer: Box::new(|_| {}),
         })
+    }
+
+    /// Has each request told, once its answer begins or is known not to come.
+    pub fn observe(&mut self, observer: impl Fn(&Sent<'_>) + Send + 'static) {
+        self.observer = Box::new(observer);
     }
 
     /// Sends Kubernetes Events through the same client, from when the source has been started.
@@ -141,7 +148,7 @@ impl ApiServer {
             ..
         } = self.options;
         let client = client::Client::new(self.config, qps, burst, now).map_err(io::Error::other)?;
-        let client = Rc::new(client);
+        let client = Rc::new(client.observed_by(self.observer));
         let shared = Rc::new(run::Shared {
             client: client.clone(),
             node_name: self.node_name.clone(),

@@ -109,6 +109,24 @@ struct Target {
     proxy: Option<(String, u16, Option<HeaderValue>)>,
 }
 
+/// A request that was sent, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent<'a> {
+    /// The server's address, as it is in the `Host` header.
+    pub host: &'a str,
+    /// `GET`, `POST`, `PATCH`.
+    pub method: &'a str,
+    /// Whether it is a watch, whose answer has no end.
+    pub watch: bool,
+    /// The status code; `None` where no answer came.
+    pub code: Option<u16>,
+    /// From sending it to the head of the answer, connecting included.
+    pub took: Duration,
+}
+
+/// Is told of each request.
+pub(crate) type Observer = Box<dyn Fn(&Sent<'_>) + Send>;
+
 /// A client of one API server. For one thread.
 pub(crate) struct Client {
     config: ServerConfig,
@@ -118,6 +136,7 @@ pub(crate) struct Client {
     limiter: RefCell<Limiter>,
     idle: RefCell<Vec<SendRequest<Full<Bytes>>>>,
     user_agent: HeaderValue,
+    observer: Observer,
 }
 
 struct Tls {
@@ -153,8 +172,14 @@ impl Client {
             limiter: RefCell::new(Limiter::new(qps, burst)),
             idle: RefCell::default(),
             user_agent: HeaderValue::from_static(agent),
+            observer: Box::new(|_| {}),
             config,
         })
+    }
+
+    /// Tells this of each request.
+    pub(crate) fn observed_by(self, observer: Observer) -> Self {
+        Self { observer, ..self }
     }
 
     /// Waits for the limit on requests, and for a credential, which a plugin may take its time
@@ -180,6 +205,28 @@ impl Client {
         accept: &str,
         content: Option<(&'static str, Bytes)>,
     ) -> Result<Answer, SendError> {
+        let started = Instant::now();
+        let sending = self.exchange(admission, &method, path_and_query, accept, content);
+        let response = sending.await;
+        (self.observer)(&Sent {
+            host: &self.target.authority(),
+            method: method.as_str(),
+            watch: path_and_query.contains("watch=true"),
+            code: response.as_ref().ok().map(|(r, _)| r.status().as_u16()),
+            took: started.elapsed(),
+        });
+        let (response, connection) = response?;
+        self.answer(response, connection).await
+    }
+
+    async fn exchange(
+        &self,
+        admission: Admission,
+        method: &Method,
+        path_and_query: &str,
+        accept: &str,
+        content: Option<(&'static str, Bytes)>,
+    ) -> Result<(Response<Incoming>, SendRequest<Full<Bytes>>), SendError> {
         let Admission {
             authorization,
             identity,
@@ -209,12 +256,12 @@ impl Client {
             && connection.is_ready()
             && let Ok(response) = connection.send_request(request()?).await
         {
-            return self.answer(response, connection).await;
+            return Ok((response, connection));
         }
         let mut connection = self.connect(identity).await?;
         let response = connection.send_request(request()?).await;
         let response = response.map_err(|source| self.broke(source))?;
-        self.answer(response, connection).await
+        Ok((response, connection))
     }
 
     /// The server says that it does not know us: the next request comes with a new credential.

@@ -9,7 +9,8 @@ mod tls;
 use std::path::{Path, PathBuf};
 
 use credentials::Credentials;
-pub(super) use http::{Answer, Body, Client};
+pub use http::Sent;
+pub(super) use http::{Answer, Body, Client, Observer};
 
 /// Where the API server is, and who we are to it: a kubeconfig's current context, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]

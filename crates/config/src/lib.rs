@@ -11,9 +11,11 @@
 //!   has a minimum sync period of 1 s, from a file 0 s.
 //! - `--bind-address` with an IPv6 address does not move the health and metrics servers to IPv6;
 //!   `bindAddress` in a file does.
+//! - `--healthz-bind-address` and `--metrics-bind-address` with nothing mean the default, whatever
+//!   upstream's help says.
 //!
 //! Differences: unknown and duplicate fields in the file are refused, where upstream reads such a
-//! file a second time without minding them; an empty metrics address switches the server off, as
+//! file a second time without minding them; `--metrics-port=0` switches the server off, as
 //! upstream's help says but its validation prevents; the mode `userspace` is sluice's own. These and
 //! the lesser ones, each with an example, are at the end of `testdata/verdicts.txt`; but for them
 //! kube-proxy's verdict on a configuration is sluice's.

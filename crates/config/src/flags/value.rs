@@ -36,7 +36,7 @@ impl Set {
             Set::Float(to) => *to(draft) = number(text)?,
             Set::Text(to) => *to(draft) = text.into(),
             // As upstream's: nothing is what is not given.
-            Set::Ip(_) if text.is_empty() => {}
+            Set::Ip(_) | Set::IpPort(_) if text.is_empty() => {}
             Set::Ip(to) => {
                 model::parse_ip(text).ok_or_else(|| format!("{text:?} is not an IP address"))?;
                 *to(draft) = text.into();
@@ -95,12 +95,12 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
         .map_err(|_| format!("{text:?} is not a number that fits"))
 }
 
-/// An address, with or without a port, or nothing.
+/// An address, with or without a port.
 fn ip_port(text: &str) -> Result<(), String> {
     let bad = || format!("{text:?} is not an IP address, with or without a port");
     let mut address = text.to_owned();
     crate::file::append_port(&mut address, 1);
-    if text.is_empty() || crate::validate::socket_address(&address).is_ok() {
+    if crate::validate::socket_address(&address).is_ok() {
         Ok(())
     } else {
         Err(bad())

@@ -62,7 +62,7 @@ const EFFECTS: &[(&[&str], Check)] = &[
             == Some("[::1]:1")
     }),
     (&["--healthz-bind-address="], |r| {
-        r.config.healthz_bind_address.is_none()
+        r.config.healthz_bind_address == Some("0.0.0.0:10256".parse().unwrap())
     }),
     (&["--metrics-bind-address=0.0.0.0"], |r| {
         r.config
@@ -72,7 +72,7 @@ const EFFECTS: &[(&[&str], Check)] = &[
             == Some("0.0.0.0:10249")
     }),
     (&["--metrics-bind-address="], |r| {
-        r.config.metrics_bind_address.is_none()
+        r.config.metrics_bind_address == Some("127.0.0.1:10249".parse().unwrap())
     }),
     (&["--bind-address-hard-fail"], |r| {
         r.config.bind_address_hard_fail

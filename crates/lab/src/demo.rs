@@ -76,6 +76,8 @@ pub(crate) struct Abilities {
     keeps_client_address: bool,
     /// Traffic goes on without the proxy.
     outlives_proxy: bool,
+    /// NodePorts answer on a node's loopback addresses.
+    serves_loopback: bool,
 }
 
 impl Abilities {
@@ -85,6 +87,8 @@ impl Abilities {
         Self {
             keeps_client_address: in_kernel,
             outlives_proxy: in_kernel,
+            // kube-proxy's does not either.
+            serves_loopback: mode != "ipvs",
         }
     }
 }
@@ -157,7 +161,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         nodes: 3,
         documents,
         echo: echo_command()?,
-        proxy: Some(proxy_command(&args.mode, &args.proxy_flags)?),
+        proxy: Some(proxy_command(&args.mode, &proxy_flags(args))?),
     };
     if Lab::list()?.contains(&name) {
         anyhow::bail!(
@@ -219,6 +223,16 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// With what the experiments need that the mode does only where it is asked to.
+fn proxy_flags(args: &DemoArgs) -> Vec<String> {
+    let mut flags = Vec::new();
+    if args.mode == "nftables" {
+        flags.push("--iptables-localhost-nodeports".to_owned());
+    }
+    flags.extend_from_slice(&args.proxy_flags);
+    flags
 }
 
 /// Gives the pods of Deployments this grace period.

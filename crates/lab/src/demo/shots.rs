@@ -1,6 +1,6 @@
 //! Experiments that are one probe, as a table: from where, to what, and what should come of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -45,6 +45,8 @@ enum To {
     PodNode(u16),
     /// A port of a node that has not.
     OtherNode(u16),
+    /// A port of the sending node, on its loopback address.
+    Loopback(u16),
     LoadBalancer(&'static str, u16),
 }
 
@@ -176,6 +178,20 @@ pub(super) const SHOTS: &[Shot] = &[
         Answer("nginx", Source::EntryNode),
     ),
     shot(
+        "NodePort of a node, on its loopback",
+        (From::OtherNode, To::Loopback(NODE_PORT)),
+        Http,
+        V4,
+        Answer("nginx", Source::Any),
+    ),
+    shot(
+        "UDP to a NodePort, on loopback",
+        (From::OtherNode, To::Loopback(DNS_NODE_PORT)),
+        Udp,
+        V4,
+        Answer("dns", Source::Any),
+    ),
+    shot(
         "NodePort from a pod",
         (From::Pod, To::PodNode(NODE_PORT)),
         Http,
@@ -277,6 +293,13 @@ impl Shot {
                 "the mode does not keep client addresses",
             ));
         }
+        if let To::Loopback(_) = self.to
+            && !stage.abilities.serves_loopback
+        {
+            return Ok(Report::not_applicable(
+                "the mode has no NodePorts on loopback",
+            ));
+        }
         let (host, sender, sender_node) = self.sender(stage)?;
         let (to, entry) = self.target(stage, sender_node)?;
         let mut probe = match self.how {
@@ -350,6 +373,13 @@ impl Shot {
             To::OtherNode(port) => {
                 let node = stage.other_node(&pod_node)?;
                 (stage.node_ip(&node, self.family)?, port, node)
+            }
+            To::Loopback(port) => {
+                let ip = match self.family {
+                    IpFamily::V4 => Ipv4Addr::LOCALHOST.into(),
+                    IpFamily::V6 => Ipv6Addr::LOCALHOST.into(),
+                };
+                (ip, port, sender_node.unwrap_or_default())
             }
             To::LoadBalancer(service, port) => {
                 let ip = stage.load_balancer_ip(service, self.family)?;

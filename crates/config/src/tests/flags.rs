@@ -61,18 +61,12 @@ const EFFECTS: &[(&[&str], Check)] = &[
             .as_deref()
             == Some("[::1]:1")
     }),
-    (&["--healthz-bind-address="], |r| {
-        r.config.healthz_bind_address == Some("0.0.0.0:10256".parse().unwrap())
-    }),
     (&["--metrics-bind-address=0.0.0.0"], |r| {
         r.config
             .metrics_bind_address
             .map(|a| a.to_string())
             .as_deref()
             == Some("0.0.0.0:10249")
-    }),
-    (&["--metrics-bind-address="], |r| {
-        r.config.metrics_bind_address == Some("127.0.0.1:10249".parse().unwrap())
     }),
     (&["--bind-address-hard-fail"], |r| {
         r.config.bind_address_hard_fail
@@ -372,4 +366,11 @@ fn the_help_names_every_flag_in_force() {
         );
     }
     augment(Command::new("kube-proxy")).debug_assert();
+}
+
+#[test]
+fn an_address_flag_with_nothing_means_the_default() {
+    let flags = ["--healthz-bind-address=", "--metrics-bind-address="];
+    let given = resolve(&[&flags[..], &["--bind-address="]].concat()).expect("flags");
+    assert_eq!(given.config, resolve(&[]).expect("nothing").config);
 }

@@ -186,16 +186,7 @@ impl<'a> Reader<'a> {
                 return Some((i, arity));
             }
         }
-        let protocol = self.header.protocol?;
-        let name = match protocol.value.0 {
-            1 => "icmp",
-            6 => "tcp",
-            17 => "udp",
-            58 => "icmp6",
-            132 => "sctp",
-            _ => return None,
-        };
-        let arity = options::of_match(name, option).filter(|_| !protocol.negated)?;
+        let (name, arity) = self.implicit(option)?;
         self.segments.push(Segment {
             is_target: false,
             name,
@@ -204,6 +195,20 @@ impl<'a> Reader<'a> {
             items: Vec::new(),
         });
         Some((self.segments.len() - 1, arity))
+    }
+
+    /// The match that the protocol implies, where it has this option.
+    fn implicit(&self, option: &str) -> Option<(&'static str, u8)> {
+        let protocol = self.header.protocol.filter(|p| !p.negated)?;
+        let name = match protocol.value.0 {
+            1 => "icmp",
+            6 => "tcp",
+            17 => "udp",
+            58 => "icmp6",
+            132 => "sctp",
+            _ => return None,
+        };
+        Some((name, options::of_match(name, option)?))
     }
 
     fn push(
@@ -224,11 +229,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Keeps an option that no model knows, with the words up to the next option, for the last
-    /// extension that is not modelled, or else for the last one.
+    /// Keeps an option that no model knows, with the words up to the next option: for the target
+    /// where that was named last, for the last extension that is not modelled, or else for the last.
     fn foreign_option(&mut self, negated: bool, word: &'a Word<'a>) -> Parsed<()> {
         let unmodelled = |s: &Segment<'_>| s.foreign || !is_modelled(s);
-        let at = self.segments.iter().rposition(unmodelled);
+        let last = self.segments.last().filter(|s| s.is_target);
+        let at = match last {
+            Some(_) => None,
+            None => self.segments.iter().rposition(unmodelled),
+        };
         let Some(at) = at.or_else(|| self.segments.len().checked_sub(1)) else {
             return Err(Fault::not_a(word, "an option, or belongs to no extension"));
         };
@@ -250,12 +259,18 @@ impl<'a> Reader<'a> {
 
     fn finish(self) -> Parsed<Rule> {
         let mut rule = Rule {
-            header: self.header,
+            header: self.header.clone(),
             matches: Vec::with_capacity(self.segments.len()),
             target: self.goto.map(Target::Goto),
             counters: self.counters,
         };
         for segment in &self.segments {
+            // An option that stood before the protocol was not known to be the protocol's.
+            let mut items = segment.items.iter().filter(|_| segment.foreign);
+            if let Some(item) = items.find(|i| self.implicit(i.option).is_some()) {
+                let message = format!("{} stands before the -p that it belongs to", item.option);
+                return Err(Fault::new(item.column, message));
+            }
             if segment.is_target {
                 rule.target = Some(targets::build(self.family, segment)?);
             } else {

@@ -52,7 +52,7 @@ fn bare_message(e: &serde_json::Error) -> String {
 pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
     let json: Json = serde_json::from_str(text).map_err(|e| ParseError {
         line: e.line(),
-        column: e.column(),
+        column: e.column().max(1),
         message: bare_message(&e),
     })?;
     let Some(objects) = json.get("nftables").and_then(Json::as_array) else {

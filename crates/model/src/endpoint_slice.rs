@@ -24,6 +24,9 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// `endpoints` that have a usable address.
     pub endpoints: Vec<Endpoint>,
+    /// The pods (`targetRef`) of those that are not ready, by address: people look for them. Of
+    /// ready ones nobody wants the name, and there are many.
+    pub unready_pods: Box<[(IpAddr, Box<str>)]>,
     /// The annotation `endpoints.kubernetes.io/last-change-trigger-time`, seconds since the epoch;
     /// what the metric `network_programming_duration_seconds` counts from.
     pub last_change_trigger: Option<i64>,

@@ -207,10 +207,23 @@ pub struct Endpoint {
     pub addresses: Vec<String>,
     #[serde(deserialize_with = "null_as_default")]
     pub conditions: EndpointConditions,
+    #[serde(deserialize_with = "null_as_default")]
+    pub target_ref: TargetRef,
     pub node_name: Option<String>,
     pub zone: Option<String>,
     #[serde(deserialize_with = "null_as_default")]
     pub hints: EndpointHints,
+}
+
+/// An endpoint's `targetRef`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[allow(missing_docs)] // The API's own words.
+pub struct TargetRef {
+    #[serde(deserialize_with = "null_as_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub name: String,
 }
 
 /// An endpoint's `conditions`.

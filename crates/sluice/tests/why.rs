@@ -314,17 +314,30 @@ fn explain_asks_an_api_server() {
     // Its sockets are to be in the namespace.
     let sim = host.run(|| Sim::start(Config::default()).unwrap());
     sim.apply(list["items"].as_array().unwrap().clone());
+    sim.apply(vec![serde_json::json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": "demo", "name": "empty-1",
+                     "labels": {"kubernetes.io/service-name": "empty"}},
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.244.1.99"], "conditions": {"ready": false},
+                       "targetRef": {"kind": "Pod", "namespace": "demo", "name": "empty-x7k2"}}],
+    })]);
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
     let kubeconfig = kubeconfig.to_str().unwrap();
     let words = ["--node=node1", "--kubeconfig", kubeconfig, "-o", "json"];
     for (service, cause) in [
-        ("demo/empty", "no-endpoint-slices"),
+        ("demo/empty", "no-ready-endpoint"),
         ("30081", "no-local-endpoint"),
     ] {
         let output = host.sluice(&[&["explain", service], &words[..]].concat());
         let answer = json(&output);
         assert_eq!(answer["findings"][0]["cause"], cause, "{answer:#}");
+        let what = answer["findings"][0]["what"].as_str().unwrap();
+        assert!(
+            cause != "no-ready-endpoint" || what.contains("pod empty-x7k2"),
+            "{what}"
+        );
     }
     // In which namespace it was said to be.
     let output = host.sluice(&[&["explain", "web"], &words[..]].concat());
@@ -348,8 +361,11 @@ fn explain_finds_nothing_wrong_where_nothing_is() {
 
 #[test]
 fn explain_names_endpoints_that_are_not_ready() {
-    let objects = web_elsewhere().replace("ready: true", "ready: false");
-    let words = ["10.244.2.11 on node2 (not ready)", "refused"];
+    let objects = web_elsewhere().replace(
+        "conditions: {ready: true}",
+        "conditions: {ready: false}, targetRef: {kind: Pod, name: web-7}",
+    );
+    let words = ["pod web-7 (10.244.2.11) on node2 (not ready)", "refused"];
     assert_wrong(&wrong(&objects, "true"), "no-ready-endpoint", &words);
 }
 

@@ -45,6 +45,7 @@ impl EndpointSlice {
             }
         };
         let ports = check_ports(c, &ports, interner)?;
+        let unready_pods = unready_pods(&endpoints);
         let endpoints = match address_type {
             AddressType::Ipv4 => check_endpoints(c, &endpoints, IpFamily::V4, interner),
             AddressType::Ipv6 => check_endpoints(c, &endpoints, IpFamily::V6, interner),
@@ -80,6 +81,7 @@ impl EndpointSlice {
             address_type,
             ports,
             endpoints,
+            unready_pods,
             last_change_trigger,
         };
         Ok(checker.done(value))
@@ -128,6 +130,20 @@ fn check_endpoints(
         }
     }
     endpoints
+}
+
+fn unready_pods(stated: &[object::Endpoint]) -> Box<[(IpAddr, Box<str>)]> {
+    let is_pod =
+        |e: &&object::Endpoint| e.target_ref.kind == "Pod" && !e.target_ref.name.is_empty();
+    stated
+        .iter()
+        .filter(|e| e.conditions.ready == Some(false))
+        .filter(is_pod)
+        .filter_map(|e| {
+            let ip = parse_ip(e.addresses.first()?)?;
+            Some((ip, e.target_ref.name.as_str().into()))
+        })
+        .collect()
 }
 
 fn address(stated: Option<&str>, family: IpFamily) -> Result<IpAddr, String> {

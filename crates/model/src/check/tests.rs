@@ -237,6 +237,35 @@ mod objects {
     }
 
     #[test]
+    fn pods_are_kept_by_name_where_they_are_not_ready() {
+        let endpoint = |address: &str, ready, kind: &str| object::Endpoint {
+            addresses: strings(&[address]),
+            conditions: object::EndpointConditions {
+                ready,
+                ..object::EndpointConditions::default()
+            },
+            target_ref: object::TargetRef {
+                kind: kind.into(),
+                name: format!("of-{address}"),
+            },
+            ..object::Endpoint::default()
+        };
+        let slice = object::EndpointSlice {
+            metadata: metadata("a"),
+            address_type: "IPv4".into(),
+            endpoints: vec![
+                endpoint("10.0.0.1", None, "Pod"),
+                endpoint("10.0.0.2", Some(false), "Pod"),
+                endpoint("10.0.0.3", Some(false), "VirtualMachine"),
+            ],
+            ..object::EndpointSlice::default()
+        };
+        let slice = EndpointSlice::check(slice, &mut Interner::new()).expect("a slice");
+        let expected = ("10.0.0.2".parse().unwrap(), Box::from("of-10.0.0.2"));
+        assert_eq!(*slice.value.unready_pods, [expected]);
+    }
+
+    #[test]
     fn one_bad_endpoint_takes_nothing_else_down() {
         let endpoint = |address: &str| object::Endpoint {
             addresses: strings(&[address]),

@@ -145,6 +145,7 @@ impl Shared {
                         port: Some(target),
                     }],
                     endpoints: (start..end).map(|n| self.endpoint(first + n)).collect(),
+                    unready_pods: Box::default(),
                     last_change_trigger: None,
                 }
             })

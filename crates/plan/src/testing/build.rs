@@ -131,6 +131,7 @@ pub fn slice(
             })
             .collect(),
         endpoints,
+        unready_pods: Box::default(),
         last_change_trigger: None,
     }
 }

@@ -347,6 +347,7 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
                     address_type,
                     ports,
                     endpoints,
+                    unready_pods: Box::default(),
                     last_change_trigger: None,
                 }
             },

@@ -59,8 +59,15 @@ pub(crate) fn not_served(subject: &Subject) -> Option<Finding> {
     Some(Finding::new(Weight::Broken, Cause::NotServed, what, change))
 }
 
-/// `10.244.1.5 on node1 (not ready, terminating)`.
-fn state(endpoint: &Endpoint) -> String {
+/// The name of an endpoint's pod, where it is known.
+fn pod<'s>(subject: &'s Subject, endpoint: &Endpoint) -> Option<&'s str> {
+    let all = subject.slices.iter().flat_map(|s| &s.unready_pods);
+    let mut of = all.filter(|(ip, _)| *ip == endpoint.address);
+    of.next().map(|(_, name)| &**name)
+}
+
+/// `pod web-1 (10.244.1.5) on node1 (not ready, terminating)`.
+fn state(subject: &Subject, endpoint: &Endpoint) -> String {
     let c = endpoint.conditions;
     let node = endpoint.node_name.as_deref().unwrap_or("no node");
     let mut words = vec![if c.ready { "ready" } else { "not ready" }];
@@ -71,7 +78,11 @@ fn state(endpoint: &Endpoint) -> String {
             "terminating"
         });
     }
-    format!("{} on {node} ({})", endpoint.address, words.join(", "))
+    let who = match pod(subject, endpoint) {
+        Some(pod) => format!("pod {pod} ({})", endpoint.address),
+        None => endpoint.address.to_string(),
+    };
+    format!("{who} on {node} ({})", words.join(", "))
 }
 
 /// No endpoint at all, none ready, or some that are not.
@@ -106,15 +117,8 @@ pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
     if bad.is_empty() {
         return None;
     }
-    let states = listed(bad.iter().map(|e| state(e)), MOST);
-    let addresses = bad.iter().map(|e| format!("-e {}", e.address));
-    let addresses: Vec<String> = addresses.take(MOST).collect();
-    let change = format!(
-        "find these pods (kubectl -n {} get pods -o wide | grep -w {}) and why they are not ready: \
-         kubectl describe pod, its readinessProbe, its logs",
-        name.namespace,
-        addresses.join(" ")
-    );
+    let states = listed(bad.iter().map(|e| state(subject, e)), MOST);
+    let change = find_out_why(subject, &bad);
     Some(if bad.len() < all.len() {
         Finding::new(
             Weight::Note,
@@ -141,6 +145,26 @@ pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
             change,
         )
     })
+}
+
+/// How to find out why pods are not ready.
+fn find_out_why(subject: &Subject, bad: &[&&Endpoint]) -> String {
+    let namespace = &subject.service.name.namespace;
+    let some = || bad.iter().take(MOST);
+    let pods: Vec<&str> = some().filter_map(|e| pod(subject, e)).collect();
+    if pods.len() == some().count() {
+        return format!(
+            "kubectl -n {namespace} describe pod {}: why they are not ready, their readinessProbe; \
+             and look at their logs",
+            pods.join(" ")
+        );
+    }
+    let addresses: Vec<String> = some().map(|e| format!("-e {}", e.address)).collect();
+    format!(
+        "find these pods (kubectl -n {namespace} get pods -o wide | grep -w {}) and why they are not \
+         ready: kubectl describe pod, its readinessProbe, its logs",
+        addresses.join(" ")
+    )
 }
 
 /// Service ports for which no slice has a port of that name and protocol.

@@ -88,6 +88,16 @@ fn no_ready_endpoint_names_those_that_are_not() {
         "readinessProbe",
     ];
     assert_found(&found, Cause::NoReadyEndpoint, Weight::Broken, &words);
+    let mut named = slice_of(pods().into_iter().map(unready).collect());
+    named.unready_pods = [("10.244.1.11", "web-1"), ("10.244.2.11", "web-2")]
+        .map(|(ip, pod)| (ip.parse().unwrap(), pod.into()))
+        .into();
+    let found = objects::findings(&subject(vec![web().applied(), named.applied()]), None);
+    let words = [
+        "pod web-1 (10.244.1.11) on node1 (not ready)",
+        "kubectl -n demo describe pod web-1 web-2",
+    ];
+    assert_found(&found, Cause::NoReadyEndpoint, Weight::Broken, &words);
 }
 
 #[test]
@@ -149,6 +159,8 @@ fn local_policies_without_a_local_pod() {
     );
     let words = ["externalTrafficPolicy", "from outside", "Cluster"];
     assert_found(&found, Cause::NoLocalEndpoint, Weight::Partly, &words);
+    let words = ["externalTrafficPolicy is Local", "clients' own addresses"];
+    assert_found(&found, Cause::TrafficPolicy, Weight::Note, &words);
 }
 
 #[test]

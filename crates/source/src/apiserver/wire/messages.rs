@@ -283,9 +283,21 @@ impl Message for object::Endpoint {
         match field.number {
             1 => self.addresses.push(field.string()?),
             2 => field.merge_into(&mut self.conditions)?,
+            4 => field.merge_into(&mut self.target_ref)?,
             6 => self.node_name = Some(field.string()?),
             7 => self.zone = Some(field.string()?),
             8 => field.merge_into(&mut self.hints)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Message for object::TargetRef {
+    fn field(&mut self, field: Field<'_>) -> Done {
+        match field.number {
+            1 => self.kind = field.string()?,
+            3 => self.name = field.string()?,
             _ => {}
         }
         Ok(())

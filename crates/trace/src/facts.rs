@@ -242,7 +242,8 @@ impl Facts {
     pub fn parse(text: &str) -> Result<Self, FactsError> {
         let facts: Facts = serde_json::from_str(text).map_err(|e| FactsError::Json {
             line: e.line(),
-            column: e.column(),
+            // A string that is not closed on its line ends before the next one begins.
+            column: e.column().max(1),
             // It ends with the place, which stands before it already.
             message: e
                 .to_string()

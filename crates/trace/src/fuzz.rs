@@ -2,10 +2,11 @@
 
 use netfilter::iptables::Family;
 
-use crate::{Origin, Packet, Proto, World, reply_to, walk};
+use crate::{Facts, Origin, Packet, Proto, World, WorldError, reply_to, walk};
 
-/// Reads the bytes as a dump (the first byte says of which tool), and walks a packet and its answer
-/// through it. Refusing is fine; panicking, hanging and outcomes whose odds do not add up are not.
+/// Reads the bytes as a dump (the first byte says of which tool) or a facts file, and walks a packet
+/// and its answer through it. Refusing with the place is fine; panicking, hanging and outcomes whose
+/// odds do not add up are not.
 ///
 /// # Panics
 /// Where that does not hold: the purpose of the function.
@@ -17,20 +18,13 @@ pub fn fuzz_one(bytes: &[u8]) {
         return;
     };
     let mut world = World::default();
-    let read = match which % 4 {
-        0 => world.add_iptables(Family::Ipv4, text).is_ok(),
-        1 => world.add_nft(text).is_ok(),
-        2 => netfilter::ipset::Sets::parse(text).is_ok_and(|sets| {
-            world.ipsets = sets;
-            let match_all = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A FORWARD -m set --match-set KUBE-CLUSTER-IP dst,dst -j DROP\nCOMMIT\n";
-            world.add_iptables(Family::Ipv4, match_all).is_ok()
-        }),
-        _ => netfilter::ipvs::Services::parse(text).is_ok_and(|services| {
-            world.ipvs = services;
-            true
-        }),
-    };
-    if !read {
+    if let Err(error) = read(&mut world, which % 5, text) {
+        let said = error.to_string();
+        let place = said.split(": ").next().unwrap_or_default();
+        assert!(
+            !place.contains("line 0") && !place.contains("column 0"),
+            "{said}"
+        );
         return;
     }
     for (from, src) in [
@@ -53,4 +47,19 @@ pub fn fuzz_one(bytes: &[u8]) {
             drop(walk(&world, &reply));
         }
     }
+}
+
+fn read(world: &mut World, which: u8, text: &str) -> Result<(), WorldError> {
+    match which {
+        0 => world.add_iptables(Family::Ipv4, text)?,
+        1 => world.add_nft(text)?,
+        2 => {
+            world.ipsets = netfilter::ipset::Sets::parse(text)?;
+            let match_all = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A FORWARD -m set --match-set KUBE-CLUSTER-IP dst,dst -j DROP\nCOMMIT\n";
+            world.add_iptables(Family::Ipv4, match_all)?;
+        }
+        3 => world.ipvs = netfilter::ipvs::Services::parse(text)?,
+        _ => *world = World::from_facts(&Facts::parse(text)?)?,
+    }
+    Ok(())
 }

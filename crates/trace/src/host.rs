@@ -192,11 +192,6 @@ impl Host {
         self.interfaces.iter().find(|i| i.name == name)
     }
 
-    /// All interfaces.
-    pub(crate) fn interfaces(&self) -> &[Interface] {
-        &self.interfaces
-    }
-
     /// A sysctl as a number; `None` where it is not known.
     pub(crate) fn sysctl(&self, name: &str) -> Option<i64> {
         self.sysctls.get(name)?.trim().parse().ok()
@@ -319,6 +314,37 @@ impl Host {
         way.dev
     }
 
+    /// Whether two addresses are neighbours on a bridge of this host, whose hosts reach each other
+    /// without it: both are within one of the bridge's own ranges, and neither is its own.
+    pub(crate) fn are_bridged(&self, iface: &str, src: IpAddr, dst: IpAddr) -> bool {
+        let Some(bridge) = self.interface(iface).filter(|_| self.is_bridge(iface)) else {
+            return false;
+        };
+        let on_link = |net: &IpNet| net.contains(&src) && net.contains(&dst);
+        src != dst
+            && !self.is_local(src)
+            && !self.is_local(dst)
+            && bridge.addresses.iter().any(on_link)
+    }
+
+    /// Whether an interface is a bridge: said to be one, or with ports.
+    pub(crate) fn is_bridge(&self, iface: &str) -> bool {
+        let kind = self.interface(iface).and_then(|i| i.kind.as_deref());
+        let port = |i: &Interface| i.master.as_deref() == Some(iface);
+        kind == Some("bridge") || (kind.is_none() && self.interfaces.iter().any(port))
+    }
+
+    /// What makes packets between a bridge's ports pass netfilter's IP hooks, and whether it is on.
+    /// Without the module the setting is not there.
+    pub(crate) fn bridge_calls(&self, v6: bool) -> (&'static str, bool) {
+        let name = if v6 {
+            "net.bridge.bridge-nf-call-ip6tables"
+        } else {
+            "net.bridge.bridge-nf-call-iptables"
+        };
+        (name, self.sysctl(name).is_some_and(|v| v != 0))
+    }
+
     /// Where packets from an address start, as far as addresses and routes tell: its own are the
     /// node's; what is reached without a gateway through a bridge, a veth or a route to that one
     /// address is a pod; all else is outside.
@@ -356,15 +382,8 @@ impl Host {
     }
 
     /// What the kernel checks of a packet's addresses on the way in, before it looks at where it
-    /// goes (`ip_route_input_slow` and `fib_validate_source`, `net/ipv4`). IPv6 has the like only
-    /// for loopback.
-    pub(crate) fn martian(
-        &self,
-        src: IpAddr,
-        dst: IpAddr,
-        iif: &str,
-        mark: u32,
-    ) -> Option<Martian> {
+    /// goes (`ip_route_input_slow`, `net/ipv4/route.c`). IPv6 has the like only for loopback.
+    pub(crate) fn martian(&self, src: IpAddr, dst: IpAddr, iif: &str) -> Option<Martian> {
         if iif == "lo" {
             return None;
         }
@@ -393,12 +412,20 @@ impl Host {
                 )));
             }
         }
-        self.spoofed(src, iif, mark)
+        None
     }
 
-    /// The reverse path: `rp_filter`, and own addresses as a source.
-    fn spoofed(&self, src: IpAddr, iif: &str, mark: u32) -> Option<Martian> {
-        if !self.known {
+    /// The reverse path, once a way was found: `rp_filter`, and own addresses as a source
+    /// (`fib_validate_source`). It is the way of an answer that would come in where the packet goes
+    /// out, `lo` where it stays.
+    pub(crate) fn spoofed(
+        &self,
+        (src, dst): (IpAddr, IpAddr),
+        iif: &str,
+        oif: &str,
+        mark: u32,
+    ) -> Option<Martian> {
+        if !self.known || iif == "lo" || src.is_ipv6() {
             return None;
         }
         let accept_local = self.conf(iif, "accept_local").unwrap_or(0) != 0;
@@ -414,8 +441,8 @@ impl Host {
         let use_mark = self.conf(iif, "src_valid_mark").unwrap_or(0) != 0;
         let key = Lookup {
             dst: src,
-            src: None,
-            iif: Some("lo"),
+            src: Some(dst),
+            iif: Some(oif),
             mark: if use_mark { mark } else { 0 },
         };
         let back = self.lookup(&key);

@@ -79,7 +79,7 @@ pub enum Snat {
 /// One thing that happened to the packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Step {
-    /// Where: a netfilter hook, or `routing`, `ipvs`.
+    /// Where: a netfilter hook, or `bridge`, `routing`, `ipvs`.
     pub hook: &'static str,
     /// `ip`, `ip6` or `inet`, as the rule's table has it.
     pub family: &'static str,

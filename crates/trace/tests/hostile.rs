@@ -22,7 +22,17 @@ fn corpus() -> Vec<Vec<u8>> {
             bytes.extend(observed(file).bytes());
             bytes
         })
+        .chain([
+            [&[1], &*foreign_json()].concat(),
+            [&[4], common::node_facts().to_json().as_bytes()].concat(),
+        ])
         .collect()
+}
+
+/// As `nft -j` prints it.
+fn foreign_json() -> Vec<u8> {
+    let file = "../netfilter/src/nft/listing/testdata/zoo.json";
+    std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
 /// Lines swapped, doubled or left out, and a few bytes changed: what is still read is walked.
@@ -68,6 +78,17 @@ proptest! {
     fn nothing_panics(bytes in damaged()) {
         trace::fuzz_one(&bytes);
     }
+}
+
+#[test]
+fn what_is_cut_short_is_read_or_refused_with_its_place() {
+    for whole in corpus() {
+        for end in (1..whole.len()).step_by(whole.len() / 60 + 1) {
+            trace::fuzz_one(&whole[..end]);
+        }
+    }
+    // Whole, it is a facts file that a string is not closed in.
+    trace::fuzz_one(b"\x04{\"hostname\": \"node1\n\"}");
 }
 
 #[test]
@@ -129,6 +150,19 @@ fn what_is_not_understood_is_said_and_both_ways_are_shown() {
     assert_eq!(common::shown(&trace), ["accept 1/2", "drop 1/2"]);
     assert!(trace.warnings[0].contains("u32"), "{:?}", trace.warnings);
     assert_eq!(trace.outcomes[0].assuming.len(), 1);
+}
+
+#[test]
+fn too_much_that_is_not_understood_is_an_error() {
+    let rule = |n: u32| format!("-A FORWARD -m u32 --u32 \"0&0xff={n}\" -j MARK --set-mark {n}\n");
+    let rules: String = (0..40).map(rule).collect();
+    let mut world = World::from_facts(&common::node_facts()).unwrap();
+    let dump = format!("*mangle\n:FORWARD ACCEPT [0:0]\n{rules}COMMIT\n");
+    world
+        .add_iptables(netfilter::iptables::Family::Ipv4, &dump)
+        .unwrap();
+    let packet = common::packet(Origin::Pod, "10.244.1.5", "8.8.8.8", Proto::UDP, 53);
+    assert_eq!(walk(&world, &packet), Err(WalkError::TooManyOutcomes));
 }
 
 #[test]

@@ -40,7 +40,15 @@ const FAMILIES: [(bool, Family); 2] = [(false, Family::Ipv4), (true, Family::Ipv
 const PLACES: [Place; 3] = [Place::Pods, Place::Node, Place::Outside];
 
 fn world() -> World {
-    World::from_facts(&common::node_facts()).unwrap()
+    let mut facts = common::node_facts();
+    for sysctl in ["iptables", "ip6tables"] {
+        let name = format!("net.bridge.bridge-nf-call-{sysctl}");
+        facts.sysctls.insert(name, "0".into());
+    }
+    for net in &mut facts.interfaces[2].addresses {
+        *net = net.addr().into();
+    }
+    World::from_facts(&facts).unwrap()
 }
 
 fn tool(v6: bool, name: &str) -> String {

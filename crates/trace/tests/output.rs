@@ -122,6 +122,35 @@ fn answers_find_their_way_back() {
 }
 
 #[test]
+fn answers_between_neighbours_on_a_bridge_may_pass_the_rules() {
+    let mut facts = common::node_facts();
+    let sysctl = "net.bridge.bridge-nf-call-iptables";
+    facts.sysctls.insert(sysctl.to_owned(), "0".to_owned());
+    let mut world = iptables_world("default");
+    world.host = trace::Host::new(&facts).unwrap();
+    let question = packet(Origin::Pod, "10.244.1.50", "10.96.10.1", Proto::TCP, 80);
+    let asked = walk(&world, &question).unwrap();
+    let [here, elsewhere] = &asked.outcomes[..] else {
+        panic!("{asked:?}");
+    };
+    let back = |outcome| walk(&world, &reply_to(&world.host, &question, outcome).unwrap()).unwrap();
+    assert_eq!(back(elsewhere).outcomes.len(), 1);
+    let answered = back(here);
+    assert_eq!(answered.outcomes.len(), 2);
+    let lost = answered
+        .outcomes
+        .iter()
+        .find(|o| o.verdict == trace::Verdict::Drop);
+    let lost = lost.unwrap();
+    assert!(lost.assuming[0].contains(sysctl), "{lost:?}");
+    let effect = &lost.path[0].effect;
+    assert!(
+        effect.contains("10.244.1.11:8080, where 10.96.10.1:80 was asked"),
+        "{effect}"
+    );
+}
+
+#[test]
 fn rejected_packets_have_no_answer() {
     let world = iptables_world("default");
     let question = packet(Origin::Pod, "10.244.1.50", "10.96.10.9", Proto::TCP, 80);

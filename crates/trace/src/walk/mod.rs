@@ -23,6 +23,8 @@ const MAX_DEPTH: usize = 1024;
 const MAX_JUMPS: u32 = 4_000_000;
 const MAX_STEPS: u64 = 1 << 32;
 const MAX_OUTCOMES: usize = 1 << 18;
+/// Steps and assumptions over all outcomes: some hundred megabytes.
+const MAX_TOLD: usize = 1 << 20;
 
 /// Why a packet cannot be walked through a rule set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +63,7 @@ pub enum WalkError {
     },
     /// Too many possibilities to list.
     #[error(
-        "the packet can go more than {MAX_OUTCOMES} ways; the rules are not worth listing them all"
+        "the packet can go more ways than can be listed: too many rules are not understood, or lead to too many places"
     )]
     TooManyOutcomes,
     /// Too many rules to look at, over all possibilities.
@@ -108,6 +110,8 @@ pub(crate) struct Walker<'w> {
     outcomes: Vec<Outcome>,
     places: HashMap<OutcomeKey, usize>,
     steps: u64,
+    /// How much there is to tell so far.
+    told: usize,
 }
 
 type OutcomeKey = (
@@ -138,11 +142,13 @@ pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
         outcomes: Vec::new(),
         places: HashMap::new(),
         steps: 0,
+        told: 0,
     };
     for text in hooks::not_walked(world) {
         walker.warn(text);
     }
-    let start = walker.start(packet);
+    let mut start = walker.start(packet);
+    walker.take_forks(&mut start);
     walker.queue.push(start);
     while let Some(state) = walker.queue.pop() {
         walker.run(state)?;
@@ -184,7 +190,51 @@ impl<'w> Walker<'w> {
             ));
         }
         let stages = vec![Stage::RouteInput, Stage::Hook(Hook::Prerouting)];
-        State::new(packet, Iface::named(iif.as_deref()), stages)
+        let mut state = State::new(packet, Iface::named(iif.as_deref()), stages);
+        if let Some(bridge) = iif {
+            self.past_the_rules(&mut state, &bridge);
+        }
+        state
+    }
+
+    /// Neighbours on a bridge reach each other past this host's rules, unless bridges are told to
+    /// call them; whether these two send to the host's address instead is theirs to know. What was
+    /// translated on its way in is then not translated back.
+    fn past_the_rules(&mut self, state: &mut State<'w>, bridge: &str) {
+        let host = &self.world.host;
+        let (src, dst) = (state.src.ip, state.dst.ip);
+        let (sysctl, calls) = host.bridge_calls(state.is_v6());
+        if calls || !host.are_bridged(bridge, src, dst) {
+            return;
+        }
+        let what = format!(
+            "{src} sends to {dst} through {bridge} alone, which with {sysctl} off asks no rules"
+        );
+        let (mut past, other) = self.either(state.clone(), &what);
+        let (end, did, effect) = match &*past.known {
+            CtState::Established(Flow {
+                reply: true,
+                dnat: Some(dnat),
+                ..
+            }) => (
+                Verdict::Drop,
+                Did::Dropped,
+                format!(
+                    "comes from {}, where {} was asked: the client refuses it",
+                    dnat.after, dnat.before
+                ),
+            ),
+            _ => (
+                Verdict::Accept,
+                Did::WentOn,
+                format!("goes from port to port to {dst}"),
+            ),
+        };
+        past.note_as("bridge", bridge, effect, did);
+        past.oif = Iface::named(Some(bridge));
+        past.finish(end);
+        *state = other;
+        state.forks.push(past);
     }
 
     pub(crate) fn warn(&mut self, text: String) {
@@ -289,7 +339,8 @@ impl<'w> Walker<'w> {
             same.probability = same.probability.plus(outcome.probability);
             return Ok(());
         }
-        if self.outcomes.len() >= MAX_OUTCOMES {
+        self.told += outcome.path.len() + outcome.assuming.len() * 4;
+        if self.outcomes.len() >= MAX_OUTCOMES || self.told >= MAX_TOLD {
             return Err(WalkError::TooManyOutcomes);
         }
         self.places.insert(key, self.outcomes.len());

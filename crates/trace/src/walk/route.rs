@@ -6,7 +6,7 @@ use super::Walker;
 use super::hooks::Hook;
 use super::state::{Iface, Stage, State};
 use crate::facts::RouteKind;
-use crate::host::{Lookup, Way};
+use crate::host::{Lookup, Martian, Way};
 use crate::{Answer, Did, Fraction, Verdict};
 
 const AT: &str = "routing";
@@ -16,15 +16,9 @@ impl<'w> Walker<'w> {
     pub(crate) fn route_input(&mut self, state: &mut State<'w>) {
         let host = &self.world.host;
         if let Some(iif) = state.iif.name()
-            && let Some(martian) = host.martian(state.src.ip, state.dst.ip, iif, state.mark)
+            && let Some(martian) = host.martian(state.src.ip, state.dst.ip, iif)
         {
-            let did = if martian.reverse_path {
-                Did::ReversePath
-            } else {
-                Did::Martian
-            };
-            state.note_as(AT, "source check", format!("{}: drop", martian.why), did);
-            state.finish(Verdict::Drop);
+            refuse_source(state, &martian);
             return;
         }
         let dst = state.dst.ip;
@@ -51,6 +45,20 @@ impl<'w> Walker<'w> {
             self.no_route(state, "no route");
             return;
         };
+        let oif = match first.kind {
+            RouteKind::Unicast => first.dev.as_deref(),
+            _ => Some("lo"),
+        };
+        let is_checked = matches!(
+            first.kind,
+            RouteKind::Unicast | RouteKind::Local | RouteKind::Broadcast
+        );
+        if let (Some(iif), Some(oif), true) = (state.iif.name(), oif, is_checked)
+            && let Some(martian) = host.spoofed((state.src.ip, dst), iif, oif, state.mark)
+        {
+            refuse_source(state, &martian);
+            return;
+        }
         match first.kind {
             RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast => {
                 let text = first.text.clone();
@@ -256,6 +264,16 @@ fn take_way(state: &mut State<'_>, way: Option<&Way>) -> String {
     state.oif = Iface::named(dev);
     state.next_hop = way.and_then(|w| w.via).or(Some(state.dst.ip));
     dev.map_or(String::new(), |d| format!(" through {d}"))
+}
+
+fn refuse_source(state: &mut State<'_>, martian: &Martian) {
+    let did = if martian.reverse_path {
+        Did::ReversePath
+    } else {
+        Did::Martian
+    };
+    state.note_as(AT, "source check", format!("{}: drop", martian.why), did);
+    state.finish(Verdict::Drop);
 }
 
 fn deliver(state: &mut State<'_>, text: &str) {

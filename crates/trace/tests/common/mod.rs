@@ -115,7 +115,9 @@ pub fn node_facts() -> Facts {
     "net.ipv4.ip_forward": "1",
     "net.ipv6.conf.all.forwarding": "1",
     "net.ipv4.conf.all.route_localnet": "1",
-    "net.ipv4.conf.all.rp_filter": "0"
+    "net.ipv4.conf.all.rp_filter": "0",
+    "net.bridge.bridge-nf-call-iptables": "1",
+    "net.bridge.bridge-nf-call-ip6tables": "1"
   }
 }"#,
     )

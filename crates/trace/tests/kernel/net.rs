@@ -264,7 +264,8 @@ pub enum Place {
     Outside,
 }
 
-/// The node of `common::node_facts`: `pods (p0) -- (veth11) cbr0 node eth0 -- (e0) outside`.
+/// The node of `common::node_facts`, but that its pods are no neighbours to each other and their
+/// bridge calls no rules: `pods (p0) -- (veth11) cbr0 node eth0 -- (e0) outside`.
 pub struct Net {
     pods: Host,
     pub node: Host,
@@ -288,11 +289,13 @@ for f in ipv4/ip_forward ipv6/conf/all/forwarding ipv4/conf/all/route_localnet n
 echo 0 > netfilter/nf_conntrack_tcp_loose
 ip addr add 10.200.1.2/24 dev eth0
 ip addr add fd00:200:1::2/64 dev eth0 nodad
-ip addr add 10.244.1.1/24 dev cbr0
-ip addr add fd00:10:244:1::1/64 dev cbr0 nodad
+ip addr add 10.244.1.1/32 dev cbr0
+ip addr add fd00:10:244:1::1/128 dev cbr0 nodad
 ip link set eth0 up
 ip link set veth11 up
 ip link set cbr0 up
+ip route add 10.244.1.0/24 dev cbr0 src 10.244.1.1
+ip route add fd00:10:244:1::/64 dev cbr0
 ip route add default via 10.200.1.1 dev eth0
 ip route add 10.244.2.0/24 via 10.200.1.3 dev eth0
 ip route add 10.244.3.0/24 via 10.200.1.4 dev eth0

@@ -207,27 +207,26 @@ impl<'w> Walker<'w> {
         // packets are shown to iptables.
         let host = &self.world.host;
         let through_bridge = match &state.iif {
-            Iface::Name(name) => {
-                let kind = host.interface(name).and_then(|i| i.kind.as_deref());
-                let has_ports = host
-                    .interfaces()
-                    .iter()
-                    .any(|i| i.master.as_deref() == Some(name));
-                kind == Some("bridge") || (kind.is_none() && has_ports)
-            }
+            Iface::Name(name) => host.is_bridge(name),
             Iface::Absent => false,
             Iface::Unknown => {
                 return Holds::Unknown("whether it came in through a bridge is not known".into());
             }
         };
-        let sysctl = if state.is_v6() {
-            "net.bridge.bridge-nf-call-ip6tables"
-        } else {
-            "net.bridge.bridge-nf-call-iptables"
-        };
-        let is_in = through_bridge && host.sysctl(sysctl).is_some_and(|v| v != 0);
+        let (_, calls) = host.bridge_calls(state.is_v6());
+        let is_in = through_bridge && calls;
         if want.is_in.is_some_and(|w| w != is_in) {
             return Holds::No;
+        }
+        let neighbours = state
+            .iif
+            .name()
+            .is_some_and(|iif| host.are_bridged(iif, state.src.ip, state.dst.ip));
+        let asks_where =
+            want.is_out.is_some() || want.is_bridged.is_some() || want.out_port.is_some();
+        if is_in && neighbours && asks_where {
+            let why = "whether it goes from port to port or through this host is not known";
+            return Holds::Unknown(why.into());
         }
         // Routed packets never leave through a bridge port as far as netfilter knows here.
         if want.is_out == Some(true) || want.is_bridged == Some(true) {

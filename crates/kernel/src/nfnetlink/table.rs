@@ -50,6 +50,23 @@ impl TableId {
             table: &self.name,
         }
     }
+
+    /// The messages of operations, after a `first` one or none, for [`NfTables::transact`], and of
+    /// each message the operation that it is part of: the elements of one operation may need several.
+    pub fn batch(&self, first: Vec<u8>, ops: &[Op]) -> (Vec<u8>, Vec<usize>) {
+        let mut batch = first;
+        let mut parts = Vec::with_capacity(ops.len() + 1);
+        parts.extend((!batch.is_empty()).then_some(0));
+        let mut messages = Vec::new();
+        for (number, op) in ops.iter().enumerate() {
+            self.encoder().op(op, &mut messages);
+            for message in messages.drain(..) {
+                message.append_to(&mut batch);
+                parts.push(number);
+            }
+        }
+        (batch, parts)
+    }
 }
 
 /// `ip kube-proxy`.
@@ -107,23 +124,12 @@ impl NfTables {
     /// Commits a message, or none, and then operations.
     fn commit_after(
         &mut self,
-        mut batch: Vec<u8>,
+        first: Vec<u8>,
         table: &TableId,
         ops: &[Op],
         generation: Option<Generation>,
     ) -> Result<(), TransactionError> {
-        // Of each message the operation that it is part of: the elements of one operation may
-        // need several.
-        let mut parts = Vec::with_capacity(ops.len() + 1);
-        parts.extend((!batch.is_empty()).then_some(0));
-        let mut messages = Vec::new();
-        for (number, op) in ops.iter().enumerate() {
-            table.encoder().op(op, &mut messages);
-            for message in messages.drain(..) {
-                message.append_to(&mut batch);
-                parts.push(number);
-            }
-        }
+        let (mut batch, parts) = table.batch(first, ops);
         self.transact(&mut batch, generation)
             .map_err(|error| match error {
                 TransactionError::Refused(mut faults) => {

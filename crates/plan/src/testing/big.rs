@@ -1,12 +1,13 @@
 //! Clusters for measuring.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{
-    AddressType, Cidr, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Event, IngressIp,
-    IpMode, NamespacedName, Node, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Event, IngressIp,
+    IpFamily, IpMode, NamespacedName, Node, Protocol, Service, ServicePort, ServiceType,
+    TrafficPolicy,
 };
 
 use super::build::{self, Applied};
@@ -20,20 +21,31 @@ const ENDPOINTS_PER_SLICE: usize = 100;
 /// How many NodePorts the default range 30000-32767 has.
 const NODE_PORTS: usize = 2768;
 
-/// A cluster of 500 nodes seen from `node-1`: IPv4, one port for each Service; of every ten
+/// A cluster of 500 nodes seen from `node-1`: one family, one port for each Service; of every ten
 /// Services one is UDP, one a LoadBalancer with external policy Local and one a NodePort (as far as
 /// the NodePort range goes), the others plain ClusterIP; endpoints ready and spread over the nodes
 /// and three zones. The same arguments give the same events. Room for a million Services and eight
 /// million endpoints.
-pub fn big_cluster(services: usize, endpoints_per_service: usize) -> Vec<Event> {
-    let shared = Shared::new();
+pub fn big_cluster_of(
+    family: IpFamily,
+    services: usize,
+    endpoints_per_service: usize,
+) -> Vec<Event> {
+    let shared = Shared::new(family);
     let mut events = Vec::with_capacity(services * 2 + 2);
     let node = Node {
         topology: build::zone_label("zone-1"),
-        ..build::node("node-1", &["10.0.0.1"], &["10.128.0.0/18"])
+        ..match family {
+            IpFamily::V4 => build::node("node-1", &["10.0.0.1"], &["10.128.0.0/18"]),
+            IpFamily::V6 => build::node("node-1", &["fd00::a00:1"], &["fd00::a80:0/114"]),
+        }
     };
     events.push(node.applied());
-    events.push(build::service_cidr("kubernetes", &["10.96.0.0/12"]).applied());
+    let range = match family {
+        IpFamily::V4 => "10.96.0.0/12",
+        IpFamily::V6 => "fd00::a60:0/108",
+    };
+    events.push(build::service_cidr("kubernetes", &[range]).applied());
     let mut node_ports = 30000..30000 + NODE_PORTS as u16;
     for index in 0..services {
         let service = shared.service(index, &mut node_ports);
@@ -44,17 +56,23 @@ pub fn big_cluster(services: usize, endpoints_per_service: usize) -> Vec<Event> 
     events
 }
 
-/// The settings that go with [`big_cluster`].
+/// [`big_cluster_of`] IPv4.
+pub fn big_cluster(services: usize, endpoints_per_service: usize) -> Vec<Event> {
+    big_cluster_of(IpFamily::V4, services, endpoints_per_service)
+}
+
+/// The settings that go with [`big_cluster`] of either family.
 pub fn big_cluster_settings() -> Settings {
-    let pods = Cidr::new(Ipv4Addr::new(10, 128, 0, 0).into(), 9).expect("a valid length");
+    let pods = build::cidrs(&["10.128.0.0/9", "fd00::a80:0/105"]);
     Settings {
-        local_traffic: LocalTraffic::ClusterCidr(vec![pods]),
+        local_traffic: LocalTraffic::ClusterCidr(pods),
         ..build::settings("node-1")
     }
 }
 
 /// Strings that many objects share, as a source's interning would have them.
 struct Shared {
+    family: IpFamily,
     nodes: Vec<Arc<str>>,
     zones: Vec<Arc<str>>,
     namespaces: Vec<Arc<str>>,
@@ -62,13 +80,14 @@ struct Shared {
 }
 
 impl Shared {
-    fn new() -> Self {
+    fn new(family: IpFamily) -> Self {
         let numbered = |prefix: &str, count| {
             (1..=count)
                 .map(|n| format!("{prefix}-{n}").into())
                 .collect()
         };
         Self {
+            family,
             nodes: numbered("node", NODES),
             zones: numbered("zone", 3),
             namespaces: numbered("team", 100),
@@ -76,11 +95,18 @@ impl Shared {
         }
     }
 
+    /// An address of the family: the IPv6 one ends in the IPv4 one.
+    fn ip(&self, first: [u8; 4], number: u32) -> IpAddr {
+        let bits = u32::from_be_bytes(first) + number;
+        match self.family {
+            IpFamily::V4 => Ipv4Addr::from(bits).into(),
+            IpFamily::V6 => Ipv6Addr::from(0xfd00 << 112 | u128::from(bits)).into(),
+        }
+    }
+
     fn service(&self, index: usize, node_ports: &mut impl Iterator<Item = u16>) -> Service {
         let number = u32::try_from(index).expect("fewer Services than addresses");
         let namespace = self.namespaces[index % self.namespaces.len()].clone();
-        // Past the first 256 addresses, as a real cluster has some of its own there.
-        let cluster_ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + number);
         let (protocol, mut service_type) = match index % 10 {
             3 => (Protocol::Udp, ServiceType::ClusterIp),
             5 => (Protocol::Tcp, ServiceType::LoadBalancer),
@@ -97,7 +123,8 @@ impl Shared {
         let mut service = Service {
             name: NamespacedName::new(namespace, format!("service-{index}")),
             service_type,
-            cluster_ips: vec![IpAddr::V4(cluster_ip)],
+            // Past the first 256 addresses, as a real cluster has some of its own there.
+            cluster_ips: vec![self.ip([10, 96, 1, 0], number)],
             ports: vec![ServicePort {
                 name: self.port.clone(),
                 protocol,
@@ -107,9 +134,8 @@ impl Shared {
             ..build::service("team/service", &[], &[])
         };
         if service_type == ServiceType::LoadBalancer {
-            let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number);
             service.ingress = vec![IngressIp {
-                ip: IpAddr::V4(ip),
+                ip: self.ip([198, 18, 0, 0], number),
                 mode: IpMode::Vip,
             }];
             service.external_policy = TrafficPolicy::Local;
@@ -138,7 +164,10 @@ impl Shared {
                     service: Some(name.clone()),
                     headless: false,
                     proxy_name: None,
-                    address_type: AddressType::Ipv4,
+                    address_type: match self.family {
+                        IpFamily::V4 => AddressType::Ipv4,
+                        IpFamily::V6 => AddressType::Ipv6,
+                    },
                     ports: vec![EndpointPort {
                         name: self.port.clone(),
                         protocol,
@@ -155,9 +184,9 @@ impl Shared {
     fn endpoint(&self, number: usize) -> Endpoint {
         let node = number * 7 % NODES;
         let on_node = u32::try_from(number / NODES).expect("fewer pods than addresses");
-        let base = u32::from(Ipv4Addr::new(10, 128, 0, 0)) + node as u32 * PODS_PER_NODE;
+        let pod = node as u32 * PODS_PER_NODE + on_node + 2;
         Endpoint {
-            address: IpAddr::V4(Ipv4Addr::from(base + on_node + 2)),
+            address: self.ip([10, 128, 0, 0], pod),
             conditions: EndpointConditions {
                 ready: true,
                 serving: true,

@@ -7,7 +7,7 @@ mod big;
 mod build;
 mod random;
 
-pub use big::{big_cluster, big_cluster_settings};
+pub use big::{big_cluster, big_cluster_of, big_cluster_settings};
 pub use build::{
     Applied, cidrs, endpoint, ips, name, node, port, service, service_cidr, settings, slice,
     zone_label,

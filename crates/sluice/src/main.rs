@@ -1,7 +1,6 @@
 //! sluice: makes Kubernetes Services work on a Linux node.
 
 mod cleanup;
-mod cleanup_ipvs;
 mod cli;
 mod diagram;
 mod explain;

@@ -80,6 +80,9 @@ fn others_rules_are_left_alone_and_cleanup_removes_only_ours() {
     proxy.wait_for("demo/b:http", true);
     assert!(proxy.rules().contains("-A MINE -j RETURN"));
     proxy.kill();
+    proxy
+        .host
+        .sh("sysctl -qw net.ipv4.conf.all.route_localnet=0");
     let output = proxy.host.sluice(&["cleanup"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let left = proxy.host.sh("iptables-nft-save; ip6tables-nft-save");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use support::{Host, Proxy, eventually, text, web};
+use support::{Host, Proxy, SLUICE, eventually, text, web};
 
 /// Longer than a lost packet takes to be sent again, several times.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -158,4 +158,32 @@ fn a_single_sync_removes_leftovers_too_and_a_failed_one_does_not() {
         ended_well && !chains(&proxy.host).contains("KUBE-SVC-"),
         "{said}"
     );
+}
+
+/// As in the image that holds nothing but the program.
+#[test]
+fn rules_that_cannot_be_removed_without_tools_are_told_in_one_warning() {
+    let mut proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    proxy.wait_for("demo/a:http", true);
+    proxy.kill();
+    let without_tools = |host: &Host| {
+        let once = "mount -t tmpfs none /usr/sbin && exec \"$0\" proxy --once --proxy-mode=nftables \
+                    --hostname-override=node1 --manifests \"$1\"";
+        let mut command = host.command("unshare");
+        command.args(["--mount", "sh", "-c", once, SLUICE]);
+        let output = command.arg(proxy.folder.path()).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let told = said.lines().filter(|line| line.starts_with('W'));
+        let told: Vec<_> = told
+            .filter(|line| line.contains("left"))
+            .map(str::to_owned)
+            .collect();
+        (told, said)
+    };
+    let (told, said) = without_tools(&proxy.host);
+    assert_eq!(told.len(), 1, "{said}");
+    assert!(said.contains("iptables' programs"), "{said}");
+    let (told, said) = without_tools(&Host::new());
+    assert!(told.is_empty(), "{said}");
 }

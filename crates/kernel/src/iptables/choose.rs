@@ -14,13 +14,13 @@ use netfilter::nft;
 
 use super::{Backend, Error, Table, ToolSet};
 use crate::nfnetlink::NfTables;
-use crate::{Family, exec, family};
+use crate::{Family, exec, family, netlink};
 
 /// How long listing the rules of one back end may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// The chains that kubelet makes for others to find.
-const HINTS: [&[u8]; 2] = [b"KUBE-IPTABLES-HINT", b"KUBE-KUBELET-CANARY"];
+const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 
 /// What kube software left in one family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,59 +148,74 @@ pub(super) fn look(family: Family) -> Result<Choice, Error> {
 /// Counts kube software's chains. A listing that fails counts as empty: a table that cannot be
 /// read is not one to join.
 fn gather(family: Family) -> Evidence {
-    let mut evidence = Evidence::default();
-    let chains = |backend: Backend, table: Table| {
-        if backend == Backend::Legacy && !legacy_table_exists(family, table) {
-            return Vec::new();
-        }
-        let Ok(tools) = ToolSet::find(family, backend) else {
-            return Vec::new();
-        };
-        let listed = exec::run(
-            Command::new(&tools.save).args(["-t", table.name()]),
-            b"",
-            LOOK_LIMIT,
-        );
-        match listed {
-            Ok(output) if output.status.success() => output.stdout,
-            _ => Vec::new(),
-        }
+    let nft = kube_chains(family).unwrap_or_default();
+    let hint = |(table, name): &&(Table, String)| {
+        *table == Table::Mangle && HINTS.contains(&name.as_str())
     };
-    evidence.nft_hints = hints(&chains(Backend::Nft, Table::Mangle));
-    if evidence.nft_hints == 0 {
-        evidence.legacy_hints = hints(&chains(Backend::Legacy, Table::Mangle));
+    let mut evidence = Evidence {
+        nft_hints: nft.iter().filter(hint).count(),
+        ..Evidence::default()
+    };
+    if evidence.nft_hints > 0 {
+        return evidence;
     }
-    if by_hints(evidence).is_none() {
-        for table in [Table::Mangle, Table::Nat, Table::Filter] {
-            evidence.nft_chains += kube_chains(&chains(Backend::Nft, table)).count();
-            evidence.legacy_chains += kube_chains(&chains(Backend::Legacy, table)).count();
-        }
+    let legacy = |table| legacy_kube_chains(family, table).unwrap_or_default();
+    let in_mangle = legacy(Table::Mangle);
+    let hint = |name: &&String| HINTS.contains(&name.as_str());
+    evidence.legacy_hints = in_mangle.iter().filter(hint).count();
+    if evidence.legacy_hints == 0 {
+        evidence.nft_chains = nft.len();
+        let others = legacy(Table::Nat).len() + legacy(Table::Filter).len();
+        evidence.legacy_chains = in_mangle.len() + others;
     }
     evidence
 }
 
-/// Whether there may be chains of kube software in a back end, found out without its tools: that of
-/// nf_tables lists every set of every table on the way, which takes seconds where there are many
-/// elements. What cannot be found out counts as there.
-pub fn may_have_kube_chains(family: Family, backend: Backend) -> bool {
-    let tables = [Table::Mangle, Table::Nat, Table::Filter];
-    if backend == Backend::Legacy {
-        return tables
-            .into_iter()
-            .any(|table| legacy_table_exists(family, table));
-    }
+/// The tables in which kube software has chains.
+const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
+
+/// The chains of kube software in the tables that iptables' nf_tables back end has. Asked of the kernel
+/// directly: the tool lists every set of every table on the way, which takes seconds where there are
+/// many elements.
+///
+/// # Errors
+/// nf_tables cannot be asked.
+pub fn kube_chains(family: Family) -> Result<Vec<(Table, String)>, netlink::Error> {
     let nft_family = match family {
         Family::Ipv4 => nft::Family::Ip,
         Family::Ipv6 => nft::Family::Ip6,
     };
-    let Ok((chains, _)) = NfTables::open().and_then(|mut nft| nft.chains()) else {
-        return true;
-    };
-    chains.iter().any(|chain| {
-        chain.table.family == nft_family
-            && tables.iter().any(|table| table.name() == chain.table.name)
-            && chain.name.starts_with("KUBE-")
-    })
+    let (chains, _) = NfTables::open()?.chains()?;
+    let of_kube = chains.into_iter().filter_map(|chain| {
+        let mut tables = TABLES.into_iter();
+        let table = tables.find(|table| table.name() == chain.table.name)?;
+        let ours = chain.table.family == nft_family && chain.name.starts_with("KUBE-");
+        ours.then_some((table, chain.name))
+    });
+    Ok(of_kube.collect())
+}
+
+/// Whether the legacy back end has tables that kube software uses. Found out without its tool, which
+/// would make a table that it is asked for.
+pub fn legacy_tables(family: Family) -> bool {
+    let mut tables = TABLES.into_iter();
+    tables.any(|table| legacy_table_exists(family, table))
+}
+
+/// The same in a table of the legacy back end, by its tool; `None` where that fails.
+fn legacy_kube_chains(family: Family, table: Table) -> Option<Vec<String>> {
+    if !legacy_table_exists(family, table) {
+        return None;
+    }
+    let tools = ToolSet::find(family, Backend::Legacy).ok()?;
+    let mut command = Command::new(&tools.save);
+    let output = exec::run(command.args(["-t", table.name()]), b"", LOOK_LIMIT).ok()?;
+    let saved = String::from_utf8(output.stdout).ok()?;
+    let chains = saved.lines().filter_map(|line| {
+        let name = line.strip_prefix(':')?.split(' ').next()?;
+        name.starts_with("KUBE-").then(|| name.to_owned())
+    });
+    output.status.success().then(|| chains.collect())
 }
 
 /// Whether the legacy table is there already. Asking the legacy tool for one that is not would
@@ -211,21 +226,4 @@ fn legacy_table_exists(family: Family, table: Table) -> bool {
         Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
     };
     std::fs::read_to_string(file).is_ok_and(|names| names.lines().any(|name| name == table.name()))
-}
-
-fn hints(saved: &[u8]) -> usize {
-    kube_chains(saved)
-        .filter(|chain| HINTS.contains(chain))
-        .count()
-}
-
-/// The names of the `KUBE-` chains that a saved table declares.
-fn kube_chains(saved: &[u8]) -> impl Iterator<Item = &[u8]> {
-    saved.split(|byte| *byte == b'\n').filter_map(|line| {
-        let name = line
-            .strip_prefix(b":")?
-            .split(|byte| *byte == b' ')
-            .next()?;
-        name.starts_with(b"KUBE-").then_some(name)
-    })
 }

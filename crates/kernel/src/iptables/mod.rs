@@ -20,7 +20,7 @@ use crate::{Family, exec, family};
 
 pub use netfilter::iptables::Table;
 
-pub use choose::{Choice, Evidence, Reason, choose, may_have_kube_chains};
+pub use choose::{Choice, Evidence, Reason, choose, kube_chains, legacy_tables};
 pub use restore::{BadLine, RestoreError};
 pub use tools::{ParseVersionError, ToolSet, Version};
 

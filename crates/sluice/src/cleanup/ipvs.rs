@@ -5,7 +5,7 @@ use config::ProxyMode;
 use dataplane::iptables::is_fixed_chain;
 use dataplane::ipvs::{Cleanup, DEVICE, Observation, Seen, leftovers};
 use kernel::ipset::IpSets;
-use kernel::iptables::{Backend, Error, Iptables};
+use kernel::iptables::Backend;
 use kernel::ipvs::Ipvs;
 use kernel::service_device::ServiceDevice;
 use model::IpFamily;
@@ -13,8 +13,7 @@ use netfilter::ipset::Sets;
 use netfilter::iptables::Table;
 use netfilter::ipvs::Services;
 
-use crate::cleanup::Scope;
-use crate::proxy::kernel_family;
+use super::{Scope, tools};
 
 /// Removes everything of the ipvs mode, if there is any sign that it ran here. Goes on after a
 /// failure and reports all of them.
@@ -124,31 +123,10 @@ fn remove_device() -> anyhow::Result<()> {
 }
 
 fn rules(family: IpFamily, backend: Backend, found: &Found, scope: Scope) -> anyhow::Result<()> {
-    let tools = match Iptables::with_backend(kernel_family(family), backend) {
-        Ok(tools) => tools,
-        // Without its tools nobody has made rules in a back end, nor in a family that is off.
-        Err(Error::FamilyDisabled(_) | Error::NoTools { .. }) => return Ok(()),
-        Err(error) => return Err(error.into()),
+    let tables = [Table::Filter, Table::Nat];
+    let Some(tools) = tools::Found::read(family, backend, &tables, scope)? else {
+        return Ok(());
     };
-    let mut text = String::new();
-    for table in [Table::Filter, Table::Nat] {
-        match tools.save(table) {
-            Ok(saved) => text.push_str(&String::from_utf8_lossy(&saved)),
-            // A kernel without this table (or this back end) has no rules in it either.
-            Err(error @ Error::Save { .. }) => tracing::debug!("{error}"),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let input = found.cleanup(family, text, scope)?.rules;
-    if input.is_empty() {
-        return Ok(());
-    }
-    if scope.dry_run {
-        println!("# {family}, {backend} back end: iptables-restore --noflush would be given");
-        print!("{input}");
-        return Ok(());
-    }
-    tools.restore(input.as_bytes())?;
-    tracing::info!("{family}: removed the ipvs mode's rules from the {backend} back end");
-    Ok(())
+    let input = found.cleanup(family, tools.rules.clone(), scope)?.rules;
+    tools.restore(&input, ProxyMode::Ipvs)
 }

@@ -1,17 +1,22 @@
 //! Removing what sluice or kube-proxy has put into the kernel: everything (`sluice cleanup`), or what
 //! the modes that are not in force have left.
 
+mod ipvs;
+mod tools;
+
 use anyhow::{Context as _, bail};
 use config::ProxyMode;
 use dataplane::iptables::{Observation, cleanup, leftovers};
 use dataplane::nftables::table_family;
-use kernel::iptables::{Backend, Error, Iptables, may_have_kube_chains};
+use kernel::iptables::Backend;
 use kernel::nfacct::{Counter, NfAcct};
 use kernel::nfnetlink::{NfTables, TableId};
+use kernel::sysctl::{Sysctl, SysctlTree};
 use model::IpFamily;
 use netfilter::iptables::Table;
 use netfilter::nft::Op;
 
+use self::tools::Found;
 use crate::cli::CleanupArgs;
 use crate::logging;
 
@@ -62,7 +67,7 @@ fn run(scope: Scope) -> anyhow::Result<()> {
     let mut failures = Vec::new();
     if scope.holds(ProxyMode::Ipvs) {
         // Before the iptables mode, with which it has chains in common.
-        crate::cleanup_ipvs::run(scope, &mut failures);
+        ipvs::run(scope, &mut failures);
     }
     // Rules may be in either back end, or in both, whatever this node uses today.
     let backends = [Backend::Nft, Backend::Legacy];
@@ -102,44 +107,35 @@ fn run(scope: Scope) -> anyhow::Result<()> {
 }
 
 fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<()> {
-    if !may_have_kube_chains(crate::proxy::kernel_family(family), backend) {
+    let tables = [Table::Mangle, Table::Filter, Table::Nat];
+    let Some(found) = Found::read(family, backend, &tables, scope)? else {
         return Ok(());
-    }
-    let tools = match Iptables::with_backend(crate::proxy::kernel_family(family), backend) {
-        Ok(tools) => tools,
-        // Without its tools nobody has made rules in a back end, nor in a family that is off.
-        Err(Error::FamilyDisabled(_) | Error::NoTools { .. }) => return Ok(()),
-        Err(error) => return Err(error.into()),
     };
-    let mut text = String::new();
-    for table in [Table::Mangle, Table::Filter, Table::Nat] {
-        match tools.save(table) {
-            Ok(saved) => text.push_str(&String::from_utf8_lossy(&saved)),
-            // A kernel without this table (or this back end) has no rules in it either.
-            Err(error @ Error::Save { .. }) => tracing::debug!("{error}"),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if text.is_empty() {
-        return Ok(());
-    }
-    let observation = Observation::read(family, &text).context("iptables-save")?;
+    let observation = Observation::read(family, &found.rules).context("iptables-save")?;
     let input = match scope.in_force {
+        None if loopback_is_open(family) => {
+            let input = leftovers(&observation, |_, _| false);
+            if cleanup(&observation) != input {
+                tracing::warn!("{GUARD_STAYS}");
+            }
+            input
+        }
         None => cleanup(&observation),
         Some(ProxyMode::Ipvs) => leftovers(&observation, dataplane::ipvs::is_chain),
         Some(_) => leftovers(&observation, |_, _| false),
     };
-    if input.is_empty() {
-        return Ok(());
-    }
-    if scope.dry_run {
-        println!("# {family}, {backend} back end: iptables-restore --noflush would be given");
-        print!("{input}");
-        return Ok(());
-    }
-    tools.restore(input.as_bytes())?;
-    tracing::info!("{family}: removed the iptables mode's rules from the {backend} back end");
-    Ok(())
+    found.restore(&input, ProxyMode::Iptables)
+}
+
+/// kube-proxy's clean-up does the same.
+const GUARD_STAYS: &str = "KUBE-FIREWALL stays: it guards the addresses 127.0.0.0/8, which \
+    net.ipv4.conf.all.route_localnet=1 opens to others. Where nothing else needs that: `sysctl -w \
+    net.ipv4.conf.all.route_localnet=0`, and clean up again";
+
+/// Whether others may send to this node's loopback addresses, as the iptables mode had it.
+fn loopback_is_open(family: IpFamily) -> bool {
+    let open = || SysctlTree::default().read_number(&Sysctl::ROUTE_LOCALNET);
+    family == IpFamily::V4 && open().is_ok_and(|value| value != 0)
 }
 
 fn nftables(family: IpFamily, table: &str, dry_run: bool) -> anyhow::Result<()> {

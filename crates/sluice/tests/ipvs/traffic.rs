@@ -191,6 +191,12 @@ fn affinity_and_ports_that_are_used_again() {
             seen.pop_first().unwrap()
         };
         let first = kept(&client);
+        // Also over IPv6, and datagrams from ever new ports.
+        assert_eq!(client.pods(SocketAddr::new(V6, TCP), 4).len(), 1);
+        for ip in [V4, V6] {
+            let answers = (0..4).map(|_| client.answer(udp((ip, UDP).into())).pod);
+            assert_eq!(answers.collect::<BTreeSet<_>>().len(), 1, "UDP {ip}");
+        }
         // The pod goes: its clients are sent to another one, and keep to that.
         let mut left: Vec<u8> = vec![1, 2, 3];
         left.retain(|n| *n != number(&first));
@@ -219,11 +225,24 @@ fn affinity_and_ports_that_are_used_again() {
 #[test]
 fn every_way_in() {
     in_vm("traffic::every_way_in", || {
-        let proxy = start("", &[1]);
+        let external = ["192.0.2.80", "2001:db8::80"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let more = format!("  externalIPs: ['{}', '{}']\n", external[0], external[1]);
+        let proxy = start(&more, &[1]);
         let host = &proxy.host;
         host.sh("ip addr add 10.201.0.1/32 dev lo");
         let pod = Machine::pod(host, 1);
         let client = Machine::outside(host);
+        // Masqueraded: the answer must come back by way of this node.
+        let masqueraded = |probe: Probe| {
+            let seen = client.answer(probe);
+            let source = seen.client.ip().to_string();
+            assert!(!OUTSIDE.contains(&&*source), "{seen:?}");
+        };
+        for ip in external {
+            masqueraded(Probe::http((ip, TCP).into()));
+            masqueraded(udp((ip, UDP).into()));
+            masqueraded(sctp((ip, SCTP).into()));
+        }
         for ip in [V4, V6] {
             for (what, probe) in [
                 ("TCP", Probe::http((ip, TCP).into())),
@@ -242,19 +261,9 @@ fn every_way_in() {
         let node_port = |ip: &str, tcp: u16| {
             wait_for(&proxy, &format!("-A -t {ip}:{tcp} -s rr"), true);
             let ip: IpAddr = ip.trim_matches(['[', ']']).parse().unwrap();
-            let probes = [
-                Probe::http((ip, tcp).into()),
-                udp((ip, tcp + 1).into()),
-                sctp((ip, tcp + 2).into()),
-            ];
-            for probe in probes {
-                // Masqueraded: the answer must come back by way of this node.
-                let seen = client.answer(probe);
-                assert!(
-                    !OUTSIDE.contains(&&*seen.client.ip().to_string()),
-                    "{seen:?}"
-                );
-            }
+            masqueraded(Probe::http((ip, tcp).into()));
+            masqueraded(udp((ip, tcp + 1).into()));
+            masqueraded(sctp((ip, tcp + 2).into()));
         };
         for ip in ["10.200.1.2", "10.201.0.1", "[fd00:200:1::2]"] {
             node_port(ip, 30080);
@@ -272,7 +281,7 @@ fn every_way_in() {
 #[test]
 fn local_policy_and_source_ranges() {
     in_vm("traffic::local_policy_and_source_ranges", || {
-        let local = "  externalTrafficPolicy: Local\n";
+        let local = "  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n";
         let ranges = |range: &str| {
             format!(
                 "  loadBalancerSourceRanges: [{range}]\n\
@@ -307,7 +316,17 @@ fn local_policy_and_source_ranges() {
             &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
             false,
         );
-        assert_eq!(client.pods(to, 4), ["pod2".to_owned()].into());
+        let v6 = format!("-a -t [{V6}]:80 -r [fd00:10:244::1]:8080 -m -w 1");
+        wait_for(&proxy, &v6, false);
+        let ways = [
+            to,
+            "[fd00:200:1::2]:30080".parse().unwrap(),
+            SocketAddr::new(V4, TCP),
+            SocketAddr::new(V6, TCP),
+        ];
+        for to in ways {
+            assert_eq!(client.pods(to, 4), ["pod2".to_owned()].into(), "{to}");
+        }
         // None is.
         let elsewhere = [(1, "node2"), (2, "node2")];
         proxy.write("web.yaml", &web("web", 1, 30080, local, &elsewhere));
@@ -316,7 +335,10 @@ fn local_policy_and_source_ranges() {
             &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
             true,
         );
-        assert_eq!(client.pods(to, 4).len(), 2);
+        wait_for(&proxy, &v6, true);
+        for to in ways {
+            assert_eq!(client.pods(to, 4).len(), 2, "{to}");
+        }
 
         let lb: SocketAddr = "10.99.0.1:80".parse().unwrap();
         wait_for(

@@ -24,7 +24,7 @@ mod transaction;
 mod wanted;
 
 pub use cleanup::{Cleanup, cleanup, is_chain, leftovers};
-pub use mode::{Mode, NeedsObservation};
+pub use mode::{Lost, Mode, NeedsObservation};
 pub use names::DEVICE;
 pub use observe::{Observation, Seen};
 pub use options::Options;

@@ -13,6 +13,7 @@ use netfilter::iptables::{Rule, Table};
 use netfilter::ipvs::{self, Destination, Op, ServiceId};
 use plan::{FamilyDiff, Plan};
 
+pub use self::refused::Lost;
 use self::refused::Refused;
 use super::lower::Item;
 use super::names::IPVS_OUT_FILTER;

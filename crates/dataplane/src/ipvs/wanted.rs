@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use model::IpFamily;
 use netfilter::ipvs::{Service, ServiceId};
-use plan::{Endpoint, FamilyDiff, Plan, PortPlan};
+use plan::{Endpoint, FamilyDiff, Plan, PortKey, PortPlan};
 
 use super::Options;
 use super::lower::{Context, Item, Piece, Role, pieces};
@@ -208,16 +208,22 @@ impl Wanted {
         Some(&self.servers.get(id)?.first()?.port)
     }
 
-    /// The Service ports that an item is there for. Looks at all of them.
-    pub(super) fn owners(&self, item: &Item) -> Vec<&Arc<PortPlan>> {
-        let owns = |port: &&Arc<PortPlan>| {
-            let mut found = false;
+    /// The Service ports that these items are there for. Looks at all of them.
+    pub(super) fn owners(&self, items: &HashSet<Item>) -> HashMap<Item, Vec<PortKey>> {
+        let mut owners: HashMap<Item, Vec<PortKey>> = HashMap::new();
+        if items.is_empty() {
+            return owners;
+        }
+        for port in self.plan.ports.values() {
             pieces(port, &self.context, &mut |piece| {
-                found |= matches!(piece, Piece::Item(i) if i == *item);
+                if let Piece::Item(item) = piece
+                    && items.contains(&item)
+                {
+                    owners.entry(item).or_default().push(port.key());
+                }
             });
-            found
-        };
-        self.plan.ports.values().filter(owns).collect()
+        }
+        owners
     }
 
     pub(super) fn rules(&self, options: &Options) -> Inputs {

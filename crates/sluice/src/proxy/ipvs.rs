@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use dataplane::ipvs::{DEVICE, Mode, Observation, Options, Seen, Transaction};
+use dataplane::ipvs::{DEVICE, Lost, Mode, Observation, Options, Seen, Transaction};
 use kernel::ipset::IpSets;
 use kernel::iptables::{Iptables, RestoreError};
 use kernel::ipvs::Ipvs;
@@ -165,30 +165,38 @@ impl IpvsDriver {
     /// Takes note of what was refused: of these pieces alone it is not known what the kernel has.
     /// Returns the Service ports that they are there for. What is there for none is an error.
     fn note(&mut self, refused: Refusals) -> Result<BTreeMap<PortKey, String>, String> {
+        // The first of each is what the others follow from.
+        let mut servers = BTreeMap::new();
+        for refusal in &refused.servers {
+            servers.entry(refusal.op.service()).or_insert(refusal);
+        }
+        let mut all: Vec<(Vec<PortKey>, String)> = Vec::new();
+        for (id, refusal) in servers {
+            let found = self.tools.ipvs.get(&id).map_err(|e| e.to_string())?;
+            let owner = self.mode.found(id, found);
+            all.push((owner.into_iter().collect(), refusal.to_string()));
+        }
+        let elements = refused.elements.iter().filter_map(|r| {
+            let element = r.element.as_ref()?;
+            Some((Lost::Element(&r.set, element), r.to_string()))
+        });
+        let addresses = refused.addresses.iter();
+        let addresses = addresses.map(|r| (Lost::Address(r.address), r.to_string()));
+        let (lost, refusals): (Vec<_>, Vec<_>) = elements.chain(addresses).unzip();
+        all.extend(self.mode.lacks(&lost).into_iter().zip(refusals));
+        // Whole sets, which rules need.
+        let sets = refused.elements.iter().filter(|r| r.element.is_none());
+        let whole = sets.map(ToString::to_string).chain(refused.rules);
+        let mut problems: Vec<String> = whole.collect();
         let mut quarantined = BTreeMap::new();
-        let mut problems: Vec<String> = refused.rules.into_iter().collect();
-        let mut note = |owners: Vec<PortKey>, refusal: String| {
+        for (owners, refusal) in all {
             if owners.is_empty() {
-                problems.push(refusal.clone());
+                problems.push(refusal);
+                continue;
             }
             for owner in owners {
                 quarantined.entry(owner).or_insert_with(|| refusal.clone());
             }
-        };
-        for refusal in &refused.servers {
-            let id = refusal.op.service();
-            let found = self.tools.ipvs.get(&id).map_err(|e| e.to_string())?;
-            let owner = self.mode.found(id, found);
-            note(owner.into_iter().collect(), refusal.to_string());
-        }
-        for refusal in &refused.elements {
-            let element = refusal.element.iter();
-            let owners = element.flat_map(|e| self.mode.lacks_element(&refusal.set, e));
-            note(owners.collect(), refusal.to_string());
-        }
-        for refusal in &refused.addresses {
-            let owners = self.mode.lacks_address(refusal.address);
-            note(owners, refusal.to_string());
         }
         match problems.as_slice() {
             [] => Ok(quarantined),

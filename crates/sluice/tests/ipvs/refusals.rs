@@ -1,6 +1,7 @@
 //! What the kernel refuses costs only what it is about.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use lab::probe::{Outcome, Probe};
 use xtask::vm::Vm;
@@ -24,6 +25,19 @@ fn eventually_has(proxy: &Proxy, dump: &str, what: &str) {
 }
 
 const SERVERS: &str = "ipvsadm-save -n";
+
+/// The kernel does not get modules of this name any more.
+fn withhold(module: &str) {
+    let but_one =
+        format!("#!/bin/sh\ncase \"$*\" in *{module}*) exit 1;; esac\nexec /run/modprobe \"$@\"\n");
+    fs::write("/run/modprobe-but-one", but_one).unwrap();
+    fs::set_permissions("/run/modprobe-but-one", fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write("/proc/sys/kernel/modprobe", "/run/modprobe-but-one").unwrap();
+}
+
+fn restore_modprobe() {
+    fs::write("/proc/sys/kernel/modprobe", "/run/modprobe").unwrap();
+}
 
 /// IPVS takes no broadcast address for a destination.
 #[test]
@@ -118,6 +132,29 @@ fn one_element_and_one_address() {
     });
 }
 
+/// A kernel that lacks a type of set, which no rule names as long as there are no source ranges.
+#[test]
+fn a_type_of_set() {
+    in_vm("refusals::a_type_of_set", || {
+        withhold("hash:ip,port,net");
+        let object = web("one", 1, "10.244.1.11");
+        let proxy = Proxy::start("ipvs", &[("one.yaml", &object)], &[]);
+        let _pod = Machine::pod(&proxy.host, 11);
+        let client = Machine::outside(&proxy.host);
+        let to = "10.96.10.1:80".parse().unwrap();
+        eventually("it is served", || {
+            client.ask(Probe::http(to)).answer().is_some()
+        });
+        eventually_says(
+            &proxy,
+            "IPv4: ipset KUBE-LOAD-BALANCER-SOURCE-CIDR: the kernel has no such type of set: \
+             load its module",
+        );
+        restore_modprobe();
+        eventually_says(&proxy, "IPv4: synced again");
+    });
+}
+
 /// A kernel that lacks one match that the filter table wants: NAT and virtual servers are there all
 /// the same, but for a load balancer that nothing would guard.
 #[test]
@@ -125,28 +162,18 @@ fn a_table_of_rules() {
     let mut vm = Vm::default();
     vm.modules.retain(|module| module != "xt_ipvs");
     in_this_vm("refusals::a_table_of_rules", vm, || {
-        let but_one =
-            "#!/bin/sh\ncase \"$*\" in *ipvs*) exit 1;; esac\nexec /run/modprobe \"$@\"\n";
-        fs::write("/run/modprobe-but-one", but_one).unwrap();
+        withhold("ipvs");
         let ranges = "  loadBalancerSourceRanges: [10.201.0.2/32]\n\
                       status: {loadBalancer: {ingress: [{ip: 10.99.0.1}]}}\n";
         let pods = traffic::here(&[1]);
         let guarded = traffic::web("lb", 3, 30100, ranges, &pods);
         let guarded = guarded.replace("type: NodePort", "type: LoadBalancer");
-        let files = [
-            ("web.yaml", traffic::web("web", 1, 30080, "", &pods)),
-            ("lb.yaml", guarded),
-        ];
-        let files = files.each_ref().map(|(name, text)| (*name, &**text));
         let proxy = Proxy::start("ipvs", &[], &[]);
         let host = &proxy.host;
-        host.sh("chmod +x /run/modprobe-but-one
-             echo /run/modprobe-but-one >/proc/sys/kernel/modprobe");
         let _pod = Machine::pod(host, 1);
         let client = Machine::outside(host);
-        for (name, text) in files {
-            proxy.write(name, text);
-        }
+        proxy.write("web.yaml", &traffic::web("web", 1, 30080, "", &pods));
+        proxy.write("lb.yaml", &guarded);
         eventually_says(&proxy, "sync failed, trying again");
         eventually_says(&proxy, "iptables-legacy-restore: refused");
         let to = "10.200.1.2:30080".parse().unwrap();
@@ -161,7 +188,8 @@ fn a_table_of_rules() {
         assert!(stranger().answer().is_none());
         assert!(!host.sh(SERVERS).contains("10.99.0.1"));
 
-        host.sh("echo /run/modprobe >/proc/sys/kernel/modprobe; /run/modprobe xt_ipvs");
+        restore_modprobe();
+        host.sh("/run/modprobe xt_ipvs");
         proxy.write("other.yaml", &web("other", 2, "10.244.1.12"));
         eventually_says(&proxy, "IPv4: synced again");
         client.answer(Probe::http(lb).from(OUTSIDE[0].parse().unwrap()));

@@ -11,6 +11,15 @@ use plan::PortKey;
 use super::super::sets::{Member, SetKind};
 use super::{Applied, Item, Mode, Transaction};
 
+/// Something that the kernel has refused.
+#[derive(Clone, Copy, Debug)]
+pub enum Lost<'a> {
+    /// An address of the interface.
+    Address(IpAddr),
+    /// An element of the set of this name.
+    Element(&'a str, &'a Element),
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Refused {
     servers: BTreeSet<ServiceId>,
@@ -32,32 +41,29 @@ impl Mode {
         self.wanted.owner(&id).map(|port| port.key())
     }
 
-    /// The kernel has refused an address of the interface. Returns the Service ports that it was to
-    /// be there for; none for one that was to go.
-    pub fn lacks_address(&mut self, ip: IpAddr) -> Vec<PortKey> {
-        self.lacks(Item::Address(ip))
-    }
-
-    /// The kernel has refused an element of a set. Returns the Service ports that it was to be
-    /// there for; none for one that was to go.
-    pub fn lacks_element(&mut self, set: &str, element: &Element) -> Vec<PortKey> {
-        let kind = SetKind::of_name(self.wanted.plan.family, set);
-        let member = Member::of(element);
-        match kind.zip(member) {
-            Some((kind, member)) => self.lacks(Item::Member(kind, member.in_set(kind))),
-            None => Vec::new(),
+    /// The kernel has refused these. Returns for each the Service ports that it was to be there for;
+    /// none for one that was to go.
+    pub fn lacks(&mut self, lost: &[Lost<'_>]) -> Vec<Vec<PortKey>> {
+        let family = self.wanted.plan.family;
+        let item = |lost: &Lost<'_>| match lost {
+            Lost::Address(ip) => Some(Item::Address(*ip)),
+            Lost::Element(set, element) => {
+                let kind = SetKind::of_name(family, set)?;
+                Some(Item::Member(kind, Member::of(element)?.in_set(kind)))
+            }
+        };
+        let items: Vec<Option<Item>> = lost.iter().map(item).collect();
+        let known_items = items.iter().flatten().copied().collect();
+        let mut owners = self.wanted.owners(&known_items);
+        if let Some(known) = &mut self.known {
+            for item in owners.keys() {
+                known.items.remove(item);
+                self.wanted.touched.items.insert(*item);
+                self.refused.items.insert(*item);
+            }
         }
-    }
-
-    fn lacks(&mut self, item: Item) -> Vec<PortKey> {
-        let owners = self.wanted.owners(&item);
-        let owners: Vec<PortKey> = owners.into_iter().map(|port| port.key()).collect();
-        if let Some(known) = self.known.as_mut().filter(|_| !owners.is_empty()) {
-            known.items.remove(&item);
-            self.wanted.touched.items.insert(item);
-            self.refused.items.insert(item);
-        }
-        owners
+        let owners = items.iter().map(|item| owners.remove(item.as_ref()?));
+        owners.map(Option::unwrap_or_default).collect()
     }
 
     /// Whether there is nothing to do but what the kernel has refused already.

@@ -256,20 +256,19 @@ fn what_is_refused_is_known_to_be_missing() {
     let ip: IpAddr = "10.96.77.1".parse().unwrap();
     let lost = "create KUBE-CLUSTER-IP hash:ip,port\nadd KUBE-CLUSTER-IP 10.96.77.1,tcp:80\n";
     let lost = ipset::Sets::parse(lost).unwrap().sets.remove(0).elements;
-    let name = |keys: Vec<plan::PortKey>| -> Vec<String> {
-        keys.iter().map(|key| key.0.to_string()).collect()
-    };
-    assert_eq!(name(mode.lacks_address(ip)), ["demo/new:http"]);
-    assert_eq!(
-        name(mode.lacks_element("KUBE-CLUSTER-IP", &lost[0])),
-        ["demo/new:http"]
-    );
-    // Of nobody, or not of ours.
-    assert_eq!(
-        name(mode.lacks_address("10.96.77.2".parse().unwrap())),
-        [""; 0]
-    );
-    assert_eq!(name(mode.lacks_element("THEIRS", &lost[0])), [""; 0]);
+    let owners = mode.lacks(&[
+        Lost::Address(ip),
+        Lost::Element("KUBE-CLUSTER-IP", &lost[0]),
+        // Of nobody, and of a set that is not ours.
+        Lost::Address("10.96.77.2".parse().unwrap()),
+        Lost::Element("THEIRS", &lost[0]),
+    ]);
+    let owners = owners
+        .iter()
+        .map(|keys| keys.iter().map(|k| k.0.to_string()));
+    let owners: Vec<Vec<String>> = owners.map(Iterator::collect).collect();
+    assert_eq!(owners[..2], [["demo/new:http"]; 2]);
+    assert!(owners[2..].iter().all(Vec::is_empty));
     host.device.as_mut().unwrap().remove(&ip);
     let set = host.sets.get_mut("KUBE-CLUSTER-IP").unwrap();
     set.elements.retain(|e| !lost.contains(e));

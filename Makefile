@@ -38,6 +38,7 @@ bench: deps
 	$(CARGO) bench --package sluice-dataplane --bench iptables
 	$(CARGO) bench --package sluice-dataplane --bench ipvs
 	$(CARGO) bench --package sluice-kernel --bench nftables
+	$(CARGO) bench --package sluice-kernel --bench first_packet
 	$(CARGO) bench --package sluice-trace --bench dump
 	scripts/deps haproxy socat
 	$(CARGO) bench --package sluice-relay --bench relay

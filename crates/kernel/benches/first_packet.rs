@@ -1,0 +1,228 @@
+//! What the first packet of a connection costs: connections per second from a pod through a cluster
+//! IP, and straight to the endpoints, with a table of few Services and of many:
+//! `cargo bench -p sluice-kernel --bench first_packet [SERVICES...]`.
+//!
+//! A client, a node and pods, each a network namespace. All tables are there at once, each on a node of
+//! its own, and the ways are taken in turn, so that what else the machine does falls on all alike.
+
+#[path = "../tests/support/nft.rs"]
+mod nft;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use dataplane::nftables::{Options, Sync};
+use kernel::netns::NetNs;
+use model::{IpFamily, Protocol};
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
+use plan::testing::{big_cluster, big_cluster_settings};
+use plan::{Plan, Planner, PortPlan};
+
+use nft::Live;
+use support::run;
+
+const ENDPOINTS: usize = 10;
+/// So many Services are connected to, as far as there are.
+const SPREAD: usize = 100;
+const ROUNDS: usize = 200;
+/// Connections of one way in one round.
+const BLOCK: usize = 100;
+const LIMIT: usize = 10_000;
+const POD_PORT: u16 = 8080;
+
+/// Where connections go: the cluster IPs of some Services, and these Services' endpoints.
+struct Targets {
+    frontends: Vec<SocketAddr>,
+    endpoints: Vec<SocketAddr>,
+}
+
+impl Targets {
+    fn of(plan: &Plan) -> Self {
+        let plain = |port: &&std::sync::Arc<PortPlan>| {
+            port.protocol == Protocol::Tcp && !port.externally_accessible()
+        };
+        let ports: Vec<&PortPlan> = plan.ports.values().filter(plain).map(|p| &**p).collect();
+        let ports: Vec<&PortPlan> = ports
+            .iter()
+            .step_by((ports.len() / SPREAD).max(1))
+            .copied()
+            .collect();
+        let frontend = |port: &&PortPlan| SocketAddr::new(port.cluster_ip, port.port.get());
+        let endpoints = ports.iter().flat_map(|port| port.cluster.iter());
+        Targets {
+            frontends: ports.iter().map(frontend).collect(),
+            endpoints: endpoints.map(|e| SocketAddr::new(e.ip, e.port)).collect(),
+        }
+    }
+}
+
+/// A client, a node with a table or none, and pods; gone when dropped.
+struct Stage {
+    services: usize,
+    node: NetNs,
+    client: NetNs,
+    pods: NetNs,
+    targets: Targets,
+    /// Microseconds for a connection, of each round: through the cluster IP, straight.
+    times: [Vec<f64>; 2],
+}
+
+impl Stage {
+    /// `services` of 0: no table at all.
+    fn build(services: usize) -> Self {
+        let make = |role| {
+            let name = format!("first-packet-{services}-{role}-{}", std::process::id());
+            NetNs::create(&name).expect("a new network namespace (run as root)")
+        };
+        let mut planner = Planner::new(big_cluster_settings());
+        planner.apply_all(big_cluster(services.max(1), ENDPOINTS));
+        planner.take_diff();
+        let plan = planner.plan(IpFamily::V4);
+        let stage = Stage {
+            services,
+            node: make("node"),
+            client: make("client"),
+            pods: make("pods"),
+            targets: Targets::of(plan),
+            times: [Vec::new(), Vec::new()],
+        };
+        stage.wire();
+        stage.pods.run(serve).expect("the pods");
+        if services > 0 {
+            let load = || {
+                let mut sync = Sync::new(IpFamily::V4, Options::default());
+                sync.set_plan(plan);
+                sync.run(&mut Live::open(IpFamily::V4), LIMIT)
+                    .expect("a table");
+            };
+            stage.node.run(load).expect("the node");
+        }
+        stage
+    }
+
+    fn wire(&self) {
+        let (client, pods) = (self.client.name(), self.pods.name());
+        let node = format!(
+            "set -e
+            sysctl -qw net.ipv4.ip_forward=1
+            ip link add client0 type veth peer name eth0 netns {client}
+            ip link add pods0 type veth peer name eth0 netns {pods}
+            ip addr add 169.254.1.1/30 dev client0
+            ip addr add 169.254.2.1/30 dev pods0
+            ip link set lo up; ip link set client0 up; ip link set pods0 up
+            ip route add 10.128.0.0/9 via 169.254.2.2 dev pods0 onlink
+            ip route add 10.255.0.2 dev client0"
+        );
+        // A pod, so that nothing is masqueraded.
+        let client = "set -e
+            ip addr add 10.255.0.2/32 dev eth0; ip link set lo up; ip link set eth0 up
+            ip route add default via 169.254.1.1 dev eth0 onlink";
+        let pods = "set -e
+            ip addr add 169.254.2.2/30 dev eth0; ip link set lo up; ip link set eth0 up
+            ip route add local 10.128.0.0/9 dev lo table main
+            ip route add 10.255.0.2 via 169.254.2.1";
+        self.node.run(|| run(&node)).expect("the node");
+        self.client.run(|| run(client)).expect("the client");
+        self.pods.run(|| run(pods)).expect("the pods");
+    }
+
+    /// Takes both ways once.
+    fn round(&mut self, number: usize) {
+        let Targets {
+            frontends,
+            endpoints,
+        } = &self.targets;
+        let ways: &[&Vec<SocketAddr>] = match self.services {
+            0 => &[endpoints],
+            _ => &[endpoints, frontends],
+        };
+        for (targets, times) in ways.iter().zip(&mut self.times) {
+            let took = self.client.run(|| connect_to(targets, number * BLOCK));
+            times.push(took.expect("the client"));
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for netns in [&self.node, &self.client, &self.pods] {
+            let _ = NetNs::delete(netns.name());
+        }
+    }
+}
+
+/// Takes connections for every pod, as long as this program runs.
+fn serve() {
+    let any = IpAddr::from([0, 0, 0, 0]);
+    let listener = TcpListener::bind(SocketAddr::new(any, POD_PORT)).expect("a port");
+    thread::spawn(move || listener.incoming().for_each(drop));
+}
+
+/// A block of connections, each to the next target; microseconds for one, from `connect` to closed.
+fn connect_to(targets: &[SocketAddr], first: usize) -> f64 {
+    // Closed by a reset, so that no port has to rest.
+    let at_once = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let start = Instant::now();
+    for target in targets
+        .iter()
+        .cycle()
+        .skip(first % targets.len())
+        .take(BLOCK)
+    {
+        let stream = TcpStream::connect(target).expect("a connection");
+        setsockopt(&stream, sockopt::Linger, &at_once).expect("an option");
+    }
+    start.elapsed().as_secs_f64() * 1e6 / BLOCK as f64
+}
+
+/// The best of some times, and their median.
+fn summary(times: &[f64]) -> [f64; 2] {
+    let mut times = times.to_vec();
+    times.sort_unstable_by(f64::total_cmp);
+    [times[0], times[times.len() / 2]]
+}
+
+fn main() {
+    let asked: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
+    let sizes = if asked.is_empty() {
+        vec![10, 1_000, 10_000]
+    } else {
+        asked
+    };
+    let mut stages: Vec<Stage> = [0].into_iter().chain(sizes).map(Stage::build).collect();
+    for number in 0..ROUNDS {
+        for stage in &mut stages {
+            stage.round(number);
+        }
+    }
+    println!("From connect to closed, best / median of {ROUNDS} rounds of {BLOCK} connections:");
+    println!("| Services x {ENDPOINTS} | straight | through the cluster IP | ratio | per second |");
+    println!("| --- | --- | --- | --- | --- |");
+    for stage in &stages {
+        let [straight, through] = &stage.times;
+        let straight = summary(straight);
+        let us = |times: [f64; 2]| format!("{:.1} / {:.1} µs", times[0], times[1]);
+        if through.is_empty() {
+            println!("| no table | {} | | | |", us(straight));
+            continue;
+        }
+        let through = summary(through);
+        println!(
+            "| {} | {} | {} | {:.2} / {:.2} | {:.0} against {:.0} |",
+            stage.services,
+            us(straight),
+            us(through),
+            through[0] / straight[0],
+            through[1] / straight[1],
+            1e6 / through[1],
+            1e6 / straight[1],
+        );
+    }
+}

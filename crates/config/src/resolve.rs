@@ -498,9 +498,32 @@ impl Config {
     }
 }
 
-/// The defaults that depend on the mode, or are the platform's.
+/// The defaults that depend on the mode, or are the platform's. Upstream keeps the sync periods of the
+/// mode in force only.
 fn settle_defaults(file: &mut KubeProxyConfiguration, mode: ProxyMode) {
     file.mode = mode.name().into();
+    let block = validate::sync_block(mode);
+    for (of, period, min_period) in [
+        (
+            "iptables",
+            &mut file.iptables.sync_period,
+            &mut file.iptables.min_sync_period,
+        ),
+        (
+            "ipvs",
+            &mut file.ipvs.sync_period,
+            &mut file.ipvs.min_sync_period,
+        ),
+        (
+            "nftables",
+            &mut file.nftables.sync_period,
+            &mut file.nftables.min_sync_period,
+        ),
+    ] {
+        if of != block {
+            (*period, *min_period) = Default::default();
+        }
+    }
     if file.detect_local_mode.is_empty() {
         file.detect_local_mode = "ClusterCIDR".into();
     }

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use model::{IpFamily, NamespacedName};
 use prometheus::IntCounterVec;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -61,6 +63,7 @@ impl Server {
                 addresses: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             }),
             services_changed: Notify::new(),
+            pings: AtomicU64::new(0),
             options,
             metrics,
         });
@@ -190,12 +193,15 @@ fn health_routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/healthz", any(healthz))
         .route("/livez", any(livez))
+        .fallback(not_found)
         .with_state(shared)
 }
 
 fn metrics_routes(shared: Arc<Shared>) -> Router {
     let mut router = Router::new()
-        .route("/healthz", any(async || "ok"))
+        .route("/healthz", any(ping))
+        .route("/healthz/ping", any(ping))
+        .fallback(not_found)
         .route("/metrics", any(metrics))
         .route("/metrics/slis", any(slis))
         .route("/proxyMode", any(proxy_mode))
@@ -257,15 +263,41 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// The health checks as metrics (KEP-3466); kube-proxy has the one that every component has.
-async fn slis() -> Response {
-    text(
-        PROMETHEUS,
+async fn not_found() -> Response {
+    let page = text(PLAIN, "404 page not found\n".to_owned());
+    (StatusCode::NOT_FOUND, page).into_response()
+}
+
+/// The one health check that every component has: somebody answers.
+async fn ping(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+    shared.pings.fetch_add(1, Ordering::Relaxed);
+    let mut query = uri.query().unwrap_or("").split('&');
+    let verbose = query.any(|word| word.split('=').next() == Some("verbose"));
+    let page = match verbose && uri.path() == "/healthz" {
+        true => "[+]ping ok\nhealthz check passed\n",
+        false => "ok",
+    };
+    text(PLAIN, page.to_owned())
+}
+
+/// The health checks as metrics (KEP-3466).
+async fn slis(State(shared): State<Arc<Shared>>) -> Response {
+    let (pings, started) = (
+        shared.pings.load(Ordering::Relaxed),
+        shared.metrics.process_start.get(),
+    );
+    let page = format!(
         "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n\
          # TYPE kubernetes_healthcheck gauge\n\
-         kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"
-            .to_owned(),
-    )
+         kubernetes_healthcheck{{name=\"ping\",type=\"healthz\"}} 1\n\
+         # HELP kubernetes_healthchecks_total [STABLE] This metric records the results of all healthcheck.\n\
+         # TYPE kubernetes_healthchecks_total counter\n\
+         kubernetes_healthchecks_total{{name=\"ping\",status=\"success\",type=\"healthz\"}} {pings}\n\
+         # HELP process_start_time_seconds [ALPHA] Start time of the process since unix epoch in seconds.\n\
+         # TYPE process_start_time_seconds gauge\n\
+         process_start_time_seconds {started}\n"
+    );
+    text(PROMETHEUS, page)
 }
 
 async fn proxy_mode(State(shared): State<Arc<Shared>>) -> Response {
@@ -280,8 +312,8 @@ async fn flagz(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respons
     let pages = &shared.options.pages;
     match form(&headers, "Flagz") {
         Some(Form::Text) => text(PLAIN, pages.flagz()),
-        Some(Form::Object(version)) => axum::Json(pages.flagz_object(version)).into_response(),
-        None => StatusCode::NOT_ACCEPTABLE.into_response(),
+        Some(Form::Object(version)) => object("Flagz", version, &pages.flagz_object(version)),
+        None => not_acceptable(),
     }
 }
 
@@ -290,10 +322,28 @@ async fn statusz(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
     match form(&headers, "Statusz") {
         Some(Form::Text) => text(PLAIN, pages.statusz(now)),
         Some(Form::Object(version)) => {
-            axum::Json(pages.statusz_object(version, now)).into_response()
+            object("Statusz", version, &pages.statusz_object(version, now))
         }
-        None => StatusCode::NOT_ACCEPTABLE.into_response(),
+        None => not_acceptable(),
     }
+}
+
+fn object(kind: &str, version: &str, object: &Value) -> Response {
+    let media_type = format!("application/json;g=config.k8s.io;v={version};as={kind}");
+    ([(header::CONTENT_TYPE, media_type)], axum::Json(object)).into_response()
+}
+
+fn not_acceptable() -> Response {
+    let status = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": "only the following media types are accepted: application/json, text/plain",
+        "reason": "NotAcceptable",
+        "code": 406,
+    });
+    (StatusCode::NOT_ACCEPTABLE, axum::Json(status)).into_response()
 }
 
 fn form(headers: &HeaderMap, kind: &str) -> Option<Form> {

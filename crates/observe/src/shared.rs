@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) health: Mutex<Health>,
     pub(crate) services: Mutex<Services>,
     pub(crate) services_changed: Notify,
+    /// Answers of the metrics server's `/healthz`.
+    pub(crate) pings: AtomicU64,
 }
 
 /// The Services with a health-check port.

@@ -152,11 +152,18 @@ fn the_metrics_address_has_every_page() {
             .2
             .contains("\nkubeproxy_sync_proxy_rules_endpoint_changes_pending 7\n")
     );
-    assert!(
-        get(served.metrics, "/metrics/slis")
-            .2
-            .contains("kubernetes_healthcheck{")
-    );
+    // As every component of Kubernetes has it.
+    let verbose = get(served.metrics, "/healthz?verbose").2;
+    assert_eq!(verbose, "[+]ping ok\nhealthz check passed\n");
+    assert_eq!(get(served.metrics, "/healthz/ping").2, "ok");
+    let slis = get(served.metrics, "/metrics/slis").2;
+    for sample in [
+        "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n",
+        "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 3\n",
+        "process_start_time_seconds 0\n",
+    ] {
+        assert!(slis.contains(&format!("\n{sample}")), "{slis}");
+    }
     assert_eq!(
         get(served.metrics, "/configz").2,
         r#"{"kubeproxy.config.k8s.io":{"mode":"nftables"}}"#
@@ -171,7 +178,11 @@ fn the_metrics_address_has_every_page() {
             .2
             .contains("Binary version: sluice 1.2.3\n")
     );
-    assert_eq!(get(served.metrics, "/nonsense").0, 404);
+    for address in [served.metrics, served.healthz] {
+        let (status, head, body) = get(address, "/nonsense");
+        assert_eq!((status, body.as_str()), (404, "404 page not found\n"));
+        assert!(head.contains("content-type: text/plain"), "{head}");
+    }
 }
 
 #[test]
@@ -180,8 +191,10 @@ fn z_pages_are_objects_for_machines() {
     let ask = |kind: &str| {
         let accept = format!("application/json;v=v1beta1;g=config.k8s.io;as={kind}");
         let path = format!("/{}", kind.to_lowercase());
-        let (status, _, body) = accepting(served.metrics, "GET", &path, &accept, "");
+        let (status, head, body) = accepting(served.metrics, "GET", &path, &accept, "");
         assert_eq!(status, 200, "{kind}");
+        let said = format!("content-type: application/json;g=config.k8s.io;v=v1beta1;as={path}");
+        assert!(head.contains(&said.replace("=/", "=")), "{head}");
         serde_json::from_str::<serde_json::Value>(&body).unwrap()
     };
     let flagz = ask("Flagz");
@@ -196,6 +209,7 @@ fn z_pages_are_objects_for_machines() {
     }
     let unknown = accepting(served.metrics, "GET", "/flagz", "application/json", "");
     assert_eq!(unknown.0, 406);
+    assert!(unknown.2.contains("\"reason\":\"NotAcceptable\""));
 }
 
 #[test]

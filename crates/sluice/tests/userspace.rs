@@ -239,6 +239,34 @@ fn policies_and_missing_endpoints_are_as_in_the_other_modes() {
     eventually("back", || who(&outside.ask(http("10.99.0.1:80"))) == "two");
 }
 
+/// Whoever keeps to an endpoint does so for the Service port, whichever way it comes: the Local
+/// policy knows one endpoint only, the other ways five.
+#[test]
+fn a_client_keeps_to_its_endpoint_on_every_way() {
+    let endpoint = |n: u8| {
+        let node = if n == 3 { "node1" } else { "node2" };
+        format!("{{addresses: ['10.244.1.{n}'], conditions: {{ready: true}}, nodeName: {node}}}")
+    };
+    let endpoints: Vec<String> = (1..=5).map(endpoint).collect();
+    let object = WEB
+        .replace("POLICY", "Local\n  sessionAffinity: ClientIP")
+        .replace("PORT", "8080")
+        .replace("DATAGRAMS", "8053")
+        .replace("ENDPOINTS", &format!("[{}]", endpoints.join(", ")));
+    let proxy = start(&[("a.yaml", &object)], &[]);
+    let ports = ["TCP:8080", "UDP:8053"];
+    let _pods = [1, 2, 3, 4, 5].map(|n| Machine::pod_with(&proxy.host, n, &ports));
+    let outside = outside(&proxy.host);
+    eventually(&proxy.log(), || {
+        who(&outside.ask(http("10.201.0.1:30080"))) == "pod3"
+    });
+    assert_eq!(who(&outside.ask(udp("10.201.0.1:30053"))), "pod3");
+    for _ in 0..4 {
+        assert_eq!(who(&outside.ask(http("10.96.10.1:80"))), "pod3");
+        assert_eq!(who(&outside.ask(udp("10.96.10.1:53"))), "pod3");
+    }
+}
+
 #[test]
 fn open_connections_survive_changes() {
     let proxy = start(&[("a.yaml", &web("Cluster", 8080, "node1"))], &[]);

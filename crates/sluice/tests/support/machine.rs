@@ -48,6 +48,11 @@ impl Machine {
 
     /// The pod of a number, which answers at TCP 8080, UDP 8053 and SCTP 8099.
     pub(crate) fn pod(host: &Host, number: u8) -> Self {
+        Self::pod_with(host, number, &["TCP:8080", "UDP:8053", "SCTP:8099"])
+    }
+
+    /// The pod of a number, which answers at these ports.
+    pub(crate) fn pod_with(host: &Host, number: u8, ports: &[&str]) -> Self {
         let addresses = [
             format!("10.244.1.{number}"),
             format!("fd00:10:244::{number}"),
@@ -56,8 +61,7 @@ impl Machine {
         let name = format!("pod{number}");
         let mut pod = Self::beside(host, &name, &addresses);
         let command = pod.netns.command(SLUICE).unwrap();
-        let ports = ["TCP:8080", "UDP:8053", "SCTP:8099"];
-        pod.server = Some(echo(command, &name, &addresses, &ports));
+        pod.server = Some(echo(command, &name, &addresses, ports));
         pod
     }
 

@@ -257,6 +257,23 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Refuses an option that was kept for an extension before the one was named that has it:
+    /// printed, it would be the other's.
+    fn early_options(&self) -> Parsed<()> {
+        for segment in self.segments.iter().filter(|s| s.foreign) {
+            let is_others = |item: &&Item<'_>| {
+                let mut all = self.segments.iter();
+                self.implicit(item.option).is_some()
+                    || all.any(|s| !std::ptr::eq(s, segment) && s.arity(item.option).is_some())
+            };
+            if let Some(item) = segment.items.iter().find(is_others) {
+                let message = format!("{} stands before what it belongs to", item.option);
+                return Err(Fault::new(item.column, message));
+            }
+        }
+        Ok(())
+    }
+
     fn finish(self) -> Parsed<Rule> {
         let mut rule = Rule {
             header: self.header.clone(),
@@ -264,13 +281,8 @@ impl<'a> Reader<'a> {
             target: self.goto.map(Target::Goto),
             counters: self.counters,
         };
+        self.early_options()?;
         for segment in &self.segments {
-            // An option that stood before the protocol was not known to be the protocol's.
-            let mut items = segment.items.iter().filter(|_| segment.foreign);
-            if let Some(item) = items.find(|i| self.implicit(i.option).is_some()) {
-                let message = format!("{} stands before the -p that it belongs to", item.option);
-                return Err(Fault::new(item.column, message));
-            }
             if segment.is_target {
                 rule.target = Some(targets::build(self.family, segment)?);
             } else {

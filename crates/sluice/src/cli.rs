@@ -152,6 +152,8 @@ pub(crate) enum RenderMode {
     Iptables,
     Ipvs,
     Nftables,
+    /// With the relay's ports as if they were numbered from 20000 on.
+    Userspace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -10,7 +10,8 @@ use plan::{Plan, Planner};
 use source::{Batch, Severity};
 
 use crate::cli::{RenderArgs, RenderMode};
-use crate::proxy::setup;
+use crate::explain;
+use crate::proxy::{setup, sysctls};
 
 /// Carries out `sluice render`.
 pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
@@ -18,6 +19,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let mut batch = source::read_once(args.files.clone());
     setup::admit(&mut batch.events, config.allow_external_ips);
     let failed = tell_problems(&batch);
+    explain::known_node(&batch.events, &args.node)?;
     let family = args.ip_family.into();
     let plan = plan(args, &config, batch, family);
     let text = match args.mode {
@@ -29,6 +31,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
             };
             dataplane::nftables::render(&plan, options)
         }
+        RenderMode::Userspace => userspace(&plan, &config)?,
     };
     print!("{text}");
     if failed {
@@ -52,6 +55,7 @@ fn read_config(args: &RenderArgs) -> anyhow::Result<Config> {
         RenderMode::Iptables => "iptables".to_owned(),
         RenderMode::Ipvs => "ipvs".to_owned(),
         RenderMode::Nftables => "nftables".to_owned(),
+        RenderMode::Userspace => "userspace".to_owned(),
     };
     file.set_defaults();
     Ok(Config::from_file(file)?)
@@ -90,6 +94,16 @@ fn ipvs(plan: &Plan, config: &Config, args: &RenderArgs) -> anyhow::Result<Strin
     }
     let options = setup::ipvs_options(config, true);
     Ok(dataplane::ipvs::render(plan, &options, &addresses)?.to_string())
+}
+
+fn userspace(plan: &Plan, config: &Config) -> anyhow::Result<String> {
+    let relay_ip = plan.node.node_ip;
+    let options = dataplane::userspace::Options {
+        relay_ip: relay_ip.context("on which address the relay listens is not known: --node-ip")?,
+        relay_mark: 1 << config.masquerade_bit,
+        localhost_node_ports: sysctls::localhost_node_ports(config),
+    };
+    Ok(dataplane::userspace::render(plan, options))
 }
 
 fn iptables(plan: &Plan, config: &Config) -> anyhow::Result<String> {

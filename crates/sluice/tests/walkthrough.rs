@@ -65,14 +65,20 @@ const PATHS: [(&str, &str, &str, &str, &str); 4] = [
     ),
 ];
 
-const USERSPACE: &str = "
-## userspace mode
-
-The rules only lead to the relay: for each frontend, NAT sends the packet to a port of this node, on
-which the relay listens. It accepts the connection, chooses an endpoint, and opens a connection of
-its own to it. So all paths are alike: the endpoint sees the node's address, and a hairpin is a
-connection like any other. `sluice explain` shows whom the relay may choose.
-";
+/// What a mode's ways have in common, before they are shown.
+fn about(mode: &str) -> &'static str {
+    match mode {
+        "userspace" => {
+            "\nThe rules only lead to the relay: for each frontend, NAT sends the packet to a port of \
+             this\nnode, on which the relay listens. It accepts the connection, chooses an endpoint, and \
+             opens a\nconnection of its own to it. So the endpoint always sees the node's address, and \
+             a hairpin is a\nconnection like any other. `sluice explain` shows whom the relay may \
+             choose. Here its ports are\nnumbered from 20000 on, as `sluice render --mode userspace` \
+             numbers them.\n"
+        }
+        _ => "",
+    }
+}
 
 /// `node1`, with rules in a mode: what `sluice trace` is told of it.
 fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
@@ -135,8 +141,9 @@ fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
 fn page() -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut page = HEAD.to_owned();
-    for mode in ["iptables", "nftables", "ipvs"] {
+    for mode in ["iptables", "nftables", "ipvs", "userspace"] {
         let _ = writeln!(page, "\n## {mode} mode");
+        page.push_str(about(mode));
         let words = mode_words(mode, folder.path());
         for (path, what, src, dst, dport) in PATHS {
             let output = Command::new(SLUICE)
@@ -145,18 +152,25 @@ fn page() -> String {
                 .output()
                 .unwrap();
             let tree = text(&output.stdout);
-            assert!(
-                tree.contains("destination 10.244."),
-                "{mode} {path}: {tree}{}",
-                text(&output.stderr)
-            );
+            let end = match mode {
+                "userspace" => "delivered to what listens on tcp 10.200.1.2:20",
+                _ => "destination 10.244.",
+            };
+            let said = text(&output.stderr);
+            assert!(tree.contains(end), "{mode} {path}: {tree}{said}");
+            // The relay is all that endpoints see.
+            let what = match what.split_once(". ") {
+                Some((before, _)) if mode == "userspace" => format!("{before}."),
+                _ if mode == "userspace" => what.replace(", and they see the client's address", ""),
+                _ => what.to_owned(),
+            };
             let _ = writeln!(
                 page,
                 "\n### {path}\n\n{what}\n\n```\n$ sluice trace --src {src} --dst {dst} --dport {dport}\n{tree}```"
             );
         }
     }
-    page + USERSPACE
+    page
 }
 
 #[test]
@@ -173,4 +187,51 @@ fn the_walk_through_is_what_sluice_says() {
         "{} is not current: `make docs`",
         file.display()
     );
+}
+
+/// For every Service of the observed cluster, what the node's rules do is what its objects say, in
+/// each mode with that mode's own ways.
+#[test]
+fn explain_finds_the_rules_of_every_mode_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = observed("objects.json");
+    let list: Value = serde_json::from_str(&std::fs::read_to_string(&objects).unwrap()).unwrap();
+    let services: Vec<String> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|o| o["kind"] == "Service" && o["metadata"]["namespace"] == "demo")
+        .map(|o| format!("demo/{}", o["metadata"]["name"].as_str().unwrap()))
+        .collect();
+    assert!(services.len() > 10, "{services:?}");
+    for mode in ["iptables", "nftables", "ipvs", "userspace"] {
+        let config = folder.path().join("explain.yaml");
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        let text_of_config = format!("{head}mode: {mode}\nclusterCIDR: 10.244.0.0/16\n");
+        std::fs::write(&config, text_of_config).unwrap();
+        let words = mode_words(mode, folder.path());
+        for service in &services {
+            let output = Command::new(SLUICE)
+                .args(["explain", service, "--node=node1", "-o=json", "--manifests"])
+                .arg(&objects)
+                .arg("--config")
+                .arg(&config)
+                .args(&words)
+                .output()
+                .unwrap();
+            let said = text(&output.stderr);
+            let answer: Value = serde_json::from_slice(&output.stdout)
+                .unwrap_or_else(|e| panic!("{mode} {service}: {e}: {said}"));
+            for finding in answer["findings"].as_array().unwrap() {
+                let cause = finding["cause"].as_str().unwrap();
+                let wrong = [
+                    "rules-differ",
+                    "foreign-drop",
+                    "no-route",
+                    "reverse-path-filter",
+                ];
+                assert!(!wrong.contains(&cause), "{mode} {service}: {finding:#}");
+            }
+        }
+    }
 }

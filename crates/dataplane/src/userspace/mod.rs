@@ -41,7 +41,11 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+use netfilter::nft::text::table_text;
+use plan::{Plan, PortKey};
 
 pub use elements::ports_in;
 pub use listeners::{Listener, RelayPorts, Spread, listeners, unserved};
@@ -59,4 +63,32 @@ pub struct Options {
     /// Whether NodePorts answer on loopback addresses too, where `nodePortAddresses` does not
     /// exclude them.
     pub localhost_node_ports: bool,
+}
+
+/// The relay's ports as they would be if each listener got the next free one from 20,000 on.
+pub fn numbered_ports(plan: &Plan) -> BTreeMap<PortKey, RelayPorts> {
+    let mut free = 20_000_u16..=u16::MAX;
+    let of = |port: &std::sync::Arc<plan::PortPlan>| {
+        let mut ports = RelayPorts::default();
+        for (listener, number) in listeners(port).into_iter().zip(&mut free) {
+            ports.set(listener.spread, number);
+        }
+        (port.key(), ports)
+    };
+    plan.ports.values().map(of).collect()
+}
+
+/// The whole table in nft's language, with [`numbered_ports`].
+pub fn render(plan: &Plan, options: Options) -> String {
+    let ports = numbered_ports(plan);
+    let mut state = State::new(plan.family, options, plan.node.clone());
+    let target = |port: &std::sync::Arc<plan::PortPlan>| -> Target {
+        let key = port.key();
+        let ports = ports.get(&key).copied().unwrap_or_default();
+        (key, Some((port.clone(), ports)))
+    };
+    let change = state.change(plan.ports.values().map(target).collect(), None);
+    state.commit(change);
+    let family = crate::nftables::table_family(plan.family);
+    table_text(family, TABLE, &state.contents())
 }

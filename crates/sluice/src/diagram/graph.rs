@@ -100,8 +100,35 @@ impl Builder {
 
 impl Graph {
     /// The same with at most `most` arrows of a kind out of any box; what is left out is one folded
-    /// box that says how many, and what only led from there is not drawn either.
+    /// box that says how many, and what only led from there is not drawn either. A chain that more
+    /// lead to and that leads nowhere says how many in place of their arrows.
     pub(crate) fn folded(&self, most: usize) -> Graph {
+        self.without_hubs(most).with_few_ways_out(most)
+    }
+
+    fn without_hubs(&self, most: usize) -> Graph {
+        let mut graph = self.clone();
+        let (mut into, mut out) = (vec![0; self.boxes.len()], vec![0; self.boxes.len()]);
+        for arrow in &self.arrows {
+            into[arrow.to] += 1;
+            out[arrow.from] += 1;
+        }
+        let is_hub =
+            |at: usize| self.boxes[at].kind == Kind::Chain && out[at] == 0 && into[at] > most + 1;
+        graph.arrows.retain(|arrow| !is_hub(arrow.to));
+        for (at, b) in graph
+            .boxes
+            .iter_mut()
+            .enumerate()
+            .filter(|(at, _)| is_hub(*at))
+        {
+            b.lines
+                .insert(0, format!("({} chains jump here)", into[at]));
+        }
+        graph
+    }
+
+    fn with_few_ways_out(&self, most: usize) -> Graph {
         let mut builder = Builder::default();
         let mut places: HashMap<usize, usize> = HashMap::new();
         let mut pointed = vec![false; self.boxes.len()];

@@ -2,6 +2,7 @@
 
 mod draw;
 mod graph;
+mod order;
 mod structure;
 mod svg;
 #[cfg(test)]
@@ -10,7 +11,8 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::bail;
-use trace::{Fraction, Origin, Packet, Step, Trace, Verdict};
+use netfilter::iptables::{Counters, Family, TableSet};
+use trace::{Fraction, Origin, Packet, Step, Trace, Verdict, World};
 
 use crate::cli::{DiagramArgs, DiagramFormat, FromArg};
 use crate::explain::{self, Probe};
@@ -19,7 +21,10 @@ use graph::{Builder, Graph, Kind};
 /// Carries out `sluice diagram`.
 pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
     let graph = match &args.service {
-        Some(service) => of_service(&explain::ask(service, &args.objects, &args.host)?.probes),
+        Some(service) => {
+            let asked = explain::ask(service, &args.objects, &args.host)?;
+            of_service(&asked.world, &asked.probes)
+        }
         None => of_rules(args)?,
     };
     let graph = graph.folded(args.most);
@@ -56,29 +61,76 @@ fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
             if let Some(FromArg::Interface(name)) = &args.from {
                 packet.in_iface = Some(name.clone());
             }
-            of_trace(&packet, &trace::walk(&world, &packet)?)
+            of_trace(&world, &packet, &trace::walk(&world, &packet)?)
         }
         _ => structure::of_world(&world),
     })
 }
 
 /// The chains that a packet goes through, with the rules that it meets there, to every end.
-pub(crate) fn of_trace(packet: &Packet, trace: &Trace) -> Graph {
+pub(crate) fn of_trace(world: &World, packet: &Packet, trace: &Trace) -> Graph {
     let mut builder = Builder::default();
-    add_trace(&mut builder, packet, trace);
+    add_trace(&mut builder, &mut Counted::new(world), packet, trace);
     builder.done()
 }
 
 /// The ways of all kinds of client to a Service; chains that they share are there once.
-fn of_service(probes: &[Probe]) -> Graph {
+fn of_service(world: &World, probes: &[Probe]) -> Graph {
     let mut builder = Builder::default();
+    let mut counted = Counted::new(world);
     for probe in probes {
-        add_trace(&mut builder, &probe.packet, &probe.trace);
+        add_trace(&mut builder, &mut counted, &probe.packet, &probe.trace);
     }
     builder.done()
 }
 
-fn add_trace(builder: &mut Builder, packet: &Packet, trace: &Trace) {
+/// The counters of iptables' rules, which a step's words are without; nft's have theirs in them.
+struct Counted<'w> {
+    world: &'w World,
+    chains: HashMap<[String; 3], HashMap<String, Counters>>,
+}
+
+impl<'w> Counted<'w> {
+    fn new(world: &'w World) -> Self {
+        let chains = HashMap::new();
+        Self { world, chains }
+    }
+
+    /// `[7 packets, 70 bytes] ` before a step's rule, or nothing.
+    fn before(&mut self, step: &Step) -> String {
+        let of = |set: &&TableSet| {
+            let family = if set.family == Family::Ipv6 {
+                "ip6"
+            } else {
+                "ip"
+            };
+            family == step.family
+        };
+        let key = [
+            step.family.to_owned(),
+            step.table.clone(),
+            step.chain.clone(),
+        ];
+        let world = self.world;
+        let chain = self.chains.entry(key).or_insert_with(|| {
+            let tables = world.iptables.iter().filter(of).flat_map(|s| &s.tables);
+            let named = tables.filter(|(table, _)| table.name() == step.table);
+            let chains = named.flat_map(|(_, table)| &table.chains);
+            let chains = chains.filter(|(name, _)| name.as_str() == step.chain);
+            let rules = chains.flat_map(|(_, chain)| &chain.rules);
+            let counted = rules.filter_map(|rule| Some((rule.to_string(), rule.counters?)));
+            counted.collect()
+        });
+        chain.get(&step.rule).map_or(String::new(), shown)
+    }
+}
+
+/// `[7 packets, 70 bytes] `.
+fn shown(c: &Counters) -> String {
+    format!("[{} packets, {} bytes] ", c.packets, c.bytes)
+}
+
+fn add_trace(builder: &mut Builder, counted: &mut Counted<'_>, packet: &Packet, trace: &Trace) {
     let to = trace::Endpoint {
         ip: packet.dst,
         port: packet.dport,
@@ -123,7 +175,7 @@ fn add_trace(builder: &mut Builder, packet: &Packet, trace: &Trace) {
                 Kind::Chain
             };
             let place = builder.place(kind, &title);
-            builder.line_once(place, line(step));
+            builder.line_once(place, format!("{}{}", counted.before(step), line(step)));
             if place != at {
                 go(at, place);
             }

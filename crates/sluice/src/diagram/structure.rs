@@ -5,7 +5,7 @@ use netfilter::nft::listing::{Data, SetRef, Statement, Table, Verdict};
 use trace::World;
 
 use super::graph::{Builder, Graph, Kind};
-use super::plain;
+use super::{plain, shown};
 
 /// All chains, from the hooks on, with their rules and, where the dumps have them, counters.
 pub(crate) fn of_world(world: &World) -> Graph {
@@ -32,9 +32,7 @@ fn iptables(builder: &mut Builder, set: &TableSet) {
         for (chain, contents) in &state.chains {
             let from = builder.place(kind(*chain), &name(chain.as_str()));
             for rule in &contents.rules {
-                let counted = rule.counters.map_or(String::new(), |c| {
-                    format!("[{} packets, {} bytes] ", c.packets, c.bytes)
-                });
+                let counted = rule.counters.as_ref().map_or(String::new(), shown);
                 // The chain is the box.
                 let text = rule.to_string();
                 builder.line(from, format!("{counted}{}", plain(&text)));

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::draw::cut;
 use super::graph::{Graph, Kind};
+use super::order::ordered;
 
 /// How long a line of a box may be, in characters.
 const CHARS: usize = 90;
@@ -144,20 +145,62 @@ fn place(graph: &Graph) -> Vec<Placed> {
             }
         })
         .collect();
-    let last = layer.iter().copied().max().unwrap_or(0);
+    let part = parts(graph);
+    let rows = ordered(graph, &layer);
     let mut y = GAP;
-    for number in 0..=last {
-        let (mut x, mut height) = (GAP, 0);
-        for (p, _) in placed.iter_mut().zip(&layer).filter(|(_, l)| **l == number) {
-            if x > GAP && x + p.width > ROW {
-                y += height + GAP;
-                (x, height) = (GAP, 0);
-            }
-            (p.x, p.y) = (x, y);
-            x += p.width + GAP;
-            height = height.max(p.height);
+    for number in 0..=part.iter().copied().max().unwrap_or(0) {
+        for row in &rows {
+            let row = row.iter().filter(|at| part[**at] == number);
+            y = place_row(&mut placed, row, y);
         }
-        y += height + LAYER_GAP;
     }
     placed
+}
+
+/// Places a row's boxes, in as many lines as they take; where the next row begins.
+fn place_row<'a>(
+    placed: &mut [Placed],
+    row: impl Iterator<Item = &'a usize>,
+    mut y: usize,
+) -> usize {
+    let (mut x, mut height) = (GAP, 0);
+    for at in row {
+        let Some(p) = placed.get_mut(*at) else {
+            continue;
+        };
+        if x > GAP && x + p.width > ROW {
+            y += height + GAP;
+            (x, height) = (GAP, 0);
+        }
+        (p.x, p.y) = (x, y);
+        x += p.width + GAP;
+        height = height.max(p.height);
+    }
+    if height == 0 {
+        y
+    } else {
+        y + height + LAYER_GAP
+    }
+}
+
+/// Which part of the picture each box is in: what no arrow joins, a table's chains and another's
+/// mostly, stands below each other. Boxes alone are one part together.
+fn parts(graph: &Graph) -> Vec<usize> {
+    let mut part: Vec<usize> = (1..=graph.boxes.len()).collect();
+    let mut alone = vec![true; graph.boxes.len()];
+    loop {
+        let mut changed = false;
+        for a in &graph.arrows {
+            (alone[a.from], alone[a.to]) = (false, false);
+            let least = part[a.from].min(part[a.to]);
+            changed |= part[a.from] != part[a.to];
+            (part[a.from], part[a.to]) = (least, least);
+        }
+        if !changed {
+            break;
+        }
+    }
+    let all = part.into_iter().zip(alone);
+    all.map(|(part, alone)| if alone { 0 } else { part })
+        .collect()
 }

@@ -38,7 +38,8 @@ fn traced(endpoints: usize) -> Graph {
     let client = "10.1.9.9".parse().unwrap();
     let service = "10.96.0.1".parse().unwrap();
     let packet = Packet::new(Origin::Pod, client, service, Proto::TCP, 80);
-    of_trace(&packet, &walk(&world(endpoints), &packet).unwrap())
+    let world = world(endpoints);
+    of_trace(&world, &packet, &walk(&world, &packet).unwrap())
 }
 
 fn count(graph: &Graph, kind: Kind) -> usize {
@@ -79,6 +80,35 @@ fn counters_stand_beside_the_rules() {
     let graph = structure::of_world(&world(1));
     let boxes = draw::boxes(&graph);
     assert!(boxes.contains("[7 packets, 70 bytes]"), "{boxes}");
+    // Beside those that a packet meets, too.
+    let boxes = draw::boxes(&traced(1));
+    assert!(
+        boxes.contains("[7 packets, 70 bytes] -d 10.96.0.1/32"),
+        "{boxes}"
+    );
+}
+
+#[test]
+fn arrows_of_the_whole_picture_hardly_cross() {
+    use super::order::{crossings, ordered};
+    let file = "../../testdata/observed/iptables-default.v4.iptables-save";
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let mut world = World::default();
+    let text = std::fs::read_to_string(file).unwrap();
+    world.add_iptables(Family::Ipv4, &text).unwrap();
+    let graph = structure::of_world(&world).folded(40);
+    let layer = svg::layers(&graph);
+    let mut as_met = vec![Vec::new(); layer.iter().max().unwrap() + 1];
+    for (at, number) in layer.iter().enumerate() {
+        as_met[*number].push(at);
+    }
+    let before = crossings(&graph, &as_met);
+    let order = ordered(&graph, &layer);
+    let after = crossings(&graph, &order);
+    assert!(after * 2 < before, "{after} of {before}");
+    let mut all: Vec<usize> = order.concat();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..graph.boxes.len()), "each box once");
 }
 
 #[test]

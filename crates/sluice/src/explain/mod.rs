@@ -26,7 +26,7 @@ use kernel::conntrack::{Conntrack, Filter};
 use model::Event;
 use source::apiserver::{ApiServer, ClientOptions};
 use source::{Batch, Source as _};
-use trace::Facts;
+use trace::{Facts, World};
 
 use crate::cli::{ExplainArgs, ExplainOutput, HostArgs, ObjectArgs};
 use crate::proxy::setup;
@@ -56,7 +56,7 @@ pub(crate) fn command(args: &ExplainArgs) -> ExitCode {
 /// A Service as the objects, the plan and the node's rules have it.
 pub(crate) struct Asked {
     facts: Facts,
-    notes: Vec<String>,
+    pub(crate) world: World,
     subject: Subject,
     /// From each kind of client.
     pub(crate) probes: Vec<Probe>,
@@ -89,20 +89,55 @@ pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::
     let named = args.node.as_deref();
     let node_name = Objects::of(&events).node_name(named, node_name, &interfaces)?;
     let settings = setup::settings(&config, &node_name);
-    let subject = Subject::new(service, events, settings, interfaces)?;
-    let probes = probe::ask(&subject, &facts, &world, args.client)?;
+    let mut subject = Subject::new(service, events, settings, interfaces)?;
+    subject.by_ipvs = !world.ipvs.services.is_empty();
+    let mut tables = world.nft.tables.iter();
+    subject.by_relay = tables.any(|t| *t.name == *dataplane::userspace::TABLE);
+    let mut probes = probe::ask(&subject, &facts, &world, args.client)?;
+    if host.has_rule_files() {
+        for family in model::IpFamily::ALL {
+            only_known(&world, family, &mut probes);
+        }
+    }
     Ok(Asked {
         facts,
-        notes: world.warnings,
+        world,
         subject,
         probes,
     })
 }
 
+/// Files that have no rules of a family say nothing of it, least of all that rules are missing.
+fn only_known(world: &World, family: model::IpFamily, probes: &mut Vec<Probe>) {
+    use netfilter::iptables::Family::{Ipv4, Ipv6};
+    use netfilter::nft::listing::Family::{Inet, Ip, Ip6};
+    let (of_iptables, of_nft) = match family {
+        model::IpFamily::V4 => (Ipv4, Ip),
+        model::IpFamily::V6 => (Ipv6, Ip6),
+    };
+    let is_known = world.iptables.iter().any(|set| set.family == of_iptables)
+        || world
+            .nft
+            .tables
+            .iter()
+            .any(|t| t.family == of_nft || t.family == Inet);
+    let before = probes.len();
+    probes.retain(|p| is_known || model::IpFamily::of(p.packet.dst) != family);
+    if probes.len() < before {
+        eprintln!("sluice: no file has rules of {family}: nothing is said of them");
+    }
+}
+
+/// Refuses a name that no Node has, where there are Nodes at all.
+pub(crate) fn known_node(events: &[Event], name: &str) -> anyhow::Result<()> {
+    let objects = Objects::of(events);
+    objects.node_name(Some(name), String::new(), &[]).map(drop)
+}
+
 fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
     let Asked {
         facts,
-        notes,
+        world,
         subject,
         probes,
     } = ask(&args.service, &args.objects, &args.host)?;
@@ -117,9 +152,12 @@ fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
         findings.sort_by_key(|f| f.weight);
     }
     match args.output {
-        ExplainOutput::Text => print!("{}", print::text(&subject, &probes, &findings, &notes)),
+        ExplainOutput::Text => print!(
+            "{}",
+            print::text(&subject, &probes, &findings, &world.warnings)
+        ),
         ExplainOutput::Json => {
-            let value = print::json(&subject, &probes, &findings, &notes);
+            let value = print::json(&subject, &probes, &findings, &world.warnings);
             println!("{}", serde_json::to_string_pretty(&value)?);
         }
     }
@@ -143,7 +181,7 @@ fn findings(
 }
 
 fn read_config(args: &ObjectArgs) -> anyhow::Result<Config> {
-    let file = match &args.config {
+    let mut file = match &args.config {
         None => KubeProxyConfiguration::defaulted(),
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -152,6 +190,7 @@ fn read_config(args: &ObjectArgs) -> anyhow::Result<Config> {
                 .with_context(|| format!("in {}", path.display()))?
         }
     };
+    file.set_defaults();
     Ok(Config::from_file(file)?)
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn findings(subject: &Subject, client: Option<IpAddr>) -> Vec<Finding
         found.extend(ports(subject));
         found.extend(local_policies(subject));
         found.extend(left_out(subject));
+        found.extend(not_relayed(subject));
         found.extend(source_ranges(subject, client));
         found.extend(external_policy(subject));
         found.extend(ping(subject));
@@ -244,6 +245,15 @@ pub(crate) fn local_policies(subject: &Subject) -> Vec<Finding> {
         };
         let here = &subject.node_name;
         let mut add = |clients: &str, policy: &str| {
+            if subject.by_ipvs {
+                let what = format!(
+                    "{}: {policy} is Local and no endpoint is on {here}{there}: ipvs mode sends \
+                     connections {clients} to other nodes' endpoints in their place",
+                    plan.name
+                );
+                found.push(Finding::new(Weight::Note, Cause::NoLocalEndpoint, what, ""));
+                return;
+            }
             found.push(Finding::new(
                 Weight::Partly,
                 Cause::NoLocalEndpoint,
@@ -286,6 +296,21 @@ pub(crate) fn left_out(subject: &Subject) -> Vec<Finding> {
         Finding::new(weight, Cause::LeftOut, warning.to_string(), change)
     };
     subject.warnings.iter().map(finding).collect()
+}
+
+/// What no relay can carry, where there is one.
+fn not_relayed(subject: &Subject) -> Vec<Finding> {
+    let plans = subject.plans.iter().filter(|_| subject.by_relay);
+    let mut found: Vec<Finding> = plans
+        .filter_map(|(plan, _)| {
+            let why = dataplane::userspace::unserved(plan)?;
+            let what = format!("{}: {why}", plan.name);
+            let change = "run a mode that programs the kernel: nftables";
+            Some(Finding::new(Weight::Broken, Cause::NotServed, what, change))
+        })
+        .collect();
+    found.dedup();
+    found
 }
 
 /// Who may connect, and whether the client that is asked about is among them.
@@ -346,16 +371,19 @@ pub(crate) fn ping(subject: &Subject) -> Option<Finding> {
         .ports
         .iter()
         .map(|p| format!("{}/{}", p.port, p.protocol));
-    Some(Finding::new(
-        Weight::Note,
-        Cause::Ping,
+    let text = if subject.by_ipvs {
         format!(
-            "ping of {ip} gets no answer (ipvs mode aside): no interface has the address, only its \
-             ports exist ({}), as rules",
+            "ping of {ip} is answered by the node that it is sent from: ipvs mode gives every node the \
+             address. It tells nothing of the Service"
+        )
+    } else {
+        format!(
+            "ping of {ip} gets no answer: no interface has the address, only its ports exist ({}), as \
+             rules",
             listed(ports, MOST)
-        ),
-        "",
-    ))
+        )
+    };
+    Some(Finding::new(Weight::Note, Cause::Ping, text, ""))
 }
 
 /// Why a NetworkPolicy cannot be written for a cluster IP.

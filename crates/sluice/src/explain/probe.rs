@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use dataplane::userspace::{self, unserved};
 use plan::{Endpoint, Frontend, FrontendKind, PortPlan, Traffic};
 use trace::{Facts, Origin, Outcome, Packet, Proto, Trace, Verdict, World};
 
@@ -29,6 +30,8 @@ pub(crate) enum Expected {
 pub(crate) struct Probe {
     /// The Service port, as `namespace/name:port`.
     pub(crate) port: String,
+    /// What kind of address is asked.
+    kind: FrontendKind,
     /// The first packet.
     pub(crate) packet: Packet,
     /// What the plan says.
@@ -64,7 +67,14 @@ pub(crate) fn ask(
                 let packet = Packet::new(from, src, dst, proto, frontend.port.get());
                 probes.push(Probe {
                     port: plan.name.to_string(),
-                    expected: expected(plan, &frontend, from, src),
+                    kind: frontend.kind,
+                    expected: if subject.by_ipvs {
+                        expected_of_ipvs(plan, &frontend, from, src)
+                    } else if subject.by_relay && unserved(plan).is_some() {
+                        Expected::Refused
+                    } else {
+                        expected(plan, &frontend, from, src)
+                    },
                     trace: trace::walk(world, &packet)?,
                     packet,
                 });
@@ -123,14 +133,40 @@ fn clients(
     all
 }
 
-fn expected(plan: &PortPlan, frontend: &Frontend, from: Origin, src: IpAddr) -> Expected {
-    let to =
-        |endpoints: &[Endpoint]| Expected::To(endpoints.iter().map(|e| (e.ip, e.port)).collect());
-    let is_restricted = frontend.kind == FrontendKind::LoadBalancerIp
+fn to(endpoints: &[Endpoint]) -> Expected {
+    Expected::To(endpoints.iter().map(|e| (e.ip, e.port)).collect())
+}
+
+/// Whether the client is in none of the source ranges.
+fn is_restricted(plan: &PortPlan, frontend: &Frontend, src: IpAddr) -> bool {
+    frontend.kind == FrontendKind::LoadBalancerIp
         && !plan.source_ranges.is_empty()
-        && !plan.source_ranges.iter().any(|r| r.contains(&src));
+        && !plan.source_ranges.iter().any(|r| r.contains(&src))
+}
+
+/// IPVS cannot tell pods and the node from others, and uses other nodes' endpoints where there are
+/// none here; the node itself is in no need of being in a source range.
+fn expected_of_ipvs(plan: &PortPlan, frontend: &Frontend, from: Origin, src: IpAddr) -> Expected {
+    if is_restricted(plan, frontend, src) && from != Origin::Node {
+        return Expected::Dropped;
+    }
+    let is_local = if frontend.kind == FrontendKind::ClusterIp {
+        plan.internal_local
+    } else {
+        plan.external_local
+    };
+    if is_local && !plan.local.is_empty() {
+        to(&plan.local)
+    } else if plan.cluster.is_empty() {
+        Expected::Refused
+    } else {
+        to(&plan.cluster)
+    }
+}
+
+fn expected(plan: &PortPlan, frontend: &Frontend, from: Origin, src: IpAddr) -> Expected {
     // An address that nobody can be reached at is refused before anybody asks who it is.
-    if is_restricted && plan.has_any_endpoint {
+    if is_restricted(plan, frontend, src) && plan.has_any_endpoint {
         return Expected::Dropped;
     }
     let is_external = frontend.kind != FrontendKind::ClusterIp;
@@ -150,10 +186,19 @@ impl Probe {
     /// Whether the rules lead to the relay of userspace mode, whatever happens.
     pub(crate) fn is_relayed(&self) -> bool {
         let leads = |o: &Outcome| {
-            let by = |s: &trace::Step| s.table == dataplane::userspace::TABLE;
+            let by = |s: &trace::Step| s.table == userspace::TABLE;
             o.verdict == Verdict::Accept && o.dnat.is_some() && o.path.iter().any(by)
         };
         self.trace.outcomes.iter().all(leads)
+    }
+
+    /// In iptables mode what refuses external addresses does not hang on OUTPUT: what the node
+    /// itself sends to one that is not its own leaves, and whoever has the address answers.
+    fn leaves_unasked(&self) -> bool {
+        let leaves = |o: &Outcome| o.verdict == Verdict::Accept && o.out_iface.is_some();
+        self.kind != FrontendKind::ClusterIp
+            && self.packet.from == Origin::Node
+            && self.trace.outcomes.iter().all(leaves)
     }
 
     /// `a pod of this node (10.244.1.9) to 10.96.0.1:80`.
@@ -183,7 +228,9 @@ pub(crate) fn findings(probes: &[Probe]) -> Vec<Finding> {
 
 /// A step that belongs to no rule of Services: neither kube-proxy's nor sluice's.
 fn is_foreign(step: &trace::Step) -> bool {
-    !step.table.is_empty() && step.table != "kube-proxy" && !step.chain.starts_with("KUBE-")
+    let own = ["kube-proxy", userspace::TABLE];
+    let is_rule = !step.table.is_empty() && !step.chain.starts_with("KUBE-");
+    is_rule && !own.contains(&step.table.as_str())
 }
 
 /// Connections that the plan delivers and that get lost on the way, by what they are lost to.
@@ -292,6 +339,7 @@ pub(crate) fn differs(probe: &Probe) -> Option<Finding> {
             };
             (format!("connections go to {}", shown(wanted)), kernel)
         }
+        Expected::Refused if given.is_empty() && probe.leaves_unasked() => return None,
         // Whether it is told or not, it does not get through.
         Expected::Refused if given.is_empty() && all(Verdict::Reject) => return None,
         Expected::Dropped if given.is_empty() && (all(Verdict::Drop) || all(Verdict::Reject)) => {

@@ -28,6 +28,10 @@ pub(crate) struct Subject {
     pub(crate) warnings: Vec<Warning>,
     /// Addresses of this node's pods that are no endpoints of the Service.
     pub(crate) pods: Vec<IpAddr>,
+    /// IPVS has virtual servers: it does some things otherwise than the other modes.
+    pub(crate) by_ipvs: bool,
+    /// The rules lead to userspace mode's relay, which not everything can go through.
+    pub(crate) by_relay: bool,
 }
 
 /// All objects, as events.
@@ -244,6 +248,8 @@ impl Subject {
             plans,
             warnings,
             pods,
+            by_ipvs: false,
+            by_relay: false,
         })
     }
 }

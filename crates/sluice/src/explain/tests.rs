@@ -286,6 +286,27 @@ fn forwarding_is_off() {
 }
 
 #[test]
+fn what_ipvs_and_the_relay_do_otherwise() {
+    let endpoints = vec![endpoint("10.244.2.11", "node2")];
+    let elsewhere = slice("web-a", "demo/web", &["http:8080/SCTP"], endpoints);
+    let local = Service {
+        internal_policy: TrafficPolicy::Local,
+        ..service("demo/web", &["10.96.0.1"], &["http:80/SCTP"])
+    };
+    let mut subject = subject(vec![local.applied(), elsewhere.applied()]);
+    subject.by_ipvs = true;
+    let found = objects::findings(&subject, None);
+    let words = ["other nodes' endpoints in their place"];
+    assert_found(&found, Cause::NoLocalEndpoint, Weight::Note, &words);
+    let words = ["ping of 10.96.0.1 is answered by the node"];
+    assert_found(&found, Cause::Ping, Weight::Note, &words);
+    (subject.by_ipvs, subject.by_relay) = (false, true);
+    let found = objects::findings(&subject, None);
+    let words = ["SCTP", "rejected", "nftables"];
+    assert_found(&found, Cause::NotServed, Weight::Broken, &words);
+}
+
+#[test]
 fn bridges_that_bypass_the_rules() {
     let off = facts(&[("net.bridge.bridge-nf-call-iptables", "0")]);
     let found = host::findings(&healthy(), &off, &[]);

@@ -2,10 +2,9 @@
 
 use model::IpFamily;
 use netfilter::iptables::Family;
-use netfilter::nft::text::table_text;
 use plan::{Plan, PortPlan};
 
-use dataplane::userspace::{RelayPorts, State, TABLE, Target, listeners};
+use dataplane::userspace::RelayPorts;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -23,19 +22,9 @@ pub fn relay_ip(family: IpFamily) -> std::net::IpAddr {
     })
 }
 
-/// The relay's ports for a Service port, as if each listener had got the next free one.
+/// The relay's ports for a Service port.
 pub fn relay_ports(plan: &Plan, of: &PortPlan) -> RelayPorts {
-    let mut free = 20_000_u16;
-    let mut found = RelayPorts::default();
-    for port in plan.ports.values() {
-        for listener in listeners(port) {
-            if port.key() == of.key() {
-                found.set(listener.spread, free);
-            }
-            free += 1;
-        }
-    }
-    found
+    dataplane::userspace::numbered_ports(plan)[&of.key()]
 }
 
 fn userspace(plan: &Plan) -> String {
@@ -44,14 +33,7 @@ fn userspace(plan: &Plan) -> String {
         relay_mark: 0x4000,
         localhost_node_ports: true,
     };
-    let mut state = State::new(plan.family, options, plan.node.clone());
-    let target = |port: &std::sync::Arc<PortPlan>| -> Target {
-        (port.key(), Some((port.clone(), relay_ports(plan, port))))
-    };
-    let change = state.change(plan.ports.values().map(target).collect(), None);
-    state.commit(change);
-    let family = dataplane::nftables::table_family(plan.family);
-    table_text(family, TABLE, &state.contents())
+    dataplane::userspace::render(plan, options)
 }
 
 /// The rules, for `iptables-restore` or for `nft`.

@@ -153,7 +153,12 @@ impl<'w> Walker<'w> {
             Statement::Match { left, op, right } => {
                 let holds = self.nft_match(&within.state, at.table, left, *op, right);
                 if holds == Holds::Yes && *op != Op::Ne {
-                    let found = self.element_comment(&within.state, at.table, left, right);
+                    let set = match right {
+                        Expr::Set(set) => Some(&**set),
+                        Expr::SetName(name) => at.table.set(name),
+                        _ => None,
+                    };
+                    let found = self.element_comment(&within.state, at.table, left, set);
                     within.effects.extend(found);
                 }
                 self.go_on_if(at, within, holds)
@@ -198,7 +203,16 @@ impl<'w> Walker<'w> {
             }
             Statement::Assign { field, value } => self.assign(at, &within, field, value),
             Statement::Vmap { key, map } => return self.vmap(at, &within, key, map),
-            Statement::Nat(nat) => self.translation(at, &within, nat),
+            Statement::Nat(nat) => {
+                for expr in nat.address.iter().chain(&nat.port) {
+                    if let Expr::Map { key, map } = expr {
+                        let set = set_of(at.table, map);
+                        let found = self.element_comment(&within.state, at.table, key, set);
+                        within.effects.extend(found);
+                    }
+                }
+                self.translation(at, &within, nat)
+            }
             Statement::Dynset {
                 op,
                 set,
@@ -217,21 +231,16 @@ impl<'w> Walker<'w> {
         })
     }
 
-    /// What the element that a comparison found is there for, where its author said so: it names
-    /// the Service.
+    /// What the element that is found is there for, where its author said so: it names the Service.
     fn element_comment(
         &mut self,
         state: &State<'w>,
         table: &'w Table,
-        left: &Expr,
-        right: &'w Expr,
+        key: &Expr,
+        set: Option<&'w Set>,
     ) -> Option<String> {
-        let set = match right {
-            Expr::Set(set) => set,
-            Expr::SetName(name) => table.set(name)?,
-            _ => return None,
-        };
-        let values = self.evaluate(state, table, left);
+        let set = set?;
+        let values = self.evaluate(state, table, key);
         let [(_, Evaluated::Parts(parts))] = values.as_slice() else {
             return None;
         };

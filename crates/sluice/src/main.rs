@@ -8,7 +8,9 @@ mod facts;
 mod live;
 mod logging;
 mod proxy;
+mod question;
 mod render;
+mod system;
 mod walk;
 
 use std::ffi::OsString;

@@ -11,13 +11,13 @@ use source::{Batch, Severity};
 
 use crate::cli::{RenderArgs, RenderMode};
 use crate::explain;
-use crate::proxy::{setup, sysctls};
+use crate::proxy::{admission, node_ports, setup};
 
 /// Carries out `sluice render`.
 pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let config = read_config(args)?;
     let mut batch = source::read_once(args.files.clone());
-    setup::admit(&mut batch.events, config.allow_external_ips);
+    admission::admit(&mut batch.events, config.allow_external_ips);
     let failed = tell_problems(&batch);
     explain::known_node(&batch.events, &args.node)?;
     let family = args.ip_family.into();
@@ -101,7 +101,7 @@ fn userspace(plan: &Plan, config: &Config) -> anyhow::Result<String> {
     let options = dataplane::userspace::Options {
         relay_ip: relay_ip.context("on which address the relay listens is not known: --node-ip")?,
         relay_mark: 1 << config.masquerade_bit,
-        localhost_node_ports: sysctls::localhost_node_ports(config),
+        localhost_node_ports: node_ports::localhost_node_ports(config),
     };
     Ok(dataplane::userspace::render(plan, options))
 }

@@ -13,7 +13,8 @@ use netfilter::ipset::Sets;
 use netfilter::iptables::Table;
 use netfilter::ipvs::Services;
 
-use super::{Scope, tools};
+use super::scope::Scope;
+use super::tools;
 
 /// Removes everything of the ipvs mode, if there is any sign that it ran here. Goes on after a
 /// failure and reports all of them.

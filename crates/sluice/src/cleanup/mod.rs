@@ -2,6 +2,7 @@
 //! the modes that are not in force have left.
 
 mod ipvs;
+mod scope;
 mod tools;
 
 use anyhow::{Context as _, bail};
@@ -16,6 +17,7 @@ use model::IpFamily;
 use netfilter::iptables::Table;
 use netfilter::nft::Op;
 
+use self::scope::Scope;
 use self::tools::Found;
 use crate::cli::CleanupArgs;
 use crate::logging;
@@ -45,22 +47,6 @@ pub(crate) fn remove_leftovers(in_force: ProxyMode) -> anyhow::Result<()> {
         in_force: Some(in_force),
         dry_run: false,
     })
-}
-
-/// What is removed.
-#[derive(Clone, Copy)]
-pub(crate) struct Scope {
-    /// The mode whose own stays.
-    pub(crate) in_force: Option<ProxyMode>,
-    /// Say what would be done, and do nothing.
-    pub(crate) dry_run: bool,
-}
-
-impl Scope {
-    /// Whether what this mode has made goes.
-    fn holds(self, mode: ProxyMode) -> bool {
-        self.in_force != Some(mode)
-    }
 }
 
 fn run(scope: Scope) -> anyhow::Result<()> {

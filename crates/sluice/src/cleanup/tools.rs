@@ -6,8 +6,8 @@ use kernel::iptables::{Backend, Error, Iptables, kube_chains, legacy_tables};
 use model::IpFamily;
 use netfilter::iptables::Table;
 
-use super::Scope;
-use crate::proxy::kernel_family;
+use super::scope::Scope;
+use crate::system::kernel_family;
 
 /// A back end that may hold rules of a proxy's.
 pub(super) struct Found {

@@ -42,7 +42,7 @@ pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
 
 /// The way of the packet that is asked about, or all chains.
 fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
-    let world = crate::walk::world(&args.host)?;
+    let world = crate::question::world(&args.host)?;
     for warning in &world.warnings {
         eprintln!("sluice: {warning}");
     }

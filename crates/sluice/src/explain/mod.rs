@@ -68,8 +68,8 @@ fn is_live(host: &HostArgs) -> bool {
 
 /// Looks a Service up and walks connections to it.
 pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Asked> {
-    let facts = crate::walk::facts(host)?;
-    let world = crate::walk::world_of(&facts, host)?;
+    let facts = crate::question::facts(host)?;
+    let world = crate::question::world_of(&facts, host)?;
     let node_name = match &args.node {
         Some(name) => name.clone(),
         None if !is_live(host) && !facts.hostname.is_empty() => facts.hostname.clone(),

@@ -61,7 +61,7 @@ pub(crate) fn command(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         bail!("--live needs root (CAP_NET_ADMIN) in the node's network namespace");
     }
     let mut snapshot = Snapshot::take(&mut nft)?;
-    let mut asked = crate::walk::packet(args, &snapshot.world)?;
+    let mut asked = crate::question::packet(args, &snapshot.world)?;
     remove_leftovers(&mut nft, &snapshot.chains);
     let (tracing, own) = start(&mut nft, &mut snapshot, &asked, args.sport)?;
     let caught = catch(args, tracing, &own, &snapshot, &asked, &termination)?;
@@ -328,7 +328,7 @@ fn print(
         println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(());
     }
-    let style = crate::walk::style(args.color);
+    let style = crate::question::style(args.color);
     println!("predicted:");
     print!("{}", trace::render_tree(&seen.packet, predicted, style));
     println!("\nwhat the kernel did:");

@@ -128,7 +128,7 @@ impl Logs {
             return Ok(());
         };
         let every = self.flush_frequency;
-        crate::proxy::spawn("log", move || {
+        crate::system::spawn("log", move || {
             loop {
                 std::thread::sleep(every);
                 held.flush();

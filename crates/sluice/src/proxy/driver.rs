@@ -8,14 +8,6 @@ use plan::{Plan, PortKey, StaleFlows};
 
 use super::pending::Pending;
 
-/// The family in netfilter's terms.
-pub(crate) fn kernel_family(family: IpFamily) -> netfilter::iptables::Family {
-    match family {
-        IpFamily::V4 => netfilter::iptables::Family::Ipv4,
-        IpFamily::V6 => netfilter::iptables::Family::Ipv6,
-    }
-}
-
 /// One address family of one proxy mode, at the kernel. Owns what it knows to be applied.
 pub(crate) trait Driver {
     /// Writes what changed since the last sync that succeeded.

@@ -11,7 +11,7 @@ use model::IpFamily;
 use observe::{Metrics, family_label};
 use plan::FlowFrontend;
 
-use super::driver::kernel_family;
+use crate::system::kernel_family;
 
 /// The host's own addresses, where NodePorts are.
 pub(crate) type HostAddresses = Arc<Mutex<Vec<IpAddr>>>;

@@ -13,6 +13,8 @@ use kernel::process::Termination;
 use model::IpFamily;
 use source::{Batch, Running, Severity, Source};
 
+use crate::system::spawn;
+
 /// How often a thread that waits for the kernel looks whether anybody still listens.
 const LISTENING: Duration = Duration::from_secs(1);
 
@@ -176,15 +178,6 @@ fn send(sender: &Sender<Input>, input: Input) -> ControlFlow<()> {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     }
-}
-
-/// A thread that is not waited for.
-pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .with_context(|| format!("cannot start the thread {name}"))?;
-    Ok(())
 }
 
 /// The addresses of the host's interfaces, sorted.

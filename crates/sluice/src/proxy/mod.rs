@@ -1,5 +1,6 @@
 //! `sluice proxy`: keeps the kernel in step with the objects.
 
+pub(crate) mod admission;
 mod driver;
 mod engine;
 mod families;
@@ -11,13 +12,14 @@ mod listen_map;
 mod local_relay;
 mod loopback;
 mod nftables;
+pub(crate) mod node_ports;
 mod node_wait;
 mod pending;
 mod report;
 mod run;
 mod schedule;
 pub(crate) mod setup;
-pub(crate) mod sysctls;
+mod sysctls;
 mod userspace;
 
 #[cfg(test)]
@@ -42,9 +44,7 @@ use netfilter::ipvs::netlink::Timeouts;
 use source::ManifestFiles;
 use source::apiserver::{ApiServer, ClientOptions};
 
-pub(crate) use self::driver::kernel_family;
 use self::input::Inputs;
-pub(crate) use self::input::spawn;
 use self::iptables::IptablesDriver;
 use self::local_relay::SharedRelay;
 use self::loopback::LoopbackNodePorts;
@@ -53,6 +53,7 @@ use self::run::{Drivers, Setup};
 use self::userspace::UserspaceDriver;
 use crate::cli::{IptablesBackend, ProxyArgs};
 use crate::logging;
+use crate::system::kernel_family;
 
 /// Carries out `sluice proxy`.
 pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<()> {
@@ -247,7 +248,7 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
         let mut driver =
             NftablesDriver::new(family, options, inputs.sender(), Rc::clone(&generation))
                 .context("cannot speak to nf_tables; is NET_ADMIN missing?")?;
-        if let Some(ip) = setup::localhost(config, family) {
+        if let Some(ip) = node_ports::localhost(config, family) {
             driver.serve_loopback(LoopbackNodePorts::new(ip, Rc::clone(&relay)));
         }
         drivers.push((family, Box::new(driver)));
@@ -258,7 +259,7 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
 fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
     let settings = userspace::Settings {
         mark: 1 << config.masquerade_bit,
-        localhost_node_ports: sysctls::localhost_node_ports(config),
+        localhost_node_ports: node_ports::localhost_node_ports(config),
     };
     let relay = SharedRelay::new(settings.mark);
     let mut drivers = Drivers::new();

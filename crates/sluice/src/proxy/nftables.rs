@@ -21,10 +21,11 @@ use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
 use plan::{Plan, PortKey};
 
-use super::driver::{Driver, SyncError, Synced, kernel_family};
+use super::driver::{Driver, SyncError, Synced};
 use super::input::Input;
 use super::loopback::LoopbackNodePorts;
 use super::pending::Pending;
+use crate::system::kernel_family;
 
 /// More steps than any honest sync takes; somebody who keeps meddling must not keep us for ever.
 const STEPS: usize = 10_000;

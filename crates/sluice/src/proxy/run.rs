@@ -12,15 +12,16 @@ use observe::{MetricSet, Metrics, NodeEligibility, Server};
 use plan::{Planner, Settings};
 use source::{Batch, Source};
 
+use super::admission::admit;
 use super::driver::Driver;
 use super::engine::Engine;
 use super::families;
 use super::flows;
-use super::input::{Input, Inputs, Stop, host_addresses, report_problems, spawn};
+use super::input::{Input, Inputs, Stop, host_addresses, report_problems};
 use super::node_wait::{Answer, NodeWait};
 use super::report::Reporter;
 use super::schedule::Intervals;
-use super::setup::admit;
+use crate::system::spawn;
 
 /// Everything that a proxy is to know, resolved.
 pub(crate) struct Setup {

@@ -1,56 +1,22 @@
 //! From the configuration to what each part of the proxy takes.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 use config::{Config, ProxyMode, Resolved};
 use dataplane::iptables::{Nfacct, Options};
 use kernel::nfacct::{Counter, NfAcct};
-use model::{Change, Cidr, Event, IpFamily};
 use observe::{MetricSet, Metrics, Pages};
 use plan::Settings;
 use source::apiserver::{EventType, NewEvent, Recorder, Regarding, Sent};
 
+use super::node_ports::{localhost_node_ports, node_port_addresses};
 use super::node_wait::NodeWait;
 use super::run::{Cluster, Setup};
 use super::schedule::Intervals;
-use super::sysctls::{localhost_node_ports, tcp_is_liberal};
+use super::sysctls::tcp_is_liberal;
 use crate::logging::Verbosity;
-
-pub(crate) fn node_port_addresses(
-    addresses: &config::NodePortAddresses,
-) -> plan::NodePortAddresses {
-    match addresses {
-        config::NodePortAddresses::All => plan::NodePortAddresses::All,
-        config::NodePortAddresses::Primary => plan::NodePortAddresses::Primary,
-        config::NodePortAddresses::Ranges(r) => plan::NodePortAddresses::Ranges(r.clone()),
-    }
-}
-
-/// The loopback address on which the relay answers for NodePorts in nftables mode, where somebody
-/// asked for that: by a loopback range in `nodePortAddresses`, or by stating
-/// `iptables.localhostNodePorts` where no ranges say otherwise. Its default asks for nothing, as
-/// upstream's nftables mode stays silent there.
-pub(crate) fn localhost(config: &Config, family: IpFamily) -> Option<IpAddr> {
-    let ip = match family {
-        IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
-    };
-    let ranges = match &config.node_port_addresses {
-        config::NodePortAddresses::Ranges(ranges) => ranges.as_slice(),
-        config::NodePortAddresses::All | config::NodePortAddresses::Primary => &[],
-    };
-    let of_family = |range: &&Cidr| IpFamily::of(range.addr()) == family && range.prefix_len() > 0;
-    let mut ranges = ranges.iter().filter(of_family).peekable();
-    let asked = match ranges.peek() {
-        Some(_) => ranges.any(|range| range.contains(&ip)),
-        None => config.localhost_node_ports_stated,
-    };
-    (config.localhost_node_ports && asked).then_some(ip)
-}
 
 fn local_traffic(local: &config::LocalTraffic) -> plan::LocalTraffic {
     use config::LocalTraffic as From;
@@ -70,20 +36,6 @@ pub(crate) fn settings(config: &Config, node_name: &str) -> Settings {
         local_traffic: local_traffic(&config.local_traffic),
         masquerade_all: config.masquerade_all,
         node_port_addresses: node_port_addresses(&config.node_port_addresses),
-    }
-}
-
-/// Without the gate, a Service's external IPs are as if it had none.
-pub(crate) fn admit(events: &mut [Event], allow_external_ips: bool) {
-    if allow_external_ips {
-        return;
-    }
-    for event in events {
-        if let Event::Service(Change::Applied(service)) = event
-            && !service.external_ips.is_empty()
-        {
-            Arc::make_mut(service).external_ips.clear();
-        }
     }
 }
 
@@ -343,29 +295,5 @@ mod tests {
         assert!(told(ProxyMode::Nftables).iter().eq([&starting]));
         let deprecated = (EventType::Warning, "IPVSDeprecation".to_owned());
         assert_eq!(told(ProxyMode::Ipvs), [starting, deprecated]);
-    }
-
-    #[test]
-    fn the_relay_answers_on_loopback_only_where_somebody_asked() {
-        let asked = |stated, value, ranges: &[&str]| {
-            let mut file = config::KubeProxyConfiguration::defaulted();
-            file.mode = "nftables".to_owned();
-            file.iptables.localhost_node_ports = Some(value);
-            let ranges = ranges.iter().map(|r| (*r).to_owned());
-            file.node_port_addresses = Some(ranges.collect());
-            let mut config = Config::from_file(file).unwrap();
-            config.localhost_node_ports_stated = stated;
-            IpFamily::ALL.map(|family| localhost(&config, family).is_some())
-        };
-        assert_eq!(asked(false, true, &[]), [false, false]);
-        assert_eq!(asked(true, true, &[]), [true, true]);
-        assert_eq!(asked(true, true, &["primary"]), [true, true]);
-        assert_eq!(asked(true, false, &["127.0.0.0/8"]), [false, false]);
-        assert_eq!(asked(false, true, &["127.0.0.0/8"]), [true, false]);
-        assert_eq!(
-            asked(false, true, &["10.0.0.0/8", "::1/128"]),
-            [false, true]
-        );
-        assert_eq!(asked(true, true, &["10.0.0.0/8"]), [false, true]);
     }
 }

@@ -3,6 +3,8 @@
 use config::{Config, ProxyMode};
 use kernel::sysctl::{Sysctl, SysctlTree};
 
+use super::node_ports::localhost_node_ports;
+
 /// The most connection-tracking entries that `maxPerCore` asks for, however many cores there are.
 const CONNTRACK_LIMIT: u64 = 1_048_576;
 
@@ -71,13 +73,6 @@ fn conntrack_max(conntrack: &config::Conntrack, cores: usize) -> Option<u64> {
     } else {
         scaled.max(u64::from(conntrack.min))
     })
-}
-
-/// Whether NodePorts are to answer on IPv4 loopback: asked for, and not excluded by
-/// `nodePortAddresses`.
-pub(crate) fn localhost_node_ports(config: &Config) -> bool {
-    config.localhost_node_ports
-        && super::setup::node_port_addresses(&config.node_port_addresses).contains_ipv4_loopback()
 }
 
 /// Sets what is wanted. What cannot be set (a namespace may forbid it) is a warning: Services

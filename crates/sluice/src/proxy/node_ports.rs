@@ -1,0 +1,75 @@
+//! Which addresses answer for NodePorts, as the configuration says.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use config::Config;
+use model::{Cidr, IpFamily};
+
+/// What the plan takes.
+pub(crate) fn node_port_addresses(
+    addresses: &config::NodePortAddresses,
+) -> plan::NodePortAddresses {
+    match addresses {
+        config::NodePortAddresses::All => plan::NodePortAddresses::All,
+        config::NodePortAddresses::Primary => plan::NodePortAddresses::Primary,
+        config::NodePortAddresses::Ranges(r) => plan::NodePortAddresses::Ranges(r.clone()),
+    }
+}
+
+/// Whether NodePorts are to answer on IPv4 loopback: asked for, and not excluded by
+/// `nodePortAddresses`.
+pub(crate) fn localhost_node_ports(config: &Config) -> bool {
+    config.localhost_node_ports
+        && node_port_addresses(&config.node_port_addresses).contains_ipv4_loopback()
+}
+
+/// The loopback address on which the relay answers for NodePorts in nftables mode, where somebody
+/// asked for that: by a loopback range in `nodePortAddresses`, or by stating
+/// `iptables.localhostNodePorts` where no ranges say otherwise. Its default asks for nothing, as
+/// upstream's nftables mode stays silent there.
+pub(crate) fn localhost(config: &Config, family: IpFamily) -> Option<IpAddr> {
+    let ip = match family {
+        IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    let ranges = match &config.node_port_addresses {
+        config::NodePortAddresses::Ranges(ranges) => ranges.as_slice(),
+        config::NodePortAddresses::All | config::NodePortAddresses::Primary => &[],
+    };
+    let of_family = |range: &&Cidr| IpFamily::of(range.addr()) == family && range.prefix_len() > 0;
+    let mut ranges = ranges.iter().filter(of_family).peekable();
+    let asked = match ranges.peek() {
+        Some(_) => ranges.any(|range| range.contains(&ip)),
+        None => config.localhost_node_ports_stated,
+    };
+    (config.localhost_node_ports && asked).then_some(ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_relay_answers_on_loopback_only_where_somebody_asked() {
+        let asked = |stated, value, ranges: &[&str]| {
+            let mut file = config::KubeProxyConfiguration::defaulted();
+            file.mode = "nftables".to_owned();
+            file.iptables.localhost_node_ports = Some(value);
+            let ranges = ranges.iter().map(|r| (*r).to_owned());
+            file.node_port_addresses = Some(ranges.collect());
+            let mut config = Config::from_file(file).unwrap();
+            config.localhost_node_ports_stated = stated;
+            IpFamily::ALL.map(|family| localhost(&config, family).is_some())
+        };
+        assert_eq!(asked(false, true, &[]), [false, false]);
+        assert_eq!(asked(true, true, &[]), [true, true]);
+        assert_eq!(asked(true, true, &["primary"]), [true, true]);
+        assert_eq!(asked(true, false, &["127.0.0.0/8"]), [false, false]);
+        assert_eq!(asked(false, true, &["127.0.0.0/8"]), [true, false]);
+        assert_eq!(
+            asked(false, true, &["10.0.0.0/8", "::1/128"]),
+            [false, true]
+        );
+        assert_eq!(asked(true, true, &["10.0.0.0/8"]), [false, true]);
+    }
+}

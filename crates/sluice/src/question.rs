@@ -1,0 +1,107 @@
+//! What `sluice trace`, `explain` and `diagram` are asked: of which host, and about which packet.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use netfilter::iptables::Family;
+use trace::{Facts, Origin, Packet, Proto, Style, World};
+
+use crate::cli::{ColorArg, FromArg, HostArgs, TraceArgs};
+
+/// Colours where they are asked for, or where somebody looks on.
+pub(crate) fn style(color: ColorArg) -> Style {
+    match color {
+        ColorArg::Always => Style::Ansi,
+        ColorArg::Never => Style::Plain,
+        ColorArg::Auto if std::io::stdout().is_terminal() => Style::Ansi,
+        ColorArg::Auto => Style::Plain,
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The facts that the arguments ask for, with the dumps that other files replace taken out.
+///
+/// Without any file: this host's. With files of rules alone, nothing is taken from this host unless
+/// `--this-host` says so: they are most likely another's.
+pub(crate) fn facts(args: &HostArgs) -> anyhow::Result<Facts> {
+    let mut facts = match &args.facts {
+        Some(path) => {
+            Facts::parse(&read(path)?).with_context(|| format!("in {}", path.display()))?
+        }
+        None if args.this_host || !args.has_rule_files() => crate::facts::collect()?,
+        None => Facts::default(),
+    };
+    let dumps = &mut facts.dumps;
+    if !args.iptables_save.is_empty() {
+        (dumps.iptables_save, dumps.iptables_legacy_save) = (None, None);
+    }
+    if !args.ip6tables_save.is_empty() {
+        (dumps.ip6tables_save, dumps.ip6tables_legacy_save) = (None, None);
+    }
+    if !args.nft.is_empty() {
+        dumps.nft_ruleset = None;
+    }
+    if let Some(path) = &args.ipset_save {
+        dumps.ipset_save = Some(read(path)?);
+    }
+    if let Some(path) = &args.ipvsadm_save {
+        dumps.ipvsadm_save = Some(read(path)?);
+    }
+    Ok(facts)
+}
+
+/// Everything that the arguments name, put together.
+pub(crate) fn world(args: &HostArgs) -> anyhow::Result<World> {
+    world_of(&facts(args)?, args)
+}
+
+/// The same over facts that are there already.
+pub(crate) fn world_of(facts: &Facts, args: &HostArgs) -> anyhow::Result<World> {
+    let mut world = World::from_facts(facts)?;
+    type Add = fn(&mut World, &str) -> Result<(), trace::WorldError>;
+    let kinds: [(&[PathBuf], Add); 3] = [
+        (&args.iptables_save, |w, t| w.add_iptables(Family::Ipv4, t)),
+        (&args.ip6tables_save, |w, t| w.add_iptables(Family::Ipv6, t)),
+        (&args.nft, World::add_nft),
+    ];
+    for (files, add) in kinds {
+        for path in files {
+            add(&mut world, &read(path)?).with_context(|| format!("in {}", path.display()))?;
+        }
+    }
+    Ok(world)
+}
+
+/// The packet that the arguments describe.
+pub(crate) fn packet(args: &TraceArgs, world: &World) -> anyhow::Result<Packet> {
+    let proto = match args.proto {
+        Proto::ICMP if args.dst.is_ipv6() => Proto::ICMPV6,
+        proto => proto,
+    };
+    if proto.has_ports() && args.dport.is_none() {
+        bail!("--dport is needed: {proto} has ports");
+    }
+    let guessed = world.host.guess_origin(args.src);
+    let (from, in_iface) = match &args.from {
+        None => (guessed, None),
+        Some(FromArg::Pod) => (Origin::Pod, None),
+        Some(FromArg::Node) => (Origin::Node, None),
+        Some(FromArg::Outside) => (Origin::Outside, None),
+        // Whether it is a pod's does not matter to any rule; it names the start to the reader.
+        Some(FromArg::Interface(name)) => match guessed {
+            Origin::Pod => (Origin::Pod, Some(name.clone())),
+            _ => (Origin::Outside, Some(name.clone())),
+        },
+    };
+    let dport = args.dport.unwrap_or_default();
+    let mut packet = Packet::new(from, args.src, args.dst, proto, dport);
+    packet.in_iface = in_iface;
+    if let Some(sport) = args.sport {
+        packet.sport = sport;
+    }
+    Ok(packet)
+}

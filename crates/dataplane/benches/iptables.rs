@@ -15,7 +15,7 @@ use model::{Change, Event, IpFamily};
 use netfilter::iptables::{Family, Flush, Restore, TableSet};
 use plan::Planner;
 use plan::testing::{big_cluster, big_cluster_settings};
-use support::{cpu_time, median, one_endpoint, resident_mib, show, slices};
+use support::{cpu_time, median, one_endpoint, planned, resident_mib, show, slices};
 
 const ENDPOINTS: usize = 10;
 /// Of what takes the whole cluster.
@@ -128,21 +128,18 @@ struct Round {
 
 impl Round {
     fn run(events: &[Event]) -> Self {
+        let (planner, diff, planning) = planned(events);
         let start = cpu_time();
-        let mut planner = Planner::new(big_cluster_settings());
-        planner.apply_all(events.iter().cloned());
-        let diff = planner.take_diff();
-        let planned = cpu_time();
         let mut mode = Mode::new(IpFamily::V4, Options::default());
         mode.apply(diff.family(IpFamily::V4));
         mode.observe(Observation::nothing());
         let mut transaction = mode.transaction(&BTreeSet::new()).expect("observed");
-        let lowered = cpu_time();
+        let lowering = cpu_time() - start;
         let text = std::mem::take(&mut transaction.text);
         mode.committed(transaction);
         Self {
-            planning: planned - start,
-            lowering: lowered - planned,
+            planning,
+            lowering,
             planner,
             mode,
             text,

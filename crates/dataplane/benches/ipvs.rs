@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use dataplane::ipvs::{Mode, Observation, Options, Rendered, Seen, Transaction, render};
 use model::{Change, Event, IpFamily, Service};
 use plan::Planner;
-use plan::testing::{Applied, big_cluster, big_cluster_settings, cidrs, ips};
-use support::{cpu_time, median, one_endpoint, resident_mib, show, slices};
+use plan::testing::{Applied, big_cluster, cidrs, ips};
+use support::{cpu_time, median, one_endpoint, planned, resident_mib, show, slices};
 
 const ENDPOINTS: usize = 10;
 /// Of what takes the whole cluster.
@@ -122,19 +122,16 @@ struct Round {
 
 impl Round {
     fn run(events: &[Event]) -> Self {
+        let (planner, diff, planning) = planned(events);
         let start = cpu_time();
-        let mut planner = Planner::new(big_cluster_settings());
-        planner.apply_all(events.iter().cloned());
-        let diff = planner.take_diff();
-        let planned = cpu_time();
         let mut mode = Mode::new(IpFamily::V4, Options::default());
         mode.set_addresses(ips(&[ADDRESS]));
         mode.apply(diff.family(IpFamily::V4));
         mode.observe(Observation::nothing());
         let transaction = mode.transaction().expect("observed");
         Self {
-            planning: planned - start,
-            lowering: cpu_time() - planned,
+            planning,
+            lowering: cpu_time() - start,
             planner,
             mode,
             transaction,

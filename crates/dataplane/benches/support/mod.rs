@@ -6,7 +6,17 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use model::{Change, EndpointSlice, Event, Service};
-use plan::testing::Applied;
+use plan::testing::{Applied, big_cluster_settings};
+use plan::{PlanDiff, Planner};
+
+/// A plan from nothing, and the time that it took.
+pub(crate) fn planned(events: &[Event]) -> (Planner, PlanDiff, Duration) {
+    let start = cpu_time();
+    let mut planner = Planner::new(big_cluster_settings());
+    planner.apply_all(events.iter().cloned());
+    let diff = planner.take_diff();
+    (planner, diff, cpu_time() - start)
+}
 
 pub(crate) fn slices(events: &[Event]) -> Vec<&EndpointSlice> {
     let slices = events.iter().filter_map(|event| match event {

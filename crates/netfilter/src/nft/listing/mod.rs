@@ -20,7 +20,6 @@ mod literal;
 mod statement;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

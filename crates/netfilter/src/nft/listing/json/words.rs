@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::DataType;
-use super::json::words as names;
+use super::super::DataType;
+use super::expr::{self, names};
 
 /// The one key of an object with what it has.
 fn only(json: &Json) -> Option<(&str, &Json)> {
@@ -177,7 +177,7 @@ fn log(body: &Json) -> String {
 
 /// An expression with the types of its parts.
 fn typed(json: &Json) -> (String, Vec<DataType>) {
-    let types = super::json::expr(json).map_or(Vec::new(), |e| e.types());
+    let types = expr::expr(json).map_or(Vec::new(), |e| e.types());
     (value(json, &types), types)
 }
 

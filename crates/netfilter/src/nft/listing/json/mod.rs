@@ -1,16 +1,17 @@
 //! What `nft -j list ruleset` prints (libnftables-json(5)).
 
+mod expr;
+mod words;
+
 use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
-use super::expr::fib;
-use super::literal::{self, value as typed};
-use super::statement::{all_flags, split_target};
+use self::expr::{elements, expr, names, set_ref, string, typed_expr, types, unknown, verdict};
+use super::statement::split_target;
 use super::{
-    Base, BinaryOp, Chain, ChainKind, Data, DataType, Element, Expr, Family, Item, Nat, NatKind,
-    Op, ParseError, Rule, Ruleset, Set, SetOp, SetRef, Statement, Table, Unknown, Value, Verdict,
-    block, words as in_words,
+    Base, Chain, ChainKind, DataType, Expr, Family, Nat, NatKind, Op, ParseError, Rule, Ruleset,
+    Set, SetOp, Statement, Table, Unknown, Value, block,
 };
 
 /// Where an object of the list starts: parsed JSON does not remember.
@@ -86,7 +87,7 @@ pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
         if kind == "table" {
             let name = string(body, "name").map_err(at)?;
             let mut table = Table::new(family, name);
-            table.dormant = words(body.get("flags")).iter().any(|f| &**f == "dormant");
+            table.dormant = names(body.get("flags")).iter().any(|f| &**f == "dormant");
             places.insert((family, name.into()), ruleset.tables.len());
             ruleset.tables.push(table);
             continue;
@@ -129,33 +130,6 @@ fn object_of(table: &mut Table, kind: &str, body: &Json, whole: &Json) -> Result
     Ok(())
 }
 
-fn unknown(json: &Json) -> Unknown {
-    Unknown {
-        text: json.to_string().into(),
-        line: 0,
-        column: 0,
-    }
-}
-
-fn string<'a>(body: &'a Json, key: &str) -> Result<&'a str, String> {
-    body.get(key)
-        .and_then(Json::as_str)
-        .ok_or_else(|| format!("{key:?} is not there or not a string"))
-}
-
-/// A string or a list of strings.
-pub(super) fn words(json: Option<&Json>) -> Vec<Box<str>> {
-    match json {
-        Some(Json::String(s)) => vec![s.as_str().into()],
-        Some(Json::Array(all)) => all
-            .iter()
-            .filter_map(Json::as_str)
-            .map(Into::into)
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
 fn chain(body: &Json) -> Result<Chain, String> {
     let mut chain = Chain {
         name: string(body, "name")?.into(),
@@ -193,7 +167,7 @@ fn rule(body: &Json) -> Rule {
         if !text.is_empty() {
             text.push(' ');
         }
-        let shown = in_words::statement(json, family);
+        let shown = words::statement(json, family);
         text.push_str(&shown);
         let parsed = statement(json).unwrap_or_else(|| {
             Statement::Unknown(Unknown {
@@ -210,28 +184,12 @@ fn rule(body: &Json) -> Rule {
     rule
 }
 
-fn types(json: Option<&Json>) -> Vec<DataType> {
-    match json {
-        Some(Json::String(s)) => s.split(" . ").map(DataType::parse).collect(),
-        Some(Json::Array(all)) => all
-            .iter()
-            .map(|t| t.as_str().map_or(DataType::Other, DataType::parse))
-            .collect(),
-        // `typeof`, in newer versions.
-        Some(object) => object
-            .get("typeof")
-            .and_then(expr)
-            .map_or(Vec::new(), |e| e.types()),
-        None => Vec::new(),
-    }
-}
-
 fn set(body: &Json) -> Result<Set, String> {
     let mut set = Set {
         name: string(body, "name")?.into(),
         key: types(body.get("type")),
         data: types(body.get("map")),
-        flags: words(body.get("flags")),
+        flags: names(body.get("flags")),
         timeout: body.get("timeout").map(|t| t.to_string().into()),
         elements: Vec::new(),
     };
@@ -241,118 +199,12 @@ fn set(body: &Json) -> Result<Set, String> {
     Ok(set)
 }
 
-fn elements(all: &[Json], key: &[DataType]) -> Option<Vec<Element>> {
-    all.iter().map(|json| element(json, key)).collect()
-}
-
-fn element(json: &Json, types: &[DataType]) -> Option<Element> {
-    // A map's element is a pair of key and value.
-    let (key, data) = match json {
-        Json::Array(pair) => match pair.as_slice() {
-            [key, data] => (key, Some(data)),
-            _ => return None,
-        },
-        other => (other, None),
-    };
-    let (key, comment) = match key.get("elem") {
-        Some(elem) => (
-            elem.get("val")?,
-            elem.get("comment").and_then(Json::as_str).map(Into::into),
-        ),
-        None => (key, None),
-    };
-    let key = match key {
-        Json::String(s) if s == "*" => Vec::new(),
-        other => items(other, types)?,
-    };
-    let data = match data {
-        None => None,
-        Some(json) => Some(match verdict(json) {
-            Some(v) => Data::Verdict(v),
-            None => Data::Items(items(json, &[])?.into()),
-        }),
-    };
-    Some(Element {
-        key: key.into(),
-        data,
-        comment,
-    })
-}
-
-fn items(json: &Json, types: &[DataType]) -> Option<Vec<Item>> {
-    let at = |i: usize| types.get(i).copied().unwrap_or(DataType::Other);
-    match json.get("concat").and_then(Json::as_array) {
-        Some(parts) => parts
-            .iter()
-            .enumerate()
-            .map(|(i, part)| item(part, at(i)))
-            .collect(),
-        None => Some(vec![item(json, at(0))?]),
-    }
-}
-
-fn item(json: &Json, of: DataType) -> Option<Item> {
-    Some(match literal_of(json, of)? {
-        Expr::Value(v) => Item::Value(v),
-        Expr::Range(a, b) => Item::Range(a, b),
-        Expr::Prefix(net) => Item::Prefix(net),
-        _ => return None,
-    })
-}
-
-/// A value, range or prefix.
-fn literal_of(json: &Json, of: DataType) -> Option<Expr> {
-    match json {
-        Json::Number(n) => Some(Expr::Value(Value::Int(n.as_u64()?))),
-        // Of a way: whether there is one.
-        Json::Bool(b) => {
-            let word = if *b { "exists" } else { "missing" };
-            Some(Expr::Value(Value::Text(word.into())))
-        }
-        Json::String(s) => Some(Expr::Value(match of {
-            DataType::Other if s.parse::<std::net::IpAddr>().is_err() => literal::name(s),
-            _ => typed(s, of),
-        })),
-        Json::Object(o) => {
-            if let Some(p) = o.get("prefix") {
-                let addr: std::net::IpAddr = string(p, "addr").ok()?.parse().ok()?;
-                let len = u8::try_from(p.get("len")?.as_u64()?).ok()?;
-                return Some(Expr::Prefix(ipnet::IpNet::new(addr, len).ok()?.trunc()));
-            }
-            let range = o.get("range")?.as_array()?;
-            let [first, last] = range.as_slice() else {
-                return None;
-            };
-            match (literal_of(first, of)?, literal_of(last, of)?) {
-                (Expr::Value(a), Expr::Value(b)) => Some(Expr::Range(a, b)),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
-
-fn verdict(json: &Json) -> Option<Verdict> {
-    let (name, body) = json.as_object()?.iter().next()?;
-    let target = || string(body, "target").ok().map(Box::from);
-    Some(match name.as_str() {
-        "accept" => Verdict::Accept,
-        "drop" => Verdict::Drop,
-        "continue" => Verdict::Continue,
-        "return" => Verdict::Return,
-        "queue" => Verdict::Queue,
-        "jump" => Verdict::Jump(target()?),
-        "goto" => Verdict::Goto(target()?),
-        _ => return None,
-    })
-}
-
 fn statement(json: &Json) -> Option<Statement> {
     if let Some(v) = verdict(json) {
         return Some(Statement::Verdict(v));
     }
     let (name, body) = json.as_object()?.iter().next()?;
-    let text = || Box::from(in_words::statement(json, ""));
+    let text = || Box::from(words::statement(json, ""));
     Some(match name.as_str() {
         "match" => comparison(body)?,
         "vmap" => {
@@ -421,19 +273,6 @@ fn comparison(body: &Json) -> Option<Statement> {
     Some(Statement::Match { left, op, right })
 }
 
-fn set_ref(json: &Json, key: &[DataType], data: &[DataType]) -> Option<SetRef> {
-    if let Some(name) = json.as_str().and_then(|s| s.strip_prefix('@')) {
-        return Some(SetRef::Name(name.into()));
-    }
-    let elements = elements(json.get("set")?.as_array()?, key)?;
-    Some(SetRef::Anonymous(Box::new(Set {
-        key: key.to_vec(),
-        data: data.to_vec(),
-        elements,
-        ..Set::default()
-    })))
-}
-
 fn nat(name: &str, body: &Json) -> Option<Statement> {
     let of = |key| match body.get(key) {
         None => Some(None),
@@ -453,7 +292,7 @@ fn nat(name: &str, body: &Json) -> Option<Statement> {
         },
         address,
         port,
-        flags: words(body.get("flags")),
+        flags: names(body.get("flags")),
     }))
 }
 
@@ -484,116 +323,4 @@ fn dynset(body: &Json) -> Option<Statement> {
         },
         condition: conditions.map(|s| s.to_string().into()),
     })
-}
-
-pub(super) fn expr(json: &Json) -> Option<Expr> {
-    typed_expr(json, &[])
-}
-
-fn typed_expr(json: &Json, types: &[DataType]) -> Option<Expr> {
-    let of = types.first().copied().unwrap_or(DataType::Other);
-    match json {
-        Json::Array(all) => {
-            // Flags, any of which will do.
-            let values: Option<Vec<Value>> = all
-                .iter()
-                .map(|v| match literal_of(v, of)? {
-                    Expr::Value(v) => Some(v),
-                    _ => None,
-                })
-                .collect();
-            Some(Expr::Flags(values?))
-        }
-        Json::String(s) => Some(match s.strip_prefix('@') {
-            Some(name) => Expr::SetName(name.into()),
-            None => literal_of(json, of)?,
-        }),
-        Json::Object(o) => {
-            if let Some(literal) = literal_of(json, of) {
-                return Some(literal);
-            }
-            let (name, body) = o.iter().next()?;
-            let known = object_expr(name, body, types);
-            Some(known.unwrap_or_else(|| Expr::Unknown(unknown(json))))
-        }
-        _ => literal_of(json, of),
-    }
-}
-
-fn object_expr(name: &str, body: &Json, types: &[DataType]) -> Option<Expr> {
-    let of = types.first().copied().unwrap_or(DataType::Other);
-    let operator = match name {
-        "&" => Some(BinaryOp::And),
-        "|" => Some(BinaryOp::Or),
-        "^" => Some(BinaryOp::Xor),
-        "<<" => Some(BinaryOp::Shl),
-        ">>" => Some(BinaryOp::Shr),
-        _ => None,
-    };
-    if let Some(op) = operator {
-        let mut operands = body.as_array()?.iter();
-        let mut left = typed_expr(operands.next()?, &[of])?;
-        for right in operands {
-            let of = match left.data_type() {
-                DataType::Other => of,
-                known => known,
-            };
-            left = Expr::Binary {
-                op,
-                right: Box::new(all_flags(typed_expr(right, &[of])?)),
-                left: Box::new(left),
-            };
-        }
-        return Some(left);
-    }
-    let text = |key| string(body, key).ok();
-    let number = |key| {
-        body.get(key)
-            .and_then(Json::as_u64)
-            .and_then(|n| u32::try_from(n).ok())
-    };
-    match name {
-        "payload" => literal::field(text("protocol")?, text("field")?),
-        "meta" => literal::meta(text("key")?),
-        "ct" => literal::ct(text("key")?, text("dir")),
-        "fib" => {
-            let flags = words(body.get("flags"));
-            let flags: Vec<&str> = flags.iter().map(|f| &**f).collect();
-            fib(&flags, text("result")?)
-        }
-        "numgen" => Some(Expr::Numgen {
-            random: text("mode")? == "random",
-            modulus: number("mod").filter(|m| *m > 0)?,
-            offset: number("offset").unwrap_or(0),
-        }),
-        "jhash" | "symhash" => Some(Expr::Hash {
-            text: format!("{name} {body}").into(),
-            modulus: number("mod").filter(|m| *m > 0)?,
-            offset: number("offset").unwrap_or(0),
-        }),
-        "concat" => {
-            let parts = body.as_array()?.iter().enumerate().map(|(i, part)| {
-                let of = types.get(i).copied().unwrap_or(DataType::Other);
-                typed_expr(part, &[of])
-            });
-            Some(Expr::Concat(parts.collect::<Option<_>>()?))
-        }
-        "set" => {
-            let elements = elements(body.as_array()?, types)?;
-            Some(Expr::Set(Box::new(Set {
-                key: types.to_vec(),
-                elements,
-                ..Set::default()
-            })))
-        }
-        "map" => {
-            let key = expr(body.get("key")?)?;
-            let map = set_ref(body.get("data")?, &key.types(), &[DataType::Other; 3])?;
-            Some(Expr::Map {
-                key: Box::new(key),
-                map,
-            })
-        }
-        _ => None,
-    }
 }

@@ -8,11 +8,13 @@ mod support_nft;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dataplane::nftables::{Options, State, Step, Sync, Transport};
 use kernel::netlink;
+use kernel::nfnetlink::{NfTables, TableId};
 use model::IpFamily;
-use netfilter::nft::{Element, Op, Value};
+use netfilter::nft::{Element, Family, Op, Value};
 use plan::testing::{big_cluster, big_cluster_settings};
 use plan::{Plan, Planner, PortPlan};
 
@@ -107,6 +109,53 @@ fn a_restart_has_nothing_to_do() {
         settled(&again, &mut live, &plan);
         let after = live.nft.generation().expect("a generation").generation;
         assert_eq!(before, after, "nothing was committed");
+    });
+}
+
+/// Ends a thread, however the test ends.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whoever writes faster than a table is read keeps nobody from starting who writes elsewhere.
+#[test]
+fn somebody_else_writes_to_tables_of_their_own_all_the_time() {
+    let former = plan(1_500);
+    let plan = plan(1_600);
+    in_namespace(|| {
+        let mut live = Live::open(IpFamily::V4);
+        sync(&former, &mut live);
+        let stop = AtomicBool::new(false);
+        let commits = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut nft = NfTables::open().expect("nf_tables");
+                let table = TableId::new(Family::Ip, "theirs");
+                let comment = None;
+                let mut commits = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    for op in [
+                        Op::AddTable {
+                            comment: comment.clone(),
+                        },
+                        Op::DeleteTable,
+                    ] {
+                        nft.commit(&table, &[op], None).expect("theirs");
+                        commits += 1;
+                    }
+                }
+                commits
+            });
+            let stop = Stop(&stop);
+            let sync = sync(&plan, &mut live);
+            settled(&sync, &mut live, &plan);
+            drop(stop);
+            writer.join().expect("a writer")
+        });
+        assert!(commits > 100, "{commits} commits are no haste");
     });
 }
 

@@ -177,7 +177,7 @@ fn commits(monitor: &mut Monitor) -> usize {
 fn the_table_is_deleted_under_load() {
     let (proxy, stage) = start();
     let load = stage.load();
-    load.wait(100);
+    load.wait_for_all();
     let mut monitor = proxy.host.run(|| Monitor::open().unwrap());
     let mut whole = Vec::new();
     for deletion in [

@@ -254,7 +254,9 @@ impl Sync {
                 let mut ops = vec![Op::DeleteTable];
                 ops.extend(target.create());
                 self.in_flight = Some(InFlight::Replace(target));
-                Step::Commit { ops, guarded: true }
+                // Whatever is there goes.
+                let guarded = false;
+                Step::Commit { ops, guarded }
             }
             Truth::Repairing(mut repairing) => {
                 let Some(batch) = repairing.next() else {

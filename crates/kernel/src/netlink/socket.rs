@@ -18,8 +18,10 @@ use super::{Error, Malformed};
 /// The kernel fills at most 32 KiB of one reply datagram (`netlink_dump`); notifications of
 /// nf_tables are of `NLMSG_GOODSIZE`, below a page or two.
 const BUFFER: usize = 128 * 1024;
-/// How long a part of a reply may take that ought to be there already.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a part of a reply may take that ought to be there already: the kernel composes it while it
+/// takes the request, or while it hands out the part before. Where there is no room for one it is lost,
+/// and often without a word.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A netlink socket of the namespace in which it was opened.
 #[derive(Debug)]

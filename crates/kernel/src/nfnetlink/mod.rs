@@ -8,6 +8,7 @@ mod monitor;
 mod table;
 mod trace;
 mod transaction;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use table::{Expected, ReadTable, TableId};
 pub use trace::{Heard, ListedChain, Tracing};
 use transaction::Verdict;
 pub use transaction::{Fault, TransactionError};
+pub use witness::{Witness, is_about};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 pub const NFTABLES: u8 = 10;

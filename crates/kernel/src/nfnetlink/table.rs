@@ -8,11 +8,13 @@ use netfilter::nft::table::{ChainContents, Contents, SetContents};
 use netfilter::nft::{Body, Element, Encoder, Family, Message as NftMessage, Op, decode};
 use nix::errno::Errno;
 
-use super::{Generation, NfTables, TransactionError};
+use super::{Generation, NfTables, TransactionError, Witness};
 use crate::netlink::{Error, Message};
 
-/// How often a table is read again when others keep committing meanwhile.
+/// How often a table is read again when others keep changing it meanwhile.
 const ATTEMPTS: u32 = 10;
+/// How often a commit is tried that comes after one to another table each time.
+const COMMIT_ATTEMPTS: u32 = 1_000;
 /// From how many elements on a set is asked for by key. A listing goes through the set from its
 /// start for every 32 KiB of the answer (`nft_rhash_walk`), so that its time grows with the square of
 /// the number of elements; fewer are listed as fast.
@@ -102,7 +104,7 @@ impl NfTables {
         ops: &[Op],
         generation: Option<Generation>,
     ) -> Result<(), TransactionError> {
-        self.commit_after(Vec::new(), table, ops, generation)
+        Batch::new(table, ops).commit(self, generation)
     }
 
     /// Makes a table that belongs to this conversation (`NFT_TABLE_F_OWNER`, Linux 5.12), with what
@@ -117,47 +119,55 @@ impl NfTables {
         ops: &[Op],
         generation: Option<Generation>,
     ) -> Result<(), TransactionError> {
+        let mut batch = Batch::new(table, ops);
         let make = bytes(&table.encoder().owned_table(comment));
-        self.commit_after(make, table, ops, generation)
+        batch.bytes.splice(..0, make);
+        batch.parts.insert(0, 0);
+        batch.commit(self, generation)
     }
 
-    /// Commits a message, or none, and then operations.
-    fn commit_after(
+    /// Commits operations on a table that one has read, unless somebody else has changed it since then:
+    /// that is [`TransactionError::GenerationChanged`]. What others do to other tables does not count.
+    ///
+    /// # Errors
+    /// As [`NfTables::commit`].
+    pub fn commit_unless_touched(
         &mut self,
-        first: Vec<u8>,
         table: &TableId,
         ops: &[Op],
-        generation: Option<Generation>,
+        witness: &mut Witness,
     ) -> Result<(), TransactionError> {
-        let (mut batch, parts) = table.batch(first, ops);
-        self.transact(&mut batch, generation)
-            .map_err(|error| match error {
-                TransactionError::Refused(mut faults) => {
-                    for fault in &mut faults {
-                        fault.at = parts.get(fault.at).copied().unwrap_or(fault.at);
-                    }
-                    faults.dedup_by_key(|fault| fault.at);
-                    TransactionError::Refused(faults)
-                }
-                other => other,
-            })
+        let mut batch = Batch::new(table, ops);
+        for _ in 0..COMMIT_ATTEMPTS {
+            if !witness.is_untouched()? {
+                break;
+            }
+            match batch.commit(self, Some(witness.generation())) {
+                // Whoever was first has been told of by now.
+                Err(TransactionError::GenerationChanged) => {}
+                other => return other,
+            }
+        }
+        Err(TransactionError::GenerationChanged)
     }
 
-    /// Reads a table with all that is in it, and the generation at which it was so; `None` for a
+    /// Reads a table with all that is in it, and a generation at which it was so; `None` for a
     /// table that is not there.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::Interrupted`] when others kept committing for too long.
+    /// See [`Error`]; [`Error::Interrupted`] when others kept changing the table for too long.
     pub fn read_table(
         &mut self,
         table: &TableId,
     ) -> Result<(Option<ReadTable>, Generation), Error> {
-        self.read(table, None)
+        let (read, witness) = self.read(table, None)?;
+        Ok((read, witness.generation()))
     }
 
     /// The same for a table of which one knows what it should have: in a time that grows with its
     /// size and no faster, as long as there is little in it that is not `expected`. What rules have
-    /// learned (sets with [`dynamic`](netfilter::nft::SetFlags::dynamic)) is left out.
+    /// learned (sets with [`dynamic`](netfilter::nft::SetFlags::dynamic)) is left out. With it comes
+    /// one who knows whether the table is still as it was read.
     ///
     /// # Errors
     /// As [`NfTables::read_table`].
@@ -165,7 +175,7 @@ impl NfTables {
         &mut self,
         table: &TableId,
         expected: &Expected<'_>,
-    ) -> Result<(Option<ReadTable>, Generation), Error> {
+    ) -> Result<(Option<ReadTable>, Witness), Error> {
         self.read(table, Some(expected))
     }
 
@@ -173,24 +183,31 @@ impl NfTables {
         &mut self,
         table: &TableId,
         expected: Option<&Expected<'_>>,
-    ) -> Result<(Option<ReadTable>, Generation), Error> {
-        let mut attempt = 1;
-        loop {
-            let before = self.generation()?.generation;
+    ) -> Result<(Option<ReadTable>, Witness), Error> {
+        for _ in 0..ATTEMPTS {
+            let mut witness = Witness::begin(self, table)?;
             let read = self.read_once(table, expected);
-            let after = self.generation()?.generation;
             // An error may be for something that went away under our eyes.
             match read {
-                Ok(read) if before == after => return Ok((read, after)),
-                Err(error) if before == after && !matches!(error, Error::Interrupted { .. }) => {
-                    return Err(error);
-                }
-                _ if attempt < ATTEMPTS => attempt += 1,
-                _ => {
-                    let what = "reading an nf_tables table";
-                    return Err(Error::Interrupted { what });
-                }
+                Err(Error::Interrupted { .. }) => {}
+                read if witness.is_untouched()? => return read.map(|read| (read, witness)),
+                _ => {}
             }
+        }
+        let what = "reading an nf_tables table";
+        Err(Error::Interrupted { what })
+    }
+
+    /// Passes the objects of a listing to `reader`. That somebody commits meanwhile means nothing where
+    /// the listing is of one table alone: whether it was to this one, a [`Witness`] knows.
+    fn list(&mut self, request: &NftMessage, reader: &mut Reader<'_>) -> Result<(), Error> {
+        let listed = self.stream(&bytes(request), |message| {
+            reader.take(message);
+            Ok(())
+        });
+        match listed {
+            Err(Error::Interrupted { .. }) => Ok(()),
+            other => other,
         }
     }
 
@@ -209,11 +226,13 @@ impl NfTables {
         for message in crate::netlink::Messages::new(&answer).flatten() {
             reader.take(&message);
         }
-        for kind in [msg::GETCHAIN, msg::GETSET, msg::GETRULE] {
-            self.stream(&bytes(&encoder.dump(kind, None)), |message| {
-                reader.take(message);
-                Ok(())
-            })?;
+        // Of chains the kernel lists those of all tables, by their place in the whole.
+        let chains = self.dump(&bytes(&encoder.dump(msg::GETCHAIN, None)))?;
+        for message in crate::netlink::Messages::new(&chains).flatten() {
+            reader.take(&message);
+        }
+        for kind in [msg::GETSET, msg::GETRULE] {
+            self.list(&encoder.dump(kind, None), &mut reader)?;
         }
         let sets: Vec<String> = reader.read.contents.sets.keys().cloned().collect();
         for set in &sets {
@@ -222,11 +241,7 @@ impl NfTables {
             {
                 continue;
             }
-            let request = bytes(&encoder.dump(msg::GETSETELEM, Some(set)));
-            self.stream(&request, |message| {
-                reader.take(message);
-                Ok(())
-            })?;
+            self.list(&encoder.dump(msg::GETSETELEM, Some(set)), &mut reader)?;
         }
         Ok(Some(reader.read))
     }
@@ -266,6 +281,49 @@ impl NfTables {
             rest = rest.get(got..).unwrap_or_default();
         }
         Ok(reader.elements(set) == count)
+    }
+}
+
+/// Operations as messages.
+struct Batch {
+    bytes: Vec<u8>,
+    /// Of each message the operation that it is part of: the elements of one operation may need
+    /// several.
+    parts: Vec<usize>,
+}
+
+impl Batch {
+    fn new(table: &TableId, ops: &[Op]) -> Self {
+        let mut bytes = Vec::new();
+        let mut parts = Vec::with_capacity(ops.len());
+        let mut messages = Vec::new();
+        for (number, op) in ops.iter().enumerate() {
+            table.encoder().op(op, &mut messages);
+            for message in messages.drain(..) {
+                message.append_to(&mut bytes);
+                parts.push(number);
+            }
+        }
+        Batch { bytes, parts }
+    }
+
+    /// Commits them; faults name the operation.
+    fn commit(
+        &mut self,
+        nft: &mut NfTables,
+        generation: Option<Generation>,
+    ) -> Result<(), TransactionError> {
+        let committed = nft.transact(&mut self.bytes, generation);
+        committed.map_err(|error| match error {
+            TransactionError::Refused(mut faults) => {
+                for fault in &mut faults {
+                    fault.at = self.parts.get(fault.at).copied().unwrap_or(fault.at);
+                }
+                faults.dedup_by_key(|fault| fault.at);
+                TransactionError::Refused(faults)
+            }
+            other => other,
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use dataplane::nftables::{Expected, Outcome, TABLE, Transport, table_family};
 use kernel::netlink;
-use kernel::nfnetlink::{Generation, NfTables, TableId, TransactionError};
+use kernel::nfnetlink::{NfTables, TableId, TransactionError, Witness};
 use model::IpFamily;
 use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
@@ -11,7 +11,7 @@ use netfilter::nft::table::Contents;
 pub(crate) struct Live {
     pub(crate) nft: NfTables,
     pub(crate) table: TableId,
-    generation: Option<Generation>,
+    witness: Option<Witness>,
 }
 
 impl Live {
@@ -19,7 +19,7 @@ impl Live {
         Live {
             nft: NfTables::open().expect("nf_tables"),
             table: TableId::new(table_family(family), TABLE),
-            generation: None,
+            witness: None,
         }
     }
 }
@@ -28,18 +28,19 @@ impl Transport for Live {
     type Error = netlink::Error;
 
     fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error> {
-        let (read, generation) = self.nft.read_expected(&self.table, expected)?;
-        self.generation = Some(generation);
+        let (read, witness) = self.nft.read_expected(&self.table, expected)?;
+        self.witness = Some(witness);
         Ok(read.map(|read| (read.contents, !read.foreign.is_empty())))
     }
 
     fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
-        let generation = self.generation.filter(|_| guarded);
-        match self.nft.commit(&self.table, ops, generation) {
-            Ok(()) => {
-                self.generation = self.generation.map(Generation::next);
-                Ok(Outcome::Committed)
-            }
+        self.witness = self.witness.take().filter(|_| guarded);
+        let committed = match &mut self.witness {
+            Some(witness) => self.nft.commit_unless_touched(&self.table, ops, witness),
+            None => self.nft.commit(&self.table, ops, None),
+        };
+        match committed {
+            Ok(()) => Ok(Outcome::Committed),
             Err(error @ (TransactionError::Refused(_) | TransactionError::RefusedWhole(_))) => {
                 Ok(Outcome::Refused(error.to_string()))
             }

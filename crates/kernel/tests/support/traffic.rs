@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -238,6 +238,8 @@ fn serve_udp(at: SocketAddr) {
 struct Shared {
     stop: AtomicBool,
     rounds: AtomicU64,
+    /// How many clients have had their first answer.
+    begun: AtomicUsize,
     failures: Mutex<Vec<Failure>>,
     by_client: Mutex<BTreeMap<String, u64>>,
 }
@@ -268,6 +270,9 @@ impl Client {
                     ended,
                     what,
                 });
+            }
+            if done == 0 {
+                self.shared.begun.fetch_add(1, Ordering::Relaxed);
             }
             done += 1;
             self.shared.rounds.fetch_add(1, Ordering::Relaxed);
@@ -374,6 +379,13 @@ impl Load {
     pub(crate) fn wait(&self, more: u64) {
         let target = self.shared.rounds.load(Ordering::Relaxed) + more;
         while self.shared.rounds.load(Ordering::Relaxed) < target {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until every client has had an answer: what is to last is there.
+    pub(crate) fn wait_for_all(&self) {
+        while self.shared.begun.load(Ordering::Relaxed) < self.threads.len() {
             thread::sleep(Duration::from_millis(1));
         }
     }

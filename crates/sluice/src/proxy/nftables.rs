@@ -14,7 +14,8 @@ use dataplane::nftables::{
 };
 use kernel::netlink;
 use kernel::nfnetlink::{
-    Generation, GenerationInfo, Monitor, NfTables, Notice, TableId, TransactionError, attributes,
+    Generation, GenerationInfo, Monitor, NfTables, Notice, TableId, TransactionError, Witness,
+    is_about,
 };
 use model::IpFamily;
 use netfilter::nft::Op;
@@ -55,6 +56,8 @@ struct Table {
     nft: NfTables,
     id: TableId,
     generation: SharedGeneration,
+    /// Of the last read, as long as something rests on it.
+    witness: Option<Witness>,
 }
 
 impl NftablesDriver {
@@ -72,6 +75,7 @@ impl NftablesDriver {
                 nft: NfTables::open()?,
                 id: TableId::new(table_family(family), TABLE),
                 generation,
+                witness: None,
             },
             inputs: Some(inputs),
             anchor: None,
@@ -107,6 +111,16 @@ impl NftablesDriver {
 
     /// Carries out all steps, and begins to watch when that has been done for the first time.
     fn run(&mut self) -> Result<Synced, SyncError> {
+        let ran = self.run_and_watch();
+        self.table.witness = None;
+        ran?;
+        Ok(Synced {
+            quarantined: self.sync.refused().clone(),
+            rules: Vec::new(),
+        })
+    }
+
+    fn run_and_watch(&mut self) -> Result<(), SyncError> {
         self.run_steps()?;
         if let Some(inputs) = self.inputs.take()
             && self.watch(inputs)
@@ -115,10 +129,7 @@ impl NftablesDriver {
             self.sync.distrust();
             self.run_steps()?;
         }
-        Ok(Synced {
-            quarantined: self.sync.refused().clone(),
-            rules: Vec::new(),
-        })
+        Ok(())
     }
 
     fn run_steps(&mut self) -> Result<(), SyncError> {
@@ -145,6 +156,9 @@ impl NftablesDriver {
         if let Err(error) = watch(self.family, &self.table.id, self.table.nft.port(), inputs) {
             tracing::warn!("{error:#}; foreign changes show only at the next full sync");
             return false;
+        }
+        if let Some(witness) = &mut self.table.witness {
+            return !witness.is_untouched().unwrap_or(false);
         }
         let now = self.table.nft.generation().map(|info| info.generation);
         now.ok() != self.table.generation.get()
@@ -185,14 +199,23 @@ impl Transport for Table {
     type Error = netlink::Error;
 
     fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error> {
-        let (read, generation) = self.nft.read_expected(&self.id, expected)?;
-        self.generation.set(Some(generation));
+        let (read, witness) = self.nft.read_expected(&self.id, expected)?;
+        self.generation.set(Some(witness.generation()));
+        self.witness = Some(witness);
         Ok(read.map(|read| (read.contents, !read.foreign.is_empty())))
     }
 
     fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
-        let generation = self.generation.get().filter(|_| guarded);
-        match self.nft.commit(&self.id, ops, generation) {
+        self.witness = self.witness.take().filter(|_| guarded);
+        let committed = match &mut self.witness {
+            Some(witness) => {
+                let committed = self.nft.commit_unless_touched(&self.id, ops, witness);
+                self.generation.set(Some(witness.generation()));
+                committed
+            }
+            None => self.nft.commit(&self.id, ops, None),
+        };
+        match committed {
             Ok(()) => {
                 let next = self.generation.get().map(Generation::next);
                 self.generation.set(next);
@@ -221,8 +244,7 @@ fn make_anchor(family: IpFamily) -> Result<NfTables, TransactionError> {
 /// Reports changes to the table that others than the socket `own` make.
 fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> anyhow::Result<()> {
     let mut monitor = Monitor::open().context("cannot watch nf_tables")?;
-    let number = kernel::family::number(kernel_family(family));
-    let name = table.name.clone();
+    let table = table.clone();
     std::thread::Builder::new()
         .name(format!("watch-{family}"))
         .spawn(move || {
@@ -240,9 +262,7 @@ fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> 
                         if let Ok(Some(_)) = GenerationInfo::read(&message) {
                             disturbed |= mem::take(&mut foreign);
                         }
-                        foreign |= message.port != own
-                            && message.payload.first() == Some(&number)
-                            && table_of(&message) == Some(name.as_bytes());
+                        foreign |= message.port != own && is_about(&message, &table);
                     }
                 }
                 if let Err(error) = ready {
@@ -256,11 +276,4 @@ fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> 
         })
         .context("cannot start the thread that watches nf_tables")?;
     Ok(())
-}
-
-/// The table that a notification is about: in every kind of message the attribute numbered 1
-/// (`NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, ... in `nf_tables.h`), a C string.
-fn table_of<'a>(message: &netlink::Message<'a>) -> Option<&'a [u8]> {
-    let first = attributes(message).flatten().find(|a| a.kind == 1)?;
-    first.value.strip_suffix(b"\0")
 }

@@ -1,0 +1,68 @@
+//! Whether anybody else has changed a table since one looked.
+
+use super::{Generation, GenerationInfo, Monitor, NfTables, Notice, TableId, attributes};
+use crate::netlink::{Error, Message};
+
+/// Hears of all changes to nf_tables from its beginning on, and remembers whether there was one to its
+/// table that was not made through one's own socket. The generation is no answer to that: it counts
+/// the commits to all tables.
+///
+/// As long as one listens, the kernel composes a notification for every object that anybody changes:
+/// not to be kept for longer than it is asked.
+#[derive(Debug)]
+pub struct Witness {
+    monitor: Monitor,
+    table: TableId,
+    own: u32,
+    generation: Generation,
+    touched: bool,
+}
+
+impl Witness {
+    /// Begins to listen.
+    pub(super) fn begin(nft: &mut NfTables, table: &TableId) -> Result<Self, Error> {
+        let monitor = Monitor::open()?;
+        Ok(Witness {
+            monitor,
+            table: table.clone(),
+            own: nft.port(),
+            generation: nft.generation()?.generation,
+            touched: false,
+        })
+    }
+
+    /// Whether nobody else has changed the table so far, nor may have.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn is_untouched(&mut self) -> Result<bool, Error> {
+        while let Some(notice) = self.monitor.receive()? {
+            let Notice::Changes(messages) = notice else {
+                self.touched = true;
+                continue;
+            };
+            for message in messages.flatten() {
+                if let Ok(Some(info)) = GenerationInfo::read(&message) {
+                    self.generation = info.generation;
+                }
+                self.touched |= message.port != self.own && is_about(&message, &self.table);
+            }
+        }
+        Ok(!self.touched)
+    }
+
+    /// The last generation of which all changes have been heard.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+/// Whether a notification is about a table or something in it: in every kind of message the attribute
+/// numbered 1 (`NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, ... in `nf_tables.h`) is the
+/// table's name, a C string.
+pub fn is_about(message: &Message<'_>, table: &TableId) -> bool {
+    let family = message.payload.first() == Some(&table.family.number());
+    let name = attributes(message).flatten().find(|a| a.kind == 1);
+    let name = name.and_then(|name| name.value.strip_suffix(b"\0"));
+    family && name == Some(table.name.as_bytes())
+}

@@ -104,11 +104,11 @@ pub(super) fn interface(word: &Word<'_>) -> Parsed<Interface> {
 
 /// A protocol; `None` for `all`.
 pub(super) fn protocol(word: &Word<'_>) -> Parsed<Option<Protocol>> {
-    if word.text.eq_ignore_ascii_case("all") || &*word.text == "0" {
+    if word.text.eq_ignore_ascii_case("all") {
         return Ok(None);
     }
     Protocol::parse(&word.text)
-        .map(Some)
+        .map(|protocol| Some(protocol).filter(|p| p.0 != 0))
         .ok_or_else(|| Fault::not_a(word, "a protocol known by name, or a number up to 255"))
 }
 

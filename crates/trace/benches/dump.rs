@@ -63,6 +63,31 @@ fn nft(rules: u32) -> String {
     out
 }
 
+/// The same as `nft -j` prints it.
+fn nft_json(rules: u32) -> String {
+    let mut out = String::from(
+        r#"{"nftables": [{"table": {"family": "ip", "name": "t"}}, {"map": {"family": "ip", "name": "services", "table": "t", "type": ["ipv4_addr", "inet_proto", "inet_service"], "map": "verdict", "elem": ["#,
+    );
+    for n in 0..rules {
+        let ip = Ipv4Addr::from_bits(0x0a60_0000 + n);
+        let between = if n > 0 { ", " } else { "" };
+        let _ = write!(
+            out,
+            r#"{between}[{{"concat": ["{ip}", "tcp", 80]}}, {{"drop": null}}]"#
+        );
+    }
+    out.push_str(r#"]}}, {"chain": {"family": "ip", "table": "t", "name": "c", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}}"#);
+    for n in 0..rules {
+        let ip = Ipv4Addr::from_bits(0x0b00_0000 + n);
+        let _ = write!(
+            out,
+            r#", {{"rule": {{"family": "ip", "table": "t", "chain": "c", "handle": {n}, "expr": [{{"match": {{"op": "==", "left": {{"payload": {{"protocol": "ip", "field": "daddr"}}}}, "right": "{ip}"}}}}, {{"match": {{"op": "==", "left": {{"payload": {{"protocol": "tcp", "field": "dport"}}}}, "right": 80}}}}, {{"drop": null}}]}}}}"#
+        );
+    }
+    out.push_str(r#", {"rule": {"family": "ip", "table": "t", "chain": "c", "expr": [{"vmap": {"key": {"concat": [{"payload": {"protocol": "ip", "field": "daddr"}}, {"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]}, "data": "@services"}}]}}]}"#);
+    out
+}
+
 fn measure(name: &str, text: &str, last: Ipv4Addr, add: impl Fn(&mut World, &str)) {
     let packet = Packet::new(
         Origin::Outside,
@@ -96,7 +121,11 @@ fn main() {
     for rules in [10_000, 100_000] {
         let text = nft(rules);
         let last = Ipv4Addr::from_bits(0x0a60_0000 + rules - 1);
-        measure(&format!("nftables, {rules} rules"), &text, last, |w, t| {
+        measure(&format!("nft list, {rules} rules"), &text, last, |w, t| {
+            w.add_nft(t).expect("the dump is whole");
+        });
+        let json = nft_json(rules);
+        measure(&format!("nft -j, {rules} rules"), &json, last, |w, t| {
             w.add_nft(t).expect("the dump is whole");
         });
     }

@@ -4,7 +4,10 @@ mod expr;
 mod words;
 
 use std::collections::HashMap;
+use std::fmt;
 
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
 
 use self::expr::{elements, expr, names, set_ref, string, typed_expr, types, unknown, verdict};
@@ -51,55 +54,110 @@ fn bare_message(e: &serde_json::Error) -> String {
 }
 
 pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
-    let json: Json = serde_json::from_str(text).map_err(|e| ParseError {
+    let mut reader = Reader::default();
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = json.deserialize_map(&mut reader).and_then(|()| json.end());
+    if let Some((index, message)) = reader.failed {
+        let (line, column) = place(text, index);
+        return Err(ParseError {
+            line,
+            column,
+            message,
+        });
+    }
+    read.map_err(|e| ParseError {
         line: e.line(),
         column: e.column().max(1),
         message: bare_message(&e),
     })?;
-    let Some(objects) = json.get("nftables").and_then(Json::as_array) else {
+    if !reader.found {
         return Err(ParseError {
             line: 1,
             column: 1,
             message: "an object without the list \"nftables\": is this `nft -j list ruleset`?"
                 .into(),
         });
-    };
-    let mut ruleset = Ruleset::default();
-    let mut places: HashMap<(Family, Box<str>), usize> = HashMap::new();
-    for (index, object) in objects.iter().enumerate() {
-        let error = |message: String| {
-            let (line, column) = place(text, index);
-            ParseError {
-                line,
-                column,
-                message,
+    }
+    Ok(reader.ruleset)
+}
+
+/// Takes the list's objects one by one: all at once they are many times as large as the text.
+#[derive(Default)]
+struct Reader {
+    ruleset: Ruleset,
+    places: HashMap<(Family, Box<str>), usize>,
+    found: bool,
+    /// The object that is not what it should be, and why.
+    failed: Option<(usize, String)>,
+}
+
+impl<'de> Visitor<'de> for &mut Reader {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with the list \"nftables\"")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "nftables" {
+                self.found = true;
+                map.next_value_seed(&mut *self)?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
             }
-        };
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        while let Some(object) = seq.next_element::<Json>()? {
+            if let Err(message) = self.object(index, &object) {
+                self.failed = Some((index, message));
+                return Err(serde::de::Error::custom("not what it should be"));
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Reader {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl Reader {
+    fn object(&mut self, index: usize, object: &Json) -> Result<(), String> {
         let Some((kind, body)) = object.as_object().and_then(|o| o.iter().next()) else {
-            return Err(error(format!("nftables[{index}] is not an object")));
+            return Err(format!("nftables[{index}] is not an object"));
         };
         if kind == "metainfo" {
-            continue;
+            return Ok(());
         }
-        let at = |e: String| error(format!("nftables[{index}] ({kind}): {e}"));
+        let at = |e: String| format!("nftables[{index}] ({kind}): {e}");
         let family = Family::parse(string(body, "family").map_err(at)?)
             .ok_or_else(|| at("its family is not known".into()))?;
+        let tables = &mut self.ruleset.tables;
         if kind == "table" {
             let name = string(body, "name").map_err(at)?;
             let mut table = Table::new(family, name);
             table.dormant = names(body.get("flags")).iter().any(|f| &**f == "dormant");
-            places.insert((family, name.into()), ruleset.tables.len());
-            ruleset.tables.push(table);
-            continue;
+            self.places.insert((family, name.into()), tables.len());
+            tables.push(table);
+            return Ok(());
         }
         let table_name = string(body, "table").map_err(at)?;
-        let table = places
-            .get(&(family, table_name.into()))
-            .and_then(|i| ruleset.tables.get_mut(*i))
+        let place = self.places.get(&(family, table_name.into()));
+        let table = place
+            .and_then(|i| tables.get_mut(*i))
             .ok_or_else(|| at(format!("table {table_name} was not listed before it")))?;
-        object_of(table, kind, body, object).map_err(at)?;
+        object_of(table, kind, body, object).map_err(at)
     }
-    Ok(ruleset)
 }
 
 fn object_of(table: &mut Table, kind: &str, body: &Json, whole: &Json) -> Result<(), String> {

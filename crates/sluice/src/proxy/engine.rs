@@ -191,6 +191,9 @@ impl Engine {
                 if work == Work::Check {
                     if family.driver.disturbed() {
                         family.put_back();
+                    } else if !family.quarantined.is_empty() {
+                        // What was refused may be taken by now.
+                        family.schedule.changed();
                     }
                     continue;
                 }

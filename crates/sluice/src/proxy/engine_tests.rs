@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::{
-    Change, Event, IpFamily, NamespacedName, Protocol, Service, ServicePort, ServiceType,
-    SessionAffinity, TrafficPolicy,
+    Change, Event, IpFamily, NamespacedName, Protocol, Service, ServicePort, ServicePortName,
+    ServiceType, SessionAffinity, TrafficPolicy,
 };
 use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, PortKey, Settings};
 
@@ -266,4 +266,31 @@ fn foreign_changes_lead_to_a_full_sync() {
     fake.0.borrow_mut().disturbed = true;
     run_for(&mut engine, Duration::from_millis(100));
     assert_eq!(fake.take_log(), ["everything 0"]);
+}
+
+#[test]
+fn what_is_left_out_is_tried_again_with_every_look() {
+    let fake = Fake::default();
+    let mut engine = engine_checking_every(&fake, Duration::from_millis(20));
+    engine.complete(Instant::now());
+    engine.run();
+    let name = ServicePortName {
+        service: NamespacedName::new("demo", "a"),
+        port: "http".into(),
+    };
+    fake.0.borrow_mut().quarantine = Some((name, Protocol::Tcp));
+    engine.events(vec![service("a", 80)], Instant::now());
+    engine.run();
+    fake.take_log();
+    run_for(&mut engine, Duration::from_millis(100));
+    let log = fake.take_log();
+    assert!(
+        !log.is_empty() && log.iter().all(|l| l == "changes "),
+        "{log:?}"
+    );
+    fake.0.borrow_mut().quarantine = None;
+    run_for(&mut engine, Duration::from_millis(100));
+    fake.take_log();
+    run_for(&mut engine, Duration::from_millis(100));
+    assert!(fake.take_log().is_empty(), "it is served");
 }

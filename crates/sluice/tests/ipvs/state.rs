@@ -18,6 +18,7 @@ use crate::support::vm::{in_this_vm, in_vm};
 use crate::support::{
     CLUSTER_CIDR, Host, Proxy, SLUICE, assert_same, eventually, observed, text, web,
 };
+use crate::traffic;
 
 /// One observed configuration: its name, its flags, and the same as a configuration file.
 pub(crate) struct Case {
@@ -255,32 +256,54 @@ fn one_service() -> TempDir {
 }
 
 #[test]
-fn virtual_servers_of_others_and_timeouts() {
-    in_vm("state::virtual_servers_of_others_and_timeouts", || {
-        let host = node();
-        host.sh(
-            "ipvsadm -A -t 10.9.1.1:80 -s wlc; ipvsadm -a -t 10.9.1.1:80 -r 10.1.1.1:80 -g -w 7
+fn virtual_servers_of_others_timeouts_and_node_ports() {
+    in_vm(
+        "state::virtual_servers_of_others_timeouts_and_node_ports",
+        || {
+            let host = node();
+            host.sh(
+                "ipvsadm -A -t 10.9.1.1:80 -s wlc; ipvsadm -a -t 10.9.1.1:80 -r 10.1.1.1:80 -g -w 7
              ipvsadm -A -t 10.8.1.1:80 -s wlc; ipvsadm -A -f 7 -s rr",
-        );
-        let flags = [
-            "--ipvs-exclude-cidrs=10.9.0.0/16",
-            "--ipvs-tcp-timeout=15m",
-            "--ipvs-tcpfin-timeout=7s",
-            "--ipvs-udp-timeout=90s",
-        ];
-        let output = once(&host, one_service().path(), &flags);
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        assert_eq!(
-            lines(&host.sh("ipvsadm-save -n")),
-            lines(
-                "-A -t 10.9.1.1:80 -s wlc\n-a -t 10.9.1.1:80 -r 10.1.1.1:80 -g -w 7\n\
+            );
+            let flags = [
+                "--ipvs-exclude-cidrs=10.9.0.0/16",
+                "--ipvs-tcp-timeout=15m",
+                "--ipvs-tcpfin-timeout=7s",
+                "--ipvs-udp-timeout=90s",
+            ];
+            let objects = one_service();
+            let output = once(&host, objects.path(), &flags);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            assert_eq!(
+                lines(&host.sh("ipvsadm-save -n")),
+                lines(
+                    "-A -t 10.9.1.1:80 -s wlc\n-a -t 10.9.1.1:80 -r 10.1.1.1:80 -g -w 7\n\
                  -A -f 7 -s rr\n\
                  -A -t 10.96.10.1:80 -s rr\n-a -t 10.96.10.1:80 -r 10.244.1.11:8080 -m -w 1"
-            )
-        );
-        let timeouts = host.sh("ipvsadm -L --timeout");
-        assert!(timeouts.contains(": 900 7 90"), "{timeouts}");
-    });
+                )
+            );
+            let timeouts = host.sh("ipvsadm -L --timeout");
+            assert!(timeouts.contains(": 900 7 90"), "{timeouts}");
+
+            // NodePorts on chosen addresses of those that the node has; never on loopback.
+            let node_port = traffic::web("ports", 5, 30500, "", &[]);
+            fs::write(objects.path().join("ports.yaml"), node_port).unwrap();
+            let chosen = "--nodeport-addresses=10.200.1.0/24,127.0.0.0/8";
+            for (flags, wanted) in [
+                (&[][..], &["10.200.0.1", "10.200.1.2"][..]),
+                (&[chosen], &["10.200.1.2"]),
+            ] {
+                let output = once(&host, objects.path(), flags);
+                assert!(output.status.success(), "{}", text(&output.stderr));
+                let all = lines(&host.sh("ipvsadm-save -n")).into_iter();
+                let is: BTreeSet<String> = all.filter(|l| l.contains(":30500")).collect();
+                // No range of IPv6's is as good as all.
+                let wanted = wanted.iter().copied().chain(["[fd00:200:1::2]"]);
+                let should = wanted.map(|ip| format!("-A -t {ip}:30500 -s rr"));
+                assert_eq!(is, should.collect(), "{flags:?}");
+            }
+        },
+    );
 }
 
 #[test]

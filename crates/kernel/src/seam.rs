@@ -7,7 +7,7 @@ use netfilter::nft::Op;
 
 use crate::address::{self, InterfaceAddress};
 use crate::conntrack::{Conntrack, Filter, Flow, Swept};
-use crate::iptables::{self, Choice, Iptables, RestoreError};
+use crate::iptables::{self, Backend, Choice, Iptables, RestoreError};
 use crate::netlink;
 use crate::nfacct::{Counted, Counter, NfAcct};
 use crate::nfnetlink::{Generation, NfTables, ReadTable, TableId, TransactionError};
@@ -20,6 +20,12 @@ pub trait IptablesRules {
 
     /// Whether `MASQUERADE --random-fully` is there.
     fn random_fully(&self) -> bool;
+
+    /// A number that is another after every change to the back end's rules, whoever made it; `None`
+    /// where there is none.
+    fn generation(&self) -> Option<Generation> {
+        None
+    }
 
     /// The rules of a table in `iptables-save` form.
     ///
@@ -232,6 +238,13 @@ impl IptablesRules for Iptables {
 
     fn random_fully(&self) -> bool {
         Iptables::random_fully(self)
+    }
+
+    fn generation(&self) -> Option<Generation> {
+        match self.backend() {
+            Backend::Nft => Some(NfTables::open().ok()?.generation().ok()?.generation),
+            Backend::Legacy => None,
+        }
     }
 
     fn save(&mut self, table: Table) -> Result<Vec<u8>, iptables::Error> {

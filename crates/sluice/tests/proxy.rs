@@ -4,10 +4,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
-use support::{Host, Proxy, eventually, observed, text, web};
+use support::{Host, Proxy, Running, SLUICE, eventually, observed, text, web};
 
 #[test]
 fn changes_to_files_reach_the_kernel() {
@@ -128,6 +130,61 @@ fn rules_stay_when_it_ends_and_a_restart_changes_nothing() {
     for line in before.lines() {
         assert!(after.contains(line), "{line} is gone");
     }
+}
+
+/// In the nft back end, where the tool needs seconds for many rules.
+#[test]
+fn rules_are_read_back_only_after_somebody_has_written() {
+    let tools = tempfile::tempdir().unwrap();
+    let read = tools.path().join("read");
+    let find = |tool: &str| PathBuf::from("/usr/sbin").join(tool);
+    for tool in ["iptables-nft-save", "ip6tables-nft-save"] {
+        let counting = format!(
+            "#!/bin/sh\necho {tool} >> {}\nexec {} \"$@\"\n",
+            read.display(),
+            find(tool).display()
+        );
+        let path = tools.path().join(tool);
+        fs::write(&path, counting).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", tools.path().display());
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |endpoint| fs::write(folder.path().join("a.yaml"), web("a", 1, endpoint)).unwrap();
+    write("10.244.1.1");
+    let mut command = host.command(SLUICE);
+    command.args(["proxy", "--proxy-mode=iptables", "--iptables-backend=nft"]);
+    command.args([
+        "--iptables-sync-period=100ms",
+        "--iptables-min-sync-period=10ms",
+    ]);
+    command
+        .args(["--hostname-override=node1", "--manifests"])
+        .arg(folder.path());
+    command.env("PATH", path).stderr(Stdio::null());
+    let _proxy = Running(command.spawn().unwrap());
+    let wait_for = |what: &str| {
+        eventually(what, || host.sh("iptables-nft-save -t nat").contains(what));
+    };
+    wait_for("demo/a:http");
+    let count = || fs::read_to_string(&read).map_or(0, |text| text.lines().count());
+    let at_rest = || {
+        let before = count();
+        std::thread::sleep(Duration::from_secs(1));
+        count() == before
+    };
+    eventually("nothing is read any more", at_rest);
+    // What it writes itself is no reason to look.
+    let before = count();
+    write("10.244.1.9");
+    wait_for("demo/a:http -> 10.244.1.9:8080");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(count(), before);
+    host.sh("iptables-nft -t nat -F KUBE-SERVICES");
+    wait_for("-A KUBE-SERVICES -d 10.96.10.1/32");
+    assert!(count() > before);
+    eventually("nothing is read any more", at_rest);
 }
 
 fn without_counters(save: &str) -> String {

@@ -1,9 +1,12 @@
 //! The iptables mode at the kernel: one restore a sync, and what to do when it is refused.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use dataplane::iptables::{Mode, Observation, Options, Transaction};
 use kernel::iptables::RestoreError;
+use kernel::nfnetlink::Generation;
 use kernel::seam::IptablesRules;
 use model::IpFamily;
 use netfilter::iptables::Table;
@@ -19,6 +22,11 @@ const TABLES: [Table; 3] = [Table::Mangle, Table::Filter, Table::Nat];
 /// back would keep a core busy for seconds.
 const VERIFY_UP_TO: usize = 20_000;
 
+/// For each family, the back end's generation at which a look at its rules had nothing to object to.
+/// As long as it lasts there is no need to look again, which takes seconds with many rules. The
+/// families share the generation, so that what one of them writes is no news to the other.
+pub(crate) type SharedGood = Rc<Cell<[Option<Generation>; 2]>>;
+
 /// One family of the iptables mode.
 pub(crate) struct IptablesDriver<R> {
     family: IpFamily,
@@ -27,6 +35,7 @@ pub(crate) struct IptablesDriver<R> {
     /// Service ports that the kernel refused, with its words. They are tried again when they
     /// change, and in every full sync.
     refused: BTreeMap<PortKey, String>,
+    good: SharedGood,
     last: Option<[RuleCount; 2]>,
 }
 
@@ -40,12 +49,13 @@ enum Failure {
 
 impl<R: IptablesRules> IptablesDriver<R> {
     /// A driver that knows nothing of the kernel yet.
-    pub(crate) fn new(family: IpFamily, rules: R, options: Options) -> Self {
+    pub(crate) fn new(family: IpFamily, rules: R, options: Options, good: SharedGood) -> Self {
         Self {
             family,
             rules,
             mode: Mode::new(family, options),
             refused: BTreeMap::new(),
+            good,
             last: None,
         }
     }
@@ -129,8 +139,17 @@ impl<R: IptablesRules> IptablesDriver<R> {
             self.commit(transaction);
             return Ok(());
         }
+        let before = self.rules.generation();
         match self.rules.restore(transaction.text.as_bytes()) {
             Ok(()) => {
+                // The commit of one table is one generation: with one more nobody came in between.
+                let after = before.map(Generation::next);
+                let commits = transaction.text.matches("COMMIT\n").count();
+                if commits == 1 && self.rules.generation() == after {
+                    let good = self.good.get();
+                    let next = |good| if good == before { after } else { good };
+                    self.good.set(good.map(next));
+                }
                 self.commit(transaction);
                 Ok(())
             }
@@ -202,6 +221,12 @@ impl<R: IptablesRules> Driver for IptablesDriver<R> {
     }
 
     fn disturbed(&mut self) -> bool {
+        let generation = self.rules.generation();
+        let mut good = self.good.get();
+        let own = &mut good[self.family as usize];
+        if generation.is_some() && generation == *own {
+            return false;
+        }
         // Not being able to look is no sign of anything; the next sync will tell.
         let Ok(observation) = self.read() else {
             return false;
@@ -210,17 +235,16 @@ impl<R: IptablesRules> Driver for IptablesDriver<R> {
             return true;
         }
         let total: usize = self.last.iter().flatten().map(|r| r.total).sum();
-        if total > VERIFY_UP_TO {
-            return false;
-        }
-        self.mode.observe(observation);
-        let excluded = self.refused.keys().cloned().collect();
-        match self.mode.transaction(&excluded) {
-            Ok(difference) if difference.is_empty() => {
-                self.commit(difference);
-                false
+        if total <= VERIFY_UP_TO {
+            self.mode.observe(observation);
+            let excluded = self.refused.keys().cloned().collect();
+            match self.mode.transaction(&excluded) {
+                Ok(difference) if difference.is_empty() => self.commit(difference),
+                _ => return true,
             }
-            _ => true,
         }
+        *own = generation.filter(|_| self.rules.generation() == generation);
+        self.good.set(good);
+        false
     }
 }

@@ -45,7 +45,7 @@ use source::ManifestFiles;
 use source::apiserver::{ApiServer, ClientOptions};
 
 use self::input::Inputs;
-use self::iptables::IptablesDriver;
+use self::iptables::{IptablesDriver, SharedGood};
 use self::local_relay::SharedRelay;
 use self::loopback::LoopbackNodePorts;
 use self::nftables::{NftablesDriver, SharedGeneration};
@@ -288,7 +288,7 @@ fn iptables_tools(backend: Option<IptablesBackend>) -> Vec<(IpFamily, Iptables)>
                 Iptables::with_backend(kernel_family(family), Backend::Legacy)
             }
             None => Iptables::find(kernel_family(family)).map(|(tools, choice)| {
-                tracing::info!("{family}: {choice}");
+                tracing::info!("{family}: iptables' back end is {choice}");
                 tools
             }),
         };
@@ -341,9 +341,10 @@ fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Re
 
 fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::new();
+    let good = SharedGood::default();
     for (family, tools) in iptables_tools(backend) {
         let options = setup::host_iptables_options(config, tools.random_fully());
-        let driver = IptablesDriver::new(family, tools, options);
+        let driver = IptablesDriver::new(family, tools, options, Rc::clone(&good));
         drivers.push((family, Box::new(driver)));
     }
     if drivers.is_empty() {

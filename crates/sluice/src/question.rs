@@ -1,6 +1,7 @@
 //! What `sluice trace`, `explain` and `diagram` are asked: of which host, and about which packet.
 
 use std::io::IsTerminal as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -78,30 +79,57 @@ pub(crate) fn world_of(facts: &Facts, args: &HostArgs) -> anyhow::Result<World> 
 
 /// The packet that the arguments describe.
 pub(crate) fn packet(args: &TraceArgs, world: &World) -> anyhow::Result<Packet> {
-    let proto = match args.proto {
-        Proto::ICMP if args.dst.is_ipv6() => Proto::ICMPV6,
-        proto => proto,
-    };
-    if proto.has_ports() && args.dport.is_none() {
-        bail!("--dport is needed: {proto} has ports");
-    }
-    let guessed = world.host.guess_origin(args.src);
-    let (from, in_iface) = match &args.from {
-        None => (guessed, None),
-        Some(FromArg::Pod) => (Origin::Pod, None),
-        Some(FromArg::Node) => (Origin::Node, None),
-        Some(FromArg::Outside) => (Origin::Outside, None),
-        // Whether it is a pod's does not matter to any rule; it names the start to the reader.
-        Some(FromArg::Interface(name)) => match guessed {
-            Origin::Pod => (Origin::Pod, Some(name.clone())),
-            _ => (Origin::Outside, Some(name.clone())),
-        },
-    };
-    let dport = args.dport.unwrap_or_default();
-    let mut packet = Packet::new(from, args.src, args.dst, proto, dport);
-    packet.in_iface = in_iface;
+    let ends = (args.src, args.dst);
+    let mut packet = packet_between(ends, (args.proto, args.dport), args.from.as_ref(), world)?;
     if let Some(sport) = args.sport {
         packet.sport = sport;
     }
     Ok(packet)
+}
+
+/// The first packet from one address to a port of another.
+pub(crate) fn packet_between(
+    (src, dst): (IpAddr, IpAddr),
+    (proto, dport): (Proto, Option<u16>),
+    from: Option<&FromArg>,
+    world: &World,
+) -> anyhow::Result<Packet> {
+    let proto = match proto {
+        Proto::ICMP if dst.is_ipv6() => Proto::ICMPV6,
+        proto => proto,
+    };
+    if proto.has_ports() && dport.is_none() {
+        bail!("--dport is needed: {proto} has ports");
+    }
+    let guessed = world.host.guess_origin(src);
+    let (from, in_iface) = match from {
+        None => (guessed, None),
+        Some(FromArg::Pod) => (Origin::Pod, None),
+        Some(FromArg::Node) => (Origin::Node, None),
+        Some(FromArg::Outside) => (Origin::Outside, None),
+        Some(FromArg::Interface(name)) => {
+            known_interface(world, name)?;
+            // Whether it is a pod's does not matter to any rule; it names the start to the reader.
+            let from = match guessed {
+                Origin::Pod => Origin::Pod,
+                _ => Origin::Outside,
+            };
+            (from, Some(name.clone()))
+        }
+    };
+    let mut packet = Packet::new(from, src, dst, proto, dport.unwrap_or_default());
+    packet.in_iface = in_iface;
+    Ok(packet)
+}
+
+/// Refuses an interface that the host has not, where its interfaces are known.
+fn known_interface(world: &World, name: &str) -> anyhow::Result<()> {
+    let all: Vec<&str> = world.host.interface_names().collect();
+    if all.is_empty() || all.contains(&name) {
+        return Ok(());
+    }
+    bail!(
+        "--from {name}: neither pod, node, outside nor one of the interfaces: {}",
+        all.join(", ")
+    )
 }

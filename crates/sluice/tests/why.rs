@@ -169,6 +169,8 @@ fn the_exit_status_tells_whether_the_packet_arrives() {
     assert_eq!(ask("--dport=9999", &[]), Some(1));
     assert_eq!(ask("--dport=9999", &["--facts=/nowhere.json"]), Some(2));
     assert_eq!(ask("--dport=nine", &[]), Some(2));
+    assert_eq!(ask("--dport=30008", &["--from=eth0"]), Some(0));
+    assert_eq!(ask("--dport=30008", &["--from=eth7"]), Some(2));
 }
 
 #[test]

@@ -187,6 +187,11 @@ impl Host {
         self.known
     }
 
+    /// All interfaces' names.
+    pub fn interface_names(&self) -> impl Iterator<Item = &str> {
+        self.interfaces.iter().map(|i| i.name.as_str())
+    }
+
     /// An interface by name.
     pub(crate) fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name)

@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::bail;
 use netfilter::iptables::{Counters, Family, TableSet};
-use trace::{Fraction, Origin, Packet, Step, Trace, Verdict, World};
+use trace::{Fraction, Packet, Step, Trace, Verdict, World};
 
-use crate::cli::{DiagramArgs, DiagramFormat, FromArg};
+use crate::cli::{DiagramArgs, DiagramFormat};
 use crate::explain::{self, Probe};
+use crate::question;
 use graph::{Builder, Graph, Kind};
 
 /// Carries out `sluice diagram`.
@@ -51,16 +52,8 @@ fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
     }
     Ok(match (args.src, args.dst) {
         (Some(src), Some(dst)) => {
-            let from = match &args.from {
-                Some(FromArg::Pod) => Origin::Pod,
-                Some(FromArg::Node) => Origin::Node,
-                Some(FromArg::Outside) => Origin::Outside,
-                Some(FromArg::Interface(_)) | None => world.host.guess_origin(src),
-            };
-            let mut packet = Packet::new(from, src, dst, args.proto, args.dport.unwrap_or(0));
-            if let Some(FromArg::Interface(name)) = &args.from {
-                packet.in_iface = Some(name.clone());
-            }
+            let to = (args.proto, args.dport);
+            let packet = question::packet_between((src, dst), to, args.from.as_ref(), &world)?;
             of_trace(&world, &packet, &trace::walk(&world, &packet)?)
         }
         _ => structure::of_world(&world),

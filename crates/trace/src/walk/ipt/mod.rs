@@ -7,12 +7,13 @@ pub(crate) use matches::{has_snat, original_tuple, reply_tuple, tcp_flags};
 use std::rc::Rc;
 
 use netfilter::iptables::{
-    ConnmarkAction, NatTarget, RejectWith, Rule, SetDirection, Target, TproxyTarget,
+    ConnmarkAction, Interface, NatTarget, Negatable, RejectWith, Rule, SetDirection, Target,
+    TproxyTarget,
 };
 
 use super::hooks::{ChainRef, Side};
 use super::nat::Wanted;
-use super::state::{Learnt, State, Status};
+use super::state::{Iface, Learnt, State, Status};
 use super::{Then, WalkError, Walker, Way};
 use crate::Fraction;
 use crate::outcome::{Answer, Did, Step};
@@ -95,6 +96,7 @@ impl<'w> Walker<'w> {
             );
             let (yes, no) = self.either(state, &text);
             state = yes;
+            assume_interfaces(&mut state, rule);
             ways.insert(0, (no, Then::Next));
         }
         for learnt in matched.learnt {
@@ -375,6 +377,20 @@ impl Matched {
         }
         Some(())
     }
+}
+
+/// Where a rule is assumed to hold that names an interface, that is the one: rules that come later
+/// need not be asked about it again.
+fn assume_interfaces(state: &mut State<'_>, rule: &Rule) {
+    let assume = |at: &mut Iface, want: &Option<Negatable<Interface>>| {
+        if let (Iface::Unknown, Some(want)) = (&*at, want)
+            && let (false, Interface::Name(name)) = (want.negated, &want.value)
+        {
+            *at = Iface::named(Some(name));
+        }
+    };
+    assume(&mut state.iif, &rule.header.in_interface);
+    assume(&mut state.oif, &rule.header.out_interface);
 }
 
 fn notrack(state: &mut State<'_>) -> String {

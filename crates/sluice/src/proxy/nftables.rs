@@ -26,7 +26,6 @@ use super::driver::{Driver, SyncError, Synced};
 use super::input::Input;
 use super::loopback::LoopbackNodePorts;
 use super::pending::Pending;
-use crate::system::kernel_family;
 
 /// More steps than any honest sync takes; somebody who keeps meddling must not keep us for ever.
 const STEPS: usize = 10_000;

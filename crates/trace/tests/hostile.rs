@@ -182,3 +182,50 @@ fn one_thing_that_cannot_be_known_is_one_question() {
         "{tree}"
     );
 }
+
+#[test]
+fn what_is_only_beyond_a_limit_is_not_met_within() {
+    let rules = |rule: &str| {
+        format!(
+            "table ip t {{\n chain f {{\n type filter hook forward priority 0;\n {rule}\n }}\n set s {{\n type ipv4_addr\n flags dynamic\n }}\n}}\n"
+        )
+    };
+    let json = |statement: &str| {
+        format!(
+            r#"{{"nftables": [{{"table": {{"family": "ip", "name": "t"}}}}, {{"chain": {{"family": "ip", "table": "t", "name": "f", "type": "filter", "hook": "forward", "prio": 0}}}}, {{"rule": {{"family": "ip", "table": "t", "chain": "f", "expr": [{statement}, {{"drop": null}}]}}}}]}}"#
+        )
+    };
+    let packet = common::packet(Origin::Pod, "10.244.1.5", "8.8.8.8", Proto::UDP, 53);
+    for (dump, text) in [
+        (
+            rules("limit rate over 5/second drop"),
+            "limit rate over 5/second",
+        ),
+        (rules("quota over 10 mbytes drop"), "quota over 10 mbytes"),
+        (
+            rules("update @s { ip saddr limit rate over 5/second } drop"),
+            "limit rate over 5/second",
+        ),
+        (
+            json(r#"{"limit": {"rate": 5, "per": "second", "inv": true}}"#),
+            "limit rate over 5/second",
+        ),
+        (
+            json(r#"{"quota": {"val": 10, "val_unit": "mbytes", "inv": true}}"#),
+            "quota over 10 mbytes",
+        ),
+        (
+            json(
+                r#"{"set": {"op": "update", "elem": {"payload": {"protocol": "ip", "field": "saddr"}}, "set": "@s", "stmt": [{"ct count": {"val": 2, "inv": true}}]}}"#,
+            ),
+            "ct count over 2",
+        ),
+    ] {
+        let mut world = World::from_facts(&common::node_facts()).unwrap();
+        world.add_nft(&dump).unwrap();
+        let trace = walk(&world, &packet).unwrap();
+        assert_eq!(common::shown(&trace), ["accept 1"], "{dump}");
+        let warned = format!("{text}: taken as not yet reached");
+        assert!(trace.warnings.contains(&warned), "{:?}", trace.warnings);
+    }
+}

@@ -82,13 +82,17 @@ impl Parser<'_> {
                 }
                 Ok(Statement::Reject(self.text(from + 1, self.place())))
             }
-            "counter" | "log" | "quota" | "comment" | "last" | "flow" => {
+            "counter" | "log" | "comment" | "last" | "flow" => {
                 self.next();
                 self.inert(token.text, from)
             }
             "limit" => {
                 self.next();
                 self.limit(from)
+            }
+            "quota" => {
+                self.next();
+                self.quota(from)
             }
             "notrack" => {
                 self.next();
@@ -161,10 +165,6 @@ impl Parser<'_> {
                     self.skip_words(&["packets", "bytes"]);
                 }
             }
-            "quota" => {
-                // Goes on only until so much is used up; taken as not used up yet.
-                self.skip_words(&["name", "over", "until", "used", "bytes", "kbytes", "mbytes"]);
-            }
             _ => {
                 while let Some(token) = self.peek().filter(|t| t.kind == Kind::Word) {
                     match token.text {
@@ -199,6 +199,20 @@ impl Parser<'_> {
                 self.skip_words(&["packets", "bytes", "kbytes", "mbytes"]);
             }
         }
+        Ok(Statement::Limit {
+            over,
+            text: self.text(from, self.place()),
+        })
+    }
+
+    /// `over 10 mbytes used 0 bytes`, behind `quota`; of a named one only its object knows.
+    fn quota(&mut self, from: usize) -> Result<Statement, ParseError> {
+        if self.take_word("name") {
+            self.word("a quota")?;
+            return Ok(Statement::Unknown(self.unknown(from, self.place())));
+        }
+        let over = self.take_word("over");
+        self.skip_words(&["until", "used", "bytes", "kbytes", "mbytes"]);
         Ok(Statement::Limit {
             over,
             text: self.text(from, self.place()),

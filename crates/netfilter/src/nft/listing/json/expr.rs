@@ -8,6 +8,7 @@ use super::super::statement::all_flags;
 use super::super::{
     BinaryOp, Data, DataType, Element, Expr, Item, Set, SetRef, Unknown, Value, Verdict,
 };
+use super::words;
 
 pub(super) fn unknown(json: &Json) -> Unknown {
     Unknown {
@@ -252,7 +253,7 @@ fn object_expr(name: &str, body: &Json, types: &[DataType]) -> Option<Expr> {
             offset: number("offset").unwrap_or(0),
         }),
         "jhash" | "symhash" => Some(Expr::Hash {
-            text: format!("{name} {body}").into(),
+            text: words::hash(name, body)?.into(),
             modulus: number("mod").filter(|m| *m > 0)?,
             offset: number("offset").unwrap_or(0),
         }),

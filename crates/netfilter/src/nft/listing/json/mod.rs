@@ -284,13 +284,14 @@ fn statement(json: &Json) -> Option<Statement> {
         "dnat" | "snat" | "masquerade" | "redirect" => nat(name, body)?,
         "reject" => Statement::Reject(reject(body).into()),
         "set" | "map" => dynset(body)?,
-        "limit" => Statement::Limit {
+        "limit" | "quota" if body.is_object() => Statement::Limit {
             over: body.get("inv").and_then(Json::as_bool).unwrap_or(false),
             text: text(),
         },
         "notrack" => Statement::Notrack,
-        "counter" | "log" | "quota" | "last" | "flow" | "ct helper" | "ct timeout"
-        | "ct expectation" => Statement::Inert(text()),
+        "counter" | "log" | "last" | "flow" | "ct helper" | "ct timeout" | "ct expectation" => {
+            Statement::Inert(text())
+        }
         _ => return None,
     })
 }
@@ -379,6 +380,6 @@ fn dynset(body: &Json) -> Option<Statement> {
             Some(data) => Some(expr(data)?),
             None => None,
         },
-        condition: conditions.map(|s| s.to_string().into()),
+        condition: conditions.map(|s| words::statements(s).into()),
     })
 }

@@ -16,6 +16,15 @@ pub(super) fn statement(json: &Json, family: &str) -> String {
     known_statement(json, family).unwrap_or_else(|| json.to_string())
 }
 
+/// Those of an element, in order.
+pub(super) fn statements(all: &Json) -> String {
+    let all = all
+        .as_array()
+        .map_or(std::slice::from_ref(all), Vec::as_slice);
+    let shown: Vec<String> = all.iter().map(|json| statement(json, "")).collect();
+    shown.join(" ")
+}
+
 fn known_statement(json: &Json, family: &str) -> Option<String> {
     let (name, body) = only(json)?;
     Some(match name {
@@ -37,6 +46,8 @@ fn known_statement(json: &Json, family: &str) -> Option<String> {
             _ => "counter".to_owned(),
         },
         "log" => log(body),
+        "quota" => quota(body)?,
+        "ct count" => format!("ct count {}{}", over(body), body.get("val")?),
         "xt" => {
             let word = |key: &str| body.get(key).and_then(Json::as_str);
             format!("xt {} {:?}", word("type")?, word("name")?)
@@ -128,13 +139,8 @@ fn dynset(body: &Json) -> Option<String> {
     let word = |key: &str| body.get(key).and_then(Json::as_str);
     let set = word("set").or_else(|| word("map"))?;
     let mut element = value(body.get("elem")?, &[]);
-    for statement in body
-        .get("stmt")
-        .and_then(Json::as_array)
-        .into_iter()
-        .flatten()
-    {
-        element.push_str(&format!(" {}", self::statement(statement, "")));
+    if let Some(all) = body.get("stmt") {
+        element.push_str(&format!(" {}", statements(all)));
     }
     if let Some(data) = body.get("data") {
         element.push_str(&format!(" : {}", value(data, &[])));
@@ -142,13 +148,33 @@ fn dynset(body: &Json) -> Option<String> {
     Some(format!("{} {set} {{ {element} }}", word("op")?))
 }
 
+/// `quota over 10 mbytes`.
+fn quota(body: &Json) -> Option<String> {
+    let unit = |key: &str| body.get(key).and_then(Json::as_str).unwrap_or("bytes");
+    let mut text = format!(
+        "quota {}{} {}",
+        over(body),
+        body.get("val")?,
+        unit("val_unit")
+    );
+    if let Some(used) = body.get("used").filter(|n| n.as_u64() != Some(0)) {
+        text.push_str(&format!(" used {used} {}", unit("used_unit")));
+    }
+    Some(text)
+}
+
+/// Whether only what goes beyond is meant.
+fn over(body: &Json) -> &'static str {
+    let beyond = body.get("inv").and_then(Json::as_bool) == Some(true);
+    if beyond { "over " } else { "" }
+}
+
 fn limit(body: &Json) -> Option<String> {
     let word = |key: &str| body.get(key).and_then(Json::as_str);
     let Some(per) = word("per") else {
         return Some(format!("limit name {:?}", body.as_str()?));
     };
-    let over = body.get("inv").and_then(Json::as_bool) == Some(true);
-    let over = if over { "over " } else { "" };
+    let over = over(body);
     let of_rate = word("rate_unit").filter(|u| *u != "packets");
     let unit = of_rate.map_or(String::new(), |u| format!(" {u}"));
     let mut text = format!("limit rate {over}{}{unit}/{per}", body.get("rate")?);
@@ -243,11 +269,7 @@ fn object(json: &Json, types: &[DataType]) -> Option<String> {
         ),
         "socket" => format!("socket {}", word("key")?),
         "numgen" => format!("numgen {}{}", word("mode")?, modulus(body)?),
-        "jhash" => {
-            let of = value(body.get("expr")?, &[]);
-            format!("jhash {of}{}", modulus(body)?)
-        }
-        "symhash" => format!("symhash{}", modulus(body)?),
+        "jhash" | "symhash" => hash(name, body)?,
         "map" => lookup(body, "map"),
         "set" => {
             let elements = body.as_array()?.iter().map(|json| element(json, types));
@@ -265,6 +287,14 @@ fn object(json: &Json, types: &[DataType]) -> Option<String> {
         "accept" | "drop" | "continue" | "return" | "jump" | "goto" => statement(json, ""),
         _ => return None,
     })
+}
+
+/// `jhash ip saddr mod 4 seed 0x1`.
+pub(super) fn hash(name: &str, body: &Json) -> Option<String> {
+    let of = body
+        .get("expr")
+        .map_or(String::new(), |e| format!(" {}", value(e, &[])));
+    Some(format!("{name}{of}{}", modulus(body)?))
 }
 
 fn modulus(body: &Json) -> Option<String> {

@@ -142,10 +142,10 @@ impl<R: IptablesRules> IptablesDriver<R> {
         let before = self.rules.generation();
         match self.rules.restore(transaction.text.as_bytes()) {
             Ok(()) => {
-                // The commit of one table is one generation: with one more nobody came in between.
-                let after = before.map(Generation::next);
-                let commits = transaction.text.matches("COMMIT\n").count();
-                if commits == 1 && self.rules.generation() == after {
+                // The commit of a table is a generation: with no more of them nobody came in between.
+                let commits = transaction.text.matches("COMMIT\n");
+                let after = commits.fold(before, |generation, _| generation.map(Generation::next));
+                if self.rules.generation() == after {
                     let good = self.good.get();
                     let next = |good| if good == before { after } else { good };
                     self.good.set(good.map(next));
@@ -214,8 +214,13 @@ impl<R: IptablesRules> Driver for IptablesDriver<R> {
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
         self.mode.replace_plan(plan);
         self.refused.clear();
+        let generation = self.rules.generation();
         let observation = self.read().map_err(|e| self.error(e))?;
         self.mode.observe(observation);
+        // What is written next makes the best of what was seen.
+        let mut good = self.good.get();
+        good[self.family as usize] = generation;
+        self.good.set(good);
         let all: Vec<PortKey> = plan.ports.keys().cloned().collect();
         self.write(&all)
     }

@@ -20,6 +20,7 @@
 //! reads back, repairs, and finds the Service that the kernel refuses.
 
 mod anchor;
+pub(crate) mod base;
 pub(crate) mod elements;
 mod names;
 pub(crate) mod pick;

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use model::{Cidr, IpFamily};
 use netfilter::nft::{
-    BaseChain, Chain, ChainKind, CmpOp, Element, Expr, FibAddress, Hook, Policy, Reject, Rule,
-    Value, Verdict, consts,
+    Chain, CmpOp, Element, Expr, FibAddress, Reject, Rule, Value, Verdict, consts,
 };
 use plan::NodeFacts;
 
 use super::Options;
+use super::base;
 use super::names::SetId;
 use super::pick::{self, is_pod};
 use super::rules::{Build, FRONTEND, Field, NODE_PORT};
@@ -27,65 +27,15 @@ const MASQUERADING: &str = "masquerading";
 /// Where elements for frontends without endpoints go to.
 pub(super) const REJECT: &str = "reject-chain";
 
-/// Name, type, hook, priority and where it jumps to, for new connections only or for all; nat
-/// chains only ever see the first packet of a connection.
-const BASE: [(&str, ChainKind, Hook, i32, &[&str]); 8] = [
-    (
-        "filter-prerouting-pre-dnat",
-        ChainKind::Filter,
-        Hook::Prerouting,
-        -110,
-        &[FIREWALL_CHECK],
-    ),
-    (
-        "filter-output-pre-dnat",
-        ChainKind::Filter,
-        Hook::Output,
-        -110,
-        &[FIREWALL_CHECK],
-    ),
-    (
-        "filter-input",
-        ChainKind::Filter,
-        Hook::Input,
-        0,
-        &[NODE_PORT_CHECK, SERVICE_CHECK],
-    ),
-    (
-        "filter-forward",
-        ChainKind::Filter,
-        Hook::Forward,
-        0,
-        &[SERVICE_CHECK, CLUSTER_IPS_CHECK],
-    ),
-    (
-        "filter-output",
-        ChainKind::Filter,
-        Hook::Output,
-        0,
-        &[SERVICE_CHECK, CLUSTER_IPS_CHECK],
-    ),
-    (
-        "nat-prerouting",
-        ChainKind::Nat,
-        Hook::Prerouting,
-        -100,
-        &[SERVICES],
-    ),
-    (
-        "nat-output",
-        ChainKind::Nat,
-        Hook::Output,
-        -100,
-        &[SERVICES],
-    ),
-    (
-        "nat-postrouting",
-        ChainKind::Nat,
-        Hook::Postrouting,
-        100,
-        &[MASQUERADING],
-    ),
+const JUMPS: [(&str, &[&str]); 8] = [
+    (base::PREROUTING_FIRST, &[FIREWALL_CHECK]),
+    (base::OUTPUT_FIRST, &[FIREWALL_CHECK]),
+    (base::INPUT, &[NODE_PORT_CHECK, SERVICE_CHECK]),
+    (base::FORWARD, &[SERVICE_CHECK, CLUSTER_IPS_CHECK]),
+    (base::OUTPUT, &[SERVICE_CHECK, CLUSTER_IPS_CHECK]),
+    (base::NAT_PREROUTING, &[SERVICES]),
+    (base::NAT_OUTPUT, &[SERVICES]),
+    (base::NAT_POSTROUTING, &[MASQUERADING]),
 ];
 
 /// The chains that are there whatever the Services, but for what picks an endpoint.
@@ -95,16 +45,6 @@ pub(super) fn chains() -> Vec<Chain> {
         base: None,
         comment: comment.map(str::to_owned),
     };
-    let base = BASE.iter().map(|(name, kind, hook, priority, _)| Chain {
-        name: (*name).to_owned(),
-        base: Some(BaseChain {
-            kind: *kind,
-            hook: *hook,
-            priority: *priority,
-            policy: Policy::Accept,
-        }),
-        comment: None,
-    });
     let others = [
         NODE_PORT_CHECK,
         SERVICE_CHECK,
@@ -113,7 +53,8 @@ pub(super) fn chains() -> Vec<Chain> {
         MASQUERADING,
         CLUSTER_IPS_CHECK,
     ];
-    base.chain(others.into_iter().map(|name| plain(name, None)))
+    base::chains(&JUMPS)
+        .chain(others.into_iter().map(|name| plain(name, None)))
         .chain([plain(
             REJECT,
             Some("helper for @no-endpoint-services / @no-endpoint-nodeports"),
@@ -124,16 +65,7 @@ pub(super) fn chains() -> Vec<Chain> {
 /// The rules of those chains.
 pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
     let build = || Build::new(family);
-    let mut rules = Vec::new();
-    for (name, kind, _, _, jumps) in BASE {
-        for jump in jumps {
-            let start = match kind {
-                ChainKind::Filter => build().if_new(),
-                ChainKind::Nat | ChainKind::Route => build(),
-            };
-            rules.push(start.jump(jump).rule(name));
-        }
-    }
+    let mut rules = base::rules(family, &JUMPS);
     let node_ports_by_set = node.node_port_ips.is_some();
     let to_node_port = |build: Build| {
         if node_ports_by_set {

@@ -1,8 +1,7 @@
 //! What is in the table whatever the Services.
 
 use netfilter::nft::{
-    BaseChain, Chain, ChainKind, CmpOp, Element, Expr, FibAddress, Hook, Policy, Reg, Reject, Rule,
-    Value, Verdict, consts,
+    Chain, CmpOp, Element, Expr, FibAddress, Reg, Reject, Rule, Value, Verdict, consts,
 };
 
 use model::IpFamily;
@@ -11,6 +10,7 @@ use plan::NodeFacts;
 use super::Options;
 use super::elements::Placed;
 use super::names::{REJECT, SetId};
+use crate::nftables::base;
 use crate::nftables::pick::is_pod;
 use crate::nftables::rules::{Build, FRONTEND, Field, NODE_PORT, address_len};
 
@@ -23,72 +23,18 @@ const NO_ENDPOINTS: &str = "no-endpoints-check";
 const SERVICES: &str = "services";
 const OWN_SERVICES: &str = "own-services";
 
-/// Name, type, hook, priority and where it jumps to. Hooks and priorities are those of kube-proxy's
-/// nftables mode, so that other tables keep their order to it.
-const BASE: [(&str, ChainKind, Hook, i32, &[&str]); 7] = [
-    (
-        "filter-prerouting-pre-dnat",
-        ChainKind::Filter,
-        Hook::Prerouting,
-        -110,
-        &[FIREWALL],
-    ),
-    (
-        "filter-output-pre-dnat",
-        ChainKind::Filter,
-        Hook::Output,
-        -110,
-        &[FIREWALL],
-    ),
-    (
-        "filter-input",
-        ChainKind::Filter,
-        Hook::Input,
-        0,
-        &[GUARD, NO_ENDPOINTS],
-    ),
-    (
-        "filter-forward",
-        ChainKind::Filter,
-        Hook::Forward,
-        0,
-        &[NO_ENDPOINTS],
-    ),
-    (
-        "filter-output",
-        ChainKind::Filter,
-        Hook::Output,
-        0,
-        &[NO_ENDPOINTS],
-    ),
-    (
-        "nat-prerouting",
-        ChainKind::Nat,
-        Hook::Prerouting,
-        -100,
-        &[SERVICES],
-    ),
-    (
-        "nat-output",
-        ChainKind::Nat,
-        Hook::Output,
-        -100,
-        &[OWN_SERVICES],
-    ),
+const JUMPS: [(&str, &[&str]); 7] = [
+    (base::PREROUTING_FIRST, &[FIREWALL]),
+    (base::OUTPUT_FIRST, &[FIREWALL]),
+    (base::INPUT, &[GUARD, NO_ENDPOINTS]),
+    (base::FORWARD, &[NO_ENDPOINTS]),
+    (base::OUTPUT, &[NO_ENDPOINTS]),
+    (base::NAT_PREROUTING, &[SERVICES]),
+    (base::NAT_OUTPUT, &[OWN_SERVICES]),
 ];
 
 /// The chains.
 pub(super) fn chains() -> Vec<Chain> {
-    let base = BASE.iter().map(|(name, kind, hook, priority, _)| Chain {
-        name: (*name).to_owned(),
-        base: Some(BaseChain {
-            kind: *kind,
-            hook: *hook,
-            priority: *priority,
-            policy: Policy::Accept,
-        }),
-        comment: None,
-    });
     let others = [
         FIREWALL,
         GUARD,
@@ -102,22 +48,13 @@ pub(super) fn chains() -> Vec<Chain> {
         base: None,
         comment: None,
     });
-    base.chain(others).collect()
+    base::chains(&JUMPS).chain(others).collect()
 }
 
 /// The rules of all chains.
 pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
     let build = || Build::new(family);
-    let mut rules = Vec::new();
-    for (name, kind, _, _, jumps) in BASE {
-        for jump in jumps {
-            let start = match kind {
-                ChainKind::Filter => build().if_new(),
-                ChainKind::Nat | ChainKind::Route => build(),
-            };
-            rules.push(start.jump(jump).rule(name));
-        }
-    }
+    let mut rules = base::rules(family, &JUMPS);
     rules.push(
         build()
             .member(&FRONTEND, SetId::SourceRanged)

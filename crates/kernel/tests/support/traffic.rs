@@ -67,6 +67,18 @@ impl Stage {
         shell(node, &stage.node_script());
         shell(&stage.pods, &neighbour_script("01", &pods()));
         shell(&stage.clients, &neighbour_script("03", &clients()));
+        for (ns, link) in [
+            (node, "pods0"),
+            (node, "load0"),
+            (&stage.pods, "wan"),
+            (&stage.clients, "wan"),
+        ] {
+            // A link drops what it is to send until the kernel comes round to activating it, which
+            // on a busy machine it may do a second later.
+            let up = format!("ip link show {link} | grep -q 'state UP'");
+            let wait = format!("for n in $(seq 3000); do {up} && exit 0; sleep 0.02; done; exit 1");
+            shell(ns, &wait);
+        }
         for (at, transport) in PODS {
             let at = at.parse().expect("an address");
             let serve = || match transport {

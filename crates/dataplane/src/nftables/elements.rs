@@ -11,15 +11,25 @@ use super::names::{LOCAL_INDEX, SetId};
 use super::pick::{At, Pick, Role};
 use super::skeleton::REJECT;
 
-/// What a Service port puts into the table.
+/// What Service ports put into the table.
 #[derive(Debug, Default)]
 pub(super) struct PortElements {
-    /// Elements that are the port's alone.
+    /// Elements that are one port's alone.
     pub(super) own: Vec<(SetId, Element)>,
     /// The chains that its elements lead to, once for each frontend.
     pub(super) picks: Vec<Pick>,
-    /// Elements that ports can have in common.
+    /// Elements that ports can have in common, for each port once.
     pub(super) shared: Vec<Shared>,
+    wanted: Wanted,
+}
+
+/// Which of their own elements are asked for.
+#[derive(Debug, Default)]
+enum Wanted {
+    #[default]
+    All,
+    Of(SetId),
+    None,
 }
 
 /// An element that several ports can ask for.
@@ -106,30 +116,62 @@ pub(super) fn comment(port: &PortPlan) -> String {
 /// Everything that a port puts into the table.
 pub(super) fn port_elements(port: &PortPlan, node: &NodeFacts) -> PortElements {
     let mut found = PortElements::default();
-    let comment = comment(port);
-    found.shared.push(Shared::ClusterIp(port.cluster_ip));
-    for endpoint in port.cluster.iter().chain(port.local.iter()) {
-        if endpoint.is_local {
-            let number = port.protocol.number();
-            let shared = Shared::Hairpin(endpoint.ip, endpoint.port, number);
-            if !found.shared.contains(&shared) {
-                found.shared.push(shared);
-            }
-        }
-    }
-    for frontend in port.frontends() {
-        found.frontend(port, &frontend, &comment);
-    }
-    if !port.source_ranges.is_empty() {
-        for ip in &port.load_balancer_ips {
-            found.source_ranges(port, *ip, node);
-        }
-    }
+    found.add(port, node);
     found
 }
 
 impl PortElements {
-    fn frontend(&mut self, port: &PortPlan, frontend: &Frontend, comment: &str) {
+    /// For the elements of one set.
+    pub(super) fn of(set: SetId) -> Self {
+        Self {
+            wanted: Wanted::Of(set),
+            ..Self::default()
+        }
+    }
+
+    /// For what is not one port's alone.
+    pub(super) fn in_common() -> Self {
+        Self {
+            wanted: Wanted::None,
+            ..Self::default()
+        }
+    }
+
+    /// Adds what a port puts into the table.
+    pub(super) fn add(&mut self, port: &PortPlan, node: &NodeFacts) {
+        let others = self.shared.len();
+        self.shared.push(Shared::ClusterIp(port.cluster_ip));
+        for endpoint in port.cluster.iter().chain(port.local.iter()) {
+            if endpoint.is_local {
+                let number = port.protocol.number();
+                let shared = Shared::Hairpin(endpoint.ip, endpoint.port, number);
+                if !self.shared[others..].contains(&shared) {
+                    self.shared.push(shared);
+                }
+            }
+        }
+        for frontend in port.frontends() {
+            self.frontend(port, &frontend);
+        }
+        if !port.source_ranges.is_empty() {
+            for ip in &port.load_balancer_ips {
+                self.source_ranges(port, *ip, node);
+            }
+        }
+    }
+
+    fn push(&mut self, set: SetId, element: impl FnOnce() -> Element) {
+        let wanted = match self.wanted {
+            Wanted::All => true,
+            Wanted::Of(wanted) => wanted == set,
+            Wanted::None => false,
+        };
+        if wanted {
+            self.own.push((set, element()));
+        }
+    }
+
+    fn frontend(&mut self, port: &PortPlan, frontend: &Frontend) {
         let place = Place::of(frontend);
         let key = place.key(port.protocol);
         let verdict = match frontend.traffic {
@@ -139,8 +181,9 @@ impl PortElements {
         };
         if let Some(verdict) = verdict {
             let set = place.choose(SetId::NoEndpointServices, SetId::NoEndpointNodePorts);
-            let element = Element::verdict(key, verdict).with_comment(comment);
-            self.own.push((set, element));
+            self.push(set, || {
+                Element::verdict(key, verdict).with_comment(comment(port))
+            });
         }
         let Some(role) = role(frontend) else {
             return;
@@ -158,16 +201,18 @@ impl PortElements {
             self.live(port, place, main.iter().chain(local));
         }
         // Of the verdict map's elements the kernel follows every one when one more comes.
-        let (set, element) = match (place, role, affinity) {
-            (Place::Address(..), Role::Any, None) => (SetId::ClusterIpPorts, Element::key(key)),
-            _ => {
-                self.picks.push(entry);
-                let set = place.choose(SetId::ServiceIps, SetId::ServiceNodePorts);
+        if let (Place::Address(..), Role::Any, None) = (place, role, affinity) {
+            self.push(SetId::ClusterIpPorts, || {
+                Element::key(key).with_comment(comment(port))
+            });
+        } else {
+            self.picks.push(entry);
+            let set = place.choose(SetId::ServiceIps, SetId::ServiceNodePorts);
+            self.push(set, || {
                 let verdict = Verdict::Goto(entry.to_string());
-                (set, Element::verdict(key, verdict))
-            }
-        };
-        self.own.push((set, element.with_comment(comment)));
+                Element::verdict(key, verdict).with_comment(comment(port))
+            });
+        }
     }
 
     fn endpoints(
@@ -186,8 +231,7 @@ impl PortElements {
         let counts = place.choose(SetId::EndpointCounts, SetId::NodePortEndpointCounts);
         for bit in (0..=LOCAL_INDEX.ilog2()).map(|bit| 1 << bit) {
             if n & bit != 0 {
-                let key = key.with_host_u32(first + bit);
-                self.own.push((counts, Element::key(key)));
+                self.push(counts, || Element::key(key.with_host_u32(first + bit)));
             }
         }
         let role = Role::OneOf { local, n };
@@ -196,12 +240,14 @@ impl PortElements {
         let sticky_set = place.choose(SetId::StickyEndpoints, SetId::NodePortStickyEndpoints);
         let port = Value::EMPTY.with_port(place.port());
         for (index, endpoint) in (first..first + LOCAL_INDEX).zip(endpoints) {
-            let key = key.with_host_u32(index);
-            let element = Element::map(key, endpoint_value(endpoint));
-            self.own.push((set, element));
+            self.push(set, || {
+                Element::map(key.with_host_u32(index), endpoint_value(endpoint))
+            });
             if entry.affinity.is_some() {
-                let data = port.with_ip(endpoint.ip).with_port(endpoint.port);
-                self.own.push((sticky_set, Element::map(key, data)));
+                self.push(sticky_set, || {
+                    let data = port.with_ip(endpoint.ip).with_port(endpoint.port);
+                    Element::map(key.with_host_u32(index), data)
+                });
             }
         }
     }
@@ -221,17 +267,18 @@ impl PortElements {
         };
         let frontend = frontend.with_port(place.port());
         for endpoint in endpoints {
-            let key = frontend.with_ip(endpoint.ip).with_port(endpoint.port);
-            self.own.push((set, Element::key(key)));
+            self.push(set, || {
+                Element::key(frontend.with_ip(endpoint.ip).with_port(endpoint.port))
+            });
         }
     }
 
     fn source_ranges(&mut self, port: &PortPlan, ip: IpAddr, node: &NodeFacts) {
         let key = Place::Address(ip, port.port.get()).key(port.protocol);
-        self.own.push((SetId::SourceRanged, Element::key(key)));
-        let ranges = source_range_elements(key, port, node);
-        let ranges = ranges.into_iter().map(|e| (SetId::SourceRanges, e));
-        self.own.extend(ranges);
+        self.push(SetId::SourceRanged, || Element::key(key));
+        for e in source_range_elements(key, port, node) {
+            self.push(SetId::SourceRanges, || e);
+        }
     }
 }
 

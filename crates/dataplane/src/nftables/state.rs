@@ -90,25 +90,29 @@ impl State {
             targets,
             ..Change::default()
         };
+        let (mut old, mut new) = (PortElements::in_common(), PortElements::in_common());
         for (key, target) in &change.targets {
-            for (port, by) in [(self.ports.get(key), -1), (target.as_ref(), 1)] {
-                if let Some(port) = port {
-                    let elements = port_elements(port, &self.node);
-                    count(&elements, by, &mut change.shared, &mut change.picks);
-                }
+            if let Some(port) = self.ports.get(key) {
+                old.add(port, &self.node);
+            }
+            if let Some(port) = target {
+                new.add(port, &self.node);
             }
         }
+        count(&old, -1, &mut change.shared, &mut change.picks);
+        count(&new, 1, &mut change.shared, &mut change.picks);
         self.commit(change);
     }
 
     /// The operations that make the table and all that is in it, where there is none.
     pub fn create(&self) -> Vec<Op> {
         let mut ops = self.make(&self.chains_in_use());
-        let mut elements = self.common_elements();
+        let mut elements = PortElements::default();
         for port in self.ports.values() {
-            elements.extend(port_elements(port, &self.node).own);
+            elements.add(port, &self.node);
         }
-        add_elements(elements, &mut ops);
+        elements.own.extend(self.common_elements());
+        add_elements(elements.own, &mut ops);
         ops
     }
 
@@ -164,19 +168,18 @@ impl State {
         if next.node_ip != self.node.node_ip {
             self.add_source_ranged(&mut change.targets);
         }
-        let (mut old, mut new) = (Vec::new(), Vec::new());
+        let (mut old, mut new) = (PortElements::default(), PortElements::default());
         for (key, target) in &change.targets {
             if let Some(port) = self.ports.get(key) {
-                let elements = port_elements(port, &self.node);
-                count(&elements, -1, &mut change.shared, &mut change.picks);
-                old.extend(elements.own);
+                old.add(port, &self.node);
             }
             if let Some(port) = target {
-                let elements = port_elements(port, &next);
-                count(&elements, 1, &mut change.shared, &mut change.picks);
-                new.extend(elements.own);
+                new.add(port, &next);
             }
         }
+        count(&old, -1, &mut change.shared, &mut change.picks);
+        count(&new, 1, &mut change.shared, &mut change.picks);
+        let (mut old, mut new) = (old.own, new.own);
         change.shared.retain(|_, by| *by != 0);
         for (shared, by) in &change.shared {
             let before = i64::from(self.shared.get(shared).copied().unwrap_or(0));
@@ -433,7 +436,14 @@ fn difference(mut old: Elements, mut new: Elements) -> (Elements, Elements) {
 
 /// Splits elements by set, in the order in which sets point at others.
 fn by_set(elements: Elements) -> BTreeMap<SetId, Vec<Element>> {
-    let mut sets: BTreeMap<SetId, Vec<Element>> = BTreeMap::new();
+    let mut counts: BTreeMap<SetId, usize> = BTreeMap::new();
+    for (id, _) in &elements {
+        *counts.entry(*id).or_default() += 1;
+    }
+    let sets = counts.into_iter();
+    let mut sets: BTreeMap<_, _> = sets
+        .map(|(id, count)| (id, Vec::with_capacity(count)))
+        .collect();
     for (id, e) in elements {
         sets.entry(id).or_default().push(e);
     }

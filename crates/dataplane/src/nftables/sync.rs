@@ -27,15 +27,15 @@ use netfilter::nft::{Element, Op};
 use plan::{FamilyDiff, NodeFacts, Plan, PortKey, PortPlan};
 
 use super::Options;
-use super::elements::port_elements;
+use super::elements::PortElements;
 use super::names::SetId;
 use super::pick::Pick;
 use super::readback::{self, Piece, Repair};
 use super::state::{Change, State};
 
 /// How many elements a transaction has at most, single ports aside: so many take the kernel some
-/// twenty milliseconds, in which it lets other writers wait.
-const BATCH: usize = 20_000;
+/// ten milliseconds, in which it lets other writers wait.
+const BATCH: usize = 10_000;
 /// From how many idle chains on they are swept away.
 const IDLE_CHAINS: usize = 32;
 
@@ -309,15 +309,21 @@ impl Sync {
 
     /// What the Services should have in the set of a name, for [`Step::Read`].
     pub fn expected(&self, set: &str) -> Vec<Element> {
-        let wanted = SetId::from_name(set);
-        let mut found = Vec::new();
+        let Some(wanted) = SetId::from_name(set) else {
+            return Vec::new();
+        };
+        let mut elements = PortElements::of(wanted);
         for port in self.ports.values() {
-            let elements = port_elements(port, &self.node);
-            let shared = elements.shared.iter().map(|shared| shared.element());
-            let all = elements.own.into_iter().chain(shared);
-            found.extend(all.filter(|(id, _)| Some(*id) == wanted).map(|(_, e)| e));
+            elements.add(port, &self.node);
         }
-        found
+        let shared = elements.shared.iter().map(|shared| shared.element());
+        let shared = shared.filter(|(id, _)| *id == wanted);
+        elements
+            .own
+            .into_iter()
+            .chain(shared)
+            .map(|(_, e)| e)
+            .collect()
     }
 
     /// Takes in what was read; `None` if there is no table. `foreign` says whether there is something

@@ -114,6 +114,8 @@ impl GenerationInfo {
 pub struct NfTables {
     socket: Socket,
     send_buffer: usize,
+    /// See [`NfTables::ask_by_key_from`].
+    large: usize,
 }
 
 impl NfTables {
@@ -127,6 +129,7 @@ impl NfTables {
         Ok(NfTables {
             socket,
             send_buffer: 0,
+            large: table::LARGE,
         })
     }
 

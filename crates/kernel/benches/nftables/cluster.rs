@@ -49,7 +49,7 @@ impl Transport for Timed {
     }
 
     fn commit(&mut self, ops: &[Op], _guarded: bool) -> Result<Outcome, Self::Error> {
-        let (mut batch, _) = self.table.batch(Vec::new(), ops);
+        let (mut batch, _) = self.table.batch(ops);
         let start = Instant::now();
         let verdict = self.nft.transact(&mut batch, None);
         let took = start.elapsed();

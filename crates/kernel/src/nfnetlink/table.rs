@@ -53,12 +53,11 @@ impl TableId {
         }
     }
 
-    /// The messages of operations, after a `first` one or none, for [`NfTables::transact`], and of
-    /// each message the operation that it is part of: the elements of one operation may need several.
-    pub fn batch(&self, first: Vec<u8>, ops: &[Op]) -> (Vec<u8>, Vec<usize>) {
-        let mut batch = first;
-        let mut parts = Vec::with_capacity(ops.len() + 1);
-        parts.extend((!batch.is_empty()).then_some(0));
+    /// The messages of operations, for [`NfTables::transact`], and of each message the operation that
+    /// it is part of: the elements of one operation may need several.
+    pub fn batch(&self, ops: &[Op]) -> (Vec<u8>, Vec<usize>) {
+        let mut batch = Vec::new();
+        let mut parts = Vec::with_capacity(ops.len());
         let mut messages = Vec::new();
         for (number, op) in ops.iter().enumerate() {
             self.encoder().op(op, &mut messages);
@@ -301,16 +300,7 @@ struct Batch {
 
 impl Batch {
     fn new(table: &TableId, ops: &[Op]) -> Self {
-        let mut bytes = Vec::new();
-        let mut parts = Vec::with_capacity(ops.len());
-        let mut messages = Vec::new();
-        for (number, op) in ops.iter().enumerate() {
-            table.encoder().op(op, &mut messages);
-            for message in messages.drain(..) {
-                message.append_to(&mut bytes);
-                parts.push(number);
-            }
-        }
+        let (bytes, parts) = table.batch(ops);
         Batch { bytes, parts }
     }
 

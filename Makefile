@@ -34,14 +34,14 @@ test: deps
 	$(CARGO) test --workspace
 
 bench: deps
-	$(CARGO) bench --package sluice-plan --bench plan
-	$(CARGO) bench --package sluice-dataplane --bench iptables
-	$(CARGO) bench --package sluice-dataplane --bench ipvs
-	$(CARGO) bench --package sluice-kernel --bench nftables
-	$(CARGO) bench --package sluice-kernel --bench first_packet
-	$(CARGO) bench --package sluice-trace --bench dump
+	$(CARGO) bench --package plan --bench plan
+	$(CARGO) bench --package dataplane --bench iptables
+	$(CARGO) bench --package dataplane --bench ipvs
+	$(CARGO) bench --package kernel --bench nftables
+	$(CARGO) bench --package kernel --bench first_packet
+	$(CARGO) bench --package trace --bench dump
 	scripts/deps haproxy socat
-	$(CARGO) bench --package sluice-relay --bench relay
+	$(CARGO) bench --package relay --bench relay
 	$(CARGO) bench --package sluice --bench apiserver
 
 docs:
@@ -53,7 +53,7 @@ static: deps
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(HOST) --package sluice
 	mkdir -p target/static
 	cp target/$(HOST)/release/sluice target/static/sluice
-	$(CARGO) build --package sluice-apiserver-sim
+	$(CARGO) build --package apiserver-sim
 	scripts/check-static target/static/sluice target/debug/sluice-apiserver-sim
 
 lint:

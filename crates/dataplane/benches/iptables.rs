@@ -1,7 +1,7 @@
 //! Objects to plan, plan to rules, and one change to its transaction, at 1,000 and 10,000 Services
 //! of 10 endpoints: all that is done but the kernel's part. Prints a table of medians.
 //!
-//! `cargo bench -p sluice-dataplane --bench iptables`. With a folder behind `--` it also leaves
+//! `cargo bench -p dataplane --bench iptables`. With a folder behind `--` it also leaves
 //! the inputs for iptables-restore there, for trying them on a kernel.
 
 mod support;

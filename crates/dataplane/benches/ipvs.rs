@@ -2,7 +2,7 @@
 //! 10,000 Services of 10 endpoints: all that is done but the kernel's part. Every load balancer has
 //! a source range that the node is not in, which costs rules too. Prints a table of medians.
 //!
-//! `cargo bench -p sluice-dataplane --bench ipvs`
+//! `cargo bench -p dataplane --bench ipvs`
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! What the first packet of a connection costs: connections per second from a pod through a cluster
 //! IP, and straight to the endpoints, with a table of few Services and of many:
-//! `cargo bench -p sluice-kernel --bench first_packet [SERVICES...]`.
+//! `cargo bench -p kernel --bench first_packet [SERVICES...]`.
 //!
 //! A client, a node and pods, each a network namespace. All tables are there at once, each on a node of
 //! its own, and the ways are taken in turn, so that what else the machine does falls on all alike.

@@ -1,6 +1,6 @@
 //! What planning costs: everything from nothing, and one changed endpoint, as a table.
 //!
-//! `cargo bench -p sluice-plan`
+//! `cargo bench -p plan`
 
 use std::time::{Duration, Instant};
 

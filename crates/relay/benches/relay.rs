@@ -1,4 +1,4 @@
-//! The relay beside HAProxy and socat, on loopback: `cargo bench -p sluice-relay --bench relay`.
+//! The relay beside HAProxy and socat, on loopback: `cargo bench -p relay --bench relay`.
 //!
 //! HAProxy is what one would otherwise put in this place: event-driven, on as many threads. It runs
 //! twice, as it comes and told to splice. socat makes a process for each connection and is there

@@ -1,5 +1,5 @@
 //! What the nftables mode costs on this machine's kernel, in network namespaces of its own:
-//! `cargo bench -p sluice-kernel --bench nftables [SERVICES...]`.
+//! `cargo bench -p kernel --bench nftables [SERVICES...]`.
 //!
 //! Single changes go to all sizes in turn, so that what else the machine does falls on all alike.
 

@@ -79,6 +79,25 @@ fn packets_of_both_families_cross_a_veth_pair_at_once() {
     }
 }
 
+/// Connects. The kernel activates a new link a while after it was set up, up to a second on a busy
+/// machine; until then there may be no way.
+fn reach(from: &NetNs, to: std::net::SocketAddr) {
+    let limit = std::time::Duration::from_secs(5);
+    let started = std::time::Instant::now();
+    loop {
+        let connected = from.run(|| std::net::TcpStream::connect_timeout(&to, limit));
+        match connected.unwrap() {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NetworkUnreachable
+                    && started.elapsed() < limit =>
+            {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            connected => return drop(connected.unwrap()),
+        }
+    }
+}
+
 #[test]
 fn routes_and_neighbours_lead_to_an_address_that_no_link_owns() {
     let pair = Pair::new("route");
@@ -106,11 +125,7 @@ fn routes_and_neighbours_lead_to_an_address_that_no_link_owns() {
             .run(|| std::net::TcpListener::bind((at, 0)).unwrap())
             .unwrap();
         let to = server.local_addr().unwrap();
-        let second = std::time::Duration::from_secs(5);
-        pair.ns[0]
-            .run(|| std::net::TcpStream::connect_timeout(&to, second))
-            .unwrap()
-            .unwrap();
+        reach(&pair.ns[0], to);
         left.delete_route(route).unwrap();
         let gone = left.delete_route(route).unwrap_err();
         assert_eq!(gone.errno(), Some(3), "{gone}"); // ESRCH

@@ -5,12 +5,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use apiserver_sim::{Config, Sim};
 use observe::{MetricSet, Metrics};
 use serde_json::{Value, json};
-use support::{Host, Running, SLUICE, eventually, text};
+use support::{Host, SLUICE, eventually, text};
 
 fn deploy(path: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
@@ -167,19 +167,7 @@ fn the_role_allows_what_is_asked_for_and_nothing_else() {
         })]);
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
-        let process = host
-            .command(SLUICE)
-            .args([
-                "proxy",
-                "--proxy-mode=nftables",
-                "--hostname-override=node1",
-            ])
-            .args(["--kube-api-qps=1000", "--kubeconfig"])
-            .arg(kubeconfig)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let _running = Running(process);
+        let _running = host.follow(&kubeconfig, &["--kube-api-qps=1000"]);
         eventually("everything is followed, and said to have started", || {
             sim.open_watches() == 4 && !sim.posted_events().is_empty()
         });

@@ -5,11 +5,10 @@ mod support;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Stdio;
 use std::time::Duration;
 
 use apiserver_sim::{Config, Sim};
-use support::{Host, Proxy, Running, SLUICE, eventually, text, web};
+use support::{Host, Proxy, SLUICE, eventually, text, web};
 
 const MODES: [&str; 2] = ["iptables", "nftables"];
 
@@ -220,19 +219,7 @@ fn the_content_type_asked_for_is_the_flags() {
         let sim = host.run(|| Sim::start(Config::default()).unwrap());
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
-        let process = host
-            .command(SLUICE)
-            .args([
-                "proxy",
-                "--proxy-mode=nftables",
-                "--hostname-override=node1",
-            ])
-            .args([flag, "--kubeconfig"])
-            .arg(kubeconfig)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let _running = Running(process);
+        let _running = host.follow(&kubeconfig, &[flag]);
         let asked = || {
             sim.requests()
                 .into_iter()

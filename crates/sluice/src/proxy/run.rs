@@ -197,14 +197,12 @@ impl Start {
                 verdict.refused.join("; ")
             );
         }
-        verdict
-            .doubtful
-            .iter()
-            .for_each(|line| tracing::warn!("{line}"));
-        verdict
-            .notes
-            .iter()
-            .for_each(|line| tracing::info!("{line}"));
+        for line in &verdict.doubtful {
+            tracing::warn!("{line}");
+        }
+        for line in &verdict.notes {
+            tracing::info!("{line}");
+        }
         self.cluster = None;
         Ok(true)
     }

@@ -59,6 +59,19 @@ impl Host {
             .expect("a command in the namespace")
     }
 
+    /// Starts a proxy of node1 in nftables mode that follows an API server, with these flags too; what
+    /// it logs is not kept.
+    pub(crate) fn follow(&self, kubeconfig: &Path, flags: &[&str]) -> Running {
+        let mut command = self.command(SLUICE);
+        command.args([
+            "proxy",
+            "--proxy-mode=nftables",
+            "--hostname-override=node1",
+        ]);
+        command.arg("--kubeconfig").arg(kubeconfig).args(flags);
+        Running(command.stderr(Stdio::null()).spawn().unwrap())
+    }
+
     pub(crate) fn netns(&self) -> &NetNs {
         &self.netns
     }

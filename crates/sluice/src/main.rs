@@ -1,17 +1,11 @@
 //! sluice: makes Kubernetes Services work on a Linux node.
 
-mod cleanup;
 mod cli;
-mod diagram;
-mod explain;
-mod facts;
-mod live;
+mod commands;
 mod logging;
 mod proxy;
-mod question;
-mod render;
 mod system;
-mod walk;
+mod wiring;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -42,14 +36,14 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Proxy(args) => {
             let proxy = matches.subcommand_matches("proxy").unwrap_or(&matches);
-            proxy::command(args, proxy).map(|()| done)
+            commands::proxy::command(args, proxy).map(|()| done)
         }
-        Command::Render(args) => render::command(args).map(|()| done),
-        Command::Trace(args) => Ok(walk::command(args)),
-        Command::Explain(args) => Ok(explain::command(args)),
-        Command::Diagram(args) => diagram::command(args).map(|()| done),
-        Command::Facts => facts::command().map(|()| done),
-        Command::Cleanup(args) => cleanup::command(args).map(|()| done),
+        Command::Render(args) => commands::render::command(args).map(|()| done),
+        Command::Trace(args) => Ok(commands::trace::command(args)),
+        Command::Explain(args) => Ok(commands::explain::command(args)),
+        Command::Diagram(args) => commands::diagram::command(args).map(|()| done),
+        Command::Facts => commands::facts::command().map(|()| done),
+        Command::Cleanup(args) => commands::cleanup::command(args).map(|()| done),
         Command::Lab { command } => lab::cli::run(command),
         Command::LabEcho(args) => lab::echo::run(args).map(|()| done),
     };

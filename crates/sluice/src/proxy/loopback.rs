@@ -3,7 +3,7 @@
 //! kube-proxy's nftables mode never answers there, and its users miss it (kubernetes/kubernetes
 //! 138427): what DNAT makes of a packet from 127.0.0.1 cannot leave the host without
 //! `route_localnet`. A relay has no such trouble, and serves ::1 too. When it does,
-//! [`localhost`](super::node_ports::localhost) says.
+//! [`localhost`](crate::wiring::node_ports::localhost) says.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,6 @@
 //! From a resolved setup to a running proxy.
 
 use std::net::IpAddr;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,16 +11,17 @@ use observe::{MetricSet, Metrics, NodeEligibility, Server};
 use plan::{Planner, Settings};
 use source::{Batch, Source};
 
-use super::admission::admit;
 use super::driver::Driver;
 use super::engine::Engine;
-use super::families;
 use super::flows;
 use super::input::{Input, Inputs, Stop, host_addresses, report_problems};
 use super::node_wait::{Answer, NodeWait};
 use super::report::Reporter;
 use super::schedule::Intervals;
+use crate::commands::cleanup;
 use crate::system::spawn;
+use crate::wiring::admission::admit;
+use crate::wiring::families;
 
 /// Everything that a proxy is to know, resolved.
 pub(crate) struct Setup {
@@ -145,7 +145,7 @@ pub(crate) fn run(
 /// What other modes have left on this node is removed as well as can be: all Services are served
 /// already.
 fn remove_leftovers(mode: ProxyMode) {
-    if let Err(error) = crate::cleanup::remove_leftovers(mode) {
+    if let Err(error) = cleanup::remove_leftovers(mode) {
         tracing::warn!("what another proxy mode has left on this node is still there: {error:#}");
     }
 }
@@ -206,27 +206,6 @@ impl Start {
         self.cluster = None;
         Ok(true)
     }
-}
-
-/// Waits for a source's first complete list.
-pub(crate) fn first_list(source: impl Source) -> anyhow::Result<Batch> {
-    let (sender, batches) = std::sync::mpsc::channel();
-    let _running = source
-        .start(move |batch| match sender.send(batch) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        })
-        .context("cannot follow the objects")?;
-    let mut all = Batch::default();
-    while !all.initial_list_complete {
-        let batch = batches
-            .recv()
-            .context("the source of objects ended before its first complete list")?;
-        all.events.extend(batch.events);
-        all.problems.extend(batch.problems);
-        all.initial_list_complete = batch.initial_list_complete;
-    }
-    Ok(all)
 }
 
 /// Syncs once. Every family is tried; an error if any is not in sync in the end.

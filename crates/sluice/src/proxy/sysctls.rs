@@ -3,7 +3,7 @@
 use config::{Config, ProxyMode};
 use kernel::sysctl::{Sysctl, SysctlTree};
 
-use super::node_ports::localhost_node_ports;
+use crate::wiring::node_ports::localhost_node_ports;
 
 /// The most connection-tracking entries that `maxPerCore` asks for, however many cores there are.
 const CONNTRACK_LIMIT: u64 = 1_048_576;

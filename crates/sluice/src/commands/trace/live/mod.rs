@@ -61,7 +61,7 @@ pub(crate) fn command(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         bail!("--live needs root (CAP_NET_ADMIN) in the node's network namespace");
     }
     let mut snapshot = Snapshot::take(&mut nft)?;
-    let mut asked = crate::question::packet(args, &snapshot.world)?;
+    let mut asked = super::question::packet(args, &snapshot.world)?;
     remove_leftovers(&mut nft, &snapshot.chains);
     let (tracing, own) = start(&mut nft, &mut snapshot, &asked, args.sport)?;
     let caught = catch(args, tracing, &own, &snapshot, &asked, &termination)?;
@@ -110,7 +110,7 @@ impl Snapshot {
     fn take(nft: &mut NfTables) -> anyhow::Result<Self> {
         for _ in 0..ATTEMPTS {
             let (chains, generation) = nft.chains()?;
-            let facts = crate::facts::collect()?;
+            let facts = crate::commands::facts::collect()?;
             if nft.generation()?.generation == generation {
                 let world = World::from_facts(&facts)?;
                 return Ok(Self {
@@ -328,7 +328,7 @@ fn print(
         println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(());
     }
-    let style = crate::question::style(args.color);
+    let style = super::question::style(args.color);
     println!("predicted:");
     print!("{}", trace::render_tree(&seen.packet, predicted, style));
     println!("\nwhat the kernel did:");

@@ -33,7 +33,7 @@ pub(crate) fn facts(args: &HostArgs) -> anyhow::Result<Facts> {
         Some(path) => {
             Facts::parse(&read(path)?).with_context(|| format!("in {}", path.display()))?
         }
-        None if args.this_host || !args.has_rule_files() => crate::facts::collect()?,
+        None if args.this_host || !args.has_rule_files() => crate::commands::facts::collect()?,
         None => Facts::default(),
     };
     let dumps = &mut facts.dumps;

@@ -1,6 +1,7 @@
 //! From the configuration to what each part of the proxy takes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -9,14 +10,14 @@ use dataplane::iptables::{Nfacct, Options};
 use kernel::nfacct::{Counter, NfAcct};
 use observe::{MetricSet, Metrics, Pages};
 use plan::Settings;
-use source::apiserver::{EventType, NewEvent, Recorder, Regarding, Sent};
+use source::apiserver::{ApiServer, ClientOptions, EventType, NewEvent, Recorder, Regarding, Sent};
 
 use super::node_ports::{localhost_node_ports, node_port_addresses};
-use super::node_wait::NodeWait;
-use super::run::{Cluster, Setup};
-use super::schedule::Intervals;
-use super::sysctls::tcp_is_liberal;
 use crate::logging::Verbosity;
+use crate::proxy::node_wait::NodeWait;
+use crate::proxy::run::{Cluster, Setup};
+use crate::proxy::schedule::Intervals;
+use crate::proxy::sysctls::tcp_is_liberal;
 
 fn local_traffic(local: &config::LocalTraffic) -> plan::LocalTraffic {
     use config::LocalTraffic as From;
@@ -73,6 +74,55 @@ pub(crate) fn metrics(set: MetricSet) -> anyhow::Result<Metrics> {
     let now = now.unwrap_or_default().as_secs_f64();
     metrics.process_start.set(now);
     Ok(metrics)
+}
+
+pub(crate) fn setup_of(
+    resolved: &Resolved,
+    verbosity: Verbosity,
+    flags: BTreeMap<String, String>,
+) -> anyhow::Result<Setup> {
+    let config = &resolved.config;
+    let node_name = kernel::address::node_name(config.node_name.as_deref())?;
+    let metric_set = metric_set(config.mode);
+    Ok(Setup {
+        settings: settings(config, &node_name),
+        node_ips: node_ips(config.bind_address),
+        allow_external_ips: config.allow_external_ips,
+        intervals: intervals(config),
+        metric_set,
+        metrics: metrics(metric_set)?,
+        observe: observe_options(resolved, verbosity, flags),
+        config_file: resolved.config_file.clone(),
+        cluster: None,
+        sockets_only: false,
+        mode: config.mode,
+        config_sync_period: config.config_sync_period,
+    })
+}
+
+/// The API server, as kube-proxy's flags and configuration say.
+pub(crate) fn api_server(config: &Config, setup: &Setup) -> anyhow::Result<ApiServer> {
+    let client = &config.client;
+    let options = ClientOptions {
+        kubeconfig: client.kubeconfig.clone(),
+        master: client.master.clone(),
+        content_type: client.content_type.clone(),
+        accept_content_types: client.accept_content_types.clone().unwrap_or_default(),
+        qps: client.qps,
+        burst: i32::try_from(client.burst).unwrap_or(i32::MAX),
+        ..ClientOptions::default()
+    };
+    let mut server = ApiServer::new(options, &setup.settings.node_name)
+        .context("no API server to take Services from (or name files with --manifests)")?;
+    let metrics = setup.metrics.clone();
+    server.observe(move |sent| count_request(&metrics, sent));
+    Ok(server)
+}
+
+/// `bindAddress`, where it names one address: it goes before what the Node says.
+fn node_ips(bind_address: IpAddr) -> Vec<IpAddr> {
+    let named = !bind_address.is_unspecified();
+    named.then_some(bind_address).into_iter().collect()
 }
 
 /// Counts a request to the API server as client-go does.

@@ -3,23 +3,32 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
-use config::{Config, KubeProxyConfiguration};
+use config::Config;
 use dataplane::iptables::Nfacct;
 use model::IpFamily;
 use plan::{Plan, Planner};
 use source::{Batch, Severity};
 
 use crate::cli::{RenderArgs, RenderMode};
-use crate::explain;
-use crate::proxy::{admission, node_ports, setup};
+use crate::wiring::objects::{known_node, read_config};
+use crate::wiring::{admission, node_ports, setup};
 
 /// Carries out `sluice render`.
 pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
-    let config = read_config(args)?;
+    let config = read_config(
+        args.config.as_deref(),
+        // The fields of the mode that is rendered count, whatever mode the file names.
+        Some(match args.mode {
+            RenderMode::Iptables => "iptables",
+            RenderMode::Ipvs => "ipvs",
+            RenderMode::Nftables => "nftables",
+            RenderMode::Userspace => "userspace",
+        }),
+    )?;
     let mut batch = source::read_once(args.files.clone());
     admission::admit(&mut batch.events, config.allow_external_ips);
     let failed = tell_problems(&batch);
-    explain::known_node(&batch.events, &args.node)?;
+    known_node(&batch.events, &args.node)?;
     let family = args.ip_family.into();
     let plan = plan(args, &config, batch, family);
     let text = match args.mode {
@@ -38,27 +47,6 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
         bail!("some objects could not be used; the rules above are those of all others");
     }
     Ok(())
-}
-
-fn read_config(args: &RenderArgs) -> anyhow::Result<Config> {
-    let mut file = match &args.config {
-        None => KubeProxyConfiguration::defaulted(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            KubeProxyConfiguration::from_yaml(&text)
-                .with_context(|| format!("in {}", path.display()))?
-        }
-    };
-    // The fields of the mode that is rendered count, whatever mode the file names.
-    file.mode = match args.mode {
-        RenderMode::Iptables => "iptables".to_owned(),
-        RenderMode::Ipvs => "ipvs".to_owned(),
-        RenderMode::Nftables => "nftables".to_owned(),
-        RenderMode::Userspace => "userspace".to_owned(),
-    };
-    file.set_defaults();
-    Ok(Config::from_file(file)?)
 }
 
 /// One line each on standard error; whether any object could not be used.

@@ -1,12 +1,15 @@
 //! `sluice trace`: what becomes of one packet, and why.
 
+pub(crate) mod live;
+pub(crate) mod question;
+
 use std::process::ExitCode;
 
 use serde_json::json;
 use trace::{Trace, Verdict};
 
 use crate::cli::{TraceArgs, TraceOutput};
-use crate::question::{packet, style, world};
+use question::{packet, style, world};
 
 /// What the exit status tells of a question that could not be answered.
 const NO_ANSWER: u8 = 2;
@@ -15,7 +18,7 @@ const NO_ANSWER: u8 = 2;
 /// question cannot be answered.
 pub(crate) fn command(args: &TraceArgs) -> ExitCode {
     let answer = if args.live {
-        crate::live::command(args)
+        live::command(args)
     } else {
         run(args).map(|accepted| ExitCode::from(u8::from(!accepted)))
     };

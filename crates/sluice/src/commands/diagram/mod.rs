@@ -15,8 +15,8 @@ use netfilter::iptables::{Counters, Family, TableSet};
 use trace::{Fraction, Packet, Step, Trace, Verdict, World};
 
 use crate::cli::{DiagramArgs, DiagramFormat};
-use crate::explain::{self, Probe};
-use crate::question;
+use crate::commands::explain::{self, Probe};
+use crate::commands::trace::question;
 use graph::{Builder, Graph, Kind};
 
 /// Carries out `sluice diagram`.
@@ -43,7 +43,7 @@ pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
 
 /// The way of the packet that is asked about, or all chains.
 fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
-    let world = crate::question::world(&args.host)?;
+    let world = question::world(&args.host)?;
     for warning in &world.warnings {
         eprintln!("sluice: {warning}");
     }

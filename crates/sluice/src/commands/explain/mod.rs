@@ -15,25 +15,24 @@ mod subject;
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use config::{Config, KubeProxyConfiguration};
 use kernel::conntrack::{Conntrack, Filter};
 use model::Event;
 use source::apiserver::{ApiServer, ClientOptions};
-use source::{Batch, Source as _};
 use trace::{Facts, World};
 
 use crate::cli::{ExplainArgs, ExplainOutput, HostArgs, ObjectArgs};
-use crate::proxy::setup;
+use crate::commands::trace::question;
+use crate::wiring::objects::{first_list_within, read_config};
+use crate::wiring::setup;
 use finding::{Finding, Weight};
 use node::KnownFlow;
 pub(crate) use probe::Probe;
-use subject::{Objects, Subject};
+pub(crate) use subject::Objects;
+use subject::Subject;
 
 /// What the exit status tells of a question that could not be answered.
 const NO_ANSWER: u8 = 2;
@@ -68,8 +67,8 @@ fn is_live(host: &HostArgs) -> bool {
 
 /// Looks a Service up and walks connections to it.
 pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Asked> {
-    let facts = crate::question::facts(host)?;
-    let world = crate::question::world_of(&facts, host)?;
+    let facts = question::facts(host)?;
+    let world = question::world_of(&facts, host)?;
     let node_name = match &args.node {
         Some(name) => name.clone(),
         None if !is_live(host) && !facts.hostname.is_empty() => facts.hostname.clone(),
@@ -78,7 +77,7 @@ pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::
         }
         None => kernel::address::node_name(None)?,
     };
-    let config = read_config(args)?;
+    let config = read_config(args.config.as_deref(), None)?;
     let events = objects(args, &node_name)?;
     let interfaces: Vec<IpAddr> = facts
         .interfaces
@@ -128,12 +127,6 @@ fn only_known(world: &World, family: model::IpFamily, probes: &mut Vec<Probe>) {
     }
 }
 
-/// Refuses a name that no Node has, where there are Nodes at all.
-pub(crate) fn known_node(events: &[Event], name: &str) -> anyhow::Result<()> {
-    let objects = Objects::of(events);
-    objects.node_name(Some(name), String::new(), &[]).map(drop)
-}
-
 fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
     let Asked {
         facts,
@@ -180,23 +173,16 @@ fn findings(
     all
 }
 
-fn read_config(args: &ObjectArgs) -> anyhow::Result<Config> {
-    let mut file = match &args.config {
-        None => KubeProxyConfiguration::defaulted(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            KubeProxyConfiguration::from_yaml(&text)
-                .with_context(|| format!("in {}", path.display()))?
-        }
-    };
-    file.set_defaults();
-    Ok(Config::from_file(file)?)
-}
-
 fn objects(args: &ObjectArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {
     let batch = if args.manifests.is_empty() {
-        first_list(args, node_name)?
+        let options = ClientOptions {
+            kubeconfig: args.kubeconfig.clone(),
+            ..ClientOptions::default()
+        };
+        let server = ApiServer::new(options, node_name).context(
+            "no objects to explain: give --manifests, or a --kubeconfig to ask the API server",
+        )?;
+        first_list_within(server, PATIENCE)?
     } else {
         source::read_once(args.manifests.clone())
     };
@@ -207,36 +193,6 @@ fn objects(args: &ObjectArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {
         bail!("there are no objects to explain");
     }
     Ok(batch.events)
-}
-
-/// Everything that the API server has, once.
-fn first_list(args: &ObjectArgs, node_name: &str) -> anyhow::Result<Batch> {
-    let options = ClientOptions {
-        kubeconfig: args.kubeconfig.clone(),
-        ..ClientOptions::default()
-    };
-    let server = ApiServer::new(options, node_name).context(
-        "no objects to explain: give --manifests, or a --kubeconfig to ask the API server",
-    )?;
-    let (sender, receiver) = channel();
-    let _running = server.start(move |batch| match sender.send(batch) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
-    })?;
-    let mut all = Batch::default();
-    while !all.initial_list_complete {
-        let batch = receiver.recv_timeout(PATIENCE).with_context(|| {
-            let problems: Vec<String> = all.problems.iter().map(ToString::to_string).collect();
-            format!(
-                "the API server does not tell what there is: {}",
-                problems.join("; ")
-            )
-        })?;
-        all.events.extend(batch.events);
-        all.problems.extend(batch.problems);
-        all.initial_list_complete = batch.initial_list_complete;
-    }
-    Ok(all)
 }
 
 /// What the kernel knows of connections to the Service. Without it, nothing can be stale.

@@ -1,0 +1,9 @@
+//! One module for each command.
+
+pub(crate) mod cleanup;
+pub(crate) mod diagram;
+pub(crate) mod explain;
+pub(crate) mod facts;
+pub(crate) mod proxy;
+pub(crate) mod render;
+pub(crate) mod trace;

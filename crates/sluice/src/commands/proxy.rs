@@ -1,0 +1,136 @@
+//! `sluice proxy`: keeps the kernel in step with the objects.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail};
+use clap::ArgMatches;
+use config::{Action, Config, ProxyMode, Resolved};
+use source::ManifestFiles;
+
+use crate::cli::ProxyArgs;
+use crate::logging;
+use crate::proxy::input::{Inputs, Stop};
+use crate::proxy::run::{self, Setup};
+use crate::proxy::{listen_map, sysctls};
+use crate::wiring::drivers::drivers;
+use crate::wiring::objects::first_list;
+use crate::wiring::setup::{api_server, setup_of};
+
+/// Carries out `sluice proxy`.
+pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<()> {
+    let resolved = Resolved::from_matches(matches)?;
+    let logs = logging::start(&resolved.config.logging)?;
+    for note in &resolved.notes {
+        tracing::warn!("{note}");
+    }
+    match &resolved.action {
+        Action::Run => {}
+        Action::InitOnly => {
+            sysctls::apply(&resolved.config);
+            return Ok(());
+        }
+        Action::Cleanup => return super::cleanup::remove_all(),
+        Action::WriteConfig(path) => {
+            return std::fs::write(path, resolved.config.file.to_yaml())
+                .with_context(|| format!("cannot write {}", path.display()));
+        }
+        Action::Version { raw } => {
+            let name = if *raw { "" } else { "Kubernetes " };
+            println!("{name}v{} (sluice)", env!("CARGO_PKG_VERSION"));
+            return Ok(());
+        }
+    }
+    let flags = effective_flags(matches);
+    let mut setup = setup_of(&resolved, logs.verbosity.clone(), flags)?;
+    if !args.listen_map.is_empty() {
+        return serve_listen_map(setup, &resolved.config, args, &logs);
+    }
+    sysctls::apply(&resolved.config);
+    let inputs = Inputs::new();
+    // The signals go to the one thread that waits for them, so it has to be there first.
+    if !args.once {
+        inputs.follow_signals()?;
+        logs.keep_flushing()?;
+        set_oom_score(&resolved.config);
+    }
+    if args.once && resolved.config.mode == ProxyMode::Userspace {
+        bail!("--once cannot be used in userspace mode: the relay would end with this process");
+    }
+    let drivers = drivers(&resolved.config, args, &inputs)?;
+    let stop = if args.manifests.is_empty() {
+        let server = api_server(&resolved.config, &setup)?;
+        if args.once {
+            return run::run_once(setup, first_list(server)?, drivers);
+        }
+        setup.attach(&resolved.config, server.recorder());
+        run::run(setup, server, inputs, drivers)?
+    } else {
+        if args.once {
+            return run::run_once(setup, source::read_once(args.manifests.clone()), drivers);
+        }
+        let files = ManifestFiles::new(args.manifests.clone());
+        run::run(setup, files, inputs, drivers)?
+    };
+    tell_end(&stop, "the rules stay in force")
+}
+
+/// `--listen-map`: nothing but sockets. The kernel is not touched, and the node that this is need not
+/// be one of the cluster.
+fn serve_listen_map(
+    mut setup: Setup,
+    config: &Config,
+    args: &ProxyArgs,
+    logs: &logging::Logs,
+) -> anyhow::Result<()> {
+    if config.mode != ProxyMode::Userspace || args.once {
+        bail!("--listen-map goes with --proxy-mode=userspace, and not with --once");
+    }
+    let drivers = listen_map::drivers(listen_map::read(&args.listen_map)?);
+    setup.sockets_only = true;
+    let inputs = Inputs::new();
+    inputs.follow_signals()?;
+    logs.keep_flushing()?;
+    let stop = if args.manifests.is_empty() {
+        let server = api_server(config, &setup)?;
+        run::run(setup, server, inputs, drivers)?
+    } else {
+        let files = ManifestFiles::new(args.manifests.clone());
+        run::run(setup, files, inputs, drivers)?
+    };
+    tell_end(&stop, "nothing is served any more")
+}
+
+fn tell_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {
+    match stop {
+        Stop::Signal(signal) => {
+            tracing::info!("{signal}: ending; {rest}");
+            Ok(())
+        }
+        Stop::ConfigChanged(path) => bail!(
+            "{} has changed: ending, to be started again with the new configuration",
+            path.display()
+        ),
+    }
+}
+
+fn set_oom_score(config: &Config) {
+    if let Err(error) = kernel::process::set_oom_score_adj(config.oom_score_adj) {
+        tracing::warn!("{error}; going on without it");
+    }
+}
+
+/// Every flag with what was given for it, or its default, for `/flagz`.
+fn effective_flags(matches: &ArgMatches) -> BTreeMap<String, String> {
+    let values = |name: &str| -> Option<String> {
+        let raw = matches.try_get_raw(name).ok()??;
+        let words: Vec<_> = raw.map(|v| v.to_string_lossy().into_owned()).collect();
+        Some(words.join(","))
+    };
+    config::FLAGS
+        .iter()
+        .map(|flag| {
+            let value = values(flag.name).unwrap_or_else(|| flag.default.to_owned());
+            (flag.name.to_owned(), value)
+        })
+        .collect()
+}

@@ -1,0 +1,159 @@
+//! The drivers of each mode, with what they need of this host.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use config::{Config, ProxyMode};
+use kernel::ipset::IpSets;
+use kernel::iptables::{Backend, Iptables};
+use kernel::ipvs::Ipvs;
+use kernel::service_device::ServiceDevice;
+use model::IpFamily;
+use netfilter::ipvs::netlink::Timeouts;
+
+use super::{node_ports, setup};
+use crate::cli::{IptablesBackend, ProxyArgs};
+use crate::proxy::input::Inputs;
+use crate::proxy::iptables::{IptablesDriver, SharedGood};
+use crate::proxy::local_relay::SharedRelay;
+use crate::proxy::loopback::LoopbackNodePorts;
+use crate::proxy::nftables::{NftablesDriver, SharedGeneration};
+use crate::proxy::run::Drivers;
+use crate::proxy::userspace::UserspaceDriver;
+use crate::proxy::{ipvs, userspace};
+use crate::system::kernel_family;
+
+/// The drivers of the mode.
+pub(crate) fn drivers(
+    config: &Config,
+    args: &ProxyArgs,
+    inputs: &Inputs,
+) -> anyhow::Result<Drivers> {
+    match config.mode {
+        ProxyMode::Iptables => iptables_drivers(config, args.iptables_backend),
+        ProxyMode::Nftables => nftables_drivers(config, inputs),
+        ProxyMode::Userspace => userspace_drivers(config),
+        ProxyMode::Ipvs => ipvs_drivers(config, args.iptables_backend),
+    }
+}
+
+fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers> {
+    let options = dataplane::nftables::Options {
+        masquerade_bit: config.masquerade_bit,
+    };
+    let generation = SharedGeneration::default();
+    let relay = SharedRelay::new(0);
+    let mut drivers = Drivers::new();
+    for family in IpFamily::ALL {
+        if !kernel::family::in_kernel(kernel_family(family)) {
+            tracing::info!("no Services over {family}: it is disabled in this kernel");
+            continue;
+        }
+        let mut driver =
+            NftablesDriver::new(family, options, inputs.sender(), Rc::clone(&generation))
+                .context("cannot speak to nf_tables; is NET_ADMIN missing?")?;
+        if let Some(ip) = node_ports::localhost(config, family) {
+            driver.serve_loopback(LoopbackNodePorts::new(ip, Rc::clone(&relay)));
+        }
+        drivers.push((family, Box::new(driver)));
+    }
+    Ok(drivers)
+}
+
+fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
+    let settings = userspace::Settings {
+        mark: 1 << config.masquerade_bit,
+        localhost_node_ports: node_ports::localhost_node_ports(config),
+    };
+    let relay = SharedRelay::new(settings.mark);
+    let mut drivers = Drivers::new();
+    for family in IpFamily::ALL {
+        if !kernel::family::in_kernel(kernel_family(family)) {
+            tracing::info!("no Services over {family}: it is disabled in this kernel");
+            continue;
+        }
+        let driver = UserspaceDriver::new(family, settings, Rc::clone(&relay)).context(
+            "cannot speak to nf_tables; is NET_ADMIN missing? (--listen-map needs no privilege)",
+        )?;
+        drivers.push((family, Box::new(driver)));
+    }
+    Ok(drivers)
+}
+
+/// The iptables of each family that has one.
+fn iptables_tools(backend: Option<IptablesBackend>) -> Vec<(IpFamily, Iptables)> {
+    let mut all = Vec::new();
+    for family in IpFamily::ALL {
+        let found = match backend {
+            Some(IptablesBackend::Nft) => {
+                Iptables::with_backend(kernel_family(family), Backend::Nft)
+            }
+            Some(IptablesBackend::Legacy) => {
+                Iptables::with_backend(kernel_family(family), Backend::Legacy)
+            }
+            None => Iptables::find(kernel_family(family)).map(|(tools, choice)| {
+                tracing::info!("{family}: iptables' back end is {choice}");
+                tools
+            }),
+        };
+        match found {
+            Ok(tools) => all.push((family, tools)),
+            Err(error) => tracing::warn!("no Services over {family}: {error}"),
+        }
+    }
+    all
+}
+
+fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
+    let seconds = |timeout: Option<Duration>| {
+        let seconds = timeout.unwrap_or_default().as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    };
+    let timeouts = Timeouts {
+        tcp: seconds(config.ipvs.tcp_timeout),
+        tcp_fin: seconds(config.ipvs.tcp_fin_timeout),
+        udp: seconds(config.ipvs.udp_timeout),
+    };
+    // Says in one line what is missing where the kernel has no IPVS.
+    let mut ipvs = Ipvs::open()?;
+    ipvs.load_scheduler(&config.ipvs.scheduler)?;
+    tracing::warn!("{}", setup::IPVS_DEPRECATED);
+    if timeouts != Timeouts::default()
+        && let Err(error) = ipvs.set_timeouts(timeouts)
+    {
+        tracing::warn!("{error}; going on without it");
+    }
+    let mut drivers = Drivers::new();
+    for (family, rules) in iptables_tools(backend) {
+        let options = setup::ipvs_options(config, rules.random_fully());
+        let mut tools = ipvs::Tools {
+            rules,
+            ipvs: Ipvs::open()?,
+            sets: IpSets::open()?,
+            device: ServiceDevice::open(dataplane::ipvs::DEVICE)?,
+        };
+        // Before anything is written: without it a connection meets half of a Service.
+        tools.device.ensure()?;
+        let driver = ipvs::IpvsDriver::new(family, tools, options);
+        drivers.push((family, Box::new(driver)));
+    }
+    if drivers.is_empty() {
+        bail!("iptables, which ipvs mode needs too, cannot be used on this host for either family");
+    }
+    Ok(drivers)
+}
+
+fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
+    let mut drivers = Drivers::new();
+    let good = SharedGood::default();
+    for (family, tools) in iptables_tools(backend) {
+        let options = setup::host_iptables_options(config, tools.random_fully());
+        let driver = IptablesDriver::new(family, tools, options, Rc::clone(&good));
+        drivers.push((family, Box::new(driver)));
+    }
+    if drivers.is_empty() {
+        bail!("iptables cannot be used on this host for either family");
+    }
+    Ok(drivers)
+}

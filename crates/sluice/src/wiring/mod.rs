@@ -1,0 +1,8 @@
+//! From the configuration to what each part of the program takes.
+
+pub(crate) mod admission;
+pub(crate) mod drivers;
+pub(crate) mod families;
+pub(crate) mod node_ports;
+pub(crate) mod objects;
+pub(crate) mod setup;

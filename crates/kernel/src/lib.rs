@@ -6,8 +6,6 @@
 pub mod address;
 pub mod conntrack;
 pub mod exec;
-#[cfg(any(test, feature = "testing"))]
-pub mod fake;
 pub mod family;
 pub mod fuzz;
 pub mod genetlink;
@@ -20,7 +18,6 @@ pub mod netns;
 pub mod nfacct;
 pub mod nfnetlink;
 pub mod process;
-pub mod seam;
 pub mod service_device;
 pub mod sysctl;
 

@@ -284,19 +284,6 @@ impl RtNetlink {
         self.set(message, || format!("ip link set {index} master {bridge}"))
     }
 
-    /// Moves a link to another namespace. It arrives down and without addresses.
-    ///
-    /// # Errors
-    /// There is no such link, or its name is taken there; not permitted.
-    pub fn move_to(&mut self, index: u32, netns: &NetNs) -> Result<()> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes = vec![LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd())];
-        self.set(message, || {
-            format!("ip link set {index} netns {}", netns.name())
-        })
-    }
-
     /// Deletes a link; the other end of a veth pair goes with it.
     ///
     /// # Errors
@@ -366,17 +353,6 @@ impl RtNetlink {
             NLM_F_CREATE | NLM_F_REPLACE,
             || format!("ip route replace {}", spelled(route)),
         )
-    }
-
-    /// Removes a route.
-    ///
-    /// # Errors
-    /// There is none (`ESRCH`); not permitted.
-    pub fn delete_route(&mut self, route: Route) -> Result<()> {
-        self.socket
-            .request(RouteNetlinkMessage::DelRoute(message_of(route)), 0, || {
-                format!("ip route delete {}", spelled(route))
-            })
     }
 
     /// Adds a permanent neighbour entry, or replaces what is there.

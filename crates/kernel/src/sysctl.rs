@@ -45,10 +45,6 @@ impl Sysctl {
     pub const ARP_IGNORE: Sysctl = Sysctl::new("net/ipv4/conf/all/arp_ignore");
     /// `net/ipv4/conf/all/arp_announce`.
     pub const ARP_ANNOUNCE: Sysctl = Sysctl::new("net/ipv4/conf/all/arp_announce");
-    /// `net/bridge/bridge-nf-call-iptables`; absent without the br_netfilter module.
-    pub const BRIDGE_NF_CALL_IPTABLES: Sysctl = Sysctl::new("net/bridge/bridge-nf-call-iptables");
-    /// `net/bridge/bridge-nf-call-ip6tables`; absent without the br_netfilter module.
-    pub const BRIDGE_NF_CALL_IP6TABLES: Sysctl = Sysctl::new("net/bridge/bridge-nf-call-ip6tables");
     /// `net/netfilter/nf_conntrack_max`; read-only in all but the first network namespace.
     pub const CONNTRACK_MAX: Sysctl = Sysctl::new("net/netfilter/nf_conntrack_max");
     /// `module/nf_conntrack/parameters/hashsize`, below `/sys`: the buckets that the entries are in.

@@ -4,8 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use kernel::Family;
-use kernel::address::{AddressWatch, InterfaceAddress, Scope, addresses, default_source};
+use kernel::address::{AddressWatch, InterfaceAddress, addresses};
 use support::{in_namespace, run};
 
 fn listed() -> Vec<String> {
@@ -70,26 +69,5 @@ fn changes_are_told() {
             assert!(watch.changed().unwrap(), "{change}");
             assert!(!watch.changed().unwrap(), "{change}");
         }
-    });
-}
-
-#[test]
-fn the_source_of_the_default_route_is_found() {
-    in_namespace(|| {
-        assert_eq!(default_source(Family::Ipv4).unwrap(), None);
-        assert_eq!(default_source(Family::Ipv6).unwrap(), None);
-        run("ip link add kern-a type veth peer name kern-b");
-        run("ip link set kern-a up; ip link set kern-b up");
-        run("ip addr add 10.1.2.3/24 dev kern-a; ip route add default via 10.1.2.1");
-        run("ip addr add fd00::5/64 dev kern-a nodad; ip route add default via fd00::1");
-        assert_eq!(
-            default_source(Family::Ipv4).unwrap(),
-            Some("10.1.2.3".parse().unwrap())
-        );
-        assert_eq!(
-            default_source(Family::Ipv6).unwrap(),
-            Some("fd00::5".parse().unwrap())
-        );
-        assert!(addresses().unwrap().iter().any(|a| a.scope == Scope::Link));
     });
 }

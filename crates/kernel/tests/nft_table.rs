@@ -1,4 +1,4 @@
-//! Operations of `netfilter::nft` on the real kernel, through the same seam as on the fake one.
+//! Operations of `netfilter::nft` on the real kernel.
 
 mod support;
 
@@ -7,7 +7,6 @@ use std::net::Ipv4Addr;
 
 use kernel::Errno;
 use kernel::nfnetlink::{NfTables, TableId, TransactionError};
-use kernel::seam::{Kernel, System};
 use netfilter::nft::table::Contents;
 use netfilter::nft::{
     Chain, DataType, Element, Expr, Family, Fields, Op, Rule, Set, SetData, SetFlags, Value,
@@ -81,8 +80,7 @@ fn made(ops: &[Op]) -> Contents {
 #[test]
 fn what_was_committed_is_read_back() {
     in_namespace(|| {
-        let mut system = System::new();
-        let nft = system.nftables().unwrap();
+        let mut nft = NfTables::open().unwrap();
         let table = TableId::new(Family::Ip, "kube-proxy");
         let (none, empty) = nft.read_table(&table).unwrap();
         assert!(none.is_none());
@@ -94,7 +92,7 @@ fn what_was_committed_is_read_back() {
         let read = read.unwrap();
         assert_eq!(read.foreign, [""; 0]);
         assert_eq!(read.contents, made(&operations()));
-        assert_eq!(generation, nft.generation().unwrap());
+        assert_eq!(generation, nft.generation().unwrap().generation);
         nft.commit(&table, &[Op::DeleteTable], Some(generation))
             .unwrap();
         assert!(nft.read_table(&table).unwrap().0.is_none());

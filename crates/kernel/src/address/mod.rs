@@ -5,7 +5,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use crate::Family;
 use crate::netlink::{self, Builder, Error, Malformed, Message, Received, Socket};
 
 const RTM_NEWLINK: u16 = 16;
@@ -283,40 +282,6 @@ impl AddressWatch {
 impl AsFd for AddressWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// The address from which this host would talk to the world: the source that the kernel picks
-/// for the default route. `None` when there is no such route. Nothing is sent.
-///
-/// # Errors
-/// What the socket calls met, other than that there is no route.
-pub fn default_source(family: Family) -> io::Result<Option<IpAddr>> {
-    // Addresses for documentation (RFC 5737, RFC 3849): no host has a closer route to them.
-    let (any, far): (IpAddr, IpAddr) = match family {
-        Family::Ipv4 => (
-            Ipv4Addr::UNSPECIFIED.into(),
-            Ipv4Addr::new(192, 0, 2, 1).into(),
-        ),
-        Family::Ipv6 => (
-            Ipv6Addr::UNSPECIFIED.into(),
-            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
-        ),
-    };
-    let connect = || -> io::Result<IpAddr> {
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        socket.connect(SocketAddr::new(far, 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    match connect() {
-        Ok(address) => Ok(Some(address)),
-        Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
-            Errno::ENETUNREACH
-            | Errno::EHOSTUNREACH
-            | Errno::EADDRNOTAVAIL
-            | Errno::EAFNOSUPPORT => Ok(None),
-            _ => Err(error),
-        },
     }
 }
 

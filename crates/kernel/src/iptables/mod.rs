@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::nfnetlink::{Generation, NfTables};
 use crate::{Family, exec, family};
 
 pub use netfilter::iptables::Table;
@@ -193,6 +194,15 @@ impl Iptables {
     /// Whether `-j MASQUERADE` knows `--random-fully` (1.6.2 and later).
     pub fn random_fully(&self) -> bool {
         self.tools.version >= Version::RANDOM_FULLY
+    }
+
+    /// The generation of the nf_tables rule set, which changes with every commit by any program;
+    /// `None` for the legacy back end, which has no such counter.
+    pub fn generation(&self) -> Option<Generation> {
+        match self.backend() {
+            Backend::Nft => Some(NfTables::open().ok()?.generation().ok()?.generation),
+            Backend::Legacy => None,
+        }
     }
 
     /// The rules of a table, as `iptables-save` prints them.

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use dataplane::iptables::{Mode, Observation, Options, Transaction};
-use kernel::iptables::RestoreError;
+use kernel::iptables::{Iptables, RestoreError};
 use kernel::nfnetlink::Generation;
-use kernel::seam::IptablesRules;
 use model::IpFamily;
 use netfilter::iptables::Table;
 use plan::{Plan, PortKey};
@@ -28,9 +27,9 @@ const VERIFY_UP_TO: usize = 20_000;
 pub(crate) type SharedGood = Rc<Cell<[Option<Generation>; 2]>>;
 
 /// One family of the iptables mode.
-pub(crate) struct IptablesDriver<R> {
+pub(crate) struct IptablesDriver {
     family: IpFamily,
-    rules: R,
+    rules: Iptables,
     mode: Mode,
     /// Service ports that the kernel refused, with its words. They are tried again when they
     /// change, and in every full sync.
@@ -47,9 +46,14 @@ enum Failure {
     Other(String),
 }
 
-impl<R: IptablesRules> IptablesDriver<R> {
+impl IptablesDriver {
     /// A driver that knows nothing of the kernel yet.
-    pub(crate) fn new(family: IpFamily, rules: R, options: Options, good: SharedGood) -> Self {
+    pub(crate) fn new(
+        family: IpFamily,
+        rules: Iptables,
+        options: Options,
+        good: SharedGood,
+    ) -> Self {
         Self {
             family,
             rules,
@@ -196,7 +200,7 @@ impl<R: IptablesRules> IptablesDriver<R> {
     }
 }
 
-impl<R: IptablesRules> Driver for IptablesDriver<R> {
+impl Driver for IptablesDriver {
     fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
         let diff = pending.diff();
         self.mode.apply(&diff);

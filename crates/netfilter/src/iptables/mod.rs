@@ -21,27 +21,53 @@ mod name;
 mod parse;
 mod restore;
 mod rule;
+mod syntax;
 mod tables;
-mod target;
+mod targets;
 #[cfg(test)]
 mod tests;
+mod value;
 mod write;
 
 pub use apply::{ApplyError, Flush, Refusal};
 pub use fuzz::fuzz_one;
-pub use matches::{
-    AddrType, AddrTypes, CtDirection, CtState, CtStates, CtStatus, CtStatuses, Extension, IcmpType,
-    IpvsDirection, LimitUnit, MarkMatch, Match, MatchAddrType, MatchConntrack, MatchIpRange,
-    MatchIpvs, MatchLimit, MatchMultiport, MatchOwner, MatchPhysdev, MatchRecent, MatchRpfilter,
-    MatchSet, MatchTcp, PortMatch, PortSide, Probability, RecentAction, SetDirection, Statistic,
-    TcpFlags,
+pub use matches::Match;
+pub use matches::addrtype::{AddrType, AddrTypes, MatchAddrType};
+pub use matches::conntrack::{
+    CtDirection, CtState, CtStates, CtStatus, CtStatuses, MatchConntrack,
 };
+pub use matches::icmp::IcmpType;
+pub use matches::iprange::MatchIpRange;
+pub use matches::ipvs::{IpvsDirection, MatchIpvs};
+pub use matches::limit::{LimitUnit, MatchLimit};
+pub use matches::mark::MarkMatch;
+pub use matches::multiport::{MatchMultiport, PortSide};
+pub use matches::owner::MatchOwner;
+pub use matches::physdev::MatchPhysdev;
+pub use matches::ports::PortMatch;
+pub use matches::recent::{MatchRecent, RecentAction};
+pub use matches::rpfilter::MatchRpfilter;
+pub use matches::set::{MatchSet, SetDirection};
+pub use matches::statistic::{Probability, Statistic};
+pub use matches::tcp::{MatchTcp, TcpFlags};
 pub use name::{Chain, ChainError, Family, Policy, Table};
-pub use parse::{Line, ParseError};
+pub use parse::Line;
 pub use restore::{Command, Restore, RestoreTable};
-pub use rule::{Counters, Header, Interface, Negatable, Net, PortRange, Protocol, Rule};
+pub use rule::{Counters, Header, Rule};
+pub use syntax::ParseError;
+pub use syntax::segment::Extension;
 pub use tables::{ChainState, TableSet, TableState};
-pub use target::{
-    ConnmarkAction, CtTarget, LogTarget, MasqueradeTarget, NatTarget, NflogTarget, RejectWith,
-    SetTarget, Target, TcpmssTarget, TproxyTarget, Xmark,
-};
+pub use targets::Target;
+pub use targets::connmark::ConnmarkAction;
+pub use targets::ct::CtTarget;
+pub use targets::log::LogTarget;
+pub use targets::mark::Xmark;
+pub use targets::masquerade::MasqueradeTarget;
+pub use targets::nat::NatTarget;
+pub use targets::nflog::NflogTarget;
+pub use targets::redirect::RedirectTarget;
+pub use targets::reject::RejectWith;
+pub use targets::set::SetTarget;
+pub use targets::tcpmss::TcpmssTarget;
+pub use targets::tproxy::TproxyTarget;
+pub use value::{Interface, Negatable, Net, PortRange, Protocol};

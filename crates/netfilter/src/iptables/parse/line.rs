@@ -1,9 +1,11 @@
-//! One line: a table, a chain's declaration, a command, `COMMIT`.
+//! One line: a table, the declaration of a chain, a command, `COMMIT`.
 
-use super::super::{Chain, Command, Counters, Family, Policy, Rule, Table};
 use super::rule;
-use super::words::{Word, split};
-use super::{Fault, ParseError, Parsed};
+use crate::iptables::name::{Chain, Family, Policy, Table};
+use crate::iptables::restore::Command;
+use crate::iptables::rule::{Counters, Rule};
+use crate::iptables::syntax::words::{Word, split};
+use crate::iptables::syntax::{Fault, ParseError, Parsed};
 
 /// One line of a save file or of restore input.
 // Nearly every line is a command: a box for it would cost an allocation a line.
@@ -14,15 +16,17 @@ pub enum Line {
     Nothing,
     /// `*table`.
     Table(Table),
-    /// What stands between `*table` and `COMMIT`.
+    /// A line between `*table` and `COMMIT`.
     Command(Command),
     /// `COMMIT`.
     Commit,
 }
 
 impl Line {
-    /// Reads one line on its own, for a reader that does not keep the whole. The line of an error
-    /// is `number`.
+    /// Parse a single line, for a caller that does not keep the whole text.
+    ///
+    /// # Errors
+    /// An invalid word; the line of the error is `number`.
     pub fn parse(family: Family, text: &str, number: u32) -> Result<Self, ParseError> {
         parse(family, text).map_err(|fault| fault.on_line(number))
     }
@@ -88,7 +92,7 @@ fn declaration(name: &str, first: &Word<'_>, rest: &[Word<'_>]) -> Parsed<Comman
     let (policy_word, rest) = rest.split_first().ok_or_else(|| {
         Fault::new(
             first.column,
-            "a policy, or - for none, must follow the chain's name",
+            "the chain's name must be followed by a policy, or by -",
         )
     })?;
     let policy = match &*policy_word.text {
@@ -97,9 +101,9 @@ fn declaration(name: &str, first: &Word<'_>, rest: &[Word<'_>]) -> Parsed<Comman
     };
     let counters = match rest {
         [] => None,
-        [word] => {
-            Some(counters(word).ok_or_else(|| Fault::not_a(word, "a pair of counters: [1:2]"))?)
-        }
+        [word] => Some(
+            counters(word).ok_or_else(|| Fault::not_a(word, "a pair of counters such as [1:2]"))?,
+        ),
         [_, extra, ..] => return Err(Fault::not_a(extra, "expected here")),
     };
     Ok(Command::Declare {
@@ -111,7 +115,7 @@ fn declaration(name: &str, first: &Word<'_>, rest: &[Word<'_>]) -> Parsed<Comman
 
 fn command(family: Family, counters: Option<Counters>, words: &[Word<'_>]) -> Parsed<Command> {
     let Some((verb, rest)) = words.split_first() else {
-        return Err(Fault::new(1, "a command must follow the counters"));
+        return Err(Fault::new(1, "the counters must be followed by a command"));
     };
     let rule = |words| -> Parsed<Rule> {
         let mut rule = rule::parse(family, words)?;
@@ -120,7 +124,7 @@ fn command(family: Family, counters: Option<Counters>, words: &[Word<'_>]) -> Pa
     };
     let named = |rest: &[Word<'_>]| match rest.first() {
         Some(word) => chain_name(&word.text, word),
-        None => Err(Fault::new(verb.column, "a chain's name must follow")),
+        None => Err(Fault::new(verb.column, "a chain name is missing")),
     };
     let optional = |rest: &[Word<'_>]| match rest {
         [] => Ok(None),
@@ -143,7 +147,7 @@ fn command(family: Family, counters: Option<Counters>, words: &[Word<'_>]) -> Pa
         }
         "-R" | "--replace" => {
             let (at, tail) = position(tail);
-            let at = at.ok_or_else(|| Fault::new(verb.column, "a rule's number must follow"))?;
+            let at = at.ok_or_else(|| Fault::new(verb.column, "a rule number is missing"))?;
             Ok(Command::Replace {
                 chain: named(rest)?,
                 position: checked(at, verb)?,
@@ -168,11 +172,14 @@ fn command(family: Family, counters: Option<Counters>, words: &[Word<'_>]) -> Pa
                 chain: named(rest)?,
                 policy: policy(word)?,
             }),
-            _ => Err(Fault::new(verb.column, "one policy must follow the chain")),
+            _ => Err(Fault::new(
+                verb.column,
+                "the chain must be followed by one policy",
+            )),
         },
         "-N" | "--new-chain" => match optional(rest)? {
             Some(chain) => Ok(Command::New { chain }),
-            None => Err(Fault::new(verb.column, "a chain's name must follow")),
+            None => Err(Fault::new(verb.column, "a chain name is missing")),
         },
         "-F" | "--flush" => Ok(Command::Flush {
             chain: optional(rest)?,
@@ -187,7 +194,7 @@ fn command(family: Family, counters: Option<Counters>, words: &[Word<'_>]) -> Pa
     }
 }
 
-/// The number in front of a rule, where there is one.
+/// Split off the optional number before a rule.
 fn position<'a, 'b>(words: &'a [Word<'b>]) -> (Option<u32>, &'a [Word<'b>]) {
     match words.split_first() {
         Some((first, rest)) => match first.text.parse() {
@@ -200,7 +207,7 @@ fn position<'a, 'b>(words: &'a [Word<'b>]) -> (Option<u32>, &'a [Word<'b>]) {
 
 fn checked(position: u32, verb: &Word<'_>) -> Parsed<u32> {
     match position {
-        0 => Err(Fault::new(verb.column, "rules are counted from 1")),
+        0 => Err(Fault::new(verb.column, "rules are numbered from 1")),
         n => Ok(n),
     }
 }

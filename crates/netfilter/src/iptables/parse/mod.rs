@@ -1,66 +1,22 @@
-//! Reading what `iptables-save` prints and what `iptables-restore` accepts.
+//! Parser of the output of `iptables-save` and the input of `iptables-restore`.
 
 mod line;
-mod matches;
-mod options;
 mod rule;
-mod segment;
-mod targets;
-mod values;
-mod words;
 
-use super::{Family, Restore, RestoreTable, Rule, TableSet};
-use words::Word;
+use super::apply::Flush;
+use super::name::Family;
+use super::restore::{Restore, RestoreTable};
+use super::rule::Rule;
+use super::syntax::{Fault, ParseError, words};
+use super::tables::TableSet;
 
 pub use line::Line;
 
-/// Where and why a text could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {message}")]
-pub struct ParseError {
-    /// The line, from 1.
-    pub line: u32,
-    /// The column of the word that is at fault, in bytes, from 1.
-    pub column: u32,
-    /// What is wrong, and with which word.
-    pub message: String,
-}
-
-/// An error on a line whose number the caller knows.
-#[derive(Debug)]
-struct Fault {
-    column: u32,
-    message: String,
-}
-
-impl Fault {
-    fn new(column: u32, message: impl Into<String>) -> Self {
-        Self {
-            column,
-            message: message.into(),
-        }
-    }
-
-    /// `"what" is not MEANT`.
-    fn not_a(word: &Word<'_>, meant: &str) -> Self {
-        let shown: String = word.text.chars().take(64).collect();
-        Self::new(word.column, format!("{shown:?} is not {meant}"))
-    }
-
-    fn on_line(self, line: u32) -> ParseError {
-        ParseError {
-            line,
-            column: self.column,
-            message: self.message,
-        }
-    }
-}
-
-type Parsed<T> = Result<T, Fault>;
-
 impl Restore {
-    /// Reads a whole text. Comment lines are left out. A text without the `COMMIT` of its last
-    /// section was cut short and is an error.
+    /// Parse a whole text. Comment lines are dropped.
+    ///
+    /// # Errors
+    /// An invalid line, or a last section without `COMMIT`, since the text is then truncated.
     pub fn parse(family: Family, text: &str) -> Result<Self, ParseError> {
         let mut tables: Vec<RestoreTable> = Vec::new();
         let mut open: Option<RestoreTable> = None;
@@ -101,7 +57,10 @@ impl Restore {
 }
 
 impl Rule {
-    /// Reads a rule's words: what follows `-A CHAIN`. The line of an error is 1.
+    /// Parse the words of a rule that follow `-A CHAIN`.
+    ///
+    /// # Errors
+    /// An invalid word; the line of the error is 1.
     pub fn parse(family: Family, text: &str) -> Result<Self, ParseError> {
         words::split(text)
             .and_then(|words| rule::parse(family, &words))
@@ -110,16 +69,18 @@ impl Rule {
 }
 
 impl TableSet {
-    /// Reads what `iptables-save` printed.
+    /// Parse the output of `iptables-save`.
+    ///
+    /// # Errors
+    /// An invalid line, or a command that `iptables-restore` would refuse.
     pub fn parse(family: Family, text: &str) -> Result<Self, ParseError> {
         let restore = Restore::parse(family, text)?;
         let mut set = TableSet::new(family);
-        set.apply(restore, super::Flush::Tables)
-            .map_err(|e| ParseError {
-                line: e.line,
-                column: 1,
-                message: e.reason.to_string(),
-            })?;
+        set.apply(restore, Flush::Tables).map_err(|e| ParseError {
+            line: e.line,
+            column: 1,
+            message: e.reason.to_string(),
+        })?;
         Ok(set)
     }
 }

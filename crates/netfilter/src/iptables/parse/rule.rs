@@ -1,10 +1,14 @@
-//! A rule's words: the header is read at once, the options of extensions are first sorted to the
-//! extension that they belong to.
+//! The words of a rule. Header options are interpreted at once; an extension's options are first
+//! assigned to the extension.
 
-use super::super::{Chain, Counters, Family, Header, Negatable, Rule, Target};
-use super::segment::{Item, Segment, Values};
-use super::words::Word;
-use super::{Fault, Parsed, matches, options, targets, values};
+use crate::iptables::name::{Chain, Family};
+use crate::iptables::rule::{Counters, Header, Rule};
+use crate::iptables::syntax::segment::{Item, Segment, Values, arity};
+use crate::iptables::syntax::words::Word;
+use crate::iptables::syntax::{Fault, Options, Parsed, values};
+use crate::iptables::targets::Target;
+use crate::iptables::value::{Negatable, Net};
+use crate::iptables::{matches, targets};
 
 struct Reader<'a> {
     family: Family,
@@ -39,10 +43,10 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self, of: &Word<'_>) -> Parsed<&'a Word<'a>> {
         self.next()
-            .ok_or_else(|| Fault::new(of.column, format!("a value must follow {}", of.text)))
+            .ok_or_else(|| Fault::new(of.column, format!("{} needs a value", of.text)))
     }
 
-    /// Reads one option with its values; `false` at the end.
+    /// Parse one option with its values; `false` at the end.
     fn step(&mut self) -> Parsed<bool> {
         let Some(first) = self.next() else {
             return Ok(false);
@@ -58,14 +62,14 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    /// Reads an option that needs no extension; `false` where it is none.
+    /// Parse an option of the header; `false` if it is another option.
     fn header_option(&mut self, negated: bool, word: &'a Word<'a>) -> Parsed<bool> {
         let with = |value| Negatable { negated, value };
         match &*word.text {
             "-s" | "--source" | "--src" => {
                 let net = values::net(self.family, self.value(word)?)?;
                 set_once(&mut self.header.source, with(net), word)?;
-                // iptables does not keep a condition that always holds.
+                // iptables drops a condition that is always true.
                 self.header.source = self.header.source.filter(|n| !is_void(n));
             }
             "-d" | "--destination" | "--dst" => {
@@ -110,21 +114,21 @@ impl<'a> Reader<'a> {
             "-m" | "--match" => {
                 not_negated(negated, word)?;
                 let name = self.value(word)?;
-                self.open(false, name);
+                self.open(false, name, matches::options(&name.text));
             }
             "-j" | "--jump" => {
                 not_negated(negated, word)?;
                 let name = self.value(word)?;
                 if self.goto.is_some() || self.segments.iter().any(|s| s.is_target) {
-                    return Err(Fault::new(word.column, "a rule can have one target only"));
+                    return Err(Fault::new(word.column, "a rule can have only one target"));
                 }
-                self.open(true, name);
+                self.open(true, name, targets::options(&name.text));
             }
             "-g" | "--goto" => {
                 not_negated(negated, word)?;
                 let name = self.value(word)?;
                 if self.goto.is_some() || self.segments.iter().any(|s| s.is_target) {
-                    return Err(Fault::new(word.column, "a rule can have one target only"));
+                    return Err(Fault::new(word.column, "a rule can have only one target"));
                 }
                 let chain = Chain::new(&name.text);
                 self.goto = Some(chain.map_err(|e| Fault::new(name.column, e.to_string()))?);
@@ -140,23 +144,24 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    fn open(&mut self, is_target: bool, name: &'a Word<'a>) {
+    fn open(&mut self, is_target: bool, name: &'a Word<'a>, options: Option<Options>) {
         self.segments.push(Segment {
             is_target,
             name: &name.text,
             column: name.column,
+            options,
             foreign: false,
             items: Vec::with_capacity(2),
         });
     }
 
-    /// Gives an option to the extension that it belongs to.
+    /// Assign an option to its extension.
     fn extension_option(&mut self, negated: bool, word: &'a Word<'a>) -> Parsed<()> {
         let option = &*word.text;
         if let Some((segment, arity)) = self.owner(option) {
             let end = self.at + usize::from(arity);
             let values = self.words.get(self.at..end).ok_or_else(|| {
-                let message = format!("{option} needs {arity} values, the line ends before");
+                let message = format!("{option} needs {arity} values, but the line ends");
                 Fault::new(word.column, message)
             })?;
             self.at = end;
@@ -178,8 +183,7 @@ impl<'a> Reader<'a> {
         self.foreign_option(negated, word)
     }
 
-    /// The extension that has this option: the one named last of those that do, or that of the
-    /// protocol, which `-p` names implicitly.
+    /// The extension that has this option: the last one named, or the match that `-p` implies.
     fn owner(&mut self, option: &str) -> Option<(usize, u8)> {
         for (i, segment) in self.segments.iter().enumerate().rev() {
             if let Some(arity) = segment.arity(option) {
@@ -191,13 +195,14 @@ impl<'a> Reader<'a> {
             is_target: false,
             name,
             column: 1,
+            options: matches::options(name),
             foreign: false,
             items: Vec::new(),
         });
         Some((self.segments.len() - 1, arity))
     }
 
-    /// The match that the protocol implies, where it has this option.
+    /// The match that the protocol implies, if it has this option.
     fn implicit(&self, option: &str) -> Option<(&'static str, u8)> {
         let protocol = self.header.protocol.filter(|p| !p.negated)?;
         let name = match protocol.value.0 {
@@ -208,7 +213,7 @@ impl<'a> Reader<'a> {
             132 => "sctp",
             _ => return None,
         };
-        Some((name, options::of_match(name, option)?))
+        Some((name, arity(matches::options(name)?, option)?))
     }
 
     fn push(
@@ -229,17 +234,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Keeps an option that no model knows, with the words up to the next option: for the target
-    /// where that was named last, for the last extension that is not modelled, or else for the last.
+    /// Keep an option that is not modelled, with the words up to the next option. It belongs to the
+    /// target if the target was named last, else to the last extension that is not modelled, else
+    /// to the last extension.
     fn foreign_option(&mut self, negated: bool, word: &'a Word<'a>) -> Parsed<()> {
-        let unmodelled = |s: &Segment<'_>| s.foreign || !is_modelled(s);
+        let unmodelled = |s: &Segment<'_>| s.foreign || s.options.is_none();
         let last = self.segments.last().filter(|s| s.is_target);
         let at = match last {
             Some(_) => None,
             None => self.segments.iter().rposition(unmodelled),
         };
         let Some(at) = at.or_else(|| self.segments.len().checked_sub(1)) else {
-            return Err(Fault::not_a(word, "an option, or belongs to no extension"));
+            return Err(Fault::not_a(word, "an option, or its extension is missing"));
         };
         if !word.text.starts_with('-') && !unmodelled(&self.segments[at]) {
             return Err(Fault::not_a(word, "an option"));
@@ -257,8 +263,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Refuses an option that was kept for an extension before the one was named that has it:
-    /// printed, it would be the other's.
+    /// Refuse an option that was kept for one extension although an extension named later has it:
+    /// in print it would belong to the latter.
     fn early_options(&self) -> Parsed<()> {
         for segment in self.segments.iter().filter(|s| s.foreign) {
             let is_others = |item: &&Item<'_>| {
@@ -267,7 +273,7 @@ impl<'a> Reader<'a> {
                     || all.any(|s| !std::ptr::eq(s, segment) && s.arity(item.option).is_some())
             };
             if let Some(item) = segment.items.iter().find(is_others) {
-                let message = format!("{} stands before what it belongs to", item.option);
+                let message = format!("{} precedes its extension", item.option);
                 return Err(Fault::new(item.column, message));
             }
         }
@@ -293,15 +299,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn is_modelled(segment: &Segment<'_>) -> bool {
-    if segment.is_target {
-        !options::OTHER_TARGETS.contains(&segment.name)
-    } else {
-        matches::is_modelled(segment.name)
-    }
-}
-
-fn is_void(net: &Negatable<super::super::Net>) -> bool {
+fn is_void(net: &Negatable<Net>) -> bool {
     net.value.is_everything() && !net.negated
 }
 
@@ -309,7 +307,7 @@ fn set_once<T>(slot: &mut Option<T>, value: T, word: &Word<'_>) -> Parsed<()> {
     if slot.is_some() {
         return Err(Fault::new(
             word.column,
-            format!("{} is given twice", word.text),
+            format!("{} is repeated", word.text),
         ));
     }
     *slot = Some(value);
@@ -318,8 +316,7 @@ fn set_once<T>(slot: &mut Option<T>, value: T, word: &Word<'_>) -> Parsed<()> {
 
 fn not_negated(negated: bool, word: &Word<'_>) -> Parsed<()> {
     if negated {
-        let message = format!("{} cannot be turned round with !", word.text);
-        return Err(Fault::new(word.column, message));
+        return Err(Fault::cannot_negate(word.column, &word.text));
     }
     Ok(())
 }

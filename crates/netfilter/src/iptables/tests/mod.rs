@@ -1,6 +1,7 @@
 //! Tests of the iptables language.
 
 mod apply;
+mod extensions;
 mod fuzz;
 mod golden;
 mod parse;

@@ -244,7 +244,10 @@ fn target(family: Family) -> BoxedStrategy<Target> {
             group,
             other: Vec::new(),
         }))),
-        Just(Target::Notrack),
+        Just(Target::Ct(Box::new(CtTarget {
+            notrack: true,
+            ..CtTarget::default()
+        }))),
     ]
     .boxed()
 }

@@ -148,7 +148,7 @@ impl<'w> Walker<'w> {
                     Then::Reject(answer_of(*with)),
                 )
             }
-            Target::Dnat(_) | Target::Snat(_) | Target::Masquerade(_) | Target::Redirect { .. } => {
+            Target::Dnat(_) | Target::Snat(_) | Target::Masquerade(_) | Target::Redirect(_) => {
                 self.translate(state, chain, rule, target, ways);
                 return Ok(());
             }
@@ -198,7 +198,6 @@ impl<'w> Walker<'w> {
                     format!("mark becomes {:#x}", state.mark)
                 }
             },
-            Target::Notrack => notrack(state),
             Target::Ct(ct) if ct.notrack => notrack(state),
             Target::Ct(ct) => {
                 if let Some(zone) = ct.zone {
@@ -280,9 +279,10 @@ impl<'w> Walker<'w> {
                 self.rewrite(&state, wanted(nat), Side::Source),
                 Side::Source,
             ),
-            Target::Redirect { ports: to, .. } => {
-                (self.redirect(&state, ports(*to)), Side::Destination)
-            }
+            Target::Redirect(redirect) => (
+                self.redirect(&state, ports(redirect.ports)),
+                Side::Destination,
+            ),
             Target::Masquerade(m) => {
                 let wanted = Wanted {
                     addresses: None,

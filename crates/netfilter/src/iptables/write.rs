@@ -1,18 +1,13 @@
 //! The text of rules, as `iptables-save` 1.8.9 prints it. `iptables-restore` reads the same form.
-//!
-//! Everything is pushed onto one `String`: a large cluster has 300,000 rules, and the formatting
-//! machinery of `core::fmt` would be most of the cost of writing them.
-
-mod matches;
-mod targets;
 
 use std::fmt;
-use std::net::IpAddr;
 
-use super::{
-    Chain, ChainState, Command, Counters, Header, Interface, Negatable, Net, PortRange, Protocol,
-    Restore, Rule, Table, TableSet, TableState,
-};
+use super::name::{Chain, Policy, Table};
+use super::restore::{Command, Restore};
+use super::rule::{Counters, Header, Rule};
+use super::syntax::text::{interface_name, negation, net_with_length, number, protocol_name};
+use super::tables::{ChainState, TableSet, TableState};
+use super::{matches, targets};
 
 impl Rule {
     /// Appends the rule's words, without `-A CHAIN` and without counters, each with a space
@@ -181,15 +176,15 @@ impl Command {
 fn write_declaration(
     out: &mut String,
     chain: Chain,
-    policy: Option<super::Policy>,
+    policy: Option<Policy>,
     counters: Option<Counters>,
 ) {
     out.push(':');
     out.push_str(chain.as_str());
     out.push_str(match policy {
         None => " -",
-        Some(super::Policy::Accept) => " ACCEPT",
-        Some(super::Policy::Drop) => " DROP",
+        Some(Policy::Accept) => " ACCEPT",
+        Some(Policy::Drop) => " DROP",
     });
     if let Some(counters) = counters {
         out.push(' ');
@@ -242,153 +237,5 @@ fn write_header(out: &mut String, header: &Header) {
     if let Some(fragment) = &header.fragment {
         negation(out, fragment);
         out.push_str(" -f");
-    }
-}
-
-fn negation<T>(out: &mut String, value: &Negatable<T>) {
-    if value.negated {
-        out.push_str(" !");
-    }
-}
-
-fn interface_name(out: &mut String, interface: &Interface) {
-    match interface {
-        Interface::Name(name) => raw_word(out, name),
-        Interface::Prefix(prefix) => {
-            out.push_str(prefix);
-            out.push('+');
-        }
-    }
-}
-
-fn protocol_name(out: &mut String, protocol: Protocol) {
-    match protocol.name() {
-        Some(name) => out.push_str(name),
-        None => number(out, u64::from(protocol.0)),
-    }
-}
-
-/// `10.0.0.0/8`, `10.0.0.1/32`, `10.0.0.1/255.0.0.255`.
-fn net_with_length(out: &mut String, net: &Net) {
-    address(out, net.addr());
-    out.push('/');
-    match net.prefix_len() {
-        Some(length) => number(out, u64::from(length)),
-        None => address(out, net.mask()),
-    }
-}
-
-/// As [`net_with_length`], without the length for a single address.
-fn net_short(out: &mut String, net: &Net) {
-    if *net == Net::host(net.addr()) {
-        address(out, net.addr());
-    } else {
-        net_with_length(out, net);
-    }
-}
-
-fn address(out: &mut String, addr: IpAddr) {
-    match addr {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            number(out, a.into());
-            out.push('.');
-            number(out, b.into());
-            out.push('.');
-            number(out, c.into());
-            out.push('.');
-            number(out, d.into());
-        }
-        IpAddr::V6(v6) => display(out, v6),
-    }
-}
-
-/// `80`, or `80:90` with `:` as the separator.
-fn port_range(out: &mut String, ports: PortRange, separator: char) {
-    number(out, ports.first.into());
-    if ports.last != ports.first {
-        out.push(separator);
-        number(out, ports.last.into());
-    }
-}
-
-/// Two digits at a time, from text: digits made as bytes would have to be checked to be UTF-8,
-/// which takes longer than making them.
-fn number(out: &mut String, n: u64) {
-    const PAIRS: &str = "00010203040506070809101112131415161718192021222324\
-        25262728293031323334353637383940414243444546474849\
-        50515253545556575859606162636465666768697071727374\
-        75767778798081828384858687888990919293949596979899";
-    if n < 10 {
-        out.push(char::from(b'0' + n as u8));
-        return;
-    }
-    if n >= 100 {
-        number(out, n / 100);
-    }
-    let at = (n % 100) as usize * 2;
-    out.push_str(&PAIRS[at..at + 2]);
-}
-
-fn hex(out: &mut String, n: u32) {
-    display(out, format_args!("{n:#x}"));
-}
-
-fn display(out: &mut String, value: impl fmt::Display) {
-    // Writing to a String cannot fail.
-    let _ = fmt::Write::write_fmt(out, format_args!("{value}"));
-}
-
-fn option(out: &mut String, name: &str) {
-    out.push(' ');
-    out.push_str(name);
-}
-
-fn option_number(out: &mut String, name: &str, n: u64) {
-    option(out, name);
-    out.push(' ');
-    number(out, n);
-}
-
-/// A word in quotes where iptables would put it in quotes (`xtables_save_string`): whenever it has
-/// any character but letters, digits, `_` and `-`.
-fn quoted(out: &mut String, text: &str) {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    out.push(' ');
-    if !text.is_empty() && text.bytes().all(plain) {
-        out.push_str(text);
-    } else {
-        in_quotes(out, text);
-    }
-}
-
-/// A word, in quotes only where it would otherwise not be read back as one word.
-fn raw_word(out: &mut String, text: &str) {
-    if text.is_empty() || text.contains(|c: char| c.is_ascii_whitespace() || c == '"') {
-        in_quotes(out, text);
-    } else {
-        out.push_str(text);
-    }
-}
-
-fn in_quotes(out: &mut String, text: &str) {
-    out.push('"');
-    if text.bytes().any(|b| matches!(b, b'"' | b'\\' | b'\'')) {
-        for c in text.chars() {
-            if matches!(c, '"' | '\\' | '\'') {
-                out.push('\\');
-            }
-            out.push(c);
-        }
-    } else {
-        out.push_str(text);
-    }
-    out.push('"');
-}
-
-fn words(out: &mut String, words: &[Box<str>]) {
-    for word in words {
-        out.push(' ');
-        raw_word(out, word);
     }
 }

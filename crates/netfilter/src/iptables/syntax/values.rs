@@ -2,16 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::super::{Family, Interface, MarkMatch, Net, PortRange, Protocol, SetDirection, Xmark};
 use super::words::Word;
 use super::{Fault, Parsed};
+use crate::iptables::name::Family;
+use crate::iptables::value::{Interface, Net, PortRange, Protocol};
 
 /// A decimal number, or a hexadecimal one behind `0x`, that fits.
-pub(super) fn number<T: TryFrom<u64>>(word: &Word<'_>) -> Parsed<T> {
+pub(crate) fn number<T: TryFrom<u64>>(word: &Word<'_>) -> Parsed<T> {
     number_in(&word.text).ok_or_else(|| Fault::not_a(word, "a number in range"))
 }
 
-pub(super) fn number_in<T: TryFrom<u64>>(text: &str) -> Option<T> {
+pub(crate) fn number_in<T: TryFrom<u64>>(text: &str) -> Option<T> {
     let n = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         // from_str_radix takes a sign too.
         Some(digits) if digits.starts_with('+') => return None,
@@ -23,7 +24,7 @@ pub(super) fn number_in<T: TryFrom<u64>>(text: &str) -> Option<T> {
 }
 
 /// `10.0.0.1`, `10.0.0.0/8`, `10.0.0.1/255.0.0.255`.
-pub(super) fn net(family: Family, word: &Word<'_>) -> Parsed<Net> {
+pub(crate) fn net(family: Family, word: &Word<'_>) -> Parsed<Net> {
     let meant = match family {
         Family::Ipv4 => "an IPv4 address or range",
         Family::Ipv6 => "an IPv6 address or range",
@@ -75,13 +76,13 @@ fn address_in(family: Family, text: &str) -> Option<IpAddr> {
     }
 }
 
-pub(super) fn address(family: Family, word: &Word<'_>) -> Parsed<IpAddr> {
+pub(crate) fn address(family: Family, word: &Word<'_>) -> Parsed<IpAddr> {
     address_in(family, &word.text)
         .ok_or_else(|| Fault::not_a(word, &format!("an {family} address")))
 }
 
 /// `a-b`.
-pub(super) fn address_range(family: Family, word: &Word<'_>) -> Parsed<(IpAddr, IpAddr)> {
+pub(crate) fn address_range(family: Family, word: &Word<'_>) -> Parsed<(IpAddr, IpAddr)> {
     let (first, last) = word
         .text
         .split_once('-')
@@ -92,7 +93,7 @@ pub(super) fn address_range(family: Family, word: &Word<'_>) -> Parsed<(IpAddr, 
 }
 
 /// Interface names are at most 15 bytes (`IFNAMSIZ`).
-pub(super) fn interface(word: &Word<'_>) -> Parsed<Interface> {
+pub(crate) fn interface(word: &Word<'_>) -> Parsed<Interface> {
     if word.text.is_empty() || word.text.len() > 15 || word.text.contains(char::is_whitespace) {
         return Err(Fault::not_a(word, "an interface name of 1 to 15 bytes"));
     }
@@ -103,7 +104,7 @@ pub(super) fn interface(word: &Word<'_>) -> Parsed<Interface> {
 }
 
 /// A protocol; `None` for `all`.
-pub(super) fn protocol(word: &Word<'_>) -> Parsed<Option<Protocol>> {
+pub(crate) fn protocol(word: &Word<'_>) -> Parsed<Option<Protocol>> {
     if word.text.eq_ignore_ascii_case("all") {
         return Ok(None);
     }
@@ -113,12 +114,12 @@ pub(super) fn protocol(word: &Word<'_>) -> Parsed<Option<Protocol>> {
 }
 
 /// `80`, `80:90`, `:90`, `80:`.
-pub(super) fn ports(word: &Word<'_>, separator: char) -> Parsed<PortRange> {
+pub(crate) fn ports(word: &Word<'_>, separator: char) -> Parsed<PortRange> {
     ports_in(&word.text, separator)
         .ok_or_else(|| Fault::not_a(word, "a port number or a range of them"))
 }
 
-pub(super) fn ports_in(text: &str, separator: char) -> Option<PortRange> {
+pub(crate) fn ports_in(text: &str, separator: char) -> Option<PortRange> {
     let range = match text.split_once(separator) {
         None => PortRange::single(number_in(text)?),
         Some((first, last)) => PortRange {
@@ -138,7 +139,7 @@ pub(super) fn ports_in(text: &str, separator: char) -> Option<PortRange> {
 }
 
 /// `5`, `5:10` with the separator.
-pub(super) fn u32_range(text: &str, separator: char) -> Option<(u32, u32)> {
+pub(crate) fn u32_range(text: &str, separator: char) -> Option<(u32, u32)> {
     match text.split_once(separator) {
         None => number_in(text).map(|n| (n, n)),
         Some((first, last)) => {
@@ -158,7 +159,7 @@ pub(super) fn u32_range(text: &str, separator: char) -> Option<(u32, u32)> {
 }
 
 /// `value`, or `value/mask`; a missing mask is all ones.
-pub(super) fn value_and_mask(word: &Word<'_>) -> Parsed<(u32, u32)> {
+pub(crate) fn value_and_mask(word: &Word<'_>) -> Parsed<(u32, u32)> {
     let parsed = match word.text.split_once('/') {
         None => number_in(&word.text).map(|v| (v, u32::MAX)),
         Some((value, mask)) => number_in(value).zip(number_in(mask)),
@@ -166,26 +167,8 @@ pub(super) fn value_and_mask(word: &Word<'_>) -> Parsed<(u32, u32)> {
     parsed.ok_or_else(|| Fault::not_a(word, "a mark, or a mark and a mask: 0x4000/0x4000"))
 }
 
-pub(super) fn mark(word: &Word<'_>) -> Parsed<MarkMatch> {
-    value_and_mask(word).map(|(value, mask)| MarkMatch { value, mask })
-}
-
-/// The mark that one of the options of `MARK` and `CONNMARK` sets; `None` for another option.
-pub(super) fn set_mark(option: &str, word: &Word<'_>) -> Option<Parsed<Xmark>> {
-    let xmark = |value, mask| Xmark { value, mask };
-    Some(match option {
-        "--set-xmark" => value_and_mask(word).map(|(v, m)| xmark(v, m)),
-        // Bits of the value outside the mask are set too.
-        "--set-mark" => value_and_mask(word).map(|(v, m)| xmark(v, v | m)),
-        "--or-mark" => number(word).map(|v| xmark(v, v)),
-        "--xor-mark" => number(word).map(|v| xmark(v, 0)),
-        "--and-mark" => number(word).map(|v: u32| xmark(0, !v)),
-        _ => return None,
-    })
-}
-
 /// A list with commas of names from a table.
-pub(super) fn names<T: Copy>(
+pub(crate) fn names<T: Copy>(
     word: &Word<'_>,
     table: &[(&'static str, T)],
     meant: &str,
@@ -198,20 +181,4 @@ pub(super) fn names<T: Copy>(
         }
     }
     Ok(())
-}
-
-/// `src,dst`; at most 6 of them (`IPSET_DIM_MAX`).
-pub(super) fn set_directions(word: &Word<'_>) -> Parsed<Vec<SetDirection>> {
-    let parsed: Option<Vec<_>> = word
-        .text
-        .split(',')
-        .map(|name| match name {
-            "src" => Some(SetDirection::Source),
-            "dst" => Some(SetDirection::Destination),
-            _ => None,
-        })
-        .collect();
-    parsed
-        .filter(|all| all.len() <= 6)
-        .ok_or_else(|| Fault::not_a(word, "a list of up to six of src and dst"))
 }

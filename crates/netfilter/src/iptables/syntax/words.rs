@@ -6,14 +6,14 @@ use super::{Fault, Parsed};
 
 /// A word without its quotes, and the column (in bytes, from 1) at which it starts.
 #[derive(Clone, Debug)]
-pub(super) struct Word<'a> {
-    pub(super) text: Cow<'a, str>,
-    pub(super) column: u32,
+pub(crate) struct Word<'a> {
+    pub(crate) text: Cow<'a, str>,
+    pub(crate) column: u32,
 }
 
 /// Splits at white space. Within double quotes white space is text and a backslash makes the next
 /// character text; elsewhere a backslash is a character like any other.
-pub(super) fn split(line: &str) -> Parsed<Vec<Word<'_>>> {
+pub(crate) fn split(line: &str) -> Parsed<Vec<Word<'_>>> {
     let bytes = line.as_bytes();
     // Rules of kube-proxy's have up to 25 words.
     let mut words = Vec::with_capacity(24);

@@ -316,3 +316,66 @@ pub(crate) fn frame(out: &mut Vec<u8>, event_type: &str, enveloped: &[u8]) {
     out.extend_from_slice(&u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(&event);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    const TABLE: &str = include_str!("../../source/testdata/wire/fields.txt");
+
+    /// Number and type of each field, and whether the simulator leaves it out, by message and name.
+    type Table = BTreeMap<(&'static str, &'static str), (u32, &'static str, bool)>;
+
+    fn table() -> Table {
+        let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
+        let rows = lines.filter(|line| !line.is_empty()).map(|line| {
+            let words: Vec<_> = line.split(' ').collect();
+            let number = words[2].parse().expect(line);
+            let row = (number, words[3].trim_start_matches('*'), words.len() > 4);
+            ((words[0], words[1]), row)
+        });
+        rows.collect()
+    }
+
+    /// Compare a message, and those within it, with upstream's.
+    fn compare(table: &Table, name: &'static str, message: &Message) {
+        let mut encoded = BTreeSet::new();
+        for Field(field, number, field_type) in message.0 {
+            let Some(&(upstream, upstream_type, _)) = table.get(&(name, *field)) else {
+                panic!("{name}.{field} is not in fields.txt");
+            };
+            assert_eq!(*number, upstream, "{name}.{field}");
+            let expected = match field_type {
+                Text => "string",
+                Number => "int",
+                Flag => "bool",
+                Map => "map",
+                Time => "time",
+                IntOrString => "intstr",
+                Of(inner) => {
+                    compare(table, upstream_type, inner);
+                    upstream_type
+                }
+            };
+            assert_eq!(upstream_type, expected, "{name}.{field}");
+            encoded.insert(*field);
+        }
+        let of_message = table.iter().filter(|((message, _), _)| *message == name);
+        for ((_, field), (.., left_out)) in of_message {
+            assert_eq!(!encoded.contains(field), *left_out, "{name}.{field}");
+        }
+    }
+
+    #[test]
+    fn fields_and_numbers_are_those_of_upstream() {
+        let table = table();
+        compare(&table, "Service", &SERVICE);
+        compare(&table, "EndpointSlice", &ENDPOINT_SLICE);
+        compare(&table, "Node", &NODE);
+        compare(&table, "Status", &STATUS);
+        compare(&table, "ListMeta", &LIST_META);
+        compare(&table, "ServiceCIDR", &SERVICE_CIDR);
+    }
+}

@@ -1,8 +1,8 @@
 //! The Kubernetes messages, with only the fields that routing needs.
 //!
-//! Field numbers are those of the API's `generated.proto` files: `k8s.io/api/core/v1`,
-//! `discovery/v1`, `networking/v1`, and `k8s.io/apimachinery/pkg/apis/meta/v1`, `pkg/runtime`.
-//! They never change: the API promises it for every version that has been released.
+//! Field names and numbers are those of the API's `generated.proto` files: `k8s.io/api/core/v1`,
+//! `discovery/v1`, `networking/v1`, and `k8s.io/apimachinery/pkg/apis/meta/v1`, `pkg/runtime`. The
+//! API never renumbers a released field. The tests compare them with `testdata/wire/fields.txt`.
 
 use std::collections::BTreeMap;
 
@@ -15,103 +15,93 @@ use super::{
 };
 use crate::apiserver::time::rfc3339;
 
-type Done = Result<(), Malformed>;
+/// Implements [`Message`]: each field's upstream name, its number, and how it is read.
+macro_rules! message {
+    ($type:ty, |$this:ident, $field:ident| { $($name:ident = $number:literal => $read:expr,)+ }) => {
+        impl Message for $type {
+            #[cfg(test)]
+            const FIELDS: &'static [(&'static str, u32)] = &[$((stringify!($name), $number)),+];
 
-/// `runtime.TypeMeta`: what an object is.
+            fn field(&mut self, $field: Field<'_>) -> Result<(), Malformed> {
+                let $this = self;
+                match $field.number {
+                    $($number => $read,)+
+                    _ => {}
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+/// `runtime.TypeMeta`.
 #[derive(Default)]
-struct TypeMeta {
+pub(super) struct TypeMeta {
     api_version: String,
     kind: String,
 }
 
-impl Message for TypeMeta {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.api_version = field.string()?,
-            2 => self.kind = field.string()?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
+message!(TypeMeta, |this, field| {
+    apiVersion = 1 => this.api_version = field.string()?,
+    kind = 2 => this.kind = field.string()?,
+});
 
 /// `meta/v1.ListMeta`.
 #[derive(Default)]
-struct ListMeta {
+pub(super) struct ListMeta {
     resource_version: String,
     continue_token: String,
 }
 
-impl Message for ListMeta {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            2 => self.resource_version = field.string()?,
-            3 => self.continue_token = field.string()?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
+message!(ListMeta, |this, field| {
+    resourceVersion = 2 => this.resource_version = field.string()?,
+    continue = 3 => this.continue_token = field.string()?,
+});
 
-/// `meta/v1.Status`.
-impl Message for Status {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            3 => self.message = field.string()?,
-            4 => self.reason = field.string()?,
-            5 => {
-                let details: StatusDetails = field.message()?;
-                self.retry_after_seconds = details.retry_after_seconds;
-            }
-            6 => self.code = u16::try_from(field.int()?).unwrap_or(0),
-            _ => {}
-        }
-        Ok(())
-    }
-}
+message!(Status, |this, field| {
+    message = 3 => this.message = field.string()?,
+    reason = 4 => this.reason = field.string()?,
+    details = 5 => {
+        let details: StatusDetails = field.message()?;
+        this.retry_after_seconds = details.retry_after_seconds;
+    },
+    code = 6 => this.code = u16::try_from(field.int()?).unwrap_or(0),
+});
 
-/// `details` of a Status, of which one number is wanted.
+/// `meta/v1.StatusDetails`.
 #[derive(Default)]
-struct StatusDetails {
+pub(super) struct StatusDetails {
     retry_after_seconds: Option<u32>,
 }
 
-impl Message for StatusDetails {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        if field.number == 5 {
-            let seconds = u32::try_from(field.int()?).unwrap_or(0);
-            self.retry_after_seconds = (seconds > 0).then_some(seconds);
-        }
-        Ok(())
-    }
-}
+message!(StatusDetails, |this, field| {
+    retryAfterSeconds = 5 => {
+        let seconds = u32::try_from(field.int()?).unwrap_or(0);
+        this.retry_after_seconds = (seconds > 0).then_some(seconds);
+    },
+});
 
 /// `meta/v1.ObjectMeta`.
 #[derive(Default)]
-struct ObjectMeta {
+pub(super) struct ObjectMeta {
     meta: object::Metadata,
     resource_version: String,
 }
 
-impl Message for ObjectMeta {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        let meta = &mut self.meta;
-        match field.number {
-            1 => meta.name = field.string()?,
-            3 => meta.namespace = field.string()?,
-            5 => meta.uid = field.string()?,
-            6 => self.resource_version = field.string()?,
-            9 => meta.deletion_timestamp = Some(rfc3339(field.message::<Time>()?.seconds)),
-            11 => map_entry(&mut meta.labels, field)?,
-            12 => map_entry(&mut meta.annotations, field)?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
+message!(ObjectMeta, |this, field| {
+    name = 1 => this.meta.name = field.string()?,
+    namespace = 3 => this.meta.namespace = field.string()?,
+    uid = 5 => this.meta.uid = field.string()?,
+    resourceVersion = 6 => this.resource_version = field.string()?,
+    deletionTimestamp = 9 => {
+        this.meta.deletion_timestamp = Some(rfc3339(field.message::<Time>()?.seconds));
+    },
+    labels = 11 => insert(&mut this.meta.labels, field)?,
+    annotations = 12 => insert(&mut this.meta.annotations, field)?,
+});
 
-/// An entry of a `map<string, string>`: a message of key and value.
-fn map_entry(map: &mut BTreeMap<String, String>, field: Field<'_>) -> Done {
+/// Insert an entry of a `map<string, string>`, a message of key and value.
+fn insert(map: &mut BTreeMap<String, String>, field: Field<'_>) -> Result<(), Malformed> {
     let entry: MapEntry = field.message()?;
     map.insert(entry.key, entry.value);
     Ok(())
@@ -123,304 +113,193 @@ struct MapEntry {
     value: String,
 }
 
-impl Message for MapEntry {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.key = field.string()?,
-            2 => self.value = field.string()?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
+message!(MapEntry, |this, field| {
+    key = 1 => this.key = field.string()?,
+    value = 2 => this.value = field.string()?,
+});
 
+/// `meta/v1.Time`, without its nanoseconds.
 #[derive(Default)]
-struct Time {
+pub(super) struct Time {
     seconds: i64,
 }
 
-impl Message for Time {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        if field.number == 1 {
-            self.seconds = field.int()?;
-        }
-        Ok(())
-    }
-}
+message!(Time, |this, field| {
+    seconds = 1 => this.seconds = field.int()?,
+});
 
-/// An object with the resourceVersion that is no business of `model`.
+message!(object::Service, |this, field| {
+    spec = 2 => field.merge_into(&mut this.spec)?,
+    status = 3 => field.merge_into(&mut this.status)?,
+});
+
+message!(object::ServiceSpec, |this, field| {
+    ports = 1 => this.ports.push(field.message()?),
+    clusterIP = 3 => this.cluster_ip = field.string()?,
+    type = 4 => this.service_type = field.string()?,
+    externalIPs = 5 => this.external_ips.push(field.string()?),
+    sessionAffinity = 7 => this.session_affinity = field.string()?,
+    loadBalancerSourceRanges = 9 => this.load_balancer_source_ranges.push(field.string()?),
+    externalTrafficPolicy = 11 => this.external_traffic_policy = field.string()?,
+    healthCheckNodePort = 12 => this.health_check_node_port = field.int()?,
+    sessionAffinityConfig = 14 => field.merge_into(&mut this.session_affinity_config)?,
+    clusterIPs = 18 => this.cluster_ips.push(field.string()?),
+    internalTrafficPolicy = 22 => this.internal_traffic_policy = field.string()?,
+    trafficDistribution = 23 => this.traffic_distribution = field.string()?,
+});
+
+message!(object::ServicePort, |this, field| {
+    name = 1 => this.name = field.string()?,
+    protocol = 2 => this.protocol = field.string()?,
+    port = 3 => this.port = Some(field.int()?),
+    nodePort = 5 => this.node_port = field.int()?,
+});
+
+message!(object::SessionAffinityConfig, |this, field| {
+    clientIP = 1 => field.merge_into(&mut this.client_ip)?,
+});
+
+message!(object::ClientIpConfig, |this, field| {
+    timeoutSeconds = 1 => this.timeout_seconds = Some(field.int()?),
+});
+
+message!(object::ServiceStatus, |this, field| {
+    loadBalancer = 1 => field.merge_into(&mut this.load_balancer)?,
+});
+
+message!(object::LoadBalancerStatus, |this, field| {
+    ingress = 1 => this.ingress.push(field.message()?),
+});
+
+message!(object::LoadBalancerIngress, |this, field| {
+    ip = 1 => this.ip = field.string()?,
+    ipMode = 3 => this.ip_mode = Some(field.string()?),
+});
+
+message!(object::EndpointSlice, |this, field| {
+    endpoints = 2 => this.endpoints.push(field.message()?),
+    ports = 3 => this.ports.push(field.message()?),
+    addressType = 4 => this.address_type = field.string()?,
+});
+
+message!(object::Endpoint, |this, field| {
+    addresses = 1 => this.addresses.push(field.string()?),
+    conditions = 2 => field.merge_into(&mut this.conditions)?,
+    targetRef = 4 => field.merge_into(&mut this.target_ref)?,
+    nodeName = 6 => this.node_name = Some(field.string()?),
+    zone = 7 => this.zone = Some(field.string()?),
+    hints = 8 => field.merge_into(&mut this.hints)?,
+});
+
+message!(object::TargetRef, |this, field| {
+    kind = 1 => this.kind = field.string()?,
+    name = 3 => this.name = field.string()?,
+});
+
+message!(object::EndpointConditions, |this, field| {
+    ready = 1 => this.ready = Some(field.bool()?),
+    serving = 2 => this.serving = Some(field.bool()?),
+    terminating = 3 => this.terminating = Some(field.bool()?),
+});
+
+message!(object::EndpointHints, |this, field| {
+    forZones = 1 => this.for_zones.push(field.message()?),
+    forNodes = 2 => this.for_nodes.push(field.message()?),
+});
+
+message!(object::NamedHint, |this, field| {
+    name = 1 => this.name = field.string()?,
+});
+
+message!(object::EndpointPort, |this, field| {
+    name = 1 => this.name = field.string()?,
+    protocol = 2 => this.protocol = field.string()?,
+    port = 3 => this.port = Some(field.int()?),
+});
+
+message!(object::Node, |this, field| {
+    spec = 2 => field.merge_into(&mut this.spec)?,
+    status = 3 => field.merge_into(&mut this.status)?,
+});
+
+message!(object::NodeSpec, |this, field| {
+    podCIDR = 1 => this.pod_cidr = field.string()?,
+    taints = 5 => this.taints.push(field.message()?),
+    podCIDRs = 7 => this.pod_cidrs.push(field.string()?),
+});
+
+message!(object::Taint, |this, field| {
+    key = 1 => this.key = field.string()?,
+});
+
+message!(object::NodeStatus, |this, field| {
+    addresses = 5 => this.addresses.push(field.message()?),
+});
+
+message!(object::NodeAddress, |this, field| {
+    type = 1 => this.address_type = field.string()?,
+    address = 2 => this.address = field.string()?,
+});
+
+message!(object::ServiceCidr, |this, field| {
+    spec = 2 => field.merge_into(&mut this.spec)?,
+});
+
+message!(object::ServiceCidrSpec, |this, field| {
+    cidrs = 1 => this.cidrs.push(field.string()?),
+});
+
+/// An object with its metadata, which includes the resourceVersion that `model` does not have.
 #[derive(Default)]
 struct Versioned<T> {
     meta: ObjectMeta,
     body: T,
 }
 
-/// Of an object, only who it is.
-#[derive(Default)]
-struct MetaOnly;
-
-impl Message for MetaOnly {
-    fn field(&mut self, _: Field<'_>) -> Done {
-        Ok(())
-    }
-}
-
-/// Every kind has its metadata in field 1.
 impl<T: Message> Message for Versioned<T> {
-    fn field(&mut self, field: Field<'_>) -> Done {
+    #[cfg(test)]
+    const FIELDS: &'static [(&'static str, u32)] = &[("metadata", METADATA)];
+
+    fn field(&mut self, field: Field<'_>) -> Result<(), Malformed> {
         match field.number {
-            1 => field.merge_into(&mut self.meta),
+            METADATA => field.merge_into(&mut self.meta),
             _ => self.body.field(field),
         }
     }
 }
 
-impl Message for object::Service {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            2 => field.merge_into(&mut self.spec),
-            3 => field.merge_into(&mut self.status),
-            _ => Ok(()),
-        }
-    }
-}
+/// The body of an object of which only the metadata is read.
+#[derive(Default)]
+struct MetadataOnly;
 
-impl Message for object::ServiceSpec {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.ports.push(field.message()?),
-            3 => self.cluster_ip = field.string()?,
-            4 => self.service_type = field.string()?,
-            5 => self.external_ips.push(field.string()?),
-            7 => self.session_affinity = field.string()?,
-            9 => self.load_balancer_source_ranges.push(field.string()?),
-            11 => self.external_traffic_policy = field.string()?,
-            12 => self.health_check_node_port = field.int()?,
-            14 => field.merge_into(&mut self.session_affinity_config)?,
-            18 => self.cluster_ips.push(field.string()?),
-            22 => self.internal_traffic_policy = field.string()?,
-            23 => self.traffic_distribution = field.string()?,
-            _ => {}
-        }
+impl Message for MetadataOnly {
+    #[cfg(test)]
+    const FIELDS: &'static [(&'static str, u32)] = &[];
+
+    fn field(&mut self, _: Field<'_>) -> Result<(), Malformed> {
         Ok(())
     }
 }
 
-impl Message for object::ServicePort {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.name = field.string()?,
-            2 => self.protocol = field.string()?,
-            3 => self.port = Some(field.int()?),
-            5 => self.node_port = field.int()?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
+/// `metadata` of every object and of every list.
+pub(super) const METADATA: u32 = 1;
+/// `items` of every list.
+const ITEMS: u32 = 2;
+/// `typeMeta` of `runtime.Unknown`.
+pub(super) const UNKNOWN_TYPE_META: u32 = 1;
+/// `raw` of `runtime.Unknown`.
+pub(super) const UNKNOWN_RAW: u32 = 2;
+/// `raw` of `runtime.RawExtension`.
+pub(super) const RAW_EXTENSION_RAW: u32 = 1;
+/// `type` of `meta/v1.WatchEvent`.
+pub(super) const WATCH_EVENT_TYPE: u32 = 1;
+/// `object` of `meta/v1.WatchEvent`.
+pub(super) const WATCH_EVENT_OBJECT: u32 = 2;
 
-impl Message for object::SessionAffinityConfig {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => field.merge_into(&mut self.client_ip),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Message for object::ClientIpConfig {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        if field.number == 1 {
-            self.timeout_seconds = Some(field.int()?);
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::ServiceStatus {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => field.merge_into(&mut self.load_balancer),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Message for object::LoadBalancerStatus {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        if field.number == 1 {
-            self.ingress.push(field.message()?);
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::LoadBalancerIngress {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.ip = field.string()?,
-            3 => self.ip_mode = Some(field.string()?),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::EndpointSlice {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            2 => self.endpoints.push(field.message()?),
-            3 => self.ports.push(field.message()?),
-            4 => self.address_type = field.string()?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::Endpoint {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.addresses.push(field.string()?),
-            2 => field.merge_into(&mut self.conditions)?,
-            4 => field.merge_into(&mut self.target_ref)?,
-            6 => self.node_name = Some(field.string()?),
-            7 => self.zone = Some(field.string()?),
-            8 => field.merge_into(&mut self.hints)?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::TargetRef {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.kind = field.string()?,
-            3 => self.name = field.string()?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::EndpointConditions {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.ready = Some(field.bool()?),
-            2 => self.serving = Some(field.bool()?),
-            3 => self.terminating = Some(field.bool()?),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::EndpointHints {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.for_zones.push(field.message()?),
-            2 => self.for_nodes.push(field.message()?),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::NamedHint {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        if field.number == 1 {
-            self.name = field.string()?;
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::EndpointPort {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.name = field.string()?,
-            2 => self.protocol = field.string()?,
-            3 => self.port = Some(field.int()?),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::Node {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            2 => field.merge_into(&mut self.spec),
-            3 => field.merge_into(&mut self.status),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Message for object::NodeSpec {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.pod_cidr = field.string()?,
-            5 => self.taints.push(field.message()?),
-            7 => self.pod_cidrs.push(field.string()?),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::Taint {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        if field.number == 1 {
-            self.key = field.string()?;
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::NodeStatus {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        if field.number == 5 {
-            self.addresses.push(field.message()?);
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::NodeAddress {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            1 => self.address_type = field.string()?,
-            2 => self.address = field.string()?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Message for object::ServiceCidr {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        match field.number {
-            2 => field.merge_into(&mut self.spec),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Message for object::ServiceCidrSpec {
-    fn field(&mut self, field: Field<'_>) -> Done {
-        if field.number == 1 {
-            self.cidrs.push(field.string()?);
-        }
-        Ok(())
-    }
-}
-
-/// What every protobuf answer of the API server begins with (`runtime/serializer/protobuf`).
+/// The prefix of every protobuf answer (`runtime/serializer/protobuf`).
 const MAGIC: &[u8] = b"k8s\0";
 
-/// A top-level object out of its envelope, `runtime.Unknown`.
+/// A top-level object in its envelope, `runtime.Unknown`.
 struct Envelope<'a> {
     meta: TypeMeta,
     raw: &'a [u8],
@@ -435,8 +314,8 @@ fn open(bytes: &[u8]) -> Result<Envelope<'_>, DecodeError> {
     let mut fields = Fields::new(body);
     while let Some(field) = fields.next()? {
         match field.number {
-            1 => field.merge_into(&mut envelope.meta)?,
-            2 => envelope.raw = field.bytes()?,
+            UNKNOWN_TYPE_META => field.merge_into(&mut envelope.meta)?,
+            UNKNOWN_RAW => envelope.raw = field.bytes()?,
             _ => {}
         }
     }
@@ -454,29 +333,29 @@ pub(super) fn decode_page(kind: Kind, body: &[u8]) -> Result<Page, DecodeError> 
     let mut fields = Fields::new(envelope.raw);
     while let Some(field) = fields.next()? {
         match field.number {
-            1 => {
+            METADATA => {
                 let meta: ListMeta = field.message()?;
                 page.resource_version = meta.resource_version;
                 page.continue_token = meta.continue_token;
             }
-            2 => page.items.push(stated(kind, field.bytes()?)),
+            ITEMS => page.items.push(stated(kind, field.bytes()?)),
             _ => {}
         }
     }
     Ok(page)
 }
 
-/// A frame is a `meta/v1.WatchEvent` without an envelope, and in it the object in one.
+/// Decode a frame: a `meta/v1.WatchEvent` without an envelope, whose object has one.
 pub(super) fn decode_event(kind: Kind, frame: &[u8]) -> Result<WatchEvent, DecodeError> {
     let (mut event_type, mut object) = ("", &[][..]);
     let mut fields = Fields::new(frame);
     while let Some(field) = fields.next()? {
         match field.number {
-            1 => event_type = field.str()?,
-            2 => {
-                let mut fields = Fields::new(field.bytes()?); // runtime.RawExtension
+            WATCH_EVENT_TYPE => event_type = field.str()?,
+            WATCH_EVENT_OBJECT => {
+                let mut fields = Fields::new(field.bytes()?);
                 while let Some(field) = fields.next()? {
-                    if field.number == 1 {
+                    if field.number == RAW_EXTENSION_RAW {
                         object = field.bytes()?;
                     }
                 }
@@ -488,7 +367,7 @@ pub(super) fn decode_event(kind: Kind, frame: &[u8]) -> Result<WatchEvent, Decod
         EventType::Applied => enveloped(kind, object).map(WatchEvent::Applied),
         EventType::Deleted => enveloped(kind, object).map(WatchEvent::Deleted),
         EventType::Bookmark => {
-            let bookmark: Versioned<MetaOnly> = Message::decode(open(object)?.raw)?;
+            let bookmark: Versioned<MetadataOnly> = Message::decode(open(object)?.raw)?;
             let annotations = bookmark.meta.meta.annotations;
             Ok(WatchEvent::Bookmark {
                 resource_version: bookmark.meta.resource_version,
@@ -518,15 +397,12 @@ fn enveloped(kind: Kind, object: &[u8]) -> Result<Stated, Unreadable> {
     };
     let envelope = open(object).map_err(|e| unreadable(e.to_string()))?;
     if envelope.meta.kind != kind.name() {
-        return Err(unreadable(format!(
-            "it says to be a {:?}",
-            envelope.meta.kind
-        )));
+        return Err(unreadable(format!("its kind is {:?}", envelope.meta.kind)));
     }
     stated(kind, envelope.raw)
 }
 
-fn stated(kind: Kind, bytes: &[u8]) -> Result<Stated, Unreadable> {
+pub(super) fn stated(kind: Kind, bytes: &[u8]) -> Result<Stated, Unreadable> {
     let decoded = match kind {
         Kind::Service => versioned(bytes, |meta, o| {
             Object::Service(object::Service {
@@ -557,7 +433,7 @@ fn stated(kind: Kind, bytes: &[u8]) -> Result<Stated, Unreadable> {
         let ObjectMeta {
             meta,
             resource_version,
-        } = who(bytes);
+        } = metadata(bytes);
         Unreadable {
             subject: Subject::new(kind, &meta.namespace, &meta.name),
             resource_version,
@@ -577,12 +453,11 @@ fn versioned<T: Message>(
     })
 }
 
-/// What can be told about an object that cannot be read: metadata come first, and what comes after
-/// them may be damaged.
-fn who(bytes: &[u8]) -> ObjectMeta {
+/// Decode only the metadata, which come first: the rest of the object may be damaged.
+fn metadata(bytes: &[u8]) -> ObjectMeta {
     let mut fields = Fields::new(bytes);
     while let Ok(Some(field)) = fields.next() {
-        if field.number == 1 {
+        if field.number == METADATA {
             return field.message().unwrap_or_default();
         }
     }

@@ -81,9 +81,13 @@ impl<'a> Field<'a> {
     }
 }
 
-/// A message of which some fields are wanted.
+/// A message of which some fields are read.
 pub(super) trait Message: Default {
-    /// Takes a field, or passes over it.
+    /// Upstream names and numbers of the fields that are read.
+    #[cfg(test)]
+    const FIELDS: &'static [(&'static str, u32)];
+
+    /// Read a field, or skip it.
     fn field(&mut self, field: Field<'_>) -> Result<(), Malformed>;
 
     fn merge(&mut self, bytes: &[u8]) -> Result<(), Malformed> {

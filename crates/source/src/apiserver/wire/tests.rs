@@ -1,6 +1,8 @@
 //! What a real API server (v1.36.2) sent, kept in `testdata/wire` in both formats, and what is left
 //! of it when it is spoilt.
 
+mod fields;
+
 use std::path::PathBuf;
 
 use model::{Kind, object::Object};

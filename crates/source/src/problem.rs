@@ -1,4 +1,4 @@
-//! What goes wrong with objects, said so that it can be found and mended.
+//! Problems with objects and with the files that contain them.
 
 use std::fmt;
 use std::path::Path;
@@ -6,24 +6,26 @@ use std::sync::Arc;
 
 use model::{Invalid, Key, Subject, Warning};
 
-/// Something wrong in a source, and where.
+/// A problem and its place. Its text is the cause alone: whether earlier objects are kept is the
+/// decision of the program that reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where in the manifests; `None` for an object of the API server, whose name says it all.
+    /// The place in the manifests; `None` for an object of the API server, which its name
+    /// identifies.
     pub place: Option<Place>,
-    /// What.
+    /// The cause.
     pub what: What,
 }
 
 /// A place in a manifest file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file, or the folder.
+    /// The file or folder.
     pub path: Arc<Path>,
-    /// Which document, counted from 1 without empty ones, and the line, from 1, where it starts
-    /// (or where it cannot be read). `None` for the file as a whole.
+    /// The document, counted from 1 without empty ones, and the line, from 1, of its start or of
+    /// the syntax error. `None` for the file as a whole.
     pub document: Option<(usize, usize)>,
-    /// Which item of a `List`, as a path: `items[3]`. Empty outside lists.
+    /// The item of a `List`, as a path: `items[3]`. Empty outside lists.
     pub item: String,
 }
 
@@ -41,54 +43,54 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong.
+/// The cause of a problem. A source keeps the last valid version of every object concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A file or folder could not be read. Its objects stay in force.
+    /// A file or folder cannot be read. Its objects are kept.
     Unreadable(String),
-    /// A document is not YAML or JSON, or not an object. Which objects it held cannot be told, so
-    /// all that were read from the file before stay in force.
+    /// A document is not YAML or JSON, or not an object. Its objects are unknown, so all objects
+    /// read from the file earlier are kept.
     Malformed(String),
     /// A field has the wrong type.
     WrongType {
-        /// The object, as far as it says.
+        /// The object, as far as its kind and name are known.
         object: Subject,
         /// The field's path: `spec.ports[1].port`.
         field: String,
-        /// What was expected, what was found.
+        /// The type found and the type expected.
         reason: String,
     },
-    /// The API server sent an object that cannot be decoded. Its last good version stays in force.
+    /// The API server sent an object that cannot be decoded.
     Undecodable {
-        /// The object, as far as could be decoded.
+        /// The object, as far as its metadata could be decoded.
         object: Subject,
-        /// What is wrong with it.
+        /// The decoder's error.
         reason: String,
     },
-    /// The object cannot be used. Its last good version stays in force.
+    /// The object is invalid as a whole.
     Invalid(Invalid),
-    /// A part of the object is left out.
+    /// A part of the object is invalid and ignored.
     Partial(Warning),
-    /// The object stands in two places; the later one is in force.
+    /// The object is defined in two places; the later definition is used.
     Duplicate {
         /// The object.
         key: Key,
-        /// The place that is passed over.
-        passed_over: Box<Place>,
+        /// The place of the definition that is ignored.
+        ignored: Box<Place>,
     },
 }
 
-/// How bad a problem is.
+/// The severity of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// What could be used is in force.
+    /// The valid parts are used.
     Warning,
-    /// Something stated is not in force.
+    /// A stated object is not used.
     Error,
 }
 
 impl Problem {
-    /// How bad it is.
+    /// The severity.
     pub fn severity(&self) -> Severity {
         match self.what {
             What::Partial(_) | What::Duplicate { .. } => Severity::Warning,
@@ -96,13 +98,13 @@ impl Problem {
         }
     }
 
-    /// What tells this problem from others: not its line, which an edit further up moves.
+    /// Identify the problem across edits: without its line, which an edit further up changes.
     pub(crate) fn identity(&self) -> String {
         let path = self.place.as_ref().map_or(Path::new(""), |p| &*p.path);
         let path = path.display();
         match &self.what {
-            What::Duplicate { key, passed_over } => {
-                format!("{path}: {key} is also in {}", passed_over.path.display())
+            What::Duplicate { key, ignored } => {
+                format!("{path}: {key} is also in {}", ignored.path.display())
             }
             what => format!("{path}: {what}"),
         }
@@ -110,7 +112,7 @@ impl Problem {
 }
 
 /// `web.yaml, document 3 (line 12): Service demo/web: spec.ports[0].port: 0 is not a port (1 to
-/// 65535); its last good version, if there was one, stays in force`.
+/// 65535)`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = &self.place {
@@ -122,32 +124,21 @@ impl fmt::Display for Problem {
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const KEPT: &str = "its last good version, if there was one, stays in force";
         match self {
-            What::Unreadable(why) => {
-                write!(
-                    f,
-                    "cannot be read: {why}; what was read from it before stays in force"
-                )
-            }
-            What::Malformed(why) => {
-                write!(
-                    f,
-                    "{why}; what was read from this file before stays in force"
-                )
-            }
+            What::Unreadable(reason) => write!(f, "cannot be read: {reason}"),
+            What::Malformed(reason) => f.write_str(reason),
             What::WrongType {
                 object,
                 field,
                 reason,
-            } => write!(f, "{object}: {field}: {reason}; {KEPT}"),
+            } => write!(f, "{object}: {field}: {reason}"),
             What::Undecodable { object, reason } => {
-                write!(f, "{object}: cannot be decoded: {reason}; {KEPT}")
+                write!(f, "{object}: cannot be decoded: {reason}")
             }
-            What::Invalid(invalid) => write!(f, "{invalid}; {KEPT}"),
+            What::Invalid(invalid) => invalid.fmt(f),
             What::Partial(warning) => warning.fmt(f),
-            What::Duplicate { key, passed_over } => {
-                write!(f, "{key} is also in {passed_over}; this one is in force")
+            What::Duplicate { key, ignored } => {
+                write!(f, "{key} is also defined in {ignored}, which is ignored")
             }
         }
     }

@@ -11,7 +11,7 @@ use config::ConfigFile;
 use kernel::address::{AddressWatch, addresses};
 use kernel::process::Termination;
 use model::IpFamily;
-use source::{Batch, Running, Severity, Source};
+use source::{Batch, Running, Source, What};
 
 use crate::system::spawn;
 
@@ -192,15 +192,22 @@ pub(crate) fn host_addresses() -> anyhow::Result<Vec<IpAddr>> {
     Ok(ips)
 }
 
-/// One line for each problem, and one when it ends.
-pub(crate) fn report_problems(batch: &Batch) {
+/// Log each problem with what the proxy does now, and each problem that has been resolved.
+fn report_problems(batch: &Batch) {
     for problem in &batch.problems {
-        match problem.severity() {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning => tracing::warn!("{problem}"),
+        let error = problem;
+        match problem.what {
+            What::Unreadable(_) | What::Malformed(_) => {
+                tracing::error!(%error, "Manifests rejected; keeping the objects read earlier");
+            }
+            What::WrongType { .. } | What::Undecodable { .. } | What::Invalid(_) => {
+                tracing::error!(%error, "Object rejected; keeping its last valid version, if any");
+            }
+            What::Partial(_) => tracing::warn!(%error, "Part of an object ignored"),
+            What::Duplicate { .. } => tracing::warn!(%error, "Object defined more than once"),
         }
     }
     for problem in &batch.resolved {
-        tracing::info!("no longer so: {problem}");
+        tracing::info!(error = %problem, "Problem resolved");
     }
 }

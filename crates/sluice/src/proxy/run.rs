@@ -14,7 +14,7 @@ use source::{Batch, Source};
 use super::driver::Driver;
 use super::engine::Engine;
 use super::flows;
-use super::input::{Input, Inputs, Stop, host_addresses, report_problems};
+use super::input::{Input, Inputs, Stop, host_addresses};
 use super::node_wait::{Answer, NodeWait};
 use super::report::Reporter;
 use super::schedule::Intervals;
@@ -210,7 +210,9 @@ impl Start {
 
 /// Syncs once. Every family is tried; an error if any is not in sync in the end.
 pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyhow::Result<()> {
-    report_problems(&batch);
+    for problem in &batch.problems {
+        tracing::error!(error = %problem, "Object or manifest ignored");
+    }
     admit(&mut batch.events, setup.allow_external_ips);
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);

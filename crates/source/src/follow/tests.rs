@@ -137,7 +137,7 @@ fn a_folder_that_comes_later_is_waited_for() {
     let dir = tempfile::tempdir().expect("a folder");
     let later = dir.path().join("not/yet");
     let (_running, batches) = follow(&[&later]);
-    let missing = "cannot be read: it does not exist; what was read from it before stays in force";
+    let missing = "cannot be read: it does not exist";
     let first = batches.recv_timeout(PATIENCE).expect("a batch");
     assert!(!first.initial_list_complete);
     assert_eq!(first.problems.len(), 1);
@@ -163,7 +163,7 @@ fn what_a_vanished_path_held_stays_in_force() {
     let (_running, batches) = follow(&[&folder]);
     next(&batches);
     fs::rename(&folder, dir.path().join("elsewhere")).expect("moved");
-    let missing = "cannot be read: it does not exist; what was read from it before stays in force";
+    let missing = "cannot be read: it does not exist";
     assert_eq!(next(&batches), [format!("! {missing}")]);
     write(2);
     let mut lines = next(&batches);

@@ -208,11 +208,11 @@ impl Manifests {
             .flat_map(|known| known.stated.iter().rev().take(2))
             .filter_map(place);
         let new = match (places.next(), places.next()) {
-            (Some(place), Some(passed_over)) => Some(Problem {
+            (Some(place), Some(ignored)) => Some(Problem {
                 place: Some(place),
                 what: What::Duplicate {
                     key: key.clone(),
-                    passed_over: Box::new(passed_over),
+                    ignored: Box::new(ignored),
                 },
             }),
             _ => None,

@@ -240,8 +240,8 @@ impl Reader<'_> {
         let key = event.key();
         let here = place.clone();
         if let Some((_, before)) = self.out.objects.insert(key.clone(), (event, place)) {
-            let passed_over = Box::new(before);
-            self.problem(here, What::Duplicate { key, passed_over });
+            let ignored = Box::new(before);
+            self.problem(here, What::Duplicate { key, ignored });
         }
     }
 }

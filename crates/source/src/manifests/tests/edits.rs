@@ -88,7 +88,7 @@ fn a_file_that_cannot_be_read_keeps_its_objects() {
     let batch = m.commit();
     assert_eq!(
         problems(&batch),
-        ["a.yaml: cannot be read: permission denied; what was read from it before stays in force"]
+        ["a.yaml: cannot be read: permission denied"]
     );
     assert_eq!(batch.events, []);
     let batch = set(&mut m, "a.yaml", API);
@@ -106,8 +106,8 @@ fn the_last_of_two_files_wins_and_the_first_steps_in_for_it() {
     assert_eq!(
         problems(&batch),
         [
-            "b.yaml, document 1 (line 1): Service default/web is also in a.yaml, document 1 (line 1); \
-          this one is in force"
+            "b.yaml, document 1 (line 1): Service default/web is also defined in a.yaml, document 1 \
+             (line 1), which is ignored"
         ]
     );
     m.update(&id("b.yaml"), Content::Gone);

@@ -50,10 +50,7 @@ fn what_would_eat_time_memory_or_stack_is_an_error() {
     for json in ["[".repeat(100_000), "{\"a\":".repeat(100_000)] {
         assert_eq!(
             survives("x.json", json),
-            [
-                "x.json, document 1 (line 1): recursion limit exceeded; what was read from this file \
-              before stays in force"
-            ]
+            ["x.json, document 1 (line 1): recursion limit exceeded"]
         );
     }
 }

@@ -14,8 +14,9 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::client::{Answer, Client};
-use super::time::rfc3339_micro;
+use super::time::now_micro;
 use super::wire::Format;
+use super::with_causes;
 
 /// Events that wait to be sent. client-go's broadcaster drops past 1000 too.
 const QUEUE: usize = 1000;
@@ -155,13 +156,10 @@ pub(super) async fn send_all(client: Rc<Client>, mut queue: Queue, node_name: &s
             }
             continue;
         }
-        let (seconds, nanos) = wall();
-        // As client-go names them: unique enough, and sorted by time.
-        let name = format!(
-            "{}.{:x}",
-            event.regarding.name,
-            u128::try_from(seconds).unwrap_or(0) * 1_000_000_000 + u128::from(nanos)
-        );
+        // client-go's scheme: unique enough, and sorted by time.
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        let nanos = since_epoch.unwrap_or_default().as_nanos();
+        let name = format!("{}.{nanos:x}", event.regarding.name);
         send(&client, &Sending::first(&event, &name, &instance)).await;
         let first = Told {
             name,
@@ -183,13 +181,12 @@ struct Sending {
 
 impl Sending {
     fn first(event: &NewEvent, name: &str, instance: &str) -> Self {
-        let (seconds, nanos) = wall();
         let namespace = namespace(event);
         let object = EventObject {
             api_version: "events.k8s.io/v1",
             kind: "Event",
             metadata: EventMeta { name, namespace },
-            event_time: rfc3339_micro(seconds, nanos / 1000),
+            event_time: now_micro(),
             reporting_controller: "kube-proxy",
             reporting_instance: instance,
             action: &event.action,
@@ -207,12 +204,11 @@ impl Sending {
     }
 
     fn repeat(event: &NewEvent, told: &Told) -> Self {
-        let (seconds, nanos) = wall();
         let namespace = namespace(event);
         let patch = SeriesPatch {
             series: Series {
                 count: told.count,
-                last_observed_time: rfc3339_micro(seconds, nanos / 1000),
+                last_observed_time: now_micro(),
             },
         };
         Self {
@@ -238,15 +234,6 @@ fn namespace(event: &NewEvent) -> &str {
 fn cut(note: &str) -> &str {
     note.get(..note.floor_char_boundary(MAX_NOTE))
         .unwrap_or(note)
-}
-
-fn wall() -> (i64, u32) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.unwrap_or_default();
-    (
-        i64::try_from(now.as_secs()).unwrap_or(0),
-        now.subsec_nanos(),
-    )
 }
 
 async fn send(client: &Client, sending: &Sending) {
@@ -275,7 +262,7 @@ async fn attempt(client: &Client, sending: &Sending) -> Outcome {
     let accept = Format::Json.media_type();
     let admission = match client.admit().await {
         Ok(admission) => admission,
-        Err(e) => return Outcome::Later(e.to_string()),
+        Err(e) => return Outcome::Later(with_causes(&e)),
     };
     let method = sending.method.clone();
     match client
@@ -301,6 +288,6 @@ async fn attempt(client: &Client, sending: &Sending) -> Outcome {
                 _ => Outcome::Hopeless(why),
             }
         }
-        Err(e) => Outcome::Later(e.to_string()),
+        Err(e) => Outcome::Later(with_causes(&e)),
     }
 }

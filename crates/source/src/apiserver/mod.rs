@@ -207,6 +207,13 @@ impl StopSignal for Stop {
     }
 }
 
+/// Format an error with its causes, each once.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
+}
+
 /// Numbers that differ from node to node and from start to start; nothing depends on their quality.
 fn jitter(kind: Kind) -> backoff::Jitter {
     use std::hash::{BuildHasher, RandomState};

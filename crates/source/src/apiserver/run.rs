@@ -15,6 +15,7 @@ use super::reflector::{Failure, Flow, Notice, Reflector, Step};
 use super::request::Request;
 use super::store::Changes;
 use super::wire::{self, Format, Frames};
+use super::with_causes;
 
 /// A page is read whole before it is decoded; 500 objects of 1.5 MiB, etcd's limit, would be more,
 /// but then something else is wrong.
@@ -57,7 +58,7 @@ impl Shared {
         let admission = match self.client.admit().await {
             Ok(admission) => admission,
             Err(e) => {
-                let failure = Failure::Connection(e.to_string());
+                let failure = Failure::Connection(with_causes(&e));
                 return reflector.failed(Instant::now(), failure);
             }
         };
@@ -68,7 +69,7 @@ impl Shared {
         let answer = match timeout_at(reflector.deadline().into(), sending).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(e)) => {
-                let failure = Failure::Connection(e.to_string());
+                let failure = Failure::Connection(with_causes(&e));
                 return reflector.failed(Instant::now(), failure);
             }
             Err(_) => return reflector.expired(Instant::now()),
@@ -118,7 +119,7 @@ impl Shared {
                 }
                 Ok(Ok(None)) => break,
                 Ok(Err(e)) => {
-                    let failure = Failure::Connection(e.to_string());
+                    let failure = Failure::Connection(with_causes(&e));
                     return reflector.failed(Instant::now(), failure);
                 }
                 Err(_) => return reflector.expired(Instant::now()),
@@ -149,7 +150,7 @@ impl Shared {
                     return reflector.failed(Instant::now(), Failure::Connection(what));
                 }
                 Ok(Err(e)) => {
-                    let failure = Failure::Connection(e.to_string());
+                    let failure = Failure::Connection(with_causes(&e));
                     return reflector.failed(Instant::now(), failure);
                 }
                 Err(_) => return reflector.expired(Instant::now()),

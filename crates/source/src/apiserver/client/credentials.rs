@@ -7,6 +7,7 @@ use hyper::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use super::{Credential, ExecPlugin, ServerConfig};
+use crate::apiserver::with_causes;
 
 /// Projected service account tokens are replaced when 80 % of their life is over, and never live
 /// less than ten minutes; client-go reads them anew each minute too.
@@ -15,17 +16,17 @@ const TOKEN_FILE_PERIOD: Duration = Duration::from_secs(60);
 /// A plugin that hangs must not keep sluice from the API server for ever.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// No credential can be had.
+/// A credential is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CredentialError {
-    #[error("cannot read the token file {}: {source}", .path.display())]
+    #[error("cannot read the token file {}", .path.display())]
     TokenFile {
         path: std::path::PathBuf,
         source: std::io::Error,
     },
     #[error("the credential plugin {command}: {reason}")]
     Exec { command: String, reason: String },
-    #[error("the token holds characters that no HTTP header can have")]
+    #[error("the token contains characters that are not allowed in an HTTP header")]
     Header,
 }
 
@@ -79,7 +80,8 @@ impl Credentials {
                 (Ok(cached), _) => self.cached = Some(cached),
                 // While a file is being replaced, the token from before is still good.
                 (Err(e), Some(cached)) => {
-                    tracing::warn!("{e}; the one from before is used");
+                    let error = with_causes(&e);
+                    tracing::warn!(error, "Credential not renewed; using the previous one");
                     cached.until = Some(now + Duration::from_secs(10));
                 }
                 (Err(e), None) => return Err(e),

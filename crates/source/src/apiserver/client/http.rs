@@ -24,6 +24,7 @@ use super::limit::Limiter;
 use super::tls::{Pems, client_config};
 use super::{ConfigError, Credentials, ServerConfig};
 use crate::apiserver::wire::{self, Format, Status};
+use crate::apiserver::with_causes;
 
 /// For name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,18 +38,18 @@ const MAX_IDLE: usize = 4;
 /// A request that got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    #[error("no credential for the API server: {0}")]
+    #[error("no credential for the API server")]
     Credential(#[from] CredentialError),
     #[error("cannot connect to {server}: {reason}")]
     Connect { server: String, reason: String },
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("the connection to {server} broke: {source}")]
+    #[error("the connection to {server} failed")]
     Http {
         server: String,
         source: hyper::Error,
     },
-    #[error("a request that cannot be sent: {0}")]
+    #[error("invalid request")]
     Request(#[from] hyper::http::Error),
 }
 
@@ -367,7 +368,10 @@ impl Client {
                     changed |= tls.pems != pems;
                     tls.pems = pems;
                 }
-                Err(e) => tracing::warn!("{e}; the certificates from before are used"),
+                Err(e) => {
+                    let error = with_causes(&e);
+                    tracing::warn!(error, "Certificates not reloaded; using the previous ones");
+                }
             }
         }
         if changed {
@@ -381,7 +385,8 @@ impl Client {
                 // A certificate and its key may be replaced one after the other.
                 Err(e) => {
                     tls.pems = Pems::default();
-                    tracing::warn!("{e}; the certificates from before are used");
+                    let error = with_causes(&e);
+                    tracing::warn!(error, "Certificates not usable; using the previous ones");
                 }
             }
         }

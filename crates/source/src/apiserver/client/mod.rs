@@ -90,7 +90,7 @@ pub(super) struct ExecPlugin {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say it.
 pub enum ConfigError {
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}", .path.display())]
     Read {
         path: PathBuf,
         source: std::io::Error,
@@ -110,8 +110,6 @@ pub enum ConfigError {
         "content type {0:?} is not one that sluice speaks (application/vnd.kubernetes.protobuf, application/json)"
     )]
     ContentType(String),
-    #[error("cannot start the thread that follows the API server: {0}")]
-    Thread(std::io::Error),
 }
 
 /// What a pod finds out about its cluster from its surroundings.

@@ -7,11 +7,7 @@ use netfilter::ipset::{Op, Set, Sets};
 use support::{in_namespace, run};
 
 fn observed() -> Vec<Set> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../testdata/observed/ipvs-default.ipset"
-    );
-    Sets::parse(&std::fs::read_to_string(path).unwrap())
+    Sets::parse(&observed::read("ipvs-default.ipset"))
         .unwrap()
         .sets
 }

@@ -7,7 +7,6 @@ mod support_faults;
 mod support_nft;
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dataplane::nftables::{Options, State, Step, Sync, Transport};
@@ -246,8 +245,7 @@ fn killed_at_any_point_of_a_load() {
 #[test]
 fn kube_proxys_table_is_replaced_in_one_transaction() {
     let plan = plan(30);
-    let observed = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../testdata/observed/nftables-default.v4.nft");
+    let observed = observed::path("nftables-default.v4.nft");
     in_namespace(|| {
         run(&format!("nft -f {}", observed.display()));
         let mut live = Live::open(IpFamily::V4);

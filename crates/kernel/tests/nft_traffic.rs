@@ -21,7 +21,7 @@ use plan::Plan;
 use support::run;
 use support_faults::{Fault, Faulty, settled};
 use support_nft::Live;
-use support_objects::{observed, other, plans};
+use support_objects::{other, plans};
 use traffic::Stage;
 
 /// A node's namespace; gone when dropped.
@@ -108,13 +108,13 @@ fn nobody_notices_that_the_table_changes_hands() {
     let node = Node::new("hands");
     let stage = Stage::around(&node.0);
     let folder = tempfile::tempdir().expect("a folder");
-    let plans = plans(&[observed("objects.json")]);
+    let plans = plans(&[observed::path("objects.json")]);
     let tables: Vec<(&Plan, String, String)> = plans
         .iter()
         .zip(["v4", "v6"])
         .map(|(plan, word)| {
             let listing =
-                std::fs::read_to_string(observed(&format!("nftables-default.{word}.nft")));
+                std::fs::read_to_string(observed::path(&format!("nftables-default.{word}.nft")));
             let listing = listing.expect("what was observed");
             let file = folder.path().join(word);
             std::fs::write(&file, as_kube_proxy_starts(&listing)).expect("room");
@@ -167,7 +167,7 @@ fn nobody_notices_what_goes_wrong_with_a_change_of_others() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("others.yaml");
         std::fs::write(&file, others).expect("room");
-        plans(&[observed("objects.json"), file])
+        plans(&[observed::path("objects.json"), file])
     };
     let (before, after) = (plans(before), plans(after));
     let start = |plan: &Plan| {

@@ -258,7 +258,6 @@ fn programming_buckets() -> Result<Vec<f64>, prometheus::Error> {
 mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
-    use std::path::PathBuf;
 
     /// Touches every metric, so that the ones with labels show.
     fn touch(m: &Metrics) {
@@ -329,7 +328,6 @@ mod tests {
 
     #[test]
     fn families_are_the_observed_ones() {
-        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
         // What every component of Kubernetes has.
         let common = include_str!("../testdata/common.metrics");
         for (file, set) in [
@@ -337,7 +335,7 @@ mod tests {
             ("ipvs-default.metrics", MetricSet::Ipvs),
             ("nftables-default.metrics", MetricSet::Nftables),
         ] {
-            let observed = std::fs::read_to_string(dir.join(file)).unwrap();
+            let observed = observed::read(file);
             let observed = families(&(observed + common));
             let metrics = Metrics::new(set).unwrap();
             touch(&metrics);

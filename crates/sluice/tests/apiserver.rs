@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use apiserver_sim::{Act, Config, Corruption, Refusal, Resource, Sim, acts, synthetic_cluster};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use support::{CLUSTER_CIDR, Host, Running, SLUICE, eventually, observed, text};
+use support::{CLUSTER_CIDR, Host, Running, SLUICE, eventually, text};
 use tempfile::TempDir;
 
 /// A host with an API server on its loopback and a proxy that follows it.
@@ -25,7 +25,7 @@ struct Cluster {
 
 fn objects() -> Vec<Value> {
     let list: Value =
-        serde_json::from_str(&fs::read_to_string(observed("objects.json")).unwrap()).unwrap();
+        serde_json::from_str(&fs::read_to_string(observed::path("objects.json")).unwrap()).unwrap();
     list["items"].as_array().unwrap().clone()
 }
 

@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 
 use kernel::netns::NetNs;
 use serde_json::Value;
-use support::{Host, Running, SLUICE, eventually, observed, text};
+use support::{Host, Running, SLUICE, eventually, text};
 
 /// The observed node with a client's pod and the endpoints' behind its bridge, and a client outside,
 /// each a namespace.
@@ -80,7 +80,7 @@ impl Node {
     /// The observed cluster's rules, in a mode.
     fn programmed(mode: &str) -> Self {
         let node = Self::new();
-        let objects = observed("objects.json");
+        let objects = observed::path("objects.json");
         let output = node.host.sluice(&[
             "proxy",
             "--once",

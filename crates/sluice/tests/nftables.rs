@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use support::{Host, Proxy, eventually, observed, text, web};
+use support::{Host, Proxy, eventually, text, web};
 
 fn start(files: &[(&str, &str)]) -> Proxy {
     Proxy::start("nftables", files, &[])
@@ -34,10 +34,10 @@ fn kube_proxys_own_table_is_replaced() {
     let proxy = start(&[]);
     drop(proxy.process);
     for version in ["v4", "v6"] {
-        let file = observed(&format!("nftables-default.{version}.nft"));
+        let file = observed::path(&format!("nftables-default.{version}.nft"));
         proxy.host.sh(&format!("nft delete table ip kube-proxy 2>/dev/null; nft delete table ip6 kube-proxy 2>/dev/null; nft -f {}", file.display()));
     }
-    let objects = observed("objects.json");
+    let objects = observed::path("objects.json");
     let output = proxy.host.sluice(&[
         "proxy",
         "--once",
@@ -63,7 +63,7 @@ fn kube_proxys_own_table_is_replaced() {
 
 #[test]
 fn a_restart_writes_nothing_that_is_there_already() {
-    let objects = fs::read_to_string(observed("objects.json")).unwrap();
+    let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
     let mut proxy = start(&[("objects.json", &objects)]);
     proxy.wait_for("10.244.1.11 . 8080", true);
     proxy.wait_for("10.244.1.25 . 8080", true);
@@ -105,7 +105,7 @@ const FOREIGN: &str = "
 
 #[test]
 fn cleanup_removes_everything_of_ours_and_nothing_of_others() {
-    let objects = fs::read_to_string(observed("objects.json")).unwrap();
+    let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
     let mut proxy = start(&[("objects.json", &objects)]);
     let file = proxy.folder.path().join(".foreign");
     fs::write(&file, FOREIGN).unwrap();

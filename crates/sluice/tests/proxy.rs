@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use support::{Host, Proxy, Running, SLUICE, eventually, observed, text, web};
+use support::{Host, Proxy, Running, SLUICE, eventually, text, web};
 
 #[test]
 fn changes_to_files_reach_the_kernel() {
@@ -113,7 +113,7 @@ fn a_service_that_cannot_be_programmed_is_named_and_the_others_served() {
 
 #[test]
 fn rules_stay_when_it_ends_and_a_restart_changes_nothing() {
-    let objects = fs::read_to_string(observed("objects.yaml")).unwrap();
+    let objects = fs::read_to_string(observed::path("objects.yaml")).unwrap();
     let mut proxy = Proxy::start("iptables", &[("objects.yaml", &objects)], &[]);
     proxy.wait_for("demo/web:http", true);
     proxy.wait_for("demo/dual:http", true);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::{SLUICE, observed, text};
+use support::{SLUICE, text};
 
 const HEAD: &str = "\
 # The ways of connections
@@ -87,7 +87,7 @@ fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
     let shown = |path: &Path| path.to_str().unwrap().to_owned();
     let mut words = Vec::new();
     if mode == "ipvs" {
-        let addresses = std::fs::read_to_string(observed("ipvs-default.addr")).unwrap();
+        let addresses = std::fs::read_to_string(observed::path("ipvs-default.addr")).unwrap();
         let own: Vec<&str> = addresses
             .lines()
             .filter(|l| l.contains("kube-ipvs0"))
@@ -102,7 +102,7 @@ fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
             ("--ipset-save", "ipvs-default.ipset"),
             ("--ipvsadm-save", "ipvs-default.ipvsadm"),
         ] {
-            words.extend([flag.to_owned(), shown(&observed(file))]);
+            words.extend([flag.to_owned(), shown(&observed::path(file))]);
         }
     } else {
         let config = folder.join("config.yaml");
@@ -120,7 +120,7 @@ fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
             .arg("--config")
             .arg(&config)
             .arg("-f")
-            .arg(observed("objects.json"))
+            .arg(observed::path("objects.json"))
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -194,7 +194,7 @@ fn the_walk_through_is_what_sluice_says() {
 #[test]
 fn explain_finds_the_rules_of_every_mode_right() {
     let folder = tempfile::tempdir().unwrap();
-    let objects = observed("objects.json");
+    let objects = observed::path("objects.json");
     let list: Value = serde_json::from_str(&std::fs::read_to_string(&objects).unwrap()).unwrap();
     let services: Vec<String> = list["items"]
         .as_array()

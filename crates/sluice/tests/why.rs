@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Output;
 
 use serde_json::Value;
-use support::{Host, observed, text};
+use support::{Host, text};
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout)
@@ -26,7 +26,7 @@ fn node(mode: &str) -> Host {
     ] {
         host.sh(line);
     }
-    let objects = observed("objects.json");
+    let objects = observed::path("objects.json");
     let output = host.sluice(&[
         "proxy",
         "--once",
@@ -176,7 +176,7 @@ fn the_exit_status_tells_whether_the_packet_arrives() {
 #[test]
 fn a_dump_alone_is_taken_to_be_of_another_host() {
     let host = Host::new();
-    let dump = observed("iptables-default.v4.iptables-save");
+    let dump = observed::path("iptables-default.v4.iptables-save");
     let output = host.sluice(&[
         "trace",
         "-o",
@@ -220,7 +220,7 @@ fn a_bad_dump_is_named_with_line_and_column() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_panic() {
-    let objects = observed("objects.json");
+    let objects = observed::path("objects.json");
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = std::process::Command::new(support::SLUICE)
@@ -312,7 +312,8 @@ fn explain_asks_an_api_server() {
     use apiserver_sim::{Config, Sim};
     let host = node("nftables");
     let list: Value =
-        serde_json::from_str(&std::fs::read_to_string(observed("objects.json")).unwrap()).unwrap();
+        serde_json::from_str(&std::fs::read_to_string(observed::path("objects.json")).unwrap())
+            .unwrap();
     // Its sockets are to be in the namespace.
     let sim = host.run(|| Sim::start(Config::default()).unwrap());
     sim.apply(list["items"].as_array().unwrap().clone());
@@ -466,7 +467,7 @@ fn explain_connects_to_endpoints_where_it_is_asked_to() {
 #[test]
 fn the_ways_to_a_service_are_drawn() {
     let host = node("iptables");
-    let objects = observed("objects.json");
+    let objects = observed::path("objects.json");
     let draw = |format: &str, service: &str| {
         let words = [
             "diagram",
@@ -510,7 +511,7 @@ fn the_trees_of_the_observed_rules() {
         ),
         ("nftables", "--nft", "nftables-default.v4.nft"),
     ] {
-        let dump = observed(dump);
+        let dump = observed::path(dump);
         for (what, dst, dport, src) in [
             ("cluster-ip", "10.96.10.1", "80", "10.244.1.50"),
             ("hairpin", "10.96.10.1", "80", "10.244.1.11"),
@@ -562,7 +563,7 @@ fn the_pictures_of_the_observed_rules() {
             .args(["-o", format, "--facts"])
             .arg(&facts)
             .arg("--iptables-save")
-            .arg(observed("iptables-default.v4.iptables-save"))
+            .arg(observed::path("iptables-default.v4.iptables-save"))
             .output()
             .unwrap();
         let drawn = text(&output.stdout);

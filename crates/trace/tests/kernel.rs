@@ -291,7 +291,7 @@ fn rules_that_kube_proxy_made() {
         let [client, node] = ["198.51.100.7", "10.200.1.2"].map(|ip| six::ip(v6, ip));
         let node_port = (client, node, if v6 { 30150 } else { 30008 });
         assert!(frontends.len() >= if v6 { 2 } else { 30 }, "{frontends:?}");
-        for config in common::IPTABLES_CONFIGS {
+        for config in observed::IPTABLES.map(|c| c.name) {
             let rules = common::observed(&format!("iptables-{config}.{v}.iptables-save"));
             let world = load_iptables(&net, v6, family, &without_counters(&rules));
             services::ask(&mut bed, &world, &mut random, v6, &frontends, config);
@@ -301,7 +301,7 @@ fn rules_that_kube_proxy_made() {
         }
         net.node
             .sh("nft flush ruleset; conntrack -F 2>/dev/null || true");
-        for config in common::NFTABLES_CONFIGS {
+        for config in observed::NFTABLES.map(|c| c.name) {
             let rules = common::observed(&format!("nftables-{config}.{v}.nft"));
             let world = load_nft(&net, &rules);
             services::ask(&mut bed, &world, &mut random, v6, &frontends, config);

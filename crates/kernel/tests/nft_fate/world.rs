@@ -2,19 +2,16 @@
 //! of the observed Services only one has IPv6 addresses.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net};
 use model::IpFamily;
-use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, Settings};
+use plan::{NodePortAddresses, Plan, Planner, Settings};
 
-/// One way of running kube-proxy, as `testdata/observed/README.md` has them.
+/// A configuration of kube-proxy, and the link that its local traffic enters through.
 #[derive(Clone)]
 pub(crate) struct Configuration {
     pub(crate) name: &'static str,
-    local: LocalTraffic,
-    masquerade_all: bool,
-    node_ports: NodePortAddresses,
+    settings: Settings,
     /// The name of the pods' link.
     pub(crate) link: &'static str,
 }
@@ -48,25 +45,20 @@ impl World {
 
     /// What kube-proxy makes of the objects, for `nft -f`.
     pub(crate) fn kube_proxys(self, configuration: &Configuration) -> String {
-        let read = |family: &str| {
-            let file = format!("nftables-{}.{family}.nft", configuration.name);
-            std::fs::read_to_string(observed(&file)).expect("what was observed")
-        };
+        let read = |family| observed::configuration(configuration.name).nft(family);
         match self {
-            World::V4 => read("v4"),
-            World::V6 => read("v6"),
-            World::V4InV6 => text_in_v6(&read("v4")),
+            World::V4 => read(IpFamily::V4),
+            World::V6 => read(IpFamily::V6),
+            World::V4InV6 => text_in_v6(&read(IpFamily::V4)),
         }
     }
 
     /// What sluice makes of the objects.
     pub(crate) fn plan(self, configuration: &Configuration) -> Plan {
-        let objects = observed("objects.json");
         let batch = match self {
-            World::V4 | World::V6 => source::read_once([objects]),
+            World::V4 | World::V6 => source::read_once([observed::path("objects.json")]),
             World::V4InV6 => {
-                let text = std::fs::read_to_string(objects).expect("the objects");
-                let mut list = serde_json::from_str(&text).expect("JSON");
+                let mut list = observed::objects_json().into();
                 objects_in_v6(&mut list);
                 let folder = tempfile::tempdir().expect("a folder");
                 let file = folder.path().join("objects.json");
@@ -75,12 +67,7 @@ impl World {
             }
         };
         assert!(batch.initial_list_complete, "{:?}", batch.problems);
-        let mut planner = Planner::new(Settings {
-            node_name: "node1".to_owned(),
-            local_traffic: configuration.local.clone(),
-            masquerade_all: configuration.masquerade_all,
-            node_port_addresses: configuration.node_ports.clone(),
-        });
+        let mut planner = Planner::new(configuration.settings.clone());
         let addresses = NODE_ADDRESSES.into_iter().map(|ip| self.address(ip));
         planner.set_host_addresses(addresses.collect());
         planner.apply_all(batch.events);
@@ -96,11 +83,6 @@ pub(crate) const NODE_ADDRESSES: [Ipv4Addr; 3] = [
     Ipv4Addr::new(10, 201, 1, 2),
     Ipv4Addr::new(10, 244, 1, 1),
 ];
-
-fn observed(file: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
-    folder.join(file)
-}
 
 /// The address of the same part in IPv6, by the numbers as they are written: pods and nodes of the
 /// observation have such addresses, and the Service range has the last two of the numbers.
@@ -180,41 +162,23 @@ fn objects_in_v6(value: &mut serde_json::Value) {
 }
 
 pub(crate) fn configurations() -> Vec<Configuration> {
-    let cidrs = ["10.244.0.0/16", "fd00:10:244::/56"];
-    let cluster_cidr =
-        LocalTraffic::ClusterCidr(cidrs.iter().map(|c| c.parse().unwrap()).collect());
-    let plain = |name, local, link| Configuration {
-        name,
-        local,
-        masquerade_all: false,
-        node_ports: NodePortAddresses::Primary,
-        link,
+    let with_link = |observed: observed::Configuration| {
+        let mut settings = observed.settings();
+        // The default of nftables mode.
+        if settings.node_port_addresses == NodePortAddresses::All {
+            settings.node_port_addresses = NodePortAddresses::Primary;
+        }
+        Configuration {
+            name: observed.name,
+            settings,
+            link: match observed.name {
+                "bridge" => "cbr0",
+                "prefix" => "veth7",
+                _ => "pods0",
+            },
+        }
     };
-    let node_ports = ["10.200.1.0/24", "fd00:200:1::/64"];
-    let node_ports = node_ports.iter().map(|c| c.parse().unwrap()).collect();
-    vec![
-        plain("default", cluster_cidr.clone(), "pods0"),
-        Configuration {
-            masquerade_all: true,
-            ..plain("masquerade-all", cluster_cidr.clone(), "pods0")
-        },
-        plain("primary", cluster_cidr.clone(), "pods0"),
-        Configuration {
-            node_ports: NodePortAddresses::Ranges(node_ports),
-            ..plain("nodeport-cidr", cluster_cidr, "pods0")
-        },
-        plain("nodecidr", LocalTraffic::NodeCidr, "pods0"),
-        plain(
-            "bridge",
-            LocalTraffic::BridgeInterface("cbr0".to_owned()),
-            "cbr0",
-        ),
-        plain(
-            "prefix",
-            LocalTraffic::InterfaceNamePrefix("veth".to_owned()),
-            "veth7",
-        ),
-    ]
+    observed::NFTABLES.map(with_link).to_vec()
 }
 
 /// Where kube-proxy's own IPv6 rules are the same whatever the Services, they are what its IPv4

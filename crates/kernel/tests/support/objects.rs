@@ -2,15 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use model::IpFamily;
 use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, Settings};
-
-pub(crate) fn observed(file: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
-    folder.join(file)
-}
 
 /// The plans of both families for the objects in files and folders.
 pub(crate) fn plans(paths: &[PathBuf]) -> [Plan; 2] {

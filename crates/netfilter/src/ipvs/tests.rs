@@ -1,11 +1,7 @@
 use super::*;
 
 fn observed(name: &str) -> String {
-    let path = format!(
-        "{}/../../testdata/observed/{name}.ipvsadm",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    std::fs::read_to_string(path).unwrap()
+    observed::read(&format!("{name}.ipvsadm"))
 }
 
 #[test]

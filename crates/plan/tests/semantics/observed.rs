@@ -1,39 +1,21 @@
 //! The plan against what kube-proxy v1.36.2 was observed to program for the same objects.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
-use model::object::Object;
-use model::{Interner, IpFamily, Kind};
+use model::IpFamily;
 use plan::testing::{cidrs, ips, settings};
 use plan::{LocalDetector, LocalTraffic, NodePortAddresses, Planner, Settings, Traffic};
 
-fn observed(file: &str) -> String {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
-    let path = root.join(file);
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
 fn planner(settings: Settings) -> Planner {
-    let list: serde_json::Value = serde_json::from_str(&observed("objects.json")).unwrap();
     let mut planner = Planner::new(settings);
-    planner.set_host_addresses(ips(&["127.0.0.1", "10.200.1.2", "::1", "fd00:200:1::2"]));
-    let mut interner = Interner::new();
-    for item in list["items"].as_array().unwrap() {
-        let text = |field: &str| item[field].as_str().unwrap();
-        let kind = Kind::of(text("apiVersion"), text("kind")).unwrap();
-        let object = Object::deserialize(kind, item).unwrap();
-        planner.apply(object.check(&mut interner).unwrap().value);
-    }
+    planner.set_host_addresses(::observed::host_addresses());
+    planner.apply_all(::observed::objects());
     planner.take_diff();
     planner
 }
 
 fn rules(family: IpFamily) -> String {
-    observed(match family {
-        IpFamily::V4 => "iptables-default.v4.iptables-save",
-        IpFamily::V6 => "iptables-default.v6.iptables-save",
-    })
+    ::observed::configuration("default").iptables_save("iptables", family)
 }
 
 /// The comment of every rule of chains that start so, with the whole rule.

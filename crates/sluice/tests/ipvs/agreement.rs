@@ -9,6 +9,7 @@ use dataplane::ipvs::{Options, render};
 use ipnet::IpNet;
 use model::IpFamily;
 use netfilter::ipvs::{Protocol, ServiceId};
+use observed::Configuration;
 use plan::Plan;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
@@ -17,19 +18,18 @@ use trace::{Facts, World};
 use crate::generate::Random;
 use crate::net::Net;
 use crate::services::{self, Frontend};
-use crate::state::{CASES, Case};
+use crate::state::CASES;
+use crate::support::SLUICE;
 use crate::support::vm::in_vm;
-use crate::support::{CLUSTER_CIDR, SLUICE, observed};
 use crate::try_out::Bed;
 
 /// Runs the program there.
-fn run(net: &Net, case: &Case) {
-    let objects = observed("objects.json").display().to_string();
-    let cidr = format!("--cluster-cidr={CLUSTER_CIDR}");
+fn run(net: &Net, case: &Configuration) {
+    let objects = observed::path("objects.json").display().to_string();
+    let flags = case.all_flags();
     let mut words = vec![SLUICE, "proxy", "--once", "--proxy-mode=ipvs"];
-    words.extend(["--hostname-override=node1", "--iptables-backend=legacy"]);
-    words.extend([&*cidr, "--manifests", &*objects]);
-    words.extend(case.flags);
+    words.extend(["--iptables-backend=legacy", "--manifests", &*objects]);
+    words.extend(flags.iter().map(String::as_str));
     net.node.feed(&words, "");
 }
 
@@ -99,7 +99,7 @@ fn packets_fare_as_predicted() {
             }
         };
         for case in CASES {
-            run(&net, case);
+            run(&net, &case);
             ask(&facts(&net), case.name);
             clean(&net);
         }

@@ -10,45 +10,19 @@ use lab::probe::Probe;
 use netfilter::ipset::Sets;
 use netfilter::iptables::{Family, Table, TableSet};
 use netfilter::ipvs::Services;
+use observed::Configuration;
 use tempfile::TempDir;
 use xtask::vm::Vm;
 
 use crate::support::machine::Machine;
 use crate::support::vm::{in_this_vm, in_vm};
-use crate::support::{
-    CLUSTER_CIDR, Host, Proxy, SLUICE, assert_same, eventually, observed, text, web,
-};
+use crate::support::{CLUSTER_CIDR, Host, Proxy, SLUICE, assert_same, eventually, text, web};
 use crate::traffic;
 
-/// One observed configuration: its name, its flags, and the same as a configuration file.
-pub(crate) struct Case {
-    pub(crate) name: &'static str,
-    pub(crate) flags: &'static [&'static str],
-    config: &'static str,
-}
+pub(crate) const CASES: [Configuration; 3] = observed::IPVS;
 
-pub(crate) const CASES: &[Case] = &[
-    Case {
-        name: "default",
-        flags: &[],
-        config: "",
-    },
-    Case {
-        name: "masquerade-all",
-        flags: &["--masquerade-all"],
-        config: "iptables: {masqueradeAll: true}\n",
-    },
-    Case {
-        name: "lc-strictarp",
-        flags: &["--ipvs-scheduler=lc", "--ipvs-strict-arp"],
-        config: "ipvs: {scheduler: lc, strictARP: true}\n",
-    },
-];
-
-impl Case {
-    fn observed(&self, what: &str) -> String {
-        fs::read_to_string(observed(&format!("ipvs-{}.{what}", self.name))).unwrap()
-    }
+fn recorded(case: &Configuration, what: &str) -> String {
+    observed::read(&format!("ipvs-{}.{what}", case.name))
 }
 
 const FAMILIES: [(Family, &str, &str); 2] = [
@@ -136,17 +110,21 @@ fn everything(host: &Host) -> BTreeSet<String> {
     ))
 }
 
-fn assert_observed(host: &Host, case: &Case) {
+fn assert_observed(host: &Host, case: &Configuration) {
     let name = case.name;
     let is = host.sh("ipvsadm-save -n");
-    assert_eq!(services(&is), services(&case.observed("ipvsadm")), "{name}");
+    assert_eq!(
+        services(&is),
+        services(&recorded(case, "ipvsadm")),
+        "{name}"
+    );
     let is = host.sh("ipset save");
-    assert_eq!(sets(&is), sets(&case.observed("ipset")), "{name}");
+    assert_eq!(sets(&is), sets(&recorded(case, "ipset")), "{name}");
     let is = host.sh("ip -br addr");
-    assert_eq!(addresses(&is), addresses(&case.observed("addr")), "{name}");
+    assert_eq!(addresses(&is), addresses(&recorded(case, "addr")), "{name}");
     let is = host.sh("ip route show table all; ip -6 route show table all");
-    assert_eq!(routes(&is), routes(&case.observed("route")), "{name}");
-    for line in case.observed("sysctl").lines() {
+    assert_eq!(routes(&is), routes(&recorded(case, "route")), "{name}");
+    for line in recorded(case, "sysctl").lines() {
         let (key, should) = line.split_once(" = ").unwrap();
         // Depends on the machine's memory.
         if key != "net.ipv4.vs.sync_qlen_max" {
@@ -156,26 +134,21 @@ fn assert_observed(host: &Host, case: &Case) {
     }
     for (family, version, tool) in FAMILIES {
         let is = rules(family, &host.sh(&format!("{tool}-legacy-save")));
-        let should = rules(family, &case.observed(&format!("{version}.iptables-save")));
+        let should = rules(family, &recorded(case, &format!("{version}.iptables-save")));
         assert_same(&is, &should, &format!("{name}, {tool}"));
     }
 }
 
 /// Has each tool load its section of what `render` prints.
-fn load_rendered(host: &Host, case: &Case) {
+fn load_rendered(host: &Host, case: &Configuration) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
-    let config = format!(
-        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-         mode: ipvs\nclusterCIDR: {CLUSTER_CIDR}\n{}",
-        case.config
-    );
-    fs::write(at("config"), config).unwrap();
+    fs::write(at("config"), case.file("ipvs")).unwrap();
     for (word, tool) in [("ipv4", "iptables"), ("ipv6", "ip6tables")] {
         let output = std::process::Command::new(SLUICE)
             .args(["render", "--mode=ipvs", "--node=node1", "--ip-family", word])
             .args(["--config", &at("config"), "-f"])
-            .arg(observed("objects.json"))
+            .arg(observed::path("objects.json"))
             .args(["--interface-addresses", "10.200.0.1,10.200.1.2"])
             .args(["--interface-addresses", "fd00:200:1::2"])
             .output()
@@ -230,10 +203,10 @@ fn equals_the_observation() {
             let host = node();
             let mut before = BTreeSet::new();
             for run in ["first", "second"] {
-                let output = once(&host, &observed("objects.json"), case.flags);
+                let output = once(&host, &observed::path("objects.json"), case.flags);
                 assert!(output.status.success(), "{}", text(&output.stderr));
                 println!("{}, {run} run", case.name);
-                assert_observed(&host, case);
+                assert_observed(&host, &case);
                 let now = everything(&host);
                 if run == "second" {
                     assert_eq!(now, before, "{}", case.name);
@@ -241,7 +214,7 @@ fn equals_the_observation() {
                 before = now;
             }
             let loaded = node();
-            load_rendered(&loaded, case);
+            load_rendered(&loaded, &case);
             assert_loaded_is_programmed(&loaded, &host, case.name);
             clean(&host);
         }

@@ -6,7 +6,7 @@ pub(crate) mod machine;
 pub(crate) mod vm;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -18,14 +18,7 @@ use tempfile::TempDir;
 /// The program under test.
 pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 
-/// What every observation with a cluster range was made with.
-pub(crate) const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/56";
-
-pub(crate) fn observed(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../testdata/observed")
-        .join(name)
-}
+pub(crate) use observed::CLUSTER_CIDR;
 
 /// A network namespace with the addresses of the observed node; gone when dropped.
 pub(crate) struct Host {

@@ -12,11 +12,11 @@ use kernel::nfnetlink::{NfTables, TableId};
 use netfilter::nft::table::Contents;
 
 use crate::support::{Proxy, eventually};
-use objects::{observed, plans};
+use objects::plans;
 
 /// A proxy for the observed objects.
 pub(crate) fn start(flags: &[&str]) -> Proxy {
-    let objects = fs::read_to_string(observed("objects.json")).unwrap();
+    let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
     let proxy = Proxy::start("nftables", &[("objects.json", &objects)], flags);
     wait_until_right(&proxy);
     proxy

@@ -7,8 +7,6 @@ mod sequences;
 
 use super::*;
 
-const OBSERVED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/observed/");
-
 fn id(path: &str) -> FileId {
     FileId {
         argument: 0,
@@ -32,8 +30,8 @@ fn problems(batch: &Batch) -> Vec<String> {
 }
 
 fn observed(name: &str) -> BTreeMap<Key, Event> {
-    let bytes = std::fs::read(format!("{OBSERVED}{name}")).expect("the observed objects");
-    let batch = read_one(name, &bytes);
+    let bytes = observed::read(name);
+    let batch = read_one(name, bytes.as_bytes());
     assert_eq!(problems(&batch), [] as [&str; 0]);
     batch.events.into_iter().map(|e| (e.key(), e)).collect()
 }

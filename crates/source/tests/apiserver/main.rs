@@ -60,13 +60,7 @@ fn options(kubeconfig: &Path) -> ClientOptions {
 
 /// What was observed of a real cluster.
 fn observed() -> Vec<Value> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../testdata/observed/objects.json"
-    );
-    let text = std::fs::read(path).expect(path);
-    let list: Value = serde_json::from_slice(&text).expect("JSON");
-    list["items"].as_array().expect("items").clone()
+    observed::objects_json()
 }
 
 /// Cuts all connections to a server that refuses new ones, and waits until they are.

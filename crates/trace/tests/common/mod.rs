@@ -7,37 +7,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use netfilter::iptables::Family;
+pub use observed::read as observed;
 use trace::{Facts, Origin, Packet, Proto, Summary, Trace, Verdict, World, walk};
-
-/// The configurations in which kube-proxy was observed.
-pub const IPTABLES_CONFIGS: [&str; 8] = [
-    "default",
-    "masquerade-all",
-    "primary",
-    "nodeport-cidr",
-    "bridge",
-    "prefix",
-    "nodecidr",
-    "no-localhost",
-];
-
-/// As [`IPTABLES_CONFIGS`].
-pub const NFTABLES_CONFIGS: [&str; 7] = [
-    "default",
-    "masquerade-all",
-    "primary",
-    "nodeport-cidr",
-    "bridge",
-    "prefix",
-    "nodecidr",
-];
-
-pub fn observed(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../testdata/observed")
-        .join(file);
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
 
 /// The rule sets of `testdata/foreign`.
 pub const FOREIGN: [&str; 9] = [

@@ -1,6 +1,6 @@
 //! The rules equal those that kube-proxy was observed to program.
 
-use super::observed::{CONFIGURATIONS, options, planner, save, without_nfacct};
+use super::observed::{options, planner, save, without_nfacct};
 use super::*;
 
 fn compare(configuration: &str, family: IpFamily, nfacct: bool) {
@@ -24,7 +24,7 @@ fn compare(configuration: &str, family: IpFamily, nfacct: bool) {
 
 #[test]
 fn every_configuration_equals_its_observation() {
-    for configuration in CONFIGURATIONS {
+    for configuration in ::observed::IPTABLES.map(|c| c.name) {
         for family in IpFamily::ALL {
             for nfacct in [true, false] {
                 compare(configuration, family, nfacct);
@@ -36,7 +36,7 @@ fn every_configuration_equals_its_observation() {
 /// A node that kube-proxy left as it should be is left alone.
 #[test]
 fn nothing_is_written_over_an_observation() {
-    for configuration in CONFIGURATIONS {
+    for configuration in ::observed::IPTABLES.map(|c| c.name) {
         for family in IpFamily::ALL {
             let mut mode = Mode::new(family, options(configuration, true));
             mode.replace_plan(planner(configuration).plan(family));

@@ -7,20 +7,11 @@ mod properties;
 mod termination;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
-use model::{Interner, Kind, object::Object};
-use plan::{Planner, Settings};
+use observed::read as observed;
+use plan::Planner;
 
 use super::*;
-
-/// The configurations that were observed.
-const CONFIGURATIONS: [&str; 3] = ["default", "masquerade-all", "lc-strictarp"];
-
-fn observed(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
-    std::fs::read_to_string(path.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
 
 fn options(configuration: &str) -> Options {
     let scheduler = match configuration {
@@ -47,19 +38,8 @@ fn interface_addresses() -> Vec<IpAddr> {
 }
 
 fn planner(configuration: &str) -> Planner {
-    let mut planner = Planner::new(Settings {
-        masquerade_all: configuration == "masquerade-all",
-        ..plan::testing::settings("node1")
-    });
+    let mut planner = observed::configuration(configuration).planner();
     planner.set_host_addresses(interface_addresses());
-    let list: serde_json::Value = serde_json::from_str(&observed("objects.json")).unwrap();
-    let mut interner = Interner::default();
-    for item in list["items"].as_array().unwrap() {
-        let text = |field: &str| item[field].as_str().unwrap();
-        let kind = Kind::of(text("apiVersion"), text("kind")).unwrap();
-        let object = Object::deserialize(kind, item).unwrap();
-        planner.apply(object.check(&mut interner).unwrap().value);
-    }
     planner.take_diff();
     planner
 }

@@ -1,13 +1,10 @@
 //! What real programs printed must be read and printed again byte for byte.
 
-use std::path::Path;
-
 use super::*;
 
 fn observed() -> Vec<(String, Family, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/observed");
     let mut all = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in std::fs::read_dir(observed::path("")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let family = if name.ends_with(".v4.iptables-save") {

@@ -91,10 +91,8 @@ fn counters_stand_beside_the_rules() {
 #[test]
 fn arrows_of_the_whole_picture_hardly_cross() {
     use super::order::{crossings, ordered};
-    let file = "../../testdata/observed/iptables-default.v4.iptables-save";
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let mut world = World::default();
-    let text = std::fs::read_to_string(file).unwrap();
+    let text = observed::read("iptables-default.v4.iptables-save");
     world.add_iptables(Family::Ipv4, &text).unwrap();
     let graph = structure::of_world(&world).folded(40);
     let layer = svg::layers(&graph);

@@ -121,8 +121,8 @@ fn damage(bytes: &mut Vec<u8>, numbers: &mut Numbers) {
 
 #[test]
 fn damaged_manifests_neither_panic_nor_delete() {
-    let yaml = std::fs::read(format!("{OBSERVED}objects.yaml")).expect("the observed objects");
-    let json = std::fs::read(format!("{OBSERVED}objects.json")).expect("the observed objects");
+    let yaml = observed::read("objects.yaml").into_bytes();
+    let json = observed::read("objects.json").into_bytes();
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     for (path, whole, rounds) in [("x.yaml", &yaml, 30), ("x.json", &json, 60)] {
         let mut manifests = Manifests::new();

@@ -1,7 +1,9 @@
 //! What the fuzzers call: `fuzz/fuzz_targets`, and on the stable toolchain a test here.
 
+use crate::link::routing::{ListedRoute, ListedRule};
 use crate::netlink::Messages;
-use crate::{address, conntrack, nfacct, nfnetlink};
+use crate::rtnetlink::{InterfaceAddress, Link};
+use crate::{conntrack, nfacct, nfnetlink};
 
 /// Reads `bytes` as a datagram from the kernel with every reader that there is.
 pub fn netlink_replies(bytes: &[u8]) {
@@ -13,7 +15,10 @@ pub fn netlink_replies(bytes: &[u8]) {
         let _ = nfnetlink::GenerationInfo::read(&message);
         let _ = nfacct::Counted::read(&message);
         let _ = conntrack::Flow::read(&message);
-        address::fuzz_read(&message);
+        let _ = Link::read(&message);
+        let _ = InterfaceAddress::read(&message);
+        let _ = ListedRoute::read(&message);
+        let _ = ListedRule::read(&message);
         let _ = netfilter::nft::decode(message.kind & 0xff, message.payload);
     }
 }
@@ -41,7 +46,7 @@ mod tests {
             0..4_u8,
         );
         let attributes = prop::collection::vec(attribute, 0..8);
-        let head = prop_oneof![Just(4_usize), Just(8), Just(16), Just(20)];
+        let head = prop_oneof![Just(4_usize), Just(8), Just(12), Just(16), Just(20)];
         (
             kind,
             any::<u16>(),

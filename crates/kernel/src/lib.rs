@@ -18,6 +18,7 @@ pub mod netns;
 pub mod nfacct;
 pub mod nfnetlink;
 pub mod process;
+mod rtnetlink;
 pub mod service_device;
 pub mod sysctl;
 

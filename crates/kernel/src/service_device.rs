@@ -11,19 +11,10 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use crate::netlink::{self, Builder, Error, Refusal, Socket};
-
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_CACHEINFO: u16 = 6;
-/// The size of `struct ifinfomsg`.
-const IFINFOMSG: usize = 16;
+use crate::rtnetlink::{
+    IFA_ADDRESS, IFA_CACHEINFO, IFA_LOCAL, IFINFOMSG, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO,
+    RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, link_index, octets,
+};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +73,7 @@ impl ServiceDevice {
     }
 
     fn index(&mut self) -> Result<Option<u32>, Error> {
-        crate::address::link_index(&mut self.socket, &self.name)
+        link_index(&mut self.socket, &self.name)
     }
 
     /// Makes the interface, unless it is there.
@@ -130,12 +121,7 @@ impl ServiceDevice {
     pub fn change(&mut self, add: &[IpAddr], remove: &[IpAddr]) -> Result<Vec<Refused>, Error> {
         let what = "changing addresses of the Services' interface";
         let Some(index) = self.index()? else {
-            let refusal = Refusal {
-                errno: Errno::ENODEV,
-                code: Errno::ENODEV as i32,
-                text: None,
-                offset: None,
-            };
+            let refusal = Refusal::of(Errno::ENODEV);
             return Err(Error::Refused { what, refusal });
         };
         let new = netlink::CREATE | netlink::EXCLUSIVE;
@@ -160,10 +146,7 @@ impl ServiceDevice {
 
 /// Of one address, as a network of one.
 fn request(kind: u16, flags: u16, index: u32, ip: IpAddr) -> Vec<u8> {
-    let (family, octets) = match ip {
-        IpAddr::V4(ip) => (2, ip.octets().to_vec()),
-        IpAddr::V6(ip) => (10, ip.octets().to_vec()),
-    };
+    let (family, octets) = octets(ip);
     let mut head = vec![family, IpNet::from(ip).prefix_len(), 0, 0];
     head.extend_from_slice(&index.to_ne_bytes());
     let request = Builder::new(kind, flags)

@@ -25,6 +25,8 @@ pub use wire::{Attribute, Attributes, Builder, Control, Malformed, Message, Mess
 pub const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`.
 pub const ACK: u16 = 0x4;
+/// `NLM_F_REPLACE`, on requests that make something.
+pub const REPLACE: u16 = 0x100;
 /// `NLM_F_EXCL`, on requests that make something.
 pub const EXCLUSIVE: u16 = 0x200;
 /// `NLM_F_CREATE`, on requests that make something.
@@ -44,6 +46,18 @@ pub struct Refusal {
     /// Where in the message the attribute at fault starts, in bytes, where the kernel says so
     /// (`NLMSGERR_ATTR_OFFS`).
     pub offset: Option<u32>,
+}
+
+impl Refusal {
+    /// A refusal with an errno only.
+    pub(crate) fn of(errno: Errno) -> Self {
+        Refusal {
+            errno,
+            code: errno as i32,
+            text: None,
+            offset: None,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -48,8 +48,8 @@ pub(super) fn collect() -> anyhow::Result<Facts> {
             index: link.index,
             addresses: addresses
                 .iter()
-                .filter(|(index, _)| *index == link.index)
-                .map(|(_, address)| *address)
+                .filter(|a| a.index == link.index)
+                .map(|a| a.address)
                 .collect(),
             up: link.up,
             master: link

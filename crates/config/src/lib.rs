@@ -41,8 +41,8 @@ pub use file::{
 };
 pub use flags::{FLAGS, Flag, augment, command_args, normalize};
 pub use resolve::{
-    Action, ClientConnection, Config, ConfigFile, Conntrack, Ipvs, LocalTraffic, LogFormat,
-    LogStream, Logging, NodePortAddresses, ProxyMode, Resolved,
+    Action, ClientConnection, Config, ConfigFile, Conntrack, Ipvs, LogFormat, LogStream, Logging,
+    Resolved,
 };
 
 /// For fuzzing: a file that can be read can be written, and reads back as the same; nothing

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use model::{Cidr, parse_cidr, parse_ip};
+use model::{Cidr, LocalTraffic, Mode, NodePortAddresses, parse_cidr, parse_ip};
 
 use crate::file::append_port;
 use crate::flags::{Draft, FLAGS, is_given};
@@ -57,7 +57,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `mode`.
-    pub mode: ProxyMode,
+    pub mode: Mode,
     /// `hostnameOverride`, in lower case. `None`: the host's name, in lower case.
     pub node_name: Option<String>,
     /// `bindAddress`: the node's primary address if the Node object does not say; unspecified if
@@ -109,43 +109,6 @@ pub struct Config {
     pub file: KubeProxyConfiguration,
 }
 
-/// `mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)] // The modes' own names.
-pub enum ProxyMode {
-    Iptables,
-    Ipvs,
-    Nftables,
-    /// sluice's own.
-    Userspace,
-}
-
-impl ProxyMode {
-    /// All modes.
-    pub const ALL: [ProxyMode; 4] = [
-        ProxyMode::Iptables,
-        ProxyMode::Ipvs,
-        ProxyMode::Nftables,
-        ProxyMode::Userspace,
-    ];
-
-    /// As flags and files write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            ProxyMode::Iptables => "iptables",
-            ProxyMode::Ipvs => "ipvs",
-            ProxyMode::Nftables => "nftables",
-            ProxyMode::Userspace => "userspace",
-        }
-    }
-}
-
-impl std::fmt::Display for ProxyMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// How to talk to the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClientConnection {
@@ -161,30 +124,6 @@ pub struct ClientConnection {
     pub qps: f32,
     /// Requests allowed beyond that for a short while.
     pub burst: u32,
-}
-
-/// How traffic of this node's pods is told from other traffic; the shape of `plan`'s own type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LocalTraffic {
-    /// Source in one of these, at most one a family; none tells nothing.
-    ClusterCidr(Vec<Cidr>),
-    /// Source in the Node's pod ranges.
-    NodeCidr,
-    /// In through this interface.
-    BridgeInterface(String),
-    /// In through an interface with this prefix.
-    InterfaceNamePrefix(String),
-}
-
-/// Which local addresses answer for NodePorts; the shape of `plan`'s own type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodePortAddresses {
-    /// Every one.
-    All,
-    /// The Node's InternalIP of each family.
-    Primary,
-    /// Those in these ranges. A family without a range has all of its addresses answer.
-    Ranges(Vec<Cidr>),
 }
 
 /// `ipvs`. Timeouts that are `None` are left as they are.
@@ -372,14 +311,14 @@ impl Draft {
         }
         let file = &mut self.file;
         // An unknown mode is refused later.
-        let mode = validate::mode(&file.mode).unwrap_or(ProxyMode::Iptables);
+        let mode = validate::mode(&file.mode).unwrap_or(Mode::Iptables);
         let (all, period, min_period) = match mode {
-            ProxyMode::Nftables => (
+            Mode::Nftables => (
                 &mut file.nftables.masquerade_all,
                 &mut file.nftables.sync_period,
                 &mut file.nftables.min_sync_period,
             ),
-            ProxyMode::Ipvs => {
+            Mode::Ipvs => {
                 // Flags start out from the defaults of the default mode.
                 file.ipvs.min_sync_period = file.iptables.min_sync_period;
                 (
@@ -388,7 +327,7 @@ impl Draft {
                     &mut file.ipvs.min_sync_period,
                 )
             }
-            ProxyMode::Iptables | ProxyMode::Userspace => (
+            Mode::Iptables | Mode::Userspace => (
                 &mut file.iptables.masquerade_all,
                 &mut file.iptables.sync_period,
                 &mut file.iptables.min_sync_period,
@@ -396,7 +335,7 @@ impl Draft {
         };
         *all |= self.masquerade_all;
         let (given, min_given) = match mode {
-            ProxyMode::Ipvs => (self.ipvs_sync_period, self.ipvs_min_sync_period),
+            Mode::Ipvs => (self.ipvs_sync_period, self.ipvs_min_sync_period),
             _ => (self.iptables_sync_period, self.iptables_min_sync_period),
         };
         *period = given.unwrap_or(*period);
@@ -424,7 +363,7 @@ impl Config {
         // Validation has seen to it that none of these is negative.
         let duration = |d: GoDuration| d.positive().unwrap_or_default();
         let (masquerade_all, masquerade_bit) = match mode {
-            ProxyMode::Nftables => (file.nftables.masquerade_all, file.nftables.masquerade_bit),
+            Mode::Nftables => (file.nftables.masquerade_all, file.nftables.masquerade_bit),
             _ => (file.iptables.masquerade_all, file.iptables.masquerade_bit),
         };
         let text = |s: &String| (!s.is_empty()).then(|| s.clone());
@@ -500,7 +439,7 @@ impl Config {
 
 /// The defaults that depend on the mode, or are the platform's. Upstream keeps the sync periods of the
 /// mode in force only.
-fn settle_defaults(file: &mut KubeProxyConfiguration, mode: ProxyMode) {
+fn settle_defaults(file: &mut KubeProxyConfiguration, mode: Mode) {
     file.mode = mode.name().into();
     let block = validate::sync_block(mode);
     for (of, period, min_period) in [
@@ -528,7 +467,7 @@ fn settle_defaults(file: &mut KubeProxyConfiguration, mode: ProxyMode) {
         file.detect_local_mode = "ClusterCIDR".into();
     }
     let unset = file.node_port_addresses.as_ref().is_none_or(Vec::is_empty);
-    if unset && mode == ProxyMode::Nftables {
+    if unset && mode == Mode::Nftables {
         file.node_port_addresses = Some(vec!["primary".into()]);
     }
 }

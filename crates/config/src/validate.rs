@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
-use model::{Cidr, IpFamily, family_of_net, parse_cidr, parse_ip};
+use model::{Cidr, IpFamily, Mode, family_of_net, parse_cidr, parse_ip};
 
-use crate::{FieldError, GoDuration, KubeProxyConfiguration, ProxyMode, gates};
+use crate::{FieldError, GoDuration, KubeProxyConfiguration, gates};
 
 /// The minor version before the one whose metrics are served.
 const PREVIOUS_VERSION: &str = "1.35";
@@ -74,23 +74,26 @@ pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// The name of the block that holds the mode's sync periods.
-pub(crate) fn sync_block(mode: ProxyMode) -> &'static str {
+pub(crate) fn sync_block(mode: Mode) -> &'static str {
     match mode {
-        ProxyMode::Ipvs => "ipvs",
-        ProxyMode::Nftables => "nftables",
-        ProxyMode::Iptables | ProxyMode::Userspace => "iptables",
+        Mode::Ipvs => "ipvs",
+        Mode::Nftables => "nftables",
+        Mode::Iptables | Mode::Userspace => "iptables",
     }
 }
 
 /// The mode that a file states, or why it is none.
-pub(crate) fn mode(text: &str) -> Result<ProxyMode, FieldError> {
-    ProxyMode::ALL
-        .into_iter()
-        .find(|mode| mode.name() == text || (text.is_empty() && *mode == ProxyMode::Iptables))
-        .ok_or_else(|| FieldError {
-            field: "mode".into(),
-            reason: format!("{text:?} is not a mode (iptables, ipvs, nftables or userspace)"),
-        })
+pub(crate) fn mode(text: &str) -> Result<Mode, FieldError> {
+    if text.is_empty() {
+        return Ok(Mode::Iptables);
+    }
+    text.parse().map_err(|_| FieldError {
+        field: "mode".into(),
+        reason: format!(
+            "{text:?} is not one of {}",
+            Mode::ALL.map(Mode::name).join(", ")
+        ),
+    })
 }
 
 /// Everything that is wrong with a configuration whose defaults are filled in.
@@ -101,7 +104,7 @@ pub(crate) fn validate(config: &KubeProxyConfiguration) -> Errors {
         Ok(mode) => mode,
         Err(error) => {
             e.0.push(error);
-            ProxyMode::Iptables
+            Mode::Iptables
         }
     };
     e.0.extend(gates::refused(&config.feature_gates));
@@ -111,18 +114,18 @@ pub(crate) fn validate(config: &KubeProxyConfiguration) -> Errors {
         0..=31,
     );
     match mode {
-        ProxyMode::Ipvs => {
+        Mode::Ipvs => {
             e.not_negative("ipvs.tcpTimeout", config.ipvs.tcp_timeout);
             e.not_negative("ipvs.tcpFinTimeout", config.ipvs.tcp_fin_timeout);
             e.not_negative("ipvs.udpTimeout", config.ipvs.udp_timeout);
             let exclude = config.ipvs.exclude_cidrs.as_deref().unwrap_or_default();
             e.ranges("ipvs.excludeCIDRs", exclude);
         }
-        ProxyMode::Nftables => {
+        Mode::Nftables => {
             let bit = config.nftables.masquerade_bit.unwrap_or(14);
             e.in_range("nftables.masqueradeBit", bit, 0..=31);
         }
-        ProxyMode::Iptables | ProxyMode::Userspace => {}
+        Mode::Iptables | Mode::Userspace => {}
     }
     conntrack(e, &config.conntrack);
     e.in_range(
@@ -175,20 +178,17 @@ fn conntrack(e: &mut Errors, config: &crate::ConntrackConfiguration) {
 }
 
 /// The periods that are in force in a mode: all of it, at least.
-pub(crate) fn periods(
-    config: &KubeProxyConfiguration,
-    mode: ProxyMode,
-) -> (GoDuration, GoDuration) {
+pub(crate) fn periods(config: &KubeProxyConfiguration, mode: Mode) -> (GoDuration, GoDuration) {
     match mode {
-        ProxyMode::Ipvs => (config.ipvs.sync_period, config.ipvs.min_sync_period),
-        ProxyMode::Nftables => (config.nftables.sync_period, config.nftables.min_sync_period),
-        ProxyMode::Iptables | ProxyMode::Userspace => {
+        Mode::Ipvs => (config.ipvs.sync_period, config.ipvs.min_sync_period),
+        Mode::Nftables => (config.nftables.sync_period, config.nftables.min_sync_period),
+        Mode::Iptables | Mode::Userspace => {
             (config.iptables.sync_period, config.iptables.min_sync_period)
         }
     }
 }
 
-fn sync_periods(e: &mut Errors, config: &KubeProxyConfiguration, mode: ProxyMode) {
+fn sync_periods(e: &mut Errors, config: &KubeProxyConfiguration, mode: Mode) {
     let block = sync_block(mode);
     let (period, min_period) = periods(config, mode);
     e.above_zero(&format!("{block}.syncPeriod"), period);

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
+use model::Mode;
 
-use crate::commands::{MODES, echo_command, proxy_command};
+use crate::commands::{echo_command, mode_parser, proxy_command};
 use crate::control::{Applied, Target};
 use crate::demo::{self, DemoArgs};
 use crate::manifest::{Documents, ObjectName};
@@ -141,8 +142,8 @@ pub struct UpArgs {
     #[arg(long, default_value_t = 3)]
     pub nodes: u8,
     /// The proxy's mode on every node
-    #[arg(long, default_value = "iptables", value_parser = MODES)]
-    pub mode: String,
+    #[arg(long, default_value_t = Mode::Iptables, value_parser = mode_parser())]
+    pub mode: Mode,
     /// Run no proxy: the cluster's Services lead nowhere
     #[arg(long, conflicts_with_all = ["mode", "proxy_flags"])]
     pub no_proxy: bool,
@@ -205,7 +206,7 @@ fn up(args: &UpArgs) -> Result<ExitCode> {
     let proxy = if args.no_proxy {
         None
     } else {
-        Some(proxy_command(&args.mode, &args.proxy_flags)?)
+        Some(proxy_command(args.mode, &args.proxy_flags)?)
     };
     let has_proxy = proxy.is_some();
     let (mut lab, applied) = Lab::up(Options {

@@ -1,19 +1,23 @@
 //! What runs on nodes and in pods: this program under other names.
 
 use anyhow::{Context, Result};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use model::Mode;
 
 use crate::control::address::POD_CIDRS;
 use crate::state::ProxyCommand;
 
-/// The modes that a proxy can have.
-pub(crate) const MODES: [&str; 4] = ["iptables", "nftables", "ipvs", "userspace"];
+/// Parser of a proxy mode's name.
+pub(crate) fn mode_parser() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(Mode::ALL.map(Mode::name)).try_map(|name| name.parse::<Mode>())
+}
 
 /// The command that runs on each node: this program as `proxy`, with the lab's pod network as its
 /// cluster CIDR.
 ///
 /// # Errors
 /// This program's file is not known.
-pub(crate) fn proxy_command(mode: &str, flags: &[String]) -> Result<ProxyCommand> {
+pub(crate) fn proxy_command(mode: Mode, flags: &[String]) -> Result<ProxyCommand> {
     let cidrs = POD_CIDRS.map(|net| net.to_string());
     let mut argv = vec![
         this_program()?,

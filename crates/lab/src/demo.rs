@@ -8,9 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use model::Mode;
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::commands::{MODES, echo_command, proxy_command};
+use crate::commands::{echo_command, mode_parser, proxy_command};
 use crate::control::GRACE_SECONDS;
 use crate::manifest::Documents;
 use crate::names::LabName;
@@ -55,8 +56,8 @@ const EXAMPLES: [(&str, &str); 6] = [
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
     /// The proxy's mode on every node
-    #[arg(long, default_value = "iptables", value_parser = MODES)]
-    pub mode: String,
+    #[arg(long, default_value_t = Mode::Iptables, value_parser = mode_parser())]
+    pub mode: Mode,
     /// The lab's name
     #[arg(long, default_value = "demo")]
     pub name: String,
@@ -81,14 +82,25 @@ pub(crate) struct Abilities {
 }
 
 impl Abilities {
-    fn of(mode: &str) -> Self {
-        // A relay carries the packets itself.
-        let in_kernel = mode != "userspace";
-        Self {
-            keeps_client_address: in_kernel,
-            outlives_proxy: in_kernel,
-            // kube-proxy's does not either.
-            serves_loopback: mode != "ipvs",
+    fn of(mode: Mode) -> Self {
+        let kernel = Self {
+            keeps_client_address: true,
+            outlives_proxy: true,
+            serves_loopback: true,
+        };
+        match mode {
+            Mode::Iptables | Mode::Nftables => kernel,
+            // kube-proxy's ipvs mode does not serve loopback addresses either.
+            Mode::Ipvs => Self {
+                serves_loopback: false,
+                ..kernel
+            },
+            // A relay carries the packets itself.
+            Mode::Userspace => Self {
+                keeps_client_address: false,
+                outlives_proxy: false,
+                ..kernel
+            },
         }
     }
 }
@@ -161,7 +173,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         nodes: 3,
         documents,
         echo: echo_command()?,
-        proxy: Some(proxy_command(&args.mode, &proxy_flags(args))?),
+        proxy: Some(proxy_command(args.mode, &proxy_flags(args))?),
     };
     if Lab::list()?.contains(&name) {
         anyhow::bail!(
@@ -169,7 +181,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         );
     }
     tear_down_on_signal(&name)?;
-    let result = experiments(options, Abilities::of(&args.mode), args.patience);
+    let result = experiments(options, Abilities::of(args.mode), args.patience);
     // Dropping the lab has taken it down; this makes sure, and says what went wrong.
     let down = Lab::down(&name).context("taking the lab down");
     let rows = result?;
@@ -227,10 +239,10 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
 
 /// With what the experiments need that the mode does only where it is asked to.
 fn proxy_flags(args: &DemoArgs) -> Vec<String> {
-    let mut flags = Vec::new();
-    if args.mode == "nftables" {
-        flags.push("--iptables-localhost-nodeports".to_owned());
-    }
+    let mut flags = match args.mode {
+        Mode::Nftables => vec!["--iptables-localhost-nodeports".to_owned()],
+        Mode::Iptables | Mode::Ipvs | Mode::Userspace => Vec::new(),
+    };
     flags.extend_from_slice(&args.proxy_flags);
     flags
 }

@@ -11,23 +11,27 @@ mod check;
 mod endpoint_slice;
 mod family;
 mod intern;
+mod mode;
 mod name;
 mod node;
 pub mod object;
 mod service;
 mod service_cidr;
+mod settings;
 
 pub use change::{Change, Event, Key};
 pub use check::{Checked, Invalid, Kind, Subject, Warning, parse_cidr, parse_ip, parse_rfc3339};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 pub use family::{IpFamily, Protocol, family_of_net};
 pub use intern::Interner;
+pub use mode::{Mode, UnknownMode};
 pub use name::{NamespacedName, ServicePortName};
 pub use node::{Node, NodeAddress, NodeAddressType, TopologyLabels};
 pub use service::{
     IngressIp, IpMode, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
 pub use service_cidr::ServiceCidr;
+pub use settings::{LocalTraffic, NodePortAddresses};
 
 /// An address range, host bits masked off.
 pub use ipnet::IpNet as Cidr;

@@ -12,7 +12,7 @@ mod service_health;
 mod shared;
 
 pub use health::{Health, HealthReport, NodeEligibility, ServiceHealth};
-pub use metrics::{MetricSet, Metrics, family_label};
+pub use metrics::{Metrics, family_label};
 pub use pages::Pages;
 pub use server::{Error, Server};
 pub use shared::{ListenFailed, Options, SetVerbosity};

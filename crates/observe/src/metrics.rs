@@ -1,25 +1,40 @@
 //! The metrics: names, types, labels, help and buckets are kube-proxy v1.36's.
 
-use model::IpFamily;
+use model::{IpFamily, Mode};
 use prometheus::core::Collector as _;
 use prometheus::{
     Counter, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, linear_buckets,
 };
 
-/// Which metrics a proxy mode has beside those that all have.
+/// Metrics that the same modes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The modes' own names.
-pub enum MetricSet {
+enum Group {
+    /// All modes.
+    All,
+    /// Modes that program the kernel and clean up connection tracking.
+    Kernel,
+    /// Modes that tell partial from full syncs.
+    Partial,
+    /// Modes that run `iptables-restore`.
+    Restore,
     Iptables,
-    Ipvs,
     Nftables,
-    Userspace,
 }
 
-/// Declares [`Metrics`] from one table: field, type, the modes that have it, and how it is made.
+/// Return the groups of metrics that a mode has.
+fn groups(mode: Mode) -> &'static [Group] {
+    match mode {
+        Mode::Iptables => &[All, Kernel, Partial, Restore, Iptables],
+        Mode::Ipvs => &[All, Kernel, Restore],
+        Mode::Nftables => &[All, Kernel, Partial, Nftables],
+        Mode::Userspace => &[All],
+    }
+}
+
+/// Declares [`Metrics`] from one table: field, type, the group of modes that have it, and how it is made.
 macro_rules! metrics {
-    ($($(#[$doc:meta])* $field:ident: $type:ty, $modes:expr, $make:expr;)+) => {
+    ($($(#[$doc:meta])* $field:ident: $type:ty, $group:expr, $make:expr;)+) => {
         /// All metrics. Cheap to clone: clones share their values.
         #[derive(Clone)]
         pub struct Metrics {
@@ -29,17 +44,17 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// All metrics at zero; those that the modes of `set` have are in [`Metrics::text`].
+            /// All metrics at zero; those that `mode` has are in [`Metrics::text`].
             ///
             /// # Errors
             ///
             /// A metric whose name or label is not well-formed; a mistake in this file.
-            pub fn new(set: MetricSet) -> Result<Self, prometheus::Error> {
+            pub fn new(mode: Mode) -> Result<Self, prometheus::Error> {
                 let registry = Registry::new();
                 let mut names = Vec::new();
                 $(
                     let $field: $type = $make?;
-                    if $modes.contains(&set) {
+                    if groups(mode).contains(&$group) {
                         names.extend($field.desc().iter().map(|desc| desc.fq_name.clone()));
                         registry.register(Box::new($field.clone()))?;
                     }
@@ -50,14 +65,8 @@ macro_rules! metrics {
     };
 }
 
-use MetricSet::{Iptables, Ipvs, Nftables, Userspace};
+use Group::{All, Iptables, Kernel, Nftables, Partial, Restore};
 
-const ALL: &[MetricSet] = &[Iptables, Ipvs, Nftables, Userspace];
-const KERNEL: &[MetricSet] = &[Iptables, Ipvs, Nftables];
-const PARTIAL: &[MetricSet] = &[Iptables, Nftables];
-const RESTORE: &[MetricSet] = &[Iptables, Ipvs];
-const IPTABLES: &[MetricSet] = &[Iptables];
-const NFTABLES: &[MetricSet] = &[Nftables];
 const FAMILY: &[&str] = &["ip_family"];
 const REQUESTS: &[f64] = &[
     0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
@@ -80,112 +89,112 @@ const SYNC: &[f64] = &[
 
 metrics! {
     /// How long syncs take.
-    sync_duration: HistogramVec, ALL,
+    sync_duration: HistogramVec, All,
         histogram("sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", SYNC);
     /// How long full syncs take.
-    sync_full_duration: HistogramVec, PARTIAL,
+    sync_full_duration: HistogramVec, Partial,
         histogram("sync_full_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds for full resyncs", SYNC);
     /// How long syncs of only what changed take.
-    sync_partial_duration: HistogramVec, PARTIAL,
+    sync_partial_duration: HistogramVec, Partial,
         histogram("sync_partial_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds for partial resyncs", SYNC);
     /// When the kernel last had everything.
-    sync_last_timestamp: GaugeVec, ALL,
+    sync_last_timestamp: GaugeVec, All,
         gauges_f64("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced");
     /// When a change last arrived.
-    sync_last_queued_timestamp: GaugeVec, ALL,
+    sync_last_queued_timestamp: GaugeVec, All,
         gauges_f64("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued");
     /// From a pod's or Service's change to the kernel, by the slices' own time stamps.
-    network_programming_duration: HistogramVec, ALL,
+    network_programming_duration: HistogramVec, All,
         histogram("network_programming_duration_seconds", "In Cluster Network Programming Latency in seconds", &programming_buckets()?);
     /// Endpoint changes that the kernel does not have yet.
-    endpoint_changes_pending: IntGauge, ALL,
+    endpoint_changes_pending: IntGauge, All,
         gauge("sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes");
     /// Endpoint changes seen.
-    endpoint_changes_total: IntCounter, ALL,
+    endpoint_changes_total: IntCounter, All,
         counter("sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes");
     /// Service changes that the kernel does not have yet.
-    service_changes_pending: IntGauge, ALL,
+    service_changes_pending: IntGauge, All,
         gauge("sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes");
     /// Service changes seen.
-    service_changes_total: IntCounter, ALL,
+    service_changes_total: IntCounter, All,
         counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes");
     /// Service ports that drop traffic here, by the policy that makes them.
-    no_local_endpoints: IntGaugeVec, ALL,
+    no_local_endpoints: IntGaugeVec, All,
         gauges("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", &["traffic_policy", "ip_family"]);
     /// Answers of `/healthz`.
-    healthz_total: IntCounterVec, ALL,
+    healthz_total: IntCounterVec, All,
         counters("proxy_healthz_total", "Cumulative proxy healthz HTTP status", &["code"]);
     /// Answers of `/livez`.
-    livez_total: IntCounterVec, ALL,
+    livez_total: IntCounterVec, All,
         counters("proxy_livez_total", "Cumulative proxy livez HTTP status", &["code"]);
     /// Refused restores.
-    iptables_restore_failures: IntCounterVec, RESTORE,
+    iptables_restore_failures: IntCounterVec, Restore,
         counters("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", FAMILY);
     /// Refused restores of only what changed.
-    iptables_partial_restore_failures: IntCounterVec, IPTABLES,
+    iptables_partial_restore_failures: IntCounterVec, Iptables,
         counters("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", FAMILY);
     /// Rules in the kernel.
-    iptables_rules_total: IntGaugeVec, IPTABLES,
+    iptables_rules_total: IntGaugeVec, Iptables,
         gauges("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", &["table", "ip_family"]);
     /// Rules in the last restore.
-    iptables_rules_last: IntGaugeVec, IPTABLES,
+    iptables_rules_last: IntGaugeVec, Iptables,
         gauges("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", &["table", "ip_family"]);
     /// Refused transactions.
-    nftables_sync_failures: IntCounterVec, NFTABLES,
+    nftables_sync_failures: IntCounterVec, Nftables,
         counters("sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures", FAMILY);
     /// Refused clean-ups.
-    nftables_cleanup_failures: IntCounterVec, NFTABLES,
+    nftables_cleanup_failures: IntCounterVec, Nftables,
         counters("sync_proxy_rules_nftables_cleanup_failures_total", "Cumulative proxy nftables cleanup failures", FAMILY);
     /// How long looking for stale flows takes.
-    conntrack_duration: HistogramVec, KERNEL,
+    conntrack_duration: HistogramVec, Kernel,
         histogram("conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", SYNC);
     /// Stale flows removed.
-    conntrack_deleted: IntCounterVec, KERNEL,
+    conntrack_deleted: IntCounterVec, Kernel,
         counters("conntrack_reconciler_deleted_entries_total", "Cumulative conntrack flows deleted by conntrack reconciler", FAMILY);
     /// Packets that the INVALID rule dropped, read from nfacct at each scrape.
-    invalid_dropped: IntCounter, IPTABLES,
+    invalid_dropped: IntCounter, Iptables,
         counter("iptables_ct_state_invalid_dropped_packets_total", "packets dropped by iptables to work around conntrack problems");
     /// Packets to NodePorts on loopback, read from nfacct at each scrape.
-    localhost_nodeports: IntCounter, IPTABLES,
+    localhost_nodeports: IntCounter, Iptables,
         counter("iptables_localhost_nodeports_accepted_packets_total", "Number of packets accepted on nodeports of loopback interface");
     /// Which build this is, by labels.
-    build_info: IntGaugeVec, ALL,
+    build_info: IntGaugeVec, All,
         IntGaugeVec::new(Opts::new("kubernetes_build_info", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running."), BUILD);
     /// Requests to the API server.
-    api_requests: IntCounterVec, ALL,
+    api_requests: IntCounterVec, All,
         IntCounterVec::new(Opts::new("rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host."), &["code", "host", "method"]);
     /// How long answers of the API server take; watches are not among them.
-    api_request_duration: HistogramVec, ALL,
+    api_request_duration: HistogramVec, All,
         HistogramVec::new(HistogramOpts::new("rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.").buckets(REQUESTS.to_vec()), &["host", "verb"]);
     /// Processor time used.
-    process_cpu: Counter, ALL,
+    process_cpu: Counter, All,
         Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.");
     /// Files that are open.
-    process_open_fds: Gauge, ALL,
+    process_open_fds: Gauge, All,
         Gauge::new("process_open_fds", "Number of open file descriptors.");
     /// Files that may be open.
-    process_max_fds: Gauge, ALL,
+    process_max_fds: Gauge, All,
         Gauge::new("process_max_fds", "Maximum number of open file descriptors.");
     /// Memory in use.
-    process_resident: Gauge, ALL,
+    process_resident: Gauge, All,
         Gauge::new("process_resident_memory_bytes", "Resident memory size in bytes.");
     /// Addresses in use.
-    process_virtual: Gauge, ALL,
+    process_virtual: Gauge, All,
         Gauge::new("process_virtual_memory_bytes", "Virtual memory size in bytes.");
     /// Addresses that may be used.
-    process_virtual_max: Gauge, ALL,
+    process_virtual_max: Gauge, All,
         Gauge::new("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.");
     /// When the process started.
-    process_start: Gauge, ALL,
+    process_start: Gauge, All,
         Gauge::new("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
     /// Bytes that came into the network namespace.
-    process_received: Counter, ALL,
+    process_received: Counter, All,
         Counter::new("process_network_receive_bytes_total", "Number of bytes received by the process over the network.");
     /// Bytes that went out of the network namespace.
-    process_sent: Counter, ALL,
+    process_sent: Counter, All,
         Counter::new("process_network_transmit_bytes_total", "Number of bytes sent by the process over the network.");
     /// sluice's own: Service ports that the kernel refused and that are left out until they change.
-    quarantined: IntGaugeVec, ALL,
+    quarantined: IntGaugeVec, All,
         IntGaugeVec::new(Opts::new("sluice_quarantined_services", "Service ports that the kernel refused and that are left out until they change"), FAMILY);
 }
 
@@ -330,14 +339,14 @@ mod tests {
     fn families_are_the_observed_ones() {
         // What every component of Kubernetes has.
         let common = include_str!("../testdata/common.metrics");
-        for (file, set) in [
-            ("iptables-default.metrics", MetricSet::Iptables),
-            ("ipvs-default.metrics", MetricSet::Ipvs),
-            ("nftables-default.metrics", MetricSet::Nftables),
+        for (file, mode) in [
+            ("iptables-default.metrics", Mode::Iptables),
+            ("ipvs-default.metrics", Mode::Ipvs),
+            ("nftables-default.metrics", Mode::Nftables),
         ] {
             let observed = observed::read(file);
             let observed = families(&(observed + common));
-            let metrics = Metrics::new(set).unwrap();
+            let metrics = Metrics::new(mode).unwrap();
             touch(&metrics);
             let ours = families(&metrics.text().unwrap());
             for (name, (kind, help, labels)) in &observed {
@@ -373,20 +382,23 @@ mod tests {
             iptables_localhost_nodeports_accepted_packets_total";
         const NFTABLES: &str = "sync_proxy_rules_nftables_sync_failures_total \
             sync_proxy_rules_nftables_cleanup_failures_total";
-        for (set, groups) in [
-            (Iptables, &[ALL, FULL, CONNTRACK, RESTORE, IPTABLES][..]),
-            (Nftables, &[ALL, FULL, CONNTRACK, NFTABLES]),
-            (Ipvs, &[ALL, CONNTRACK, RESTORE]),
-            (Userspace, &[ALL]),
+        for (mode, groups) in [
+            (
+                Mode::Iptables,
+                &[ALL, FULL, CONNTRACK, RESTORE, IPTABLES][..],
+            ),
+            (Mode::Nftables, &[ALL, FULL, CONNTRACK, NFTABLES]),
+            (Mode::Ipvs, &[ALL, CONNTRACK, RESTORE]),
+            (Mode::Userspace, &[ALL]),
         ] {
             let wanted = groups.iter().flat_map(|group| group.split_whitespace());
             let wanted: BTreeSet<_> = wanted.map(|name| format!("kubeproxy_{name}")).collect();
-            let metrics = Metrics::new(set).unwrap();
+            let metrics = Metrics::new(mode).unwrap();
             let names = metrics
                 .names()
                 .filter(|name| name.starts_with("kubeproxy_"));
             let names: BTreeSet<_> = names.map(str::to_owned).collect();
-            assert_eq!(names, wanted, "{set:?}");
+            assert_eq!(names, wanted, "{mode}");
         }
     }
 

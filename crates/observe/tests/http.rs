@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use model::{IpFamily, NamespacedName};
-use observe::{MetricSet, Metrics, NodeEligibility, Options, Pages, Server, ServiceHealth};
+use model::{IpFamily, Mode, NamespacedName};
+use observe::{Metrics, NodeEligibility, Options, Pages, Server, ServiceHealth};
 
 fn free_port(ip: IpAddr) -> u16 {
     let listener = TcpListener::bind((ip, 0)).unwrap();
@@ -69,7 +69,7 @@ fn start() -> Served {
             sink.lock().unwrap().push(format!("{name} {port}"));
         }),
     };
-    let server = Server::start(options, Metrics::new(MetricSet::Nftables).unwrap()).unwrap();
+    let server = Server::start(options, Metrics::new(Mode::Nftables).unwrap()).unwrap();
     Served {
         server,
         healthz,
@@ -224,7 +224,7 @@ fn pages_that_are_switched_off_are_not_there() {
         },
         ..options(None, Some(metrics))
     };
-    let _server = Server::start(options, Metrics::new(MetricSet::Ipvs).unwrap()).unwrap();
+    let _server = Server::start(options, Metrics::new(Mode::Ipvs).unwrap()).unwrap();
     assert_eq!(get(metrics, "/proxyMode").0, 200);
     for path in ["/flagz", "/statusz", "/debug/flags/v", "/debug/pprof/heap"] {
         assert_eq!(get(metrics, path).0, 404, "{path}");
@@ -335,7 +335,7 @@ fn an_address_that_is_taken_is_an_error_with_hard_fail() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
     let options = options(Some(address), None);
-    let error = Server::start(options, Metrics::new(MetricSet::Ipvs).unwrap())
+    let error = Server::start(options, Metrics::new(Mode::Ipvs).unwrap())
         .err()
         .unwrap();
     assert!(

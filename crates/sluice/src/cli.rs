@@ -5,7 +5,9 @@ mod why;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use model::Mode;
 
 pub(crate) use why::{
     ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, FromArg, HostArgs,
@@ -117,9 +119,9 @@ pub(crate) enum IptablesBackend {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RenderArgs {
-    /// The proxy mode.
-    #[arg(long, value_enum, default_value = "iptables")]
-    pub(crate) mode: RenderMode,
+    /// Proxy mode; in userspace mode the relay's ports are numbered from 20000
+    #[arg(long, value_parser = mode_parser(), default_value_t = Mode::Iptables)]
+    pub(crate) mode: Mode,
 
     /// A KubeProxyConfiguration; its defaults where there is none.
     #[arg(long, value_name = "FILE")]
@@ -147,13 +149,8 @@ pub(crate) struct RenderArgs {
     pub(crate) interface_addresses: Vec<IpAddr>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RenderMode {
-    Iptables,
-    Ipvs,
-    Nftables,
-    /// With the relay's ports as if they were numbered from 20000 on.
-    Userspace,
+fn mode_parser() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(Mode::ALL.map(Mode::name)).try_map(|name| name.parse::<Mode>())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use kernel::Family;
 use kernel::conntrack::{Conntrack, Filter, IpProtocol};
+use model::Mode;
 use socket2::{Domain, Protocol, Socket, Type};
 use support::{Proxy, eventually};
 
@@ -203,7 +204,7 @@ impl Associations {
     }
 }
 
-fn start(mode: &'static str) -> (Proxy, Vec<Pod>) {
+fn start(mode: Mode) -> (Proxy, Vec<Pod>) {
     let dns = service("dns", 53, OUTSIDE, &PODS[..1]);
     let other = service("other", 54, INSIDE, &PODS[2..]);
     let files = [
@@ -220,7 +221,7 @@ fn start(mode: &'static str) -> (Proxy, Vec<Pod>) {
     (proxy, pods)
 }
 
-fn stale_flows_go_and_others_stay(mode: &'static str) {
+fn stale_flows_go_and_others_stay(mode: Mode) {
     let (mut proxy, _pods) = start(mode);
     let [first, second, third] = PODS.map(Some);
     let addresses = [CLUSTER_IP, NODE_PORT, EXTERNAL_IP, BALANCER_IP];
@@ -275,17 +276,12 @@ fn stale_flows_go_and_others_stay(mode: &'static str) {
     assert_eq!(bystander.flow(&proxy), kept);
 }
 
-#[test]
-fn stale_flows_go_and_others_stay_in_nftables_mode() {
-    stale_flows_go_and_others_stay("nftables");
-}
+in_each_mode!(
+    only_stale_flows_are_removed,
+    super::stale_flows_go_and_others_stay
+);
 
-#[test]
-fn stale_flows_go_and_others_stay_in_iptables_mode() {
-    stale_flows_go_and_others_stay("iptables");
-}
-
-fn stale_associations_go_and_others_stay(mode: &'static str) {
+fn stale_associations_go_and_others_stay(mode: Mode) {
     let sctp = |name, last, pods| service(name, last, INSIDE, pods).replace("UDP", "SCTP");
     let other = sctp("other", 54, &PODS[2..]);
     let files = [("a.yaml", sctp("a", 53, &PODS[..1])), ("other.yaml", other)];
@@ -322,12 +318,7 @@ fn stale_associations_go_and_others_stay(mode: &'static str) {
     assert_eq!(bystander(), kept);
 }
 
-#[test]
-fn stale_associations_go_and_others_stay_in_nftables_mode() {
-    stale_associations_go_and_others_stay("nftables");
-}
-
-#[test]
-fn stale_associations_go_and_others_stay_in_iptables_mode() {
-    stale_associations_go_and_others_stay("iptables");
-}
+in_each_mode!(
+    only_stale_associations_are_removed,
+    super::stale_associations_go_and_others_stay
+);

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use apiserver_sim::{Config, Sim};
-use observe::{MetricSet, Metrics};
+use model::Mode;
+use observe::Metrics;
 use serde_json::{Value, json};
 use support::{Host, SLUICE, eventually, text};
 
@@ -226,7 +227,7 @@ fn strings(value: &Value, field: &str, found: &mut Vec<String>) {
 
 #[test]
 fn alerts_and_dashboard_ask_for_metrics_that_exist() {
-    let sets = [MetricSet::Iptables, MetricSet::Ipvs, MetricSet::Nftables];
+    let sets = [Mode::Iptables, Mode::Ipvs, Mode::Nftables];
     let metrics = sets.map(|set| Metrics::new(set).unwrap());
     let exist: BTreeSet<_> = metrics.iter().flat_map(Metrics::names).collect();
     let alerts = objects(&["monitoring/alerts.yaml"]).remove(0);

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use apiserver_sim::{Config, Sim};
+use model::Mode;
 use support::{Host, Proxy, Running, SLUICE, eventually, text, web};
 
 /// A page of a host's, head and body; nothing if nobody listens.
@@ -30,7 +31,7 @@ fn one_service() -> [(&'static str, String); 1] {
     [("a.yaml", web("a", 1, "10.244.1.1"))]
 }
 
-fn start(mode: &'static str, flags: &[&str]) -> Proxy {
+fn start(mode: Mode, flags: &[&str]) -> Proxy {
     let [(name, content)] = one_service();
     Proxy::start(mode, &[(name, &content)], flags)
 }
@@ -130,7 +131,7 @@ fn requests_are_paced_by_qps_and_burst() {
 #[test]
 fn health_and_metrics_are_where_flags_say() {
     let proxy = start(
-        "nftables",
+        Mode::Nftables,
         &[
             "--healthz-bind-address=127.0.0.2:4321",
             "--metrics-bind-address=127.0.0.3",
@@ -145,7 +146,7 @@ fn health_and_metrics_are_where_flags_say() {
     for address in ["127.0.0.1:10249", "127.0.0.1:10256", "127.0.0.1:4321"] {
         assert_eq!(page(&proxy.host, address, "/healthz"), "", "{address}");
     }
-    let none = start("nftables", &["--healthz-port=0"]);
+    let none = start(Mode::Nftables, &["--healthz-port=0"]);
     served(&none);
     assert_eq!(page(&none.host, "127.0.0.1:10256", "/healthz"), "");
     assert_ne!(page(&none.host, "127.0.0.1:10249", "/healthz"), "");
@@ -186,7 +187,7 @@ fn an_address_that_is_taken_ends_the_process_only_if_asked() {
 
 #[test]
 fn hidden_metrics_are_said_to_be_none() {
-    let proxy = start("nftables", &["--show-hidden-metrics-for-version=1.35"]);
+    let proxy = start(Mode::Nftables, &["--show-hidden-metrics-for-version=1.35"]);
     served(&proxy);
     let lines = proxy.log();
     let said = lines
@@ -200,7 +201,7 @@ fn fields_for_windows_are_ignored_with_a_line_each() {
     let (_folder, flag) = config(
         "mode: nftables\nportRange: 1-2\nwindowsRunAsService: true\nwinkernel: {enableDSR: true}",
     );
-    let proxy = start("nftables", &[&flag]);
+    let proxy = start(Mode::Nftables, &[&flag]);
     served(&proxy);
     let log = proxy.log();
     for field in ["portRange", "windowsRunAsService", "winkernel"] {
@@ -225,7 +226,7 @@ fn fields_that_have_no_flag_count() {
     let fields = "mode: nftables\nclusterCIDR: 10.244.0.0/16\n\
                   nftables: {masqueradeBit: 3, masqueradeAll: true, minSyncPeriod: 1h, syncPeriod: 2h}";
     let (_folder, flag) = config(fields);
-    let slow = start("nftables", &[&flag]);
+    let slow = start(Mode::Nftables, &[&flag]);
     served(&slow);
     let table = slow.rules();
     assert!(
@@ -233,7 +234,7 @@ fn fields_that_have_no_flag_count() {
         "{table}"
     );
     let (_folder, flag) = config("mode: nftables\nclusterCIDR: 10.244.0.0/16");
-    let usual = start("nftables", &[&flag]);
+    let usual = start(Mode::Nftables, &[&flag]);
     served(&usual);
     // Without masqueradeAll only what comes from elsewhere is marked.
     assert!(
@@ -247,7 +248,7 @@ fn fields_that_have_no_flag_count() {
     let (_folder, flag) = config(
         "mode: iptables\niptables: {masqueradeAll: true, minSyncPeriod: 1h, syncPeriod: 2h}",
     );
-    let all = start("iptables", &[&flag]);
+    let all = start(Mode::Iptables, &[&flag]);
     served(&all);
     all.write("b.yaml", &web("b", 2, "10.244.1.2"));
     let masquerades = |line: &str| line.contains("cluster IP") && line.contains("KUBE-MARK-MASQ");
@@ -275,7 +276,7 @@ fn fields_that_have_no_flag_count() {
 
 #[test]
 fn the_mark_is_the_masquerade_bits() {
-    let proxy = start("iptables", &["--iptables-masquerade-bit=3"]);
+    let proxy = start(Mode::Iptables, &["--iptables-masquerade-bit=3"]);
     served(&proxy);
     let rules = proxy.rules();
     assert!(rules.contains("--set-xmark 0x8/0x8"), "{rules}");
@@ -284,7 +285,7 @@ fn the_mark_is_the_masquerade_bits() {
 
 #[test]
 fn changes_wait_for_the_minimum_sync_period() {
-    for mode in ["iptables", "nftables"] {
+    for mode in [Mode::Iptables, Mode::Nftables] {
         let slow = start(
             mode,
             &["--iptables-sync-period=2h", "--iptables-min-sync-period=1h"],
@@ -306,7 +307,7 @@ fn changes_wait_for_the_minimum_sync_period() {
 
 #[test]
 fn the_oom_score_is_set() {
-    let proxy = start("nftables", &["--oom-score-adj=123"]);
+    let proxy = start(Mode::Nftables, &["--oom-score-adj=123"]);
     served(&proxy);
     let pid = proxy.process.0.id();
     let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
@@ -347,10 +348,10 @@ fn objects_are_looked_at_again_every_config_sync_period() {
         let found = text.lines().find_map(|l| l.strip_prefix(line));
         found.map_or(0, |n| n.parse().unwrap())
     };
-    let often = start("nftables", &["--config-sync-period=50ms"]);
+    let often = start(Mode::Nftables, &["--config-sync-period=50ms"]);
     served(&often);
     eventually("it is counted again and again", || count(&often) >= 5);
-    let seldom = start("nftables", &[]);
+    let seldom = start(Mode::Nftables, &[]);
     served(&seldom);
     assert_eq!(count(&seldom), 1);
     assert!(!often.log().contains("somebody else"), "{}", often.log());
@@ -358,7 +359,7 @@ fn objects_are_looked_at_again_every_config_sync_period() {
 
 #[test]
 fn logs_are_text_as_klog_has_it_or_json() {
-    let text_log = start("nftables", &[]);
+    let text_log = start(Mode::Nftables, &[]);
     served(&text_log);
     let klog = |line: &str| {
         let (head, _) = line.split_once("] ").unwrap_or_default();
@@ -368,7 +369,7 @@ fn logs_are_text_as_klog_has_it_or_json() {
     };
     let log = text_log.log();
     assert!(!log.is_empty() && log.lines().all(klog), "{log}");
-    let json_log = start("nftables", &["--logging-format=json"]);
+    let json_log = start(Mode::Nftables, &["--logging-format=json"]);
     served(&json_log);
     for line in json_log.log().lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();

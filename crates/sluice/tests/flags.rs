@@ -8,9 +8,10 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use apiserver_sim::{Config, Sim};
+use model::Mode;
 use support::{Host, Proxy, SLUICE, eventually, text, web};
 
-const MODES: [&str; 2] = ["iptables", "nftables"];
+const MODES: [Mode; 2] = [Mode::Iptables, Mode::Nftables];
 
 /// One request to the metrics server of a host; the whole answer, nothing if nobody listens.
 fn ask(host: &Host, request: &str) -> String {
@@ -52,7 +53,7 @@ fn init_only_sets_what_needs_root_and_ends() {
         let value = host.sh("cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established");
         assert_eq!(value.trim(), "1234", "{mode}");
         let localnet = host.sh("cat /proc/sys/net/ipv4/conf/all/route_localnet");
-        let wanted = if mode == "iptables" { "1" } else { "0" };
+        let wanted = if mode == Mode::Iptables { "1" } else { "0" };
         assert_eq!(localnet.trim(), wanted, "{mode}");
         no_rules(&host);
     }
@@ -74,7 +75,7 @@ fn cleanup_removes_what_any_mode_has_left() {
             text(&output.stderr)
         };
         let said = clean();
-        if mode == "iptables" {
+        if mode == Mode::Iptables {
             // As kube-proxy's: what guards loopback stays while others can get there.
             assert!(said.contains("KUBE-FIREWALL stays"), "{said}");
             let left = proxy.host.sh("iptables-nft-save; ip6tables-nft-save");
@@ -177,14 +178,14 @@ fn a_split_stream_has_errors_alone_on_standard_error() {
 fn verbosity_can_change_while_running_where_profiling_is_on() {
     let files = [("a.yaml", web("a", 1, "10.244.1.1"))];
     let files: Vec<_> = files.iter().map(|(n, c)| (*n, c.as_str())).collect();
-    let on = Proxy::start("nftables", &files, &["--profiling"]);
+    let on = Proxy::start(Mode::Nftables, &files, &["--profiling"]);
     eventually("the server is there", || {
         ask(&on.host, "PUT /debug/flags/v").starts_with("HTTP/1.1 200")
     });
     assert!(ask(&on.host, "GET /flagz").contains("profiling=true"));
     // Go's own profiles are of no use to anybody here.
     assert!(ask(&on.host, "GET /debug/pprof/heap").starts_with("HTTP/1.1 404"));
-    let off = Proxy::start("nftables", &files, &[]);
+    let off = Proxy::start(Mode::Nftables, &files, &[]);
     eventually("the server is there", || {
         ask(&off.host, "GET /proxyMode").contains("nftables")
     });
@@ -197,7 +198,7 @@ fn the_bind_address_is_the_nodes_where_no_node_object_says() {
         .replace("clusterIP:", "type: NodePort, clusterIP:")
         .replace("port: 80}", "port: 80, nodePort: 30123}");
     let files = [("a.yaml", service.as_str())];
-    let proxy = Proxy::start("nftables", &files, &["--bind-address=10.200.1.2"]);
+    let proxy = Proxy::start(Mode::Nftables, &files, &["--bind-address=10.200.1.2"]);
     proxy.wait_for("30123", true);
     let addresses = proxy.host.sh("nft list set ip kube-proxy nodeport-ips");
     assert!(addresses.contains("10.200.1.2"), "{addresses}");

@@ -6,6 +6,7 @@ mod support;
 use std::process::{Output, Stdio};
 
 use kernel::netns::NetNs;
+use model::Mode;
 use serde_json::Value;
 use support::{Host, Running, SLUICE, eventually, text};
 
@@ -78,7 +79,7 @@ impl Node {
     }
 
     /// The observed cluster's rules, in a mode.
-    fn programmed(mode: &str) -> Self {
+    fn programmed(mode: Mode) -> Self {
         let node = Self::new();
         let objects = observed::path("objects.json");
         let output = node.host.sluice(&[
@@ -146,7 +147,7 @@ fn assert_agrees(answer: &Value, verdict: &str) {
 }
 
 /// Of each kind of path, in both families, with several endpoints and with none.
-fn kernel_and_prediction_agree(mode: &str) {
+fn kernel_and_prediction_agree(mode: Mode) {
     use Client::{Node as This, Outside, Pod};
     let node = Node::programmed(mode);
     node.host.sh(
@@ -200,21 +201,16 @@ fn kernel_and_prediction_agree(mode: &str) {
     let sticky = node.ask(&Pod, "10.96.10.7", 80, &[]);
     assert_agrees(&sticky, "accept");
     let other_way = !sticky["live"]["difference"].is_null();
-    assert_eq!(other_way, mode == "nftables", "{sticky:#}");
+    assert_eq!(other_way, mode == Mode::Nftables, "{sticky:#}");
     let udp = node.ask(&Pod, "10.96.10.10", 53, &["--proto=udp"]);
     assert_agrees(&udp, "accept");
     assert_eq!(udp["live"]["outcome"]["dnat"], "10.244.1.20:53");
 }
 
-#[test]
-fn the_kernel_and_the_prediction_agree_on_kube_proxys_rules() {
-    kernel_and_prediction_agree("iptables");
-}
-
-#[test]
-fn the_kernel_and_the_prediction_agree_on_sluices_table() {
-    kernel_and_prediction_agree("nftables");
-}
+in_each_mode!(
+    the_kernel_and_the_prediction_agree,
+    super::kernel_and_prediction_agree
+);
 
 #[test]
 fn what_the_kernel_does_otherwise_is_shown() {
@@ -235,7 +231,7 @@ fn what_the_kernel_does_otherwise_is_shown() {
 
 #[test]
 fn what_gets_lost_outside_of_the_rules_is_said() {
-    let node = Node::programmed("nftables");
+    let node = Node::programmed(Mode::Nftables);
     node.host.sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
     let answer = node.ask(&Client::Pod, "10.96.10.1", 80, &[]);
     assert_agrees(&answer, "drop");

@@ -4,10 +4,11 @@ mod support;
 
 use std::fs;
 
+use model::Mode;
 use support::{Host, Proxy, eventually, text, web};
 
 fn start(files: &[(&str, &str)]) -> Proxy {
-    Proxy::start("nftables", files, &[])
+    Proxy::start(Mode::Nftables, files, &[])
 }
 
 /// How a listing shows the frontend of [`web`]'s Service with this number.

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use listing::{Blocks, blocks, same};
-use model::IpFamily;
+use model::{IpFamily, Mode};
 use netfilter::iptables::{Family, TableSet};
 use observed::Configuration;
 use support::{Host, SLUICE, assert_same, text};
@@ -27,7 +27,7 @@ fn expected(case: &Configuration, family: Family) -> TableSet {
 }
 
 /// `proxy --once` in a mode.
-fn proxy(case: &Configuration, host: &Host, mode: &str) -> Command {
+fn proxy(case: &Configuration, host: &Host, mode: Mode) -> Command {
     let mut command = host.command(SLUICE);
     command
         .args(["proxy", "--once"])
@@ -39,11 +39,11 @@ fn proxy(case: &Configuration, host: &Host, mode: &str) -> Command {
 }
 
 /// What `render` prints.
-fn rendered(case: &Configuration, folder: &Path, mode: &str, family: &str) -> String {
+fn rendered(case: &Configuration, folder: &Path, mode: Mode, family: &str) -> String {
     let config = folder.join("config.yaml");
-    fs::write(&config, case.file(mode)).unwrap();
+    fs::write(&config, case.file(mode.name())).unwrap();
     let output = Command::new(SLUICE)
-        .args(["render", "--mode", mode, "--node", observed::NODE])
+        .args(["render", "--mode", mode.name(), "--node", observed::NODE])
         .args(["--ip-family", family])
         .arg("--config")
         .arg(&config)
@@ -61,7 +61,7 @@ fn render_prints_the_observed_rules() {
     let folder = tempfile::tempdir().unwrap();
     for case in CASES {
         for (family, word) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
-            let rendered = rendered(&case, folder.path(), "iptables", word);
+            let rendered = rendered(&case, folder.path(), Mode::Iptables, word);
             let ours = TableSet::parse(family, &rendered).unwrap();
             let what = format!("{} {word}", case.name);
             assert_same(&ours, &expected(&case, family), &what);
@@ -82,7 +82,7 @@ fn the_kernel_has_the_observed_rules_after_one_sync_legacy() {
 fn once(backend: &str) {
     for case in CASES {
         let host = Host::new();
-        let mut command = proxy(&case, &host, "iptables");
+        let mut command = proxy(&case, &host, Mode::Iptables);
         command.arg(format!("--iptables-backend={backend}"));
         // The second run finds everything in place, and has to leave it so.
         for run in ["first", "second"] {
@@ -123,14 +123,14 @@ fn what_nftables_mode_programs_is_what_it_renders_and_what_nft_saves_and_loads()
     let mut count = 0;
     for case in cases {
         let host = Host::new();
-        let output = proxy(&case, &host, "nftables").output().unwrap();
+        let output = proxy(&case, &host, Mode::Nftables).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         for (family, word) in [("ip", "ipv4"), ("ip6", "ipv6")] {
             let saved = host.sh(&format!("nft list table {family} kube-proxy"));
             let programmed = blocks(&saved);
             assert!(programmed.len() > 30, "{saved}");
             same(&reloaded(&saved, family), &programmed);
-            let rendered = rendered(&case, folder.path(), "nftables", word);
+            let rendered = rendered(&case, folder.path(), Mode::Nftables, word);
             let rendered = reloaded(&rendered, family);
             assert_eq!(programmed.len(), rendered.len(), "{}", case.name);
             same(&rendered, &without_learning(programmed));

@@ -9,11 +9,16 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use model::Mode;
 use support::{Host, Proxy, Running, SLUICE, eventually, text, web};
 
 #[test]
 fn changes_to_files_reach_the_kernel() {
-    let proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let proxy = Proxy::start(
+        Mode::Iptables,
+        &[("a.yaml", &web("a", 1, "10.244.1.1"))],
+        &[],
+    );
     proxy.wait_for("demo/a:http -> 10.244.1.1:8080", true);
     proxy.write("b.yaml", &web("b", 2, "10.244.1.2"));
     proxy.wait_for("demo/b:http -> 10.244.1.2:8080", true);
@@ -27,7 +32,11 @@ fn changes_to_files_reach_the_kernel() {
 
 #[test]
 fn a_bad_document_is_named_and_takes_nothing_down() {
-    let proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let proxy = Proxy::start(
+        Mode::Iptables,
+        &[("a.yaml", &web("a", 1, "10.244.1.1"))],
+        &[],
+    );
     proxy.wait_for("demo/a:http", true);
     let bad = web("a", 1, "10.244.1.1").replace("port: 80}", "port: 99999}");
     proxy.write(
@@ -54,7 +63,7 @@ fn a_bad_document_is_named_and_takes_nothing_down() {
 #[test]
 fn flushed_rules_are_put_back() {
     let proxy = Proxy::start(
-        "iptables",
+        Mode::Iptables,
         &[("a.yaml", &web("a", 1, "10.244.1.1"))],
         &["--iptables-sync-period=500ms"],
     );
@@ -72,7 +81,11 @@ fn flushed_rules_are_put_back() {
 
 #[test]
 fn others_rules_are_left_alone_and_cleanup_removes_only_ours() {
-    let mut proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let mut proxy = Proxy::start(
+        Mode::Iptables,
+        &[("a.yaml", &web("a", 1, "10.244.1.1"))],
+        &[],
+    );
     proxy.wait_for("demo/a:http", true);
     proxy.host.sh(
         "iptables-nft -t nat -N MINE; iptables-nft -t nat -A MINE -j RETURN; \
@@ -106,7 +119,7 @@ fn a_service_that_cannot_be_programmed_is_named_and_the_others_served() {
         )
         .replace("name: http", &format!("name: {}", "p".repeat(120)));
     let both = format!("{object}---\n{}", web("b", 2, "10.244.1.2"));
-    let proxy = Proxy::start("iptables", &[("both.yaml", &both)], &[]);
+    let proxy = Proxy::start(Mode::Iptables, &[("both.yaml", &both)], &[]);
     proxy.wait_for("demo/b:http", true);
     eventually("it is named", || proxy.log().contains(&"s".repeat(63)));
 }
@@ -114,7 +127,7 @@ fn a_service_that_cannot_be_programmed_is_named_and_the_others_served() {
 #[test]
 fn rules_stay_when_it_ends_and_a_restart_changes_nothing() {
     let objects = fs::read_to_string(observed::path("objects.yaml")).unwrap();
-    let mut proxy = Proxy::start("iptables", &[("objects.yaml", &objects)], &[]);
+    let mut proxy = Proxy::start(Mode::Iptables, &[("objects.yaml", &objects)], &[]);
     proxy.wait_for("demo/web:http", true);
     proxy.wait_for("demo/dual:http", true);
     let before = without_counters(&proxy.rules());
@@ -197,7 +210,11 @@ fn without_counters(save: &str) -> String {
 
 #[test]
 fn health_says_when_the_first_sync_is_done() {
-    let proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let proxy = Proxy::start(
+        Mode::Iptables,
+        &[("a.yaml", &web("a", 1, "10.244.1.1"))],
+        &[],
+    );
     proxy.wait_for("demo/a:http", true);
     let ask = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | nc -w 2 127.0.0.1 10256";
     eventually("both families are in sync", || {
@@ -245,7 +262,7 @@ fn a_changed_configuration_file_ends_the_process() {
     fs::write(&config, yaml).unwrap();
     let flag = format!("--config={}", config.display());
     let mut proxy = Proxy::start(
-        "iptables",
+        Mode::Iptables,
         &[("a.yaml", &web("a", 1, "10.244.1.1"))],
         &[&flag],
     );
@@ -273,7 +290,7 @@ fn a_changed_config_map_ends_the_process() {
     let files = [("a.yaml", web("a", 1, "10.244.1.1"))];
     let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
     let flag = format!("--config={}", path("config.conf").display());
-    let mut proxy = Proxy::start("iptables", &files, &[&flag]);
+    let mut proxy = Proxy::start(Mode::Iptables, &files, &[&flag]);
     proxy.wait_for("demo/a:http", true);
     // Another file that says the same.
     write("..2", "");

@@ -1,6 +1,9 @@
 //! Rolling a Deployment over under load: no connection fails, in any mode, for either
 //! `externalTrafficPolicy`.
 
+#[path = "support/modes.rs"]
+mod modes;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -13,6 +16,7 @@ use lab::control::address::{POD_CIDRS, node_ips};
 use lab::manifest::ObjectName;
 use lab::probe::{Outcome, Probe};
 use lab::{Documents, Host, Lab, LabName, Options, ProxyCommand};
+use model::Mode;
 
 const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 const REPLICAS: u32 = 10;
@@ -100,7 +104,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn raise(mode: &str, grace_seconds: u32) -> Self {
+    fn raise(mode: Mode, grace_seconds: u32) -> Self {
         let text = services();
         let argv = [
             SLUICE.to_owned(),
@@ -242,7 +246,7 @@ fn wait_until(what: &str, mut wanted: impl FnMut() -> bool) {
     }
 }
 
-fn roll_over(mode: &str) {
+fn roll_over(mode: Mode) {
     let mut stage = Stage::raise(mode, GRACE_SECONDS);
     for version in 1..=ROLLOUTS {
         assert_eq!(
@@ -271,19 +275,11 @@ fn roll_over(mode: &str) {
     stage.finish();
 }
 
-#[test]
-fn no_connection_fails_while_a_deployment_is_rolled_over_in_nftables_mode() {
-    roll_over("nftables");
-}
-
-#[test]
-fn no_connection_fails_while_a_deployment_is_rolled_over_in_iptables_mode() {
-    roll_over("iptables");
-}
+in_each_mode!(no_connection_fails_during_a_rollout, super::roll_over);
 
 /// The last ready endpoint goes while others still serve and terminate: those are what is left to
 /// send to (KEP-1669), until ready ones come.
-fn fall_back(mode: &str) {
+fn fall_back(mode: Mode) {
     // Nobody waits for it: it only has to be longer than everything below.
     let mut stage = Stage::raise(mode, 600);
     let deployment = ObjectName::parse("web");
@@ -310,12 +306,7 @@ fn fall_back(mode: &str) {
     stage.finish();
 }
 
-#[test]
-fn what_terminates_and_serves_is_used_where_nothing_is_ready_in_nftables_mode() {
-    fall_back("nftables");
-}
-
-#[test]
-fn what_terminates_and_serves_is_used_where_nothing_is_ready_in_iptables_mode() {
-    fall_back("iptables");
-}
+in_each_mode!(
+    terminating_endpoints_serve_while_none_is_ready,
+    super::fall_back
+);

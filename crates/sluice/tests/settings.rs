@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kernel::netns::NetNs;
 use lab::probe::Probe;
+use model::Mode;
 use serde_json::Value;
 use support::machine::echo;
 use support::{Host, Running, SLUICE, text};
@@ -49,7 +50,7 @@ fn machine(host: &Host, cable: &str, address: &str, gateway: &str) -> NetNs {
 }
 
 impl Node {
-    fn new(mode: &str) -> Self {
+    fn new(mode: Mode) -> Self {
         let host = Host::new();
         let client_pod = machine(&host, "vethpod", POD, "10.244.1.1");
         let server_pod = machine(&host, "vethserver", SERVER, "10.244.1.1");
@@ -137,23 +138,22 @@ impl Node {
     }
 }
 
-#[test]
-fn answers_between_pods_on_a_bridge() {
-    for mode in ["iptables", "nftables"] {
-        let node = Node::new(mode);
-        node.answered(POD, "10.96.10.1:80");
-        node.host
-            .sh("echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables");
-        let words = "comes from 10.244.1.11:8080, where 10.96.10.1:80 was asked";
-        node.lost(POD, "10.96.10.1:80", words);
-        // From elsewhere it does not matter.
-        node.answered(OUTSIDE, "10.200.1.2:30080");
-    }
+fn between_pods_on_a_bridge(mode: Mode) {
+    let node = Node::new(mode);
+    node.answered(POD, "10.96.10.1:80");
+    node.host
+        .sh("echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables");
+    let words = "comes from 10.244.1.11:8080, where 10.96.10.1:80 was asked";
+    node.lost(POD, "10.96.10.1:80", words);
+    // From elsewhere it does not matter.
+    node.answered(OUTSIDE, "10.200.1.2:30080");
 }
+
+in_each_mode!(bridged_answers_bypass_nat, super::between_pods_on_a_bridge);
 
 #[test]
 fn a_client_whose_way_back_is_another() {
-    let node = Node::new("nftables");
+    let node = Node::new(Mode::Nftables);
     node.answered(OUTSIDE, "10.200.1.2:30080");
     // The way back to the client is the wrong one, but for what comes from pods; the kernel asks
     // for the way of such an answer.
@@ -182,7 +182,7 @@ fn a_client_whose_way_back_is_another() {
 
 #[test]
 fn node_ports_on_loopback_and_the_answers_to_them() {
-    let node = Node::new("iptables");
+    let node = Node::new(Mode::Iptables);
     node.answered("127.0.0.1", "127.0.0.1:30080");
     for f in ["all", "cbr0", "default"] {
         let off = format!("echo 0 > /proc/sys/net/ipv4/conf/{f}/route_localnet");

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use model::Mode;
 use support::{Host, Proxy, SLUICE, eventually, text, web};
 
 /// Longer than a lost packet takes to be sent again, several times.
@@ -91,7 +92,11 @@ fn foreign(host: &Host) -> String {
 
 #[test]
 fn no_connection_fails_from_iptables_to_nftables_and_back() {
-    let mut proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.200.1.2"))], &[]);
+    let mut proxy = Proxy::start(
+        Mode::Iptables,
+        &[("a.yaml", &web("a", 1, "10.200.1.2"))],
+        &[],
+    );
     let to: SocketAddr = "10.96.10.1:80".parse().unwrap();
     proxy.host.sh(
         "ip route add default dev eth0; iptables-nft -t nat -N MINE; \
@@ -102,7 +107,7 @@ fn no_connection_fails_from_iptables_to_nftables_and_back() {
     proxy.wait_for("demo/a:http", true);
     let others = foreign(&proxy.host);
     let traffic = Traffic::start(&proxy.host, to);
-    proxy.switch("nftables");
+    proxy.switch(Mode::Nftables);
     // The firewall chain guards loopback addresses, which stay open; as with kube-proxy.
     eventually("only the firewall chain is left", || {
         let left = chains(&proxy.host);
@@ -111,7 +116,7 @@ fn no_connection_fails_from_iptables_to_nftables_and_back() {
     });
     assert!(proxy.rules().contains("demo/a"), "{}", proxy.log());
     assert_eq!(foreign(&proxy.host), others);
-    proxy.switch("iptables");
+    proxy.switch(Mode::Iptables);
     eventually("the table is gone", || tables(&proxy.host).is_empty());
     assert!(proxy.rules().contains("demo/a:http"));
     assert_eq!(foreign(&proxy.host), others);
@@ -123,21 +128,29 @@ fn no_connection_fails_from_iptables_to_nftables_and_back() {
 
 #[test]
 fn the_userspace_mode_takes_the_place_of_others_and_they_of_it() {
-    let mut proxy = Proxy::start("nftables", &[("a.yaml", &web("a", 1, "10.200.1.2"))], &[]);
+    let mut proxy = Proxy::start(
+        Mode::Nftables,
+        &[("a.yaml", &web("a", 1, "10.200.1.2"))],
+        &[],
+    );
     proxy.wait_for("demo/a", true);
-    proxy.switch("userspace");
+    proxy.switch(Mode::Userspace);
     eventually("the table has changed hands", || {
         let tables = tables(&proxy.host);
         !tables.is_empty() && !tables.contains("kube-proxy")
     });
-    proxy.switch("iptables");
+    proxy.switch(Mode::Iptables);
     eventually("all tables are gone", || tables(&proxy.host).is_empty());
     proxy.wait_for("demo/a:http", true);
 }
 
 #[test]
 fn a_single_sync_removes_leftovers_too_and_a_failed_one_does_not() {
-    let mut proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.200.1.2"))], &[]);
+    let mut proxy = Proxy::start(
+        Mode::Iptables,
+        &[("a.yaml", &web("a", 1, "10.200.1.2"))],
+        &[],
+    );
     proxy.wait_for("demo/a:http", true);
     proxy.kill();
     let once = |flags: &[&str]| {
@@ -163,7 +176,11 @@ fn a_single_sync_removes_leftovers_too_and_a_failed_one_does_not() {
 /// As in the image that holds nothing but the program.
 #[test]
 fn rules_that_cannot_be_removed_without_tools_are_told_in_one_warning() {
-    let mut proxy = Proxy::start("iptables", &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
+    let mut proxy = Proxy::start(
+        Mode::Iptables,
+        &[("a.yaml", &web("a", 1, "10.244.1.1"))],
+        &[],
+    );
     proxy.wait_for("demo/a:http", true);
     proxy.kill();
     let without_tools = |host: &Host| {

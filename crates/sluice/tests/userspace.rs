@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use lab::probe::{Outcome, Probe};
+use model::Mode;
 use support::machine::{self, Machine};
 use support::{Host, Proxy, Running, SLUICE, eventually, text};
 
@@ -72,7 +73,7 @@ fn without_endpoints() -> String {
 
 /// The proxy, on a host that has a route to cluster IPs as hosts with a default route have.
 fn start(files: &[(&str, &str)], flags: &[&str]) -> Proxy {
-    let proxy = Proxy::start("userspace", files, flags);
+    let proxy = Proxy::start(Mode::Userspace, files, flags);
     proxy
         .host
         .sh("ip route add default dev eth0; ip -6 route add default dev eth0");
@@ -587,7 +588,7 @@ fn nftables_mode_serves_node_ports_on_loopback_where_asked() {
         "--nodeport-addresses=10.200.1.0/24,127.0.0.0/8",
         "--iptables-localhost-nodeports",
     ] {
-        let proxy = Proxy::start("nftables", &[("a.yaml", &object)], &[asked]);
+        let proxy = Proxy::start(Mode::Nftables, &[("a.yaml", &object)], &[asked]);
         let _servers = echo(&proxy.host);
         let served = |probe: Probe, by: &str| {
             let host = &proxy.host;
@@ -614,7 +615,7 @@ fn nftables_mode_serves_node_ports_on_loopback_where_asked() {
 #[test]
 fn nftables_mode_is_silent_on_loopback_where_nobody_asked() {
     let proxy = Proxy::start(
-        "nftables",
+        Mode::Nftables,
         &[("a.yaml", &web("Cluster", 8080, "node2"))],
         &[],
     );
@@ -627,7 +628,7 @@ fn nftables_mode_is_silent_on_loopback_where_nobody_asked() {
 
 #[test]
 fn a_node_port_that_somebody_has_on_loopback_is_named_and_the_others_are_served() {
-    let proxy = Proxy::start("nftables", &[], &["--iptables-localhost-nodeports"]);
+    let proxy = Proxy::start(Mode::Nftables, &[], &["--iptables-localhost-nodeports"]);
     let taken = proxy
         .host
         .run(|| TcpListener::bind("127.0.0.1:30080").unwrap());

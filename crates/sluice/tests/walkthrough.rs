@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use model::Mode;
 use serde_json::{Value, json};
 use support::{SLUICE, text};
 
@@ -66,9 +67,9 @@ const PATHS: [(&str, &str, &str, &str, &str); 4] = [
 ];
 
 /// What a mode's ways have in common, before they are shown.
-fn about(mode: &str) -> &'static str {
+fn about(mode: Mode) -> &'static str {
     match mode {
-        "userspace" => {
+        Mode::Userspace => {
             "\nThe rules only lead to the relay: for each frontend, NAT sends the packet to a port of \
              this\nnode, on which the relay listens. It accepts the connection, chooses an endpoint, and \
              opens a\nconnection of its own to it. So the endpoint always sees the node's address, and \
@@ -76,17 +77,17 @@ fn about(mode: &str) -> &'static str {
              choose. Here its ports are\nnumbered from 20000 on, as `sluice render --mode userspace` \
              numbers them.\n"
         }
-        _ => "",
+        Mode::Iptables | Mode::Ipvs | Mode::Nftables => "",
     }
 }
 
 /// `node1`, with rules in a mode: what `sluice trace` is told of it.
-fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
+fn mode_words(mode: Mode, folder: &Path) -> Vec<String> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trace/node1.json");
     let mut facts: Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
     let shown = |path: &Path| path.to_str().unwrap().to_owned();
     let mut words = Vec::new();
-    if mode == "ipvs" {
+    if mode == Mode::Ipvs {
         let addresses = std::fs::read_to_string(observed::path("ipvs-default.addr")).unwrap();
         let own: Vec<&str> = addresses
             .lines()
@@ -115,7 +116,7 @@ fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
                 "--node=node1",
                 "--node-ip=10.200.1.2",
                 "--mode",
-                mode,
+                mode.name(),
             ])
             .arg("--config")
             .arg(&config)
@@ -124,11 +125,11 @@ fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let rules = folder.join(mode);
+        let rules = folder.join(mode.name());
         std::fs::write(&rules, &output.stdout).unwrap();
         let flag = match mode {
-            "iptables" => "--iptables-save",
-            _ => "--nft",
+            Mode::Iptables | Mode::Ipvs => "--iptables-save",
+            Mode::Nftables | Mode::Userspace => "--nft",
         };
         words.extend([flag.to_owned(), shown(&rules)]);
     }
@@ -141,7 +142,7 @@ fn mode_words(mode: &str, folder: &Path) -> Vec<String> {
 fn page() -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut page = HEAD.to_owned();
-    for mode in ["iptables", "nftables", "ipvs", "userspace"] {
+    for mode in Mode::ALL {
         let _ = writeln!(page, "\n## {mode} mode");
         page.push_str(about(mode));
         let words = mode_words(mode, folder.path());
@@ -153,15 +154,17 @@ fn page() -> String {
                 .unwrap();
             let tree = text(&output.stdout);
             let end = match mode {
-                "userspace" => "delivered to what listens on tcp 10.200.1.2:20",
-                _ => "destination 10.244.",
+                Mode::Userspace => "delivered to what listens on tcp 10.200.1.2:20",
+                Mode::Iptables | Mode::Ipvs | Mode::Nftables => "destination 10.244.",
             };
             let said = text(&output.stderr);
             assert!(tree.contains(end), "{mode} {path}: {tree}{said}");
             // The relay is all that endpoints see.
             let what = match what.split_once(". ") {
-                Some((before, _)) if mode == "userspace" => format!("{before}."),
-                _ if mode == "userspace" => what.replace(", and they see the client's address", ""),
+                Some((before, _)) if mode == Mode::Userspace => format!("{before}."),
+                _ if mode == Mode::Userspace => {
+                    what.replace(", and they see the client's address", "")
+                }
                 _ => what.to_owned(),
             };
             let _ = writeln!(
@@ -204,7 +207,7 @@ fn explain_finds_the_rules_of_every_mode_right() {
         .map(|o| format!("demo/{}", o["metadata"]["name"].as_str().unwrap()))
         .collect();
     assert!(services.len() > 10, "{services:?}");
-    for mode in ["iptables", "nftables", "ipvs", "userspace"] {
+    for mode in Mode::ALL {
         let config = folder.path().join("explain.yaml");
         let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
         let text_of_config = format!("{head}mode: {mode}\nclusterCIDR: 10.244.0.0/16\n");

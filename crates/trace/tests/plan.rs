@@ -72,12 +72,12 @@ fn ipvs_world(plan: &Plan) -> World {
 }
 
 fn world(mode: Mode, plan: &Plan) -> World {
-    if mode == Mode::Ipvs {
-        return ipvs_world(plan);
-    }
     let mut world = World::from_facts(&facts()).unwrap();
     // Through the text, so that the parser is tried too.
-    let text = modes::rules(mode, plan);
+    let text = match mode {
+        Mode::Ipvs => return ipvs_world(plan),
+        Mode::Iptables | Mode::Nftables | Mode::Userspace => modes::rules(mode, plan),
+    };
     let read = match mode {
         Mode::Iptables => world.add_iptables(modes::rule_family(plan), &text),
         _ => world.add_nft(&text),

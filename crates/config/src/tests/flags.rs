@@ -2,8 +2,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use model::{LocalTraffic, Mode, NodePortAddresses};
+
 use super::*;
-use crate::{Action, FLAGS, LocalTraffic, LogFormat, NodePortAddresses, ProxyMode};
+use crate::{Action, FLAGS, LogFormat};
 
 type Check = fn(&Resolved) -> bool;
 
@@ -76,10 +78,10 @@ const EFFECTS: &[(&[&str], Check)] = &[
         r.notes.len() == 1 && r.notes[0].contains("hides no metric")
     }),
     (&["--proxy-mode=nftables"], |r| {
-        r.config.mode == ProxyMode::Nftables
+        r.config.mode == Mode::Nftables
     }),
     (&["--proxy-mode=userspace"], |r| {
-        r.config.mode == ProxyMode::Userspace
+        r.config.mode == Mode::Userspace
     }),
     (&["--iptables-masquerade-bit=3"], |r| {
         r.config.masquerade_bit == 3
@@ -267,7 +269,7 @@ fn without_flags_upstreams_defaults_hold() {
     assert!(c.localhost_node_ports && !c.localhost_node_ports_stated);
     assert_eq!(
         (r.action, r.notes.len(), c.mode),
-        (Action::Run, 0, ProxyMode::Iptables)
+        (Action::Run, 0, Mode::Iptables)
     );
     assert_eq!((c.sync_period, c.min_sync_period), (30 * SECOND, SECOND));
     assert_eq!((c.masquerade_bit, c.oom_score_adj), (14, -999));
@@ -309,7 +311,7 @@ fn the_file_beats_all_flags_but_a_few() {
     ])
     .expect("flags that are right");
     let c = &r.config;
-    assert_eq!(c.mode, ProxyMode::Nftables);
+    assert_eq!(c.mode, Mode::Nftables);
     assert_eq!(
         c.local_traffic,
         LocalTraffic::ClusterCidr(ranges(&["10.0.0.0/8"]))
@@ -334,7 +336,7 @@ fn the_file_beats_all_flags_but_a_few() {
 #[test]
 fn flags_may_have_underscores_and_the_last_one_counts() {
     let r = resolve(&["--proxy_mode=ipvs", "--proxy-mode=nftables"]).expect("flags");
-    assert_eq!(r.config.mode, ProxyMode::Nftables);
+    assert_eq!(r.config.mode, Mode::Nftables);
     let r = resolve(&["--cleanup", "--cleanup=false"]).expect("flags");
     assert_eq!(r.action, Action::Run);
 }

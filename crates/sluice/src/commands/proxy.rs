@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
-use config::{Action, Config, ProxyMode, Resolved};
+use config::{Action, Config, Resolved};
+use model::Mode;
 use source::ManifestFiles;
 
 use crate::cli::ProxyArgs;
@@ -53,7 +54,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         logs.keep_flushing()?;
         set_oom_score(&resolved.config);
     }
-    if args.once && resolved.config.mode == ProxyMode::Userspace {
+    if args.once && resolved.config.mode == Mode::Userspace {
         bail!("--once cannot be used in userspace mode: the relay would end with this process");
     }
     let drivers = drivers(&resolved.config, args, &inputs)?;
@@ -82,7 +83,7 @@ fn serve_listen_map(
     args: &ProxyArgs,
     logs: &logging::Logs,
 ) -> anyhow::Result<()> {
-    if config.mode != ProxyMode::Userspace || args.once {
+    if config.mode != Mode::Userspace || args.once {
         bail!("--listen-map goes with --proxy-mode=userspace, and not with --once");
     }
     let drivers = listen_map::drivers(listen_map::read(&args.listen_map)?);

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use anyhow::{Context as _, bail};
 use config::Config;
 use dataplane::iptables::Nfacct;
-use model::IpFamily;
+use model::{IpFamily, Mode};
 use plan::{Plan, Planner};
 use source::{Batch, Severity};
 
-use crate::cli::{RenderArgs, RenderMode};
+use crate::cli::RenderArgs;
 use crate::wiring::objects::{known_node, read_config};
 use crate::wiring::{admission, node_ports, setup};
 
@@ -18,12 +18,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let config = read_config(
         args.config.as_deref(),
         // The fields of the mode that is rendered count, whatever mode the file names.
-        Some(match args.mode {
-            RenderMode::Iptables => "iptables",
-            RenderMode::Ipvs => "ipvs",
-            RenderMode::Nftables => "nftables",
-            RenderMode::Userspace => "userspace",
-        }),
+        Some(args.mode),
     )?;
     let mut batch = source::read_once(args.files.clone());
     admission::admit(&mut batch.events, config.allow_external_ips);
@@ -32,15 +27,15 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let family = args.ip_family.into();
     let plan = plan(args, &config, batch, family);
     let text = match args.mode {
-        RenderMode::Iptables => iptables(&plan, &config)?,
-        RenderMode::Ipvs => ipvs(&plan, &config, args)?,
-        RenderMode::Nftables => {
+        Mode::Iptables => iptables(&plan, &config)?,
+        Mode::Ipvs => ipvs(&plan, &config, args)?,
+        Mode::Nftables => {
             let options = dataplane::nftables::Options {
                 masquerade_bit: config.masquerade_bit,
             };
             dataplane::nftables::render(&plan, options)
         }
-        RenderMode::Userspace => userspace(&plan, &config)?,
+        Mode::Userspace => userspace(&plan, &config)?,
     };
     print!("{text}");
     if failed {

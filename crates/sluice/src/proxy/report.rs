@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
-use model::{IpFamily, NamespacedName};
-use observe::{MetricSet, Server, ServiceHealth, family_label};
+use model::{IpFamily, Mode, NamespacedName};
+use observe::{Server, ServiceHealth, family_label};
 use plan::{HealthChange, NodeFacts, PortChange, PortPlan, Traffic};
 
 use super::driver::SyncError;
@@ -17,7 +17,7 @@ use super::schedule::Work;
 /// Passes what the engine did on to those who look at it.
 pub(crate) struct Reporter {
     server: Server,
-    set: MetricSet,
+    mode: Mode,
     /// Flows to remove are found and removed off the sync path.
     stale_flows: Sender<Order>,
     services: BTreeMap<NamespacedName, [Option<ServiceHealth>; 2]>,
@@ -27,10 +27,10 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// Reports to a server whose metrics are those of `set`.
-    pub(crate) fn new(server: Server, set: MetricSet, stale_flows: Sender<Order>) -> Self {
+    pub(crate) fn new(server: Server, mode: Mode, stale_flows: Sender<Order>) -> Self {
         Self {
             server,
-            set,
+            mode,
             stale_flows,
             services: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -165,8 +165,8 @@ impl Observer for Reporter {
     fn failed(&mut self, family: IpFamily, work: Work, _: &SyncError) {
         let m = self.server.metrics();
         let label = [family_label(family)];
-        match self.set {
-            MetricSet::Iptables | MetricSet::Ipvs => {
+        match self.mode {
+            Mode::Iptables | Mode::Ipvs => {
                 m.iptables_restore_failures.with_label_values(&label).inc();
                 if work == Work::Changes {
                     m.iptables_partial_restore_failures
@@ -174,8 +174,8 @@ impl Observer for Reporter {
                         .inc();
                 }
             }
-            MetricSet::Nftables => m.nftables_sync_failures.with_label_values(&label).inc(),
-            MetricSet::Userspace => {}
+            Mode::Nftables => m.nftables_sync_failures.with_label_values(&label).inc(),
+            Mode::Userspace => {}
         }
     }
 }

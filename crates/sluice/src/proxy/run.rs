@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use config::{Config, ConfigFile, ProxyMode};
-use model::{Change, Event, IpFamily};
-use observe::{MetricSet, Metrics, NodeEligibility, Server};
+use config::{Config, ConfigFile};
+use model::{Change, Event, IpFamily, Mode};
+use observe::{Metrics, NodeEligibility, Server};
 use plan::{Planner, Settings};
 use source::{Batch, Source};
 
@@ -31,7 +31,6 @@ pub(crate) struct Setup {
     /// The feature gate AllowServiceExternalIPs.
     pub(crate) allow_external_ips: bool,
     pub(crate) intervals: Intervals,
-    pub(crate) metric_set: MetricSet,
     pub(crate) metrics: Metrics,
     pub(crate) observe: observe::Options,
     /// Ends the process when it changes.
@@ -40,7 +39,7 @@ pub(crate) struct Setup {
     pub(crate) cluster: Option<Cluster>,
     /// Nothing is asked of the kernel but sockets, as an unprivileged user may.
     pub(crate) sockets_only: bool,
-    pub(crate) mode: ProxyMode,
+    pub(crate) mode: Mode,
     /// How often everything is worked out again.
     pub(crate) config_sync_period: Duration,
 }
@@ -87,7 +86,7 @@ pub(crate) fn run(
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(addresses);
-    let reporter = Reporter::new(server.clone(), setup.metric_set, orders);
+    let reporter = Reporter::new(server.clone(), setup.mode, orders);
     let mut start = Start {
         listed: false,
         cluster: setup.cluster,
@@ -144,7 +143,7 @@ pub(crate) fn run(
 
 /// What other modes have left on this node is removed as well as can be: all Services are served
 /// already.
-fn remove_leftovers(mode: ProxyMode) {
+fn remove_leftovers(mode: Mode) {
     if let Err(error) = cleanup::remove_leftovers(mode) {
         tracing::warn!("what another proxy mode has left on this node is still there: {error:#}");
     }

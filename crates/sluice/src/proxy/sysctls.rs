@@ -1,7 +1,8 @@
 //! Kernel settings that the proxy wants, set as kube-proxy sets them.
 
-use config::{Config, ProxyMode};
+use config::Config;
 use kernel::sysctl::{Sysctl, SysctlTree};
+use model::Mode;
 
 use crate::wiring::node_ports::localhost_node_ports;
 
@@ -38,10 +39,10 @@ fn wanted(config: &Config, cores: usize) -> Vec<(Sysctl, String)> {
     if conntrack.tcp_be_liberal {
         wanted.push((Sysctl::CONNTRACK_TCP_BE_LIBERAL, "1".to_owned()));
     }
-    if config.mode == ProxyMode::Iptables && localhost_node_ports(config) {
+    if config.mode == Mode::Iptables && localhost_node_ports(config) {
         wanted.push((Sysctl::ROUTE_LOCALNET, "1".to_owned()));
     }
-    if config.mode == ProxyMode::Ipvs {
+    if config.mode == Mode::Ipvs {
         wanted.extend(ipvs(config));
     }
     wanted
@@ -78,7 +79,7 @@ fn conntrack_max(conntrack: &config::Conntrack, cores: usize) -> Option<u64> {
 /// Sets what is wanted. What cannot be set (a namespace may forbid it) is a warning: Services
 /// still work without.
 pub(crate) fn apply(config: &Config) {
-    if config.mode == ProxyMode::Ipvs {
+    if config.mode == Mode::Ipvs {
         // Has the kernel load the module, without which there are no settings of it. That it
         // cannot is said when the mode starts.
         let _ = kernel::ipvs::Ipvs::open();

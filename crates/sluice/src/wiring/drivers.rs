@@ -4,12 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use config::{Config, ProxyMode};
+use config::Config;
 use kernel::ipset::IpSets;
 use kernel::iptables::{Backend, Iptables};
 use kernel::ipvs::Ipvs;
 use kernel::service_device::ServiceDevice;
-use model::IpFamily;
+use model::{IpFamily, Mode};
 use netfilter::ipvs::netlink::Timeouts;
 
 use super::{node_ports, setup};
@@ -31,10 +31,10 @@ pub(crate) fn drivers(
     inputs: &Inputs,
 ) -> anyhow::Result<Drivers> {
     match config.mode {
-        ProxyMode::Iptables => iptables_drivers(config, args.iptables_backend),
-        ProxyMode::Nftables => nftables_drivers(config, inputs),
-        ProxyMode::Userspace => userspace_drivers(config),
-        ProxyMode::Ipvs => ipvs_drivers(config, args.iptables_backend),
+        Mode::Iptables => iptables_drivers(config, args.iptables_backend),
+        Mode::Nftables => nftables_drivers(config, inputs),
+        Mode::Userspace => userspace_drivers(config),
+        Mode::Ipvs => ipvs_drivers(config, args.iptables_backend),
     }
 }
 

@@ -4,8 +4,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use config::{Config, LocalTraffic, NodePortAddresses, ProxyMode};
-use model::{Cidr, IpFamily, Node, NodeAddressType, family_of_net};
+use config::Config;
+use model::{
+    Cidr, IpFamily, LocalTraffic, Mode, Node, NodeAddressType, NodePortAddresses, family_of_net,
+};
 
 /// What was found. Each names the field.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -108,7 +110,7 @@ impl Verdict {
     /// What is of the family that this node does not have.
     fn other_family_only(&mut self, config: &Config, primary: IpFamily) {
         let exclude = &config.ipvs.exclude_cidrs;
-        if config.mode == ProxyMode::Ipvs && !exclude.is_empty() && !has(exclude, primary) {
+        if config.mode == Mode::Ipvs && !exclude.is_empty() && !has(exclude, primary) {
             let line =
                 format!("ipvs.excludeCIDRs has no range for {primary}, all that this node has");
             self.doubtful.push(line);

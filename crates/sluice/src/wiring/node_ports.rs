@@ -3,24 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use config::Config;
-use model::{Cidr, IpFamily};
-
-/// What the plan takes.
-pub(crate) fn node_port_addresses(
-    addresses: &config::NodePortAddresses,
-) -> plan::NodePortAddresses {
-    match addresses {
-        config::NodePortAddresses::All => plan::NodePortAddresses::All,
-        config::NodePortAddresses::Primary => plan::NodePortAddresses::Primary,
-        config::NodePortAddresses::Ranges(r) => plan::NodePortAddresses::Ranges(r.clone()),
-    }
-}
+use model::{Cidr, IpFamily, NodePortAddresses};
 
 /// Whether NodePorts are to answer on IPv4 loopback: asked for, and not excluded by
 /// `nodePortAddresses`.
 pub(crate) fn localhost_node_ports(config: &Config) -> bool {
-    config.localhost_node_ports
-        && node_port_addresses(&config.node_port_addresses).contains_ipv4_loopback()
+    config.localhost_node_ports && config.node_port_addresses.contains_ipv4_loopback()
 }
 
 /// The loopback address on which the relay answers for NodePorts in nftables mode, where somebody
@@ -33,8 +21,8 @@ pub(crate) fn localhost(config: &Config, family: IpFamily) -> Option<IpAddr> {
         IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
     let ranges = match &config.node_port_addresses {
-        config::NodePortAddresses::Ranges(ranges) => ranges.as_slice(),
-        config::NodePortAddresses::All | config::NodePortAddresses::Primary => &[],
+        NodePortAddresses::Ranges(ranges) => ranges.as_slice(),
+        NodePortAddresses::All | NodePortAddresses::Primary => &[],
     };
     let of_family = |range: &&Cidr| IpFamily::of(range.addr()) == family && range.prefix_len() > 0;
     let mut ranges = ranges.iter().filter(of_family).peekable();

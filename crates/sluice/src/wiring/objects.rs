@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use config::{Config, KubeProxyConfiguration};
-use model::Event;
+use model::{Event, Mode};
 use source::{Batch, Source};
 
 /// Read the configuration that `path` names, or the defaults; `mode` replaces the mode that it names.
-pub(crate) fn read_config(path: Option<&Path>, mode: Option<&str>) -> anyhow::Result<Config> {
+pub(crate) fn read_config(path: Option<&Path>, mode: Option<Mode>) -> anyhow::Result<Config> {
     let mut file = match path {
         None => KubeProxyConfiguration::defaulted(),
         Some(path) => {
@@ -21,7 +21,7 @@ pub(crate) fn read_config(path: Option<&Path>, mode: Option<&str>) -> anyhow::Re
         }
     };
     if let Some(mode) = mode {
-        mode.clone_into(&mut file.mode);
+        mode.name().clone_into(&mut file.mode);
     }
     file.set_defaults();
     Ok(Config::from_file(file)?)

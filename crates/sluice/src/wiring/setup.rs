@@ -5,38 +5,28 @@ use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
-use config::{Config, ProxyMode, Resolved};
+use config::{Config, Resolved};
 use dataplane::iptables::{Nfacct, Options};
 use kernel::nfacct::{Counter, NfAcct};
-use observe::{MetricSet, Metrics, Pages};
+use model::{LocalTraffic, Mode};
+use observe::{Metrics, Pages};
 use plan::Settings;
 use source::apiserver::{ApiServer, ClientOptions, EventType, NewEvent, Recorder, Regarding, Sent};
 
-use super::node_ports::{localhost_node_ports, node_port_addresses};
+use super::node_ports::localhost_node_ports;
 use crate::logging::Verbosity;
 use crate::proxy::node_wait::NodeWait;
 use crate::proxy::run::{Cluster, Setup};
 use crate::proxy::schedule::Intervals;
 use crate::proxy::sysctls::tcp_is_liberal;
 
-fn local_traffic(local: &config::LocalTraffic) -> plan::LocalTraffic {
-    use config::LocalTraffic as From;
-    use plan::LocalTraffic as To;
-    match local {
-        From::ClusterCidr(ranges) => To::ClusterCidr(ranges.clone()),
-        From::NodeCidr => To::NodeCidr,
-        From::BridgeInterface(name) => To::BridgeInterface(name.clone()),
-        From::InterfaceNamePrefix(prefix) => To::InterfaceNamePrefix(prefix.clone()),
-    }
-}
-
 /// What the plan depends on.
 pub(crate) fn settings(config: &Config, node_name: &str) -> Settings {
     Settings {
         node_name: node_name.to_owned(),
-        local_traffic: local_traffic(&config.local_traffic),
+        local_traffic: config.local_traffic.clone(),
         masquerade_all: config.masquerade_all,
-        node_port_addresses: node_port_addresses(&config.node_port_addresses),
+        node_port_addresses: config.node_port_addresses.clone(),
     }
 }
 
@@ -47,21 +37,12 @@ pub(crate) fn intervals(config: &Config) -> Intervals {
     }
 }
 
-pub(crate) fn metric_set(mode: ProxyMode) -> MetricSet {
-    match mode {
-        ProxyMode::Iptables => MetricSet::Iptables,
-        ProxyMode::Ipvs => MetricSet::Ipvs,
-        ProxyMode::Nftables => MetricSet::Nftables,
-        ProxyMode::Userspace => MetricSet::Userspace,
-    }
-}
-
 /// Which kube-proxy this is like, in the form of a build's version.
 const BUILD: &str = concat!("v1.36.2+sluice.", env!("CARGO_PKG_VERSION"));
 
 /// The metrics, with what never changes.
-pub(crate) fn metrics(set: MetricSet) -> anyhow::Result<Metrics> {
-    let metrics = Metrics::new(set).context("cannot make the metrics")?;
+pub(crate) fn metrics(mode: Mode) -> anyhow::Result<Metrics> {
+    let metrics = Metrics::new(mode).context("cannot make the metrics")?;
     // Go's names.
     let platform = match std::env::consts::ARCH {
         "x86_64" => "linux/amd64",
@@ -83,14 +64,12 @@ pub(crate) fn setup_of(
 ) -> anyhow::Result<Setup> {
     let config = &resolved.config;
     let node_name = kernel::address::node_name(config.node_name.as_deref())?;
-    let metric_set = metric_set(config.mode);
     Ok(Setup {
         settings: settings(config, &node_name),
         node_ips: node_ips(config.bind_address),
         allow_external_ips: config.allow_external_ips,
         intervals: intervals(config),
-        metric_set,
-        metrics: metrics(metric_set)?,
+        metrics: metrics(config.mode)?,
         observe: observe_options(resolved, verbosity, flags),
         config_file: resolved.config_file.clone(),
         cluster: None,
@@ -242,7 +221,7 @@ pub(crate) fn observe_options(
     flags: BTreeMap<String, String>,
 ) -> observe::Options {
     let config = &resolved.config;
-    let iptables = config.mode == ProxyMode::Iptables;
+    let iptables = config.mode == Mode::Iptables;
     observe::Options {
         healthz: config.healthz_bind_address,
         metrics: config.metrics_bind_address,
@@ -273,7 +252,7 @@ pub(crate) fn observe_options(
 impl Setup {
     /// What comes with an API server: Events can be sent there, and the Node will be there.
     pub(crate) fn attach(&mut self, config: &Config, recorder: Recorder) {
-        let needs_pod_range = config.local_traffic == config::LocalTraffic::NodeCidr;
+        let needs_pod_range = config.local_traffic == LocalTraffic::NodeCidr;
         let node = &self.settings.node_name;
         for event in events_at_start(config.mode, node) {
             recorder.record(event);
@@ -300,7 +279,7 @@ impl Setup {
 
 /// About the Node. (kube-proxy has two more, for servers that cannot listen where that ends it; it
 /// ends before they are sent.)
-fn events_at_start(mode: ProxyMode, node: &str) -> Vec<NewEvent> {
+fn events_at_start(mode: Mode, node: &str) -> Vec<NewEvent> {
     let event = |event_type, reason: &str, note: &str| NewEvent {
         regarding: regarding("Node", "", node),
         event_type,
@@ -309,7 +288,7 @@ fn events_at_start(mode: ProxyMode, node: &str) -> Vec<NewEvent> {
         note: note.to_owned(),
     };
     let mut events = vec![event(EventType::Normal, "Starting", "")];
-    if mode == ProxyMode::Ipvs {
+    if mode == Mode::Ipvs {
         let warning = EventType::Warning;
         events.push(event(warning, "IPVSDeprecation", IPVS_DEPRECATED));
     }
@@ -342,8 +321,8 @@ mod tests {
             events.map(|e| (e.event_type, e.reason)).collect()
         };
         let starting = (EventType::Normal, "Starting".to_owned());
-        assert!(told(ProxyMode::Nftables).iter().eq([&starting]));
+        assert!(told(Mode::Nftables).iter().eq([&starting]));
         let deprecated = (EventType::Warning, "IPVSDeprecation".to_owned());
-        assert_eq!(told(ProxyMode::Ipvs), [starting, deprecated]);
+        assert_eq!(told(Mode::Ipvs), [starting, deprecated]);
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use lab::probe::{Outcome, Probe};
+use model::Mode;
 use xtask::vm::Vm;
 
 use crate::support::machine::{Machine, OUTSIDE};
@@ -43,7 +44,7 @@ fn restore_modprobe() {
 #[test]
 fn one_virtual_server() {
     in_vm("refusals::one_virtual_server", || {
-        let proxy = Proxy::start("ipvs", &[], &["--ipvs-sync-period=1s"]);
+        let proxy = Proxy::start(Mode::Ipvs, &[], &["--ipvs-sync-period=1s"]);
         let host = &proxy.host;
         let _pod = Machine::pod(host, 11);
         let client = Machine::outside(host);
@@ -91,7 +92,11 @@ fn one_virtual_server() {
 fn one_element_and_one_address() {
     in_vm("refusals::one_element_and_one_address", || {
         let first = web("one", 1, "10.244.1.11");
-        let mut proxy = Proxy::start("ipvs", &[("one.yaml", &first)], &["--ipvs-sync-period=1h"]);
+        let mut proxy = Proxy::start(
+            Mode::Ipvs,
+            &[("one.yaml", &first)],
+            &["--ipvs-sync-period=1h"],
+        );
         eventually_has(&proxy, SERVERS, "10.244.1.11:8080");
         proxy.host.sh(
             "ipset create SMALL hash:ip,port maxelem 1; ipset add SMALL 10.96.10.1,tcp:80
@@ -143,7 +148,7 @@ fn a_type_of_set() {
     in_vm("refusals::a_type_of_set", || {
         withhold("hash:ip,port,net");
         let object = web("one", 1, "10.244.1.11");
-        let proxy = Proxy::start("ipvs", &[("one.yaml", &object)], &[]);
+        let proxy = Proxy::start(Mode::Ipvs, &[("one.yaml", &object)], &[]);
         let _pod = Machine::pod(&proxy.host, 11);
         let client = Machine::outside(&proxy.host);
         let to = "10.96.10.1:80".parse().unwrap();
@@ -173,7 +178,7 @@ fn a_table_of_rules() {
         let pods = traffic::here(&[1]);
         let guarded = traffic::web("lb", 3, 30100, ranges, &pods);
         let guarded = guarded.replace("type: NodePort", "type: LoadBalancer");
-        let proxy = Proxy::start("ipvs", &[], &[]);
+        let proxy = Proxy::start(Mode::Ipvs, &[], &[]);
         let host = &proxy.host;
         let _pod = Machine::pod(host, 1);
         let client = Machine::outside(host);

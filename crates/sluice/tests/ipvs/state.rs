@@ -7,6 +7,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use lab::probe::Probe;
+use model::Mode;
 use netfilter::ipset::Sets;
 use netfilter::iptables::{Family, Table, TableSet};
 use netfilter::ipvs::Services;
@@ -285,7 +286,7 @@ fn foreign_changes_are_put_right() {
         let flags = ["--ipvs-sync-period=1s"];
         let (one, two) = (web("one", 1, "10.244.1.11"), web("two", 2, "10.244.1.12"));
         let files = [("one.yaml", &*one), ("two.yaml", &*two)];
-        let proxy = Proxy::start("ipvs", &files, &flags);
+        let proxy = Proxy::start(Mode::Ipvs, &files, &flags);
         let there = || {
             let servers = proxy.host.sh("ipvsadm-save -n");
             ["10.244.1.11", "10.244.1.12"].map(|pod| servers.contains(pod)) == [true; 2]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use lab::probe::{How, Outcome, Probe};
+use model::Mode;
 use model::Protocol;
 
 use crate::support::machine::{Conversation, Machine, OUTSIDE};
@@ -95,7 +96,7 @@ fn destination(pod: &str, weight: u8) -> String {
 /// A proxy that knows the Service `web` with these pods, once it has written them.
 fn start(more: &str, pods: &[u8]) -> Proxy {
     let file = web("web", 1, 30080, more, &here(pods));
-    let proxy = Proxy::start("ipvs", &[("web.yaml", &file)], &[]);
+    let proxy = Proxy::start(Mode::Ipvs, &[("web.yaml", &file)], &[]);
     for pod in pods {
         wait_for(&proxy, &destination(&pod.to_string(), 1), true);
         let v6 = format!("-a -t [fd00:10:96::1]:80 -r [fd00:10:244::{pod}]:8080 -m -w 1");
@@ -374,7 +375,7 @@ fn strict_arp() {
             ("--ipvs-strict-arp", false),
         ] {
             let file = web("web", 1, 30080, "", &here(&[1]));
-            let proxy = Proxy::start("ipvs", &[("web.yaml", &file)], &[flag]);
+            let proxy = Proxy::start(Mode::Ipvs, &[("web.yaml", &file)], &[flag]);
             wait_for(&proxy, &destination("pod1", 1), true);
             let _pod = Machine::pod(&proxy.host, 1);
             let client = Machine::outside(&proxy.host);

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 pub(crate) mod machine;
+mod modes;
 pub(crate) mod vm;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use kernel::netns::NetNs;
+use model::Mode;
 use netfilter::iptables::{Chain, Family, TableSet};
 use tempfile::TempDir;
 
@@ -115,7 +117,7 @@ pub(crate) struct Proxy {
     pub(crate) host: Host,
     pub(crate) folder: TempDir,
     pub(crate) process: Running,
-    mode: &'static str,
+    mode: Mode,
     flags: Vec<String>,
 }
 
@@ -132,7 +134,7 @@ pub(crate) fn web(name: &str, last: u8, endpoint: &str) -> String {
 }
 
 impl Proxy {
-    pub(crate) fn start(mode: &'static str, files: &[(&str, &str)], flags: &[&str]) -> Self {
+    pub(crate) fn start(mode: Mode, files: &[(&str, &str)], flags: &[&str]) -> Self {
         let host = Host::new();
         let folder = tempfile::tempdir().unwrap();
         for (name, content) in files {
@@ -149,9 +151,12 @@ impl Proxy {
         }
     }
 
-    fn spawn(mode: &str, host: &Host, folder: &Path, flags: &[String]) -> Running {
-        // The kernel that has IPVS has no NAT in nf_tables.
-        let backend = if mode == "ipvs" { "legacy" } else { "nft" };
+    fn spawn(mode: Mode, host: &Host, folder: &Path, flags: &[String]) -> Running {
+        let backend = match mode {
+            Mode::Iptables | Mode::Nftables | Mode::Userspace => "nft",
+            // The test kernel that has IPVS lacks NAT in nf_tables.
+            Mode::Ipvs => "legacy",
+        };
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -189,7 +194,7 @@ impl Proxy {
     }
 
     /// A new process in another mode, where there was one.
-    pub(crate) fn switch(&mut self, mode: &'static str) {
+    pub(crate) fn switch(&mut self, mode: Mode) {
         self.kill();
         self.mode = mode;
         self.respawn();
@@ -206,8 +211,10 @@ impl Proxy {
     /// The rules that this mode makes for Services, for IPv4.
     pub(crate) fn rules(&self) -> String {
         self.host.sh(match self.mode {
-            "nftables" => "nft list table ip kube-proxy 2>/dev/null || true",
-            _ => "iptables-nft-save -t nat",
+            Mode::Nftables => "nft list table ip kube-proxy 2>/dev/null || true",
+            Mode::Userspace => "nft list table ip sluice-userspace 2>/dev/null || true",
+            Mode::Iptables => "iptables-nft-save -t nat",
+            Mode::Ipvs => "iptables-legacy-save -t nat",
         })
     }
 

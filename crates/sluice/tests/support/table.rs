@@ -9,6 +9,7 @@ use std::fs;
 
 use dataplane::nftables::{Options, Pick, State, TABLE, table_family};
 use kernel::nfnetlink::{NfTables, TableId};
+use model::Mode;
 use netfilter::nft::table::Contents;
 
 use crate::support::{Proxy, eventually};
@@ -17,7 +18,7 @@ use objects::plans;
 /// A proxy for the observed objects.
 pub(crate) fn start(flags: &[&str]) -> Proxy {
     let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
-    let proxy = Proxy::start("nftables", &[("objects.json", &objects)], flags);
+    let proxy = Proxy::start(Mode::Nftables, &[("objects.json", &objects)], flags);
     wait_until_right(&proxy);
     proxy
 }

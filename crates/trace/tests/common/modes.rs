@@ -1,18 +1,12 @@
 //! What each mode makes of a plan, as text.
 
+pub use model::Mode;
+
 use model::IpFamily;
 use netfilter::iptables::Family;
 use plan::{Plan, PortPlan};
 
 use dataplane::userspace::RelayPorts;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    Iptables,
-    Nftables,
-    Ipvs,
-    Userspace,
-}
 
 /// Where the relay listens in userspace mode.
 pub fn relay_ip(family: IpFamily) -> std::net::IpAddr {

@@ -1,14 +1,13 @@
 //! Removing the ipvs mode from a node.
 
 use anyhow::{Context as _, bail};
-use config::ProxyMode;
 use dataplane::iptables::is_fixed_chain;
 use dataplane::ipvs::{Cleanup, DEVICE, Observation, Seen, leftovers};
 use kernel::ipset::IpSets;
 use kernel::iptables::Backend;
 use kernel::ipvs::Ipvs;
 use kernel::service_device::ServiceDevice;
-use model::IpFamily;
+use model::{IpFamily, Mode};
 use netfilter::ipset::Sets;
 use netfilter::iptables::Table;
 use netfilter::ipvs::Services;
@@ -85,7 +84,7 @@ impl Found {
             rules,
         };
         let observation = Observation::new(family, seen).context("iptables-save")?;
-        let shared = scope.in_force == Some(ProxyMode::Iptables);
+        let shared = scope.in_force == Some(Mode::Iptables);
         Ok(leftovers(family, &observation, |table, chain| {
             shared && is_fixed_chain(table, chain)
         }))
@@ -129,5 +128,5 @@ fn rules(family: IpFamily, backend: Backend, found: &Found, scope: Scope) -> any
         return Ok(());
     };
     let input = found.cleanup(family, tools.rules.clone(), scope)?.rules;
-    tools.restore(&input, ProxyMode::Ipvs)
+    tools.restore(&input, Mode::Ipvs)
 }

@@ -6,14 +6,13 @@ mod scope;
 mod tools;
 
 use anyhow::{Context as _, bail};
-use config::ProxyMode;
 use dataplane::iptables::{Observation, cleanup, leftovers};
 use dataplane::nftables::table_family;
 use kernel::iptables::Backend;
 use kernel::nfacct::{Counter, NfAcct};
 use kernel::nfnetlink::{NfTables, TableId};
 use kernel::sysctl::{Sysctl, SysctlTree};
-use model::IpFamily;
+use model::{IpFamily, Mode};
 use netfilter::iptables::Table;
 use netfilter::nft::Op;
 
@@ -41,7 +40,7 @@ pub(crate) fn remove_all() -> anyhow::Result<()> {
 
 /// Removes what other modes than this one have left. To be called when this one's rules are in
 /// force, so that there is no moment without any.
-pub(crate) fn remove_leftovers(in_force: ProxyMode) -> anyhow::Result<()> {
+pub(crate) fn remove_leftovers(in_force: Mode) -> anyhow::Result<()> {
     tracing::debug!("looking for what other modes than {in_force} have left");
     run(Scope {
         in_force: Some(in_force),
@@ -51,30 +50,15 @@ pub(crate) fn remove_leftovers(in_force: ProxyMode) -> anyhow::Result<()> {
 
 fn run(scope: Scope) -> anyhow::Result<()> {
     let mut failures = Vec::new();
-    if scope.holds(ProxyMode::Ipvs) {
-        // Before the iptables mode, with which it has chains in common.
-        ipvs::run(scope, &mut failures);
-    }
-    // Rules may be in either back end, or in both, whatever this node uses today.
-    let backends = [Backend::Nft, Backend::Legacy];
-    let both = backends.map(|backend| IpFamily::ALL.map(|family| (family, backend)));
-    for (family, backend) in both.into_iter().flatten() {
-        if scope.holds(ProxyMode::Iptables)
-            && let Err(error) = iptables(family, backend, scope)
-        {
-            failures.push(format!("{family}, {backend}: {error:#}"));
-        }
-    }
-    for (mode, table) in [
-        (ProxyMode::Nftables, dataplane::nftables::TABLE),
-        (ProxyMode::Userspace, dataplane::userspace::TABLE),
-    ] {
-        for family in IpFamily::ALL {
-            if scope.holds(mode)
-                && let Err(error) = nftables(family, table, scope.dry_run)
-            {
-                failures.push(format!("{family}, nftables table {table}: {error:#}"));
-            }
+    let mut modes = Mode::ALL;
+    // Before iptables mode, with which it shares chains.
+    modes.sort_by_key(|mode| *mode != Mode::Ipvs);
+    for mode in modes.into_iter().filter(|mode| scope.holds(*mode)) {
+        match mode {
+            Mode::Iptables => all_iptables(scope, &mut failures),
+            Mode::Ipvs => ipvs::run(scope, &mut failures),
+            Mode::Nftables => tables(dataplane::nftables::TABLE, scope, &mut failures),
+            Mode::Userspace => tables(dataplane::userspace::TABLE, scope, &mut failures),
         }
     }
     if scope.in_force.is_none()
@@ -92,6 +76,25 @@ fn run(scope: Scope) -> anyhow::Result<()> {
     );
 }
 
+/// Remove rules from both back ends, whichever this node uses today.
+fn all_iptables(scope: Scope, failures: &mut Vec<String>) {
+    for backend in [Backend::Nft, Backend::Legacy] {
+        for family in IpFamily::ALL {
+            if let Err(error) = iptables(family, backend, scope) {
+                failures.push(format!("{family}, {backend}: {error:#}"));
+            }
+        }
+    }
+}
+
+fn tables(table: &str, scope: Scope, failures: &mut Vec<String>) {
+    for family in IpFamily::ALL {
+        if let Err(error) = nftables(family, table, scope.dry_run) {
+            failures.push(format!("{family}, nftables table {table}: {error:#}"));
+        }
+    }
+}
+
 fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<()> {
     let tables = [Table::Mangle, Table::Filter, Table::Nat];
     let Some(found) = Found::read(family, backend, &tables, scope)? else {
@@ -107,10 +110,10 @@ fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<
             input
         }
         None => cleanup(&observation),
-        Some(ProxyMode::Ipvs) => leftovers(&observation, dataplane::ipvs::is_chain),
+        Some(Mode::Ipvs) => leftovers(&observation, dataplane::ipvs::is_chain),
         Some(_) => leftovers(&observation, |_, _| false),
     };
-    found.restore(&input, ProxyMode::Iptables)
+    found.restore(&input, Mode::Iptables)
 }
 
 /// kube-proxy's clean-up does the same.

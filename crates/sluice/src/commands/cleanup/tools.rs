@@ -1,9 +1,8 @@
 //! Rules that only iptables' own programs can remove.
 
 use anyhow::bail;
-use config::ProxyMode;
 use kernel::iptables::{Backend, Error, Iptables, kube_chains, legacy_tables};
-use model::IpFamily;
+use model::{IpFamily, Mode};
 use netfilter::iptables::Table;
 
 use super::scope::Scope;
@@ -61,7 +60,7 @@ impl Found {
     }
 
     /// Has this input carried out, which removes what `mode` has made; or prints it.
-    pub(super) fn restore(&self, input: &str, mode: ProxyMode) -> anyhow::Result<()> {
+    pub(super) fn restore(&self, input: &str, mode: Mode) -> anyhow::Result<()> {
         let (family, backend) = (self.family, self.backend);
         if input.is_empty() {
             return Ok(());

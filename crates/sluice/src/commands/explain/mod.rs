@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kernel::conntrack::{Conntrack, Filter};
-use model::Event;
+use model::{Event, Mode};
 use source::apiserver::{ApiServer, ClientOptions};
 use trace::{Facts, World};
 
@@ -61,6 +61,20 @@ pub(crate) struct Asked {
     pub(crate) probes: Vec<Probe>,
 }
 
+/// Return the mode that has objects of its own in the kernel, or iptables mode, which has only rules.
+fn mode_of(world: &World) -> Mode {
+    let has_table = |name: &str| world.nft.tables.iter().any(|table| *table.name == *name);
+    if !world.ipvs.services.is_empty() {
+        Mode::Ipvs
+    } else if has_table(dataplane::userspace::TABLE) {
+        Mode::Userspace
+    } else if has_table(dataplane::nftables::TABLE) {
+        Mode::Nftables
+    } else {
+        Mode::Iptables
+    }
+}
+
 fn is_live(host: &HostArgs) -> bool {
     host.facts.is_none() && !host.has_rule_files()
 }
@@ -89,9 +103,7 @@ pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::
     let node_name = Objects::of(&events).node_name(named, node_name, &interfaces)?;
     let settings = setup::settings(&config, &node_name);
     let mut subject = Subject::new(service, events, settings, interfaces)?;
-    subject.by_ipvs = !world.ipvs.services.is_empty();
-    let mut tables = world.nft.tables.iter();
-    subject.by_relay = tables.any(|t| *t.name == *dataplane::userspace::TABLE);
+    subject.mode = mode_of(&world);
     let mut probes = probe::ask(&subject, &facts, &world, args.client)?;
     if host.has_rule_files() {
         for family in model::IpFamily::ALL {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use model::{Endpoint, ServicePort, ServiceType, TrafficPolicy};
+use model::{Endpoint, Mode, ServicePort, ServiceType, TrafficPolicy};
 use plan::Traffic;
 
 use super::finding::{Cause, Finding, Weight, listed};
@@ -245,7 +245,7 @@ pub(crate) fn local_policies(subject: &Subject) -> Vec<Finding> {
         };
         let here = &subject.node_name;
         let mut add = |clients: &str, policy: &str| {
-            if subject.by_ipvs {
+            if subject.mode == Mode::Ipvs {
                 let what = format!(
                     "{}: {policy} is Local and no endpoint is on {here}{there}: ipvs mode sends \
                      connections {clients} to other nodes' endpoints in their place",
@@ -300,7 +300,10 @@ pub(crate) fn left_out(subject: &Subject) -> Vec<Finding> {
 
 /// What no relay can carry, where there is one.
 fn not_relayed(subject: &Subject) -> Vec<Finding> {
-    let plans = subject.plans.iter().filter(|_| subject.by_relay);
+    let plans = subject
+        .plans
+        .iter()
+        .filter(|_| subject.mode == Mode::Userspace);
     let mut found: Vec<Finding> = plans
         .filter_map(|(plan, _)| {
             let why = dataplane::userspace::unserved(plan)?;
@@ -371,7 +374,7 @@ pub(crate) fn ping(subject: &Subject) -> Option<Finding> {
         .ports
         .iter()
         .map(|p| format!("{}/{}", p.port, p.protocol));
-    let text = if subject.by_ipvs {
+    let text = if subject.mode == Mode::Ipvs {
         format!(
             "ping of {ip} is answered by the node that it is sent from: ipvs mode gives every node the \
              address. It tells nothing of the Service"

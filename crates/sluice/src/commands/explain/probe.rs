@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::userspace::{self, unserved};
+use model::Mode;
 use plan::{Endpoint, Frontend, FrontendKind, PortPlan, Traffic};
 use trace::{Facts, Origin, Outcome, Packet, Proto, Trace, Verdict, World};
 
@@ -68,12 +69,12 @@ pub(crate) fn ask(
                 probes.push(Probe {
                     port: plan.name.to_string(),
                     kind: frontend.kind,
-                    expected: if subject.by_ipvs {
-                        expected_of_ipvs(plan, &frontend, from, src)
-                    } else if subject.by_relay && unserved(plan).is_some() {
-                        Expected::Refused
-                    } else {
-                        expected(plan, &frontend, from, src)
+                    expected: match subject.mode {
+                        Mode::Ipvs => expected_of_ipvs(plan, &frontend, from, src),
+                        Mode::Userspace if unserved(plan).is_some() => Expected::Refused,
+                        Mode::Iptables | Mode::Nftables | Mode::Userspace => {
+                            expected(plan, &frontend, from, src)
+                        }
                     },
                     trace: trace::walk(world, &packet)?,
                     packet,

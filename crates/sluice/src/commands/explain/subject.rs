@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::finding::listed;
 use anyhow::{Context as _, bail};
-use model::{Change, EndpointSlice, Event, IpFamily, Node, Protocol, Service, ServicePort};
+use model::{Change, EndpointSlice, Event, IpFamily, Mode, Node, Protocol, Service, ServicePort};
 use plan::{NodeFacts, Planner, PortPlan, Settings, Warning};
 
 /// Everything that the objects say of one Service, and the plan of this node for it.
@@ -28,10 +28,8 @@ pub(crate) struct Subject {
     pub(crate) warnings: Vec<Warning>,
     /// Addresses of this node's pods that are no endpoints of the Service.
     pub(crate) pods: Vec<IpAddr>,
-    /// IPVS has virtual servers: it does some things otherwise than the other modes.
-    pub(crate) by_ipvs: bool,
-    /// The rules lead to userspace mode's relay, which not everything can go through.
-    pub(crate) by_relay: bool,
+    /// Mode of the node's rules.
+    pub(crate) mode: Mode,
 }
 
 /// All objects, as events.
@@ -248,8 +246,7 @@ impl Subject {
             plans,
             warnings,
             pods,
-            by_ipvs: false,
-            by_relay: false,
+            mode: Mode::Iptables,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Each cause: objects and facts in, finding out.
 
-use model::{Endpoint, EndpointSlice, Event, Service, TrafficPolicy};
+use model::{Endpoint, EndpointSlice, Event, Mode, Service, TrafficPolicy};
 use plan::testing::{Applied as _, endpoint, ips, node, service, settings, slice};
 use trace::{Facts, World};
 
@@ -294,13 +294,13 @@ fn what_ipvs_and_the_relay_do_otherwise() {
         ..service("demo/web", &["10.96.0.1"], &["http:80/SCTP"])
     };
     let mut subject = subject(vec![local.applied(), elsewhere.applied()]);
-    subject.by_ipvs = true;
+    subject.mode = Mode::Ipvs;
     let found = objects::findings(&subject, None);
     let words = ["other nodes' endpoints in their place"];
     assert_found(&found, Cause::NoLocalEndpoint, Weight::Note, &words);
     let words = ["ping of 10.96.0.1 is answered by the node"];
     assert_found(&found, Cause::Ping, Weight::Note, &words);
-    (subject.by_ipvs, subject.by_relay) = (false, true);
+    subject.mode = Mode::Userspace;
     let found = objects::findings(&subject, None);
     let words = ["SCTP", "rejected", "nftables"];
     assert_found(&found, Cause::NotServed, Weight::Broken, &words);

@@ -35,12 +35,12 @@ pub struct Output {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It could not be started, or talking to it failed.
-    #[error("running {program}: {source}")]
+    #[error("running {program}: {cause}")]
     Io {
         /// The program's path.
         program: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It was killed because it had not ended by its deadline.
     #[error("{program} did not end within {after:?} and was killed; it wrote: {stderr:?}")]
@@ -63,9 +63,9 @@ pub enum Error {
 pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     let deadline = Instant::now() + limit;
-    let io = |source| Error::Io {
+    let io = |cause| Error::Io {
         program: program.clone(),
-        source,
+        cause,
     };
     let mut child = command
         .env("LC_ALL", "C")

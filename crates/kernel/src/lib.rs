@@ -25,3 +25,67 @@ pub mod sysctl;
 pub use family::Family;
 /// An error number as the kernel returned it.
 pub use nix::errno::Errno;
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::io;
+
+    use crate::netlink::Malformed;
+
+    /// A variant prints its cause or returns it as `source()`, never both.
+    #[test]
+    fn errors_print_each_cause_once() {
+        let io = || io::Error::from(io::ErrorKind::NotFound);
+        let name = || "name".to_owned();
+        let sysctl = || crate::sysctl::Sysctl::IP_FORWARD;
+        let errors: Vec<Box<dyn Error>> = vec![
+            Box::new(crate::exec::Error::Io {
+                program: name(),
+                cause: io(),
+            }),
+            Box::new(crate::sysctl::Error::Denied {
+                name: sysctl(),
+                value: name(),
+                cause: io(),
+            }),
+            Box::new(crate::sysctl::Error::Refused {
+                name: sysctl(),
+                value: name(),
+                cause: io(),
+            }),
+            Box::new(crate::sysctl::Error::Read {
+                name: sysctl(),
+                cause: io(),
+            }),
+            Box::new(crate::netns::NetNsError::Step {
+                name: name(),
+                step: "opening it",
+                cause: io(),
+            }),
+            Box::new(crate::process::Error::OomScoreAdj {
+                value: 1,
+                cause: io(),
+            }),
+            Box::new(crate::address::NodeNameError::Read(io())),
+            Box::new(crate::netlink::Error::Malformed {
+                what: "listing links",
+                cause: Malformed("a link without a name"),
+            }),
+            Box::new(crate::nfnetlink::TransactionError::Malformed {
+                at: 0,
+                cause: Malformed("a link without a name"),
+            }),
+            Box::new(crate::iptables::Error::Version {
+                program: "iptables".into(),
+                cause: crate::iptables::ParseVersionError(name()),
+            }),
+        ];
+        for error in errors {
+            let text = error.to_string();
+            if let Some(cause) = error.source() {
+                assert!(!text.contains(&cause.to_string()), "{text}");
+            }
+        }
+    }
+}

@@ -33,14 +33,14 @@ pub enum NetNsError {
     )]
     BadName(String),
     /// A step failed.
-    #[error("network namespace {name}: {step}: {source}")]
+    #[error("network namespace {name}: {step}: {cause}")]
     Step {
         /// The namespace's name, or `(current)`.
         name: String,
         /// What was being done.
         step: &'static str,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The thread that was to work in the namespace panicked.
     #[error("network namespace {0}: the thread working in it panicked")]
@@ -62,7 +62,7 @@ impl NetNs {
     /// The name is taken or no file name; not permitted (needs `CAP_SYS_ADMIN`).
     pub fn create(name: &str) -> Result<Self, NetNsError> {
         let path = path_of(name)?;
-        let step = |step| move |source: io::Error| failed(name, step, source);
+        let step = |step| move |cause: io::Error| failed(name, step, cause);
         prepare_run_dir().map_err(step("preparing /run/netns"))?;
         File::options()
             .write(true)
@@ -93,8 +93,7 @@ impl NetNs {
     /// # Errors
     /// There is none of that name, or it may not be read.
     pub fn open(name: &str) -> Result<Self, NetNsError> {
-        let file =
-            File::open(path_of(name)?).map_err(|source| failed(name, "opening it", source))?;
+        let file = File::open(path_of(name)?).map_err(|cause| failed(name, "opening it", cause))?;
         Ok(Self {
             name: name.to_owned(),
             file,
@@ -108,7 +107,7 @@ impl NetNs {
     pub fn current() -> Result<Self, NetNsError> {
         let name = "(current)";
         let file = File::open("/proc/thread-self/ns/net")
-            .map_err(|source| failed(name, "opening it", source))?;
+            .map_err(|cause| failed(name, "opening it", cause))?;
         Ok(Self {
             name: name.to_owned(),
             file,
@@ -127,7 +126,7 @@ impl NetNs {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(e) => return Err(failed(name, "unmounting it", e.into())),
         }
-        fs::remove_file(&path).map_err(|source| failed(name, "removing its file", source))
+        fs::remove_file(&path).map_err(|cause| failed(name, "removing its file", cause))
     }
 
     /// The names of all named namespaces, sorted. None where `/run/netns` is not there.
@@ -187,7 +186,7 @@ impl NetNs {
         let file = self
             .file
             .try_clone()
-            .map_err(|source| failed(&self.name, "duplicating its handle", source))?;
+            .map_err(|cause| failed(&self.name, "duplicating its handle", cause))?;
         let mut command = Command::new(program);
         // SAFETY: runs between fork and exec; setns(2) is a bare system call, it neither allocates
         // nor takes a lock, and the descriptor is owned by the closure.
@@ -204,7 +203,7 @@ impl NetNs {
     /// # Errors
     /// `/proc` may not be read.
     pub fn processes(&self) -> Result<Vec<i32>, NetNsError> {
-        let step = |step| move |source| failed(&self.name, step, source);
+        let step = |step| move |cause| failed(&self.name, step, cause);
         let own = self.file.metadata().map_err(step("reading its inode"))?;
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")
@@ -295,10 +294,10 @@ fn path_of(name: &str) -> Result<PathBuf, NetNsError> {
     Ok(Path::new(RUN_DIR).join(name))
 }
 
-fn failed(name: &str, step: &'static str, source: io::Error) -> NetNsError {
+fn failed(name: &str, step: &'static str, cause: io::Error) -> NetNsError {
     NetNsError::Step {
         name: name.to_owned(),
         step,
-        source,
+        cause,
     }
 }

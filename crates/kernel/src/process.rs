@@ -17,12 +17,12 @@ pub enum Error {
     #[error("oom_score_adj {0} is outside -1000 to 1000")]
     OomScoreAdjRange(i32),
     /// It may not be lowered without `CAP_SYS_RESOURCE`.
-    #[error("setting oom_score_adj to {value}: {source}")]
+    #[error("setting oom_score_adj to {value}: {cause}")]
     OomScoreAdj {
         /// The value that it was to have.
         value: i32,
         /// The system's words.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The number of open files could not be raised.
     #[error("raising the number of open files: {0}")]
@@ -42,7 +42,7 @@ pub fn set_oom_score_adj(value: i32) -> Result<(), Error> {
     if !(-1000..=1000).contains(&value) {
         return Err(Error::OomScoreAdjRange(value));
     }
-    let failed = |source| Error::OomScoreAdj { value, source };
+    let failed = |cause| Error::OomScoreAdj { value, cause };
     let current = std::fs::read_to_string(FILE).map_err(failed)?;
     if current.trim_end() == value.to_string() {
         return Ok(());

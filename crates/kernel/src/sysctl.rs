@@ -99,32 +99,32 @@ pub enum Error {
     #[error("sysctl {0}: this kernel has none")]
     Absent(Sysctl),
     /// It may not be written here: a read-only `/proc/sys`, a namespace that does not own it.
-    #[error("sysctl {name}: may not be set to {value} here: {source}")]
+    #[error("sysctl {name}: may not be set to {value} here: {cause}")]
     Denied {
         /// The setting.
         name: Sysctl,
         /// The value it was to have.
         value: String,
         /// The system's words.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel does not take the value.
-    #[error("sysctl {name}: {value:?} is refused: {source}")]
+    #[error("sysctl {name}: {value:?} is refused: {cause}")]
     Refused {
         /// The setting.
         name: Sysctl,
         /// The value it was to have.
         value: String,
         /// The system's words.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It cannot be read.
-    #[error("sysctl {name}: reading: {source}")]
+    #[error("sysctl {name}: reading: {cause}")]
     Read {
         /// The setting.
         name: Sysctl,
         /// The system's words.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Its value is not the number that was expected.
     #[error("sysctl {name}: {value:?} is not a number")]
@@ -162,9 +162,9 @@ impl SysctlTree {
         match std::fs::read_to_string(self.file(name)) {
             Ok(text) => Ok(text.trim_end().to_owned()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::Absent(name.clone())),
-            Err(source) => Err(Error::Read {
+            Err(cause) => Err(Error::Read {
                 name: name.clone(),
-                source,
+                cause,
             }),
         }
     }
@@ -194,21 +194,15 @@ impl SysctlTree {
             Ok(_) | Err(_) => {}
         }
         let (name, path) = (name.clone(), self.file(name));
-        let Err(source) = std::fs::write(path, value) else {
+        let Err(cause) = std::fs::write(path, value) else {
             return Ok(true);
         };
         let value = value.to_owned();
-        Err(match source.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::Denied {
-                name,
-                value,
-                source,
-            },
-            _ => Error::Refused {
-                name,
-                value,
-                source,
-            },
+        Err(match cause.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Error::Denied { name, value, cause }
+            }
+            _ => Error::Refused { name, value, cause },
         })
     }
 

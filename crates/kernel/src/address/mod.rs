@@ -119,7 +119,7 @@ impl AsFd for AddressWatch {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeNameError {
     /// The host's name cannot be read.
-    #[error("reading the host's name: {0}")]
+    #[error("cannot read /proc/sys/kernel/hostname")]
     Read(#[from] io::Error),
     /// There is nothing left of it without white space.
     #[error("the host's name is empty; set --hostname-override")]

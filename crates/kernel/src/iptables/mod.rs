@@ -94,12 +94,12 @@ pub enum Error {
         version: Version,
     },
     /// A tool did not say its version.
-    #[error("{program} --version: {source}")]
+    #[error("{program} --version: {cause}")]
     Version {
         /// The program asked.
         program: PathBuf,
         /// What was wrong with its answer.
-        source: ParseVersionError,
+        cause: ParseVersionError,
     },
     /// The tool could not be run, or hung.
     #[error(transparent)]

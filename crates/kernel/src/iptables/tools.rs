@@ -165,9 +165,9 @@ fn find(name: &str) -> Option<PathBuf> {
 fn ask_version(program: &Path) -> Result<(Version, Backend), Error> {
     let output = exec::run(Command::new(program).arg("--version"), b"", VERSION_LIMIT)?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.parse().map_err(|source| Error::Version {
+    let version = text.parse().map_err(|cause| Error::Version {
         program: program.to_owned(),
-        source,
+        cause,
     })?;
     let backend = if text.contains("(nf_tables)") {
         Backend::Nft

@@ -52,8 +52,8 @@ impl Socket {
         let first = self.take_sequences(count);
         for (request, sequence) in requests.iter_mut().zip(first..) {
             let Some(header) = request.first_chunk_mut::<16>() else {
-                let source = Malformed("a request without a header");
-                return Err(Error::Malformed { what, source });
+                let cause = Malformed("a request without a header");
+                return Err(Error::Malformed { what, cause });
             };
             let flags = flags(header) | REQUEST | ACK;
             header[6..8].copy_from_slice(&flags.to_ne_bytes());
@@ -71,10 +71,10 @@ impl Socket {
                 Received::Nothing => return Err(Error::LostReply { what }),
             };
             for message in Messages::new(self.datagram(length)) {
-                let message = message.map_err(|source| Error::Malformed { what, source })?;
+                let message = message.map_err(|cause| Error::Malformed { what, cause })?;
                 let control = message
                     .control()
-                    .map_err(|source| Error::Malformed { what, source })?;
+                    .map_err(|cause| Error::Malformed { what, cause })?;
                 let at = message.sequence.wrapping_sub(first) as usize;
                 if let (Some(Control::Acknowledged(end)), Some(place)) =
                     (control, found.get_mut(at))

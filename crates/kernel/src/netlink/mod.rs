@@ -110,12 +110,12 @@ pub enum Error {
         what: &'static str,
     },
     /// The reply is not what the protocol says.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Malformed {
         /// What was asked for.
         what: &'static str,
         /// What is wrong with it.
-        source: Malformed,
+        cause: Malformed,
     },
 }
 

@@ -177,8 +177,8 @@ impl Socket {
         match request.get_mut(8..12) {
             Some(place) => place.copy_from_slice(&sequence.to_ne_bytes()),
             None => {
-                let source = Malformed("a request without a header");
-                return Err(Error::Malformed { what, source });
+                let cause = Malformed("a request without a header");
+                return Err(Error::Malformed { what, cause });
             }
         }
         self.send(&[IoSlice::new(&request)])?;
@@ -194,14 +194,14 @@ impl Socket {
                 Received::Nothing => return Err(Error::LostReply { what }),
             };
             for message in Messages::new(self.datagram(length)) {
-                let message = message.map_err(|source| Error::Malformed { what, source })?;
+                let message = message.map_err(|cause| Error::Malformed { what, cause })?;
                 if message.sequence != sequence {
                     continue;
                 }
                 interrupted |= message.interrupted();
                 let control = message
                     .control()
-                    .map_err(|source| Error::Malformed { what, source })?;
+                    .map_err(|cause| Error::Malformed { what, cause })?;
                 match control {
                     None if failure.is_none() => failure = each(&message).err(),
                     None | Some(Control::Noop) => {}
@@ -209,7 +209,7 @@ impl Socket {
                     Some(Control::Acknowledged(end) | Control::Done(end)) => {
                         return match (end, failure) {
                             (Some(refusal), _) => Err(Error::Refused { what, refusal }),
-                            (None, Some(source)) => Err(Error::Malformed { what, source }),
+                            (None, Some(cause)) => Err(Error::Malformed { what, cause }),
                             (None, None) if interrupted => Err(Error::Interrupted { what }),
                             (None, None) => Ok(()),
                         };

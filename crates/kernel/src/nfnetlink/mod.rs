@@ -282,8 +282,8 @@ impl NfTables {
         match request.get_mut(6..8) {
             Some(place) => place.copy_from_slice(&flags.to_ne_bytes()),
             None => {
-                let source = Malformed("a request without a header");
-                return Err(Error::Malformed { what, source });
+                let cause = Malformed("a request without a header");
+                return Err(Error::Malformed { what, cause });
             }
         }
         self.socket.exchange(what, request, each)

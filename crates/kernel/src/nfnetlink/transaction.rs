@@ -29,12 +29,12 @@ impl fmt::Display for Fault {
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
     /// The batch is not whole messages; nothing was sent.
-    #[error("the transaction's bytes, at {at}: {source}")]
+    #[error("the transaction's bytes, at {at}: {cause}")]
     Malformed {
         /// Where the bad message starts.
         at: usize,
         /// What is wrong with it.
-        source: Malformed,
+        cause: Malformed,
     },
     /// Somebody else committed first (`ERESTART`): read back, make the difference again.
     #[error("the nf_tables rule set has changed since it was read")]
@@ -66,16 +66,16 @@ pub(super) fn count(batch: &[u8]) -> Result<u32, TransactionError> {
     for message in Messages::new(batch) {
         match message {
             Ok(message) => at += message.bytes.len().next_multiple_of(4),
-            Err(source) => return Err(TransactionError::Malformed { at, source }),
+            Err(cause) => return Err(TransactionError::Malformed { at, cause }),
         }
         count = count.saturating_add(1);
     }
     // The end of the batch would land where the kernel does not look for it.
     if at > batch.len() {
-        let source = Malformed("the last message is not padded to a multiple of four");
+        let cause = Malformed("the last message is not padded to a multiple of four");
         return Err(TransactionError::Malformed {
             at: batch.len(),
-            source,
+            cause,
         });
     }
     Ok(count)

@@ -84,7 +84,7 @@ fn nft(facts: &mut Facts) {
             let text = accepted("nft list ruleset", &output, &mut facts.notes);
             facts.dumps.nft_ruleset = text.filter(|t| !t.trim().is_empty());
         }
-        Err(exec::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(exec::Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
             facts.dumps.nft_ruleset = own_tables(&mut facts.notes);
         }
         Err(error) => facts.notes.push(error.to_string()),

@@ -37,8 +37,8 @@ bench: deps
 	$(CARGO) bench --package plan --bench plan
 	$(CARGO) bench --package dataplane --bench iptables
 	$(CARGO) bench --package dataplane --bench ipvs
-	$(CARGO) bench --package kernel --bench nftables
-	$(CARGO) bench --package kernel --bench first_packet
+	$(CARGO) bench --package dataplane --bench nftables
+	$(CARGO) bench --package dataplane --bench first_packet
 	$(CARGO) bench --package trace --bench dump
 	scripts/deps haproxy socat
 	$(CARGO) bench --package relay --bench relay

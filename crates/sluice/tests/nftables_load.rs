@@ -4,7 +4,7 @@
 mod support;
 #[path = "support/table.rs"]
 mod table;
-#[path = "../../kernel/tests/support/traffic.rs"]
+#[path = "../../dataplane/tests/support/traffic.rs"]
 mod traffic;
 
 use std::collections::BTreeSet;

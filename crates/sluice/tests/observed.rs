@@ -2,7 +2,7 @@
 //! the rules equal its own, as `render` prints them, and as the kernel lists them after `proxy --once`,
 //! in both back ends; in nftables mode what `render` prints and what is programmed are the same.
 
-#[path = "../../kernel/tests/support/listing.rs"]
+#[path = "../../dataplane/tests/support/listing.rs"]
 mod listing;
 mod support;
 

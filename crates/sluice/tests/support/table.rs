@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-#[path = "../../../kernel/tests/support/objects.rs"]
+#[path = "../../../dataplane/tests/support/objects.rs"]
 pub(crate) mod objects;
 
 use std::fs;

@@ -1,5 +1,6 @@
 //! The nftables mode's state machine on the real kernel, with others meddling and things going wrong.
 
+#[path = "../../kernel/tests/support/mod.rs"]
 mod support;
 #[path = "support/faults.rs"]
 mod support_faults;

@@ -1,6 +1,7 @@
 //! Connections through Services that nobody changes, while the table around them is changed: no
 //! packet of theirs is lost.
 
+#[path = "../../kernel/tests/support/mod.rs"]
 mod support;
 #[path = "support/faults.rs"]
 mod support_faults;

@@ -1,5 +1,6 @@
 //! The nftables mode against the real kernel, each test in a network namespace of its own.
 
+#[path = "../../kernel/tests/support/mod.rs"]
 mod support;
 #[path = "support/listing.rs"]
 mod support_listing;

@@ -7,7 +7,7 @@
 
 #[path = "../tests/support/nft.rs"]
 mod nft;
-#[path = "../tests/support/mod.rs"]
+#[path = "../../kernel/tests/support/mod.rs"]
 mod support;
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

@@ -1,6 +1,7 @@
 //! The iptables mode's inputs on the real kernel, both back ends: every one is taken, and what is
 //! then listed is what the input says, over histories of generated clusters.
 
+#[path = "../../kernel/tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeSet;

@@ -2,7 +2,7 @@
 //! program for the same objects and flags meet the same fate: the same set of endpoints, masqueraded
 //! or not, or refused in the same way, or dropped.
 
-#[path = "../support/mod.rs"]
+#[path = "../../../kernel/tests/support/mod.rs"]
 mod support;
 #[path = "../support/nft.rs"]
 mod support_nft;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use model::IpFamily;
 use plan::{NodePortAddresses, Plan, Planner, Settings};
+use serde_json::json;
 
 /// A configuration of kube-proxy, and the link that its local traffic enters through.
 #[derive(Clone)]
@@ -58,7 +59,8 @@ impl World {
         let batch = match self {
             World::V4 | World::V6 => source::read_once([observed::path("objects.json")]),
             World::V4InV6 => {
-                let mut list = observed::objects_json().into();
+                let items = observed::objects_json();
+                let mut list = json!({"apiVersion": "v1", "kind": "List", "items": items});
                 objects_in_v6(&mut list);
                 let folder = tempfile::tempdir().expect("a folder");
                 let file = folder.path().join("objects.json");

@@ -1,6 +1,6 @@
 //! The command line.
 
-mod why;
+mod trace_args;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use model::Mode;
 
-pub(crate) use why::{
-    ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, FromArg, HostArgs,
-    ObjectArgs, TraceArgs, TraceOutput,
+pub(crate) use trace_args::{
+    ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, HostArgs, ObjectArgs,
+    TraceArgs, TraceOutput,
 };
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.

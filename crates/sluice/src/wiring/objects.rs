@@ -66,8 +66,7 @@ fn list(source: impl Source, limit: Option<Duration>) -> anyhow::Result<Batch> {
     Ok(all)
 }
 
-/// Refuses a name that no Node has, where there are Nodes at all.
+/// Refuse a name that no Node has, if the objects contain Nodes.
 pub(crate) fn known_node(events: &[Event], name: &str) -> anyhow::Result<()> {
-    let objects = crate::commands::explain::Objects::of(events);
-    objects.node_name(Some(name), String::new(), &[]).map(drop)
+    diagnose::explain::node_name(events, Some(name), String::new(), &[]).map(drop)
 }

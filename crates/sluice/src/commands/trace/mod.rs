@@ -1,15 +1,16 @@
 //! `sluice trace`: what becomes of one packet, and why.
 
-pub(crate) mod live;
-pub(crate) mod question;
+pub(crate) mod request;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use diagnose::live;
 use serde_json::json;
 use trace::{Trace, Verdict};
 
 use crate::cli::{TraceArgs, TraceOutput};
-use question::{packet, style, world};
+use request::{packet, style, world};
 
 /// What the exit status tells of a question that could not be answered.
 const NO_ANSWER: u8 = 2;
@@ -18,7 +19,7 @@ const NO_ANSWER: u8 = 2;
 /// question cannot be answered.
 pub(crate) fn command(args: &TraceArgs) -> ExitCode {
     let answer = if args.live {
-        live::command(args)
+        run_live(args)
     } else {
         run(args).map(|accepted| ExitCode::from(u8::from(!accepted)))
     };
@@ -65,6 +66,27 @@ fn run(args: &TraceArgs) -> anyhow::Result<bool> {
         }
     }
     Ok(accepted)
+}
+
+fn run_live(args: &TraceArgs) -> anyhow::Result<ExitCode> {
+    let request = live::Request {
+        ends: (args.src, args.dst),
+        to: (args.proto, args.dport),
+        sport: args.sport,
+        from: args.from.clone(),
+        send: args.send.clone(),
+        timeout: Duration::from_secs(args.timeout),
+    };
+    let report = live::run(&request, |line| eprintln!("sluice: {line}"))?;
+    match args.output {
+        TraceOutput::Tree => print!("{}", report.text(style(args.color))),
+        TraceOutput::Json => println!("{}", serde_json::to_string_pretty(&report.to_json())?),
+    }
+    Ok(if report.is_fine() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn is_accepted(trace: &Trace) -> bool {

@@ -1,4 +1,4 @@
-//! `sluice diagram`: the way of a packet, or all chains, as a picture.
+//! The path of a packet, or all chains, as a picture.
 
 mod draw;
 mod graph;
@@ -10,65 +10,26 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::bail;
 use netfilter::iptables::{Counters, Family, TableSet};
 use trace::{Fraction, Packet, Step, Trace, Verdict, World};
 
-use crate::cli::{DiagramArgs, DiagramFormat};
-use crate::commands::explain::{self, Probe};
-use crate::commands::trace::question;
-use graph::{Builder, Graph, Kind};
+use crate::explain::Probe;
+use graph::{Builder, Kind};
 
-/// Carries out `sluice diagram`.
-pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
-    let graph = match &args.service {
-        Some(service) => {
-            let asked = explain::ask(service, &args.objects, &args.host)?;
-            of_service(&asked.world, &asked.probes)
-        }
-        None => of_rules(args)?,
-    };
-    let graph = graph.folded(args.most);
-    print!(
-        "{}",
-        match args.output {
-            DiagramFormat::Boxes => draw::boxes(&graph),
-            DiagramFormat::Mermaid => draw::mermaid(&graph),
-            DiagramFormat::Dot => draw::dot(&graph),
-            DiagramFormat::Svg => svg::svg(&graph),
-        }
-    );
-    Ok(())
-}
-
-/// The way of the packet that is asked about, or all chains.
-fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
-    let world = question::world(&args.host)?;
-    for warning in &world.warnings {
-        eprintln!("sluice: {warning}");
-    }
-    if world.iptables.is_empty() && world.nft.tables.is_empty() {
-        bail!("there are no rules to draw: is this the node, and are you root there?");
-    }
-    Ok(match (args.src, args.dst) {
-        (Some(src), Some(dst)) => {
-            let to = (args.proto, args.dport);
-            let packet = question::packet_between((src, dst), to, args.from.as_ref(), &world)?;
-            of_trace(&world, &packet, &trace::walk(&world, &packet)?)
-        }
-        _ => structure::of_world(&world),
-    })
-}
+pub use draw::{boxes, dot, mermaid};
+pub use graph::Graph;
+pub use structure::of_world;
+pub use svg::svg;
 
 /// The chains that a packet goes through, with the rules that it meets there, to every end.
-pub(crate) fn of_trace(world: &World, packet: &Packet, trace: &Trace) -> Graph {
+pub fn of_trace(world: &World, packet: &Packet, trace: &Trace) -> Graph {
     let mut builder = Builder::default();
     add_trace(&mut builder, &mut Counted::new(world), packet, trace);
     builder.done()
 }
 
 /// The ways of all kinds of client to a Service; chains that they share are there once.
-fn of_service(world: &World, probes: &[Probe]) -> Graph {
+pub fn of_service(world: &World, probes: &[Probe]) -> Graph {
     let mut builder = Builder::default();
     let mut counted = Counted::new(world);
     for probe in probes {

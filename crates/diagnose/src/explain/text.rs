@@ -1,9 +1,8 @@
-//! An explanation for people, and for machines.
+//! An explanation as text.
 
 use std::fmt::Write as _;
 
 use model::ServiceType;
-use serde_json::{Value, json};
 use trace::{Snat, Summary, Verdict};
 
 use super::finding::{Finding, Weight, listed};
@@ -202,48 +201,4 @@ fn shown(end: &Summary) -> String {
         None => {}
     }
     text
-}
-
-/// The explanation as one JSON object:
-/// `{"service", "node", "findings": [{"weight", "cause", "what", "change"}], "connections": [{"port",
-/// "from", "src", "dst", "trace"}], "notes": []}`, each trace as `sluice trace -o json` gives it.
-pub(crate) fn json(
-    subject: &Subject,
-    probes: &[Probe],
-    findings: &[Finding],
-    notes: &[String],
-) -> Value {
-    let weight = |weight| match weight {
-        Weight::Broken => "broken",
-        Weight::Partly => "partly",
-        Weight::Note => "note",
-    };
-    let finding = |f: &Finding| {
-        json!({
-            "weight": weight(f.weight),
-            "cause": f.cause.to_string(),
-            "what": f.what,
-            "change": f.change,
-        })
-    };
-    let connection = |p: &Probe| {
-        let dst = trace::Endpoint {
-            ip: p.packet.dst,
-            port: p.packet.dport,
-        };
-        json!({
-            "port": p.port,
-            "from": p.packet.from.to_string(),
-            "src": p.packet.src,
-            "dst": dst.to_string(),
-            "trace": trace::to_json(&p.trace),
-        })
-    };
-    json!({
-        "service": subject.service.name.to_string(),
-        "node": subject.node_name,
-        "findings": findings.iter().map(finding).collect::<Vec<_>>(),
-        "connections": probes.iter().map(connection).collect::<Vec<_>>(),
-        "notes": notes,
-    })
 }

@@ -8,7 +8,7 @@ use super::graph::{Builder, Graph, Kind};
 use super::{plain, shown};
 
 /// All chains, from the hooks on, with their rules and, where the dumps have them, counters.
-pub(crate) fn of_world(world: &World) -> Graph {
+pub fn of_world(world: &World) -> Graph {
     let mut builder = Builder::default();
     for set in &world.iptables {
         iptables(&mut builder, set);

@@ -27,7 +27,7 @@ struct Placed {
 }
 
 /// The picture.
-pub(crate) fn svg(graph: &Graph) -> String {
+pub fn svg(graph: &Graph) -> String {
     let placed = place(graph);
     let right = placed.iter().map(|p| p.x + p.width).max().unwrap_or(0) + GAP;
     let bottom = placed.iter().map(|p| p.y + p.height).max().unwrap_or(0) + GAP;

@@ -14,15 +14,15 @@ const MOST: usize = 5;
 
 /// A connection that the kernel knows: its destination as first asked for, and who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KnownFlow {
+pub struct KnownFlow {
     /// `tcp` is 6, `udp` 17, `sctp` 132.
-    pub(crate) protocol: u8,
+    pub protocol: u8,
     /// The client.
-    pub(crate) client: SocketAddr,
+    pub client: SocketAddr,
     /// What it asked for.
-    pub(crate) asked: SocketAddr,
+    pub asked: SocketAddr,
     /// Who got it.
-    pub(crate) given: SocketAddr,
+    pub given: SocketAddr,
 }
 
 /// Every check of this kind.

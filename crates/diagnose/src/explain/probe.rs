@@ -19,7 +19,7 @@ const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0
 
 /// What the plan says becomes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Expected {
+pub enum Expected {
     /// Any of these.
     To(BTreeSet<(IpAddr, u16)>),
     Refused,
@@ -28,17 +28,17 @@ pub(crate) enum Expected {
 
 /// One question and its answer.
 #[derive(Debug)]
-pub(crate) struct Probe {
+pub struct Probe {
     /// The Service port, as `namespace/name:port`.
-    pub(crate) port: String,
+    pub port: String,
     /// What kind of address is asked.
     kind: FrontendKind,
     /// The first packet.
-    pub(crate) packet: Packet,
+    pub packet: Packet,
     /// What the plan says.
-    pub(crate) expected: Expected,
+    pub expected: Expected,
     /// What the rules say.
-    pub(crate) trace: Trace,
+    pub trace: Trace,
 }
 
 /// Asks for every frontend from every kind of client for which an address is known.

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 /// How much a finding weighs. The heaviest come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Weight {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
     /// Connections fail.
     Broken,
     /// Some connections fail, or may.
@@ -15,7 +18,8 @@ pub(crate) enum Weight {
 
 /// What is the matter. One for each kind of cause, so that tests and scripts can name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+#[allow(missing_docs)]
+pub enum Cause {
     NotServed,
     NoSlices,
     NoReadyEndpoint,
@@ -69,17 +73,23 @@ impl fmt::Display for Cause {
     }
 }
 
+impl Serialize for Cause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// One thing that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Finding {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
     /// How much it weighs.
-    pub(crate) weight: Weight,
+    pub weight: Weight,
     /// The kind of cause.
-    pub(crate) cause: Cause,
+    pub cause: Cause,
     /// What is so, and what comes of it.
-    pub(crate) what: String,
+    pub what: String,
     /// What to do about it; empty where nothing needs doing.
-    pub(crate) change: String,
+    pub change: String,
 }
 
 impl Finding {

@@ -1,7 +1,7 @@
-//! `sluice trace --live`: the same question, asked of the kernel.
+//! What the kernel does with a packet.
 //!
-//! A table of our own has nf_tables trace the packets that open connections of this flow, and of no
-//! other. What becomes of the first is put into the form of a prediction and compared with that.
+//! A table of our own makes nf_tables trace the packets that open connections of one flow, and no
+//! others. The first one is compared with the prediction.
 
 mod compare;
 mod follow;
@@ -12,7 +12,8 @@ mod table;
 mod tests;
 
 use std::collections::HashSet;
-use std::process::ExitCode;
+use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -21,10 +22,10 @@ use kernel::nfnetlink::{
 };
 use kernel::process::Termination;
 use netfilter::nft::Op;
-use serde_json::json;
-use trace::{Facts, Packet, Proto, Step, Trace, Verdict, World};
+use serde_json::{Value, json};
+use trace::{Facts, Packet, Proto, Step, Style, Trace, Verdict, World};
 
-use crate::cli::{TraceArgs, TraceOutput};
+use crate::request::{Start, packet_between};
 use compare::{Comparison, compare};
 use follow::{End, Event, Follower};
 use observe::{Observation, Rules};
@@ -50,9 +51,37 @@ struct Caught {
     changed: bool,
 }
 
-/// Carries out `sluice trace --live`: 0 when the packet arrived as predicted, 1 when it did not, 2
-/// when there was none.
-pub(crate) fn command(args: &TraceArgs) -> anyhow::Result<ExitCode> {
+/// What to trace.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Source and destination address.
+    pub ends: (IpAddr, IpAddr),
+    /// The protocol, and the destination port if it has ports.
+    pub to: (Proto, Option<u16>),
+    /// The source port; `None` for any.
+    pub sport: Option<u16>,
+    /// Where the packet starts; `None` if that is to be guessed from its source address.
+    pub from: Option<Start>,
+    /// Whether to send a packet, and from which network namespace; `None` in it is the current one.
+    pub send: Option<Option<String>>,
+    /// How long to wait for a packet.
+    pub timeout: Duration,
+}
+
+/// What the kernel did with a packet, beside the prediction.
+#[derive(Debug)]
+pub struct Report {
+    seen: Observation,
+    predicted: Trace,
+    comparison: Comparison,
+}
+
+/// Have the kernel trace a packet and compare the result with the prediction. `tell` receives lines
+/// for a person who waits.
+///
+/// # Errors
+/// Tracing cannot be set up, or no packet arrives in time.
+pub fn run(request: &Request, tell: impl Fn(&str)) -> anyhow::Result<Report> {
     let termination = Termination::take_over()?;
     let mut nft = NfTables::open()?;
     if let Err(error) = nft.generation()
@@ -61,20 +90,29 @@ pub(crate) fn command(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         bail!("--live needs root (CAP_NET_ADMIN) in the node's network namespace");
     }
     let mut snapshot = Snapshot::take(&mut nft)?;
-    let mut asked = super::question::packet(args, &snapshot.world)?;
-    remove_leftovers(&mut nft, &snapshot.chains);
-    let (tracing, own) = start(&mut nft, &mut snapshot, &asked, args.sport)?;
-    let caught = catch(args, tracing, &own, &snapshot, &asked, &termination)?;
+    let world = &snapshot.world;
+    let mut asked = packet_between(request.ends, request.to, request.from.as_ref(), world)?;
+    asked.sport = request.sport.unwrap_or(asked.sport);
+    remove_leftovers(&mut nft, &snapshot.chains, &tell);
+    let (tracing, own) = start(&mut nft, &mut snapshot, &asked, request.sport)?;
+    let caught = catch(
+        request,
+        tracing,
+        &own,
+        &snapshot,
+        &asked,
+        &termination,
+        &tell,
+    )?;
     if caught.changed {
         snapshot = Snapshot::take(&mut nft)?;
     }
-    asked.sport = args.sport.unwrap_or(asked.sport);
     let seen = observe::observe(&snapshot.rules(&own), &asked, &caught.events, caught.end)
-        .context("the kernel told of the packet, but not of its beginning: try again")?;
+        .context("missed the start of this packet's kernel trace; try again")?;
     let mut predicted = trace::walk(&snapshot.world, &seen.packet)?;
     if caught.changed {
         predicted.warnings.push(
-            "the rules were changed while the packet was waited for: they are those read after it"
+            "the rules changed while waiting for the packet: the prediction uses those read after it"
                 .to_owned(),
         );
     }
@@ -85,23 +123,16 @@ pub(crate) fn command(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         .any(|o| o.path.iter().any(&silent))
     {
         predicted.warnings.push(
-            "legacy iptables tells nothing of single rules (`dmesg | grep TRACE:` may): of its \
-             tables only what became of the packet is compared"
+            "legacy iptables does not report single rules (`dmesg | grep TRACE:` may): for its \
+             tables only the result is compared"
                 .to_owned(),
         );
     }
     let comparison = compare(&predicted, &seen, silent);
-    print(args, &seen, &predicted, &comparison)?;
-    let arrived = seen
-        .trace
-        .outcomes
-        .iter()
-        .all(|o| o.verdict == Verdict::Accept);
-    let fine = arrived && !matches!(comparison, Comparison::Differs(_));
-    Ok(if fine {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(Report {
+        seen,
+        predicted,
+        comparison,
     })
 }
 
@@ -110,7 +141,7 @@ impl Snapshot {
     fn take(nft: &mut NfTables) -> anyhow::Result<Self> {
         for _ in 0..ATTEMPTS {
             let (chains, generation) = nft.chains()?;
-            let facts = crate::commands::facts::collect()?;
+            let facts = crate::facts::collect()?;
             if nft.generation()?.generation == generation {
                 let world = World::from_facts(&facts)?;
                 return Ok(Self {
@@ -184,7 +215,7 @@ fn start(
 }
 
 /// Tables of runs that were killed, on kernels that do not take them away themselves.
-fn remove_leftovers(nft: &mut NfTables, chains: &[ListedChain]) {
+fn remove_leftovers(nft: &mut NfTables, chains: &[ListedChain], tell: &impl Fn(&str)) {
     let mut tables: Vec<&TableId> = chains.iter().map(|c| &c.table).collect();
     tables.dedup();
     for table in tables {
@@ -196,34 +227,39 @@ fn remove_leftovers(nft: &mut NfTables, chains: &[ListedChain]) {
         }
         match nft.commit(table, &[Op::DeleteTable], None) {
             Ok(()) => {
-                eprintln!("sluice: removed table {table}, left over from a run that was killed");
+                tell(&format!(
+                    "removed table {table}, left by a run that was killed"
+                ));
             }
-            Err(error) => eprintln!("sluice: table {table} of another run is left alone: {error}"),
+            Err(error) => tell(&format!(
+                "cannot remove table {table} of an earlier run: {error}"
+            )),
         }
     }
 }
 
 /// Waits for a packet and follows it to its end. Tracing is off when this returns, however it does.
 fn catch(
-    args: &TraceArgs,
+    args: &Request,
     mut tracing: Tracing,
     own: &TableId,
     snapshot: &Snapshot,
     asked: &Packet,
     termination: &Termination,
+    tell: &impl Fn(&str),
 ) -> anyhow::Result<Caught> {
     let loopback = snapshot.facts.interfaces.iter().find(|i| i.name == "lo");
     let mut follower = Follower::new(&own.name, loopback.map(|i| i.index));
     match &args.send {
         Some(netns) => send::send(asked, args.sport, netns.as_deref())?,
-        None => eprintln!("sluice: {}", invitation(args, asked)),
+        None => tell(&invitation(args, asked)),
     }
-    let limit = Duration::from_secs(args.timeout);
+    let limit = args.timeout;
     let begun = Instant::now();
     let mut last = begun;
     let (events, end) = loop {
         if termination.wait(Duration::ZERO)?.is_some() {
-            bail!("told to stop before a packet came by; tracing is off again");
+            bail!("interrupted before a matching packet arrived; tracing is disabled again");
         }
         match tracing.hear(Duration::from_millis(100))? {
             Heard::Events(events) => {
@@ -271,17 +307,17 @@ fn provoke(asked: &Packet) -> String {
     }
 }
 
-fn invitation(args: &TraceArgs, asked: &Packet) -> String {
+fn invitation(args: &Request, asked: &Packet) -> String {
     format!(
         "waiting up to {} s for a packet that opens a connection {}; to provoke one, where {} is: {}",
-        args.timeout,
+        args.timeout.as_secs(),
         flow(asked),
         asked.src,
         provoke(asked)
     )
 }
 
-fn nobody(args: &TraceArgs, asked: &Packet, known: usize) -> String {
+fn nobody(args: &Request, asked: &Packet, known: usize) -> String {
     let others = match known {
         0 => String::new(),
         n => format!(
@@ -294,23 +330,26 @@ fn nobody(args: &TraceArgs, asked: &Packet, known: usize) -> String {
          and from that address? Look with: tcpdump -ni any host {} and host {}. To provoke one: \
          {}, or --send",
         flow(asked),
-        args.timeout,
+        args.timeout.as_secs(),
         asked.src,
         asked.dst,
         provoke(asked)
     )
 }
 
-fn print(
-    args: &TraceArgs,
-    seen: &Observation,
-    predicted: &Trace,
-    comparison: &Comparison,
-) -> anyhow::Result<()> {
-    if args.output == TraceOutput::Json {
-        let mut value = trace::to_json(predicted);
-        let kernel = trace::to_json(&seen.trace);
-        let (agrees, odds, difference) = match comparison {
+impl Report {
+    /// Whether the packet arrived, as predicted.
+    pub fn is_fine(&self) -> bool {
+        let outcomes = &self.seen.trace.outcomes;
+        let arrived = outcomes.iter().all(|o| o.verdict == Verdict::Accept);
+        arrived && !matches!(self.comparison, Comparison::Differs(_))
+    }
+
+    /// The report as JSON: the prediction as [`trace::to_json`] returns it, with a field `live`.
+    pub fn to_json(&self) -> Value {
+        let mut value = trace::to_json(&self.predicted);
+        let kernel = trace::to_json(&self.seen.trace);
+        let (agrees, odds, difference) = match &self.comparison {
             Comparison::Agrees(odds) => (true, Some(odds.to_f64()), None),
             Comparison::OtherWay(odds, d) => (true, Some(odds.to_f64()), Some(d)),
             Comparison::Differs(d) => (false, None, Some(d)),
@@ -325,27 +364,31 @@ fn print(
                 "kernel": d.kernel.as_ref().map(trace::step_to_json),
             })),
         });
-        println!("{}", serde_json::to_string_pretty(&value)?);
-        return Ok(());
+        value
     }
-    let style = super::question::style(args.color);
-    println!("predicted:");
-    print!("{}", trace::render_tree(&seen.packet, predicted, style));
-    println!("\nwhat the kernel did:");
-    print!("{}", trace::render_tree(&seen.packet, &seen.trace, style));
-    match comparison {
-        Comparison::Agrees(odds) => println!(
-            "\nThe kernel did what was predicted, for which the odds were {}.",
-            trace::percent(*odds)
-        ),
-        Comparison::OtherWay(odds, difference) => println!(
-            "\nThe packet ended as predicted, for which the odds were {}, but by another way: {}.",
-            trace::percent(*odds),
-            difference.what
-        ),
-        Comparison::Differs(difference) => {
-            println!("\nThe kernel did something else: {}.", difference.what);
-        }
+
+    /// The report for people.
+    pub fn text(&self, style: Style) -> String {
+        let packet = &self.seen.packet;
+        let predicted = trace::render_tree(packet, &self.predicted, style);
+        let seen = trace::render_tree(packet, &self.seen.trace, style);
+        let mut out = format!("predicted:\n{predicted}\nwhat the kernel did:\n{seen}\n");
+        let _ = match &self.comparison {
+            Comparison::Agrees(odds) => writeln!(
+                out,
+                "The kernel did what was predicted, for which the odds were {}.",
+                trace::percent(*odds)
+            ),
+            Comparison::OtherWay(odds, difference) => writeln!(
+                out,
+                "The packet ended as predicted, for which the odds were {}, but by another path: {}.",
+                trace::percent(*odds),
+                difference.what
+            ),
+            Comparison::Differs(difference) => {
+                writeln!(out, "The kernel did something else: {}.", difference.what)
+            }
+        };
+        out
     }
-    Ok(())
 }

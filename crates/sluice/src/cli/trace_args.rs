@@ -1,11 +1,10 @@
 //! The commands that say why.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use diagnose::Start;
 use trace::Proto;
 
 /// Whose rules and routes are asked.
@@ -89,7 +88,7 @@ pub(crate) struct TraceArgs {
     /// Where it starts: pod, node, outside, or the interface that it comes in through. Without it:
     /// guessed from the source address.
     #[arg(long, value_name = "pod|node|outside|INTERFACE")]
-    pub(crate) from: Option<FromArg>,
+    pub(crate) from: Option<Start>,
 
     #[command(flatten)]
     pub(crate) host: HostArgs,
@@ -189,28 +188,6 @@ pub(crate) enum ExplainOutput {
     Json,
 }
 
-/// Where a packet starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum FromArg {
-    Pod,
-    Node,
-    Outside,
-    Interface(String),
-}
-
-impl FromStr for FromArg {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text {
-            "pod" => FromArg::Pod,
-            "node" => FromArg::Node,
-            "outside" => FromArg::Outside,
-            name => FromArg::Interface(name.to_owned()),
-        })
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TraceOutput {
     Tree,
@@ -253,7 +230,7 @@ pub(crate) struct DiagramArgs {
 
     /// Where it starts: pod, node, outside, or the interface that it comes in through.
     #[arg(long, value_name = "pod|node|outside|INTERFACE")]
-    pub(crate) from: Option<FromArg>,
+    pub(crate) from: Option<Start>,
 
     #[command(flatten)]
     pub(crate) host: HostArgs,
@@ -274,4 +251,5 @@ pub(crate) enum DiagramFormat {
     Mermaid,
     Dot,
     Svg,
+    Json,
 }

@@ -1,14 +1,14 @@
-//! What `sluice trace`, `explain` and `diagram` are asked: of which host, and about which packet.
+//! What the arguments of `sluice trace`, `explain` and `diagram` ask: which host, and which packet.
 
 use std::io::IsTerminal as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use diagnose::packet_between;
 use netfilter::iptables::Family;
-use trace::{Facts, Origin, Packet, Proto, Style, World};
+use trace::{Facts, Packet, Style, World};
 
-use crate::cli::{ColorArg, FromArg, HostArgs, TraceArgs};
+use crate::cli::{ColorArg, HostArgs, TraceArgs};
 
 /// Colours where they are asked for, or where somebody looks on.
 pub(crate) fn style(color: ColorArg) -> Style {
@@ -33,7 +33,7 @@ pub(crate) fn facts(args: &HostArgs) -> anyhow::Result<Facts> {
         Some(path) => {
             Facts::parse(&read(path)?).with_context(|| format!("in {}", path.display()))?
         }
-        None if args.this_host || !args.has_rule_files() => crate::commands::facts::collect()?,
+        None if args.this_host || !args.has_rule_files() => diagnose::facts::collect()?,
         None => Facts::default(),
     };
     let dumps = &mut facts.dumps;
@@ -85,51 +85,4 @@ pub(crate) fn packet(args: &TraceArgs, world: &World) -> anyhow::Result<Packet> 
         packet.sport = sport;
     }
     Ok(packet)
-}
-
-/// The first packet from one address to a port of another.
-pub(crate) fn packet_between(
-    (src, dst): (IpAddr, IpAddr),
-    (proto, dport): (Proto, Option<u16>),
-    from: Option<&FromArg>,
-    world: &World,
-) -> anyhow::Result<Packet> {
-    let proto = match proto {
-        Proto::ICMP if dst.is_ipv6() => Proto::ICMPV6,
-        proto => proto,
-    };
-    if proto.has_ports() && dport.is_none() {
-        bail!("--dport is needed: {proto} has ports");
-    }
-    let guessed = world.host.guess_origin(src);
-    let (from, in_iface) = match from {
-        None => (guessed, None),
-        Some(FromArg::Pod) => (Origin::Pod, None),
-        Some(FromArg::Node) => (Origin::Node, None),
-        Some(FromArg::Outside) => (Origin::Outside, None),
-        Some(FromArg::Interface(name)) => {
-            known_interface(world, name)?;
-            // Whether it is a pod's does not matter to any rule; it names the start to the reader.
-            let from = match guessed {
-                Origin::Pod => Origin::Pod,
-                _ => Origin::Outside,
-            };
-            (from, Some(name.clone()))
-        }
-    };
-    let mut packet = Packet::new(from, src, dst, proto, dport.unwrap_or_default());
-    packet.in_iface = in_iface;
-    Ok(packet)
-}
-
-/// Refuses an interface that the host has not, where its interfaces are known.
-fn known_interface(world: &World, name: &str) -> anyhow::Result<()> {
-    let all: Vec<&str> = world.host.interface_names().collect();
-    if all.is_empty() || all.contains(&name) {
-        return Ok(());
-    }
-    bail!(
-        "--from {name}: neither pod, node, outside nor one of the interfaces: {}",
-        all.join(", ")
-    )
 }

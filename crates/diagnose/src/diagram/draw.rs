@@ -24,7 +24,7 @@ fn texts(b: &Box) -> impl Iterator<Item = String> {
 }
 
 /// As a Mermaid flowchart.
-pub(crate) fn mermaid(graph: &Graph) -> String {
+pub fn mermaid(graph: &Graph) -> String {
     // Quotes end a text, `#` starts an entity, and angle brackets are HTML.
     let escaped = |text: String| {
         text.replace('#', "#35;")
@@ -57,7 +57,7 @@ pub(crate) fn mermaid(graph: &Graph) -> String {
 }
 
 /// As a digraph of Graphviz.
-pub(crate) fn dot(graph: &Graph) -> String {
+pub fn dot(graph: &Graph) -> String {
     let escaped = |text: String| text.replace('\\', "\\\\").replace('"', "\\\"");
     let mut out = String::from("digraph sluice {\n  node [shape=box, fontname=monospace];\n");
     for (i, b) in graph.boxes.iter().enumerate() {
@@ -81,7 +81,7 @@ pub(crate) fn dot(graph: &Graph) -> String {
 }
 
 /// As boxes for a terminal: one under the other, with what each leads to below it.
-pub(crate) fn boxes(graph: &Graph) -> String {
+pub fn boxes(graph: &Graph) -> String {
     let mut out = String::new();
     for (i, b) in graph.boxes.iter().enumerate() {
         let lines: Vec<String> = texts(b).collect();

@@ -2,29 +2,32 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::Serialize;
+
 /// Boxes and the arrows between them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Graph {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Graph {
     /// In the order in which they were first met; an arrow's ends are places in this list.
-    pub(crate) boxes: Vec<Box>,
+    pub boxes: Vec<Box>,
     /// In the order in which they were first met.
-    pub(crate) arrows: Vec<Arrow>,
+    pub arrows: Vec<Arrow>,
 }
 
 /// A chain, a decision or an end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Box {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Box {
     /// What it is.
-    pub(crate) kind: Kind,
+    pub kind: Kind,
     /// Its name.
-    pub(crate) title: String,
+    pub title: String,
     /// What stands in it, a line each.
-    pub(crate) lines: Vec<String>,
+    pub lines: Vec<String>,
 }
 
 /// What a box stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
     /// A chain that the kernel calls from a hook, or where a packet starts.
     Hook,
     /// Any other chain.
@@ -38,12 +41,14 @@ pub(crate) enum Kind {
 }
 
 /// From one box to another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Arrow {
-    pub(crate) from: usize,
-    pub(crate) to: usize,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Arrow {
+    /// The box where it begins.
+    pub from: usize,
+    /// The box where it ends.
+    pub to: usize,
     /// `25%`, or empty.
-    pub(crate) label: String,
+    pub label: String,
 }
 
 /// Builds a graph, each box and arrow once.
@@ -102,7 +107,7 @@ impl Graph {
     /// The same with at most `most` arrows of a kind out of any box; what is left out is one folded
     /// box that says how many, and what only led from there is not drawn either. A chain that more
     /// lead to and that leads nowhere says how many in place of their arrows.
-    pub(crate) fn folded(&self, most: usize) -> Graph {
+    pub fn folded(&self, most: usize) -> Graph {
         self.without_hubs(most).with_few_ways_out(most)
     }
 

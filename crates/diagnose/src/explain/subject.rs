@@ -11,7 +11,7 @@ use plan::{NodeFacts, Planner, PortPlan, Settings, Warning};
 
 /// Everything that the objects say of one Service, and the plan of this node for it.
 #[derive(Debug)]
-pub(crate) struct Subject {
+pub struct Subject {
     /// The node.
     pub(crate) node_name: String,
     /// Its Node object, where there is one.

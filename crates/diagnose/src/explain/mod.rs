@@ -1,0 +1,258 @@
+//! Why a Service does not respond.
+//!
+//! Compares three views: what the objects state, what the plan of this node makes of them, and what
+//! the node's rules do to connections from each kind of client. Each cause is a small check over
+//! these, in `objects`, `node` and `probe`; `connect` asks the endpoints.
+
+mod connect;
+mod finding;
+mod node;
+mod objects;
+mod probe;
+mod subject;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::net::{IpAddr, SocketAddr};
+
+use kernel::conntrack::{Conntrack, Filter};
+use model::{Event, IpFamily, Mode};
+use plan::Settings;
+use serde::Serialize;
+use serde_json::Value;
+use trace::{Facts, World};
+
+pub use finding::{Cause, Finding, Weight};
+pub use node::KnownFlow;
+pub use probe::Probe;
+use subject::Objects;
+pub use subject::Subject;
+
+/// A question about one Service.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// NAMESPACE/NAME, NAMESPACE/NAME:PORT, an address of the Service, or a NodePort.
+    pub service: &'a str,
+    /// All objects.
+    pub events: Vec<Event>,
+    /// What the node's plan depends on, with the node's name.
+    pub settings: Settings,
+    /// The node's interfaces, addresses and sysctls.
+    pub facts: Facts,
+    /// Its rules and routes.
+    pub world: World,
+    /// A client outside the cluster to probe in addition.
+    pub client: Option<IpAddr>,
+    /// The rules come from files: a family without rules is unknown, not empty.
+    pub is_partial: bool,
+}
+
+/// A Service in the objects, in the plan and in the node's rules.
+#[derive(Debug)]
+pub struct Asked {
+    /// The node's rules and routes.
+    pub world: World,
+    /// Connections from each kind of client.
+    pub probes: Vec<Probe>,
+    facts: Facts,
+    subject: Subject,
+    client: Option<IpAddr>,
+    notes: Vec<String>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// `namespace/name`.
+    pub service: String,
+    /// The node for which it holds.
+    pub node: String,
+    /// What is wrong or surprising, the most severe first.
+    pub findings: Vec<Finding>,
+    /// Connections through the node's rules.
+    pub connections: Vec<Connection>,
+    /// What limits the answer.
+    pub notes: Vec<String>,
+    #[serde(skip)]
+    text: String,
+}
+
+/// A probed connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct Connection {
+    /// The Service port, as `namespace/name:port`.
+    pub port: String,
+    /// The kind of client.
+    pub from: String,
+    /// The client's address.
+    pub src: IpAddr,
+    /// Address and port of the frontend.
+    pub dst: String,
+    /// The walk through the rules, as [`trace::to_json`] returns it.
+    pub trace: Value,
+}
+
+impl Explanation {
+    /// Whether no connection fails.
+    pub fn is_healthy(&self) -> bool {
+        self.findings.iter().all(|f| f.weight == Weight::Note)
+    }
+
+    /// The explanation for people: the findings first, then objects, plan and connections.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Return the name of the node among the objects: `named`, or `here`, or the Node that has one of
+/// the addresses.
+///
+/// # Errors
+/// The objects contain Nodes, and none of them is meant.
+pub fn node_name(
+    events: &[Event],
+    named: Option<&str>,
+    here: String,
+    interfaces: &[IpAddr],
+) -> anyhow::Result<String> {
+    Objects::of(events).node_name(named, here, interfaces)
+}
+
+/// Find the Service and walk connections to it.
+///
+/// # Errors
+/// No Service is meant, or the rules contain an endless loop.
+pub fn ask(question: Question<'_>) -> anyhow::Result<Asked> {
+    let Question {
+        service,
+        events,
+        settings,
+        facts,
+        world,
+        client,
+        is_partial,
+    } = question;
+    let mut subject = Subject::new(service, events, settings, addresses(&facts))?;
+    subject.mode = mode_of(&world);
+    let mut probes = probe::ask(&subject, &facts, &world, client)?;
+    let mut notes = world.warnings.clone();
+    if is_partial {
+        for family in IpFamily::ALL {
+            notes.extend(only_known(&world, family, &mut probes));
+        }
+    }
+    Ok(Asked {
+        world,
+        probes,
+        facts,
+        subject,
+        client,
+        notes,
+    })
+}
+
+/// Return the mode that has objects of its own in the kernel, or iptables mode, which has only rules.
+fn mode_of(world: &World) -> Mode {
+    let has_table = |name: &str| world.nft.tables.iter().any(|table| *table.name == *name);
+    if !world.ipvs.services.is_empty() {
+        Mode::Ipvs
+    } else if has_table(dataplane::userspace::TABLE) {
+        Mode::Userspace
+    } else if has_table(dataplane::nftables::TABLE) {
+        Mode::Nftables
+    } else {
+        Mode::Iptables
+    }
+}
+
+/// Return the addresses of the host's interfaces.
+pub fn addresses(facts: &Facts) -> Vec<IpAddr> {
+    let all = facts.interfaces.iter().flat_map(|i| &i.addresses);
+    all.map(ipnet::IpNet::addr).collect()
+}
+
+impl Asked {
+    /// Return everything that the checks find. With `connect`, also try the endpoints from this node.
+    pub fn explain(self, flows: &[KnownFlow], connect: bool) -> Explanation {
+        let subject = &self.subject;
+        let mut findings = objects::findings(subject, self.client);
+        findings.extend(node::findings(subject, &self.facts, flows));
+        findings.extend(probe::findings(&self.probes));
+        if connect {
+            findings.extend(connect::findings(subject, connect::tcp));
+        }
+        // Stable: of equal weight, causes in the objects precede those in the kernel.
+        findings.sort_by_key(|f| f.weight);
+        Explanation {
+            service: subject.service.name.to_string(),
+            node: subject.node_name.clone(),
+            text: text::text(subject, &self.probes, &findings, &self.notes),
+            findings,
+            connections: self.probes.iter().map(connection).collect(),
+            notes: self.notes,
+        }
+    }
+
+    /// Return the connections to the Service in this host's connection tracking, and a note if they
+    /// cannot be read.
+    pub fn known_flows(&self) -> (Vec<KnownFlow>, Option<String>) {
+        let mut found = Vec::new();
+        let error = read_flows(&self.subject, &mut found).err();
+        let note = error.map(|e| format!("known connections are not considered: {e}"));
+        (found, note)
+    }
+}
+
+fn connection(probe: &Probe) -> Connection {
+    let packet = &probe.packet;
+    Connection {
+        port: probe.port.clone(),
+        from: packet.from.to_string(),
+        src: packet.src,
+        dst: trace::Endpoint {
+            ip: packet.dst,
+            port: packet.dport,
+        }
+        .to_string(),
+        trace: trace::to_json(&probe.trace),
+    }
+}
+
+fn read_flows(subject: &Subject, found: &mut Vec<KnownFlow>) -> Result<(), kernel::netlink::Error> {
+    let mut conntrack = Conntrack::open()?;
+    for (plan, _) in &subject.plans {
+        for ip in plan.frontends().filter_map(|f| f.ip) {
+            let filter = Filter {
+                destination: Some(ip),
+                ..Filter::all(kernel::Family::of(ip))
+            };
+            conntrack.dump(&filter, |flow| {
+                found.push(KnownFlow {
+                    protocol: flow.original.protocol.0,
+                    client: flow.original.source(),
+                    asked: flow.original.destination(),
+                    given: SocketAddr::new(flow.reply.source, flow.reply.source_port),
+                });
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Drop the probes of a family that no file contains rules of, and return a note about it.
+fn only_known(world: &World, family: IpFamily, probes: &mut Vec<Probe>) -> Option<String> {
+    use netfilter::iptables::Family::{Ipv4, Ipv6};
+    use netfilter::nft::listing::Family::{Inet, Ip, Ip6};
+    let (of_iptables, of_nft) = match family {
+        IpFamily::V4 => (Ipv4, Ip),
+        IpFamily::V6 => (Ipv6, Ip6),
+    };
+    let mut tables = world.nft.tables.iter();
+    let is_known = world.iptables.iter().any(|set| set.family == of_iptables)
+        || tables.any(|t| t.family == of_nft || t.family == Inet);
+    let before = probes.len();
+    probes.retain(|p| is_known || IpFamily::of(p.packet.dst) != family);
+    (probes.len() < before)
+        .then(|| format!("no file contains {family} rules: {family} is not checked"))
+}

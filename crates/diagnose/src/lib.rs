@@ -1,0 +1,14 @@
+//! Answers questions about a node: why a Service does not respond ([`explain`]), what the kernel does
+//! with one packet ([`live`]), and how rules and packets look as a picture ([`diagram`]). [`facts`]
+//! collects what the answers depend on.
+//!
+//! Results are plain data that can be serialised. Text for people is made beside them; reading
+//! files, talking to the API server and the command line belong to the caller.
+
+pub mod diagram;
+pub mod explain;
+pub mod facts;
+pub mod live;
+mod request;
+
+pub use request::{Start, packet_between};

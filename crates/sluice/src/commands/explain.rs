@@ -1,0 +1,103 @@
+//! `sluice explain`: why a Service does not respond.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use diagnose::explain::{self, Asked, Question};
+use model::Event;
+use source::apiserver::{ApiServer, ClientOptions};
+
+use super::trace::request;
+use crate::cli::{ExplainArgs, ExplainOutput, HostArgs, ObjectArgs};
+use crate::wiring::objects::{first_list_within, read_config};
+use crate::wiring::setup;
+
+/// Exit status for a question that cannot be answered.
+const NO_ANSWER: u8 = 2;
+/// Limit on the time between two answers of the API server.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Run `sluice explain`: 0 if nothing is wrong, 1 if something is, 2 if the question cannot be
+/// answered.
+pub(crate) fn command(args: &ExplainArgs) -> ExitCode {
+    match run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            ExitCode::from(NO_ANSWER)
+        }
+    }
+}
+
+fn is_live(host: &HostArgs) -> bool {
+    host.facts.is_none() && !host.has_rule_files()
+}
+
+/// Find the Service and walk connections to it.
+pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Asked> {
+    let facts = request::facts(host)?;
+    let world = request::world_of(&facts, host)?;
+    let here = match &args.node {
+        Some(name) => name.clone(),
+        None if is_live(host) => kernel::address::node_name(None)?,
+        None if facts.hostname.is_empty() => {
+            bail!("--node is required: the files do not contain the node name")
+        }
+        None => facts.hostname.clone(),
+    };
+    let config = read_config(args.config.as_deref(), None)?;
+    let events = objects(args, &here)?;
+    let named = args.node.as_deref();
+    let node_name = explain::node_name(&events, named, here, &explain::addresses(&facts))?;
+    explain::ask(Question {
+        service,
+        events,
+        settings: setup::settings(&config, &node_name),
+        facts,
+        world,
+        client: args.client,
+        is_partial: host.has_rule_files(),
+    })
+}
+
+fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
+    let asked = ask(&args.service, &args.objects, &args.host)?;
+    let flows = if is_live(&args.host) {
+        let (flows, note) = asked.known_flows();
+        if let Some(note) = note {
+            eprintln!("sluice: {note}");
+        }
+        flows
+    } else {
+        Vec::new()
+    };
+    let answer = asked.explain(&flows, args.connect);
+    match args.output {
+        ExplainOutput::Text => print!("{}", answer.text()),
+        ExplainOutput::Json => println!("{}", serde_json::to_string_pretty(&answer)?),
+    }
+    Ok(answer.is_healthy())
+}
+
+fn objects(args: &ObjectArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {
+    let batch = if args.manifests.is_empty() {
+        let options = ClientOptions {
+            kubeconfig: args.kubeconfig.clone(),
+            ..ClientOptions::default()
+        };
+        let server = ApiServer::new(options, node_name)
+            .context("no objects: pass --manifests, or --kubeconfig to ask the API server")?;
+        first_list_within(server, PATIENCE)?
+    } else {
+        source::read_once(args.manifests.clone())
+    };
+    for problem in &batch.problems {
+        eprintln!("{problem}");
+    }
+    if batch.events.is_empty() {
+        bail!("found no objects to explain");
+    }
+    Ok(batch.events)
+}

@@ -1,18 +1,20 @@
-# Everything here works on a bare Debian 12 with cargo and root: what is missing is installed first.
+# All targets work on a bare Debian 12 with cargo and root: missing packages are installed first.
 #
 #   make demo [MODE=nftables]   a three-node cluster in network namespaces, with real connections;
 #                               MODE=iptables, ipvs (in a virtual machine) or userspace
-#   make test                   every test there is; .ci/run calls it
-#   make bench                  the figures in the README
-#   make docs                   the pages that sluice writes itself: docs/paths.md
-#   make static                 target/static/sluice: the release program, statically linked, as the
-#                               image holds it; checked in an empty root
-#   make lint                   formatting and clippy, as CI checks them
+#   make check                  formatting, lints and the tests that need neither root nor network
+#   make test                   all tests; called by .ci/run
+#   make bench                  the figures of the README
+#   make docs                   regenerate docs/paths.md
+#   make static                 target/static/sluice: the statically linked release program of the image,
+#                               checked in an empty root
+#   make lint                   formatting, clippy, language, licences and sources of dependencies
+#   make release                version, binary, image, chart, SBOM and checksums: scripts/release
 
 MODE ?= nftables
 CARGO ?= cargo
 
-.PHONY: demo test bench docs static lint deps
+.PHONY: demo check test bench docs static lint release deps
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +26,7 @@ deps:
 demo: deps
 	$(CARGO) build --release --package sluice
 ifeq ($(MODE),ipvs)
-	# This machine's kernel may lack IPVS; that of User Mode Linux has it, but no NAT in nf_tables.
+	# The host's kernel may lack IPVS. User Mode Linux has it, but no NAT in nf_tables.
 	$(CARGO) xtask vm -- target/release/sluice lab demo --mode ipvs --patience 5 -- --iptables-backend legacy
 else
 	target/release/sluice lab demo --mode $(MODE)
@@ -47,7 +49,7 @@ bench: deps
 docs:
 	UPDATE=1 $(CARGO) test --package sluice --test walkthrough
 
-# The target is named, so that what runs while building is not linked so.
+# The target is named so that build scripts are not linked statically.
 static: HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 static: deps
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(HOST) --package sluice
@@ -58,4 +60,13 @@ static: deps
 
 lint:
 	$(CARGO) fmt --all --check
+	scripts/check-style
+	"$$(scripts/tool cargo-deny)" --offline check licenses bans sources
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# The tests of the pure crates, and the unit tests of the others. CONTRIBUTING.md explains the tiers.
+check: lint
+	$(CARGO) test $(addprefix --package ,model plan netfilter dataplane config source observe) --lib --tests
+
+release:
+	scripts/release

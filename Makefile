@@ -61,7 +61,7 @@ static: deps
 lint:
 	$(CARGO) fmt --all --check
 	scripts/check-style
-	"$$(scripts/tool cargo-deny)" --offline check licenses bans sources
+	"$$(scripts/tool cargo-deny)" check --hide-inclusion-graph licenses bans sources
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 # The tests of the pure crates, and the unit tests of the others. CONTRIBUTING.md explains the tiers.

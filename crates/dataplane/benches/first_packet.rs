@@ -94,9 +94,8 @@ impl Stage {
         stage.pods.run(serve).expect("the pods");
         if services > 0 {
             let load = || {
-                let mut sync = Sync::new(IpFamily::V4, Options::default());
-                sync.set_plan(plan);
-                sync.run(&mut Live::open(IpFamily::V4), LIMIT)
+                let mut sync = Sync::new(Options::default());
+                sync.run(plan, &mut Live::open(IpFamily::V4), LIMIT)
                     .expect("a table");
             };
             stage.node.run(load).expect("the node");

@@ -1,7 +1,14 @@
-//! One module a proxy mode: lays a plan out as rules and works out the change to them.
+//! Layout of a plan in the kernel, and the difference between two layouts. One module per proxy
+//! mode.
+//!
+//! A mode receives the plan and the keys of the Service ports that changed. It stores only what it
+//! knows the kernel to contain.
 
 pub mod iptables;
 pub mod ipvs;
 pub mod nftables;
+mod refusal;
 mod terms;
 pub mod userspace;
+
+pub use refusal::{Refusal, Refusals};

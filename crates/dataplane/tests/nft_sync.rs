@@ -32,9 +32,9 @@ fn plan(services: usize) -> Plan {
 }
 
 fn sync(plan: &Plan, transport: &mut impl Transport<Error = netlink::Error>) -> Sync {
-    let mut sync = Sync::new(IpFamily::V4, Options::default());
-    sync.set_plan(plan);
-    sync.run(transport, LIMIT).expect("the kernel answers");
+    let mut sync = Sync::new(Options::default());
+    sync.run(plan, transport, LIMIT)
+        .expect("the kernel answers");
     sync
 }
 
@@ -51,8 +51,9 @@ fn whatever_goes_wrong_it_ends_well() {
                 let mut sync = sync(&plan, &mut faulty);
                 // As the notification of a change that is not ours makes it.
                 sync.retry();
-                sync.distrust();
-                sync.run(&mut faulty, LIMIT).expect("the kernel answers");
+                sync.mark_unverified();
+                sync.run(&plan, &mut faulty, LIMIT)
+                    .expect("the kernel answers");
                 settled(&sync, &mut faulty.live, &plan);
             });
         }
@@ -79,19 +80,20 @@ fn of_a_refused_service_nothing_comes_and_of_a_refused_change_nothing_goes() {
             let mut kernel = Faulty::new(Live::open(IpFamily::V4), 0, Fault::None);
             let mut sync = sync(before, &mut kernel);
             kernel.poison = Some(frontend.with_host_u32(0));
-            sync.change(&after.diff_from(before));
+            sync.change(&[key.clone()].into());
             for _ in 0..2 {
-                sync.run(&mut kernel, LIMIT).expect("the kernel answers");
+                sync.run(after, &mut kernel, LIMIT)
+                    .expect("the kernel answers");
                 assert_eq!(sync.refused().keys().collect::<Vec<_>>(), [key]);
                 let found = kernel.read(&|_| Vec::new()).expect("read");
                 let wanted = State::lower(before, Options::default()).contents();
                 assert!(found.expect("a table").0.sets == wanted.sets);
                 // As who starts anew.
-                sync = Sync::new(IpFamily::V4, Options::default());
-                sync.set_plan(after);
+                sync = Sync::new(Options::default());
             }
             kernel.poison = None;
-            sync.run(&mut kernel, LIMIT).expect("the kernel answers");
+            sync.run(after, &mut kernel, LIMIT)
+                .expect("the kernel answers");
             settled(&sync, &mut kernel.live, after);
         });
     }
@@ -221,18 +223,17 @@ fn killed_at_any_point_of_a_load() {
         in_namespace(|| {
             let mut live = Live::open(IpFamily::V4);
             sync(&half, &mut live);
-            let mut killed = Sync::new(IpFamily::V4, Options::default());
-            killed.set_plan(&plan);
+            let mut killed = Sync::new(Options::default());
             for _ in 0..kill_after {
-                match killed.step() {
+                match killed.step(&plan) {
                     Step::Idle => break,
                     Step::Read => {
-                        let found = live.read(&|set| killed.expected(set)).expect("read");
-                        killed.found(found.map(|(contents, _)| contents), false);
+                        let found = live.read(&|set| Sync::expected(&plan, set)).expect("read");
+                        killed.on_read(&plan, found.map(|(contents, _)| contents), false);
                     }
                     Step::Commit { ops, guarded } => {
                         let outcome = live.commit(&ops, guarded).expect("sent");
-                        killed.done(outcome);
+                        killed.on_outcome(outcome);
                     }
                 }
             }
@@ -282,8 +283,9 @@ fn what_others_change_is_mended() {
             let mut live = Live::open(IpFamily::V4);
             let mut sync = sync(&plan, &mut live);
             run(meddling);
-            sync.distrust();
-            sync.run(&mut live, LIMIT).expect("the kernel answers");
+            sync.mark_unverified();
+            sync.run(&plan, &mut live, LIMIT)
+                .expect("the kernel answers");
             settled(&sync, &mut live, &plan);
         });
     }

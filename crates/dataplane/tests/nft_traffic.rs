@@ -46,8 +46,11 @@ impl Drop for Node {
 }
 
 fn bring(sync: &mut Sync, plan: &Plan, transport: &mut impl Transport<Error = netlink::Error>) {
-    sync.set_plan(plan);
-    sync.run(transport, 1_000).expect("the kernel answers");
+    let known = sync.state().into_iter().flat_map(|s| s.ports().keys());
+    let changed = known.chain(plan.ports.keys()).cloned().collect();
+    sync.change(&changed);
+    sync.run(plan, transport, 1_000)
+        .expect("the kernel answers");
 }
 
 /// A table of kube-proxy's as kube-proxy brings it in force where there is one already, in one
@@ -127,7 +130,7 @@ fn nobody_notices_that_the_table_changes_hands() {
         for plan in &plans {
             let mut live = Live::open(plan.family);
             let before = live.nft.generation().expect("a generation").generation;
-            let mut sync = Sync::new(plan.family, Options::default());
+            let mut sync = Sync::new(Options::default());
             bring(&mut sync, plan, &mut live);
             let after = live.nft.generation().expect("a generation").generation;
             assert_eq!(before.next(), after, "one transaction");
@@ -172,7 +175,7 @@ fn nobody_notices_what_goes_wrong_with_a_change_of_others() {
     };
     let (before, after) = (plans(before), plans(after));
     let start = |plan: &Plan| {
-        let mut sync = Sync::new(plan.family, Options::default());
+        let mut sync = Sync::new(Options::default());
         let start = || bring(&mut sync, plan, &mut Live::open(plan.family));
         node.0.run(start).expect("the node");
         sync
@@ -185,7 +188,7 @@ fn nobody_notices_what_goes_wrong_with_a_change_of_others() {
                 let mut faulty = Faulty::new(Live::open(after.family), 0, fault);
                 bring(sync, after, &mut faulty);
                 // As the notification of a change that is not ours makes it.
-                sync.distrust();
+                sync.mark_unverified();
                 bring(sync, after, &mut faulty);
                 settled(sync, &mut faulty.live, after);
                 bring(sync, before, &mut faulty.live);

@@ -11,8 +11,8 @@ use model::{Change, EndpointSlice, Event, IpFamily, NamespacedName};
 use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
 use nix::sched::{CloneFlags, unshare};
-use plan::Planner;
 use plan::testing::{big_cluster_of, big_cluster_settings};
+use plan::{Planner, PortChange};
 
 const LIMIT: usize = 100_000;
 
@@ -94,11 +94,11 @@ impl Cluster {
         let slices = slices.collect();
         planner.apply_all(events);
         planner.take_diff();
-        let mut sync = Sync::new(family, Options::default());
+        let mut sync = Sync::new(Options::default());
         let mut kernel = Timed::open(family);
         let start = Instant::now();
-        sync.set_plan(planner.plan(family));
-        sync.run(&mut kernel, LIMIT).expect("a load");
+        sync.run(planner.plan(family), &mut kernel, LIMIT)
+            .expect("a load");
         let all = start.elapsed();
         Cluster {
             services,
@@ -128,8 +128,13 @@ impl Cluster {
             IpFamily::V4 => diff.v4,
             IpFamily::V6 => diff.v6,
         };
-        self.sync.change(&diff);
-        let steps = self.sync.run(&mut self.kernel, LIMIT).expect("a change");
+        let changed = diff.ports.iter().filter_map(PortChange::key);
+        self.sync.change(&changed.collect());
+        let plan = self.planner.plan(self.family);
+        let steps = self
+            .sync
+            .run(plan, &mut self.kernel, LIMIT)
+            .expect("a change");
         let all = start.elapsed();
         assert!(steps > 0, "the change changed nothing");
         Took {
@@ -166,9 +171,9 @@ impl Cluster {
     /// A restart that finds all as it shall be.
     pub(crate) fn restart(&mut self) -> Duration {
         let start = Instant::now();
-        let mut sync = Sync::new(self.family, Options::default());
-        sync.set_plan(self.planner.plan(self.family));
-        let steps = sync.run(&mut self.kernel, LIMIT).expect("a readback");
+        let mut sync = Sync::new(Options::default());
+        let plan = self.planner.plan(self.family);
+        let steps = sync.run(plan, &mut self.kernel, LIMIT).expect("a readback");
         let took = start.elapsed();
         assert_eq!(steps, 1, "there was something to do");
         took

@@ -21,10 +21,10 @@ use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{IpFamily, Protocol};
+use model::Protocol;
 use netfilter::nft::table::Contents;
 use netfilter::nft::{Element, Op};
-use plan::{FamilyDiff, NodeFacts, Plan, PortKey, PortPlan};
+use plan::{Plan, PortKey, PortPlan};
 
 use super::Options;
 use super::elements::PortElements;
@@ -32,6 +32,7 @@ use super::names::SetId;
 use super::pick::Pick;
 use super::readback::{self, Piece, Repair};
 use super::state::{Change, State};
+use crate::Refusals;
 
 /// How many elements a transaction has at most, single ports aside: so many take the kernel some
 /// ten milliseconds, in which it lets other writers wait.
@@ -44,9 +45,9 @@ const IDLE_CHAINS: usize = 32;
 pub enum Step {
     /// Nothing: the table is as the plan says, but for what [`Sync::refused`] says.
     Idle,
-    /// Read the table and give it to [`Sync::found`].
+    /// Read the table and give it to [`Sync::on_read`].
     Read,
-    /// Commit these as one transaction and tell [`Sync::done`] what came of it. If `guarded`, only
+    /// Commit these as one transaction and tell [`Sync::on_outcome`] what came of it. If `guarded`, only
     /// if nobody else has committed since the table was read: the operations rest on that.
     Commit {
         /// The operations.
@@ -142,12 +143,10 @@ enum InFlight {
 /// The state machine of one family's table.
 #[derive(Debug)]
 pub struct Sync {
-    family: IpFamily,
     options: Options,
-    node: Arc<NodeFacts>,
-    ports: BTreeMap<PortKey, Arc<PortPlan>>,
-    dirty: BTreeSet<PortKey>,
-    refused: BTreeMap<PortKey, String>,
+    /// The ports that the current run has yet to compare with the table.
+    todo: BTreeSet<PortKey>,
+    refused: Refusals,
     /// What was refused though it is about no one port.
     refused_common: Option<String>,
     truth: Truth,
@@ -159,16 +158,12 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// Of a table that nothing is known of, for a node that knows of no Services.
-    pub fn new(family: IpFamily, options: Options) -> Self {
-        let plan = Plan::empty(family);
+    /// A machine that knows nothing of the table.
+    pub fn new(options: Options) -> Self {
         Self {
-            family,
             options,
-            node: plan.node,
-            ports: plan.ports,
-            dirty: BTreeSet::new(),
-            refused: BTreeMap::new(),
+            todo: BTreeSet::new(),
+            refused: Refusals::default(),
             refused_common: None,
             truth: Truth::Unknown,
             in_flight: None,
@@ -177,36 +172,20 @@ impl Sync {
         }
     }
 
-    /// Sets the plan anew.
-    pub fn set_plan(&mut self, plan: &Plan) {
-        self.dirty.extend(self.ports.keys().cloned());
-        self.dirty.extend(plan.ports.keys().cloned());
-        self.node = plan.node.clone();
-        self.ports.clone_from(&plan.ports);
-        self.forgive();
-    }
-
-    /// Takes in a change to the plan. A port that was refused is tried again when it changes.
-    pub fn change(&mut self, diff: &FamilyDiff) {
-        for change in &diff.ports {
-            let Some(key) = change.key() else { continue };
-            match &change.after {
-                Some(port) => self.ports.insert(key.clone(), port.clone()),
-                None => self.ports.remove(&key),
-            };
-            if self.refused.remove(&key).is_some() {
-                // What the table has of it is not known.
-                self.distrust();
+    /// Begin a run: these ports may differ from what the table contains. A refused port that
+    /// changed is tried again.
+    pub fn change(&mut self, changed: &BTreeSet<PortKey>) {
+        self.todo.clone_from(changed);
+        for key in changed {
+            if self.refused.remove(key) {
+                // The table may contain a former version.
+                self.mark_unverified();
             }
-            self.dirty.insert(key);
-        }
-        if let Some(node) = &diff.node {
-            self.node = node.clone();
         }
     }
 
     /// Somebody else has changed the table, or may have: it is read before anything else.
-    pub fn distrust(&mut self) {
+    pub fn mark_unverified(&mut self) {
         self.truth = Truth::Unknown;
     }
 
@@ -214,20 +193,20 @@ impl Sync {
     pub fn retry(&mut self) {
         self.cannot_sweep = false;
         self.in_pieces = false;
-        self.forgive();
+        self.clear_refusals();
         if self.refused_common.take().is_some() {
-            self.distrust();
+            self.mark_unverified();
         }
     }
 
-    fn forgive(&mut self) {
-        if !mem::take(&mut self.refused).is_empty() {
-            self.distrust();
+    fn clear_refusals(&mut self) {
+        if self.refused.clear() {
+            self.mark_unverified();
         }
     }
 
-    /// The ports that the kernel refused, with its reason.
-    pub fn refused(&self) -> &BTreeMap<PortKey, String> {
+    /// The quarantined ports.
+    pub fn refused(&self) -> &Refusals {
         &self.refused
     }
 
@@ -245,7 +224,7 @@ impl Sync {
     }
 
     /// What is to be done next. A [`Step::Read`] or [`Step::Commit`] must be answered before the next.
-    pub fn step(&mut self) -> Step {
+    pub fn step(&mut self, plan: &Plan) -> Step {
         match mem::replace(&mut self.truth, Truth::Unknown) {
             // Nothing can be built on a table that refuses its foundations.
             Truth::Unknown if self.refused_common.is_some() => Step::Idle,
@@ -263,7 +242,7 @@ impl Sync {
                     if !repairing.refused {
                         self.truth = Truth::Known(repairing.target);
                     }
-                    return self.step();
+                    return self.step(plan);
                 };
                 let ops = match &batch {
                     Batch::First(ops) | Batch::Last(ops) => ops.clone(),
@@ -274,7 +253,7 @@ impl Sync {
                 Step::Commit { ops, guarded: true }
             }
             Truth::Known(mut state) => {
-                let change = self.next_change(&mut state);
+                let change = self.next_change(plan, &mut state);
                 self.truth = Truth::Known(state);
                 let Some(mut change) = change else {
                     return Step::Idle;
@@ -289,16 +268,16 @@ impl Sync {
 
     /// The next transaction on a known table; changes for which the kernel has nothing to do are
     /// taken in at once.
-    fn next_change(&mut self, state: &mut State) -> Option<Change> {
+    fn next_change(&mut self, plan: &Plan, state: &mut State) -> Option<Change> {
         loop {
-            let node = (*state.node() != self.node).then(|| self.node.clone());
-            if self.dirty.is_empty() && node.is_none() {
+            let node = (*state.node() != plan.node).then(|| plan.node.clone());
+            if self.todo.is_empty() && node.is_none() {
                 // A port that was refused may have a former version that leads there.
                 let can_sweep = !self.cannot_sweep && self.refused.is_empty();
                 let sweep = can_sweep && state.idle_chains() > IDLE_CHAINS;
                 return sweep.then(|| state.sweep());
             }
-            let targets = take_targets(&mut self.dirty, &self.ports, &self.refused, state);
+            let targets = take_targets(&mut self.todo, &plan.ports, &self.refused, state);
             let change = state.change(targets, node);
             if !change.is_empty() {
                 return Some(change);
@@ -308,13 +287,13 @@ impl Sync {
     }
 
     /// What the Services should have in the set of a name, for [`Step::Read`].
-    pub fn expected(&self, set: &str) -> Vec<Element> {
+    pub fn expected(plan: &Plan, set: &str) -> Vec<Element> {
         let Some(wanted) = SetId::from_name(set) else {
             return Vec::new();
         };
         let mut elements = PortElements::of(wanted);
-        for port in self.ports.values() {
-            elements.add(port, &self.node);
+        for port in plan.ports.values() {
+            elements.add(port, &plan.node);
         }
         let shared = elements.shared.iter().map(|shared| shared.element());
         let shared = shared.filter(|(id, _)| *id == wanted);
@@ -328,21 +307,21 @@ impl Sync {
 
     /// Takes in what was read; `None` if there is no table. `foreign` says whether there is something
     /// in it that could not be decoded.
-    pub fn found(&mut self, found: Option<Contents>, foreign: bool) {
-        self.dirty.clear();
+    pub fn on_read(&mut self, plan: &Plan, found: Option<Contents>, foreign: bool) {
+        self.todo.clear();
         let Some(found) = found else {
-            return self.build(Vec::new());
+            return self.build(plan, Vec::new());
         };
-        let mut target = self.target();
-        if foreign || !readback::is_ours(&found, self.family) {
+        let mut target = self.target(plan);
+        if foreign || !readback::is_ours(&found, plan.family) {
             if self.in_pieces {
-                return self.build(vec![Op::DeleteTable]);
+                return self.build(plan, vec![Op::DeleteTable]);
             }
             // In the same transaction in which ours comes, so that no packet is without either.
             self.truth = Truth::Replacing(Box::new(target));
             return;
         }
-        let refused = self.refused.keys().filter_map(|key| self.ports.get(key));
+        let refused = self.refused.keys().filter_map(|key| plan.ports.get(key));
         let refused: Vec<&PortPlan> = refused.map(Arc::as_ref).collect();
         // Until a port's elements are what they shall be, they lead where they did.
         target.set_idle(found.chains.keys().filter_map(|name| Pick::parse(name)));
@@ -359,25 +338,25 @@ impl Sync {
     }
 
     /// Builds the table from nothing: first what is there without Services, then they.
-    fn build(&mut self, mut ops: Vec<Op>) {
-        let target = State::new(self.family, self.options, self.node.clone());
-        self.dirty.extend(self.ports.keys().cloned());
+    fn build(&mut self, plan: &Plan, mut ops: Vec<Op>) {
+        let target = State::new(plan.family, self.options, plan.node.clone());
+        self.todo.extend(plan.ports.keys().cloned());
         ops.extend(target.install());
         self.repair(target, VecDeque::from([Batch::First(ops)]));
     }
 
     /// The table as it shall be, without what the kernel refuses.
-    fn target(&self) -> State {
-        let mut state = State::new(self.family, self.options, self.node.clone());
-        let wanted = self.ports.iter();
-        let wanted = wanted.filter(|(key, _)| !self.refused.contains_key(*key));
+    fn target(&self, plan: &Plan) -> State {
+        let mut state = State::new(plan.family, self.options, plan.node.clone());
+        let wanted = plan.ports.iter();
+        let wanted = wanted.filter(|(key, _)| !self.refused.contains(key));
         let targets = wanted.map(|(k, p)| (k.clone(), Some(p.clone())));
         state.take_in(targets.collect());
         state
     }
 
     /// Takes in what came of a transaction.
-    pub fn done(&mut self, outcome: Outcome) {
+    pub fn on_outcome(&mut self, outcome: Outcome) {
         let Some(flight) = self.in_flight.take() else {
             return;
         };
@@ -421,7 +400,7 @@ impl Sync {
             Batch::Pieces(pieces) => match pieces.into_iter().next().and_then(|p| p.key) {
                 Some(key) => {
                     repairing.refused = true;
-                    self.refused.insert(key, why);
+                    self.refused.reject(key, why);
                 }
                 None => self.refused_common = Some(why),
             },
@@ -435,21 +414,22 @@ impl Sync {
     /// The transport's; the table then counts as unknown.
     pub fn run<T: Transport>(
         &mut self,
+        plan: &Plan,
         transport: &mut T,
         limit: usize,
     ) -> Result<usize, T::Error> {
         for count in 0..limit {
-            match self.step() {
+            match self.step(plan) {
                 Step::Idle => return Ok(count),
                 Step::Read => {
-                    let found = transport.read(&|set| self.expected(set))?;
+                    let found = transport.read(&|set| Self::expected(plan, set))?;
                     let foreign = found.as_ref().is_some_and(|(_, foreign)| *foreign);
-                    self.found(found.map(|(contents, _)| contents), foreign);
+                    self.on_read(plan, found.map(|(contents, _)| contents), foreign);
                 }
                 Step::Commit { ops, guarded } => match transport.commit(&ops, guarded) {
-                    Ok(outcome) => self.done(outcome),
+                    Ok(outcome) => self.on_outcome(outcome),
                     Err(error) => {
-                        self.done(Outcome::Unknown);
+                        self.on_outcome(Outcome::Unknown);
                         return Err(error);
                     }
                 },
@@ -462,13 +442,13 @@ impl Sync {
 /// Takes ports to be changed, as many as go into a transaction. One that gives up a frontend goes
 /// together with the one that gets it.
 fn take_targets(
-    dirty: &mut BTreeSet<PortKey>,
+    todo: &mut BTreeSet<PortKey>,
     ports: &BTreeMap<PortKey, Arc<PortPlan>>,
-    refused: &BTreeMap<PortKey, String>,
+    refused: &Refusals,
     state: &State,
 ) -> Vec<super::Target> {
     let mut owners: HashMap<(Option<IpAddr>, u16, Protocol), PortKey> = HashMap::new();
-    for key in dirty.iter() {
+    for key in todo.iter() {
         if let Some(port) = state.ports().get(key) {
             for f in port.frontends() {
                 owners.insert((f.ip, f.port.get(), port.protocol), key.clone());
@@ -479,11 +459,11 @@ fn take_targets(
     let mut size = 0;
     let mut together: Vec<PortKey> = Vec::new();
     while size < BATCH {
-        let Some(key) = together.pop().or_else(|| dirty.pop_first()) else {
+        let Some(key) = together.pop().or_else(|| todo.pop_first()) else {
             break;
         };
-        dirty.remove(&key);
-        if refused.contains_key(&key) {
+        todo.remove(&key);
+        if refused.contains(&key) {
             continue;
         }
         let port = ports.get(&key).cloned();
@@ -493,7 +473,7 @@ fn take_targets(
         }
         for f in port.iter().flat_map(|port| port.frontends()) {
             if let Some(owner) = owners.get(&(f.ip, f.port.get(), key.1))
-                && dirty.remove(owner)
+                && todo.remove(owner)
             {
                 together.push(owner.clone());
             }

@@ -60,6 +60,11 @@ impl State {
         self.options
     }
 
+    /// The node facts that it is laid out with.
+    pub fn node(&self) -> &Arc<NodeFacts> {
+        &self.node
+    }
+
     /// The ports that are in the table, with the relay's ports for them.
     pub fn ports(&self) -> &BTreeMap<PortKey, (Arc<PortPlan>, RelayPorts)> {
         &self.ports

@@ -25,9 +25,9 @@ use world::{Configuration, World, configurations};
 
 /// Brings the table in the calling thread's namespace to a plan, as a fresh start does.
 fn bring(plan: &Plan) {
-    let mut sync = Sync::new(plan.family, Options::default());
-    sync.set_plan(plan);
-    sync.run(&mut Live::open(plan.family), 100).expect("a load");
+    let mut sync = Sync::new(Options::default());
+    sync.run(plan, &mut Live::open(plan.family), 100)
+        .expect("a load");
     assert!(sync.refused().is_empty(), "{:?}", sync.refused());
     assert_eq!(sync.refused_common(), None);
 }

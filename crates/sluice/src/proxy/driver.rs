@@ -1,51 +1,54 @@
-//! What the sync machine asks of a proxy mode.
+//! The interface between the sync state machine and a proxy mode.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt;
 use std::time::Instant;
 
-use model::IpFamily;
+use dataplane::Refusals;
 use plan::{Plan, PortKey, StaleFlows};
 
-use super::pending::Pending;
-
-/// One address family of one proxy mode, at the kernel. Owns what it knows to be applied.
+/// One address family of one proxy mode, connected to the kernel. Stores only its knowledge of the
+/// kernel's state; the plan is passed with each call.
 pub(crate) trait Driver {
-    /// Writes what changed since the last sync that succeeded.
-    fn sync(&mut self, plan: &Plan, pending: &Pending) -> Result<Synced, SyncError>;
+    /// Write the Service ports that changed since the last successful sync. Node facts and counts
+    /// are compared with those of the last sync by the mode itself.
+    fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError>;
 
-    /// Reads the kernel's state back, compares it with the whole plan and writes the difference.
+    /// Read the kernel's state, compare it with the whole plan and write the difference.
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError>;
 
-    /// Whether somebody else changed what this mode had written. Cheap; finding nothing is no
-    /// proof.
-    fn disturbed(&mut self) -> bool;
+    /// Return whether another program changed the rules of this mode. Cheap; `false` proves
+    /// nothing.
+    fn disturbed(&mut self, plan: &Plan) -> bool;
 
-    /// The host's addresses have changed; whether that takes a sync although no plan changed.
-    fn host_addresses_changed(&mut self) -> bool {
+    /// Take note that the host's addresses changed. Return whether that requires a sync although
+    /// the plan is unchanged.
+    fn host_addresses_changed(&mut self, _plan: &Plan) -> bool {
         false
     }
 
-    /// Flows that connection tracking is to forget now that a sync has succeeded, as the plan has
-    /// them; whether a mode's flows lead to endpoints is for the mode to say.
+    /// Translate the flows that connection tracking must forget after a successful sync from the
+    /// plan's terms into the mode's: a mode may lead flows elsewhere than to endpoints.
     fn stale_flows(&self, flows: Vec<StaleFlows>) -> Vec<StaleFlows> {
         flows
     }
 
-    /// When [`attend`](Self::attend) should be called next.
+    /// The time of the next call to [`attend`](Self::attend).
     fn due(&self) -> Option<Instant> {
         None
     }
 
-    /// Sees to what goes on beside syncs.
-    fn attend(&mut self) {}
+    /// Do the work that is independent of syncs.
+    fn attend(&mut self, _plan: &Plan) {}
 }
 
-/// A sync that the kernel has committed.
+/// The result of a sync that the kernel has committed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Synced {
-    /// Service ports that are left out, with the reason. Everything else is served.
-    pub(crate) quarantined: BTreeMap<PortKey, String>,
-    /// Rules by table, where the mode has them: in the kernel, and written by this sync.
+    /// Service ports that are left out. All others are served.
+    pub(crate) quarantined: Refusals,
+    /// Rules by table, for the modes that count them.
     pub(crate) rules: Vec<RuleCount>,
 }
 
@@ -60,10 +63,48 @@ pub(crate) struct RuleCount {
     pub(crate) written: usize,
 }
 
-/// A sync that did not reach the kernel; what was applied before is in force.
+/// Why a sync did not reach the kernel. The last committed state stays in force.
 #[derive(Debug, thiserror::Error)]
-#[error("{family}: {reason}")]
-pub(crate) struct SyncError {
-    pub(crate) family: IpFamily,
-    pub(crate) reason: String,
+pub(crate) enum SyncError {
+    /// The kernel's state could not be read, or nothing could be sent.
+    #[error("{operation}")]
+    Failed {
+        /// What failed, as in "cannot read the table kube-proxy".
+        operation: &'static str,
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The kernel rejects content that belongs to no single Service port; with its message.
+    #[error("the kernel rejects {what}: {message}")]
+    Rejected { what: &'static str, message: String },
+    /// Other programs commit faster than this one can read.
+    #[error("another program keeps changing nf_tables; find it with `nft monitor`")]
+    Contended,
+}
+
+impl SyncError {
+    /// Wrap the error of an operation.
+    pub(crate) fn failed<E>(operation: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        move |error| SyncError::Failed {
+            operation,
+            source: error.into(),
+        }
+    }
+}
+
+/// Displays an error with all its causes.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
 }

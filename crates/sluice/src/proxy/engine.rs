@@ -3,14 +3,15 @@
 //! Everything that decides is here and in [`Schedule`]; time is an argument, and the kernel is
 //! behind [`Driver`]. Nothing is written before every object has been seen once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use dataplane::Refusals;
 use model::{Event, IpFamily};
-use plan::{FamilyDiff, NodeFacts, Plan, Planner, PortKey};
+use plan::{NodeFacts, Plan, Planner, PortKey};
 
-use super::driver::{Driver, SyncError, Synced};
+use super::driver::{Chain, Driver, SyncError, Synced};
 use super::pending::Pending;
 use super::schedule::{Intervals, Schedule, Work};
 
@@ -48,7 +49,7 @@ pub(crate) struct SyncReport<'a> {
     pub(crate) node: &'a NodeFacts,
     /// What is in the kernel now and was not after the last sync that ended well. Not the whole
     /// plan: nobody who hears of a sync may take longer for it the larger the cluster is.
-    pub(crate) changes: FamilyDiff,
+    pub(crate) changes: Pending,
 }
 
 /// The state machine.
@@ -134,7 +135,10 @@ impl Engine {
         self.settle(now);
         if self.complete {
             for family in &mut self.families {
-                if family.driver.host_addresses_changed() {
+                if family
+                    .driver
+                    .host_addresses_changed(self.planner.plan(family.family))
+                {
                     family.schedule.changed();
                 }
             }
@@ -184,12 +188,13 @@ impl Engine {
             return;
         }
         for family in &mut self.families {
+            let plan = self.planner.plan(family.family);
             if family.driver.due().is_some_and(|due| due <= Instant::now()) {
-                family.driver.attend();
+                family.driver.attend(plan);
             }
             while let Some(work) = family.schedule.due(Instant::now()) {
                 if work == Work::Check {
-                    if family.driver.disturbed() {
+                    if family.driver.disturbed(plan) {
                         family.put_back();
                     } else if !family.quarantined.is_empty() {
                         // What was refused may be taken by now.
@@ -197,7 +202,7 @@ impl Engine {
                     }
                     continue;
                 }
-                family.sync(work, self.planner.plan(family.family), &mut *self.observer);
+                family.sync(work, plan, &mut *self.observer);
                 break;
             }
         }
@@ -225,7 +230,7 @@ impl Family {
         let started = Instant::now();
         self.schedule.started(started);
         let result = match work {
-            Work::Changes => self.driver.sync(plan, &self.pending),
+            Work::Changes => self.driver.sync(plan, &self.pending.ports),
             Work::Everything | Work::Check => self.driver.resync(plan),
         };
         let ended = Instant::now();
@@ -236,7 +241,7 @@ impl Family {
                     tracing::info!("{}: synced again", self.family);
                 }
                 self.note_quarantined(&synced.quarantined);
-                let mut changes = std::mem::take(&mut self.pending).into_diff();
+                let mut changes = std::mem::take(&mut self.pending);
                 changes.stale_flows = self.driver.stale_flows(changes.stale_flows);
                 let (family, took) = (self.family, ended.duration_since(started));
                 tracing::debug!("{family}: wrote {} in {took:?}", work.name());
@@ -253,7 +258,7 @@ impl Family {
             Err(error) => {
                 let pause = self.schedule.failed(ended);
                 observer.failed(self.family, work, &error);
-                let message = error.to_string();
+                let message = format!("{}: {}", self.family, Chain(&error));
                 if self.last_error.as_ref() != Some(&message) {
                     tracing::error!("sync failed, trying again in {pause:?}: {message}");
                     self.last_error = Some(message);
@@ -262,7 +267,7 @@ impl Family {
         }
     }
 
-    fn note_quarantined(&mut self, quarantined: &BTreeMap<PortKey, String>) {
+    fn note_quarantined(&mut self, quarantined: &Refusals) {
         for (key, reason) in quarantined {
             if self.quarantined.insert(key.clone()) {
                 tracing::error!("{}: {} is left out: {reason}", self.family, key.0);
@@ -270,7 +275,7 @@ impl Family {
         }
         let family = self.family;
         self.quarantined.retain(|key| {
-            let still = quarantined.contains_key(key);
+            let still = quarantined.contains(key);
             if !still {
                 tracing::info!("{family}: {} is served again, or gone", key.0);
             }

@@ -1,6 +1,7 @@
 //! The state machine against a mode that keeps what it was given, and fails when told to.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,6 @@ use plan::{LocalTraffic, NodePortAddresses, Plan, Planner, PortKey, Settings};
 
 use super::driver::{Driver, SyncError, Synced};
 use super::engine::{Engine, Observer, SyncReport};
-use super::pending::Pending;
 use super::schedule::{Intervals, Work};
 
 /// What the mode was asked, and what it is to answer.
@@ -35,16 +35,14 @@ impl Fake {
         script.log.push(entry);
         if script.fail > 0 {
             script.fail -= 1;
-            return Err(SyncError {
-                family: IpFamily::V4,
-                reason: "refused".to_owned(),
+            return Err(SyncError::Rejected {
+                what: "the table",
+                message: "refused".to_owned(),
             });
         }
         let mut synced = Synced::default();
         if let Some(key) = &script.quarantine {
-            synced
-                .quarantined
-                .insert(key.clone(), "too long".to_owned());
+            synced.quarantined.reject(key.clone(), "too long");
         }
         Ok(synced)
     }
@@ -55,26 +53,23 @@ impl Fake {
 }
 
 impl Driver for Fake {
-    fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
-        let names: Vec<_> = pending
-            .diff()
-            .ports
-            .iter()
-            .map(|c| match (&c.before, &c.after) {
-                (None, Some(p)) => format!("+{}", p.name),
-                (Some(p), None) => format!("-{}", p.name),
-                (Some(p), Some(_)) => format!("~{}", p.name),
-                (None, None) => "?".to_owned(),
-            })
-            .collect();
-        self.answer(format!("changes {}", names.join(" ")))
+    fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
+        let sign = |key| {
+            if plan.ports.contains_key(key) {
+                '~'
+            } else {
+                '-'
+            }
+        };
+        let names = changed.iter().map(|key| format!("{}{}", sign(key), key.0));
+        self.answer(format!("changes {}", Vec::from_iter(names).join(" ")))
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
         self.answer(format!("everything {}", plan.ports.len()))
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn disturbed(&mut self, _: &Plan) -> bool {
         std::mem::take(&mut self.0.borrow_mut().disturbed)
     }
 }
@@ -208,7 +203,7 @@ fn a_complete_empty_list_is_synced_too() {
 }
 
 #[test]
-fn changes_that_come_close_together_are_one_sync_and_what_cancels_out_is_none() {
+fn changes_close_together_are_one_sync() {
     let fake = Fake::default();
     let mut engine = engine(&fake, Duration::from_millis(50));
     engine.complete(Instant::now());
@@ -219,7 +214,10 @@ fn changes_that_come_close_together_are_one_sync_and_what_cancels_out_is_none() 
     engine.events(vec![service("c", 82)], Instant::now());
     engine.events(vec![gone("b")], Instant::now());
     run_for(&mut engine, Duration::from_millis(200));
-    assert_eq!(fake.take_log(), ["changes +demo/a:http +demo/c:http"]);
+    assert_eq!(
+        fake.take_log(),
+        ["changes ~demo/a:http -demo/b:http ~demo/c:http"]
+    );
 }
 
 #[test]
@@ -233,15 +231,18 @@ fn a_failed_sync_loses_nothing_and_ends_in_a_full_one() {
     fake.0.borrow_mut().fail = 2;
     engine.events(vec![service("a", 80)], Instant::now());
     engine.run();
-    assert_eq!(engine.settled(), Err("IPv4: refused".to_owned()));
+    assert_eq!(
+        engine.settled(),
+        Err("IPv4: the kernel rejects the table: refused".to_owned())
+    );
     // What comes while the first is still waiting goes with it.
     engine.events(vec![service("b", 81)], Instant::now());
     run_for(&mut engine, Duration::from_secs(2));
     assert_eq!(
         fake.take_log(),
         [
-            "changes +demo/a:http",
-            "changes +demo/a:http +demo/b:http",
+            "changes ~demo/a:http",
+            "changes ~demo/a:http ~demo/b:http",
             "everything 2"
         ]
     );

@@ -1,9 +1,11 @@
 //! The iptables mode at the kernel: one restore a sync, and what to do when it is refused.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use dataplane::Refusal;
+use dataplane::Refusals;
 use dataplane::iptables::{Mode, Observation, Options, Transaction};
 use kernel::iptables::{Iptables, RestoreError};
 use kernel::nfnetlink::Generation;
@@ -12,7 +14,7 @@ use netfilter::iptables::Table;
 use plan::{Plan, PortKey};
 
 use super::driver::{Driver, RuleCount, SyncError, Synced};
-use super::pending::Pending;
+use super::pending::diff_of;
 
 /// The tables that this mode writes to.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Filter, Table::Nat];
@@ -33,7 +35,7 @@ pub(crate) struct IptablesDriver {
     mode: Mode,
     /// Service ports that the kernel refused, with its words. They are tried again when they
     /// change, and in every full sync.
-    refused: BTreeMap<PortKey, String>,
+    refused: Refusals,
     good: SharedGood,
     last: Option<[RuleCount; 2]>,
 }
@@ -58,17 +60,14 @@ impl IptablesDriver {
             family,
             rules,
             mode: Mode::new(family, options),
-            refused: BTreeMap::new(),
+            refused: Refusals::default(),
             good,
             last: None,
         }
     }
 
-    fn error(&self, reason: String) -> SyncError {
-        SyncError {
-            family: self.family,
-            reason,
-        }
+    fn error(reason: String) -> SyncError {
+        SyncError::failed("cannot program iptables")(reason)
     }
 
     /// What is in the kernel now.
@@ -88,7 +87,7 @@ impl IptablesDriver {
         let excluded: BTreeSet<PortKey> = self.refused.keys().cloned().collect();
         match self.attempt(&excluded) {
             Ok(()) => {}
-            Err(Failure::Other(reason)) => return Err(self.error(reason)),
+            Err(Failure::Other(reason)) => return Err(Self::error(reason)),
             Err(Failure::Content(reason)) => {
                 // If it is refused without the suspects too, they are not at fault.
                 let mut without = excluded;
@@ -96,7 +95,7 @@ impl IptablesDriver {
                 match self.attempt(&without) {
                     Ok(()) => {}
                     Err(Failure::Content(_) | Failure::Other(_)) => {
-                        return Err(self.error(reason));
+                        return Err(Self::error(reason));
                     }
                 }
                 self.admit(suspects, &mut without)?;
@@ -116,12 +115,12 @@ impl IptablesDriver {
         }
         let reason = match self.attempt(excluded) {
             Ok(()) => return Ok(()),
-            Err(Failure::Other(reason)) => return Err(self.error(reason)),
+            Err(Failure::Other(reason)) => return Err(Self::error(reason)),
             Err(Failure::Content(reason)) => reason,
         };
         excluded.extend(suspects.iter().cloned());
         if let [culprit] = suspects {
-            self.refused.insert(culprit.clone(), reason);
+            self.refused.reject(culprit.clone(), reason);
             return Ok(());
         }
         let (first, second) = suspects.split_at(suspects.len() / 2);
@@ -192,7 +191,7 @@ impl IptablesDriver {
         let refused = self.refused.iter();
         Synced {
             quarantined: problems
-                .map(|(key, problem)| (key.clone(), problem.to_string()))
+                .map(|(key, problem)| (key.clone(), Refusal::Unsupported(problem.to_string())))
                 .chain(refused.map(|(key, reason)| (key.clone(), reason.clone())))
                 .collect(),
             rules: self.last.iter().flatten().cloned().collect(),
@@ -201,17 +200,12 @@ impl IptablesDriver {
 }
 
 impl Driver for IptablesDriver {
-    fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
-        let diff = pending.diff();
-        self.mode.apply(&diff);
-        let changed: Vec<PortKey> = diff
-            .ports
-            .iter()
-            .filter_map(plan::PortChange::key)
-            .collect();
-        for key in &changed {
+    fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
+        self.mode.apply(&diff_of(plan, self.mode.plan(), changed));
+        for key in changed {
             self.refused.remove(key);
         }
+        let changed: Vec<PortKey> = changed.iter().cloned().collect();
         self.write(&changed)
     }
 
@@ -219,7 +213,7 @@ impl Driver for IptablesDriver {
         self.mode.replace_plan(plan);
         self.refused.clear();
         let generation = self.rules.generation();
-        let observation = self.read().map_err(|e| self.error(e))?;
+        let observation = self.read().map_err(Self::error)?;
         self.mode.observe(observation);
         // What is written next makes the best of what was seen.
         let mut good = self.good.get();
@@ -229,7 +223,7 @@ impl Driver for IptablesDriver {
         self.write(&all)
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn disturbed(&mut self, _: &Plan) -> bool {
         let generation = self.rules.generation();
         let mut good = self.good.get();
         let own = &mut good[self.family as usize];

@@ -2,10 +2,11 @@
 //! a Service.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use dataplane::Refusals as Quarantine;
 use dataplane::ipvs::{DEVICE, Lost, Mode, Observation, Options, Seen, Transaction};
 use kernel::ipset::IpSets;
 use kernel::iptables::{Iptables, RestoreError};
@@ -17,7 +18,7 @@ use netfilter::ipvs::{Op, ServiceId, Services};
 use plan::{Plan, PortKey};
 
 use super::driver::{Driver, SyncError, Synced};
-use super::pending::Pending;
+use super::pending::diff_of;
 
 /// The tables that this mode writes to.
 const TABLES: [Table; 2] = [Table::Filter, Table::Nat];
@@ -69,11 +70,8 @@ impl IpvsDriver {
         self.started.elapsed()
     }
 
-    fn error(&self, reason: String) -> SyncError {
-        SyncError {
-            family: self.family,
-            reason,
-        }
+    fn error(reason: String) -> SyncError {
+        SyncError::failed("cannot program ipvs mode")(reason)
     }
 
     /// What is in the kernel now; but the destinations of so many virtual servers only, those whose
@@ -131,18 +129,18 @@ impl IpvsDriver {
 
     fn write(&mut self) -> Result<Synced, SyncError> {
         if self.mode.needs_observation() {
-            let observation = self.read(usize::MAX).map_err(|e| self.error(e))?;
+            let observation = self.read(usize::MAX).map_err(Self::error)?;
             self.mode.observe(observation);
         }
         let transaction = self
             .mode
             .transaction()
-            .map_err(|e| self.error(e.to_string()))?;
+            .map_err(|e| Self::error(e.to_string()))?;
         let refused = match self.execute(&transaction) {
             Ok(refused) => refused,
             Err(reason) => {
                 self.mode.failed(transaction);
-                return Err(self.error(reason));
+                return Err(Self::error(reason));
             }
         };
         let now = self.now();
@@ -151,11 +149,11 @@ impl IpvsDriver {
             Ok(quarantined) => quarantined,
             Err(reason) => {
                 self.mode.forget();
-                return Err(self.error(reason));
+                return Err(Self::error(reason));
             }
         };
         // Many endpoints that go have no connections: no need to wait for the next look.
-        self.attend();
+        self.check_leaving();
         Ok(Synced {
             quarantined,
             rules: Vec::new(),
@@ -164,7 +162,7 @@ impl IpvsDriver {
 
     /// Takes note of what was refused: of these pieces alone it is not known what the kernel has.
     /// Returns the Service ports that they are there for. What is there for none is an error.
-    fn note(&mut self, refused: Refusals) -> Result<BTreeMap<PortKey, String>, String> {
+    fn note(&mut self, refused: Refusals) -> Result<Quarantine, String> {
         // The first of each is what the others follow from.
         let mut servers = BTreeMap::new();
         for refusal in &refused.servers {
@@ -188,14 +186,14 @@ impl IpvsDriver {
         let sets = refused.elements.iter().filter(|r| r.element.is_none());
         let whole = sets.map(ToString::to_string).chain(refused.rules);
         let mut problems: Vec<String> = whole.collect();
-        let mut quarantined = BTreeMap::new();
+        let mut quarantined = Quarantine::default();
         for (owners, refusal) in all {
             if owners.is_empty() {
                 problems.push(refusal);
                 continue;
             }
             for owner in owners {
-                quarantined.entry(owner).or_insert_with(|| refusal.clone());
+                quarantined.reject(owner, refusal.clone());
             }
         }
         match problems.as_slice() {
@@ -244,6 +242,12 @@ impl IpvsDriver {
         open.cloned().collect()
     }
 
+    fn check_leaving(&mut self) {
+        if let Err(error) = self.look_at_leaving() {
+            tracing::warn!("{}: endpoints on their way out: {error}", self.family);
+        }
+    }
+
     /// Looks at the destinations that are going, and removes those without connections.
     fn look_at_leaving(&mut self) -> Result<(), kernel::ipvs::Error> {
         let now = self.now();
@@ -264,19 +268,19 @@ impl IpvsDriver {
 }
 
 impl Driver for IpvsDriver {
-    fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
-        self.mode.apply(&pending.diff());
+    fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
+        self.mode.apply(&diff_of(plan, self.mode.plan(), changed));
         self.write()
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
         self.mode.replace_plan(plan);
-        self.look_at_addresses().map_err(|e| self.error(e))?;
+        self.look_at_addresses().map_err(Self::error)?;
         self.mode.forget();
         self.write()
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn disturbed(&mut self, _: &Plan) -> bool {
         if self.mode.needs_observation() {
             return false;
         }
@@ -300,7 +304,7 @@ impl Driver for IpvsDriver {
         }
     }
 
-    fn host_addresses_changed(&mut self) -> bool {
+    fn host_addresses_changed(&mut self, _: &Plan) -> bool {
         if let Err(error) = self.look_at_addresses() {
             tracing::warn!("{}: {error}", self.family);
             return false;
@@ -314,10 +318,8 @@ impl Driver for IpvsDriver {
         Some(self.started + self.mode.next_due()?)
     }
 
-    fn attend(&mut self) {
-        if let Err(error) = self.look_at_leaving() {
-            tracing::warn!("{}: endpoints on their way out: {error}", self.family);
-        }
+    fn attend(&mut self, _: &Plan) {
+        self.check_leaving();
     }
 }
 

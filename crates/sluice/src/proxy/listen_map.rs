@@ -16,7 +16,6 @@ use relay::{Backends, Error, Frontend};
 
 use super::driver::{Driver, SyncError, Synced};
 use super::local_relay::{SharedRelay, backends};
-use super::pending::Pending;
 use super::run::Drivers;
 
 /// One Service port on a local port: `[ADDRESS:]PORT=NAMESPACE/SERVICE[:PORT]`.
@@ -269,35 +268,33 @@ pub(crate) fn drivers(specs: Vec<ListenSpec>) -> Drivers {
     IpFamily::ALL.map(driver).into()
 }
 
+const LISTEN: &str = "cannot serve --listen-map";
+
 impl Driver for ListenMapDriver {
-    fn sync(&mut self, plan: &Plan, _: &Pending) -> Result<Synced, SyncError> {
+    fn sync(&mut self, plan: &Plan, _: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
         self.resync(plan)
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
-        let error = |reason: &Error| SyncError {
-            family: self.family,
-            reason: reason.to_string(),
-        };
         let mut map = self.map.borrow_mut();
         map.take(plan);
         let frontends = map.frontends();
         let served = map.relay.get().and_then(|relay| relay.serve(frontends));
-        let (_, errors) = served.map_err(|e| error(&e))?;
+        let (_, errors) = served.map_err(SyncError::failed(LISTEN))?;
         // Each address is one family's to tell of; the sync is tried again until it is free.
-        let mine = errors.iter().find(|e| match e {
+        let mine = errors.into_iter().find(|e| match e {
             Error::Listen { frontend, .. } | Error::Unsupported { frontend } => {
                 IpFamily::of(frontend.address.ip()) == self.family
             }
             Error::Start(_) | Error::Stopped => true,
         });
         match mine {
-            Some(reason) => Err(error(reason)),
+            Some(error) => Err(SyncError::failed(LISTEN)(error)),
             None => Ok(Synced::default()),
         }
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn disturbed(&mut self, _: &Plan) -> bool {
         // Nobody can take a port from its listener.
         false
     }

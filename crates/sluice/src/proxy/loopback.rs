@@ -5,21 +5,23 @@
 //! `route_localnet`. A relay has no such trouble, and serves ::1 too. When it does,
 //! [`localhost`](crate::wiring::node_ports::localhost) says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use dataplane::Refusals;
 use model::Protocol;
-use plan::{Plan, PortChange, PortKey, PortPlan};
+use plan::{Plan, PortKey, PortPlan};
 use relay::{Backends, Error, Frontend};
 
+use super::driver::Chain;
 use super::local_relay::{SharedRelay, backends};
 
 /// The NodePorts of one family on its loopback address, TCP and UDP.
 pub(crate) struct LoopbackNodePorts {
     ip: IpAddr,
     relay: Rc<SharedRelay>,
-    owners: BTreeMap<Frontend, PortKey>,
+    served: BTreeMap<PortKey, Frontend>,
     /// What could not be opened; tried again with every sync.
     failed: Changes,
 }
@@ -32,68 +34,54 @@ impl LoopbackNodePorts {
         Self {
             ip,
             relay,
-            owners: BTreeMap::new(),
+            served: BTreeMap::new(),
             failed: Changes::new(),
         }
     }
 
-    /// Serves what changed; connections that are open go on. Returns the Service ports whose
-    /// NodePort could not be opened, with the reason.
+    /// Serve the Service ports that changed; open connections continue. Return the ports whose
+    /// NodePort could not be opened.
     ///
     /// # Errors
-    /// The relay could not be started, or has died.
+    /// The relay could not be started, or has stopped.
     pub(crate) fn sync(
         &mut self,
-        changes: &[PortChange],
-    ) -> Result<BTreeMap<PortKey, String>, Error> {
-        let before = changes.iter().filter_map(|c| c.before.as_ref());
-        let gone: Vec<Frontend> = before.filter_map(|port| self.frontend(port)).collect();
-        let after = changes.iter().filter_map(|c| c.after.as_ref());
-        self.replace(&gone, after.map(|port| &**port))
-    }
-
-    /// Serves what the plan says and nothing else.
-    ///
-    /// # Errors
-    /// As [`Self::sync`].
-    pub(crate) fn resync(&mut self, plan: &Plan) -> Result<BTreeMap<PortKey, String>, Error> {
-        let all: Vec<Frontend> = self.owners.keys().copied().collect();
-        self.replace(&all, plan.ports.values().map(|port| &**port))
-    }
-
-    fn replace<'a>(
-        &mut self,
-        gone: &[Frontend],
-        come: impl Iterator<Item = &'a PortPlan>,
-    ) -> Result<BTreeMap<PortKey, String>, Error> {
+        plan: &Plan,
+        changed: &BTreeSet<PortKey>,
+    ) -> Result<Refusals, Error> {
         let mut changes = std::mem::take(&mut self.failed);
-        for frontend in gone {
-            changes.insert(*frontend, None);
-            self.owners.remove(frontend);
-        }
-        for port in come {
-            let Some(frontend) = self.frontend(port) else {
-                continue;
-            };
-            // Who connects from this node gets the cluster's endpoints, whatever the external
-            // policy.
-            changes.insert(frontend, Some(backends(port, &port.cluster)));
-            self.owners.insert(frontend, port.key());
+        let removed = changed.iter().filter_map(|key| self.served.remove(key));
+        changes.extend(removed.map(|frontend| (frontend, None)));
+        for port in changed.iter().filter_map(|key| plan.ports.get(key)) {
+            if let Some(frontend) = self.frontend(port) {
+                // Clients on this node reach the cluster's endpoints, whatever the external policy.
+                changes.insert(frontend, Some(backends(port, &port.cluster)));
+                self.served.insert(port.key(), frontend);
+            }
         }
         self.carry_out(&changes)
     }
 
-    fn carry_out(&mut self, changes: &Changes) -> Result<BTreeMap<PortKey, String>, Error> {
-        let mut failed = BTreeMap::new();
-        if changes.is_empty() || (self.owners.is_empty() && self.relay.running().is_none()) {
+    /// Serve the whole plan and nothing else.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub(crate) fn resync(&mut self, plan: &Plan) -> Result<Refusals, Error> {
+        let all = self.served.keys().chain(plan.ports.keys()).cloned();
+        self.sync(plan, &all.collect())
+    }
+
+    fn carry_out(&mut self, changes: &Changes) -> Result<Refusals, Error> {
+        let mut failed = Refusals::default();
+        if changes.is_empty() || (self.served.is_empty() && self.relay.running().is_none()) {
             return Ok(failed);
         }
         for error in self.relay.get()?.change(changes.clone())? {
             if let Error::Listen { frontend, .. } = &error
-                && let Some(owner) = self.owners.get(frontend)
+                && let Some((owner, _)) = self.served.iter().find(|(_, f)| *f == frontend)
                 && let Some(backends) = changes.get(frontend)
             {
-                failed.insert(owner.clone(), error.to_string());
+                failed.reject(owner.clone(), Chain(&error).to_string());
                 self.failed.insert(*frontend, backends.clone());
             }
         }

@@ -1,13 +1,14 @@
 //! The nftables mode at the kernel: transactions over netlink, and a watch for those of others.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::mem;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dataplane::Refusals;
 use dataplane::nftables::{
     ANCHOR, ANCHOR_COMMENT, Expected, Options, Outcome, Sync, TABLE, Transport, anchor,
     table_family,
@@ -25,7 +26,6 @@ use plan::{Plan, PortKey};
 use super::driver::{Driver, SyncError, Synced};
 use super::input::Input;
 use super::loopback::LoopbackNodePorts;
-use super::pending::Pending;
 
 /// More steps than any honest sync takes; somebody who keeps meddling must not keep us for ever.
 const STEPS: usize = 10_000;
@@ -69,7 +69,7 @@ impl NftablesDriver {
     ) -> Result<Self, netlink::Error> {
         Ok(Self {
             family,
-            sync: Sync::new(family, options),
+            sync: Sync::new(options),
             table: Table {
                 nft: NfTables::open()?,
                 id: TableId::new(table_family(family), TABLE),
@@ -91,26 +91,19 @@ impl NftablesDriver {
     fn sync_loopback(
         &mut self,
         synced: &mut Synced,
-        sync: impl FnOnce(&mut LoopbackNodePorts) -> Result<BTreeMap<PortKey, String>, relay::Error>,
+        sync: impl FnOnce(&mut LoopbackNodePorts) -> Result<Refusals, relay::Error>,
     ) -> Result<(), SyncError> {
         if let Some(loopback) = &mut self.loopback {
-            let failed = sync(loopback);
-            let failed = failed.map_err(|e| self.error(e.to_string()))?;
+            let failed =
+                sync(loopback).map_err(SyncError::failed("cannot serve loopback NodePorts"))?;
             synced.quarantined.extend(failed);
         }
         Ok(())
     }
 
-    fn error(&self, reason: String) -> SyncError {
-        SyncError {
-            family: self.family,
-            reason,
-        }
-    }
-
     /// Carries out all steps, and begins to watch when that has been done for the first time.
-    fn run(&mut self) -> Result<Synced, SyncError> {
-        let ran = self.run_and_watch();
+    fn run(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
+        let ran = self.run_and_watch(plan);
         self.table.witness = None;
         ran?;
         Ok(Synced {
@@ -119,33 +112,32 @@ impl NftablesDriver {
         })
     }
 
-    fn run_and_watch(&mut self) -> Result<(), SyncError> {
-        self.run_steps()?;
+    fn run_and_watch(&mut self, plan: &Plan) -> Result<(), SyncError> {
+        self.run_steps(plan)?;
         if let Some(inputs) = self.inputs.take()
             && self.watch(inputs)
         {
             // Somebody was there between our last commit and the beginning of the watch.
-            self.sync.distrust();
-            self.run_steps()?;
+            self.sync.mark_unverified();
+            self.run_steps(plan)?;
         }
         Ok(())
     }
 
-    fn run_steps(&mut self) -> Result<(), SyncError> {
+    fn run_steps(&mut self, plan: &Plan) -> Result<(), SyncError> {
         let steps = self
             .sync
-            .run(&mut self.table, STEPS)
-            .map_err(|e| self.error(format!("nf_tables: {e}")))?;
+            .run(plan, &mut self.table, STEPS)
+            .map_err(SyncError::failed("cannot program nf_tables"))?;
         if steps == STEPS {
-            return Err(self.error(
-                "somebody else keeps changing nf_tables; find out who with `nft monitor`".into(),
-            ));
+            return Err(SyncError::Contended);
         }
         match self.sync.refused_common() {
             None => Ok(()),
-            Some(reason) => {
-                Err(self.error(format!("the kernel refuses the table {TABLE}: {reason}")))
-            }
+            Some(message) => Err(SyncError::Rejected {
+                what: "the table kube-proxy",
+                message: message.to_owned(),
+            }),
         }
     }
 
@@ -165,11 +157,10 @@ impl NftablesDriver {
 }
 
 impl Driver for NftablesDriver {
-    fn sync(&mut self, _: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
-        let diff = pending.diff();
-        self.sync.change(&diff);
-        let mut synced = self.run()?;
-        self.sync_loopback(&mut synced, |loopback| loopback.sync(&diff.ports))?;
+    fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
+        self.sync.change(changed);
+        let mut synced = self.run(plan)?;
+        self.sync_loopback(&mut synced, |loopback| loopback.sync(plan, changed))?;
         Ok(synced)
     }
 
@@ -180,15 +171,14 @@ impl Driver for NftablesDriver {
                 .inspect_err(|error| tracing::debug!("{}: no table {ANCHOR}: {error}", self.family))
                 .ok();
         }
-        self.sync.set_plan(plan);
         self.sync.retry();
-        self.sync.distrust();
-        let mut synced = self.run()?;
+        self.sync.mark_unverified();
+        let mut synced = self.run(plan)?;
         self.sync_loopback(&mut synced, |loopback| loopback.resync(plan))?;
         Ok(synced)
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn disturbed(&mut self, _: &Plan) -> bool {
         // The watch tells, at once.
         false
     }

@@ -1,72 +1,75 @@
-//! What the kernel of one family does not have yet.
+//! Changes that the kernel of one family has not committed yet.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::NamespacedName;
-use plan::{FamilyDiff, HealthChange, NodeFacts, PortChange, PortKey, StaleFlows};
+use plan::{FamilyDiff, HealthCheck, Plan, PortChange, PortKey, PortPlan, StaleFlows, Traffic};
 
-/// All that changed since the last sync that succeeded, as one change: a Service port that came
-/// and went meanwhile is not in it.
+/// Everything that changed since the last successful sync. Values of the plan are not in it: the
+/// plan has them.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    ports: BTreeMap<PortKey, PortChange>,
-    health: BTreeMap<NamespacedName, HealthChange>,
-    /// The node's facts, where they changed.
-    pub(crate) node: Option<Arc<NodeFacts>>,
-    endpoint_count: Option<usize>,
-    stale_flows: Vec<StaleFlows>,
-    triggers: Vec<i64>,
+    /// Service ports that may differ from what the mode has written.
+    pub(crate) ports: BTreeSet<PortKey>,
+    /// The new health check of each Service whose health check changed.
+    pub(crate) health: BTreeMap<NamespacedName, Option<HealthCheck>>,
+    /// By how much the number of ports that drop traffic without a local endpoint changes.
+    pub(crate) dropping: Dropping,
+    /// Flows that connection tracking must forget once the change is in the kernel.
+    pub(crate) stale_flows: Vec<StaleFlows>,
+    /// See [`FamilyDiff::triggers`].
+    pub(crate) triggers: Vec<i64>,
+}
+
+/// Numbers of Service ports that drop traffic because no endpoint is on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropping {
+    /// Traffic to the cluster IP.
+    pub(crate) internal: i64,
+    /// Traffic from outside.
+    pub(crate) external: i64,
 }
 
 impl Pending {
-    /// Adds a later change.
+    /// Add a later change.
     pub(crate) fn add(&mut self, diff: FamilyDiff) {
-        for change in diff.ports {
-            let Some(key) = change.key() else { continue };
-            let before = match self.ports.remove(&key) {
-                Some(earlier) => earlier.before,
-                None => change.before,
-            };
-            if before != change.after {
-                let after = change.after;
-                self.ports.insert(key, PortChange { before, after });
-            }
+        self.ports
+            .extend(diff.ports.iter().filter_map(PortChange::key));
+        for change in &diff.ports {
+            self.dropping.count(change.before.as_deref(), -1);
+            self.dropping.count(change.after.as_deref(), 1);
         }
-        for mut change in diff.health {
-            if let Some(earlier) = self.health.remove(&change.service) {
-                change.before = earlier.before;
-            }
-            if change.before != change.after {
-                self.health.insert(change.service.clone(), change);
-            }
-        }
-        self.node = diff.node.or(self.node.take());
-        self.endpoint_count = diff.endpoint_count.or(self.endpoint_count);
+        let health = diff.health.into_iter();
+        self.health
+            .extend(health.map(|change| (change.service, change.after)));
         self.stale_flows.extend(diff.stale_flows);
         self.triggers.extend(diff.triggers);
     }
+}
 
-    /// The change to the plan, in the form that the modes take.
-    pub(crate) fn diff(&self) -> FamilyDiff {
-        FamilyDiff {
-            ports: self.ports.values().cloned().collect(),
-            health: self.health.values().cloned().collect(),
-            node: self.node.clone(),
-            endpoint_count: self.endpoint_count,
-            ..FamilyDiff::default()
+impl Dropping {
+    /// Count a port `by` times.
+    pub(crate) fn count(&mut self, port: Option<&PortPlan>, by: i64) {
+        let Some(port) = port else { return };
+        if port.internal_traffic() == Traffic::Drop {
+            self.internal += by;
+        }
+        if port.externally_accessible() && port.external_traffic() == Traffic::Drop {
+            self.external += by;
         }
     }
+}
 
-    /// Everything, now that the kernel has it: also what is not part of the plan.
-    pub(crate) fn into_diff(self) -> FamilyDiff {
-        FamilyDiff {
-            ports: self.ports.into_values().collect(),
-            health: self.health.into_values().collect(),
-            node: self.node,
-            endpoint_count: self.endpoint_count,
-            stale_flows: self.stale_flows,
-            triggers: self.triggers,
-        }
+/// Return what turns `before` into `plan`, for the modes that still keep a copy of the plan.
+pub(crate) fn diff_of(plan: &Plan, before: &Plan, changed: &BTreeSet<PortKey>) -> FamilyDiff {
+    let ports = changed.iter().map(|key| PortChange {
+        before: before.ports.get(key).cloned(),
+        after: plan.ports.get(key).cloned(),
+    });
+    FamilyDiff {
+        ports: ports.filter(|c| c.before != c.after).collect(),
+        node: (before.node != plan.node).then(|| plan.node.clone()),
+        endpoint_count: Some(plan.endpoint_count),
+        ..FamilyDiff::default()
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use model::{IpFamily, Mode, NamespacedName};
 use observe::{Server, ServiceHealth, family_label};
-use plan::{HealthChange, NodeFacts, PortChange, PortPlan, Traffic};
+use plan::{HealthCheck, NodeFacts};
 
 use super::driver::SyncError;
 use super::engine::{Observer, SyncReport};
@@ -61,10 +61,10 @@ impl Reporter {
     fn counts(&self, report: &SyncReport<'_>) {
         let m = self.server.metrics();
         let family = family_label(report.family);
-        let ports = &report.changes.ports;
+        let dropping = report.changes.dropping;
         for (policy, more) in [
-            ("internal", more(ports, drops_internal)),
-            ("external", more(ports, drops_external)),
+            ("internal", dropping.internal),
+            ("external", dropping.external),
         ] {
             m.no_local_endpoints
                 .with_label_values(&[policy, family])
@@ -103,11 +103,14 @@ impl Reporter {
 
     /// A Service has one health-check port whatever its families; each family counts its own
     /// endpoints, of which a dual-stack pod has one in each.
-    fn service_health(&mut self, family: IpFamily, changes: &[HealthChange]) {
-        let changed = changes.iter().map(|change| {
-            let name = &change.service;
+    fn service_health(
+        &mut self,
+        family: IpFamily,
+        changes: &BTreeMap<NamespacedName, Option<HealthCheck>>,
+    ) {
+        let changed = changes.iter().map(|(name, check)| {
             let families = self.services.entry(name.clone()).or_default();
-            families[family as usize] = change.after.map(|check| ServiceHealth {
+            families[family as usize] = check.map(|check| ServiceHealth {
                 port: check.port.get(),
                 local_endpoints: check.local_ready,
             });
@@ -178,25 +181,6 @@ impl Observer for Reporter {
             Mode::Userspace => {}
         }
     }
-}
-
-/// Drops what is sent to the cluster IP for want of an endpoint on this node.
-pub(super) fn drops_internal(port: &PortPlan) -> bool {
-    port.internal_traffic() == Traffic::Drop
-}
-
-/// Drops what comes from outside for want of an endpoint on this node.
-pub(super) fn drops_external(port: &PortPlan) -> bool {
-    port.externally_accessible() && port.external_traffic() == Traffic::Drop
-}
-
-/// How many more ports `are` so than before.
-pub(super) fn more(changes: &[PortChange], are: fn(&PortPlan) -> bool) -> i64 {
-    let is = |port: &Option<_>| port.as_deref().is_some_and(are);
-    changes
-        .iter()
-        .map(|change| i64::from(is(&change.after)) - i64::from(is(&change.before)))
-        .sum()
 }
 
 fn since_epoch() -> Duration {

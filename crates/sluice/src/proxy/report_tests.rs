@@ -1,49 +1,45 @@
-//! What is reported of a sync is the change alone: one after the other they have to make the plan.
+//! Reports contain only changes; their sum must agree with the plan.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use model::IpFamily;
-use plan::{Plan, Planner, PortPlan};
+use plan::{Plan, Planner, PortKey};
 use proptest::prelude::*;
 
 use super::driver::{Driver, SyncError, Synced};
 use super::engine::{Engine, Observer, SyncReport};
-use super::pending::Pending;
-use super::report::{drops_external, drops_internal, more};
+use super::pending::Dropping;
 use super::schedule::{Intervals, Work};
 
 /// A mode that fails every third time.
 struct Fickle(u32);
 
 impl Driver for Fickle {
-    fn sync(&mut self, plan: &Plan, _: &Pending) -> Result<Synced, SyncError> {
+    fn sync(&mut self, plan: &Plan, _: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
         self.resync(plan)
     }
 
-    fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
+    fn resync(&mut self, _: &Plan) -> Result<Synced, SyncError> {
         self.0 += 1;
         if self.0.is_multiple_of(3) {
-            return Err(SyncError {
-                family: plan.family,
-                reason: "fickle".to_owned(),
-            });
+            return Err(SyncError::Contended);
         }
         Ok(Synced::default())
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn disturbed(&mut self, _: &Plan) -> bool {
         false
     }
 }
 
-/// The plan of a family as the reports have it, and how many ports drop internal, and external,
-/// traffic.
+/// The sum of all reports of a family.
 struct Told {
-    plan: Plan,
-    internal: i64,
-    external: i64,
+    family: IpFamily,
+    ports: BTreeSet<PortKey>,
+    dropping: Dropping,
 }
 
 #[derive(Clone)]
@@ -56,19 +52,19 @@ impl Observer for Listener {
 
     fn synced(&mut self, report: &mut SyncReport<'_>) {
         let told = &mut self.0.borrow_mut()[report.family as usize];
-        told.plan.apply(&report.changes);
-        told.internal += more(&report.changes.ports, drops_internal);
-        told.external += more(&report.changes.ports, drops_external);
+        told.ports.extend(report.changes.ports.iter().cloned());
+        told.dropping.internal += report.changes.dropping.internal;
+        told.dropping.external += report.changes.dropping.external;
     }
 }
 
 proptest! {
     #[test]
-    fn reports_make_the_plan((settings, events) in plan::testing::history()) {
+    fn reports_add_up_to_the_plan((settings, events) in plan::testing::history()) {
         let told = IpFamily::ALL.map(|family| Told {
-            plan: Plan::empty(family),
-            internal: 0,
-            external: 0,
+            family,
+            ports: BTreeSet::new(),
+            dropping: Dropping::default(),
         });
         let listener = Listener(Rc::new(RefCell::new(told.into())));
         let drivers = IpFamily::ALL.map(|family| -> (_, Box<dyn Driver>) {
@@ -93,13 +89,13 @@ proptest! {
         whole.apply_all(events);
         whole.take_diff();
         for told in listener.0.borrow().iter() {
-            let plan = whole.plan(told.plan.family);
-            prop_assert_eq!(&told.plan, plan);
-            let count = |drops: fn(&PortPlan) -> bool| {
-                plan.ports.values().filter(|port| drops(port)).count() as i64
-            };
-            prop_assert_eq!(told.internal, count(drops_internal));
-            prop_assert_eq!(told.external, count(drops_external));
+            let plan = whole.plan(told.family);
+            prop_assert!(plan.ports.keys().all(|key| told.ports.contains(key)));
+            let mut dropping = Dropping::default();
+            for port in plan.ports.values() {
+                dropping.count(Some(port), 1);
+            }
+            prop_assert_eq!(told.dropping, dropping);
         }
     }
 }

@@ -13,6 +13,7 @@ use dataplane::nftables::table_family;
 use dataplane::userspace::{
     Options, RelayPorts, Spread, State, TABLE, Target, listeners, ports_in, unserved,
 };
+use dataplane::{Refusal, Refusals};
 use kernel::netlink;
 use kernel::nfnetlink::{Generation, NfTables, ReadTable, TableId, TransactionError};
 use model::{IpFamily, Protocol};
@@ -21,9 +22,8 @@ use netfilter::nft::table::Contents;
 use plan::{Endpoint, NodeFacts, Plan, PortKey, PortPlan, StaleFlows};
 use relay::{Backends, Frontend, Relay};
 
-use super::driver::{Driver, SyncError, Synced};
+use super::driver::{Chain, Driver, SyncError, Synced};
 use super::local_relay::{SharedRelay, affinity};
-use super::pending::Pending;
 
 /// One family of the userspace mode.
 pub(crate) struct UserspaceDriver {
@@ -40,7 +40,7 @@ pub(crate) struct UserspaceDriver {
     state: Option<State>,
     generation: Option<Generation>,
     /// Service ports that are not served, with the reason.
-    problems: BTreeMap<PortKey, String>,
+    problems: Refusals,
 }
 
 /// What the operator decides.
@@ -51,6 +51,9 @@ pub(crate) struct Settings {
     /// Whether NodePorts answer on loopback.
     pub(crate) localhost_node_ports: bool,
 }
+
+const RELAY: &str = "the relay failed";
+const COMMIT: &str = "cannot write the userspace table";
 
 /// What a port of the relay is for.
 type Place = (PortKey, Spread);
@@ -78,19 +81,12 @@ impl UserspaceDriver {
             strays: BTreeSet::new(),
             state: None,
             generation: None,
-            problems: BTreeMap::new(),
+            problems: Refusals::default(),
         })
     }
 
-    fn error(&self, reason: impl std::fmt::Display) -> SyncError {
-        SyncError {
-            family: self.family,
-            reason: reason.to_string(),
-        }
-    }
-
     fn relay(&self) -> Result<&Relay, SyncError> {
-        self.relay.get().map_err(|e| self.error(e))
+        self.relay.get().map_err(SyncError::failed(RELAY))
     }
 
     fn commit(&mut self, ops: &[Op]) -> Result<(), TransactionError> {
@@ -117,7 +113,8 @@ impl UserspaceDriver {
             self.problems.remove(key);
             let Some(port) = port else { continue };
             if let Some(reason) = unserved(port) {
-                self.problems.insert(key.clone(), reason.to_owned());
+                let refusal = Refusal::Unsupported(reason.to_owned());
+                self.problems.insert(key.clone(), refusal);
             }
             let had = before.map(|table| ports_in(table, port));
             let had = had.unwrap_or_default();
@@ -134,7 +131,7 @@ impl UserspaceDriver {
         let failed = self.reserve(ip, missing, &mut new)?;
         let again = failed.into_iter().map(|(place, _)| (place, 0)).collect();
         for (place, error) in self.reserve(ip, again, &mut new)? {
-            self.problems.insert(place.0, error.to_string());
+            self.problems.reject(place.0, Chain(&error).to_string());
         }
         let targets = wanted.iter().map(|(key, port)| self.target(key, port));
         Ok((targets.collect(), new))
@@ -156,7 +153,7 @@ impl UserspaceDriver {
             protocol: *protocol,
         });
         let answers = self.relay()?.reserve(asked.collect());
-        let answers = answers.map_err(|e| self.error(e))?;
+        let answers = answers.map_err(SyncError::failed(RELAY))?;
         for ((place, _), answer) in places.into_iter().zip(answers) {
             match answer {
                 Ok(frontend) => {
@@ -199,11 +196,11 @@ impl UserspaceDriver {
             }
         }
         let errors = self.relay()?.change(changes);
-        match errors.map_err(|e| self.error(e))?.first() {
+        match errors.map_err(SyncError::failed(RELAY))?.into_iter().next() {
             None => Ok(()),
             // Its port was taken from us between two steps; from the start, with other ports.
             Some(error) => {
-                let error = self.error(error);
+                let error = SyncError::failed(RELAY)(error);
                 self.strays
                     .extend(std::mem::take(&mut self.taken).into_values());
                 Err(error)
@@ -229,7 +226,7 @@ impl UserspaceDriver {
         }
         let changes = self.strays.iter().map(|frontend| (*frontend, None));
         let closed = self.relay()?.change(changes.collect());
-        closed.map_err(|e| self.error(e))?;
+        closed.map_err(SyncError::failed(RELAY))?;
         self.strays.clear();
         Ok(())
     }
@@ -242,10 +239,12 @@ impl UserspaceDriver {
         node: Option<Arc<NodeFacts>>,
     ) -> Result<State, SyncError> {
         let (targets, new) = self.take_ports(state.options().relay_ip, wanted, None)?;
-        self.commit(&State::guard(new)).map_err(|e| self.error(e))?;
+        self.commit(&State::guard(new))
+            .map_err(SyncError::failed(COMMIT))?;
         self.open(wanted)?;
         let change = state.change(targets, node);
-        self.commit(&change.ops).map_err(|e| self.error(e))?;
+        self.commit(&change.ops)
+            .map_err(SyncError::failed(COMMIT))?;
         let mut state = state.clone();
         state.commit(change);
         self.close(wanted)?;
@@ -259,7 +258,7 @@ impl UserspaceDriver {
         let mut state = State::new(self.family, options, plan.node.clone());
         let ports = plan.ports.iter();
         let mut wanted: Wanted = ports.map(|(k, p)| (k.clone(), Some(p.clone()))).collect();
-        self.problems.retain(|key, _| plan.ports.contains_key(key));
+        self.problems.retain(|key| plan.ports.contains_key(key));
         let (here, elsewhere) = std::mem::take(&mut self.taken)
             .into_iter()
             .partition(|(_, frontend)| frontend.address.ip() == options.relay_ip);
@@ -274,14 +273,15 @@ impl UserspaceDriver {
             let guarded = read.is_some() && self.commit(&guard).is_ok();
             if !guarded {
                 let ops = [state.replace(), guard].concat();
-                self.commit(&ops).map_err(|e| self.error(e))?;
+                self.commit(&ops).map_err(SyncError::failed(COMMIT))?;
             }
         }
         self.open(&wanted)?;
         let change = state.change(targets, None);
         state.commit(change);
         if !is(read.as_ref(), &state) {
-            self.commit(&state.replace()).map_err(|e| self.error(e))?;
+            self.commit(&state.replace())
+                .map_err(SyncError::failed(COMMIT))?;
         }
         let gone = self.taken.keys().map(|(key, _)| key);
         let gone = gone.filter(|key| !plan.ports.contains_key(key));
@@ -293,7 +293,8 @@ impl UserspaceDriver {
 
     fn read(&mut self) -> Result<Option<ReadTable>, SyncError> {
         let read = self.nft.read_table(&self.id);
-        let (read, generation) = read.map_err(|e| self.error(e))?;
+        let (read, generation) =
+            read.map_err(SyncError::failed("cannot read the userspace table"))?;
         self.generation = Some(generation);
         Ok(read)
     }
@@ -344,19 +345,18 @@ fn relay_ip(family: IpFamily, node: &NodeFacts) -> IpAddr {
 }
 
 impl Driver for UserspaceDriver {
-    fn sync(&mut self, plan: &Plan, pending: &Pending) -> Result<Synced, SyncError> {
+    fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
         let state = self.state.take();
         let stays = |state: &State| {
-            let node = pending.node.as_ref();
-            node.is_none_or(|node| self.options(node) == state.options())
+            *state.node() == plan.node || self.options(&plan.node) == state.options()
         };
         let Some(state) = state.filter(stays) else {
             return self.resync(plan);
         };
-        let diff = pending.diff();
-        let changes = diff.ports.into_iter();
-        let wanted = changes.filter_map(|c| Some((c.key()?, c.after))).collect();
-        self.state = Some(self.change(&state, &wanted, diff.node)?);
+        let wanted = changed.iter();
+        let wanted = wanted.map(|key| (key.clone(), plan.ports.get(key).cloned()));
+        let node = (*state.node() != plan.node).then(|| plan.node.clone());
+        self.state = Some(self.change(&state, &wanted.collect(), node)?);
         Ok(self.synced())
     }
 
@@ -385,7 +385,7 @@ impl Driver for UserspaceDriver {
         flows.into_iter().map(led_here).collect()
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn disturbed(&mut self, _: &Plan) -> bool {
         let now = self.nft.generation().ok().map(|info| info.generation);
         let Some(state) = self.state.clone() else {
             return false;

@@ -9,7 +9,7 @@ use plan::Planner;
 use plan::testing::{Applied, endpoint, name, node, service, service_cidr, settings, slice};
 
 use super::super::*;
-use super::sync::{Kernel, LIMIT, settled};
+use super::sync::{Kernel, LIMIT, keys, settled};
 
 const PORTS: [&str; 1] = ["http:80:30080"];
 
@@ -59,7 +59,7 @@ impl World {
             family,
             planner: Planner::new(settings("node1")),
             kernel: Kernel::default(),
-            sync: Sync::new(family, Options::default()),
+            sync: Sync::new(Options::default()),
         };
         world.apply(vec![
             node("node1", &["192.0.2.1", "2001:db8::1"], &[]).applied(),
@@ -73,12 +73,15 @@ impl World {
     fn apply(&mut self, events: Vec<Event>) {
         self.planner.apply_all(events);
         let diff = self.planner.take_diff();
-        self.sync.change(diff.family(self.family));
+        self.sync.change(&keys(diff.family(self.family)));
         self.run();
     }
 
     fn run(&mut self) {
-        self.sync.run(&mut self.kernel, LIMIT).expect("no death");
+        let plan = self.planner.plan(self.family);
+        self.sync
+            .run(plan, &mut self.kernel, LIMIT)
+            .expect("no death");
     }
 
     fn add_web(&mut self) {
@@ -140,11 +143,10 @@ fn a_refused_change_leaves_the_former_version_whole() {
         let mut world = with_refused_change(family);
         let before = world.table();
         // Who reads the table back, for another reason or as the next process, leaves it too.
-        world.sync.distrust();
+        world.sync.mark_unverified();
         world.run();
         assert_eq!(world.table(), before);
-        world.sync = Sync::new(family, Options::default());
-        world.sync.set_plan(world.planner.plan(family));
+        world.sync = Sync::new(Options::default());
         world.run();
         assert_eq!(world.sync.refused().len(), 1);
         assert_eq!(world.table(), before);

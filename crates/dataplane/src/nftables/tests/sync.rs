@@ -1,12 +1,13 @@
 //! The state machine against a kernel in memory that fails when told to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::IpFamily;
 use netfilter::nft::table::Contents;
 use netfilter::nft::{Chain, Data, Op, Rule, Value, Verdict};
 use plan::testing::{big_cluster, big_cluster_settings, history};
-use plan::{Plan, PlanDiff, Planner};
+use plan::{FamilyDiff, Plan, PlanDiff, Planner, PortChange, PortKey};
 use proptest::prelude::*;
 
 use super::super::*;
@@ -114,6 +115,11 @@ fn meddle(table: &mut Option<Contents>) {
     }
 }
 
+/// The ports that a change is about.
+pub(super) fn keys(diff: &FamilyDiff) -> BTreeSet<PortKey> {
+    diff.ports.iter().filter_map(PortChange::key).collect()
+}
+
 fn planner(services: usize) -> (Planner, PlanDiff) {
     let mut planner = Planner::new(big_cluster_settings());
     planner.apply_all(big_cluster(services, 3));
@@ -134,9 +140,8 @@ pub(super) fn settled(sync: &Sync, kernel: &Kernel, plan: &Plan) {
 pub(super) const LIMIT: usize = 10_000;
 
 fn load(plan: &Plan, kernel: &mut Kernel) -> Sync {
-    let mut sync = Sync::new(plan.family, Options::default());
-    sync.set_plan(plan);
-    sync.run(kernel, LIMIT).expect("no death");
+    let mut sync = Sync::new(Options::default());
+    sync.run(plan, kernel, LIMIT).expect("no death");
     sync
 }
 
@@ -147,7 +152,7 @@ fn a_load_then_nothing_to_do() {
     let mut kernel = Kernel::default();
     let mut sync = load(plan, &mut kernel);
     settled(&sync, &kernel, plan);
-    assert!(matches!(sync.step(), Step::Idle));
+    assert!(matches!(sync.step(plan), Step::Idle));
     // A restart reads back and finds nothing to do.
     let commits = kernel.commits;
     let again = load(plan, &mut kernel);
@@ -172,16 +177,15 @@ fn whatever_goes_wrong_with_any_commit_it_ends_well() {
                 fault: Some((number, fault)),
                 ..Kernel::default()
             };
-            let mut sync = Sync::new(plan.family, Options::default());
-            sync.set_plan(plan);
-            if sync.run(&mut kernel, LIMIT).is_err() {
+            let mut sync = Sync::new(Options::default());
+            if sync.run(plan, &mut kernel, LIMIT).is_err() {
                 // Killed: the next process knows nothing.
                 sync = load(plan, &mut kernel);
             }
             // What was meddled with after the last read is only known from being told.
-            sync.distrust();
+            sync.mark_unverified();
             sync.retry();
-            sync.run(&mut kernel, LIMIT).expect("no more faults");
+            sync.run(plan, &mut kernel, LIMIT).expect("no more faults");
             settled(&sync, &kernel, plan);
         }
     }
@@ -194,12 +198,12 @@ fn what_others_change_is_mended() {
     let mut kernel = Kernel::default();
     let mut sync = load(plan, &mut kernel);
     meddle(&mut kernel.table);
-    sync.distrust();
-    sync.run(&mut kernel, LIMIT).expect("no death");
+    sync.mark_unverified();
+    sync.run(plan, &mut kernel, LIMIT).expect("no death");
     settled(&sync, &kernel, plan);
     kernel.table = None;
-    sync.distrust();
-    sync.run(&mut kernel, LIMIT).expect("no death");
+    sync.mark_unverified();
+    sync.run(plan, &mut kernel, LIMIT).expect("no death");
     settled(&sync, &kernel, plan);
 }
 
@@ -242,7 +246,7 @@ fn a_service_that_is_refused_does_not_keep_others_waiting() {
     // What was wrong with it was put right.
     kernel.poison = None;
     sync.retry();
-    sync.run(&mut kernel, LIMIT).expect("no death");
+    sync.run(plan, &mut kernel, LIMIT).expect("no death");
     settled(&sync, &kernel, plan);
 }
 
@@ -263,9 +267,8 @@ fn a_refused_change_leaves_the_former_version_serving() {
     kernel.poison = Some(frontend.with_host_u32(0));
     let mut next = plan.clone();
     next.ports.insert(key.clone(), Arc::new(after));
-    let diff = next.diff_from(plan);
-    sync.change(&diff);
-    sync.run(&mut kernel, LIMIT).expect("no death");
+    sync.change(&[key.clone()].into());
+    sync.run(&next, &mut kernel, LIMIT).expect("no death");
     assert_eq!(sync.refused().len(), 1);
     let (before, after) = (before.expect("a table"), kernel.table.expect("a table"));
     assert_eq!(after.sets, before.sets);
@@ -291,23 +294,26 @@ proptest! {
         let mut planner = Planner::new(settings);
         let mut syncs: Vec<_> = IpFamily::ALL
             .iter()
-            .map(|family| {
+            .map(|_| {
                 let kernel = Kernel { fault: Some((number, fault)), ..Kernel::default() };
-                (Sync::new(*family, Options::default()), kernel)
+                (Sync::new(Options::default()), kernel)
             })
             .collect();
         for event in events {
             planner.apply(event);
             let diff = planner.take_diff();
             for ((sync, kernel), family) in syncs.iter_mut().zip(IpFamily::ALL) {
-                sync.change(diff.family(family));
-                sync.run(kernel, LIMIT).expect("no death");
+                sync.change(&keys(diff.family(family)));
+                sync.run(planner.plan(family), kernel, LIMIT).expect("no death");
             }
         }
         for ((sync, kernel), family) in syncs.iter_mut().zip(IpFamily::ALL) {
-            sync.retry();
-            sync.distrust();
-            sync.run(kernel, LIMIT).expect("no death");
+            // Where the history has few commits, the fault is still to come.
+            for _ in 0..2 {
+                sync.retry();
+                sync.mark_unverified();
+                sync.run(planner.plan(family), kernel, LIMIT).expect("no death");
+            }
             settled(sync, kernel, planner.plan(family));
         }
     }

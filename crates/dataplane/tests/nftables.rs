@@ -9,9 +9,9 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use dataplane::nftables::{Options, State, TABLE, render, table_family};
-use kernel::netlink::Messages;
 use kernel::nfnetlink::NfTables;
 use model::IpFamily;
+use netfilter::netlink::Messages;
 use netfilter::nft::consts::msg;
 use netfilter::nft::table::Contents;
 use netfilter::nft::{Encoder, Message, Op, decode};

@@ -1,7 +1,9 @@
 //! What the fuzzers call: `fuzz/fuzz_targets`, and on the stable toolchain a test here.
 
+use netfilter::netlink::Messages;
+
 use crate::link::routing::{ListedRoute, ListedRule};
-use crate::netlink::Messages;
+use crate::netlink::Control;
 use crate::rtnetlink::{InterfaceAddress, Link};
 use crate::{conntrack, nfacct, nfnetlink};
 
@@ -11,7 +13,7 @@ pub fn netlink_replies(bytes: &[u8]) {
     for message in Messages::new(bytes) {
         let Ok(message) = message else { return };
         // Whatever they make of it, they must come back.
-        let _ = message.control();
+        let _ = Control::read(&message);
         let _ = nfnetlink::GenerationInfo::read(&message);
         let _ = nfacct::Counted::read(&message);
         let _ = conntrack::Flow::read(&message);
@@ -25,10 +27,10 @@ pub fn netlink_replies(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use netfilter::netlink::Builder;
     use proptest::prelude::*;
 
     use super::netlink_replies;
-    use crate::netlink::Builder;
 
     /// Messages of the kinds that are read, with attributes nested at random.
     fn message() -> impl Strategy<Value = Vec<u8>> {
@@ -60,11 +62,24 @@ mod tests {
                 let mut message = Builder::new(kind, flags).fixed(&fixed);
                 for (kind, value, depth) in attributes {
                     message = match depth {
-                        0 => message.attribute(kind, &value),
-                        1 => message.nested(kind, |m| m.attribute(1, &value).attribute(2, &value)),
-                        _ => message.nested(kind, |m| {
-                            m.nested(1, |m| m.attribute(1, &value).attribute(3, &value))
-                                .nested(2, |m| m.attribute(1, &[17]).attribute(2, &value))
+                        0 => message.bytes(kind, &value),
+                        1 => message.attributes(|w| {
+                            w.nest(kind, |w| {
+                                w.bytes(1, &value);
+                                w.bytes(2, &value);
+                            });
+                        }),
+                        _ => message.attributes(|w| {
+                            w.nest(kind, |w| {
+                                w.nest(1, |w| {
+                                    w.bytes(1, &value);
+                                    w.bytes(3, &value);
+                                });
+                                w.nest(2, |w| {
+                                    w.bytes(1, &[17]);
+                                    w.bytes(2, &value);
+                                });
+                            });
                         }),
                     };
                 }

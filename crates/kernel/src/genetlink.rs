@@ -1,9 +1,10 @@
 //! Generic netlink: families that are known by name and get their number when they are
 //! registered (`linux/genetlink.h`).
 
+use netfilter::netlink::{Builder, NLM_F_ACK, NLM_F_REQUEST};
 use nix::errno::Errno;
 
-use crate::netlink::{self, Builder, Error, Malformed, Socket};
+use crate::netlink::{Error, Socket};
 
 const GENL_ID_CTRL: u16 = 0x10;
 const CTRL_CMD_GETFAMILY: u8 = 3;
@@ -20,17 +21,16 @@ const HEADER: usize = 4;
 /// See [`Error`].
 pub fn family(socket: &mut Socket, name: &str) -> Result<Option<u16>, Error> {
     let what = "looking up a generic netlink family";
-    let request = Builder::new(GENL_ID_CTRL, netlink::REQUEST | netlink::ACK)
+    let request = Builder::new(GENL_ID_CTRL, NLM_F_REQUEST | NLM_F_ACK)
         .fixed(&[CTRL_CMD_GETFAMILY, CTRL_VERSION, 0, 0])
-        .text(CTRL_ATTR_FAMILY_NAME, name)
+        .string(CTRL_ATTR_FAMILY_NAME, name)
         .finish();
     let mut found = None;
     let result = socket.exchange(what, request, |message| {
-        for attribute in message.attributes(HEADER) {
+        for attribute in message.attributes(HEADER, "CTRL_ATTR") {
             let attribute = attribute?;
             if attribute.kind == CTRL_ATTR_FAMILY_ID {
-                let number = attribute.bytes().map(u16::from_ne_bytes);
-                found = Some(number.map_err(|_| Malformed("a family without its number"))?);
+                found = Some(attribute.ne16()?);
             }
         }
         Ok(())

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use netfilter::ipset::netlink::{self as messages, SUBSYSTEM};
+use netfilter::ipset::netlink as messages;
 use netfilter::ipset::{Element, Op, Set, Sets};
+use netfilter::netlink::{
+    Builder, DecodeError, NFGENMSG_LEN, NFNL_SUBSYS_IPSET, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+    nfnl_msg_type,
+};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{self, Builder, Error, Malformed, Refusal, Socket};
-use crate::nfnetlink::kind;
-
-/// `struct nfgenmsg` is part of the payload.
-const NFGENMSG: usize = 4;
+use crate::netlink::{Error, Refusal, Socket};
 
 /// The subsystem's own error numbers (`enum ipset_errno`), with what to make of them.
 const ERRORS: [(i32, &str); 8] = [
@@ -80,13 +80,13 @@ impl IpSets {
     pub fn list(&mut self, wanted: &dyn Fn(&str) -> bool) -> Result<Sets, Error> {
         let what = "listing ipsets";
         let message = messages::list_request();
-        let flags = netlink::REQUEST | netlink::DUMP;
-        let request = Builder::new(kind(SUBSYSTEM, message.command), flags);
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let request = Builder::new(nfnl_msg_type(NFNL_SUBSYS_IPSET, message.command), flags);
         let mut sets = Vec::new();
         let request = request.fixed(&message.payload).finish();
         let result = self.socket.exchange(what, request, |message| {
             messages::decode_list(message.payload, &mut sets, wanted)
-                .map_err(|_| Malformed("a set that cannot be read"))
+                .map_err(|_| DecodeError::Malformed("a set that cannot be read"))
         });
         match result {
             Ok(()) => Ok(Sets { sets }),
@@ -117,7 +117,7 @@ impl IpSets {
             };
             let mut start = 0;
             for message in op.encode(revision) {
-                let kind = kind(SUBSYSTEM, message.command);
+                let kind = nfnl_msg_type(NFNL_SUBSYS_IPSET, message.command);
                 requests.push(Builder::new(kind, 0).fixed(&message.payload).finish());
                 places.push((place, start..start + message.elements));
                 start += message.elements;
@@ -152,16 +152,16 @@ impl IpSets {
         if let Some(known) = self.revisions.get(&message.payload) {
             return Ok(Ok(*known));
         }
-        let flags = netlink::REQUEST | netlink::ACK;
-        let request = Builder::new(kind(SUBSYSTEM, message.command), flags);
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        let request = Builder::new(nfnl_msg_type(NFNL_SUBSYS_IPSET, message.command), flags);
         let request = request.fixed(&message.payload).finish();
         let mut found = 0;
         let result = self
             .socket
             .exchange("asking for a type of ipset", request, |reply| {
-                if reply.payload.len() > NFGENMSG {
+                if reply.payload.len() > NFGENMSG_LEN {
                     found = messages::decode_revision(reply.payload)
-                        .map_err(|_| Malformed("a type of set"))?;
+                        .map_err(|_| DecodeError::Malformed("a type of set"))?;
                 }
                 Ok(())
             });

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use netfilter::netlink::{Builder, DecodeError, Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
@@ -9,7 +10,7 @@ use netfilter::ipvs::netlink::{self as messages, Connections, Timeouts};
 use netfilter::ipvs::{Destination, Op, Protocol, Service, ServiceId, Services};
 
 use crate::genetlink;
-use crate::netlink::{self, Builder, Malformed, Message, Refusal, Socket};
+use crate::netlink::{self, Refusal, Socket};
 
 /// How often a list is asked for again when it changes meanwhile.
 const ATTEMPTS: u32 = 5;
@@ -117,7 +118,8 @@ impl Ipvs {
     pub fn services(&mut self) -> Result<Vec<Service>, Error> {
         let what = "listing virtual servers";
         let found = self.dump(what, &messages::list_services(), |message| {
-            messages::decode_service(message.payload).map_err(|_| Malformed("a virtual server"))
+            messages::decode_service(message.payload)
+                .map_err(|_| DecodeError::Malformed("a virtual server"))
         })?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -127,14 +129,14 @@ impl Ipvs {
     /// # Errors
     /// See [`Error`].
     pub fn get(&mut self, id: &ServiceId) -> Result<Option<Service>, Error> {
-        let flags = netlink::REQUEST | netlink::ACK;
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
         let request = Builder::new(self.family, flags).fixed(&messages::get_service(id));
         let mut found = None;
         let result =
             self.socket
                 .exchange("reading a virtual server", request.finish(), |message| {
                     let read = messages::decode_service(message.payload);
-                    found = read.map_err(|_| Malformed("a virtual server"))?;
+                    found = read.map_err(|_| DecodeError::Malformed("a virtual server"))?;
                     Ok(())
                 });
         match result {
@@ -165,7 +167,7 @@ impl Ipvs {
         let request = messages::list_destinations(id);
         self.dump("listing destinations", &request, |message| {
             let read = messages::decode_destination(message.payload, v6);
-            read.map_err(|_| Malformed("a destination"))
+            read.map_err(|_| DecodeError::Malformed("a destination"))
         })
     }
 
@@ -221,12 +223,12 @@ impl Ipvs {
     /// See [`Error`].
     pub fn timeouts(&mut self) -> Result<Timeouts, Error> {
         let what = "reading IPVS' timeouts";
-        let flags = netlink::REQUEST | netlink::ACK;
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
         let request = Builder::new(self.family, flags).fixed(&messages::get_timeouts());
         let mut found = Timeouts::default();
         self.socket.exchange(what, request.finish(), |message| {
             let read = messages::decode_timeouts(message.payload);
-            found = read.map_err(|_| Malformed("timeouts"))?;
+            found = read.map_err(|_| DecodeError::Malformed("timeouts"))?;
             Ok(())
         })?;
         Ok(found)
@@ -238,7 +240,7 @@ impl Ipvs {
     /// See [`Error`].
     pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
         // The kernel takes a 0 in this message for "as it is".
-        let flags = netlink::REQUEST | netlink::ACK;
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
         let payload = messages::set_timeouts(timeouts);
         let request = Builder::new(self.family, flags).fixed(&payload).finish();
         let what = "setting IPVS' timeouts";
@@ -249,9 +251,9 @@ impl Ipvs {
         &mut self,
         what: &'static str,
         payload: &[u8],
-        read: impl Fn(&Message<'_>) -> Result<T, Malformed>,
+        read: impl Fn(&Message<'_>) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, Error> {
-        let flags = netlink::REQUEST | netlink::DUMP;
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
         let mut attempt = 1;
         loop {
             let request = Builder::new(self.family, flags).fixed(payload).finish();

@@ -4,14 +4,15 @@
 //! rules where the kernel has none. A counter belongs to the network namespace and outlives the
 //! rules that use it.
 
+use netfilter::netlink::{
+    Builder, DecodeError, Message, NFGENMSG_LEN, NFNL_SUBSYS_ACCT, NLM_F_ACK, NLM_F_CREATE,
+    NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
+};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{self, Builder, Error, Malformed, Message, Socket};
-use crate::nfnetlink::{NFGENMSG, kind, nfgenmsg};
+use crate::netlink::{Error, Socket};
 
-/// `NFNL_SUBSYS_ACCT`.
-const SUBSYSTEM: u8 = 7;
 /// `NFNL_MSG_ACCT_NEW`.
 const NEW: u8 = 0;
 /// `NFNL_MSG_ACCT_GET`.
@@ -60,10 +61,10 @@ impl Counted {
     /// Reads a `NFNL_MSG_ACCT_NEW` message.
     ///
     /// # Errors
-    /// [`Malformed`] when a number has the wrong size or is missing.
-    pub fn read(message: &Message<'_>) -> Result<Self, Malformed> {
+    /// [`DecodeError`] when a number has the wrong size or is missing.
+    pub fn read(message: &Message<'_>) -> Result<Self, DecodeError> {
         let (mut packets, mut bytes) = (None, None);
-        for attribute in message.attributes(NFGENMSG) {
+        for attribute in message.attributes(NFGENMSG_LEN, "nfnl_acct_type") {
             let attribute = attribute?;
             match attribute.kind {
                 NFACCT_PKTS => packets = Some(attribute.be64()?),
@@ -73,7 +74,7 @@ impl Counted {
         }
         match (packets, bytes) {
             (Some(packets), Some(bytes)) => Ok(Counted { packets, bytes }),
-            _ => Err(Malformed("a counter without its numbers")),
+            _ => Err(DecodeError::Malformed("a counter without its numbers")),
         }
     }
 }
@@ -111,7 +112,7 @@ impl NfAcct {
         if self.read(counter)?.is_some() {
             return Ok(());
         }
-        let flags = netlink::REQUEST | netlink::ACK | netlink::CREATE;
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
         match self.ask("making an nfacct counter", NEW, flags, counter) {
             // Somebody else was faster.
             Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(()),
@@ -124,7 +125,7 @@ impl NfAcct {
     /// # Errors
     /// See [`Error`].
     pub fn read(&mut self, counter: Counter) -> Result<Option<Counted>, Error> {
-        let flags = netlink::REQUEST | netlink::ACK;
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
         match self.ask("reading an nfacct counter", GET, flags, counter) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
             result => result,
@@ -136,7 +137,7 @@ impl NfAcct {
     /// # Errors
     /// See [`Error`]; `EBUSY` while a rule counts into it.
     pub fn delete(&mut self, counter: Counter) -> Result<(), Error> {
-        let flags = netlink::REQUEST | netlink::ACK;
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
         match self.ask("deleting an nfacct counter", DELETE, flags, counter) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
             result => result.map(drop),
@@ -150,9 +151,9 @@ impl NfAcct {
         flags: u16,
         counter: Counter,
     ) -> Result<Option<Counted>, Error> {
-        let request = Builder::new(kind(SUBSYSTEM, command), flags)
+        let request = Builder::new(nfnl_msg_type(NFNL_SUBSYS_ACCT, command), flags)
             .fixed(&nfgenmsg(0, 0))
-            .text(NFACCT_NAME, counter.name())
+            .string(NFACCT_NAME, counter.name())
             .finish();
         let mut counted = None;
         self.socket.exchange(what, request, |message| {

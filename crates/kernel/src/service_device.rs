@@ -7,10 +7,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netfilter::netlink::{Builder, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{self, Builder, Error, Refusal, Socket};
+use crate::netlink::{Error, Refusal, Socket};
 use crate::rtnetlink::{
     IFA_ADDRESS, IFA_CACHEINFO, IFA_LOCAL, IFINFOMSG, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO,
     RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, link_index, octets,
@@ -81,11 +82,11 @@ impl ServiceDevice {
     /// # Errors
     /// [`DeviceError::NoDummies`] where the kernel has none.
     pub fn ensure(&mut self) -> Result<(), DeviceError> {
-        let flags = netlink::REQUEST | netlink::ACK | netlink::CREATE | netlink::EXCLUSIVE;
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         let request = Builder::new(RTM_NEWLINK, flags)
             .fixed(&[0; IFINFOMSG])
-            .text(IFLA_IFNAME, &self.name)
-            .nested(IFLA_LINKINFO, |b| b.text(IFLA_INFO_KIND, "dummy"))
+            .string(IFLA_IFNAME, &self.name)
+            .attributes(|w| w.nest(IFLA_LINKINFO, |w| w.string(IFLA_INFO_KIND, "dummy")))
             .finish();
         let what = "making the Services' interface";
         match self.socket.exchange(what, request, |_| Ok(())) {
@@ -106,9 +107,9 @@ impl ServiceDevice {
         if self.index()?.is_none() {
             return Ok(());
         }
-        let request = Builder::new(RTM_DELLINK, netlink::REQUEST | netlink::ACK)
+        let request = Builder::new(RTM_DELLINK, NLM_F_REQUEST | NLM_F_ACK)
             .fixed(&[0; IFINFOMSG])
-            .text(IFLA_IFNAME, &self.name)
+            .string(IFLA_IFNAME, &self.name)
             .finish();
         let what = "removing the Services' interface";
         self.socket.exchange(what, request, |_| Ok(()))
@@ -124,7 +125,7 @@ impl ServiceDevice {
             let refusal = Refusal::of(Errno::ENODEV);
             return Err(Error::Refused { what, refusal });
         };
-        let new = netlink::CREATE | netlink::EXCLUSIVE;
+        let new = NLM_F_CREATE | NLM_F_EXCL;
         let new = add
             .iter()
             .map(|ip| (*ip, request(RTM_NEWADDR, new, index, *ip)));
@@ -151,8 +152,8 @@ fn request(kind: u16, flags: u16, index: u32, ip: IpAddr) -> Vec<u8> {
     head.extend_from_slice(&index.to_ne_bytes());
     let request = Builder::new(kind, flags)
         .fixed(&head)
-        .attribute(IFA_LOCAL, &octets)
-        .attribute(IFA_ADDRESS, &octets);
+        .bytes(IFA_LOCAL, &octets)
+        .bytes(IFA_ADDRESS, &octets);
     if ip.is_ipv4() {
         return request.finish();
     }
@@ -162,5 +163,5 @@ fn request(kind: u16, flags: u16, index: u32, ip: IpAddr) -> Vec<u8> {
     // would never come back to this node.
     let mut lifetimes = [0; 16];
     lifetimes[4..8].fill(0xff);
-    request.attribute(IFA_CACHEINFO, &lifetimes).finish()
+    request.bytes(IFA_CACHEINFO, &lifetimes).finish()
 }

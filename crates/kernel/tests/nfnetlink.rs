@@ -5,10 +5,10 @@ mod support;
 use std::time::Duration;
 
 use kernel::Errno;
-use kernel::netlink::{self, Builder, Messages};
-use kernel::nfnetlink::{
-    Generation, GenerationInfo, Monitor, NFTABLES, NfTables, Notice, TransactionError, attributes,
-    kind, nfgenmsg,
+use kernel::nfnetlink::{Generation, GenerationInfo, Monitor, NfTables, Notice, TransactionError};
+use netfilter::netlink::{
+    Attributes, Builder, Message, Messages, NFGENMSG_LEN, NFNL_SUBSYS_NFTABLES, NLM_F_CREATE,
+    NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
 };
 use support::{in_namespace, run};
 
@@ -22,52 +22,62 @@ const GET_ELEMENT: u8 = 13;
 const IP: u8 = 2;
 
 fn message(command: u8, flags: u16) -> Builder {
-    Builder::new(kind(NFTABLES, command), netlink::REQUEST | flags).fixed(&nfgenmsg(IP, 0))
+    Builder::new(
+        nfnl_msg_type(NFNL_SUBSYS_NFTABLES, command),
+        NLM_F_REQUEST | flags,
+    )
+    .fixed(&nfgenmsg(IP, 0))
 }
 
 fn table(name: &str) -> Vec<u8> {
-    message(NEW_TABLE, netlink::CREATE).text(1, name).finish()
+    message(NEW_TABLE, NLM_F_CREATE).string(1, name).finish()
 }
 
 fn chain(table: &str, name: &str) -> Vec<u8> {
-    let message = message(NEW_CHAIN, netlink::CREATE);
-    message.text(1, table).text(3, name).finish()
+    let message = message(NEW_CHAIN, NLM_F_CREATE);
+    message.string(1, table).string(3, name).finish()
 }
 
 /// A set of addresses.
 fn set(table: &str, name: &str) -> Vec<u8> {
-    message(NEW_SET, netlink::CREATE)
-        .text(1, table)
-        .text(2, name)
-        .attribute(4, &7_u32.to_be_bytes())
-        .attribute(5, &4_u32.to_be_bytes())
-        .attribute(10, &1_u32.to_be_bytes())
+    message(NEW_SET, NLM_F_CREATE)
+        .string(1, table)
+        .string(2, name)
+        .attributes(|w| w.be32(4, 7))
+        .attributes(|w| w.be32(5, 4))
+        .attributes(|w| w.be32(10, 1))
         .finish()
 }
 
 fn elements(table: &str, set: &str, keys: impl Iterator<Item = u32>) -> Vec<u8> {
-    message(NEW_ELEMENT, netlink::CREATE)
-        .text(1, table)
-        .text(2, set)
-        .nested(3, |mut list| {
-            for key in keys {
-                list = list.nested(1, |element| {
-                    element.nested(1, |data| data.attribute(1, &key.to_be_bytes()))
-                });
-            }
-            list
+    message(NEW_ELEMENT, NLM_F_CREATE)
+        .string(1, table)
+        .string(2, set)
+        .attributes(|w| {
+            w.nest(3, |w| {
+                for key in keys {
+                    w.nest(1, |w| w.nest(1, |w| w.be32(1, key)));
+                }
+            });
         })
         .finish()
 }
 
+fn attributes<'a>(message: &Message<'a>) -> Attributes<'a> {
+    message.attributes(NFGENMSG_LEN, "nft attributes")
+}
+
 fn element_count(nft: &mut NfTables) -> usize {
-    let request = message(GET_ELEMENT, 0).text(1, "t").text(2, "s").finish();
+    let request = message(GET_ELEMENT, 0)
+        .string(1, "t")
+        .string(2, "s")
+        .finish();
     let mut count = 0;
     nft.stream(&request, |message| {
         for attribute in attributes(message) {
             let attribute = attribute?;
             if attribute.kind == 3 {
-                count += attribute.nested().count();
+                count += attribute.nested("elements").count();
             }
         }
         Ok(())
@@ -82,7 +92,7 @@ fn tables(nft: &mut NfTables) -> Vec<String> {
         .map(|message| {
             let message = message.unwrap();
             let mut all = attributes(&message).flatten();
-            all.find(|a| a.kind == 1).unwrap().text()
+            all.find(|a| a.kind == 1).unwrap().string_lossy()
         })
         .collect()
 }
@@ -104,10 +114,10 @@ fn a_transaction_is_committed_and_read_back() {
         assert_eq!(after.generation, before.next());
         assert_eq!(tables(&mut nft), ["t"]);
         let answer = nft
-            .get(&message(GET_TABLE, 0).text(1, "t").finish())
+            .get(&message(GET_TABLE, 0).string(1, "t").finish())
             .unwrap();
         assert_eq!(Messages::new(&answer).count(), 1);
-        let gone = nft.get(&message(GET_TABLE, 0).text(1, "u").finish());
+        let gone = nft.get(&message(GET_TABLE, 0).string(1, "u").finish());
         assert_eq!(gone.unwrap_err().errno(), Some(Errno::ENOENT));
         assert_eq!(element_count(&mut nft), 3);
         let listed = run("nft list ruleset");
@@ -187,7 +197,7 @@ fn another_writer_in_between_is_noticed() {
 fn an_unknown_command_is_a_fault_of_its_message() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
-        let mut odd = Builder::new(kind(NFTABLES, 200), netlink::REQUEST)
+        let mut odd = Builder::new(nfnl_msg_type(NFNL_SUBSYS_NFTABLES, 200), NLM_F_REQUEST)
             .fixed(&nfgenmsg(IP, 0))
             .finish();
         match nft.transact(&mut odd, None) {
@@ -236,9 +246,15 @@ fn changes_are_told_with_who_made_them() {
                 }
             }
         }
-        assert_eq!(own, [kind(NFTABLES, NEW_TABLE), kind(NFTABLES, NEW_CHAIN)]);
+        assert_eq!(
+            own,
+            [
+                nfnl_msg_type(NFNL_SUBSYS_NFTABLES, NEW_TABLE),
+                nfnl_msg_type(NFNL_SUBSYS_NFTABLES, NEW_CHAIN)
+            ]
+        );
         assert!(
-            foreign.contains(&kind(NFTABLES, DELETE_TABLE)),
+            foreign.contains(&nfnl_msg_type(NFNL_SUBSYS_NFTABLES, DELETE_TABLE)),
             "{foreign:?}"
         );
         assert_eq!(commits.len(), 2);

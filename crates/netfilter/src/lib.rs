@@ -5,4 +5,5 @@ pub mod iptables;
 pub mod ipvs;
 #[cfg(test)]
 mod mutate;
+pub mod netlink;
 pub mod nft;

@@ -8,9 +8,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use netfilter::netlink::Messages;
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{self, Error, Received, Socket};
+use crate::netlink::{Error, Received, Socket};
 use crate::rtnetlink::{
     self, RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, interface_of_address, link_index,
 };
@@ -76,7 +77,7 @@ impl AddressWatch {
                 Received::Nothing => break,
                 Received::Lost => changed = true,
                 Received::Datagram(length) => {
-                    let messages = netlink::Messages::new(self.socket.datagram(length));
+                    let messages = Messages::new(self.socket.datagram(length));
                     for message in messages.flatten() {
                         match message.kind {
                             RTM_NEWLINK | RTM_DELLINK => changed = true,

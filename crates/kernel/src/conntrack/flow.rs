@@ -1,10 +1,8 @@
 //! One flow, and its netlink form (`linux/netfilter/nfnetlink_conntrack.h`).
 
+use netfilter::netlink::{Attribute, DecodeError, Message, NFGENMSG_LEN, Writer};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-use crate::netlink::{Attribute, Builder, Malformed, Message};
-use crate::nfnetlink::NFGENMSG;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -151,8 +149,8 @@ impl Flow {
     /// Reads an `IPCTNL_MSG_CT_NEW` message; `None` for a flow that is of neither IP family.
     ///
     /// # Errors
-    /// [`Malformed`] when it has not both tuples, or an attribute of the wrong size.
-    pub fn read(message: &Message<'_>) -> Result<Option<Self>, Malformed> {
+    /// [`DecodeError`] when it has not both tuples, or an attribute of the wrong size.
+    pub fn read(message: &Message<'_>) -> Result<Option<Self>, DecodeError> {
         if !matches!(message.payload.first(), Some(2 | 10)) {
             return Ok(None);
         }
@@ -160,7 +158,7 @@ impl Flow {
         let mut status = Status::default();
         let (mut timeout, mut mark, mut id) = (None, 0, None);
         let mut zone = Zone::default();
-        for attribute in message.attributes(NFGENMSG) {
+        for attribute in message.attributes(NFGENMSG_LEN, "ctattr_type") {
             let attribute = attribute?;
             match attribute.kind {
                 CTA_TUPLE_ORIG => original = Some(read_tuple(&attribute, &mut zone.original)?),
@@ -183,55 +181,58 @@ impl Flow {
                 zone,
                 id,
             })),
-            _ => Err(Malformed("a flow without its two tuples")),
+            _ => Err(DecodeError::Malformed("a flow without its two tuples")),
         }
     }
 
     /// Writes what names this flow and no other.
-    pub(super) fn write_key(&self, message: Builder) -> Builder {
-        let mut message = message.nested(CTA_TUPLE_ORIG, |tuple| {
-            let tuple = write_tuple(tuple, &self.original);
-            match self.zone.original {
-                0 => tuple,
-                zone => tuple.attribute(CTA_TUPLE_ZONE, &zone.to_be_bytes()),
+    pub(super) fn write_key(&self, w: &mut Writer<'_>) {
+        w.nest(CTA_TUPLE_ORIG, |w| {
+            write_tuple(w, &self.original);
+            if self.zone.original != 0 {
+                w.be16(CTA_TUPLE_ZONE, self.zone.original);
             }
         });
         if self.zone.both != 0 {
-            message = message.attribute(CTA_ZONE, &self.zone.both.to_be_bytes());
+            w.be16(CTA_ZONE, self.zone.both);
         }
-        match self.id {
-            Some(id) => message.attribute(CTA_ID, &id.to_be_bytes()),
-            None => message,
+        if let Some(id) = self.id {
+            w.be32(CTA_ID, id);
         }
     }
 }
 
-fn read_tuple(tuple: &Attribute<'_>, zone: &mut u16) -> Result<Tuple, Malformed> {
+fn read_tuple(tuple: &Attribute<'_>, zone: &mut u16) -> Result<Tuple, DecodeError> {
     let (mut source, mut destination, mut protocol) = (None, None, None);
     let (mut source_port, mut destination_port) = (0, 0);
-    for part in tuple.nested() {
+    for part in tuple.nested("ctattr_tuple") {
         let part = part?;
         match part.kind {
             CTA_TUPLE_IP => {
-                for address in part.nested() {
+                for address in part.nested("ctattr_ip") {
                     let address = address?;
                     match address.kind {
-                        CTA_IP_V4_SRC => source = Some(v4(&address)?),
-                        CTA_IP_V4_DST => destination = Some(v4(&address)?),
-                        CTA_IP_V6_SRC => source = Some(v6(&address)?),
-                        CTA_IP_V6_DST => destination = Some(v6(&address)?),
+                        CTA_IP_V4_SRC => {
+                            source = Some(Ipv4Addr::from(address.array::<4>()?).into())
+                        }
+                        CTA_IP_V4_DST => {
+                            destination = Some(Ipv4Addr::from(address.array::<4>()?).into())
+                        }
+                        CTA_IP_V6_SRC => {
+                            source = Some(Ipv6Addr::from(address.array::<16>()?).into())
+                        }
+                        CTA_IP_V6_DST => {
+                            destination = Some(Ipv6Addr::from(address.array::<16>()?).into())
+                        }
                         _ => {}
                     }
                 }
             }
             CTA_TUPLE_PROTO => {
-                for field in part.nested() {
+                for field in part.nested("ctattr_l4proto") {
                     let field = field?;
                     match field.kind {
-                        CTA_PROTO_NUM => {
-                            let [number] = field.bytes()?;
-                            protocol = Some(IpProtocol(number));
-                        }
+                        CTA_PROTO_NUM => protocol = Some(IpProtocol(field.u8()?)),
                         CTA_PROTO_SRC_PORT => source_port = field.be16()?,
                         CTA_PROTO_DST_PORT => destination_port = field.be16()?,
                         _ => {}
@@ -250,64 +251,51 @@ fn read_tuple(tuple: &Attribute<'_>, zone: &mut u16) -> Result<Tuple, Malformed>
             destination,
             destination_port,
         }),
-        _ => Err(Malformed("a tuple without addresses or protocol")),
+        _ => Err(DecodeError::Malformed(
+            "a tuple without addresses or protocol",
+        )),
     }
 }
 
-fn v4(attribute: &Attribute<'_>) -> Result<IpAddr, Malformed> {
-    attribute
-        .bytes::<4>()
-        .map(|bytes| Ipv4Addr::from(bytes).into())
-}
-
-fn v6(attribute: &Attribute<'_>) -> Result<IpAddr, Malformed> {
-    attribute
-        .bytes::<16>()
-        .map(|bytes| Ipv6Addr::from(bytes).into())
-}
-
-fn write_tuple(message: Builder, tuple: &Tuple) -> Builder {
-    let message = message.nested(CTA_TUPLE_IP, |ip| {
-        let ip = write_address(ip, tuple.source, CTA_IP_V4_SRC, CTA_IP_V6_SRC);
-        write_address(ip, tuple.destination, CTA_IP_V4_DST, CTA_IP_V6_DST)
+fn write_tuple(w: &mut Writer<'_>, tuple: &Tuple) {
+    w.nest(CTA_TUPLE_IP, |w| {
+        write_address(w, tuple.source, CTA_IP_V4_SRC, CTA_IP_V6_SRC);
+        write_address(w, tuple.destination, CTA_IP_V4_DST, CTA_IP_V6_DST);
     });
-    message.nested(CTA_TUPLE_PROTO, |proto| {
-        proto
-            .attribute(CTA_PROTO_NUM, &[tuple.protocol.0])
-            .attribute(CTA_PROTO_SRC_PORT, &tuple.source_port.to_be_bytes())
-            .attribute(CTA_PROTO_DST_PORT, &tuple.destination_port.to_be_bytes())
-    })
+    w.nest(CTA_TUPLE_PROTO, |w| {
+        w.bytes(CTA_PROTO_NUM, &[tuple.protocol.0]);
+        w.be16(CTA_PROTO_SRC_PORT, tuple.source_port);
+        w.be16(CTA_PROTO_DST_PORT, tuple.destination_port);
+    });
 }
 
-fn write_address(message: Builder, address: IpAddr, v4: u16, v6: u16) -> Builder {
+fn write_address(w: &mut Writer<'_>, address: IpAddr, v4: u16, v6: u16) {
     match address {
-        IpAddr::V4(address) => message.attribute(v4, &address.octets()),
-        IpAddr::V6(address) => message.attribute(v6, &address.octets()),
+        IpAddr::V4(address) => w.bytes(v4, &address.octets()),
+        IpAddr::V6(address) => w.bytes(v6, &address.octets()),
     }
 }
 
 /// Writes the parts of an original tuple that a dump is to be filtered by.
 pub(super) fn write_filter(
-    message: Builder,
+    w: &mut Writer<'_>,
     protocol: Option<IpProtocol>,
     destination: Option<IpAddr>,
     port: Option<u16>,
-) -> Builder {
-    message.nested(CTA_TUPLE_ORIG, |mut tuple| {
+) {
+    w.nest(CTA_TUPLE_ORIG, |w| {
         if let Some(address) = destination {
-            tuple = tuple.nested(CTA_TUPLE_IP, |ip| {
-                write_address(ip, address, CTA_IP_V4_DST, CTA_IP_V6_DST)
+            w.nest(CTA_TUPLE_IP, |w| {
+                write_address(w, address, CTA_IP_V4_DST, CTA_IP_V6_DST);
             });
         }
-        let Some(protocol) = protocol else {
-            return tuple;
-        };
-        tuple.nested(CTA_TUPLE_PROTO, |proto| {
-            let proto = proto.attribute(CTA_PROTO_NUM, &[protocol.0]);
-            match port {
-                Some(port) => proto.attribute(CTA_PROTO_DST_PORT, &port.to_be_bytes()),
-                None => proto,
-            }
-        })
-    })
+        if let Some(protocol) = protocol {
+            w.nest(CTA_TUPLE_PROTO, |w| {
+                w.bytes(CTA_PROTO_NUM, &[protocol.0]);
+                if let Some(port) = port {
+                    w.be16(CTA_PROTO_DST_PORT, port);
+                }
+            });
+        }
+    });
 }

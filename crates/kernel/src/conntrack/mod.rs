@@ -12,19 +12,21 @@ mod tests;
 
 use std::net::IpAddr;
 
+use netfilter::netlink::{
+    Builder, DecodeError, NFNL_SUBSYS_CTNETLINK, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Writer,
+    nfgenmsg, nfnl_msg_type,
+};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{self, Builder, Error, Malformed, Socket};
-use crate::nfnetlink::{kind, nfgenmsg};
+use crate::netlink::{Error, Socket};
+
 use crate::sysctl::{self, Sysctl, SysctlTree};
 use crate::{Family, family};
 
 pub use flow::{Flow, IpProtocol, Status, Tuple, Zone};
 pub use stale::{Endpoints, StaleFlows};
 
-/// `NFNL_SUBSYS_CTNETLINK`.
-const SUBSYSTEM: u8 = 1;
 /// `IPCTNL_MSG_CT_GET`.
 const GET: u8 = 1;
 /// `IPCTNL_MSG_CT_DELETE`.
@@ -99,17 +101,19 @@ impl Filter {
                 flags |= F_DESTINATION_PORT;
             }
         }
-        let request = Builder::new(kind(SUBSYSTEM, GET), netlink::REQUEST | netlink::DUMP)
-            .fixed(&nfgenmsg(family::number(self.family), 0));
+        let request = Builder::new(
+            nfnl_msg_type(NFNL_SUBSYS_CTNETLINK, GET),
+            NLM_F_REQUEST | NLM_F_DUMP,
+        )
+        .fixed(&nfgenmsg(family::number(self.family), 0));
         if flags == 0 {
             return request.finish();
         }
-        let port = self.destination_port;
-        flow::write_filter(request, self.protocol, destination, port)
-            .nested(CTA_FILTER, |filter| {
-                filter.attribute(CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes())
-            })
-            .finish()
+        let write = |w: &mut Writer<'_>| {
+            flow::write_filter(w, self.protocol, destination, self.destination_port);
+            w.nest(CTA_FILTER, |w| w.ne32(CTA_FILTER_ORIG_FLAGS, flags));
+        };
+        request.attributes(write).finish()
     }
 }
 
@@ -222,7 +226,7 @@ impl Conntrack {
     fn read(
         socket: &mut Socket,
         filter: &Filter,
-        mut each: impl FnMut(&Flow) -> Result<(), Malformed>,
+        mut each: impl FnMut(&Flow) -> Result<(), DecodeError>,
     ) -> Result<(), Error> {
         socket.exchange(
             "listing flows",
@@ -236,9 +240,12 @@ impl Conntrack {
 
     fn remove(socket: &mut Socket, flow: &Flow) -> Result<bool, Error> {
         let number = family::number(Family::of(flow.original.destination));
-        let request = Builder::new(kind(SUBSYSTEM, DELETE), netlink::REQUEST | netlink::ACK)
-            .fixed(&nfgenmsg(number, 0));
-        let request = flow.write_key(request).finish();
+        let request = Builder::new(
+            nfnl_msg_type(NFNL_SUBSYS_CTNETLINK, DELETE),
+            NLM_F_REQUEST | NLM_F_ACK,
+        )
+        .fixed(&nfgenmsg(number, 0));
+        let request = request.attributes(|w| flow.write_key(w)).finish();
         match socket.exchange("removing a flow", request, |_| Ok(())) {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(false),

@@ -2,10 +2,12 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use netfilter::netlink::{
+    Builder, DecodeError, Messages, NFNL_SUBSYS_CTNETLINK, nfgenmsg, nfnl_msg_type,
+};
 use proptest::prelude::*;
 
 use super::*;
-use crate::netlink::Messages;
 
 fn flow(from: &str, to: &str, endpoint: &str) -> Flow {
     let [from, to, endpoint] = [from, to, endpoint].map(|text| text.parse::<SocketAddr>().unwrap());
@@ -37,23 +39,26 @@ fn message(flow: &Flow) -> Vec<u8> {
         ..*flow
     };
     let original = Flow { id: None, ..*flow };
-    let start = Builder::new(kind(SUBSYSTEM, 0), 2).fixed(&nfgenmsg(number, 0));
-    let message = original.write_key(start).finish();
+    let start =
+        Builder::new(nfnl_msg_type(NFNL_SUBSYS_CTNETLINK, 0), 2).fixed(&nfgenmsg(number, 0));
+    let message = start.attributes(|w| original.write_key(w)).finish();
     // The key of the flow turned round is its reply tuple, but for the attribute's number.
-    let turned = reply.write_key(Builder::new(0, 0)).finish();
+    let turned = Builder::new(0, 0)
+        .attributes(|w| reply.write_key(w))
+        .finish();
     let mut tuple = turned[16..].to_vec();
     tuple[2..4].copy_from_slice(&(2_u16 | 0x8000).to_ne_bytes());
-    Builder::new(kind(SUBSYSTEM, 0), 2)
+    Builder::new(nfnl_msg_type(NFNL_SUBSYS_CTNETLINK, 0), 2)
         .fixed(&message[16..])
         .fixed(&tuple)
-        .attribute(3, &flow.status.0.to_be_bytes())
-        .attribute(7, &flow.timeout.unwrap_or_default().to_be_bytes())
-        .attribute(8, &flow.mark.to_be_bytes())
-        .attribute(12, &flow.id.unwrap_or_default().to_be_bytes())
+        .bytes(3, &flow.status.0.to_be_bytes())
+        .bytes(7, &flow.timeout.unwrap_or_default().to_be_bytes())
+        .bytes(8, &flow.mark.to_be_bytes())
+        .bytes(12, &flow.id.unwrap_or_default().to_be_bytes())
         .finish()
 }
 
-fn read(bytes: &[u8]) -> Result<Option<Flow>, Malformed> {
+fn read(bytes: &[u8]) -> Result<Option<Flow>, DecodeError> {
     Flow::read(&Messages::new(bytes).next().unwrap()?)
 }
 

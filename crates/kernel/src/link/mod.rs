@@ -6,11 +6,14 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
+use netfilter::netlink::{
+    Builder, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, Writer,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{self, Builder, Refusal, Socket};
+use crate::netlink::{self, Refusal, Socket};
 use crate::netns::{NetNs, NetNsError};
 use crate::rtnetlink::{
     self, AF_INET6, IFA_ADDRESS, IFA_FLAGS, IFA_LOCAL, IFF_UP, IFINFOMSG, IFLA_ADDRESS,
@@ -79,16 +82,16 @@ pub struct VethEnd<'a> {
 }
 
 impl VethEnd<'_> {
-    fn write(&self, message: Builder) -> Builder {
-        let mut message = message.fixed(&[0; IFINFOMSG]).text(IFLA_IFNAME, self.name);
+    fn write(&self, w: &mut Writer<'_>) {
+        w.fixed(&[0; IFINFOMSG]);
+        w.string(IFLA_IFNAME, self.name);
         if let Some(netns) = self.netns {
             let fd = netns.as_fd().as_raw_fd();
-            message = message.attribute(IFLA_NET_NS_FD, &fd.to_ne_bytes());
+            w.bytes(IFLA_NET_NS_FD, &fd.to_ne_bytes());
         }
         if let Some(mac) = self.mac {
-            message = message.attribute(IFLA_ADDRESS, &mac);
+            w.bytes(IFLA_ADDRESS, &mac);
         }
-        message
     }
 }
 
@@ -167,16 +170,16 @@ impl Route {
         head.extend_from_slice(&flags.to_ne_bytes());
         let mut message = message.fixed(&head);
         if self.destination.prefix_len() > 0 {
-            message = message.attribute(RTA_DST, &address);
+            message = message.bytes(RTA_DST, &address);
         }
         if let Some(via) = self.via {
-            message = message.attribute(RTA_GATEWAY, &octets(via).1);
+            message = message.bytes(RTA_GATEWAY, &octets(via).1);
         }
         if let Some(interface) = self.interface {
-            message = message.attribute(RTA_OIF, &interface.to_ne_bytes());
+            message = message.bytes(RTA_OIF, &interface.to_ne_bytes());
         }
         if let Some(source) = self.source {
-            message = message.attribute(RTA_PREFSRC, &octets(source).1);
+            message = message.bytes(RTA_PREFSRC, &octets(source).1);
         }
         message
     }
@@ -251,12 +254,14 @@ impl RtNetlink {
     /// # Errors
     /// A name is taken (`EEXIST`) or too long (`ERANGE`); not permitted.
     pub fn add_veth(&mut self, end: VethEnd<'_>, peer: VethEnd<'_>) -> Result<()> {
-        let message = end.write(creating(RTM_NEWLINK, netlink::EXCLUSIVE));
-        let message = message.nested(IFLA_LINKINFO, |info| {
-            info.text(IFLA_INFO_KIND, "veth")
-                .nested(IFLA_INFO_DATA, |data| {
-                    data.nested(VETH_INFO_PEER, |message| peer.write(message))
-                })
+        let message = creating(RTM_NEWLINK, NLM_F_EXCL).attributes(|w| {
+            end.write(w);
+            w.nest(IFLA_LINKINFO, |w| {
+                w.string(IFLA_INFO_KIND, "veth");
+                w.nest(IFLA_INFO_DATA, |w| {
+                    w.nest(VETH_INFO_PEER, |w| peer.write(w))
+                });
+            });
         });
         self.request(message, || {
             format!("ip link add {} type veth peer {}", end.name, peer.name)
@@ -268,10 +273,10 @@ impl RtNetlink {
     /// # Errors
     /// As [`RtNetlink::add_veth`].
     pub fn add_bridge(&mut self, name: &str) -> Result<()> {
-        let message = creating(RTM_NEWLINK, netlink::EXCLUSIVE)
+        let message = creating(RTM_NEWLINK, NLM_F_EXCL)
             .fixed(&[0; IFINFOMSG])
-            .text(IFLA_IFNAME, name)
-            .nested(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "bridge"));
+            .string(IFLA_IFNAME, name)
+            .attributes(|w| w.nest(IFLA_LINKINFO, |w| w.string(IFLA_INFO_KIND, "bridge")));
         self.request(message, || format!("ip link add {name} type bridge"))
     }
 
@@ -293,7 +298,7 @@ impl RtNetlink {
     pub fn set_controller(&mut self, index: u32, bridge: u32) -> Result<()> {
         let message = changing(RTM_SETLINK)
             .fixed(&ifinfomsg(index, 0, 0))
-            .attribute(IFLA_MASTER, &bridge.to_ne_bytes());
+            .bytes(IFLA_MASTER, &bridge.to_ne_bytes());
         self.request(message, || format!("ip link set {index} master {bridge}"))
     }
 
@@ -315,12 +320,12 @@ impl RtNetlink {
         let (family, octets) = octets(address.addr());
         let mut head = vec![family, address.prefix_len(), 0, 0];
         head.extend_from_slice(&index.to_ne_bytes());
-        let mut message = creating(RTM_NEWADDR, netlink::EXCLUSIVE)
+        let mut message = creating(RTM_NEWADDR, NLM_F_EXCL)
             .fixed(&head)
-            .attribute(IFA_LOCAL, &octets)
-            .attribute(IFA_ADDRESS, &octets);
+            .bytes(IFA_LOCAL, &octets)
+            .bytes(IFA_ADDRESS, &octets);
         if family == AF_INET6 {
-            message = message.attribute(IFA_FLAGS, &IFA_F_NODAD.to_ne_bytes());
+            message = message.bytes(IFA_FLAGS, &IFA_F_NODAD.to_ne_bytes());
         }
         self.request(message, || format!("ip address add {address} dev {index}"))
     }
@@ -338,7 +343,7 @@ impl RtNetlink {
     /// # Errors
     /// The next hop cannot be reached (`ENETUNREACH`, `EHOSTUNREACH`); not permitted.
     pub fn replace_route(&mut self, route: Route) -> Result<()> {
-        let message = route.write(creating(RTM_NEWROUTE, netlink::REPLACE));
+        let message = route.write(creating(RTM_NEWROUTE, NLM_F_REPLACE));
         self.request(message, || format!("ip route replace {}", route.spelled()))
     }
 
@@ -353,10 +358,10 @@ impl RtNetlink {
         head.extend_from_slice(&index.to_ne_bytes());
         head.extend_from_slice(&NUD_PERMANENT.to_ne_bytes());
         head.extend_from_slice(&[0, 0]);
-        let message = creating(RTM_NEWNEIGH, netlink::REPLACE)
+        let message = creating(RTM_NEWNEIGH, NLM_F_REPLACE)
             .fixed(&head)
-            .attribute(NDA_DST, &octets)
-            .attribute(NDA_LLADDR, &mac);
+            .bytes(NDA_DST, &octets)
+            .bytes(NDA_LLADDR, &mac);
         self.request(message, || format!("ip neighbour replace {ip} dev {index}"))
     }
 
@@ -375,14 +380,11 @@ impl RtNetlink {
 }
 
 fn changing(kind: u16) -> Builder {
-    Builder::new(kind, netlink::REQUEST | netlink::ACK)
+    Builder::new(kind, NLM_F_REQUEST | NLM_F_ACK)
 }
 
 fn creating(kind: u16, flag: u16) -> Builder {
-    Builder::new(
-        kind,
-        netlink::REQUEST | netlink::ACK | netlink::CREATE | flag,
-    )
+    Builder::new(kind, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | flag)
 }
 
 fn ifinfomsg(index: u32, flags: u32, change: u32) -> Vec<u8> {

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netfilter::netlink::{Attribute, Attributes, DecodeError, Message};
 use nix::libc;
 
 use super::{Result, RtNetlink};
 use crate::Family;
-use crate::netlink::{Attribute, Attributes, Malformed, Message};
 use crate::rtnetlink::{
     self, AF_INET, AF_INET6, FIB_RULE_HDR, RTA_DST, RTA_GATEWAY, RTA_MULTIPATH, RTA_OIF,
     RTA_PREFSRC, RTA_PRIORITY, RTA_TABLE, RTA_VIA, RTM_GETROUTE, RTM_GETRULE, RTMSG, ip,
@@ -183,24 +183,19 @@ impl RtNetlink {
     }
 }
 
-fn number(attribute: &Attribute<'_>) -> std::result::Result<u32, Malformed> {
-    attribute.bytes().map(u32::from_ne_bytes)
-}
-
 /// Read `struct rtvia`: the IPv6 gateway of an IPv4 route (RFC 8950).
-fn via(attribute: &Attribute<'_>) -> std::result::Result<Option<IpAddr>, Malformed> {
+fn via(attribute: &Attribute<'_>) -> std::result::Result<Option<IpAddr>, DecodeError> {
     let (family, value) = attribute
         .value
         .split_first_chunk::<2>()
-        .ok_or(Malformed("a gateway without its family"))?;
+        .ok_or(DecodeError::Malformed("a gateway without its family"))?;
     let family = u8::try_from(u16::from_ne_bytes(*family)).unwrap_or_default();
-    let kind = attribute.kind;
-    ip(family, &Attribute { kind, value })
+    ip(family, &attribute.with_value(value))
 }
 
 /// Read the hops of `RTA_MULTIPATH`: each is a `struct rtnexthop` with attributes of its own.
-fn multipath(family: u8, mut bytes: &[u8]) -> std::result::Result<Vec<Hop>, Malformed> {
-    let cut = Malformed("a next hop longer than its route");
+fn multipath(family: u8, mut bytes: &[u8]) -> std::result::Result<Vec<Hop>, DecodeError> {
+    let cut = DecodeError::Malformed("a next hop longer than its route");
     let mut hops = Vec::new();
     while let Some(head) = bytes.first_chunk::<RTNEXTHOP>() {
         let &[l, m, _, weight, a, b, c, d] = head;
@@ -212,7 +207,7 @@ fn multipath(family: u8, mut bytes: &[u8]) -> std::result::Result<Vec<Hop>, Malf
             // rtnh_hops is the weight less one.
             weight: u32::from(weight) + 1,
         };
-        for attribute in Attributes::new(inside) {
+        for attribute in Attributes::new(inside, "rtattr_type_t") {
             let attribute = attribute?;
             match attribute.kind {
                 RTA_GATEWAY => hop.via = ip(family, &attribute)?,
@@ -228,9 +223,9 @@ fn multipath(family: u8, mut bytes: &[u8]) -> std::result::Result<Vec<Hop>, Malf
 
 impl ListedRoute {
     /// Reads an `RTM_NEWROUTE` message; `None` for a cached route and for other families.
-    pub(crate) fn read(message: &Message<'_>) -> std::result::Result<Option<Self>, Malformed> {
+    pub(crate) fn read(message: &Message<'_>) -> std::result::Result<Option<Self>, DecodeError> {
         let head = message.payload.first_chunk::<RTMSG>();
-        let head = head.ok_or(Malformed("a route without its header"))?;
+        let head = head.ok_or(DecodeError::Malformed("a route without its header"))?;
         let &[family, length, _, _, table, _, _, kind, f, g, h, i] = head;
         let mut destination: IpAddr = match family {
             AF_INET => Ipv4Addr::UNSPECIFIED.into(),
@@ -242,14 +237,14 @@ impl ListedRoute {
         }
         let (mut table, mut source, mut metric) = (u32::from(table), None, 0);
         let (mut gateway, mut interface, mut hops) = (None, None, Vec::new());
-        for attribute in message.attributes(RTMSG) {
+        for attribute in message.attributes(RTMSG, "rtattr_type_t") {
             let attribute = attribute?;
             match attribute.kind {
                 RTA_DST => destination = ip(family, &attribute)?.unwrap_or(destination),
-                RTA_TABLE => table = number(&attribute)?,
+                RTA_TABLE => table = attribute.ne32()?,
                 RTA_PREFSRC => source = ip(family, &attribute)?,
-                RTA_PRIORITY => metric = number(&attribute)?,
-                RTA_OIF => interface = Some(number(&attribute)?),
+                RTA_PRIORITY => metric = attribute.ne32()?,
+                RTA_OIF => interface = Some(attribute.ne32()?),
                 RTA_GATEWAY => gateway = ip(family, &attribute)?,
                 RTA_VIA => gateway = via(&attribute)?,
                 RTA_MULTIPATH => hops = multipath(family, attribute.value)?,
@@ -285,15 +280,15 @@ impl ListedRoute {
     }
 }
 
-fn net(address: IpAddr, length: u8) -> std::result::Result<IpNet, Malformed> {
-    IpNet::new(address, length).map_err(|_| Malformed("an invalid prefix length"))
+fn net(address: IpAddr, length: u8) -> std::result::Result<IpNet, DecodeError> {
+    IpNet::new(address, length).map_err(|_| DecodeError::Malformed("an invalid prefix length"))
 }
 
 impl ListedRule {
     /// Reads an `RTM_NEWRULE` message; `None` for families other than IPv4 and IPv6.
-    pub(crate) fn read(message: &Message<'_>) -> std::result::Result<Option<Self>, Malformed> {
+    pub(crate) fn read(message: &Message<'_>) -> std::result::Result<Option<Self>, DecodeError> {
         let head = message.payload.first_chunk::<FIB_RULE_HDR>();
-        let head = head.ok_or(Malformed("a policy rule without its header"))?;
+        let head = head.ok_or(DecodeError::Malformed("a policy rule without its header"))?;
         let &[
             number_of_family,
             to,
@@ -337,17 +332,17 @@ impl ListedRule {
             let address = ip(number_of_family, attribute)?;
             address.map(|address| net(address, length)).transpose()
         };
-        for attribute in message.attributes(FIB_RULE_HDR) {
+        for attribute in message.attributes(FIB_RULE_HDR, "FRA") {
             let attribute = attribute?;
             match attribute.kind {
                 FRA_SRC => rule.from = network(&attribute, from)?,
                 FRA_DST => rule.to = network(&attribute, to)?,
-                FRA_IIFNAME => rule.iif = Some(attribute.text()),
-                FRA_OIFNAME => rule.oif = Some(attribute.text()),
-                FRA_PRIORITY => rule.priority = number(&attribute)?,
-                FRA_FWMARK => rule.mark = Some(number(&attribute)?),
-                FRA_FWMASK => rule.mask = Some(number(&attribute)?),
-                FRA_TABLE => rule.table = number(&attribute)?,
+                FRA_IIFNAME => rule.iif = Some(attribute.string_lossy()),
+                FRA_OIFNAME => rule.oif = Some(attribute.string_lossy()),
+                FRA_PRIORITY => rule.priority = attribute.ne32()?,
+                FRA_FWMARK => rule.mark = Some(attribute.ne32()?),
+                FRA_FWMASK => rule.mask = Some(attribute.ne32()?),
+                FRA_TABLE => rule.table = attribute.ne32()?,
                 _ => rule.other.extend(condition(&attribute)?),
             }
         }
@@ -359,9 +354,9 @@ impl ListedRule {
 }
 
 /// The name of another condition that an attribute states; `None` for attributes that state none.
-fn condition(attribute: &Attribute<'_>) -> std::result::Result<Option<String>, Malformed> {
+fn condition(attribute: &Attribute<'_>) -> std::result::Result<Option<String>, DecodeError> {
     let valued = |name: &str| {
-        let value = number(attribute)?;
+        let value = attribute.ne32()?;
         Ok((value != u32::MAX).then(|| format!("{name} {value}")))
     };
     let named = |name: &str| Ok(Some(name.to_owned()));

@@ -3,9 +3,11 @@
 use std::io::IoSlice;
 use std::time::Duration;
 
+use netfilter::netlink::{DecodeError, Messages, NLM_F_ACK, NLM_F_REQUEST};
+
+use super::Control;
 use super::socket::Received;
-use super::wire::{Control, Messages};
-use super::{ACK, Error, Malformed, REQUEST, Refusal, Socket};
+use super::{Error, Refusal, Socket};
 
 /// So many requests are sent at once. The kernel answers each with an acknowledgement that takes
 /// below 1 KiB of the receive buffer, which holds 200 KiB by default.
@@ -52,10 +54,10 @@ impl Socket {
         let first = self.take_sequences(count);
         for (request, sequence) in requests.iter_mut().zip(first..) {
             let Some(header) = request.first_chunk_mut::<16>() else {
-                let cause = Malformed("a request without a header");
+                let cause = DecodeError::Malformed("a request without a header");
                 return Err(Error::Malformed { what, cause });
             };
-            let flags = flags(header) | REQUEST | ACK;
+            let flags = flags(header) | NLM_F_REQUEST | NLM_F_ACK;
             header[6..8].copy_from_slice(&flags.to_ne_bytes());
             header[8..12].copy_from_slice(&sequence.to_ne_bytes());
         }
@@ -72,9 +74,8 @@ impl Socket {
             };
             for message in Messages::new(self.datagram(length)) {
                 let message = message.map_err(|cause| Error::Malformed { what, cause })?;
-                let control = message
-                    .control()
-                    .map_err(|cause| Error::Malformed { what, cause })?;
+                let control =
+                    Control::read(&message).map_err(|cause| Error::Malformed { what, cause })?;
                 let at = message.sequence.wrapping_sub(first) as usize;
                 if let (Some(Control::Acknowledged(end)), Some(place)) =
                     (control, found.get_mut(at))

@@ -6,33 +6,21 @@
 //! returns; a reply for which the receive buffer has no room is lost, which the socket says once
 //! with `ENOBUFS`.
 
+mod control;
 mod many;
 mod socket;
-mod wire;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
+use netfilter::netlink::DecodeError;
 use nix::errno::Errno;
 
+pub use control::Control;
 pub(crate) use socket::Received;
 pub use socket::Socket;
-pub use wire::{Attribute, Attributes, Builder, Control, Malformed, Message, Messages};
-
-/// `NLM_F_REQUEST`.
-pub const REQUEST: u16 = 0x1;
-/// `NLM_F_ACK`.
-pub const ACK: u16 = 0x4;
-/// `NLM_F_REPLACE`, on requests that make something.
-pub const REPLACE: u16 = 0x100;
-/// `NLM_F_EXCL`, on requests that make something.
-pub const EXCLUSIVE: u16 = 0x200;
-/// `NLM_F_CREATE`, on requests that make something.
-pub const CREATE: u16 = 0x400;
-/// `NLM_F_DUMP`, on requests that read.
-pub const DUMP: u16 = 0x300;
 
 /// The kernel's refusal of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +103,7 @@ pub enum Error {
         /// What was asked for.
         what: &'static str,
         /// What is wrong with it.
-        cause: Malformed,
+        cause: DecodeError,
     },
 }
 

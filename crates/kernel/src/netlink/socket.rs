@@ -4,6 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use netfilter::netlink::{DecodeError, Message, Messages};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,8 +13,7 @@ use nix::sys::socket::{
     recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 
-use super::wire::{Control, Message, Messages};
-use super::{Error, Malformed};
+use super::{Control, Error};
 
 /// The kernel fills at most 32 KiB of one reply datagram (`netlink_dump`); notifications of
 /// nf_tables are of `NLMSG_GOODSIZE`, below a page or two.
@@ -171,13 +171,13 @@ impl Socket {
         &mut self,
         what: &'static str,
         mut request: Vec<u8>,
-        mut each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
+        mut each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
     ) -> Result<(), Error> {
         let sequence = self.take_sequences(1);
         match request.get_mut(8..12) {
             Some(place) => place.copy_from_slice(&sequence.to_ne_bytes()),
             None => {
-                let cause = Malformed("a request without a header");
+                let cause = DecodeError::Malformed("a request without a header");
                 return Err(Error::Malformed { what, cause });
             }
         }
@@ -199,9 +199,8 @@ impl Socket {
                     continue;
                 }
                 interrupted |= message.interrupted();
-                let control = message
-                    .control()
-                    .map_err(|cause| Error::Malformed { what, cause })?;
+                let control =
+                    Control::read(&message).map_err(|cause| Error::Malformed { what, cause })?;
                 match control {
                     None if failure.is_none() => failure = each(&message).err(),
                     None | Some(Control::Noop) => {}

@@ -15,9 +15,15 @@ mod tests;
 
 use std::io::IoSlice;
 
+use netfilter::netlink::{
+    Builder, DecodeError, Message, NFNL_BATCH_GENID, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END,
+    NFNL_SUBSYS_NFTABLES, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
+};
+use netfilter::nft::consts::msg;
+use netfilter::nft::{Body, decode};
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{self, Attributes, Builder, Error, Malformed, Message, Socket};
+use crate::netlink::{self, Error, Socket};
 
 pub use monitor::{Monitor, Notice};
 pub use table::{Expected, ReadTable, TableId};
@@ -26,37 +32,11 @@ use transaction::Verdict;
 pub use transaction::{Fault, TransactionError};
 pub use witness::{Witness, is_about};
 
-/// `NFNL_SUBSYS_NFTABLES`.
-pub const NFTABLES: u8 = 10;
-/// The size of `struct nfgenmsg`.
-pub const NFGENMSG: usize = 4;
-
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNL_BATCH_GENID: u16 = 1;
-const NFT_MSG_NEWGEN: u16 = 15;
-const NFT_MSG_GETGEN: u16 = 16;
-const NFTA_GEN_ID: u16 = 1;
-const NFTA_GEN_PROC_PID: u16 = 2;
-const NFTA_GEN_PROC_NAME: u16 = 3;
-
 /// Room for replies: an acknowledgement takes below 1 KiB of it, and a transaction of many
 /// faults has one for each.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// How often a dump is asked for again when others keep changing the tables.
 const DUMP_ATTEMPTS: u32 = 10;
-
-/// The `nlmsg_type` of a message to or from a netfilter subsystem.
-pub const fn kind(subsystem: u8, message: u8) -> u16 {
-    (subsystem as u16) << 8 | message as u16
-}
-
-/// A `struct nfgenmsg`, the fixed part of every netfilter message: family (an `NFPROTO_*`), and
-/// a number that means something in batches only.
-pub const fn nfgenmsg(family: u8, resource: u16) -> [u8; NFGENMSG] {
-    let [high, low] = resource.to_be_bytes();
-    [family, 0, high, low]
-}
 
 /// One state of the rule sets of a network namespace, counted up by every commit, 0 left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,27 +65,19 @@ impl GenerationInfo {
     /// Reads a `NFT_MSG_NEWGEN` message; `None` for messages of another kind.
     ///
     /// # Errors
-    /// [`Malformed`].
-    pub fn read(message: &Message<'_>) -> Result<Option<Self>, Malformed> {
-        if message.kind != kind(NFTABLES, NFT_MSG_NEWGEN as u8) {
+    /// [`DecodeError`].
+    pub fn read(message: &Message<'_>) -> Result<Option<Self>, DecodeError> {
+        if message.kind != nfnl_msg_type(NFNL_SUBSYS_NFTABLES, msg::NEWGEN as u8) {
             return Ok(None);
         }
-        let (mut id, mut thread, mut name) = (None, None, None);
-        for attribute in message.attributes(NFGENMSG) {
-            let attribute = attribute?;
-            match attribute.kind {
-                NFTA_GEN_ID => id = Some(attribute.be32()?),
-                NFTA_GEN_PROC_PID => thread = Some(attribute.be32()?),
-                NFTA_GEN_PROC_NAME => name = Some(attribute.text()),
-                _ => {}
-            }
-        }
-        let id = id.ok_or(Malformed("a generation without its number"))?;
-        Ok(Some(GenerationInfo {
-            generation: Generation(id),
-            thread,
-            name,
-        }))
+        Ok(match decode(msg::NEWGEN, message.payload)?.body {
+            Body::Generation(generation) => Some(GenerationInfo {
+                generation: Generation(generation.id),
+                thread: generation.pid,
+                name: generation.process,
+            }),
+            _ => None,
+        })
     }
 }
 
@@ -145,10 +117,13 @@ impl NfTables {
     /// See [`Error`].
     pub fn generation(&mut self) -> Result<GenerationInfo, Error> {
         let what = "reading the nf_tables generation";
-        let flags = netlink::REQUEST | netlink::ACK;
-        let request = Builder::new(kind(NFTABLES, NFT_MSG_GETGEN as u8), flags)
-            .fixed(&nfgenmsg(0, 0))
-            .finish();
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        let request = Builder::new(
+            nfnl_msg_type(NFNL_SUBSYS_NFTABLES, msg::GETGEN as u8),
+            flags,
+        )
+        .fixed(&nfgenmsg(0, 0))
+        .finish();
         let mut found = None;
         self.socket.exchange(what, request, |message| {
             found = GenerationInfo::read(message)?.or(found.take());
@@ -181,14 +156,14 @@ impl NfTables {
         }
         let first = self.socket.take_sequences(count.saturating_add(2));
         transaction::number(batch, first);
-        let mut begin = Builder::new(NFNL_MSG_BATCH_BEGIN, netlink::REQUEST)
-            .fixed(&nfgenmsg(0, u16::from(NFTABLES)));
+        let mut begin = Builder::new(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST)
+            .fixed(&nfgenmsg(0, u16::from(NFNL_SUBSYS_NFTABLES)));
         if let Some(Generation(id)) = generation {
-            begin = begin.attribute(NFNL_BATCH_GENID, &id.to_be_bytes());
+            begin = begin.bytes(NFNL_BATCH_GENID, &id.to_be_bytes());
         }
         let mut begin = begin.finish();
-        let mut end = Builder::new(NFNL_MSG_BATCH_END, netlink::REQUEST)
-            .fixed(&nfgenmsg(0, u16::from(NFTABLES)))
+        let mut end = Builder::new(NFNL_MSG_BATCH_END, NLM_F_REQUEST)
+            .fixed(&nfgenmsg(0, u16::from(NFNL_SUBSYS_NFTABLES)))
             .finish();
         transaction::set_sequence(&mut begin, first);
         transaction::set_sequence(&mut end, first + count + 1);
@@ -220,9 +195,9 @@ impl NfTables {
     pub fn stream(
         &mut self,
         request: &[u8],
-        each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
+        each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
     ) -> Result<(), Error> {
-        let flags = netlink::REQUEST | netlink::DUMP;
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
         self.ask("listing nf_tables objects", request, flags, each)
     }
 
@@ -266,9 +241,9 @@ impl NfTables {
         &mut self,
         what: &'static str,
         request: &[u8],
-        each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
+        each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
     ) -> Result<(), Error> {
-        self.ask(what, request, netlink::REQUEST | netlink::ACK, each)
+        self.ask(what, request, NLM_F_REQUEST | NLM_F_ACK, each)
     }
 
     fn ask(
@@ -276,13 +251,13 @@ impl NfTables {
         what: &'static str,
         request: &[u8],
         flags: u16,
-        each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
+        each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
     ) -> Result<(), Error> {
         let mut request = request.to_vec();
         match request.get_mut(6..8) {
             Some(place) => place.copy_from_slice(&flags.to_ne_bytes()),
             None => {
-                let cause = Malformed("a request without a header");
+                let cause = DecodeError::Malformed("a request without a header");
                 return Err(Error::Malformed { what, cause });
             }
         }
@@ -298,11 +273,6 @@ impl NfTables {
         }
         Ok(())
     }
-}
-
-/// The attributes of a netfilter message.
-pub fn attributes<'a>(message: &Message<'a>) -> Attributes<'a> {
-    message.attributes(NFGENMSG)
 }
 
 /// Takes `bytes` for the reply to a transaction.

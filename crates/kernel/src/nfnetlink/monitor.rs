@@ -3,12 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use netfilter::netlink::{Messages, NFNLGRP_NFTABLES};
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{Error, Messages, Received, Socket};
+use crate::netlink::{Error, Received, Socket};
 
-/// `NFNLGRP_NFTABLES`.
-const GROUP: u32 = 7;
 /// A load of 100,000 elements is some 10 MiB of notifications, of which we want to miss none.
 const RECEIVE_BUFFER: usize = 32 << 20;
 
@@ -44,7 +43,7 @@ impl Monitor {
     pub fn with_buffer(bytes: usize) -> Result<Self, Error> {
         let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
         socket.set_receive_buffer(bytes)?;
-        socket.subscribe(GROUP)?;
+        socket.subscribe(NFNLGRP_NFTABLES)?;
         Ok(Monitor { socket })
     }
 

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
+use netfilter::netlink::{Message, Messages};
 use netfilter::nft::consts::msg;
 use netfilter::nft::table::{ChainContents, Contents, SetContents};
 use netfilter::nft::{Body, Element, Encoder, Family, Message as NftMessage, Op, decode};
 use nix::errno::Errno;
 
 use super::{Generation, NfTables, TransactionError, Witness};
-use crate::netlink::{Error, Message};
+use crate::netlink::Error;
 
 /// How often a table is read again when others keep changing it meanwhile.
 const ATTEMPTS: u32 = 10;
@@ -222,12 +223,12 @@ impl NfTables {
             Err(error) => return Err(error),
         };
         let mut reader = Reader::new(table);
-        for message in crate::netlink::Messages::new(&answer).flatten() {
+        for message in Messages::new(&answer).flatten() {
             reader.take(&message);
         }
         // Of chains the kernel lists those of all tables, by their place in the whole.
         let chains = self.dump(&bytes(&encoder.dump(msg::GETCHAIN, None)))?;
-        for message in crate::netlink::Messages::new(&chains).flatten() {
+        for message in Messages::new(&chains).flatten() {
             reader.take(&message);
         }
         for kind in [msg::GETSET, msg::GETRULE] {

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::transaction::{count, number};
 use super::*;
-use crate::netlink::Messages;
+use netfilter::netlink::{Builder, Messages};
 
 fn reply(errno: i32, sequence: u32) -> Vec<u8> {
     let mut bytes = Builder::new(2, 0x100)

@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use netfilter::nft::consts::{TRACE_GROUP, msg};
+use netfilter::netlink::{
+    Builder, Messages, NFNL_SUBSYS_NFTABLES, NFNLGRP_NFTRACE, NLM_F_DUMP, NLM_F_REQUEST, nfgenmsg,
+    nfnl_msg_type,
+};
+use netfilter::nft::consts::msg;
 use netfilter::nft::{BaseChain, Body, Family, Op, TraceEvent, decode};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::{Generation, NFTABLES, NfTables, TableId, TransactionError, kind, nfgenmsg};
-use crate::netlink::{Builder, DUMP, Error, Messages, REQUEST, Received, Socket};
+use super::{Generation, NfTables, TableId, TransactionError};
+use crate::netlink::{Error, Received, Socket};
 
 /// Some ten events a packet, below 1 KiB each.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -54,9 +58,12 @@ impl NfTables {
 
     fn chains_once(&mut self) -> Result<Vec<ListedChain>, Error> {
         let all = |message: u16| {
-            Builder::new(kind(NFTABLES, message as u8), REQUEST | DUMP)
-                .fixed(&nfgenmsg(0, 0))
-                .finish()
+            Builder::new(
+                nfnl_msg_type(NFNL_SUBSYS_NFTABLES, message as u8),
+                NLM_F_REQUEST | NLM_F_DUMP,
+            )
+            .fixed(&nfgenmsg(0, 0))
+            .finish()
         };
         let mut found: Vec<ListedChain> = Vec::new();
         let mut places: HashMap<(TableId, String), usize> = HashMap::new();
@@ -154,7 +161,7 @@ impl Tracing {
     ) -> Result<Self, TransactionError> {
         let events = Socket::open(SockProtocol::NetlinkNetFilter)?;
         events.set_receive_buffer(RECEIVE_BUFFER)?;
-        events.subscribe(TRACE_GROUP)?;
+        events.subscribe(NFNLGRP_NFTRACE)?;
         let mut nft = NfTables::open()?;
         if owned {
             nft.commit_owned(table, comment, ops, generation)?;

@@ -2,12 +2,10 @@
 
 use std::fmt;
 
+use netfilter::netlink::{DecodeError, Messages, NLM_F_ACK};
 use nix::errno::Errno;
 
-use crate::netlink::{self, Control, Malformed, Messages, Refusal};
-
-/// `NLM_F_ACK`, in the flags of a header.
-const ACK: u16 = netlink::ACK;
+use crate::netlink::{self, Control, Refusal};
 
 /// A part of a transaction that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +32,7 @@ pub enum TransactionError {
         /// Where the bad message starts.
         at: usize,
         /// What is wrong with it.
-        cause: Malformed,
+        cause: DecodeError,
     },
     /// Somebody else committed first (`ERESTART`): read back, make the difference again.
     #[error("the nf_tables rule set has changed since it was read")]
@@ -72,7 +70,7 @@ pub(super) fn count(batch: &[u8]) -> Result<u32, TransactionError> {
     }
     // The end of the batch would land where the kernel does not look for it.
     if at > batch.len() {
-        let cause = Malformed("the last message is not padded to a multiple of four");
+        let cause = DecodeError::Malformed("the last message is not padded to a multiple of four");
         return Err(TransactionError::Malformed {
             at: batch.len(),
             cause,
@@ -98,7 +96,7 @@ pub(super) fn number(batch: &mut [u8], first: u32) {
     }
     let flags = last.and_then(|at| batch.get_mut(at + 6..at + 8));
     if let Some(flags) = flags {
-        for (byte, bit) in flags.iter_mut().zip(ACK.to_ne_bytes()) {
+        for (byte, bit) in flags.iter_mut().zip(NLM_F_ACK.to_ne_bytes()) {
             *byte |= bit;
         }
     }
@@ -148,7 +146,7 @@ impl Verdict {
             if place > self.count + 1 {
                 continue;
             }
-            match message.control() {
+            match Control::read(&message) {
                 Ok(Some(Control::Acknowledged(Some(refusal)))) => {
                     if place == 0 || place == self.count + 1 {
                         self.whole.get_or_insert(refusal);

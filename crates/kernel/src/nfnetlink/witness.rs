@@ -1,7 +1,9 @@
 //! Whether anybody else has changed a table since one looked.
 
-use super::{Generation, GenerationInfo, Monitor, NfTables, Notice, TableId, attributes};
-use crate::netlink::{Error, Message};
+use netfilter::netlink::{Message, NFGENMSG_LEN};
+
+use super::{Generation, GenerationInfo, Monitor, NfTables, Notice, TableId};
+use crate::netlink::Error;
 
 /// Hears of all changes to nf_tables from its beginning on, and remembers whether there was one to its
 /// table that was not made through one's own socket. The generation is no answer to that: it counts
@@ -62,7 +64,10 @@ impl Witness {
 /// table's name, a C string.
 pub fn is_about(message: &Message<'_>, table: &TableId) -> bool {
     let family = message.payload.first() == Some(&table.family.number());
-    let name = attributes(message).flatten().find(|a| a.kind == 1);
+    let name = message
+        .attributes(NFGENMSG_LEN, "nft attributes")
+        .flatten()
+        .find(|a| a.kind == 1);
     let name = name.and_then(|name| name.value.strip_suffix(b"\0"));
     family && name == Some(table.name.as_bytes())
 }

@@ -8,10 +8,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netfilter::netlink::{
+    Attribute, Builder, DecodeError, Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+};
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::netlink::{self, Attribute, Builder, Error, Malformed, Message, Socket};
+use crate::netlink::{Error, Socket};
 
 pub(crate) const RTM_NEWLINK: u16 = libc::RTM_NEWLINK;
 pub(crate) const RTM_DELLINK: u16 = libc::RTM_DELLINK;
@@ -114,21 +117,21 @@ pub struct Link {
 
 impl Link {
     /// Reads an `RTM_NEWLINK` message.
-    pub(crate) fn read(message: &Message<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn read(message: &Message<'_>) -> Result<Self, DecodeError> {
         let head = message.payload.first_chunk::<IFINFOMSG>();
-        let head = head.ok_or(Malformed("a link without its header"))?;
+        let head = head.ok_or(DecodeError::Malformed("a link without its header"))?;
         let &[_, _, _, _, a, b, c, d, e, f, g, h, ..] = head;
         let (mut name, mut controller, mut kind) = (None, None, None);
-        for attribute in message.attributes(IFINFOMSG) {
+        for attribute in message.attributes(IFINFOMSG, "IFLA") {
             let attribute = attribute?;
             match attribute.kind {
-                IFLA_IFNAME => name = Some(attribute.text()),
-                IFLA_MASTER => controller = Some(u32::from_ne_bytes(attribute.bytes()?)),
+                IFLA_IFNAME => name = Some(attribute.string_lossy()),
+                IFLA_MASTER => controller = Some(attribute.ne32()?),
                 IFLA_LINKINFO => {
-                    for info in attribute.nested() {
+                    for info in attribute.nested("IFLA_INFO") {
                         let info = info?;
                         if info.kind == IFLA_INFO_KIND {
-                            kind = Some(info.text());
+                            kind = Some(info.string_lossy());
                         }
                     }
                 }
@@ -137,7 +140,7 @@ impl Link {
         }
         Ok(Link {
             index: u32::from_ne_bytes([a, b, c, d]),
-            name: name.ok_or(Malformed("a link without a name"))?,
+            name: name.ok_or(DecodeError::Malformed("a link without a name"))?,
             up: u32::from_ne_bytes([e, f, g, h]) & IFF_UP != 0,
             controller,
             kind,
@@ -148,19 +151,19 @@ impl Link {
 impl InterfaceAddress {
     /// Reads an `RTM_NEWADDR` message, which has the interface's index only. `None` for a family
     /// other than IPv4 and IPv6.
-    pub(crate) fn read(message: &Message<'_>) -> Result<Option<Self>, Malformed> {
+    pub(crate) fn read(message: &Message<'_>) -> Result<Option<Self>, DecodeError> {
         let head = message.payload.first_chunk::<IFADDRMSG>();
-        let head = head.ok_or(Malformed("an address without its header"))?;
+        let head = head.ok_or(DecodeError::Malformed("an address without its header"))?;
         let &[family, prefix, flags, scope, a, b, c, d] = head;
         let mut flags = u32::from(flags);
         let (mut local, mut remote) = (None, None);
-        for attribute in message.attributes(IFADDRMSG) {
+        for attribute in message.attributes(IFADDRMSG, "IFA") {
             let attribute = attribute?;
             match attribute.kind {
                 // On a point-to-point link IFA_ADDRESS is the other end.
                 IFA_LOCAL => local = ip(family, &attribute)?,
                 IFA_ADDRESS => remote = ip(family, &attribute)?,
-                IFA_FLAGS => flags = u32::from_ne_bytes(attribute.bytes()?),
+                IFA_FLAGS => flags = attribute.ne32()?,
                 _ => {}
             }
         }
@@ -168,7 +171,7 @@ impl InterfaceAddress {
             return Ok(None);
         };
         let address = IpNet::new(address, prefix)
-            .map_err(|_| Malformed("an address with an invalid prefix length"))?;
+            .map_err(|_| DecodeError::Malformed("an address with an invalid prefix length"))?;
         Ok(Some(InterfaceAddress {
             interface: String::new(),
             index: u32::from_ne_bytes([a, b, c, d]),
@@ -191,10 +194,10 @@ pub(crate) fn interface_of_address(message: &Message<'_>) -> Option<u32> {
 }
 
 /// Read an address of a family (`AF_INET`, `AF_INET6`); `None` for other families.
-pub(crate) fn ip(family: u8, attribute: &Attribute<'_>) -> Result<Option<IpAddr>, Malformed> {
+pub(crate) fn ip(family: u8, attribute: &Attribute<'_>) -> Result<Option<IpAddr>, DecodeError> {
     Ok(match family {
-        AF_INET => Some(Ipv4Addr::from(attribute.bytes::<4>()?).into()),
-        AF_INET6 => Some(Ipv6Addr::from(attribute.bytes::<16>()?).into()),
+        AF_INET => Some(Ipv4Addr::from(attribute.array::<4>()?).into()),
+        AF_INET6 => Some(Ipv6Addr::from(attribute.array::<16>()?).into()),
         _ => None,
     })
 }
@@ -213,12 +216,12 @@ pub(crate) fn dump<T>(
     what: &'static str,
     kind: u16,
     header: &[u8],
-    read: impl Fn(&Message<'_>) -> Result<Option<T>, Malformed>,
+    read: impl Fn(&Message<'_>) -> Result<Option<T>, DecodeError>,
 ) -> Result<Vec<T>, Error> {
     let mut attempt = 1;
     loop {
         let mut found = Vec::new();
-        let request = Builder::new(kind, netlink::REQUEST | netlink::DUMP).fixed(header);
+        let request = Builder::new(kind, NLM_F_REQUEST | NLM_F_DUMP).fixed(header);
         let result = socket.exchange(what, request.finish(), |message| {
             found.extend(read(message)?);
             Ok(())
@@ -263,9 +266,9 @@ pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<InterfaceAddress>, Er
 
 /// Return the index of the interface of a name, if it exists.
 pub(crate) fn link_index(socket: &mut Socket, name: &str) -> Result<Option<u32>, Error> {
-    let request = Builder::new(RTM_GETLINK, netlink::REQUEST | netlink::ACK)
+    let request = Builder::new(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK)
         .fixed(&[0; IFINFOMSG])
-        .text(IFLA_IFNAME, name);
+        .string(IFLA_IFNAME, name);
     let mut found = None;
     let result = socket.exchange("reading a link", request.finish(), |message| {
         found = Some(Link::read(message)?.index);

@@ -1,15 +1,15 @@
+use netfilter::netlink::Messages;
 use proptest::prelude::*;
 
 use super::*;
-use crate::netlink::Messages;
 
 fn address_message() -> Vec<u8> {
     let [a, b, c, d] = 3_u32.to_ne_bytes();
     Builder::new(RTM_NEWADDR, 2)
         .fixed(&[2, 24, 0x80, 0, a, b, c, d])
-        .attribute(IFA_ADDRESS, &[10, 0, 0, 9])
-        .attribute(IFA_LOCAL, &[10, 0, 0, 1])
-        .attribute(IFA_FLAGS, &0xc0_u32.to_ne_bytes())
+        .bytes(IFA_ADDRESS, &[10, 0, 0, 9])
+        .bytes(IFA_LOCAL, &[10, 0, 0, 1])
+        .bytes(IFA_FLAGS, &0xc0_u32.to_ne_bytes())
         .finish()
 }
 
@@ -19,9 +19,9 @@ fn link_message() -> Vec<u8> {
     head[8..12].copy_from_slice(&0x1043_u32.to_ne_bytes());
     Builder::new(RTM_NEWLINK, 2)
         .fixed(&head)
-        .text(IFLA_IFNAME, "eth0")
-        .attribute(IFLA_MASTER, &7_u32.to_ne_bytes())
-        .nested(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "veth"))
+        .string(IFLA_IFNAME, "eth0")
+        .bytes(IFLA_MASTER, &7_u32.to_ne_bytes())
+        .attributes(|w| w.nest(IFLA_LINKINFO, |w| w.string(IFLA_INFO_KIND, "veth")))
         .finish()
 }
 

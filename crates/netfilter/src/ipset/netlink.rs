@@ -8,19 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::{Element, Method, Op, Part, PartKind, PortProtocol, Set};
-use crate::nft::DecodeError;
-use crate::nft::attr::{Attr, Reader, Writer, need};
 
-/// `NFNL_SUBSYS_IPSET`.
-pub const SUBSYSTEM: u8 = 6;
-/// The size of `struct nfgenmsg`.
-const HEADER: usize = 4;
+use crate::netlink::{
+    Attribute, Attributes, DecodeError, NFGENMSG_LEN, NLA_F_NET_BYTEORDER, Writer, need, nfgenmsg,
+};
+
 /// The protocol version that all kernels since 2011 speak.
 const PROTOCOL: u8 = 6;
 /// So many elements go into one message: below the 64 KiB that a nested attribute can hold.
 const ELEMENTS_PER_MESSAGE: usize = 400;
-/// `NLA_F_NET_BYTEORDER`.
-const BIG_ENDIAN: u16 = 0x4000;
 
 const CMD_CREATE: u8 = 2;
 const CMD_DESTROY: u8 = 3;
@@ -74,7 +70,7 @@ impl Message {
     fn new(command: u8, family: u8) -> Self {
         let mut message = Self {
             command,
-            payload: vec![family, 0, 0, 0],
+            payload: nfgenmsg(family, 0).to_vec(),
             elements: 0,
         };
         message.writer().bytes(ATTR_PROTOCOL, &[PROTOCOL]);
@@ -167,10 +163,10 @@ fn create(set: &Set, revision: u8) -> Message {
     w.nest(ATTR_DATA, |w| {
         let number = |name: &str| set.option(name).and_then(|n| n.parse::<u32>().ok());
         if let Some(size) = number("hashsize") {
-            w.u32(CREATE_HASHSIZE | BIG_ENDIAN, size);
+            w.be32(CREATE_HASHSIZE | NLA_F_NET_BYTEORDER, size);
         }
         if let Some(max) = number("maxelem") {
-            w.u32(CREATE_MAXELEM | BIG_ENDIAN, max);
+            w.be32(CREATE_MAXELEM | NLA_F_NET_BYTEORDER, max);
         }
         let range = set.option("range").and_then(|r| r.split_once('-'));
         let range = range.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
@@ -183,13 +179,13 @@ fn create(set: &Set, revision: u8) -> Message {
 }
 
 fn put_port(w: &mut Writer<'_>, kind: u16, port: u16) {
-    w.bytes(kind | BIG_ENDIAN, &port.to_be_bytes());
+    w.be16(kind | NLA_F_NET_BYTEORDER, port);
 }
 
 fn put_ip(w: &mut Writer<'_>, kind: u16, ip: IpAddr) {
     w.nest(kind, |w| match ip {
-        IpAddr::V4(ip) => w.bytes(IPADDR_V4 | BIG_ENDIAN, &ip.octets()),
-        IpAddr::V6(ip) => w.bytes(IPADDR_V6 | BIG_ENDIAN, &ip.octets()),
+        IpAddr::V4(ip) => w.bytes(IPADDR_V4 | NLA_F_NET_BYTEORDER, &ip.octets()),
+        IpAddr::V6(ip) => w.bytes(IPADDR_V6 | NLA_F_NET_BYTEORDER, &ip.octets()),
     });
 }
 
@@ -200,7 +196,7 @@ fn members(command: u8, set: &str, elements: &[Element]) -> Vec<Message> {
         let mut w = message.writer();
         w.string(ATTR_SETNAME, set);
         // The kernel takes several only with a place to report the line of a bad one.
-        w.bytes(ATTR_LINENO, &1_u32.to_ne_bytes());
+        w.ne32(ATTR_LINENO, 1);
         w.nest(ATTR_ADT, |w| {
             for element in chunk {
                 w.nest(ATTR_DATA, |w| put_element(w, element));
@@ -251,14 +247,14 @@ fn put_element(w: &mut Writer<'_>, element: &Element) {
         }
     }
     if element.nomatch {
-        w.u32(CADT_FLAGS | BIG_ENDIAN, FLAG_NOMATCH);
+        w.be32(CADT_FLAGS | NLA_F_NET_BYTEORDER, FLAG_NOMATCH);
     }
 }
 
-fn body(message: &[u8]) -> Result<Reader<'_>, DecodeError> {
-    let body = message.get(HEADER..);
+fn body(message: &[u8]) -> Result<Attributes<'_>, DecodeError> {
+    let body = message.get(NFGENMSG_LEN..);
     let body = body.ok_or(DecodeError::Header(message.len()))?;
-    Ok(Reader::new(body, "IPSET_CMD"))
+    Ok(Attributes::new(body, "IPSET_CMD"))
 }
 
 /// Takes in one answer to [`list_request`]: a set, or more elements of the last one. Sets whose
@@ -323,7 +319,7 @@ fn read_header(
     name: &str,
     kind: &str,
     family: u8,
-    data: Option<&Attr<'_>>,
+    data: Option<&Attribute<'_>>,
 ) -> Result<Set, DecodeError> {
     let (method, parts) = kind.split_once(':').ok_or_else(unknown_type)?;
     let method = match method {
@@ -345,10 +341,10 @@ fn read_header(
     for attr in data.into_iter().flatten() {
         let attr = attr?;
         match attr.kind {
-            CREATE_HASHSIZE => options.push(("hashsize".into(), text(&attr.u32()?))),
-            CREATE_MAXELEM => options.push(("maxelem".into(), text(&attr.u32()?))),
-            CADT_PORT => from = Some(port_of(&attr)?),
-            CADT_PORT_TO => to = Some(port_of(&attr)?),
+            CREATE_HASHSIZE => options.push(("hashsize".into(), text(&attr.be32()?))),
+            CREATE_MAXELEM => options.push(("maxelem".into(), text(&attr.be32()?))),
+            CADT_PORT => from = Some(attr.be16()?),
+            CADT_PORT_TO => to = Some(attr.be16()?),
             _ => {}
         }
     }
@@ -364,24 +360,12 @@ fn read_header(
     })
 }
 
-fn port_of(attr: &Attr<'_>) -> Result<u16, DecodeError> {
-    let bytes = attr.payload.try_into();
-    Ok(u16::from_be_bytes(bytes.map_err(|_| attr.size_error())?))
-}
-
-fn ip_of(attr: &Attr<'_>) -> Result<IpAddr, DecodeError> {
+fn ip_of(attr: &Attribute<'_>) -> Result<IpAddr, DecodeError> {
     for inner in attr.nested("IPSET_ATTR_IP") {
         let inner = inner?;
-        let size = || inner.size_error();
         match inner.kind {
-            IPADDR_V4 => {
-                let octets: [u8; 4] = inner.payload.try_into().map_err(|_| size())?;
-                return Ok(Ipv4Addr::from(octets).into());
-            }
-            IPADDR_V6 => {
-                let octets: [u8; 16] = inner.payload.try_into().map_err(|_| size())?;
-                return Ok(Ipv6Addr::from(octets).into());
-            }
+            IPADDR_V4 => return Ok(Ipv4Addr::from(inner.array::<4>()?).into()),
+            IPADDR_V6 => return Ok(Ipv6Addr::from(inner.array::<16>()?).into()),
             _ => {}
         }
     }
@@ -389,7 +373,7 @@ fn ip_of(attr: &Attr<'_>) -> Result<IpAddr, DecodeError> {
     Err(DecodeError::Missing { within, attribute })
 }
 
-fn read_element(kinds: &[PartKind], attr: &Attr<'_>) -> Result<Element, DecodeError> {
+fn read_element(kinds: &[PartKind], attr: &Attribute<'_>) -> Result<Element, DecodeError> {
     const WITHIN: &str = "IPSET_ATTR_ADT";
     let (mut ip, mut ip2, mut cidr, mut cidr2) = (None, None, None, None);
     let (mut port, mut port_to, mut protocol, mut nomatch) = (None, None, None, false);
@@ -400,10 +384,10 @@ fn read_element(kinds: &[PartKind], attr: &Attr<'_>) -> Result<Element, DecodeEr
             ADT_IP2 => ip2 = Some(ip_of(&attr)?),
             CADT_CIDR => cidr = Some(attr.u8()?),
             ADT_CIDR2 => cidr2 = Some(attr.u8()?),
-            CADT_PORT => port = Some(port_of(&attr)?),
-            CADT_PORT_TO => port_to = Some(port_of(&attr)?),
+            CADT_PORT => port = Some(attr.be16()?),
+            CADT_PORT_TO => port_to = Some(attr.be16()?),
             CADT_PROTO => protocol = Some(PortProtocol(attr.u8()?)),
-            CADT_FLAGS => nomatch = attr.u32()? & FLAG_NOMATCH != 0,
+            CADT_FLAGS => nomatch = attr.be32()? & FLAG_NOMATCH != 0,
             _ => {}
         }
     }

@@ -6,8 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Destination, Method, Netmask, Op, Protocol, Service, ServiceId};
-use crate::nft::DecodeError;
-use crate::nft::attr::{Attr, Reader, Writer, need};
+
+use crate::netlink::{Attribute, Attributes, DecodeError, Writer, need};
 
 /// The family's name, by which its number is looked up.
 pub const FAMILY: &str = "IPVS";
@@ -167,9 +167,9 @@ pub fn set_timeouts(timeouts: Timeouts) -> Vec<u8> {
     let mut out = Vec::new();
     header(&mut out, SET_CONFIG);
     let mut w = Writer(&mut out);
-    number(&mut w, CMD_TIMEOUT_TCP, timeouts.tcp);
-    number(&mut w, CMD_TIMEOUT_TCP_FIN, timeouts.tcp_fin);
-    number(&mut w, CMD_TIMEOUT_UDP, timeouts.udp);
+    w.ne32(CMD_TIMEOUT_TCP, timeouts.tcp);
+    w.ne32(CMD_TIMEOUT_TCP_FIN, timeouts.tcp_fin);
+    w.ne32(CMD_TIMEOUT_UDP, timeouts.udp);
     out
 }
 
@@ -217,9 +217,9 @@ pub fn decode_timeouts(message: &[u8]) -> Result<Timeouts, DecodeError> {
     for attr in body(message)? {
         let attr = attr?;
         match attr.kind {
-            CMD_TIMEOUT_TCP => timeouts.tcp = u32_of(&attr)?,
-            CMD_TIMEOUT_TCP_FIN => timeouts.tcp_fin = u32_of(&attr)?,
-            CMD_TIMEOUT_UDP => timeouts.udp = u32_of(&attr)?,
+            CMD_TIMEOUT_TCP => timeouts.tcp = attr.ne32()?,
+            CMD_TIMEOUT_TCP_FIN => timeouts.tcp_fin = attr.ne32()?,
+            CMD_TIMEOUT_UDP => timeouts.udp = attr.ne32()?,
             _ => {}
         }
     }
@@ -230,18 +230,10 @@ fn header(out: &mut Vec<u8>, command: u8) {
     out.extend_from_slice(&[command, VERSION, 0, 0]);
 }
 
-fn body(message: &[u8]) -> Result<Reader<'_>, DecodeError> {
+fn body(message: &[u8]) -> Result<Attributes<'_>, DecodeError> {
     let body = message.get(HEADER..);
     let body = body.ok_or(DecodeError::Header(message.len()))?;
-    Ok(Reader::new(body, "IPVS_CMD"))
-}
-
-fn number(w: &mut Writer<'_>, kind: u16, value: u32) {
-    w.bytes(kind, &value.to_ne_bytes());
-}
-
-fn short(w: &mut Writer<'_>, kind: u16, value: u16) {
-    w.bytes(kind, &value.to_ne_bytes());
+    Ok(Attributes::new(body, "IPVS_CMD"))
 }
 
 /// `union nf_inet_addr`.
@@ -266,14 +258,14 @@ fn family(ip: IpAddr) -> u16 {
 fn put_id(w: &mut Writer<'_>, id: &ServiceId) {
     match id {
         ServiceId::Address { protocol, address } => {
-            short(w, SVC_AF, family(address.ip()));
-            short(w, SVC_PROTOCOL, protocol.number().into());
+            w.ne16(SVC_AF, family(address.ip()));
+            w.ne16(SVC_PROTOCOL, protocol.number().into());
             w.bytes(SVC_ADDR, &self::address(address.ip()));
-            w.bytes(SVC_PORT, &address.port().to_be_bytes());
+            w.be16(SVC_PORT, address.port());
         }
         ServiceId::Mark { mark, v6 } => {
-            short(w, SVC_AF, if *v6 { AF_INET6 } else { AF_INET });
-            number(w, SVC_FWMARK, *mark);
+            w.ne16(SVC_AF, if *v6 { AF_INET6 } else { AF_INET });
+            w.ne32(SVC_FWMARK, *mark);
         }
     }
 }
@@ -312,7 +304,7 @@ fn put_service(w: &mut Writer<'_>, service: &Service) {
     both[..4].copy_from_slice(&flags.to_ne_bytes());
     both[4..].copy_from_slice(&u32::MAX.to_ne_bytes());
     w.bytes(SVC_FLAGS, &both);
-    number(w, SVC_TIMEOUT, service.persistent.unwrap_or(0));
+    w.ne32(SVC_TIMEOUT, service.persistent.unwrap_or(0));
     let netmask = match (service.netmask, is_v6(&service.id)) {
         (Some(Netmask::V4(mask)), _) => mask.octets(),
         (Some(Netmask::V6(len)), _) => u32::from(len).to_ne_bytes(),
@@ -327,35 +319,21 @@ fn put_service(w: &mut Writer<'_>, service: &Service) {
 
 fn put_socket(w: &mut Writer<'_>, at: SocketAddr) {
     w.bytes(DEST_ADDR, &address(at.ip()));
-    w.bytes(DEST_PORT, &at.port().to_be_bytes());
-    short(w, DEST_ADDR_FAMILY, family(at.ip()));
+    w.be16(DEST_PORT, at.port());
+    w.ne16(DEST_ADDR_FAMILY, family(at.ip()));
 }
 
 fn put_destination(w: &mut Writer<'_>, destination: &Destination) {
     put_socket(w, destination.address);
     let method = METHODS.iter().find(|(_, m)| *m == destination.method);
-    number(w, DEST_FWD_METHOD, method.map_or(0, |(n, _)| *n));
-    number(w, DEST_WEIGHT, destination.weight);
-    number(w, DEST_U_THRESH, destination.upper);
-    number(w, DEST_L_THRESH, destination.lower);
+    w.ne32(DEST_FWD_METHOD, method.map_or(0, |(n, _)| *n));
+    w.ne32(DEST_WEIGHT, destination.weight);
+    w.ne32(DEST_U_THRESH, destination.upper);
+    w.ne32(DEST_L_THRESH, destination.lower);
 }
 
-fn u16_of(attr: &Attr<'_>) -> Result<u16, DecodeError> {
-    let bytes = attr.payload.try_into();
-    Ok(u16::from_ne_bytes(bytes.map_err(|_| attr.size_error())?))
-}
-
-fn u32_of(attr: &Attr<'_>) -> Result<u32, DecodeError> {
-    let bytes = attr.payload.try_into();
-    Ok(u32::from_ne_bytes(bytes.map_err(|_| attr.size_error())?))
-}
-
-fn port_of(attr: &Attr<'_>) -> Result<u16, DecodeError> {
-    u16_of(attr).map(u16::from_be)
-}
-
-fn ip_of(attr: &Attr<'_>, v6: bool) -> Result<IpAddr, DecodeError> {
-    let octets = attr.payload.first_chunk::<16>();
+fn ip_of(attr: &Attribute<'_>, v6: bool) -> Result<IpAddr, DecodeError> {
+    let octets = attr.value.first_chunk::<16>();
     let octets = octets.ok_or_else(|| attr.size_error())?;
     let [a, b, c, d, ..] = *octets;
     Ok(if v6 {
@@ -365,7 +343,7 @@ fn ip_of(attr: &Attr<'_>, v6: bool) -> Result<IpAddr, DecodeError> {
     })
 }
 
-fn read_service(attrs: Reader<'_>) -> Result<Option<Service>, DecodeError> {
+fn read_service(attrs: Attributes<'_>) -> Result<Option<Service>, DecodeError> {
     const WITHIN: &str = "IPVS_CMD_ATTR_SERVICE";
     let (mut af, mut protocol, mut ip, mut port, mut mark) = (None, None, None, None, None);
     let (mut scheduler, mut flags, mut timeout) = ("", 0, 0);
@@ -373,18 +351,18 @@ fn read_service(attrs: Reader<'_>) -> Result<Option<Service>, DecodeError> {
     for attr in attrs {
         let attr = attr?;
         match attr.kind {
-            SVC_AF => af = Some(u16_of(&attr)?),
-            SVC_PROTOCOL => protocol = Some(u16_of(&attr)?),
+            SVC_AF => af = Some(attr.ne16()?),
+            SVC_PROTOCOL => protocol = Some(attr.ne16()?),
             SVC_ADDR => ip = Some(attr),
-            SVC_PORT => port = Some(port_of(&attr)?),
-            SVC_FWMARK => mark = Some(u32_of(&attr)?),
+            SVC_PORT => port = Some(attr.be16()?),
+            SVC_FWMARK => mark = Some(attr.ne32()?),
             SVC_SCHED_NAME => scheduler = attr.string()?,
             SVC_FLAGS => {
-                let bytes = attr.payload.first_chunk::<4>();
+                let bytes = attr.value.first_chunk::<4>();
                 flags = u32::from_ne_bytes(*bytes.ok_or_else(|| attr.size_error())?);
             }
-            SVC_TIMEOUT => timeout = u32_of(&attr)?,
-            SVC_NETMASK => netmask = Some(u32_of(&attr)?),
+            SVC_TIMEOUT => timeout = attr.ne32()?,
+            SVC_NETMASK => netmask = Some(attr.ne32()?),
             SVC_PE_NAME => engine = Some(attr.string()?.into()),
             _ => {}
         }
@@ -430,7 +408,7 @@ fn read_netmask(raw: u32, v6: bool) -> Option<Netmask> {
 }
 
 fn read_destination(
-    attrs: Reader<'_>,
+    attrs: Attributes<'_>,
     v6: bool,
 ) -> Result<(Destination, Connections), DecodeError> {
     const WITHIN: &str = "IPVS_CMD_ATTR_DEST";
@@ -441,20 +419,20 @@ fn read_destination(
         let attr = attr?;
         match attr.kind {
             DEST_ADDR => ip = Some(attr),
-            DEST_PORT => port = Some(port_of(&attr)?),
+            DEST_PORT => port = Some(attr.be16()?),
             DEST_FWD_METHOD => {
-                let number = u32_of(&attr)?;
+                let number = attr.ne32()?;
                 let known = METHODS.iter().find(|(n, _)| *n == number);
                 // A destination on this node is routed to.
                 method = known.map_or(Method::Route, |(_, m)| *m);
             }
-            DEST_WEIGHT => read.weight = u32_of(&attr)?,
-            DEST_U_THRESH => read.upper = u32_of(&attr)?,
-            DEST_L_THRESH => read.lower = u32_of(&attr)?,
-            DEST_ACTIVE_CONNS => connections.active = u32_of(&attr)?,
-            DEST_INACT_CONNS => connections.inactive = u32_of(&attr)?,
+            DEST_WEIGHT => read.weight = attr.ne32()?,
+            DEST_U_THRESH => read.upper = attr.ne32()?,
+            DEST_L_THRESH => read.lower = attr.ne32()?,
+            DEST_ACTIVE_CONNS => connections.active = attr.ne32()?,
+            DEST_INACT_CONNS => connections.inactive = attr.ne32()?,
             // A tunnel may lead to the other family.
-            DEST_ADDR_FAMILY => v6 = u16_of(&attr)? == AF_INET6,
+            DEST_ADDR_FAMILY => v6 = attr.ne16()? == AF_INET6,
             _ => {}
         }
     }

@@ -24,24 +24,6 @@ pub mod msg {
     pub const TRACE: u16 = 17;
 }
 
-/// `NFNL_SUBSYS_NFTABLES`.
-pub const SUBSYSTEM: u8 = 10;
-/// `NFNLGRP_NFTABLES`: the multicast group of every committed change.
-pub const GROUP: u32 = 7;
-/// `NFNLGRP_NFTRACE`: the multicast group of what becomes of traced packets.
-pub const TRACE_GROUP: u32 = 9;
-
-/// Flags of a netlink message (`linux/netlink.h`).
-pub mod nlm {
-    #![allow(missing_docs)] // The header's own names.
-    pub const REQUEST: u16 = 1;
-    pub const ACK: u16 = 4;
-    pub const EXCL: u16 = 0x200;
-    pub const DUMP: u16 = 0x300;
-    pub const CREATE: u16 = 0x400;
-    pub const APPEND: u16 = 0x800;
-}
-
 /// `NF_NAT_RANGE_MAP_IPS`; the kernel sets it where an address register is given.
 pub const NAT_MAP_IPS: u32 = 1;
 /// `NF_NAT_RANGE_PROTO_SPECIFIED`; the kernel sets it where a port register is given.

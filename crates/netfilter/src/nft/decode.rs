@@ -1,6 +1,5 @@
 //! Messages to objects: the kernel's dumps and notifications, and our own messages.
 
-use super::attr::{Attr, DecodeError, Reader, need, udata};
 use super::consts::{DATA_VERDICT, UDATA_COMMENT, elem_udata, msg, set_flag, set_udata};
 use super::decode_expr;
 use super::encode::Message;
@@ -9,7 +8,9 @@ use super::object::{
     Selector, Set, SetData, SetFlags, Table,
 };
 use super::trace::{self, TraceEvent};
+use super::udata;
 use super::value::Value;
+use crate::netlink::{Attribute, Attributes, DecodeError, need};
 
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +121,7 @@ impl Message {
 }
 
 fn name(attrs: &[u8], kind: u16, within: &'static str) -> Result<String, DecodeError> {
-    for attr in Reader::new(attrs, within) {
+    for attr in Attributes::new(attrs, within) {
         let attr = attr?;
         if attr.kind == kind {
             return Ok(attr.string()?.to_owned());
@@ -132,18 +133,18 @@ fn name(attrs: &[u8], kind: u16, within: &'static str) -> Result<String, DecodeE
     })
 }
 
-fn owned(attr: Attr<'_>) -> Result<Option<String>, DecodeError> {
+fn owned(attr: Attribute<'_>) -> Result<Option<String>, DecodeError> {
     Ok(Some(attr.string()?.to_owned()))
 }
 
 fn table(attrs: &[u8], family: Option<Family>) -> Result<Body, DecodeError> {
     const WITHIN: &str = "nft_table_attributes";
     let (mut name, mut comment) = (None, None);
-    for attr in Reader::new(attrs, WITHIN) {
+    for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
             1 => name = owned(attr)?,
-            6 => comment = udata::comment(attr.payload, UDATA_COMMENT),
+            6 => comment = udata::comment(attr.value, UDATA_COMMENT),
             _ => {}
         }
     }
@@ -159,15 +160,15 @@ fn chain(attrs: &[u8]) -> Result<Body, DecodeError> {
     const WITHIN: &str = "nft_chain_attributes";
     let (mut table, mut name, mut hook, mut policy, mut kind, mut comment) =
         (None, None, None, None, None, None);
-    for attr in Reader::new(attrs, WITHIN) {
+    for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
             1 => table = owned(attr)?,
             3 => name = owned(attr)?,
             4 => hook = Some(hook_and_priority(attr)?),
-            5 => policy = Some(attr.u32()?),
+            5 => policy = Some(attr.be32()?),
             7 => kind = Some(attr.string()?),
-            12 => comment = udata::comment(attr.payload, UDATA_COMMENT),
+            12 => comment = udata::comment(attr.value, UDATA_COMMENT),
             _ => {}
         }
     }
@@ -193,14 +194,14 @@ fn chain(attrs: &[u8]) -> Result<Body, DecodeError> {
     })
 }
 
-fn hook_and_priority(attr: Attr<'_>) -> Result<(Hook, i32), DecodeError> {
+fn hook_and_priority(attr: Attribute<'_>) -> Result<(Hook, i32), DecodeError> {
     const WITHIN: &str = "nft_hook_attributes";
     let (mut hook, mut priority) = (None, None);
     for inner in attr.nested(WITHIN) {
         let inner = inner?;
         match inner.kind {
-            1 => hook = Some(Hook::from_number(inner.u32()?)?),
-            2 => priority = Some(inner.u32()?.cast_signed()),
+            1 => hook = Some(Hook::from_number(inner.be32()?)?),
+            2 => priority = Some(inner.be32()?.cast_signed()),
             _ => {}
         }
     }
@@ -211,14 +212,14 @@ fn rule(attrs: &[u8]) -> Result<Body, DecodeError> {
     const WITHIN: &str = "nft_rule_attributes";
     let (mut table, mut chain, mut handle, mut comment) = (None, None, 0, None);
     let mut exprs = Ok(Vec::new());
-    for attr in Reader::new(attrs, WITHIN) {
+    for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
             1 => table = owned(attr)?,
             2 => chain = owned(attr)?,
-            3 => handle = attr.u64()?,
+            3 => handle = attr.be64()?,
             4 => exprs = decode_expr::exprs(attr),
-            7 => comment = udata::comment(attr.payload, UDATA_COMMENT),
+            7 => comment = udata::comment(attr.value, UDATA_COMMENT),
             _ => {}
         }
     }
@@ -243,18 +244,18 @@ fn set(attrs: &[u8]) -> Result<Body, DecodeError> {
     let mut count = None;
     let (mut flags, mut key_type, mut data_type) = (0, 0, None);
     let mut userdata: &[u8] = &[];
-    for attr in Reader::new(attrs, WITHIN) {
+    for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
             1 => table = owned(attr)?,
             2 => name = owned(attr)?,
-            3 => flags = attr.u32()?,
-            4 => key_type = attr.u32()?,
-            6 => data_type = Some(attr.u32()?),
-            20 => count = Some(attr.u32()?),
+            3 => flags = attr.be32()?,
+            4 => key_type = attr.be32()?,
+            6 => data_type = Some(attr.be32()?),
+            20 => count = Some(attr.be32()?),
             9 => size = description_size(attr)?,
-            11 => timeout_ms = Some(attr.u64()?).filter(|t| *t != 0),
-            13 => userdata = attr.payload,
+            11 => timeout_ms = Some(attr.be64()?).filter(|t| *t != 0),
+            13 => userdata = attr.value,
             _ => {}
         }
     }
@@ -288,11 +289,11 @@ fn set(attrs: &[u8]) -> Result<Body, DecodeError> {
     })
 }
 
-fn description_size(attr: Attr<'_>) -> Result<Option<u32>, DecodeError> {
+fn description_size(attr: Attribute<'_>) -> Result<Option<u32>, DecodeError> {
     for inner in attr.nested("nft_set_desc_attributes") {
         let inner = inner?;
         if inner.kind == 1 {
-            return inner.u32().map(Some);
+            return inner.be32().map(Some);
         }
     }
     Ok(None)
@@ -360,7 +361,7 @@ fn number(bytes: &[u8]) -> Option<u32> {
 fn elements(attrs: &[u8]) -> Result<Body, DecodeError> {
     const WITHIN: &str = "nft_set_elem_list_attributes";
     let (mut table, mut set, mut elements) = (None, None, Vec::new());
-    for attr in Reader::new(attrs, WITHIN) {
+    for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
             1 => table = owned(attr)?,
@@ -383,7 +384,7 @@ fn elements(attrs: &[u8]) -> Result<Body, DecodeError> {
 }
 
 /// An element; `None` for a catch-all, which has no key and no set of ours has.
-fn element(item: Attr<'_>) -> Result<Option<Element>, DecodeError> {
+fn element(item: Attribute<'_>) -> Result<Option<Element>, DecodeError> {
     let mut key = None;
     let mut e = Element::key(Value::EMPTY);
     for attr in item.nested("nft_set_elem_attributes") {
@@ -391,11 +392,11 @@ fn element(item: Attr<'_>) -> Result<Option<Element>, DecodeError> {
         match attr.kind {
             1 => key = value(attr)?,
             2 => e.data = decode_expr::data(attr)?,
-            3 => e.interval_end = attr.u32()? & 1 != 0,
-            4 => e.timeout_ms = Some(attr.u64()?).filter(|t| *t != 0),
+            3 => e.interval_end = attr.be32()? & 1 != 0,
+            4 => e.timeout_ms = Some(attr.be64()?).filter(|t| *t != 0),
             6 => {
-                e.comment = udata::comment(attr.payload, UDATA_COMMENT).map(String::into_boxed_str);
-                e.open_end = udata::get(attr.payload, elem_udata::FLAGS).and_then(number)
+                e.comment = udata::comment(attr.value, UDATA_COMMENT).map(String::into_boxed_str);
+                e.open_end = udata::get(attr.value, elem_udata::FLAGS).and_then(number)
                     == Some(elem_udata::INTERVAL_OPEN);
             }
             10 => e.key_end = value(attr)?.map(Box::new),
@@ -408,7 +409,7 @@ fn element(item: Attr<'_>) -> Result<Option<Element>, DecodeError> {
     }))
 }
 
-fn value(attr: Attr<'_>) -> Result<Option<Value>, DecodeError> {
+fn value(attr: Attribute<'_>) -> Result<Option<Value>, DecodeError> {
     Ok(match decode_expr::data(attr)? {
         Data::Value(value) => Some(value),
         Data::None | Data::Verdict(_) => None,
@@ -419,12 +420,12 @@ fn generation(attrs: &[u8]) -> Result<Body, DecodeError> {
     const WITHIN: &str = "nft_gen_attributes";
     let mut generation = Generation::default();
     let mut id = None;
-    for attr in Reader::new(attrs, WITHIN) {
+    for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
-            1 => id = Some(attr.u32()?),
-            2 => generation.pid = Some(attr.u32()?),
-            3 => generation.process = owned(attr)?,
+            1 => id = Some(attr.be32()?),
+            2 => generation.pid = Some(attr.be32()?),
+            3 => generation.process = Some(attr.string_lossy()),
             _ => {}
         }
     }

@@ -1,6 +1,5 @@
 //! Attributes to expressions.
 
-use super::attr::{Attr, DecodeError, Reader, need};
 use super::consts::verdict;
 use super::expr::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto,
@@ -8,6 +7,7 @@ use super::expr::{
 };
 use super::object::{Data, Family, Verdict};
 use super::value::Value;
+use crate::netlink::{Attribute, Attributes, DecodeError, need};
 
 impl Family {
     /// From `NFPROTO_*`.
@@ -23,12 +23,12 @@ const SLOTS: usize = 10;
 
 /// The attributes of an expression by their number; unknown higher ones are left out.
 struct Slots<'a> {
-    attrs: [Option<Attr<'a>>; SLOTS],
+    attrs: [Option<Attribute<'a>>; SLOTS],
     within: &'static str,
 }
 
 impl<'a> Slots<'a> {
-    fn new(reader: Reader<'a>, within: &'static str) -> Result<Self, DecodeError> {
+    fn new(reader: Attributes<'a>, within: &'static str) -> Result<Self, DecodeError> {
         let mut attrs = [None; SLOTS];
         for attr in reader {
             let attr = attr?;
@@ -39,20 +39,20 @@ impl<'a> Slots<'a> {
         Ok(Self { attrs, within })
     }
 
-    fn get(&self, kind: u16) -> Option<Attr<'a>> {
+    fn get(&self, kind: u16) -> Option<Attribute<'a>> {
         self.attrs.get(usize::from(kind)).copied().flatten()
     }
 
-    fn need(&self, kind: u16) -> Result<Attr<'a>, DecodeError> {
+    fn need(&self, kind: u16) -> Result<Attribute<'a>, DecodeError> {
         need(self.get(kind), self.within, kind)
     }
 
     fn u32(&self, kind: u16) -> Result<u32, DecodeError> {
-        self.need(kind)?.u32()
+        self.need(kind)?.be32()
     }
 
     fn u32_or(&self, kind: u16, default: u32) -> Result<u32, DecodeError> {
-        self.get(kind).map_or(Ok(default), |a| a.u32())
+        self.get(kind).map_or(Ok(default), |a| a.be32())
     }
 
     fn reg(&self, kind: u16) -> Result<Reg, DecodeError> {
@@ -60,7 +60,7 @@ impl<'a> Slots<'a> {
     }
 
     fn reg_opt(&self, kind: u16) -> Result<Option<Reg>, DecodeError> {
-        self.get(kind).map(|a| register(a.u32()?)).transpose()
+        self.get(kind).map(|a| register(a.be32()?)).transpose()
     }
 
     fn value(&self, kind: u16) -> Result<Value, DecodeError> {
@@ -86,16 +86,16 @@ fn register(number: u32) -> Result<Reg, DecodeError> {
 }
 
 /// What is in a data attribute (`enum nft_data_attributes`).
-pub(super) fn data(attr: Attr<'_>) -> Result<Data, DecodeError> {
+pub(super) fn data(attr: Attribute<'_>) -> Result<Data, DecodeError> {
     const WITHIN: &str = "nft_data_attributes";
     for inner in attr.nested(WITHIN) {
         let inner = inner?;
         match inner.kind {
             1 => {
-                let value = Value::new(inner.payload).ok_or(DecodeError::Size {
+                let value = Value::new(inner.value).ok_or(DecodeError::Size {
                     within: WITHIN,
                     attribute: 1,
-                    len: inner.payload.len(),
+                    len: inner.value.len(),
                 })?;
                 return Ok(Data::Value(value));
             }
@@ -106,7 +106,7 @@ pub(super) fn data(attr: Attr<'_>) -> Result<Data, DecodeError> {
     Ok(Data::None)
 }
 
-pub(super) fn decode_verdict(attr: Attr<'_>) -> Result<Verdict, DecodeError> {
+pub(super) fn decode_verdict(attr: Attribute<'_>) -> Result<Verdict, DecodeError> {
     const WITHIN: &str = "nft_verdict_attributes";
     let slots = Slots::new(attr.nested(WITHIN), WITHIN)?;
     let code = slots.u32(1)?.cast_signed();
@@ -127,18 +127,18 @@ pub(super) fn decode_verdict(attr: Attr<'_>) -> Result<Verdict, DecodeError> {
 }
 
 /// A rule's list of expressions.
-pub(super) fn exprs(list: Attr<'_>) -> Result<Vec<Expr>, DecodeError> {
+pub(super) fn exprs(list: Attribute<'_>) -> Result<Vec<Expr>, DecodeError> {
     list.nested("nft_list_attributes")
         .map(|item| expr(item?))
         .collect()
 }
 
-fn expr(item: Attr<'_>) -> Result<Expr, DecodeError> {
+fn expr(item: Attribute<'_>) -> Result<Expr, DecodeError> {
     const WITHIN: &str = "nft_expr_attributes";
     let slots = Slots::new(item.nested(WITHIN), WITHIN)?;
     let name = slots.need(1)?.string()?;
     let body = slots.get(2).map_or_else(
-        || Reader::new(&[], "expression"),
+        || Attributes::new(&[], "expression"),
         |a| a.nested("expression"),
     );
     match name {
@@ -173,7 +173,7 @@ fn expr(item: Attr<'_>) -> Result<Expr, DecodeError> {
     }
 }
 
-fn statement(name: &str, body: Reader<'_>) -> Result<Expr, DecodeError> {
+fn statement(name: &str, body: Attributes<'_>) -> Result<Expr, DecodeError> {
     match name {
         "nat" => nat(&Slots::new(body, "nft_nat_attributes")?),
         "masq" => {
@@ -207,8 +207,8 @@ fn statement(name: &str, body: Reader<'_>) -> Result<Expr, DecodeError> {
         "counter" => {
             let s = Slots::new(body, "nft_counter_attributes")?;
             Ok(Expr::Counter {
-                bytes: s.get(1).map_or(Ok(0), |a| a.u64())?,
-                packets: s.get(2).map_or(Ok(0), |a| a.u64())?,
+                bytes: s.get(1).map_or(Ok(0), |a| a.be64())?,
+                packets: s.get(2).map_or(Ok(0), |a| a.be64())?,
             })
         }
         "limit" => limit(&Slots::new(body, "nft_limit_attributes")?),
@@ -228,7 +228,7 @@ fn statement(name: &str, body: Reader<'_>) -> Result<Expr, DecodeError> {
 
 /// Of packets in a second; others are not in use.
 fn limit(s: &Slots<'_>) -> Result<Expr, DecodeError> {
-    let (unit, kind, flags) = (s.need(2)?.u64()?, s.u32_or(4, 0)?, s.u32_or(5, 0)?);
+    let (unit, kind, flags) = (s.need(2)?.be64()?, s.u32_or(4, 0)?, s.u32_or(5, 0)?);
     if (unit, kind, flags) != (1, 0, 0) {
         return Err(DecodeError::Unknown {
             what: "the limits that sluice knows",
@@ -236,7 +236,7 @@ fn limit(s: &Slots<'_>) -> Result<Expr, DecodeError> {
         });
     }
     Ok(Expr::Limit {
-        per_second: s.need(1)?.u64()?,
+        per_second: s.need(1)?.be64()?,
         burst: s.u32(3)?,
     })
 }
@@ -279,7 +279,7 @@ fn bitwise(s: &Slots<'_>) -> Result<Expr, DecodeError> {
 }
 
 fn lookup(s: &Slots<'_>) -> Result<Expr, DecodeError> {
-    let into = match s.get(3).map(|a| a.u32()).transpose()? {
+    let into = match s.get(3).map(|a| a.be32()).transpose()? {
         None => LookupInto::Nothing,
         // `NFT_REG_VERDICT`.
         Some(0) => LookupInto::Verdict,
@@ -344,7 +344,7 @@ fn dynset(s: &Slots<'_>) -> Result<Expr, DecodeError> {
         data: s.reg_opt(5)?,
         timeout_ms: s
             .get(6)
-            .map(|a| a.u64())
+            .map(|a| a.be64())
             .transpose()?
             .filter(|timeout| *timeout != 0),
     })

@@ -1,13 +1,15 @@
 //! Operations to messages.
 
-use super::attr::{Writer, udata};
-use super::consts::{
-    DATA_VERDICT, SUBSYSTEM, UDATA_COMMENT, elem_udata, msg, nlm, set_flag, set_udata,
-};
+use super::consts::{DATA_VERDICT, UDATA_COMMENT, elem_udata, msg, set_flag, set_udata};
 use super::encode_expr;
 use super::object::{
     BaseChain, Chain, ChainKind, Data, Element, Family, Fields, Hook, Policy, Rule, Selector, Set,
     SetData, SetFlags, Verdict,
+};
+use super::udata;
+use crate::netlink::{
+    NFNL_SUBSYS_NFTABLES, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_HDRLEN,
+    Writer, nfgenmsg, nfnl_msg_type,
 };
 
 /// A message of nf_tables without its netlink header: what a transport puts a header on.
@@ -15,7 +17,7 @@ use super::object::{
 pub struct Message {
     /// `NFT_MSG_*`, see [`msg`].
     pub kind: u16,
-    /// `NLM_F_*` beside `NLM_F_REQUEST`, see [`nlm`].
+    /// `NLM_F_*` beside `NLM_F_REQUEST`, see [`crate::netlink`].
     pub flags: u16,
     /// `struct nfgenmsg` and the attributes.
     pub body: Vec<u8>,
@@ -25,12 +27,11 @@ impl Message {
     /// Appends the message with a netlink header, padded to four bytes; sequence number and port are
     /// zero, for the transport to fill in.
     pub fn append_to(&self, out: &mut Vec<u8>) {
-        const HEADER: usize = 16;
-        let len = (HEADER + self.body.len()) as u32;
-        let kind = u16::from(SUBSYSTEM) << 8 | self.kind;
+        let len = (NLMSG_HDRLEN + self.body.len()) as u32;
+        let kind = nfnl_msg_type(NFNL_SUBSYS_NFTABLES, self.kind as u8);
         out.extend_from_slice(&len.to_ne_bytes());
         out.extend_from_slice(&kind.to_ne_bytes());
-        out.extend_from_slice(&(self.flags | nlm::REQUEST).to_ne_bytes());
+        out.extend_from_slice(&(self.flags | NLM_F_REQUEST).to_ne_bytes());
         out.extend_from_slice(&[0; 8]);
         out.extend_from_slice(&self.body);
         out.resize(out.len().next_multiple_of(4), 0);
@@ -94,7 +95,7 @@ pub struct Encoder<'a> {
 impl Encoder<'_> {
     /// `struct nfgenmsg`: family, version 0, resource id 0.
     fn start(self) -> Vec<u8> {
-        vec![self.family.number(), 0, 0, 0]
+        nfgenmsg(self.family.number(), 0).to_vec()
     }
 
     fn message(self, kind: u16, flags: u16, fill: impl FnOnce(&mut Writer<'_>)) -> Message {
@@ -108,9 +109,9 @@ impl Encoder<'_> {
     pub fn op(self, op: &Op, out: &mut Vec<Message>) {
         match op {
             Op::AddTable { comment } => {
-                out.push(self.message(msg::NEWTABLE, nlm::CREATE, |w| {
+                out.push(self.message(msg::NEWTABLE, NLM_F_CREATE, |w| {
                     w.string(1, self.table);
-                    w.u32(2, 0);
+                    w.be32(2, 0);
                     comment_udata(w, 6, comment.as_deref());
                 }));
             }
@@ -133,7 +134,7 @@ impl Encoder<'_> {
                 w.string(2, name);
             })),
             Op::AddElements { set, elements } => {
-                self.elements(msg::NEWSETELEM, nlm::CREATE, set, elements, out);
+                self.elements(msg::NEWSETELEM, NLM_F_CREATE, set, elements, out);
             }
             Op::DeleteElements { set, elements } => {
                 self.elements(msg::DELSETELEM, 0, set, elements, out);
@@ -155,7 +156,7 @@ impl Encoder<'_> {
     }
 
     fn add_chain(self, chain: &Chain) -> Message {
-        self.message(msg::NEWCHAIN, nlm::CREATE, |w| {
+        self.message(msg::NEWCHAIN, NLM_F_CREATE, |w| {
             w.string(1, self.table);
             w.string(3, &chain.name);
             if let Some(base) = &chain.base {
@@ -166,7 +167,7 @@ impl Encoder<'_> {
     }
 
     fn add_rule(self, rule: &Rule) -> Message {
-        self.message(msg::NEWRULE, nlm::CREATE | nlm::APPEND, |w| {
+        self.message(msg::NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |w| {
             w.string(1, self.table);
             w.string(2, &rule.chain);
             w.nest(4, |w| {
@@ -180,27 +181,27 @@ impl Encoder<'_> {
 
     /// A set; the id is only there to tell several new ones of a batch apart.
     fn add_set(self, set: &Set, id: u32) -> Message {
-        self.message(msg::NEWSET, nlm::CREATE, |w| {
+        self.message(msg::NEWSET, NLM_F_CREATE, |w| {
             w.string(1, self.table);
             w.string(2, &set.name);
-            w.u32(3, set_flags(set));
-            w.u32(4, set.key.number());
-            w.u32(5, set.key.len() as u32);
+            w.be32(3, set_flags(set));
+            w.be32(4, set.key.number());
+            w.be32(5, set.key.len() as u32);
             match &set.data {
                 SetData::None => {}
                 SetData::Verdict => {
-                    w.u32(6, DATA_VERDICT);
+                    w.be32(6, DATA_VERDICT);
                     // The size of `struct nft_verdict`, as nft gives it.
-                    w.u32(7, 16);
+                    w.be32(7, 16);
                 }
                 SetData::Fields(fields) => {
-                    w.u32(6, fields.number());
-                    w.u32(7, fields.len() as u32);
+                    w.be32(6, fields.number());
+                    w.be32(7, fields.len() as u32);
                 }
             }
-            w.u32(10, id);
+            w.be32(10, id);
             if let Some(timeout) = set.timeout_ms {
-                w.u64(11, timeout);
+                w.be64(11, timeout);
             }
             set_description(w, set);
             w.bytes(13, &set_userdata(set));
@@ -227,7 +228,7 @@ impl Encoder<'_> {
                 {
                     element(w, e, with_data);
                 }
-                w.close(list);
+                w.end(list);
             }));
         }
     }
@@ -235,7 +236,7 @@ impl Encoder<'_> {
     /// Asks for all objects of a kind: `GETCHAIN`, `GETRULE`, `GETSET` of the table, or `GETSETELEM`
     /// of one set of it. To be sent with `NLM_F_DUMP`.
     pub fn dump(self, kind: u16, set: Option<&str>) -> Message {
-        self.message(kind, nlm::DUMP, |w| {
+        self.message(kind, NLM_F_DUMP, |w| {
             w.string(1, self.table);
             if let Some(set) = set {
                 w.string(2, set);
@@ -253,7 +254,7 @@ impl Encoder<'_> {
             for key in keys {
                 element(w, key, false);
             }
-            w.close(list);
+            w.end(list);
         })
     }
 
@@ -261,9 +262,9 @@ impl Encoder<'_> {
     /// nobody else can change it meanwhile (`NFT_TABLE_F_OWNER`, Linux 5.12); the kernel refuses
     /// it (`EOPNOTSUPP`) where it does not know owners.
     pub fn owned_table(self, comment: &str) -> Message {
-        self.message(msg::NEWTABLE, nlm::CREATE, |w| {
+        self.message(msg::NEWTABLE, NLM_F_CREATE, |w| {
             w.string(1, self.table);
-            w.u32(2, 2);
+            w.be32(2, 2);
             comment_udata(w, 6, Some(comment));
         })
     }
@@ -284,10 +285,10 @@ fn comment_udata(w: &mut Writer<'_>, kind: u16, comment: Option<&str>) {
 
 fn base_chain(w: &mut Writer<'_>, base: &BaseChain) {
     w.nest(4, |w| {
-        w.u32(1, base.hook.number());
+        w.be32(1, base.hook.number());
         w.bytes(2, &base.priority.to_be_bytes());
     });
-    w.u32(5, base.policy.number());
+    w.be32(5, base.policy.number());
     w.string(7, base.kind.name());
 }
 
@@ -299,7 +300,7 @@ fn element(w: &mut Writer<'_>, e: &Element, with_data: bool) {
         }
         if e.interval_end {
             // `NFT_SET_ELEM_INTERVAL_END`.
-            w.u32(3, 1);
+            w.be32(3, 1);
         }
         if !with_data {
             return;
@@ -310,7 +311,7 @@ fn element(w: &mut Writer<'_>, e: &Element, with_data: bool) {
             Data::Verdict(v) => w.nest(2, |w| encode_expr::verdict_data(w, v)),
         }
         if let Some(timeout) = e.timeout_ms {
-            w.u64(4, timeout);
+            w.be64(4, timeout);
         }
         if e.comment.is_some() || e.open_end {
             let mut bytes = Vec::new();
@@ -354,12 +355,12 @@ fn set_description(w: &mut Writer<'_>, set: &Set) {
     }
     w.nest(9, |w| {
         if let Some(size) = set.size {
-            w.u32(1, size);
+            w.be32(1, size);
         }
         if fields {
             w.nest(2, |w| {
                 for t in set.key.types() {
-                    w.nest(1, |w| w.u32(1, t.size() as u32));
+                    w.nest(1, |w| w.be32(1, t.size() as u32));
                 }
             });
         }

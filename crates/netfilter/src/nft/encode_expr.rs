@@ -1,6 +1,5 @@
 //! Expressions to attributes (`NFTA_LIST_ELEM` of `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`).
 
-use super::attr::Writer;
 use super::consts::verdict as code;
 use super::expr::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto,
@@ -8,6 +7,7 @@ use super::expr::{
 };
 use super::object::{Family, Verdict};
 use super::value::Value;
+use crate::netlink::Writer;
 
 impl Family {
     /// `NFPROTO_*`.
@@ -55,7 +55,7 @@ pub(super) fn expr(w: &mut Writer<'_>, expr: &Expr) {
 }
 
 fn reg(w: &mut Writer<'_>, kind: u16, reg: Reg) {
-    w.u32(kind, reg.number());
+    w.be32(kind, reg.number());
 }
 
 fn body(w: &mut Writer<'_>, expr: &Expr) {
@@ -67,21 +67,21 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
             dreg,
         } => {
             reg(w, 1, *dreg);
-            w.u32(2, base.number());
-            w.u32(3, *offset);
-            w.u32(4, *len);
+            w.be32(2, base.number());
+            w.be32(3, *offset);
+            w.be32(4, *len);
         }
         Expr::Meta { key, dreg } => {
-            w.u32(2, key.number());
+            w.be32(2, key.number());
             reg(w, 1, *dreg);
         }
         Expr::MetaSet { key, sreg } => {
-            w.u32(2, key.number());
+            w.be32(2, key.number());
             reg(w, 3, *sreg);
         }
         Expr::Cmp { op, sreg, value } => {
             reg(w, 1, *sreg);
-            w.u32(2, op.number());
+            w.be32(2, op.number());
             data(w, 3, value);
         }
         Expr::Bitwise {
@@ -92,7 +92,7 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
         } => {
             reg(w, 1, *sreg);
             reg(w, 2, *dreg);
-            w.u32(3, mask.len() as u32);
+            w.be32(3, mask.len() as u32);
             data(w, 4, mask);
             data(w, 5, xor);
         }
@@ -105,9 +105,9 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
         } => {
             reg(w, 1, *sreg);
             reg(w, 2, *dreg);
-            w.u32(3, op.number());
-            w.u32(4, *len);
-            w.u32(5, *size);
+            w.be32(3, op.number());
+            w.be32(4, *len);
+            w.be32(5, *size);
         }
         Expr::Lookup {
             set,
@@ -120,7 +120,7 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
             data(w, 2, value);
         }
         Expr::Verdict(v) => {
-            w.u32(1, 0);
+            w.be32(1, 0);
             w.nest(2, |w| verdict_data(w, v));
         }
         other => statement(w, other),
@@ -134,7 +134,7 @@ fn statement(w: &mut Writer<'_>, expr: &Expr) {
             direction,
             dreg,
         } => {
-            w.u32(2, key.number());
+            w.be32(2, key.number());
             reg(w, 1, *dreg);
             if let Some(direction) = direction {
                 w.bytes(3, &[direction.number()]);
@@ -146,8 +146,8 @@ fn statement(w: &mut Writer<'_>, expr: &Expr) {
             dreg,
         } => {
             reg(w, 1, *dreg);
-            w.u32(2, result.number());
-            w.u32(3, address.number());
+            w.be32(2, result.number());
+            w.be32(3, address.number());
         }
         Expr::Numgen {
             kind,
@@ -156,9 +156,9 @@ fn statement(w: &mut Writer<'_>, expr: &Expr) {
             dreg,
         } => {
             reg(w, 1, *dreg);
-            w.u32(2, *modulus);
-            w.u32(3, kind.number());
-            w.u32(4, *offset);
+            w.be32(2, *modulus);
+            w.be32(3, kind.number());
+            w.be32(4, *offset);
         }
         Expr::Dynset {
             set,
@@ -168,43 +168,43 @@ fn statement(w: &mut Writer<'_>, expr: &Expr) {
             timeout_ms,
         } => {
             w.string(1, set);
-            w.u32(3, op.number());
+            w.be32(3, op.number());
             reg(w, 4, *key);
             if let Some(data) = data {
                 reg(w, 5, *data);
             }
             if let Some(timeout) = timeout_ms {
-                w.u64(6, *timeout);
+                w.be64(6, *timeout);
             }
         }
         Expr::Nat(n) => nat(w, n),
-        Expr::Masquerade { flags } => w.u32(1, *flags),
+        Expr::Masquerade { flags } => w.be32(1, *flags),
         Expr::Redirect { port, flags } => {
             if let Some(port) = port {
                 reg(w, 1, *port);
             }
             if *flags != 0 {
-                w.u32(3, *flags);
+                w.be32(3, *flags);
             }
         }
         Expr::Reject(reject) => {
             let (kind, code) = reject.numbers();
-            w.u32(1, kind);
+            w.be32(1, kind);
             w.bytes(2, &[code]);
         }
         Expr::Counter { packets, bytes } => {
-            w.u64(1, *bytes);
-            w.u64(2, *packets);
+            w.be64(1, *bytes);
+            w.be64(2, *packets);
         }
         Expr::Limit { per_second, burst } => {
-            w.u64(1, *per_second);
+            w.be64(1, *per_second);
             // The unit in seconds; packets, not bytes.
-            w.u64(2, 1);
-            w.u32(3, *burst);
-            w.u32(4, 0);
+            w.be64(2, 1);
+            w.be32(3, *burst);
+            w.be32(4, 0);
         }
         Expr::Objref { kind, name } => {
-            w.u32(1, *kind);
+            w.be32(1, *kind);
             w.string(2, name);
         }
         // Everything else is in `body`.
@@ -219,17 +219,17 @@ fn lookup(w: &mut Writer<'_>, set: &str, sreg: Reg, into: LookupInto, inverted: 
         LookupInto::Nothing => {}
         LookupInto::Register(dreg) => reg(w, 3, dreg),
         // `NFT_REG_VERDICT`.
-        LookupInto::Verdict => w.u32(3, 0),
+        LookupInto::Verdict => w.be32(3, 0),
     }
     if inverted {
         // `NFT_LOOKUP_F_INV`.
-        w.u32(5, 1);
+        w.be32(5, 1);
     }
 }
 
 fn nat(w: &mut Writer<'_>, nat: &Nat) {
-    w.u32(1, nat.kind.number());
-    w.u32(2, u32::from(nat.family.number()));
+    w.be32(1, nat.kind.number());
+    w.be32(2, u32::from(nat.family.number()));
     if let Some(address) = nat.address {
         reg(w, 3, address);
     }
@@ -237,7 +237,7 @@ fn nat(w: &mut Writer<'_>, nat: &Nat) {
         reg(w, 5, port);
     }
     if nat.flags != 0 {
-        w.u32(7, nat.flags);
+        w.be32(7, nat.flags);
     }
 }
 
@@ -283,10 +283,10 @@ macro_rules! numbers {
             #[doc = concat!("From the number in `", $header, "`.")]
             pub(super) fn from_number(
                 number: $number,
-            ) -> Result<Self, super::attr::DecodeError> {
+            ) -> Result<Self, crate::netlink::DecodeError> {
                 match number {
                     $($value => Ok($type::$variant),)+
-                    other => Err(super::attr::DecodeError::Unknown {
+                    other => Err(crate::netlink::DecodeError::Unknown {
                         what: $header,
                         value: u64::from(other),
                     }),

@@ -8,7 +8,6 @@
 //! The numbers come from `linux/netfilter/nf_tables.h`. What nft itself keeps in user data, so that
 //! it can list a set as it was declared, was read from what nft 1.0.6 sends.
 
-pub(crate) mod attr;
 pub mod consts;
 mod decode;
 mod decode_expr;
@@ -20,12 +19,12 @@ mod object;
 pub mod table;
 pub mod text;
 mod trace;
+mod udata;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
-pub use attr::DecodeError;
 pub use decode::{Body, Decoded, Generation, decode};
 pub use encode::{Encoder, Message, Op};
 pub use expr::{

@@ -428,32 +428,32 @@ fn event_of(kind: TraceKind) -> TraceEvent {
 /// An event as the kernel writes it (`nft_trace_notify`).
 fn traced(event: &TraceEvent) -> Vec<u8> {
     let mut body = vec![2, 0, 0, 0];
-    let mut w = attr::Writer(&mut body);
-    w.u32(6, event.id);
+    let mut w = crate::netlink::Writer(&mut body);
+    w.be32(6, event.id);
     w.string(1, &event.table);
     w.string(2, &event.chain);
     match &event.kind {
         TraceKind::Rule { handle, verdict } => {
-            w.u32(4, 3);
-            w.u64(3, *handle);
+            w.be32(4, 3);
+            w.be64(3, *handle);
             match verdict {
                 // Queued: 3, with the number of the queue above.
-                None => w.nest(5, |w| w.u32(1, 3 | 5 << 16)),
+                None => w.nest(5, |w| w.be32(1, 3 | 5 << 16)),
                 Some(verdict) => encode_expr::verdict(&mut w, 5, verdict),
             }
         }
         TraceKind::ChainEnd => {
-            w.u32(4, 3);
+            w.be32(4, 3);
             encode_expr::verdict(&mut w, 5, &Verdict::Continue);
         }
-        TraceKind::Return => w.u32(4, 2),
+        TraceKind::Return => w.be32(4, 2),
         TraceKind::Policy(policy) => {
-            w.u32(4, 1);
-            w.u32(16, u32::from(*policy == Policy::Accept));
+            w.be32(4, 1);
+            w.be32(16, u32::from(*policy == Policy::Accept));
         }
     }
     if event.mark != 0 {
-        w.u32(14, event.mark);
+        w.be32(14, event.mark);
     }
     if let Some(packet) = &event.packet {
         traced_packet(&mut w, packet);
@@ -461,7 +461,7 @@ fn traced(event: &TraceEvent) -> Vec<u8> {
     body
 }
 
-fn traced_packet(w: &mut attr::Writer<'_>, packet: &TracedPacket) {
+fn traced_packet(w: &mut crate::netlink::Writer<'_>, packet: &TracedPacket) {
     use std::net::IpAddr::{V4, V6};
     match packet.addresses {
         Some((V4(src), V4(dst))) => {
@@ -479,7 +479,7 @@ fn traced_packet(w: &mut attr::Writer<'_>, packet: &TracedPacket) {
     }
     for (kind, index) in [(10, packet.iif), (12, packet.oif)] {
         if let Some(index) = index {
-            w.u32(kind, index);
+            w.be32(kind, index);
         }
     }
 }
@@ -512,9 +512,9 @@ fn corpus() -> Vec<(u16, Vec<u8>)> {
     }
     // NFT_MSG_NEWGEN: id 7, process 1 "nft".
     let mut generation = vec![0, 0, 0, 0];
-    let mut w = attr::Writer(&mut generation);
-    w.u32(1, 7);
-    w.u32(2, 1);
+    let mut w = crate::netlink::Writer(&mut generation);
+    w.be32(1, 7);
+    w.be32(2, 1);
     w.string(3, "nft");
     let event = traced(&event_of(TraceKind::Return));
     found.push((consts::msg::TRACE, event));

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::attr::{Attr, DecodeError, Reader, need};
 use super::decode_expr;
 use super::object::{Policy, Verdict};
+use crate::netlink::{Attribute, Attributes, DecodeError, need};
 
 /// One thing that a traced packet met.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,21 +60,21 @@ pub(super) fn decode(attrs: &[u8]) -> Result<TraceEvent, DecodeError> {
     let (mut table, mut chain, mut handle, mut kind) = (None, None, None, None);
     let (mut verdict, mut policy, mut id, mut mark) = (None, None, None, 0);
     let mut packet = TracedPacket::default();
-    for attr in Reader::new(attrs, WITHIN) {
+    for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
             1 => table = Some(attr.string()?.to_owned()),
             2 => chain = Some(attr.string()?.to_owned()),
-            3 => handle = Some(attr.u64()?),
-            4 => kind = Some(attr.u32()?),
+            3 => handle = Some(attr.be64()?),
+            4 => kind = Some(attr.be32()?),
             5 => verdict = known_verdict(attr)?,
-            6 => id = Some(attr.u32()?),
-            8 => packet.addresses = addresses(attr.payload),
-            9 => packet.ports = ports(attr.payload),
-            10 => packet.iif = Some(attr.u32()?),
-            12 => packet.oif = Some(attr.u32()?),
-            14 => mark = attr.u32()?,
-            16 => policy = Some(attr.u32()?),
+            6 => id = Some(attr.be32()?),
+            8 => packet.addresses = addresses(attr.value),
+            9 => packet.ports = ports(attr.value),
+            10 => packet.iif = Some(attr.be32()?),
+            12 => packet.oif = Some(attr.be32()?),
+            14 => mark = attr.be32()?,
+            16 => policy = Some(attr.be32()?),
             _ => {}
         }
     }
@@ -105,7 +105,7 @@ pub(super) fn decode(attrs: &[u8]) -> Result<TraceEvent, DecodeError> {
     })
 }
 
-fn known_verdict(attr: Attr<'_>) -> Result<Option<Verdict>, DecodeError> {
+fn known_verdict(attr: Attribute<'_>) -> Result<Option<Verdict>, DecodeError> {
     match decode_expr::decode_verdict(attr) {
         Ok(verdict) => Ok(Some(verdict)),
         Err(DecodeError::Unknown { .. }) => Ok(None),

@@ -1,8 +1,8 @@
-//! Objects to plan, plan to rules, and one change to its transaction, at 1,000 and 10,000 Services
-//! of 10 endpoints: all that is done but the kernel's part. Prints a table of medians.
+//! Time from objects to plan, from plan to rules, and from one change to its transaction, at 1,000
+//! and 10,000 Services of 10 endpoints, without the kernel's part. Prints a table of medians.
 //!
-//! `cargo bench -p dataplane --bench iptables`. With a folder behind `--` it also leaves
-//! the inputs for iptables-restore there, for trying them on a kernel.
+//! `cargo bench -p dataplane --bench iptables`. A folder after `--` receives the inputs for
+//! iptables-restore.
 
 mod support;
 
@@ -18,9 +18,9 @@ use plan::testing::{big_cluster, big_cluster_settings};
 use support::{cpu_time, median, one_endpoint, planned, resident_mib, show, slices};
 
 const ENDPOINTS: usize = 10;
-/// Of what takes the whole cluster.
+/// Rounds over the whole cluster.
 const ROUNDS: usize = 9;
-/// Of single changes.
+/// Rounds of single changes.
 const CHANGES: usize = 301;
 
 fn main() {
@@ -52,7 +52,7 @@ fn measure(services: usize, folder: Option<&Path>) {
     let mut times = Vec::new();
     let mut last = None;
     for _ in 0..ROUNDS {
-        // Only one at a time.
+        // One round in memory at a time.
         drop(last.take());
         let round = Round::run(&events);
         times.push((round.planning, round.lowering));
@@ -112,12 +112,12 @@ fn measure(services: usize, folder: Option<&Path>) {
             ("service", &service_text),
         ] {
             let path = folder.join(format!("{services}.{name}"));
-            std::fs::write(path, text).expect("a folder that can be written to");
+            std::fs::write(path, text).expect("a writable folder");
         }
     }
 }
 
-/// Everything from nothing, once.
+/// One load of the whole cluster.
 struct Round {
     planning: Duration,
     lowering: Duration,
@@ -128,15 +128,15 @@ struct Round {
 
 impl Round {
     fn run(events: &[Event]) -> Self {
-        let (planner, diff, planning) = planned(events);
+        let (planner, _, planning) = planned(events);
         let start = cpu_time();
         let mut mode = Mode::new(IpFamily::V4, Options::default());
-        mode.apply(diff.family(IpFamily::V4));
         mode.observe(Observation::nothing());
-        let mut transaction = mode.transaction(&BTreeSet::new()).expect("observed");
+        let plan = planner.plan(IpFamily::V4);
+        let mut transaction = mode.transaction(plan, &BTreeSet::new()).expect("observed");
         let lowering = cpu_time() - start;
         let text = std::mem::take(&mut transaction.text);
-        mode.committed(transaction);
+        mode.committed(plan, transaction);
         Self {
             planning,
             lowering,
@@ -147,7 +147,7 @@ impl Round {
     }
 }
 
-/// What the process has in memory, in MiB.
+/// Resident memory in MiB.
 struct Memory {
     settled: u64,
     with_text: u64,
@@ -157,14 +157,13 @@ impl Memory {
     fn measure(services: usize) -> Self {
         let mut planner = Planner::new(big_cluster_settings());
         planner.apply_all(big_cluster(services, ENDPOINTS));
-        let diff = planner.take_diff();
+        drop(planner.take_diff());
         let mut mode = Mode::new(IpFamily::V4, Options::default());
-        mode.apply(diff.family(IpFamily::V4));
-        drop(diff);
         mode.observe(Observation::nothing());
-        let transaction = mode.transaction(&BTreeSet::new()).expect("observed");
+        let plan = planner.plan(IpFamily::V4);
+        let transaction = mode.transaction(plan, &BTreeSet::new()).expect("observed");
         let with_text = resident_mib();
-        mode.committed(transaction);
+        mode.committed(plan, transaction);
         Self {
             settled: resident_mib(),
             with_text,
@@ -172,8 +171,7 @@ impl Memory {
     }
 }
 
-/// What a start on a node where all is in force already costs: reading the kernel's rules, and
-/// finding nothing to do.
+/// The cost of a start on a programmed node: parse the kernel's rules and compare them.
 fn read_back(planner: &Planner, text: &str) -> (Duration, Duration) {
     let mut tables = TableSet::new(Family::Ipv4);
     let restore = Restore::parse(Family::Ipv4, text).expect("readable");
@@ -181,15 +179,15 @@ fn read_back(planner: &Planner, text: &str) -> (Duration, Duration) {
     let save = tables.to_string();
     drop(tables);
     let mut mode = Mode::new(IpFamily::V4, Options::default());
-    mode.replace_plan(planner.plan(IpFamily::V4));
+    let plan = planner.plan(IpFamily::V4);
     let times = (0..3).map(|_| {
         let start = cpu_time();
         let observation = Observation::read(IpFamily::V4, &save).expect("readable");
         let read = cpu_time();
         mode.observe(observation);
-        let transaction = mode.transaction(&BTreeSet::new()).expect("observed");
+        let transaction = mode.transaction(plan, &BTreeSet::new()).expect("observed");
         let compared = cpu_time();
-        assert!(transaction.is_empty(), "all is in force");
+        assert!(transaction.is_empty(), "nothing to write");
         (read - start, compared - read)
     });
     let times: Vec<_> = times.collect();
@@ -197,17 +195,19 @@ fn read_back(planner: &Planner, text: &str) -> (Duration, Duration) {
     (read, median(times.iter().map(|(_, compared)| *compared)))
 }
 
-/// From an event to its transaction.
+/// One change, from the event to its transaction.
 fn step(planner: &mut Planner, mode: &mut Mode, event: Event) -> (Duration, String) {
     let start = Instant::now();
     planner.apply(event);
     let diff = planner.take_diff();
-    mode.apply(diff.family(IpFamily::V4));
-    let transaction = mode.transaction(&BTreeSet::new()).expect("known");
+    let changed = &diff.family(IpFamily::V4).ports;
+    mode.mark_changed(changed.iter().filter_map(plan::PortChange::key));
+    let plan = planner.plan(IpFamily::V4);
+    let transaction = mode.transaction(plan, &BTreeSet::new()).expect("known");
     // Too short for the scheduler's count.
     let time = start.elapsed();
     let text = transaction.text.clone();
     assert!((1..10_000).contains(&text.len()), "only this change");
-    mode.committed(transaction);
+    mode.committed(plan, transaction);
     (time, text)
 }

@@ -14,7 +14,7 @@ use kernel::nfacct::{Counter, NfAcct};
 use model::{Event, IpFamily, ServiceType};
 use netfilter::iptables::{Chain, Flush, Restore, Rule, TableSet};
 use plan::testing::{Applied, endpoint, history, service, settings, slice};
-use plan::{Planner, Settings};
+use plan::{Planner, PortKey, Settings};
 use proptest::prelude::*;
 use support::in_namespace;
 
@@ -46,6 +46,8 @@ struct Host {
     tools: Iptables,
     mode: Mode,
     expected: TableSet,
+    /// Every Service port so far.
+    seen: BTreeSet<PortKey>,
 }
 
 impl Host {
@@ -61,6 +63,7 @@ impl Host {
             tools: Iptables::with_backend(tools, backend).unwrap(),
             mode,
             expected: TableSet::new(rules),
+            seen: BTreeSet::new(),
         }
     }
 
@@ -74,8 +77,9 @@ impl Host {
     fn sync(&mut self, planner: &Planner, large: bool) {
         let mut plan = planner.plan(self.family).clone();
         plan.endpoint_count = if large { 1001 } else { 1000 };
-        self.mode.replace_plan(&plan);
-        let transaction = self.mode.transaction(&BTreeSet::new()).unwrap();
+        self.seen.extend(plan.ports.keys().cloned());
+        self.mode.mark_changed(self.seen.iter().cloned());
+        let transaction = self.mode.transaction(&plan, &BTreeSet::new()).unwrap();
         assert!(
             self.mode.problems().is_empty(),
             "{:?}",
@@ -88,15 +92,14 @@ impl Host {
             let restore = Restore::parse(self.expected.family, text).unwrap();
             self.expected.apply(restore, Flush::Nothing).unwrap();
         }
-        self.mode.committed(transaction);
+        self.mode.committed(&plan, transaction);
 
         let saved = self.save();
         let listed = TableSet::parse(self.expected.family, &saved).unwrap();
         assert_eq!(chains(&listed), chains(&self.expected));
         let mut reader = Mode::new(self.family, OPTIONS);
-        reader.replace_plan(&plan);
         reader.observe(Observation::read(self.family, &saved).unwrap());
-        let repair = reader.transaction(&BTreeSet::new()).unwrap().text;
+        let repair = reader.transaction(&plan, &BTreeSet::new()).unwrap().text;
         assert_eq!(repair, "", "a reader finds nothing to do");
     }
 }

@@ -1,12 +1,13 @@
-//! The iptables mode: kube-proxy v1.36's chains and rules, rule for rule.
+//! iptables mode: kube-proxy v1.36's chains and rules, rule for rule.
 //!
-//! [`Mode`] keeps, for one family, what is wanted and what is known to be in the kernel: shared
-//! [`PortPlan`](plan::PortPlan)s, never rules. Rules are made when they are written, for the
-//! Service ports that changed; so memory and the cost of a change do not follow the cluster. A
-//! [`Transaction`] is one input for `iptables-restore --noflush`.
+//! [`Sync`] decides for one family what to read and write; the I/O is behind [`Transport`]. It
+//! stores what it knows of the kernel as shared [`PortPlan`](plan::PortPlan)s, never as rules.
+//! Rules are made when they are written, for the Service ports that changed, so that memory and the
+//! cost of a change do not grow with the cluster. A [`Transaction`] is one input for
+//! `iptables-restore --noflush`.
 //!
-//! What is in the kernel is learnt by [`Observation`], from what `iptables-save` prints: on start,
-//! after a failure, and when a canary is gone. Chains whose rules are right are left alone.
+//! An [`Observation`] is the state read with `iptables-save`: at start, after a failure, and when a
+//! canary is missing. Chains whose rules are correct are left alone.
 
 mod cleanup;
 mod jumps;
@@ -18,6 +19,7 @@ mod options;
 mod problem;
 mod render;
 mod resync;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -28,4 +30,5 @@ pub use observe::Observation;
 pub use options::{Nfacct, Options};
 pub use problem::Problem;
 pub use render::{Rendered, render};
+pub use sync::{Counts, Failure, Sync, SyncError, Transport, Verified};
 pub use transaction::{RuleCounts, Transaction};

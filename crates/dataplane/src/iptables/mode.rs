@@ -1,11 +1,11 @@
-//! What is wanted, what is in force, and the way from one to the other.
+//! The known state of the kernel, and the transaction from it to the desired state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::IpFamily;
 use netfilter::iptables::Table;
-use plan::{FamilyDiff, Plan, PortKey, PortPlan};
+use plan::{Plan, PortKey, PortPlan};
 
 use super::lower;
 use super::resync::Resync;
@@ -14,46 +14,46 @@ use super::transaction::{
 };
 use super::{Observation, Options, Problem};
 
-/// The iptables mode of one family.
+/// The known state of one family.
 ///
-/// The caller's part: [`apply`](Self::apply) every plan diff; [`observe`](Self::observe) whenever
-/// [`needs_observation`](Self::needs_observation), and when a canary is gone; run the text of a
-/// [`transaction`](Self::transaction), and say how that went with [`committed`](Self::committed)
-/// or [`refused`](Self::refused). Diffs may be applied in between.
+/// [`Sync`](super::Sync) drives it: [`mark_changed`](Self::mark_changed) for every changed Service
+/// port, [`observe`](Self::observe) whenever [`needs_observation`](Self::needs_observation), then
+/// [`transaction`](Self::transaction), and [`committed`](Self::committed) or
+/// [`failed`](Self::failed) with its outcome.
 #[derive(Debug)]
 pub struct Mode {
+    family: IpFamily,
     options: Options,
-    wanted: Plan,
-    /// Ports whose rules may be different from what is wanted.
+    /// Ports whose rules may differ from the plan.
     dirty: BTreeSet<PortKey>,
     known: Known,
     problems: BTreeMap<PortKey, Problem>,
 }
 
-/// What is known of the kernel.
+/// The known state of the kernel.
 #[derive(Debug)]
 struct Known {
-    /// The ports as they were last written. Not to be relied on while `globals` is `None`, but
-    /// still the last good version of each.
+    /// The ports as last written. While `globals` is `None` this is only the last good version of
+    /// each.
     ports: BTreeMap<PortKey, Arc<PortPlan>>,
-    /// What the rest was like; `None` until a transaction has been committed, and after a failure.
+    /// The other inputs of the rules; `None` before the first commit and after a failure.
     globals: Option<Globals>,
     total: RuleCounts,
-    /// What the next transaction has to start from.
+    /// The state from which the next transaction starts.
     observation: Option<Observation>,
 }
 
-/// A transaction was asked for while nobody knows what is in the kernel.
+/// A transaction was requested although the kernel's state is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the kernel's rules must be read before the next transaction")]
 pub struct NeedsObservation;
 
 impl Mode {
-    /// A mode that knows neither what is wanted nor what is in the kernel.
+    /// A mode without knowledge of the kernel.
     pub fn new(family: IpFamily, options: Options) -> Self {
         Self {
+            family,
             options,
-            wanted: Plan::empty(family),
             dirty: BTreeSet::new(),
             known: Known {
                 ports: BTreeMap::new(),
@@ -65,32 +65,15 @@ impl Mode {
         }
     }
 
-    /// The family.
+    /// The address family.
     pub fn family(&self) -> IpFamily {
-        self.wanted.family
+        self.family
     }
 
-    /// What decides the rules beside the plan has changed.
-    pub fn set_options(&mut self, options: Options) {
-        self.options = options;
-    }
-
-    /// What is wanted has changed.
-    pub fn apply(&mut self, diff: &FamilyDiff) {
-        self.wanted.apply(diff);
-        let keys = diff.ports.iter().filter_map(plan::PortChange::key);
-        self.dirty.extend(keys);
-    }
-
-    /// This is wanted, whatever was before.
-    pub fn replace_plan(&mut self, plan: &Plan) {
-        let diff = plan.diff_from(&self.wanted);
-        self.apply(&diff);
-    }
-
-    /// What is wanted.
-    pub fn plan(&self) -> &Plan {
-        &self.wanted
+    /// Include these Service ports in the next transactions, until their rules are known to match
+    /// the plan.
+    pub fn mark_changed(&mut self, ports: impl IntoIterator<Item = PortKey>) {
+        self.dirty.extend(ports);
     }
 
     /// Whether the kernel must be read before the next transaction.
@@ -98,42 +81,47 @@ impl Mode {
         self.known.globals.is_none() && self.known.observation.is_none()
     }
 
-    /// This is in the kernel. The next transaction writes what is different there.
+    /// Set the kernel's state, from which the next transaction starts.
     pub fn observe(&mut self, observation: Observation) {
         self.known.observation = Some(observation);
     }
 
-    /// Why Service ports are left as they were, as of the last transaction asked for.
+    /// The Service ports that the last transaction left unchanged because they have no valid rules.
     pub fn problems(&self) -> &BTreeMap<PortKey, Problem> {
         &self.problems
     }
 
-    /// Writes the way from what is in the kernel to what is wanted. Service ports in `excluded` are
-    /// left as they last were; so are those with a [`Problem`]. They are looked at again in every
-    /// transaction, so that a culprit can be searched for by leaving others out.
+    /// Derive the transaction from the known state to the plan. Service ports in `excluded` and
+    /// those with a [`Problem`] keep their last state; every transaction includes them again.
     ///
     /// # Errors
-    /// Where the kernel must be read first.
+    /// The kernel must be read first.
     pub fn transaction(
         &mut self,
+        plan: &Plan,
         excluded: &BTreeSet<PortKey>,
     ) -> Result<Transaction, NeedsObservation> {
         self.problems.clear();
         let globals = Globals {
-            family: self.wanted.family,
-            node: self.wanted.node.clone(),
-            large: lower::is_large(self.wanted.endpoint_count),
+            family: self.family,
+            node: plan.node.clone(),
+            large: lower::is_large(plan.endpoint_count),
             options: self.options,
         };
         match (&self.known.observation, self.known.globals.clone()) {
-            (Some(_), _) => Ok(self.resync(globals, excluded)),
-            (None, Some(before)) => Ok(self.change(&before, globals, excluded)),
+            (Some(_), _) => Ok(self.resync(plan, globals, excluded)),
+            (None, Some(before)) => Ok(self.change(plan, &before, globals, excluded)),
             (None, None) => Err(NeedsObservation),
         }
     }
 
-    fn resync(&mut self, globals: Globals, excluded: &BTreeSet<PortKey>) -> Transaction {
-        let mut ports = self.wanted.ports.clone();
+    fn resync(
+        &mut self,
+        plan: &Plan,
+        globals: Globals,
+        excluded: &BTreeSet<PortKey>,
+    ) -> Transaction {
+        let mut ports = plan.ports.clone();
         for key in excluded {
             match self.known.ports.get(key) {
                 Some(before) => ports.insert(key.clone(), before.clone()),
@@ -149,6 +137,7 @@ impl Mode {
 
     fn change(
         &mut self,
+        plan: &Plan,
         before: &Globals,
         after: Globals,
         excluded: &BTreeSet<PortKey>,
@@ -160,7 +149,7 @@ impl Mode {
         let keys = if before.same_for_ports(&after) {
             &self.dirty
         } else {
-            let keys = self.wanted.ports.keys().chain(self.known.ports.keys());
+            let keys = plan.ports.keys().chain(self.known.ports.keys());
             all = keys.cloned().collect();
             &all
         };
@@ -169,14 +158,13 @@ impl Mode {
             let new = if excluded.contains(key) {
                 old
             } else {
-                self.wanted.ports.get(key)
+                plan.ports.get(key)
             };
             if new.is_none() && old.is_none() {
                 continue;
             }
-            let side = |plan: &'_ Arc<PortPlan>| plan.clone();
-            let (old, mut new) = (old.map(side), new.map(side));
-            let old_side = old.as_ref().map(|plan| Side {
+            let mut new = new.cloned();
+            let old_side = old.map(|plan| Side {
                 plan,
                 context: before.context(),
             });
@@ -189,7 +177,7 @@ impl Mode {
             };
             let counts = write(&mut writer, &new).or_else(|problem| {
                 self.problems.insert(key.clone(), problem);
-                new.clone_from(&old);
+                new = old.cloned();
                 write(&mut writer, &new)
             });
             if let Ok((was, is)) = counts {
@@ -198,35 +186,31 @@ impl Mode {
             }
         }
         write_fixed_change(&mut writer, &before.context(), &after.context());
-        let fixed = |globals: &Globals| fixed_counts(globals);
-        total.replace(fixed(before), fixed(&after));
+        total.replace(fixed_counts(before), fixed_counts(&after));
         finish(writer, total, Next::Changed(changed), after)
     }
 
-    /// The kernel has taken the transaction.
-    pub fn committed(&mut self, transaction: Transaction) {
+    /// Record that the kernel committed the transaction, which was derived from this plan.
+    pub fn committed(&mut self, plan: &Plan, transaction: Transaction) {
         self.known.total = transaction.total;
         self.known.globals = Some(transaction.globals);
         self.known.observation = None;
         match transaction.next {
             Next::All(ports) => {
                 self.known.ports = ports;
-                self.dirty.retain(|key| {
-                    let (known, wanted) = (self.known.ports.get(key), self.wanted.ports.get(key));
-                    !same(known, wanted)
-                });
-                // What was left out has to be looked at again.
-                let left_out = self.wanted.ports.iter();
-                let left_out = left_out.filter(|(k, p)| !same(self.known.ports.get(*k), Some(*p)));
-                self.dirty.extend(left_out.map(|(key, _)| key.clone()));
+                let keys = plan.ports.keys().chain(self.known.ports.keys());
+                let differs =
+                    |key: &&PortKey| !same(self.known.ports.get(*key), plan.ports.get(*key));
+                // Excluded ports are included again in the next transaction.
+                self.dirty = keys.filter(differs).cloned().collect();
             }
             Next::Changed(ports) => {
-                for (key, plan) in ports {
-                    if same(plan.as_ref(), self.wanted.ports.get(&key)) {
+                for (key, port) in ports {
+                    if same(port.as_ref(), plan.ports.get(&key)) {
                         self.dirty.remove(&key);
                     }
-                    match plan {
-                        Some(plan) => self.known.ports.insert(key, plan),
+                    match port {
+                        Some(port) => self.known.ports.insert(key, port),
                         None => self.known.ports.remove(&key),
                     };
                 }
@@ -234,16 +218,16 @@ impl Mode {
         }
     }
 
-    /// The kernel has not taken the transaction. Where it is sure that nothing of it is in force
-    /// (`untouched`), the next one starts from the same state; otherwise the kernel must be read,
-    /// so that a rule whose fate is not known does not come to stand there twice.
-    pub fn refused(&mut self, _transaction: Transaction, untouched: bool) {
-        if !untouched {
+    /// Record that the transaction failed. If it certainly changed nothing (`unchanged`), the next
+    /// one starts from the same state. Otherwise the kernel must be read, so that no rule is added
+    /// twice.
+    pub fn failed(&mut self, _transaction: Transaction, unchanged: bool) {
+        if !unchanged {
             self.forget();
         }
     }
 
-    /// Nothing is known of the kernel any more, for instance because a canary is gone.
+    /// Discard the known state, for instance after another program flushed the tables.
     pub fn forget(&mut self) {
         self.known.globals = None;
         self.known.observation = None;

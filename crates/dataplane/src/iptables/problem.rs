@@ -1,15 +1,14 @@
-//! What keeps a Service port from being programmed.
+//! Service ports that cannot be programmed.
 
 use plan::PortKey;
 
-/// Why a Service port has no valid rules. It is left as it was in the kernel; all others are
-/// served.
+/// Why a Service port has no valid rules. It keeps its last state in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// The names make a comment that the kernel does not take (`XT_MAX_COMMENT_LEN`).
+    /// The names make a comment that is longer than `XT_MAX_COMMENT_LEN`.
     #[error(
-        "Service port {} ({}): the comment {comment:?} has {} bytes, the kernel takes 255; \
-         give the Service, its namespace or the port a shorter name",
+        "Service port {} ({}): the comment {comment:?} has {} bytes, but the kernel accepts 255; \
+         shorten the name of the Service, its namespace or its port",
         .port.0, .port.1, .comment.len()
     )]
     LongComment {
@@ -18,8 +17,8 @@ pub enum Problem {
         /// The first comment that is too long.
         comment: String,
     },
-    /// The names have a control character, which iptables does not read back.
-    #[error("Service port {:?} ({}): control characters in a name", .port.0.to_string(), .port.1)]
+    /// A name contains a control character, which iptables-save does not print.
+    #[error("Service port {:?} ({}): a name contains control characters", .port.0.to_string(), .port.1)]
     ControlCharacter {
         /// The Service port.
         port: PortKey,
@@ -27,7 +26,7 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// The Service port that is at fault.
+    /// The Service port.
     pub fn port(&self) -> &PortKey {
         match self {
             Problem::LongComment { port, .. } | Problem::ControlCharacter { port } => port,

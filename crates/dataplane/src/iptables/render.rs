@@ -8,26 +8,25 @@ use plan::Plan;
 use super::lower::rule_family;
 use super::{Mode, Observation, Options, Problem};
 
-/// What a node that had no rules before ends up with.
+/// The rules of a node that had none before.
 #[derive(Clone, Debug)]
 pub struct Rendered {
-    /// The tables, built-in chains and canaries included; prints in iptables-save form.
+    /// The tables with built-in chains and canaries. Displayed in the format of iptables-save.
     pub tables: TableSet,
-    /// The Service ports that are not in it.
+    /// The Service ports that are left out.
     pub problems: Vec<Problem>,
 }
 
-/// Lays a plan out as the complete rules of its family.
+/// Derive the complete rules of a plan's family.
 ///
 /// # Errors
-/// Where the rules that were made are not what a kernel would take: a fault of sluice's.
+/// The kernel would reject the rules: a bug in sluice.
 pub fn render(plan: &Plan, options: &Options) -> Result<Rendered, ApplyError> {
     let family = rule_family(plan.family);
     let mut mode = Mode::new(plan.family, *options);
-    mode.replace_plan(plan);
     mode.observe(Observation::nothing());
     let mut tables = TableSet::new(family);
-    if let Ok(transaction) = mode.transaction(&BTreeSet::new()) {
+    if let Ok(transaction) = mode.transaction(plan, &BTreeSet::new()) {
         let restore = Restore::parse(family, &transaction.text).map_err(|error| ApplyError {
             line: error.line,
             table: Table::Nat,

@@ -1,8 +1,8 @@
-//! What is wanted, what is in force, and the way from one to the other.
+//! The known and the desired state, and the transaction from one to the other.
 
 mod refused;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use model::IpFamily;
 use netfilter::ipset;
 use netfilter::iptables::{Rule, Table};
 use netfilter::ipvs::{self, Destination, Op, ServiceId};
-use plan::{FamilyDiff, Plan};
+use plan::{Plan, PortKey};
 
-pub use self::refused::Lost;
 use self::refused::Refused;
+pub use self::refused::Unprogrammed;
 use super::lower::Item;
 use super::names::IPVS_OUT_FILTER;
 use super::observe::{Observation, SeenRules};
@@ -24,14 +24,13 @@ use super::transaction::{Applied, Before, Elements, Next, rules_text, socket};
 use super::wanted::{Wanted, WantedServer};
 use super::{Options, Termination, Transaction};
 
-/// The ipvs mode of one family.
+/// The state of one family.
 ///
-/// The caller's part: [`apply`](Self::apply) every plan diff and tell the node's
-/// [`addresses`](Self::set_addresses); [`observe`](Self::observe) whenever
-/// [`needs_observation`](Self::needs_observation); carry out a
-/// [`transaction`](Self::transaction), and say how that went with [`committed`](Self::committed)
-/// or [`failed`](Self::failed). From time to time look at destinations that are
-/// [`due`](Self::due), until they have gone.
+/// [`Sync`](super::Sync) drives it: [`update`](Self::update) for every change,
+/// [`observe`](Self::observe) whenever [`needs_observation`](Self::needs_observation), then
+/// [`transaction`](Self::transaction), and [`committed`](Self::committed) or
+/// [`forget`](Self::forget) with its outcome. Destinations that are [`due`](Self::due) are
+/// [`checked`](Self::checked) until they are removed.
 #[derive(Debug)]
 pub struct Mode {
     options: Options,
@@ -41,16 +40,16 @@ pub struct Mode {
     refused: Refused,
 }
 
-/// What is in the kernel.
+/// The known state of the kernel.
 #[derive(Debug, Default)]
 struct Known {
     device: bool,
     items: HashSet<Item>,
     servers: HashMap<ServiceId, Applied>,
-    /// For how many elements each set has room; `None` where there is no such set.
+    /// The capacity of each set; `None` if the set does not exist.
     rooms: [Option<usize>; COUNT],
     rules: KnownRules,
-    /// What is to go that no [`Item`] stands for.
+    /// Removals of elements and sets that no [`Item`] represents.
     foreign: Vec<ipset::Op>,
 }
 
@@ -66,13 +65,13 @@ impl Default for KnownRules {
     }
 }
 
-/// A transaction was asked for while nobody knows what is in the kernel.
+/// A transaction was requested although the kernel's state is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the kernel's state must be read before the next transaction")]
 pub struct NeedsObservation;
 
 impl Mode {
-    /// A mode that knows neither what is wanted nor what is in the kernel.
+    /// A mode without desired state and without knowledge of the kernel.
     pub fn new(family: IpFamily, options: Options) -> Self {
         Self {
             options,
@@ -83,31 +82,25 @@ impl Mode {
         }
     }
 
-    /// The family.
+    /// The address family.
     pub fn family(&self) -> IpFamily {
-        self.wanted.plan.family
+        self.wanted.family()
     }
 
-    /// What is wanted.
-    pub fn plan(&self) -> &Plan {
-        &self.wanted.plan
+    /// Update the desired state of these Service ports.
+    pub fn update(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) {
+        self.wanted.update(plan, changed.iter());
     }
 
-    /// What is wanted has changed.
-    pub fn apply(&mut self, diff: &FamilyDiff) {
-        self.wanted.apply(diff);
+    /// Update the desired state of every Service port.
+    pub fn update_all(&mut self, plan: &Plan) {
+        self.wanted.update_all(plan);
     }
 
-    /// This is wanted, whatever was before.
-    pub fn replace_plan(&mut self, plan: &Plan) {
-        let diff = plan.diff_from(&self.wanted.plan);
-        self.apply(&diff);
-    }
-
-    /// The addresses of the node's interfaces, those of [`DEVICE`](super::DEVICE) left out: where
-    /// NodePorts answer, and where an external address need not be added.
-    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
-        self.wanted.set_addresses(addresses);
+    /// Set the addresses of the node's interfaces without those of [`DEVICE`](super::DEVICE).
+    /// NodePorts answer there, and an external address among them is not added to the device.
+    pub fn set_addresses(&mut self, plan: &Plan, addresses: Vec<IpAddr>) {
+        self.wanted.set_addresses(plan, addresses);
     }
 
     /// Whether the kernel must be read before the next transaction.
@@ -115,8 +108,9 @@ impl Mode {
         self.known.is_none()
     }
 
-    /// This is in the kernel. The next transaction writes what is different there.
+    /// Set the kernel's state, from which the next transaction starts.
     pub fn observe(&mut self, observation: Observation) {
+        let family = self.wanted.family();
         let touched = &mut self.wanted.touched;
         let mut known = Known {
             device: observation.device,
@@ -129,7 +123,6 @@ impl Mode {
         if observation.spare {
             known.foreign.push(ipset::Op::Destroy(SPARE.into()));
         }
-        let family = self.wanted.plan.family;
         for (kind, set) in observation.sets {
             known.rooms[kind.index()] = Some(set.room.unwrap_or(usize::MAX));
             let members = set.members.into_iter();
@@ -153,11 +146,11 @@ impl Mode {
         self.known = Some(known);
     }
 
-    /// Works out the way from what is in the kernel to what is wanted.
+    /// Derive the transaction from the known to the desired state.
     ///
     /// # Errors
-    /// Where the kernel must be read first.
-    pub fn transaction(&mut self) -> Result<Transaction, NeedsObservation> {
+    /// The kernel must be read first.
+    pub fn transaction(&mut self, plan: &Plan) -> Result<Transaction, NeedsObservation> {
         let known = self.known.as_ref().ok_or(NeedsObservation)?;
         let mut transaction = Transaction {
             device: !known.device,
@@ -165,7 +158,7 @@ impl Mode {
         };
         self.items(known, &mut transaction);
         self.servers(known, &mut transaction);
-        self.rules(known, &mut transaction);
+        self.rules(plan, known, &mut transaction);
         Ok(transaction)
     }
 
@@ -190,7 +183,7 @@ impl Mode {
         }
         out.old_members.clone_from(&known.foreign);
         self.sets(known, added, out);
-        let family = self.wanted.plan.family;
+        let family = self.wanted.family();
         out.old_members.extend(
             removed
                 .into_sets()
@@ -201,9 +194,9 @@ impl Mode {
         );
     }
 
-    /// Makes the sets that are not there or are too small, and adds elements.
+    /// Create the sets that are missing or too small, and add elements.
     fn sets(&self, known: &Known, added: Elements, out: &mut Transaction) {
-        let family = self.wanted.plan.family;
+        let family = self.wanted.family();
         let mut added: HashMap<SetKind, Vec<ipset::Element>> = added.into_sets().collect();
         out.next.rooms = known.rooms;
         for kind in SetKind::all() {
@@ -211,12 +204,12 @@ impl Mode {
             let name = kind.name(family);
             let room = known.rooms[kind.index()];
             let elements = added.remove(&kind).unwrap_or_default();
-            // While members come before others go, a set holds both.
-            let goes = known.rooms[kind.index()].is_some_and(|room| {
+            // Elements are added before others are removed: the set holds both for a moment.
+            let overflows = known.rooms[kind.index()].is_some_and(|room| {
                 let hold = size.saturating_add(elements.len());
                 room != usize::MAX && hold > room
             });
-            if room.is_some() && !goes {
+            if room.is_some() && !overflows {
                 if !elements.is_empty() {
                     let set = name.into();
                     out.sets.push(ipset::Op::Add { set, elements });
@@ -302,14 +295,14 @@ impl Mode {
         if !same {
             destinations(id, applied, &mut next, out);
         }
-        // Also where nothing is to do: what was found becomes what the plan has.
+        // Also without any operation: the destinations found are then those of the plan.
         if out.servers.len() > before || !same {
             out.next.servers.push((id, Some(next)));
         }
     }
 
-    fn rules(&self, known: &Known, out: &mut Transaction) {
-        let inputs = self.wanted.rules(&self.options);
+    fn rules(&self, plan: &Plan, known: &Known, out: &mut Transaction) {
+        let inputs = self.wanted.rules(plan, &self.options);
         let no_access = out.next.items.iter();
         let no_access = no_access.filter_map(|(item, is)| match item {
             Item::NoNodeAccess(ip, protocol, port) => {
@@ -327,7 +320,7 @@ impl Mode {
                 };
                 out.rules = rules_text(&is, Before::Written(&was), &single);
             }
-            // Then all of these are touched.
+            // All of these items are touched after an observation.
             KnownRules::Seen(seen) => {
                 let mut chains = inputs.chains();
                 let no_access = no_access.map(|(rule, _)| rule);
@@ -338,7 +331,7 @@ impl Mode {
         out.next.rules = Some(inputs);
     }
 
-    /// The kernel has taken the transaction, at this time.
+    /// Record that the kernel committed the transaction at this time.
     pub fn committed(&mut self, transaction: Transaction, now: Duration) {
         let Some(known) = &mut self.known else {
             return;
@@ -373,7 +366,6 @@ impl Mode {
         if let Some(rules) = rules {
             known.rules = KnownRules::Written(rules);
         }
-        // Diffs that came meanwhile are looked at again, since a diff touches what it changes.
         let wanted = &mut self.wanted;
         let mut touched = std::mem::take(&mut wanted.touched);
         let differs = |i: &Item| wanted.has(i) != known.items.contains(i);
@@ -391,13 +383,7 @@ impl Mode {
         self.refused = Refused::default();
     }
 
-    /// The kernel has not taken all of the transaction: it must be read before the next one.
-    pub fn failed(&mut self, _transaction: Transaction) {
-        self.forget();
-    }
-
-    /// The destinations that a virtual server is known to have; `None` where it is not known to be
-    /// there.
+    /// The known destinations of a virtual server; `None` if the server is not known.
     pub fn destinations(&self, id: &ServiceId) -> Option<Vec<Destination>> {
         let applied = self.known.as_ref()?.servers.get(id)?;
         let plain = applied.plain.iter();
@@ -405,30 +391,30 @@ impl Mode {
         Some(plain.chain(applied.odd.values().cloned()).collect())
     }
 
-    /// Nothing is known of the kernel any more.
+    /// Discard the known state.
     pub fn forget(&mut self) {
         self.known = None;
     }
 
-    /// The virtual servers with destinations that are going and have to be looked at now.
+    /// The virtual servers with terminating destinations that must be checked now.
     pub fn due(&self, now: Duration) -> Vec<ServiceId> {
         self.termination.due(now)
     }
 
-    /// When [`due`](Self::due) will next name any.
+    /// The time at which [`due`](Self::due) returns the next one.
     pub fn next_due(&self) -> Option<Duration> {
         self.termination.next()
     }
 
-    /// What a virtual server's destinations look like now: address, and how many connections each
-    /// has. Returns the removals that are to be carried out.
-    pub fn looked(
+    /// Record the number of connections of each destination of a virtual server. Return the removals
+    /// of terminating destinations without connections.
+    pub fn checked(
         &mut self,
         id: &ServiceId,
         connections: &HashMap<SocketAddr, u64>,
         now: Duration,
     ) -> Vec<Op> {
-        let gone = self.termination.looked(id, connections, now);
+        let gone = self.termination.checked(id, connections, now);
         let applied = self
             .known
             .as_mut()
@@ -446,7 +432,7 @@ impl Mode {
     }
 }
 
-/// Room for twice as many elements as there are, at least what kube-proxy makes room for.
+/// The capacity for twice as many elements as there are, at least that of kube-proxy.
 fn room_for(elements: usize) -> usize {
     elements
         .saturating_mul(2)
@@ -454,8 +440,8 @@ fn room_for(elements: usize) -> usize {
         .max(MAX_ELEMENTS)
 }
 
-/// Whether an endpoint that goes may have connections to end first. For UDP and SCTP kube-proxy
-/// has it go at once: the kernel drops its connections with their next packet.
+/// Whether a removed endpoint keeps its connections until they end. For UDP and SCTP, kube-proxy
+/// removes it at once: the kernel drops its connections with their next packet.
 fn is_graceful(id: &ServiceId) -> bool {
     matches!(
         id,
@@ -466,8 +452,8 @@ fn is_graceful(id: &ServiceId) -> bool {
     )
 }
 
-/// Turns the destinations of `applied` into those of `next.plain`. Those that come are added
-/// before others go, so that there is always one.
+/// Turn the destinations of `applied` into those of `next.plain`. New ones are added before others
+/// are removed, so that there is always one.
 fn destinations(id: ServiceId, applied: &Applied, next: &mut Applied, out: &mut Transaction) {
     let (plain, wanted) = (&applied.plain, &next.plain);
     let before: HashSet<SocketAddr> = plain.iter().map(socket).collect();
@@ -481,8 +467,8 @@ fn destinations(id: ServiceId, applied: &Applied, next: &mut Applied, out: &mut 
             None => out.servers.push(Op::AddDestination(id, destination)),
         }
     }
-    let goes = plain.iter().map(socket).filter(|a| !after.contains(a));
-    for address in goes {
+    let removed = plain.iter().map(socket).filter(|a| !after.contains(a));
+    for address in removed {
         next.odd.insert(address, Destination::new(address, 1));
     }
     if is_graceful(&id) {

@@ -12,8 +12,8 @@ use plan::Plan;
 use super::{Mode, Observation, Options};
 use crate::terms::rule_family;
 
-/// What a node that had nothing before ends up with, in one family. Prints in three sections, each
-/// of which its tool loads: `ipvsadm -R`, `ipset restore`, `iptables-restore`.
+/// The state of one family of a node that had none before. Displayed in three sections, each of which
+/// its tool can load: `ipvsadm -R`, `ipset restore`, `iptables-restore`.
 #[derive(Clone, Debug)]
 pub struct Rendered {
     /// Virtual servers and destinations.
@@ -26,11 +26,10 @@ pub struct Rendered {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Lays a plan out as the complete state of its family, on a node whose interfaces have these
-/// addresses.
+/// Derive the complete state of a plan's family on a node whose interfaces have these addresses.
 ///
 /// # Errors
-/// Where the rules that were made are not what a kernel would take: a fault of sluice's.
+/// The kernel would reject the rules: a bug in sluice.
 pub fn render(
     plan: &Plan,
     options: &Options,
@@ -38,8 +37,8 @@ pub fn render(
 ) -> Result<Rendered, ApplyError> {
     let family = rule_family(plan.family);
     let mut mode = Mode::new(plan.family, options.clone());
-    mode.set_addresses(interface_addresses.to_vec());
-    mode.replace_plan(plan);
+    mode.set_addresses(plan, interface_addresses.to_vec());
+    mode.update_all(plan);
     mode.observe(Observation::nothing());
     let mut rendered = Rendered {
         services: Services::default(),
@@ -47,7 +46,7 @@ pub fn render(
         tables: TableSet::new(family),
         addresses: Vec::new(),
     };
-    let Ok(transaction) = mode.transaction() else {
+    let Ok(transaction) = mode.transaction(plan) else {
         return Ok(rendered);
     };
     let restore = Restore::parse(family, &transaction.rules).map_err(|error| ApplyError {
@@ -59,7 +58,7 @@ pub fn render(
     for op in &transaction.servers {
         match op {
             Op::AddService(service) => rendered.services.services.push(service.clone()),
-            // Destinations come right behind their virtual server.
+            // Destinations follow their virtual server.
             Op::AddDestination(_, destination) => {
                 if let Some(service) = rendered.services.services.last_mut() {
                     service.destinations.push(destination.clone());

@@ -25,7 +25,7 @@ pub struct Termination {
 
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
-    look_at: Duration,
+    check_at: Duration,
     pause: Duration,
 }
 
@@ -33,7 +33,7 @@ impl Termination {
     /// A destination is going. It is looked at as soon as possible: many have no connection.
     pub fn leave(&mut self, id: ServiceId, address: SocketAddr, now: Duration) {
         let leaving = Leaving {
-            look_at: now,
+            check_at: now,
             pause: FIRST_PAUSE,
         };
         let of_server = self.leaving.entry(id).or_default();
@@ -52,7 +52,7 @@ impl Termination {
 
     /// The virtual servers that have destinations to look at.
     pub fn due(&self, now: Duration) -> Vec<ServiceId> {
-        let due = |going: &BTreeMap<SocketAddr, Leaving>| going.values().any(|l| l.look_at <= now);
+        let due = |going: &BTreeMap<SocketAddr, Leaving>| going.values().any(|l| l.check_at <= now);
         let servers = self.leaving.iter().filter(|(_, going)| due(going));
         servers.map(|(id, _)| *id).collect()
     }
@@ -60,12 +60,12 @@ impl Termination {
     /// When there will be one.
     pub fn next(&self) -> Option<Duration> {
         let all = self.leaving.values().flat_map(BTreeMap::values);
-        all.map(|l| l.look_at).min()
+        all.map(|l| l.check_at).min()
     }
 
     /// The connections of a virtual server's destinations, active and inactive, as of now. Returns
     /// the destinations that have none left, or are not there any more; they are forgotten.
-    pub fn looked(
+    pub fn checked(
         &mut self,
         id: &ServiceId,
         connections: &HashMap<SocketAddr, u64>,
@@ -81,8 +81,8 @@ impl Termination {
                 gone.push(*address);
                 return false;
             }
-            if leaving.look_at <= now {
-                leaving.look_at = now.saturating_add(leaving.pause);
+            if leaving.check_at <= now {
+                leaving.check_at = now.saturating_add(leaving.pause);
                 leaving.pause = leaving.pause.saturating_mul(2).min(LONGEST_PAUSE);
             }
             true

@@ -1,27 +1,27 @@
-//! What is wanted, as counted pieces.
+//! The desired state as counted pieces.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::IpFamily;
 use netfilter::ipvs::{Service, ServiceId};
-use plan::{Endpoint, FamilyDiff, Plan, PortKey, PortPlan};
+use plan::{Endpoint, Plan, PortKey, PortPlan};
 
 use super::Options;
 use super::lower::{Context, Item, Piece, Role, pieces};
 use super::rules::Inputs;
 use super::sets::{COUNT, SetKind};
 
-/// One Service port's claim on a virtual server. Two can meet where an external address with a
-/// port is a node address with a NodePort: the port whose name comes first has it.
+/// One Service port's claim on a virtual server. Two ports claim the same one if an external address
+/// and port equal a node address and NodePort; the port whose name sorts first gets it.
 #[derive(Clone, Debug)]
 struct Claim {
     port: Arc<PortPlan>,
     role: Role,
 }
 
-/// What a virtual server is to be.
+/// The desired virtual server.
 #[derive(Clone, Debug)]
 pub(super) struct WantedServer<'a> {
     pub(super) id: ServiceId,
@@ -42,14 +42,16 @@ impl WantedServer<'_> {
 
 #[derive(Debug)]
 pub(super) struct Wanted {
-    pub(super) plan: Plan,
+    family: IpFamily,
+    /// The ports whose pieces are counted.
+    counted: BTreeMap<PortKey, Arc<PortPlan>>,
     /// The addresses of the node's interfaces.
     addresses: Vec<IpAddr>,
     context: Context,
     items: HashMap<Item, u32>,
     sizes: [usize; COUNT],
     servers: HashMap<ServiceId, Vec<Claim>>,
-    /// What may differ from what is in the kernel.
+    /// The pieces that may differ from the kernel's.
     pub(super) touched: Touched,
 }
 
@@ -61,10 +63,10 @@ pub(super) struct Touched {
 
 impl Wanted {
     pub(super) fn new(family: IpFamily) -> Self {
-        let plan = Plan::empty(family);
         Self {
-            context: Context::new(family, &plan.node, &[]),
-            plan,
+            context: Context::default(),
+            family,
+            counted: BTreeMap::new(),
             addresses: Vec::new(),
             items: HashMap::new(),
             sizes: [0; COUNT],
@@ -73,35 +75,52 @@ impl Wanted {
         }
     }
 
-    pub(super) fn apply(&mut self, diff: &FamilyDiff) {
-        for change in &diff.ports {
-            let Some(key) = change.key() else { continue };
-            let before = self.plan.ports.get(&key).cloned();
-            // Before the old ones go, so that what both have is not counted as touched for
-            // nothing more than once.
-            if let Some(after) = &change.after {
+    pub(super) fn family(&self) -> IpFamily {
+        self.family
+    }
+
+    /// Update the pieces of these ports to the plan.
+    pub(super) fn update<'k>(&mut self, plan: &Plan, changed: impl Iterator<Item = &'k PortKey>) {
+        self.update_context(plan);
+        for key in changed {
+            let after = plan.ports.get(key);
+            let before = match after {
+                Some(after) => self.counted.insert(key.clone(), after.clone()),
+                None => self.counted.remove(key),
+            };
+            // Before the old ones are removed, so that pieces of both are not touched.
+            if let Some(after) = after {
                 self.add(after);
             }
             if let Some(before) = before {
                 self.remove(&before);
             }
         }
-        self.plan.apply(diff);
-        self.update_context();
     }
 
-    /// The addresses of the node's interfaces, that of the Services left out.
-    pub(super) fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+    /// Update the pieces of every port that differs from the plan.
+    pub(super) fn update_all(&mut self, plan: &Plan) {
+        let keys = plan.ports.keys().chain(self.counted.keys());
+        let same = |key: &&PortKey| match (plan.ports.get(*key), self.counted.get(*key)) {
+            (Some(after), Some(before)) => Arc::ptr_eq(after, before),
+            _ => false,
+        };
+        let changed: BTreeSet<PortKey> = keys.filter(|key| !same(key)).cloned().collect();
+        self.update(plan, changed.iter());
+    }
+
+    /// Set the addresses of the node's interfaces without those of the Services.
+    pub(super) fn set_addresses(&mut self, plan: &Plan, addresses: Vec<IpAddr>) {
         self.addresses = addresses;
-        self.update_context();
+        self.update_context(plan);
     }
 
-    fn update_context(&mut self) {
-        let context = Context::new(self.plan.family, &self.plan.node, &self.addresses);
+    fn update_context(&mut self, plan: &Plan) {
+        let context = Context::new(self.family, &plan.node, &self.addresses);
         if context == self.context {
             return;
         }
-        let ports: Vec<Arc<PortPlan>> = self.plan.ports.values().cloned().collect();
+        let ports: Vec<Arc<PortPlan>> = self.counted.values().cloned().collect();
         for port in &ports {
             self.remove(port);
         }
@@ -185,7 +204,7 @@ impl Wanted {
         self.items.keys()
     }
 
-    /// How many elements a set has.
+    /// The number of desired elements of a set.
     pub(super) fn size(&self, kind: SetKind) -> usize {
         self.sizes[kind.index()]
     }
@@ -203,18 +222,18 @@ impl Wanted {
         })
     }
 
-    /// The Service port that a virtual server is there for.
+    /// The Service port that owns a virtual server.
     pub(super) fn owner(&self, id: &ServiceId) -> Option<&Arc<PortPlan>> {
         Some(&self.servers.get(id)?.first()?.port)
     }
 
-    /// The Service ports that these items are there for. Looks at all of them.
+    /// The Service ports that own these items. Goes through every port.
     pub(super) fn owners(&self, items: &HashSet<Item>) -> HashMap<Item, Vec<PortKey>> {
         let mut owners: HashMap<Item, Vec<PortKey>> = HashMap::new();
         if items.is_empty() {
             return owners;
         }
-        for port in self.plan.ports.values() {
+        for port in self.counted.values() {
             pieces(port, &self.context, &mut |piece| {
                 if let Piece::Item(item) = piece
                     && items.contains(&item)
@@ -226,10 +245,10 @@ impl Wanted {
         owners
     }
 
-    pub(super) fn rules(&self, options: &Options) -> Inputs {
-        let node = &self.plan.node;
+    pub(super) fn rules(&self, plan: &Plan, options: &Options) -> Inputs {
+        let node = &plan.node;
         Inputs {
-            family: self.plan.family,
+            family: self.family,
             local: node.local.clone(),
             masquerade_all: node.masquerade_all,
             mark: options.masquerade_mark(),

@@ -1,253 +1,137 @@
-//! The iptables mode at the kernel: one restore a sync, and what to do when it is refused.
+//! The driver of iptables mode: `dataplane::iptables::Sync` with iptables' save and restore tools.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use dataplane::Refusal;
-use dataplane::Refusals;
-use dataplane::iptables::{Mode, Observation, Options, Transaction};
-use kernel::iptables::{Iptables, RestoreError};
+use dataplane::iptables::{Failure, Options, Sync, Transport, Verified};
+use kernel::iptables::{Error, Iptables, RestoreError};
 use kernel::nfnetlink::Generation;
 use model::IpFamily;
 use netfilter::iptables::Table;
 use plan::{Plan, PortKey};
 
 use super::driver::{Driver, RuleCount, SyncError, Synced};
-use super::pending::diff_of;
 
-/// The tables that this mode writes to.
+/// The tables with rules of this mode.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Filter, Table::Nat];
 
-/// Above this many rules only the canaries are looked at between full syncs: reading all rules
-/// back would keep a core busy for seconds.
-const VERIFY_UP_TO: usize = 20_000;
+/// Shared by the families; their drivers run on one thread, never in the middle of each other.
+pub(crate) type SharedVerified = Rc<RefCell<Verified<Generation>>>;
 
-/// For each family, the back end's generation at which a look at its rules had nothing to object to.
-/// As long as it lasts there is no need to look again, which takes seconds with many rules. The
-/// families share the generation, so that what one of them writes is no news to the other.
-pub(crate) type SharedGood = Rc<Cell<[Option<Generation>; 2]>>;
-
-/// One family of the iptables mode.
+/// One family of iptables mode.
 pub(crate) struct IptablesDriver {
-    family: IpFamily,
-    rules: Iptables,
-    mode: Mode,
-    /// Service ports that the kernel refused, with its words. They are tried again when they
-    /// change, and in every full sync.
-    refused: Refusals,
-    good: SharedGood,
-    last: Option<[RuleCount; 2]>,
-}
-
-/// Why a transaction did not take effect.
-enum Failure {
-    /// The kernel does not take what is in it: somebody is at fault.
-    Content(String),
-    /// Something else; the same transaction may go through later.
-    Other(String),
+    sync: Sync,
+    tools: Tools,
+    verified: SharedVerified,
 }
 
 impl IptablesDriver {
-    /// A driver that knows nothing of the kernel yet.
+    /// A driver without knowledge of the kernel.
     pub(crate) fn new(
         family: IpFamily,
-        rules: Iptables,
+        tools: Iptables,
         options: Options,
-        good: SharedGood,
+        verified: SharedVerified,
     ) -> Self {
         Self {
-            family,
-            rules,
-            mode: Mode::new(family, options),
-            refused: Refusals::default(),
-            good,
-            last: None,
+            sync: Sync::new(family, options),
+            tools: Tools(tools),
+            verified,
         }
-    }
-
-    fn error(reason: String) -> SyncError {
-        SyncError::failed("cannot program iptables")(reason)
-    }
-
-    /// What is in the kernel now.
-    fn read(&mut self) -> Result<Observation, String> {
-        let mut text = String::new();
-        for table in TABLES {
-            let saved = self.rules.save(table).map_err(|e| e.to_string())?;
-            text.push_str(&String::from_utf8_lossy(&saved));
-        }
-        Observation::read(self.family, &text)
-            .map_err(|e| format!("cannot understand what iptables-save says: {e}"))
-    }
-
-    /// Writes everything that the mode wants. Where the kernel refuses it for its content, looks
-    /// for the Service ports at fault among `suspects`, leaves them out, and writes the rest.
-    fn write(&mut self, suspects: &[PortKey]) -> Result<Synced, SyncError> {
-        let excluded: BTreeSet<PortKey> = self.refused.keys().cloned().collect();
-        match self.attempt(&excluded) {
-            Ok(()) => {}
-            Err(Failure::Other(reason)) => return Err(Self::error(reason)),
-            Err(Failure::Content(reason)) => {
-                // If it is refused without the suspects too, they are not at fault.
-                let mut without = excluded;
-                without.extend(suspects.iter().cloned());
-                match self.attempt(&without) {
-                    Ok(()) => {}
-                    Err(Failure::Content(_) | Failure::Other(_)) => {
-                        return Err(Self::error(reason));
-                    }
-                }
-                self.admit(suspects, &mut without)?;
-            }
-        }
-        Ok(self.synced())
-    }
-
-    /// Admits those suspects that the kernel takes, by halves; the others stay excluded.
-    fn admit(
-        &mut self,
-        suspects: &[PortKey],
-        excluded: &mut BTreeSet<PortKey>,
-    ) -> Result<(), SyncError> {
-        for suspect in suspects {
-            excluded.remove(suspect);
-        }
-        let reason = match self.attempt(excluded) {
-            Ok(()) => return Ok(()),
-            Err(Failure::Other(reason)) => return Err(Self::error(reason)),
-            Err(Failure::Content(reason)) => reason,
-        };
-        excluded.extend(suspects.iter().cloned());
-        if let [culprit] = suspects {
-            self.refused.reject(culprit.clone(), reason);
-            return Ok(());
-        }
-        let (first, second) = suspects.split_at(suspects.len() / 2);
-        self.admit(first, excluded)?;
-        self.admit(second, excluded)
-    }
-
-    /// One restore of all that is wanted but for `excluded`.
-    fn attempt(&mut self, excluded: &BTreeSet<PortKey>) -> Result<(), Failure> {
-        if self.mode.needs_observation() {
-            let observation = self.read().map_err(Failure::Other)?;
-            self.mode.observe(observation);
-        }
-        let transaction = self
-            .mode
-            .transaction(excluded)
-            .map_err(|e| Failure::Other(e.to_string()))?;
-        if transaction.is_empty() {
-            self.commit(transaction);
-            return Ok(());
-        }
-        let before = self.rules.generation();
-        match self.rules.restore(transaction.text.as_bytes()) {
-            Ok(()) => {
-                // The commit of a table is a generation: with no more of them nobody came in between.
-                let commits = transaction.text.matches("COMMIT\n");
-                let after = commits.fold(before, |generation, _| generation.map(Generation::next));
-                if self.rules.generation() == after {
-                    let good = self.good.get();
-                    let next = |good| if good == before { after } else { good };
-                    self.good.set(good.map(next));
-                }
-                self.commit(transaction);
-                Ok(())
-            }
-            Err(error) => {
-                let untouched = error.tables_committed() == Some(0);
-                self.mode.refused(transaction, untouched);
-                Err(match error {
-                    RestoreError::BadInput { .. } | RestoreError::Refused { .. } => {
-                        Failure::Content(error.to_string())
-                    }
-                    _ => Failure::Other(error.to_string()),
-                })
-            }
-        }
-    }
-
-    fn commit(&mut self, transaction: Transaction) {
-        let count = |table, total, written| RuleCount {
-            table,
-            total,
-            written,
-        };
-        self.last = Some([
-            count(
-                "filter",
-                transaction.total.filter,
-                transaction.written.filter,
-            ),
-            count("nat", transaction.total.nat, transaction.written.nat),
-        ]);
-        self.mode.committed(transaction);
     }
 
     fn synced(&self) -> Synced {
-        let problems = self.mode.problems().iter();
-        let refused = self.refused.iter();
+        let counts = self.sync.counts().into_iter().flat_map(|counts| {
+            let count = |table, total, written| RuleCount {
+                table,
+                total,
+                written,
+            };
+            [
+                count("filter", counts.total.filter, counts.written.filter),
+                count("nat", counts.total.nat, counts.written.nat),
+            ]
+        });
         Synced {
-            quarantined: problems
-                .map(|(key, problem)| (key.clone(), Refusal::Unsupported(problem.to_string())))
-                .chain(refused.map(|(key, reason)| (key.clone(), reason.clone())))
-                .collect(),
-            rules: self.last.iter().flatten().cloned().collect(),
+            quarantined: self.sync.refusals(),
+            rules: counts.collect(),
         }
     }
 }
 
 impl Driver for IptablesDriver {
     fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
-        self.mode.apply(&diff_of(plan, self.mode.plan(), changed));
-        for key in changed {
-            self.refused.remove(key);
-        }
-        let changed: Vec<PortKey> = changed.iter().cloned().collect();
-        self.write(&changed)
+        let mut verified = self.verified.borrow_mut();
+        self.sync
+            .sync(plan, changed, &mut verified, &mut self.tools)
+            .map_err(SyncError::failed("cannot program iptables"))?;
+        Ok(self.synced())
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
-        self.mode.replace_plan(plan);
-        self.refused.clear();
-        let generation = self.rules.generation();
-        let observation = self.read().map_err(Self::error)?;
-        self.mode.observe(observation);
-        // What is written next makes the best of what was seen.
-        let mut good = self.good.get();
-        good[self.family as usize] = generation;
-        self.good.set(good);
-        let all: Vec<PortKey> = plan.ports.keys().cloned().collect();
-        self.write(&all)
+        let mut verified = self.verified.borrow_mut();
+        self.sync
+            .resync(plan, &mut verified, &mut self.tools)
+            .map_err(SyncError::failed("cannot program iptables"))?;
+        Ok(self.synced())
     }
 
-    fn disturbed(&mut self, _: &Plan) -> bool {
-        let generation = self.rules.generation();
-        let mut good = self.good.get();
-        let own = &mut good[self.family as usize];
-        if generation.is_some() && generation == *own {
-            return false;
-        }
-        // Not being able to look is no sign of anything; the next sync will tell.
-        let Ok(observation) = self.read() else {
-            return false;
-        };
-        if !observation.has_canaries() {
-            return true;
-        }
-        let total: usize = self.last.iter().flatten().map(|r| r.total).sum();
-        if total <= VERIFY_UP_TO {
-            self.mode.observe(observation);
-            let excluded = self.refused.keys().cloned().collect();
-            match self.mode.transaction(&excluded) {
-                Ok(difference) if difference.is_empty() => self.commit(difference),
-                _ => return true,
-            }
-        }
-        *own = generation.filter(|_| self.rules.generation() == generation);
-        self.good.set(good);
-        false
+    fn disturbed(&mut self, plan: &Plan) -> bool {
+        let mut verified = self.verified.borrow_mut();
+        self.sync.is_disturbed(plan, &mut verified, &mut self.tools)
     }
+}
+
+/// Iptables' tools as a transport.
+struct Tools(Iptables);
+
+/// A failed tool.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum ToolError {
+    Save(#[from] Error),
+    Restore(#[from] RestoreError),
+}
+
+impl Transport for Tools {
+    type Error = ToolError;
+    type Generation = Generation;
+
+    fn generation(&mut self) -> Option<Generation> {
+        self.0.generation()
+    }
+
+    fn next(generation: Generation) -> Generation {
+        generation.next()
+    }
+
+    fn read(&mut self) -> Result<String, ToolError> {
+        Ok(save(&self.0, &TABLES)?)
+    }
+
+    fn restore(&mut self, input: &str) -> Result<(), Failure<ToolError>> {
+        self.0.restore(input.as_bytes()).map_err(|error| Failure {
+            rejected: is_rejection(&error),
+            unchanged: error.tables_committed() == Some(0),
+            error: error.into(),
+        })
+    }
+}
+
+/// The output of `iptables-save` for these tables.
+pub(super) fn save(tools: &Iptables, tables: &[Table]) -> Result<String, Error> {
+    let mut text = String::new();
+    for table in tables {
+        text.push_str(&String::from_utf8_lossy(&tools.save(*table)?));
+    }
+    Ok(text)
+}
+
+/// Whether the content was rejected, rather than the tool unable to run.
+pub(super) fn is_rejection(error: &RestoreError) -> bool {
+    matches!(
+        error,
+        RestoreError::BadInput { .. } | RestoreError::Refused { .. }
+    )
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::NamespacedName;
-use plan::{FamilyDiff, HealthCheck, Plan, PortChange, PortKey, PortPlan, StaleFlows, Traffic};
+use plan::{FamilyDiff, HealthCheck, PortChange, PortKey, PortPlan, StaleFlows, Traffic};
 
 /// Everything that changed since the last successful sync. Values of the plan are not in it: the
 /// plan has them.
@@ -57,19 +57,5 @@ impl Dropping {
         if port.externally_accessible() && port.external_traffic() == Traffic::Drop {
             self.external += by;
         }
-    }
-}
-
-/// Return what turns `before` into `plan`, for the modes that still keep a copy of the plan.
-pub(crate) fn diff_of(plan: &Plan, before: &Plan, changed: &BTreeSet<PortKey>) -> FamilyDiff {
-    let ports = changed.iter().map(|key| PortChange {
-        before: before.ports.get(key).cloned(),
-        after: plan.ports.get(key).cloned(),
-    });
-    FamilyDiff {
-        ports: ports.filter(|c| c.before != c.after).collect(),
-        node: (before.node != plan.node).then(|| plan.node.clone()),
-        endpoint_count: Some(plan.endpoint_count),
-        ..FamilyDiff::default()
     }
 }

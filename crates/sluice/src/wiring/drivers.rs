@@ -15,7 +15,7 @@ use netfilter::ipvs::netlink::Timeouts;
 use super::{node_ports, setup};
 use crate::cli::{IptablesBackend, ProxyArgs};
 use crate::proxy::input::Inputs;
-use crate::proxy::iptables::{IptablesDriver, SharedGood};
+use crate::proxy::iptables::{IptablesDriver, SharedVerified};
 use crate::proxy::local_relay::SharedRelay;
 use crate::proxy::loopback::LoopbackNodePorts;
 use crate::proxy::nftables::{NftablesDriver, SharedGeneration};
@@ -146,10 +146,10 @@ fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Re
 
 fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::new();
-    let good = SharedGood::default();
+    let verified = SharedVerified::default();
     for (family, tools) in iptables_tools(backend) {
         let options = setup::host_iptables_options(config, tools.random_fully());
-        let driver = IptablesDriver::new(family, tools, options, Rc::clone(&good));
+        let driver = IptablesDriver::new(family, tools, options, Rc::clone(&verified));
         drivers.push((family, Box::new(driver)));
     }
     if drivers.is_empty() {

@@ -33,30 +33,32 @@ fn every_configuration_equals_its_observation() {
     }
 }
 
-/// A node that kube-proxy left as it should be is left alone.
+/// kube-proxy's state is adopted without a write.
 #[test]
-fn nothing_is_written_over_an_observation() {
+fn an_observed_state_is_adopted_without_a_write() {
     for configuration in ::observed::IPTABLES.map(|c| c.name) {
         for family in IpFamily::ALL {
             let mut mode = Mode::new(family, options(configuration, true));
-            mode.replace_plan(planner(configuration).plan(family));
             mode.observe(observe(family, &save(configuration, family)));
-            let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+            let planner = planner(configuration);
+            let transaction = mode.transaction(planner.plan(family), &BTreeSet::new());
+            let transaction = transaction.unwrap();
             assert_eq!(transaction.text, "", "{configuration} {family}");
             assert!(transaction.is_empty());
         }
     }
 }
 
-/// What the metric `sync_proxy_rules_iptables_total` was observed to say
+/// The observed values of the metric `sync_proxy_rules_iptables_total`
 /// (`iptables-default.metrics`).
 #[test]
 fn rules_are_counted_as_kube_proxy_counts_them() {
     for (family, filter, nat) in [(IpFamily::V4, 12, 145), (IpFamily::V6, 3, 16)] {
         let mut mode = Mode::new(family, options("default", true));
-        mode.replace_plan(planner("default").plan(family));
         mode.observe(Observation::nothing());
-        let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+        let planner = planner("default");
+        let transaction = mode.transaction(planner.plan(family), &BTreeSet::new());
+        let transaction = transaction.unwrap();
         assert_eq!(transaction.total, RuleCounts { filter, nat });
     }
 }

@@ -5,6 +5,7 @@ mod golden;
 mod mode;
 mod observed;
 mod properties;
+mod sync;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,14 +15,14 @@ use netfilter::iptables::{Chain, Flush, Restore, Rule, Table, TableSet};
 use super::lower::rule_family;
 use super::*;
 
-/// The tables that every host has, with a rule and a chain of somebody else's.
+/// The tables that every host has, with a rule and a chain of another program.
 fn foreign(family: IpFamily) -> TableSet {
     let save = "*filter\n:INPUT DROP [0:0]\n:OTHER - [0:0]\n-A INPUT -m comment --comment \"ours: x\" -j OTHER\n\
         -A OTHER -j ACCEPT\nCOMMIT\n*nat\n:OTHER - [0:0]\n-A POSTROUTING -j OTHER\nCOMMIT\n";
     TableSet::parse(rule_family(family), save).unwrap()
 }
 
-/// Runs a transaction's text.
+/// Apply a transaction's text.
 fn run(tables: &mut TableSet, text: &str) {
     let restore = match Restore::parse(tables.family, text) {
         Ok(restore) => restore,

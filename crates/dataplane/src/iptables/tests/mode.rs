@@ -1,34 +1,35 @@
-//! Failures, quarantine, drift.
+//! Transactions, failures, excluded ports, drift.
 
 use std::sync::Arc;
 
 use model::{Change, Event};
 use plan::testing::{endpoint, service, slice};
-use plan::{Plan, Planner};
+use plan::{Plan, Planner, PortKey};
 
 use super::observed::{options, planner};
 use super::*;
 
-fn changed(planner: &mut Planner) -> plan::FamilyDiff {
-    planner.take_diff().v4
+/// The keys of the Service ports that changed.
+fn changed(planner: &mut Planner) -> BTreeSet<PortKey> {
+    let ports = planner.take_diff().v4.ports;
+    ports.iter().filter_map(plan::PortChange::key).collect()
 }
 
-/// A mode that has written the observed cluster into tables where others keep rules too.
+/// A mode that has written the observed cluster into tables with other programs' rules.
 fn started() -> (Planner, Mode, TableSet) {
     let planner = planner("default");
     let mut mode = Mode::new(IpFamily::V4, options("default", true));
-    mode.replace_plan(planner.plan(IpFamily::V4));
     let mut tables = foreign(IpFamily::V4);
     mode.observe(observe(IpFamily::V4, &tables));
-    sync(&mut mode, &mut tables);
+    sync(&mut mode, planner.plan(IpFamily::V4), &mut tables);
     (planner, mode, tables)
 }
 
-fn sync(mode: &mut Mode, tables: &mut TableSet) -> String {
-    let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+fn sync(mode: &mut Mode, plan: &Plan, tables: &mut TableSet) -> String {
+    let transaction = mode.transaction(plan, &BTreeSet::new()).unwrap();
     run(tables, &transaction.text);
     let text = transaction.text.clone();
-    mode.committed(transaction);
+    mode.committed(plan, transaction);
     text
 }
 
@@ -48,14 +49,13 @@ fn add_service(planner: &mut Planner, name: &str, cluster_ip: &str, pod: &str) {
 fn expected(plan: &Plan) -> Comparable {
     let mut tables = foreign(IpFamily::V4);
     let mut mode = Mode::new(IpFamily::V4, options("default", true));
-    mode.replace_plan(plan);
     mode.observe(observe(IpFamily::V4, &tables));
-    sync(&mut mode, &mut tables);
+    sync(&mut mode, plan, &mut tables);
     comparable(&tables)
 }
 
 #[test]
-fn nobody_elses_rule_is_touched_and_jumps_come_first() {
+fn other_programs_rules_stay_and_jumps_come_first() {
     let (_, _, tables) = started();
     let input = tables
         .chain(Table::Filter, Chain::literal("INPUT"))
@@ -67,14 +67,16 @@ fn nobody_elses_rule_is_touched_and_jumps_come_first() {
 }
 
 #[test]
-fn a_change_costs_only_itself() {
+fn a_change_writes_only_its_own_rules() {
     let (mut planner, mut mode, mut tables) = started();
     add_service(&mut planner, "demo/new", "10.96.77.1", "10.244.2.77");
-    mode.apply(&changed(&mut planner));
-    let text = sync(&mut mode, &mut tables);
+    mode.mark_changed(changed(&mut planner));
+    let text = sync(&mut mode, planner.plan(IpFamily::V4), &mut tables);
     assert_eq!(text.lines().count(), 9, "{text}");
     assert_eq!(comparable(&tables), expected(planner.plan(IpFamily::V4)));
-    let nothing = mode.transaction(&BTreeSet::new()).unwrap();
+    let nothing = mode
+        .transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
+        .unwrap();
     assert!(nothing.is_empty());
 }
 
@@ -82,87 +84,90 @@ fn a_change_costs_only_itself() {
 fn after_a_failure_the_kernel_is_read() {
     let (mut planner, mut mode, mut tables) = started();
     add_service(&mut planner, "demo/new", "10.96.77.1", "10.244.2.77");
-    mode.apply(&changed(&mut planner));
-    // The reply is lost, but all of it took effect.
-    let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+    mode.mark_changed(changed(&mut planner));
+    // All of it took effect, but the reply is lost.
+    let transaction = mode
+        .transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
+        .unwrap();
     run(&mut tables, &transaction.text);
-    mode.refused(transaction, false);
+    mode.failed(transaction, false);
     assert!(mode.needs_observation());
     assert_eq!(
-        mode.transaction(&BTreeSet::new()).unwrap_err(),
+        mode.transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
+            .unwrap_err(),
         NeedsObservation
     );
     mode.observe(observe(IpFamily::V4, &tables));
-    assert_eq!(sync(&mut mode, &mut tables), "");
+    assert_eq!(sync(&mut mode, planner.plan(IpFamily::V4), &mut tables), "");
     assert_eq!(comparable(&tables), expected(planner.plan(IpFamily::V4)));
-    // Nothing of it took effect, and that is known.
+    // Nothing of it took effect, and the reply says so.
     add_service(&mut planner, "demo/other", "10.96.77.2", "10.244.2.78");
-    mode.apply(&changed(&mut planner));
-    let transaction = mode.transaction(&BTreeSet::new()).unwrap();
-    mode.refused(transaction, true);
-    sync(&mut mode, &mut tables);
+    mode.mark_changed(changed(&mut planner));
+    let transaction = mode
+        .transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
+        .unwrap();
+    mode.failed(transaction, true);
+    sync(&mut mode, planner.plan(IpFamily::V4), &mut tables);
     assert_eq!(comparable(&tables), expected(planner.plan(IpFamily::V4)));
 }
 
 #[test]
-fn a_bad_service_harms_no_other() {
+fn a_service_without_valid_rules_is_left_out_alone() {
     let (mut planner, mut mode, mut tables) = started();
     let namespace = "n".repeat(120);
     let long = format!("{namespace}/{}", "s".repeat(140));
     add_service(&mut planner, &long, "10.96.77.1", "10.244.2.77");
     add_service(&mut planner, "demo/new", "10.96.77.2", "10.244.2.78");
-    mode.apply(&changed(&mut planner));
-    let text = sync(&mut mode, &mut tables);
+    mode.mark_changed(changed(&mut planner));
+    let text = sync(&mut mode, planner.plan(IpFamily::V4), &mut tables);
     assert!(text.contains("demo/new"));
     assert!(!text.contains(&namespace));
     let problems: Vec<_> = mode.problems().values().collect();
     assert_eq!(problems.len(), 1);
     assert!(
-        problems[0].to_string().contains("the kernel takes 255"),
+        problems[0].to_string().contains("the kernel accepts 255"),
         "{}",
         problems[0]
     );
-    // The same where everything is written at once.
+    // The same when everything is written at once.
     mode.forget();
     mode.observe(Observation::nothing());
-    let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+    let transaction = mode
+        .transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
+        .unwrap();
     assert!(transaction.text.contains("demo/new"));
     assert!(!transaction.text.contains(&namespace));
     assert_eq!(mode.problems().len(), 1);
 }
 
 #[test]
-fn the_excluded_stay_as_they_are_until_they_are_not() {
+fn excluded_ports_keep_their_state_until_admitted() {
     let (mut planner, mut mode, mut tables) = started();
     add_service(&mut planner, "demo/a", "10.96.77.1", "10.244.2.77");
     add_service(&mut planner, "demo/b", "10.96.77.2", "10.244.2.78");
-    let diff = changed(&mut planner);
-    let keys: Vec<_> = diff
-        .ports
-        .iter()
-        .filter_map(plan::PortChange::key)
-        .collect();
-    mode.apply(&diff);
-    let excluded = BTreeSet::from([keys[0].clone()]);
+    let keys = changed(&mut planner);
+    let excluded: BTreeSet<PortKey> = keys.iter().take(1).cloned().collect();
+    mode.mark_changed(keys);
+    let plan = planner.plan(IpFamily::V4);
     for _ in 0..2 {
-        let transaction = mode.transaction(&excluded).unwrap();
+        let transaction = mode.transaction(plan, &excluded).unwrap();
         run(&mut tables, &transaction.text);
         assert!(!transaction.text.contains("demo/a"), "{}", transaction.text);
-        mode.committed(transaction);
+        mode.committed(plan, transaction);
     }
-    assert!(sync(&mut mode, &mut tables).contains("demo/a"));
+    assert!(sync(&mut mode, planner.plan(IpFamily::V4), &mut tables).contains("demo/a"));
     assert_eq!(comparable(&tables), expected(planner.plan(IpFamily::V4)));
 }
 
 #[test]
-fn drift_is_repaired_and_only_drift() {
+fn foreign_changes_are_repaired_and_nothing_else() {
     let (planner, mut mode, mut tables) = started();
     let wanted = comparable(&tables);
     for (damage, most) in [
         ("*nat\n-F KUBE-POSTROUTING\nCOMMIT\n", 6),
         ("*nat\n-D KUBE-SVC-QNETAGAVOXOB7IFC 2\nCOMMIT\n", 7),
         ("*nat\n-D KUBE-SERVICES 3\nCOMMIT\n", 3),
-        // Twice the same: one has to go.
+        // A duplicate.
         (
             "*filter\n-I KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment \"default/kubernetes:https has no endpoints\" -m tcp --dport 443 -j REJECT --reject-with icmp-port-unreachable\nCOMMIT\n",
             3,
@@ -189,7 +194,7 @@ fn drift_is_repaired_and_only_drift() {
         };
         assert_eq!(first("OTHER"), Some(1));
         mode.observe(observe(IpFamily::V4, &tables));
-        let text = sync(&mut mode, &mut tables);
+        let text = sync(&mut mode, planner.plan(IpFamily::V4), &mut tables);
         assert_eq!(comparable(&tables), wanted, "{damage}");
         assert!(text.lines().count() <= most, "{damage}: {text}");
     }
@@ -198,18 +203,17 @@ fn drift_is_repaired_and_only_drift() {
     assert!(observe(IpFamily::V4, &tables).has_canaries());
     assert!(!observe(IpFamily::V4, &flushed).has_canaries());
     mode.observe(observe(IpFamily::V4, &flushed));
-    sync(&mut mode, &mut flushed);
+    sync(&mut mode, planner.plan(IpFamily::V4), &mut flushed);
     assert_eq!(comparable(&flushed), wanted);
-    drop(planner);
 }
 
 #[test]
-fn a_save_that_was_cut_short_is_refused() {
+fn a_truncated_save_is_an_error() {
     let (_, _, tables) = started();
     let save = tables.to_string();
     let cut = save.rsplit_once("COMMIT").unwrap().0;
     assert!(Observation::read(IpFamily::V4, cut).is_err());
-    // What others write need not be understood.
+    // Other programs' rules need not be valid.
     let odd = "*broken\n-X y\nCOMMIT\n*nat\n:cilium-and-a-name-much-longer-than-28 - [0:0]\n-A INPUT -s 1.2.3.4,5.6.7.8 -j ACCEPT\nCOMMIT\n";
     assert!(Observation::read(IpFamily::V4, odd).unwrap().is_nothing());
 }

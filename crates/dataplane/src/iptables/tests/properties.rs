@@ -1,4 +1,4 @@
-//! Whatever the cluster.
+//! Properties over generated clusters.
 
 use std::sync::Arc;
 
@@ -21,19 +21,18 @@ fn any_options() -> impl Strategy<Value = Options> {
     })
 }
 
-/// The rules of a plan from scratch, beside somebody else's.
+/// The rules of a plan on a fresh node, beside another program's.
 fn scratch(plan: &Plan, options: Options) -> TableSet {
     let mut tables = foreign(plan.family);
     let mut mode = Mode::new(plan.family, options);
-    mode.replace_plan(plan);
     mode.observe(observe(plan.family, &tables));
-    let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+    let transaction = mode.transaction(plan, &BTreeSet::new()).unwrap();
     assert_eq!(mode.problems().len(), 0);
     run(&mut tables, &transaction.text);
     tables
 }
 
-/// The same plan in a cluster that is large, or is not.
+/// The plan with an endpoint count above or below the threshold of large clusters.
 fn sized(plan: &Plan, large: bool) -> Plan {
     Plan {
         endpoint_count: if large { 1001 } else { 1000 },
@@ -53,7 +52,7 @@ fn check_whole(tables: &TableSet) {
             assert!(state.chains.contains_key(target), "{table} {target}");
         }
         for chain in state.chains.keys().filter(|c| names::is_service_chain(**c)) {
-            assert!(targets.contains(chain), "{table}: nothing leads to {chain}");
+            assert!(targets.contains(chain), "{table}: no rule jumps to {chain}");
         }
     }
 }
@@ -62,7 +61,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn every_jump_leads_somewhere_and_every_chain_is_reached(cluster in cluster(), options in any_options(), large: bool) {
+    fn every_jump_has_a_target_and_every_chain_a_jump(cluster in cluster(), options in any_options(), large: bool) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {
             check_whole(&scratch(&sized(planner.plan(family), large), options));
@@ -70,7 +69,7 @@ proptest! {
     }
 
     #[test]
-    fn a_change_ends_where_a_fresh_start_does((settings, events) in history(), options in any_options(), flips in any::<u64>()) {
+    fn changes_lead_to_the_state_of_a_fresh_start((settings, events) in history(), options in any_options(), flips in any::<u64>()) {
         let mut planner = plan::Planner::new(settings);
         let mut modes = IpFamily::ALL.map(|family| {
             let mut mode = Mode::new(family, options);
@@ -83,16 +82,16 @@ proptest! {
             let diff = planner.take_diff();
             for (mode, tables) in &mut modes {
                 let family = mode.family();
-                let mut diff = diff.family(family).clone();
+                let changed = &diff.family(family).ports;
+                mode.mark_changed(changed.iter().filter_map(plan::PortChange::key));
                 let large = flips >> (i % 64) & 1 == 1;
-                diff.endpoint_count = Some(if large { 1001 } else { 1000 });
-                mode.apply(&diff);
-                let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+                let plan = sized(planner.plan(family), large);
+                let transaction = mode.transaction(&plan, &BTreeSet::new()).unwrap();
                 run(tables, &transaction.text);
                 let total = transaction.total;
-                mode.committed(transaction);
+                mode.committed(&plan, transaction);
                 prop_assert!(mode.problems().is_empty());
-                let wanted = scratch(&sized(planner.plan(family), large), options);
+                let wanted = scratch(&plan, options);
                 prop_assert_eq!(comparable(tables), comparable(&wanted));
                 let own = |table: Table| {
                     let chains = tables.tables.get(&table).into_iter().flat_map(|t| &t.chains);
@@ -100,17 +99,16 @@ proptest! {
                     own.map(|(_, state)| state.rules.len()).sum::<usize>()
                 };
                 prop_assert_eq!(total, RuleCounts { filter: own(Table::Filter), nat: own(Table::Nat) });
-                // And a reader finds nothing to do.
+                // A mode that reads this state has nothing to write.
                 let mut reader = Mode::new(family, options);
-                reader.replace_plan(&sized(planner.plan(family), large));
                 reader.observe(observe(family, tables));
-                prop_assert_eq!(reader.transaction(&BTreeSet::new()).unwrap().text, "");
+                prop_assert_eq!(reader.transaction(&plan, &BTreeSet::new()).unwrap().text, "");
             }
         }
     }
 
     #[test]
-    fn there_and_back_is_where_it_was(a in cluster(), b in cluster(), options in any_options()) {
+    fn a_change_and_its_reverse_restore_the_state(a in cluster(), b in cluster(), options in any_options()) {
         let (a, b) = (a.planner(), b.planner());
         for family in IpFamily::ALL {
             let mut tables = foreign(family);
@@ -118,18 +116,20 @@ proptest! {
             mode.observe(observe(family, &tables));
             let mut states = Vec::new();
             for plan in [&a, &b, &a] {
-                mode.replace_plan(plan.plan(family));
-                let transaction = mode.transaction(&BTreeSet::new()).unwrap();
+                let plan = plan.plan(family);
+                let both = [a.plan(family), b.plan(family)];
+                mode.mark_changed(both.iter().flat_map(|plan| plan.ports.keys().cloned()));
+                let transaction = mode.transaction(plan, &BTreeSet::new()).unwrap();
                 run(&mut tables, &transaction.text);
-                mode.committed(transaction);
+                mode.committed(plan, transaction);
                 states.push(comparable(&tables));
             }
             prop_assert_eq!(&states[0], &states[2]);
-            // The same by way of reading it back.
+            // The same after reading the state.
             let mut reader = Mode::new(family, options);
-            reader.replace_plan(b.plan(family));
             reader.observe(observe(family, &tables));
-            run(&mut tables, &reader.transaction(&BTreeSet::new()).unwrap().text);
+            let transaction = reader.transaction(b.plan(family), &BTreeSet::new());
+            run(&mut tables, &transaction.unwrap().text);
             prop_assert_eq!(&comparable(&tables), &states[1]);
             let text = cleanup(&observe(family, &tables));
             run(&mut tables, &text);
@@ -139,19 +139,20 @@ proptest! {
     }
 }
 
-/// Arcs that are equal but not the same are no change.
+/// Ports that are equal but not the same `Arc` are unchanged.
 #[test]
-fn an_equal_plan_is_no_change() {
+fn an_equal_plan_writes_nothing() {
     let planner = super::observed::planner("default");
     let mut mode = Mode::new(IpFamily::V4, Options::default());
-    mode.replace_plan(planner.plan(IpFamily::V4));
+    let plan = planner.plan(IpFamily::V4);
     mode.observe(Observation::nothing());
-    let transaction = mode.transaction(&BTreeSet::new()).unwrap();
-    mode.committed(transaction);
-    let mut copy = planner.plan(IpFamily::V4).clone();
+    let transaction = mode.transaction(plan, &BTreeSet::new()).unwrap();
+    mode.committed(plan, transaction);
+    let mut copy = plan.clone();
     for port in copy.ports.values_mut() {
         *port = Arc::new(plan::PortPlan::clone(port));
     }
-    mode.replace_plan(&copy);
-    assert!(mode.transaction(&BTreeSet::new()).unwrap().is_empty());
+    mode.mark_changed(copy.ports.keys().cloned());
+    let transaction = mode.transaction(&copy, &BTreeSet::new()).unwrap();
+    assert!(transaction.is_empty());
 }

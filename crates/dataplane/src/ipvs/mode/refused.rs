@@ -1,5 +1,5 @@
-//! What the kernel has refused of a transaction that it has taken otherwise. Every further
-//! transaction tries it again.
+//! The parts of a committed transaction that the kernel refused. Every further transaction tries
+//! them again.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -11,10 +11,10 @@ use plan::PortKey;
 use super::super::sets::{Member, SetKind};
 use super::{Applied, Item, Mode, Transaction};
 
-/// Something that the kernel has refused.
+/// An item that the kernel refused.
 #[derive(Clone, Copy, Debug)]
-pub enum Lost<'a> {
-    /// An address of the interface.
+pub enum Unprogrammed<'a> {
+    /// An address of the device.
     Address(IpAddr),
     /// An element of the set of this name.
     Element(&'a str, &'a Element),
@@ -27,9 +27,9 @@ pub(super) struct Refused {
 }
 
 impl Mode {
-    /// The kernel has refused something of a virtual server: this is what it has of it. Returns
-    /// the Service port that it is there for; `None` for one that was to go.
-    pub fn found(&mut self, id: ServiceId, service: Option<Service>) -> Option<PortKey> {
+    /// Set the state of a virtual server of which the kernel refused an operation. Return the Service
+    /// port that owns the server; `None` for a stale one.
+    pub fn on_read(&mut self, id: ServiceId, service: Option<Service>) -> Option<PortKey> {
         if let Some(known) = &mut self.known {
             match service {
                 Some(service) => known.servers.insert(id, Applied::found(service)),
@@ -41,18 +41,18 @@ impl Mode {
         self.wanted.owner(&id).map(|port| port.key())
     }
 
-    /// The kernel has refused these. Returns for each the Service ports that it was to be there for;
-    /// none for one that was to go.
-    pub fn lacks(&mut self, lost: &[Lost<'_>]) -> Vec<Vec<PortKey>> {
-        let family = self.wanted.plan.family;
-        let item = |lost: &Lost<'_>| match lost {
-            Lost::Address(ip) => Some(Item::Address(*ip)),
-            Lost::Element(set, element) => {
+    /// Record that the kernel lacks these items. Return the Service ports that own each; none for a
+    /// stale one.
+    pub fn missing(&mut self, refused: &[Unprogrammed<'_>]) -> Vec<Vec<PortKey>> {
+        let family = self.wanted.family();
+        let item = |item: &Unprogrammed<'_>| match item {
+            Unprogrammed::Address(ip) => Some(Item::Address(*ip)),
+            Unprogrammed::Element(set, element) => {
                 let kind = SetKind::of_name(family, set)?;
                 Some(Item::Member(kind, Member::of(element)?.in_set(kind)))
             }
         };
-        let items: Vec<Option<Item>> = lost.iter().map(item).collect();
+        let items: Vec<Option<Item>> = refused.iter().map(item).collect();
         let known_items = items.iter().flatten().copied().collect();
         let mut owners = self.wanted.owners(&known_items);
         if let Some(known) = &mut self.known {
@@ -66,7 +66,7 @@ impl Mode {
         owners.map(Option::unwrap_or_default).collect()
     }
 
-    /// Whether there is nothing to do but what the kernel has refused already.
+    /// Whether the transaction contains only what the kernel has already refused.
     pub fn is_only_refused(&self, transaction: &Transaction) -> bool {
         let t = transaction;
         let mut servers = t.servers.iter().chain(&t.old_servers);
@@ -82,7 +82,7 @@ impl Mode {
             && items.all(|item| self.refused.items.contains(item))
     }
 
-    /// Whether a virtual server is for some clients only, which rules see to.
+    /// Whether rules restrict a virtual server to some clients.
     pub fn is_guarded(&self, id: &ServiceId) -> bool {
         let owner = self.wanted.owner(id).zip(id.ip());
         owner.is_some_and(|(port, ip)| {

@@ -1,4 +1,4 @@
-//! Single changes, drift, and what others own.
+//! Single changes, foreign changes, and other programs' state.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use super::*;
 fn started() -> (Planner, Mode, Host) {
     let planner = planner("default");
     let mut mode = Mode::new(IpFamily::V4, options("default"));
-    mode.set_addresses(interface_addresses());
-    mode.replace_plan(planner.plan(IpFamily::V4));
+    let plan = planner.plan(IpFamily::V4);
+    mode.set_addresses(plan, interface_addresses());
+    mode.update_all(plan);
     let mut host = Host::new(IpFamily::V4);
     mode.observe(host.observe());
-    host.sync(&mut mode, 0);
+    host.sync(&mut mode, plan, 0);
     (planner, mode, host)
 }
 
@@ -30,18 +31,20 @@ fn endpoints(planner: &mut Planner, name: &str, ports: &[&str], pods: &[&str]) {
 }
 
 fn change(planner: &mut Planner, mode: &mut Mode) {
-    mode.apply(&planner.take_diff().v4);
+    let ports = planner.take_diff().v4.ports;
+    let changed = ports.iter().filter_map(plan::PortChange::key).collect();
+    mode.update(planner.plan(IpFamily::V4), &changed);
 }
 
 #[test]
-fn a_change_costs_only_itself() {
+fn a_change_writes_only_its_own_pieces() {
     let (mut planner, mut mode, mut host) = started();
     let new = service("demo/new", &["10.96.77.1"], &["http:80"]);
     planner.apply(Event::Service(Change::Applied(Arc::new(new))));
     endpoints(&mut planner, "demo/new", &["http:8080"], &["10.244.2.77"]);
     change(&mut planner, &mut mode);
     // The server, its destination and its address; an element of two sets.
-    assert_eq!(host.sync(&mut mode, 0), 5);
+    assert_eq!(host.sync(&mut mode, planner.plan(IpFamily::V4), 0), 5);
     endpoints(
         &mut planner,
         "demo/new",
@@ -49,18 +52,18 @@ fn a_change_costs_only_itself() {
         &["10.244.2.77", "10.244.2.78"],
     );
     change(&mut planner, &mut mode);
-    assert_eq!(host.sync(&mut mode, 0), 1);
-    assert_eq!(host.sync(&mut mode, 0), 0);
+    assert_eq!(host.sync(&mut mode, planner.plan(IpFamily::V4), 0), 1);
+    assert_eq!(host.sync(&mut mode, planner.plan(IpFamily::V4), 0), 0);
 }
 
 #[test]
-fn an_address_that_the_node_has_is_not_added_but_balanced() {
+fn a_node_address_gets_a_server_but_is_not_added_to_the_device() {
     let (mut planner, mut mode, mut host) = started();
     let mut new = service("demo/new", &["10.96.77.1"], &["http:80"]);
     new.external_ips = ips(&["10.200.1.2", "192.0.2.77"]);
     planner.apply(Event::Service(Change::Applied(Arc::new(new))));
     change(&mut planner, &mut mode);
-    host.sync(&mut mode, 0);
+    host.sync(&mut mode, planner.plan(IpFamily::V4), 0);
     let device = host.device.as_ref().unwrap();
     let has = |ip: &str| device.contains(&ip.parse::<IpAddr>().unwrap());
     assert!(has("192.0.2.77") && !has("10.200.1.2"));
@@ -69,12 +72,12 @@ fn an_address_that_the_node_has_is_not_added_but_balanced() {
             .keys()
             .any(|id| id.to_string() == "-t 10.200.1.2:80")
     );
-    // The node loses the address: now it must be added.
-    mode.set_addresses(ips(&["10.200.0.1"]));
-    host.sync(&mut mode, 0);
+    // The node loses the address: it must be added.
+    mode.set_addresses(planner.plan(IpFamily::V4), ips(&["10.200.0.1"]));
+    host.sync(&mut mode, planner.plan(IpFamily::V4), 0);
     let device = host.device.as_ref().unwrap();
     assert!(device.contains(&"10.200.1.2".parse::<IpAddr>().unwrap()));
-    // And NodePorts are no longer on it.
+    // NodePorts no longer answer on it.
     let on_it = host.services.keys().filter(|id| {
         let ip = id.ip().unwrap().to_string();
         ip == "10.200.1.2"
@@ -83,11 +86,11 @@ fn an_address_that_the_node_has_is_not_added_but_balanced() {
 }
 
 #[test]
-fn drift_is_repaired_and_nothing_else_is_touched() {
-    let (_, mut mode, mut host) = started();
+fn foreign_changes_are_repaired_and_nothing_else() {
+    let (planner, mut mode, mut host) = started();
     let should = host.comparable();
-    // Somebody flushes a chain, deletes a jump, a server, an address and an element, and adds
-    // things of their own to what is ours.
+    // Another program flushes a chain, deletes a jump, a server, an address and an element, and adds
+    // its own elements and addresses to ours.
     let id = *host.services.keys().next().unwrap();
     host.services.remove(&id);
     let second = *host.services.keys().nth(5).unwrap();
@@ -111,10 +114,10 @@ fn drift_is_repaired_and_nothing_else_is_touched() {
     }
     mode.forget();
     mode.observe(host.observe());
-    let changes = host.sync(&mut mode, 0);
+    let changes = host.sync(&mut mode, planner.plan(IpFamily::V4), 0);
     assert!(changes < 20, "{changes}");
     let mut is = host.clone();
-    // Somebody's own rule in POSTROUTING went with the flush.
+    // The flush removed the other program's rule in POSTROUTING too.
     for state in is.tables.tables.values_mut() {
         for (chain, state) in &mut state.chains {
             if chain.as_str() == "POSTROUTING" {
@@ -124,7 +127,6 @@ fn drift_is_repaired_and_nothing_else_is_touched() {
             }
         }
     }
-    // TableSets list POSTROUTING in filter too where it was made; compare what matters.
     assert_eq!(is.comparable(), should);
 }
 
@@ -138,8 +140,10 @@ fn excluded_addresses_are_never_deleted() {
             ..options("default")
         },
     );
-    mode.set_addresses(interface_addresses());
-    mode.replace_plan(planner("default").plan(IpFamily::V4));
+    let planner = planner("default");
+    let plan = planner.plan(IpFamily::V4);
+    mode.set_addresses(plan, interface_addresses());
+    mode.update_all(plan);
     let mut host = Host::new(IpFamily::V4);
     let foreign = netfilter::ipvs::Services::parse(
         "-A -t 10.9.1.1:80 -s wlc\n-a -t 10.9.1.1:80 -r 10.1.1.1:80 -g -w 7\n-A -t 10.8.1.1:80 -s wlc\n-A -f 7 -s rr\n",
@@ -147,7 +151,7 @@ fn excluded_addresses_are_never_deleted() {
     let foreign = foreign.unwrap().services;
     host.services = foreign.into_iter().map(|s| (s.id, s)).collect();
     mode.observe(host.observe());
-    host.sync(&mut mode, 0);
+    host.sync(&mut mode, planner.plan(IpFamily::V4), 0);
     let left = |text: &str| host.services.keys().any(|id| id.to_string() == text);
     assert!(left("-t 10.9.1.1:80"), "excluded");
     assert!(left("-f 7"), "by mark");
@@ -156,7 +160,7 @@ fn excluded_addresses_are_never_deleted() {
 
 #[test]
 fn a_set_that_is_too_small_grows_in_place() {
-    let (_, mut mode, mut host) = started();
+    let (planner, mut mode, mut host) = started();
     let should = host.comparable();
     let set = host.sets.get_mut("KUBE-CLUSTER-IP").unwrap();
     set.elements.truncate(3);
@@ -167,13 +171,13 @@ fn a_set_that_is_too_small_grows_in_place() {
     }
     mode.forget();
     mode.observe(host.observe());
-    host.sync(&mut mode, 0);
+    host.sync(&mut mode, planner.plan(IpFamily::V4), 0);
     assert_eq!(host.comparable(), should);
-    assert_eq!(host.sync(&mut mode, 0), 0);
+    assert_eq!(host.sync(&mut mode, planner.plan(IpFamily::V4), 0), 0);
 }
 
 #[test]
-fn cleanup_leaves_what_others_own() {
+fn cleanup_leaves_other_programs_state() {
     let (_, _, mut host) = started();
     let cleanup_ops = cleanup(IpFamily::V4, &host.observe());
     host.clean(&cleanup_ops);
@@ -181,19 +185,19 @@ fn cleanup_leaves_what_others_own() {
     assert!(cleanup(IpFamily::V4, &host.observe()).is_empty());
 }
 
-/// Without any sign of this mode, its chains are the iptables mode's and servers are others'.
+/// Without device and sets, the chains belong to iptables mode and the servers to other programs.
 #[test]
-fn cleanup_leaves_a_node_alone_that_never_ran_this_mode() {
+fn cleanup_changes_nothing_on_a_node_that_never_ran_this_mode() {
     let (_, _, mut host) = started();
     host.device = None;
     host.sets.retain(|name, _| name == "THEIRS");
     assert!(cleanup(IpFamily::V4, &host.observe()).is_empty());
 }
 
-/// A load balancer whose source ranges the node is not in has a rule of its own. Others' are left
-/// where they are.
+/// A load balancer whose source ranges exclude the node has a rule of its own. The rules of others
+/// stay.
 #[test]
-fn a_rule_for_one_load_balancer_costs_only_itself() {
+fn a_rule_for_one_load_balancer_is_written_alone() {
     let (mut planner, mut mode, mut host) = started();
     planner.apply(Event::Node(Change::Applied(Arc::new(node(
         "node1",
@@ -211,57 +215,58 @@ fn a_rule_for_one_load_balancer_costs_only_itself() {
         new.source_ranges = cidrs(&["203.0.113.0/24"]);
         Event::Service(Change::Applied(Arc::new(new)))
     };
-    let mut change = |event: Event| {
+    let mut applied = |event: Event| {
         planner.apply(event);
-        mode.apply(&planner.take_diff().v4);
-        let transaction = mode.transaction().unwrap();
+        change(&mut planner, &mut mode);
+        let plan = planner.plan(IpFamily::V4);
+        let transaction = mode.transaction(plan).unwrap();
         host.run(&transaction);
         let rules = transaction.rules.clone();
         mode.committed(transaction, Duration::ZERO);
-        // Whoever reads it finds nothing to do, whatever the order is.
+        // A mode that reads this state has nothing to write, in any order of the rules.
         let mut reader = Mode::new(IpFamily::V4, options("default"));
-        reader.set_addresses(interface_addresses());
-        reader.replace_plan(planner.plan(IpFamily::V4));
+        reader.set_addresses(plan, interface_addresses());
+        reader.update_all(plan);
         reader.observe(host.observe());
-        assert!(reader.transaction().unwrap().is_empty());
+        assert!(reader.transaction(plan).unwrap().is_empty());
         rules
     };
-    change(balancer(9));
-    change(balancer(1));
+    applied(balancer(9));
+    applied(balancer(1));
     let rule = |what: &str, number: u8| {
         format!(
             "*filter\n-{what} KUBE-IPVS-OUT-FILTER -s 198.51.100.{number}/32 -m ipvs \
              --vproto 6 --vaddr 198.51.100.{number} --vport 80 -j DROP\nCOMMIT\n"
         )
     };
-    assert_eq!(change(balancer(5)), rule("A", 5));
+    assert_eq!(applied(balancer(5)), rule("A", 5));
     let gone = |number| {
         let name = plan::testing::name(&format!("demo/lb{number}"));
         Event::Service(Change::Deleted(name))
     };
-    assert_eq!(change(gone(9)), rule("D", 9));
+    assert_eq!(applied(gone(9)), rule("D", 9));
 }
 
-/// What the kernel refuses is named by its Service port, tried again, and no sign of others'
-/// meddling.
+/// A refused piece is attributed to its Service port, tried again, and not taken for a foreign
+/// change.
 #[test]
-fn what_is_refused_is_known_to_be_missing() {
+fn refused_pieces_are_recorded_as_missing() {
     let (mut planner, mut mode, mut host) = started();
     let new = service("demo/new", &["10.96.77.1"], &["http:80"]);
     planner.apply(Event::Service(Change::Applied(Arc::new(new))));
     change(&mut planner, &mut mode);
-    let transaction = mode.transaction().unwrap();
+    let transaction = mode.transaction(planner.plan(IpFamily::V4)).unwrap();
     host.run(&transaction);
     mode.committed(transaction, Duration::ZERO);
     let ip: IpAddr = "10.96.77.1".parse().unwrap();
     let lost = "create KUBE-CLUSTER-IP hash:ip,port\nadd KUBE-CLUSTER-IP 10.96.77.1,tcp:80\n";
     let lost = ipset::Sets::parse(lost).unwrap().sets.remove(0).elements;
-    let owners = mode.lacks(&[
-        Lost::Address(ip),
-        Lost::Element("KUBE-CLUSTER-IP", &lost[0]),
-        // Of nobody, and of a set that is not ours.
-        Lost::Address("10.96.77.2".parse().unwrap()),
-        Lost::Element("THEIRS", &lost[0]),
+    let owners = mode.missing(&[
+        Unprogrammed::Address(ip),
+        Unprogrammed::Element("KUBE-CLUSTER-IP", &lost[0]),
+        // Without an owner, and of another program's set.
+        Unprogrammed::Address("10.96.77.2".parse().unwrap()),
+        Unprogrammed::Element("THEIRS", &lost[0]),
     ]);
     let owners = owners
         .iter()
@@ -273,36 +278,44 @@ fn what_is_refused_is_known_to_be_missing() {
     let set = host.sets.get_mut("KUBE-CLUSTER-IP").unwrap();
     set.elements.retain(|e| !lost.contains(e));
 
-    let again = mode.transaction().unwrap();
+    let again = mode.transaction(planner.plan(IpFamily::V4)).unwrap();
     assert!(!again.is_empty() && mode.is_only_refused(&again));
     mode.observe(host.observe());
-    let again = mode.transaction().unwrap();
+    let again = mode.transaction(planner.plan(IpFamily::V4)).unwrap();
     assert!(mode.is_only_refused(&again));
-    // Others do meddle.
+    // A foreign change.
     let other = host.services.keys().next().copied().unwrap();
     let server = host.services.remove(&other).unwrap();
     mode.observe(host.observe());
-    let more = mode.transaction().unwrap();
+    let more = mode.transaction(planner.plan(IpFamily::V4)).unwrap();
     assert!(!mode.is_only_refused(&more));
     host.services.insert(other, server);
     mode.observe(host.observe());
-    assert_eq!(host.sync(&mut mode, 0), 2);
+    assert_eq!(host.sync(&mut mode, planner.plan(IpFamily::V4), 0), 2);
     assert!(host.device.unwrap().contains(&ip));
 }
 
 #[test]
 fn after_a_failure_the_kernel_is_read() {
-    let (_, mut mode, host) = started();
-    let transaction = mode.transaction().unwrap();
-    mode.failed(transaction);
+    let (planner, mut mode, host) = started();
+    let transaction = mode.transaction(planner.plan(IpFamily::V4)).unwrap();
+    drop(transaction);
+    mode.forget();
     assert!(mode.needs_observation());
-    assert_eq!(mode.transaction().unwrap_err(), NeedsObservation);
+    assert_eq!(
+        mode.transaction(planner.plan(IpFamily::V4)).unwrap_err(),
+        NeedsObservation
+    );
     mode.observe(host.observe());
-    assert!(mode.transaction().unwrap().is_empty());
+    assert!(
+        mode.transaction(planner.plan(IpFamily::V4))
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
-fn rules_that_were_cut_short_are_not_believed() {
+fn truncated_rules_are_an_error() {
     let (_, _, host) = started();
     let rules = host.tables.to_string();
     let cut = rules.trim_end().strip_suffix("COMMIT").unwrap();

@@ -1,4 +1,4 @@
-//! The state equals that which kube-proxy was observed to make.
+//! The state equals kube-proxy's observed state.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -77,7 +77,11 @@ fn every_configuration_equals_its_observation() {
                 }
             }
             for (table, state) in &is.tables {
-                assert_eq!(state.chains.len(), 0, "{what}: too many in {table}");
+                assert_eq!(
+                    state.chains.len(),
+                    0,
+                    "{what}: unexpected chains in {table}"
+                );
             }
             assert_eq!(
                 rendered.addresses.into_iter().collect::<BTreeSet<_>>(),
@@ -88,14 +92,16 @@ fn every_configuration_equals_its_observation() {
     }
 }
 
-/// A node that kube-proxy left as it should be is left alone.
+/// kube-proxy's state is adopted without a write.
 #[test]
-fn nothing_is_written_over_an_observation() {
+fn an_observed_state_is_adopted_without_a_write() {
     for configuration in observed::IPVS.map(|c| c.name) {
         for family in IpFamily::ALL {
             let mut mode = Mode::new(family, options(configuration));
-            mode.set_addresses(interface_addresses());
-            mode.replace_plan(planner(configuration).plan(family));
+            let planner = planner(configuration);
+            let plan = planner.plan(family);
+            mode.set_addresses(plan, interface_addresses());
+            mode.update_all(plan);
             let seen = Seen {
                 device: Some(
                     observed_addresses(configuration, family)
@@ -107,13 +113,13 @@ fn nothing_is_written_over_an_observation() {
                 rules: observed_rules(configuration, family).to_string(),
             };
             mode.observe(Observation::new(family, seen).unwrap());
-            let transaction = mode.transaction().unwrap();
+            let transaction = mode.transaction(plan).unwrap();
             assert!(
                 transaction.is_empty(),
                 "{configuration} {family}: {transaction:#?}"
             );
             mode.committed(transaction, Duration::ZERO);
-            assert!(mode.transaction().unwrap().is_empty());
+            assert!(mode.transaction(plan).unwrap().is_empty());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A host that does what it is told, and refuses what a kernel would refuse.
+//! A fake host, which panics on operations that a kernel would refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +8,8 @@ use model::IpFamily;
 use netfilter::ipset::{self, Element, Set, Sets};
 use netfilter::iptables::{Chain, Flush, Restore, Rule, Table, TableSet};
 use netfilter::ipvs::{Destination, Op, Service, ServiceId, Services};
+
+use plan::Plan;
 
 use super::*;
 use crate::terms::rule_family;
@@ -21,7 +23,7 @@ pub(super) struct Host {
     pub(super) tables: TableSet,
 }
 
-/// What can be compared: order of sets, elements and destinations does not count.
+/// The comparable state: without the order of sets, elements and destinations.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Comparable {
     addresses: BTreeSet<IpAddr>,
@@ -31,7 +33,7 @@ pub(super) struct Comparable {
 }
 
 impl Host {
-    /// With rules, a set and a chain of somebody else's.
+    /// A host with another program's rules, set and chain.
     pub(super) fn new(family: IpFamily) -> Self {
         let save = "*filter\n:INPUT DROP [0:0]\n:OTHER - [0:0]\n-A INPUT -j OTHER\n-A OTHER -j ACCEPT\nCOMMIT\n\
             *nat\n:OTHER - [0:0]\n-A POSTROUTING -j OTHER\nCOMMIT\n";
@@ -60,9 +62,9 @@ impl Host {
         Observation::new(self.family, seen).unwrap()
     }
 
-    /// Carries out a transaction of the mode, and says so. Returns how many things were changed.
-    pub(super) fn sync(&mut self, mode: &mut Mode, now: u64) -> usize {
-        let transaction = mode.transaction().unwrap();
+    /// Run and commit the mode's transaction. Return the number of changes.
+    pub(super) fn sync(&mut self, mode: &mut Mode, plan: &Plan, now: u64) -> usize {
+        let transaction = mode.transaction(plan).unwrap();
         let count = self.run(&transaction);
         mode.committed(transaction, Duration::from_secs(now));
         count
@@ -78,7 +80,7 @@ impl Host {
         t.servers.iter().for_each(|op| self.server(op));
         let device = self.device.as_mut().expect("kube-ipvs0");
         for ip in &t.new_addresses {
-            assert!(device.insert(*ip), "{ip} is there already");
+            assert!(device.insert(*ip), "{ip} already exists");
         }
         for ip in &t.old_addresses {
             assert!(device.remove(ip), "{ip} is not there");
@@ -104,7 +106,7 @@ impl Host {
         self.set_ops(&cleanup.sets);
     }
 
-    fn restore(&mut self, text: &str) {
+    pub(super) fn restore(&mut self, text: &str) {
         let restore = Restore::parse(self.tables.family, text)
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
         if let Err(error) = self.tables.apply(restore, Flush::Nothing) {
@@ -113,7 +115,7 @@ impl Host {
         self.check_set_names();
     }
 
-    /// A rule about a set that is not there cannot be made.
+    /// The kernel rejects a rule whose set does not exist.
     fn check_set_names(&self) {
         let text = self.tables.to_string();
         for line in text.lines().filter(|l| l.contains("--match-set")) {
@@ -123,7 +125,7 @@ impl Host {
         }
     }
 
-    fn set_ops(&mut self, ops: &[ipset::Op]) {
+    pub(super) fn set_ops(&mut self, ops: &[ipset::Op]) {
         for op in ops {
             match op {
                 ipset::Op::Create(set) => {
@@ -204,7 +206,7 @@ impl Host {
             let chains = state.chains.iter();
             chains.map(move |(chain, state)| {
                 let mut rules = state.rules.clone();
-                // There the order does not matter.
+                // The order of these rules has no meaning.
                 if *chain == names::IPVS_OUT_FILTER {
                     rules.sort_by_key(|rule| format!("{rule:?}"));
                 }
@@ -224,7 +226,7 @@ pub(super) fn sets<'a>(
     all: impl Iterator<Item = &'a Set>,
 ) -> BTreeMap<String, (String, BTreeSet<String>)> {
     all.map(|set| {
-        // The kernel's own choices.
+        // Chosen by the kernel.
         let counts = |name: &str| !["bucketsize", "initval"].contains(&name);
         let options = set.options.iter().filter(|(name, _)| counts(name));
         let header = format!("{} {:?}", set.type_name(), options.collect::<Vec<_>>());

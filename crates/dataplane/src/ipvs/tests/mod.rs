@@ -4,6 +4,7 @@ mod change;
 mod golden;
 mod host;
 mod properties;
+mod sync;
 mod termination;
 
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Whatever the cluster.
+//! Properties over generated clusters.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use proptest::prelude::*;
 use super::host::{Comparable, Host};
 use super::*;
 
-/// The state of a plan from scratch, beside what is somebody else's.
+/// The state of a plan on a fresh node, beside another program's.
 fn scratch(plan: &Plan) -> Comparable {
     let mut host = Host::new(plan.family);
     let mut mode = Mode::new(plan.family, Options::default());
-    mode.set_addresses(interface_addresses());
-    mode.replace_plan(plan);
+    mode.set_addresses(plan, interface_addresses());
+    mode.update_all(plan);
     mode.observe(host.observe());
-    host.sync(&mut mode, 0);
+    host.sync(&mut mode, plan, 0);
     host.comparable()
 }
 
-/// All destinations that are going have no connections left.
-fn let_go(mode: &mut Mode, host: &mut Host) {
+/// Remove all terminating destinations, which have no connections left.
+fn terminate(mode: &mut Mode, host: &mut Host) {
     let now = Duration::from_secs(1_000_000);
     for id in mode.due(now) {
         let all = host.services[&id].destinations.iter();
         let none = all.map(|d| (d.address, 0)).collect();
-        for op in mode.looked(&id, &none, now) {
+        for op in mode.checked(&id, &none, now) {
             host.server(&op);
         }
     }
@@ -37,12 +37,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn a_change_ends_where_a_fresh_start_does((settings, events) in history()) {
+    fn changes_lead_to_the_state_of_a_fresh_start((settings, events) in history()) {
         let mut planner = Planner::new(settings);
         planner.set_host_addresses(interface_addresses());
         let mut modes = IpFamily::ALL.map(|family| {
             let mut mode = Mode::new(family, Options::default());
-            mode.set_addresses(interface_addresses());
+            mode.set_addresses(planner.plan(family), interface_addresses());
             let host = Host::new(family);
             mode.observe(host.observe());
             (mode, host)
@@ -52,41 +52,45 @@ proptest! {
             let diff = planner.take_diff();
             for (mode, host) in &mut modes {
                 let family = mode.family();
-                mode.apply(diff.family(family));
-                host.sync(mode, 0);
-                let_go(mode, host);
-                prop_assert_eq!(host.comparable(), scratch(planner.plan(family)));
-                // And a reader finds nothing to do.
+                let plan = planner.plan(family);
+                let changed = diff.family(family).ports.iter();
+                mode.update(plan, &changed.filter_map(plan::PortChange::key).collect());
+                host.sync(mode, plan, 0);
+                terminate(mode, host);
+                prop_assert_eq!(host.comparable(), scratch(plan));
+                // A mode that reads this state has nothing to write.
                 let mut reader = Mode::new(family, Options::default());
-                reader.set_addresses(interface_addresses());
-                reader.replace_plan(planner.plan(family));
+                reader.set_addresses(plan, interface_addresses());
+                reader.update_all(plan);
                 reader.observe(host.observe());
-                prop_assert!(reader.transaction().unwrap().is_empty());
+                prop_assert!(reader.transaction(plan).unwrap().is_empty());
             }
         }
     }
 
     #[test]
-    fn there_and_back_is_where_it_was(a in cluster(), b in cluster()) {
+    fn a_change_and_its_reverse_restore_the_state(a in cluster(), b in cluster()) {
         let (a, b) = (a.planner(), b.planner());
         for family in IpFamily::ALL {
             let mut host = Host::new(family);
             let mut mode = Mode::new(family, Options::default());
-            mode.set_addresses(interface_addresses());
+            mode.set_addresses(a.plan(family), interface_addresses());
             mode.observe(host.observe());
-            for plan in [&a, &b, &a] {
-                mode.replace_plan(plan.plan(family));
-                host.sync(&mut mode, 0);
-                let_go(&mut mode, &mut host);
-                prop_assert_eq!(host.comparable(), scratch(plan.plan(family)));
+            for planner in [&a, &b, &a] {
+                let plan = planner.plan(family);
+                mode.update_all(plan);
+                host.sync(&mut mode, plan, 0);
+                terminate(&mut mode, &mut host);
+                prop_assert_eq!(host.comparable(), scratch(plan));
             }
             let mut reader = Mode::new(family, Options::default());
-            reader.set_addresses(interface_addresses());
-            reader.replace_plan(b.plan(family));
+            let plan = b.plan(family);
+            reader.set_addresses(plan, interface_addresses());
+            reader.update_all(plan);
             reader.observe(host.observe());
-            host.sync(&mut reader, 0);
-            let_go(&mut reader, &mut host);
-            prop_assert_eq!(host.comparable(), scratch(b.plan(family)));
+            host.sync(&mut reader, plan, 0);
+            terminate(&mut reader, &mut host);
+            prop_assert_eq!(host.comparable(), scratch(plan));
             let removal = cleanup(family, &host.observe());
             host.clean(&removal);
             prop_assert_eq!(host.comparable(), Host::new(family).comparable());

@@ -60,7 +60,7 @@ impl Found {
     /// that would load IPVS.
     fn read() -> anyhow::Result<Option<Self>> {
         let device = ServiceDevice::open(DEVICE)?.addresses()?;
-        let sets = IpSets::open()?.list(&dataplane::ipvs::is_set_of_ours)?;
+        let sets = IpSets::open()?.list(&dataplane::ipvs::is_own_set)?;
         if device.is_none() && sets.sets.is_empty() {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! What may happen to a server, at random: for tests that in the end all is right.
+//! Random actions on a server, for tests of eventual consistency.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::{
     Corruption, Faults, Refusal, Resource, Sim, service_cidr, slice_of, synthetic_cluster,
 };
 
-/// How many Services and ranges [`acts`] is about.
+/// Number of Services and ranges that [`acts`] changes.
 const SERVICES: u32 = 8;
 const RANGES: u8 = 4;
 
-/// One thing that happens. Objects are those of `synthetic_cluster(8, 3)` and ServiceCIDRs `r0` to
-/// `r3`, by number.
+/// An action. Objects are those of `synthetic_cluster(8, 3)` and the ServiceCIDRs `r0` to `r3`, by
+/// number.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)] // Each is called like the method or the field that it sets.
+#[allow(missing_docs)] // Named like the method or field that they set.
 pub enum Act {
     Slice(u32, u32),
     DeleteService(u32),
@@ -33,17 +33,17 @@ pub enum Act {
     Refuse(u16, usize),
     Hold(Resource),
     Release,
-    /// For so many milliseconds.
+    /// Milliseconds.
     Stall(u64),
     Streaming(bool),
     IgnoreInitialEvents(bool),
     Protobuf(bool),
     Chunk(usize),
-    /// For so many milliseconds.
+    /// Milliseconds.
     Sleep(u64),
 }
 
-/// Some of them, one after the other.
+/// Generate a sequence of actions.
 pub fn acts() -> impl Strategy<Value = Vec<Act>> {
     let resource = || prop::sample::select(Resource::ALL.to_vec());
     let how = || prop::sample::select(vec![Corruption::Body, Corruption::Whole]);
@@ -75,7 +75,7 @@ pub fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 impl Act {
-    /// Lets it happen.
+    /// Carry out the action.
     pub fn on(&self, sim: &Sim) {
         let name = |n: u32| format!("svc-{n}");
         let namespace = |n: u32| format!("ns-{n}");
@@ -149,8 +149,7 @@ fn is_broken(o: &Value) -> bool {
 }
 
 impl Sim {
-    /// The server is well again, and what was spoilt is mended: of a kind that has an object that
-    /// cannot be read, those of `originals` are stated anew.
+    /// Remove all faults. For each kind with an unreadable object, apply those of `originals` again.
     pub fn heal(&self, originals: &[Value]) {
         self.misbehave(|faults| *faults = Faults::default());
         for resource in Resource::ALL {

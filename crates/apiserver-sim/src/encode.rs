@@ -1,15 +1,15 @@
-//! From JSON to the protobuf that the API server would send.
+//! Encodes JSON objects as the API server's protobuf.
 //!
-//! Driven by tables, and on purpose not sharing a line with sluice's own reader: each checks the
-//! other. Many fields are here that sluice does not read, so that passing them over is tested too.
-//! Field numbers: the API's `generated.proto` files.
+//! Table-driven, and deliberately independent of sluice's decoder: each checks the other. Includes
+//! fields that sluice does not read, to test that they are skipped. Field numbers: the API's
+//! `generated.proto` files; a test compares them with `crates/source/testdata/wire/fields.txt`.
 
 use serde_json::Value;
 
-/// A message: its fields.
+/// A message with its fields.
 pub(crate) struct Message(&'static [Field]);
 
-/// A field: its name in JSON, its number, and what it holds. Lists are seen by the value.
+/// A field: JSON name, number and type. A JSON list makes it repeated.
 struct Field(&'static str, u32, Type);
 
 enum Type {
@@ -190,14 +190,14 @@ static LIST_META: Message = Message(&[
     Field("remainingItemCount", 4, Number),
 ]);
 
-/// The start of a list: its metadata, field 1.
+/// Encode the metadata of a list, field 1.
 pub(crate) fn list_head(meta: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     bytes(&mut out, 1, &message(&LIST_META, meta));
     out
 }
 
-/// Writes a message.
+/// Encode a message.
 pub(crate) fn message(message: &Message, value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     for Field(name, number, field_type) in message.0 {
@@ -252,7 +252,7 @@ fn integer(value: &Value) -> u64 {
     value.as_i64().unwrap_or(0).cast_unsigned()
 }
 
-/// Seconds since the epoch of `2026-11-22T01:02:03Z`; 0 for anything else.
+/// Parse `2026-11-22T01:02:03Z` into seconds since the epoch; 0 for anything else.
 fn epoch_seconds(time: &str) -> u64 {
     let mut numbers = time
         .trim_end_matches('Z')
@@ -273,7 +273,7 @@ fn epoch_seconds(time: &str) -> u64 {
     ((days * 24 + hour) * 60 + minute) * 60 + second
 }
 
-/// A field of bytes: a string or a message.
+/// Encode a string or nested message.
 pub(crate) fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     varint(out, u64::from(number) << 3 | 2);
     varint(out, value.len() as u64);
@@ -293,7 +293,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value.to_le_bytes()[0]);
 }
 
-/// An object in the envelope that every top-level object comes in: `k8s\0` and `runtime.Unknown`.
+/// Wrap a top-level object in its envelope: `k8s\0` and `runtime.Unknown`.
 pub(crate) fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let mut meta = Vec::new();
     bytes(&mut meta, 1, api_version.as_bytes());
@@ -306,7 +306,7 @@ pub(crate) fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A frame of a watch: four bytes of length, and a `meta/v1.WatchEvent`.
+/// Append a frame of a watch: four bytes of length and a `meta/v1.WatchEvent`.
 pub(crate) fn frame(out: &mut Vec<u8>, event_type: &str, enveloped: &[u8]) {
     let mut raw = Vec::with_capacity(enveloped.len() + 8);
     bytes(&mut raw, 1, enveloped);

@@ -1,12 +1,12 @@
-//! A Kubernetes API server to test and measure against.
+//! A Kubernetes API server for tests and benches.
 //!
-//! It speaks list, watch, streaming lists (KEP-3157), bookmarks, 410, paging, JSON and protobuf
-//! over TLS as the real one does, for Services, EndpointSlices, Nodes and ServiceCIDRs, and takes
-//! Events. It is filled and changed from the test ([`Sim::apply`], [`Sim::delete`]), and can be
-//! told to misbehave ([`Sim::misbehave`] and the methods after it).
+//! It serves Services, EndpointSlices, Nodes and ServiceCIDRs over TLS with list, watch, streaming
+//! lists (KEP-3157), bookmarks, 410, paging, JSON and protobuf like the real server, and accepts
+//! Events. Tests change its objects ([`Sim::apply`], [`Sim::delete`]) and inject faults
+//! ([`Sim::misbehave`] and the methods after it).
 //!
-//! Objects are JSON values, so that a test can state any that the real server could hold, and some
-//! that it could not. Their encodings are made once, when they are applied.
+//! Objects are JSON values, so that tests can use valid and invalid ones. They are encoded once, when
+//! they are applied.
 
 mod acts;
 mod encode;
@@ -33,9 +33,9 @@ pub use acts::{Act, acts};
 use store::State;
 pub use synthetic::{service_cidr, slice_of, synthetic_cluster};
 
-/// The kinds that are served.
+/// The served kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)] // The API's own words.
+#[allow(missing_docs)] // The API's names.
 pub enum Resource {
     Services,
     EndpointSlices,
@@ -44,7 +44,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Resource; 4] = [
         Resource::Services,
         Resource::EndpointSlices,
@@ -92,16 +92,16 @@ impl Resource {
     }
 }
 
-/// How an object is spoilt.
+/// The damage of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Corruption {
-    /// What follows its metadata cannot be read.
+    /// Its content after the metadata is unreadable.
     Body,
-    /// Nothing of it can be read.
+    /// All of it is unreadable.
     Whole,
 }
 
-/// An answer that refuses.
+/// A refusal of requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status code.
@@ -110,46 +110,45 @@ pub struct Refusal {
     pub reason: String,
     /// The header `Retry-After`.
     pub retry_after: Option<u32>,
-    /// How many requests are refused so.
+    /// Number of requests to refuse.
     pub times: usize,
-    /// Only requests of this kind.
+    /// The kind to refuse; `None` for all requests.
     pub resource: Option<Resource>,
 }
 
-/// What is wrong with the server for as long as it is set.
+/// The current faults of the server.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// Refuses streaming lists with 422, as servers do that have them switched off.
+    /// Refuse streaming lists with 422, like a server with the feature switched off.
     pub no_streaming_lists: bool,
-    /// Takes a streaming list for a plain watch, as servers do that have never heard of it.
+    /// Treat a streaming list as a plain watch, like a server that lacks the feature.
     pub ignores_initial_events: bool,
-    /// Does not know ServiceCIDRs.
+    /// Serve no ServiceCIDRs.
     pub no_service_cidrs: bool,
-    /// Answers in JSON only: 406 where nothing else is accepted.
+    /// Answer in JSON only; 406 if the client does not accept it.
     pub no_protobuf: bool,
-    /// Accepts requests, and is silent.
+    /// Accept requests without answering.
     pub stalled: bool,
-    /// Events of these kinds are held back.
+    /// Hold back the events of these kinds.
     pub held: HashSet<Resource>,
-    /// An expired watch is refused with HTTP status 410; else with an ERROR event, as the real
-    /// server does.
+    /// Refuse an expired watch with HTTP status 410 instead of the real server's ERROR event.
     pub http_gone: bool,
-    /// Answers in pieces of so many bytes; 0: as they come.
+    /// Size of the pieces of an answer in bytes; 0 for no splitting.
     pub chunk: usize,
-    /// Requests that are refused, each so many times.
+    /// Requests to refuse.
     pub refusals: Vec<Refusal>,
 }
 
-/// How a server is set up.
+/// Configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where it listens; port 0 chooses one.
+    /// Address to listen on; port 0 chooses a port.
     pub listen: SocketAddr,
-    /// Bearer tokens that are taken. Empty, and no client certificate required: all are welcome.
+    /// Accepted bearer tokens; empty accepts all clients.
     pub tokens: Vec<String>,
-    /// Clients must have a certificate of the server's CA.
+    /// Require a client certificate of the server's CA.
     pub require_client_certificate: bool,
-    /// Time between bookmarks; the real server's is a minute.
+    /// Time between bookmarks; a minute in the real server.
     pub bookmark_period: Duration,
 }
 
@@ -164,12 +163,12 @@ impl Default for Config {
     }
 }
 
-/// State and what to wake up when it changes.
+/// The state and its change notifications.
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// Bumped by every change.
+    /// Incremented by every change.
     changed: signal::Sender<u64>,
-    /// Bumped to cut all connections.
+    /// Incremented to cut all connections.
     cut: signal::Sender<u64>,
     tokens: Mutex<Vec<String>>,
     config: Config,
@@ -185,7 +184,7 @@ impl Shared {
     }
 }
 
-/// A server at work; dropping it ends it.
+/// A running server; dropping it stops it.
 pub struct Sim {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -195,10 +194,10 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// Starts a server on a thread of its own, with a CA of its own.
+    /// Start a server on its own thread, with its own CA.
     ///
     /// # Errors
-    /// When it cannot listen.
+    /// If it cannot listen.
     pub fn start(config: Config) -> anyhow::Result<Self> {
         let listener = std::net::TcpListener::bind(config.listen).context("cannot listen")?;
         listener.set_nonblocking(true)?;
@@ -236,7 +235,7 @@ impl Sim {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -246,19 +245,19 @@ impl Sim {
         self.tls.ca_pem()
     }
 
-    /// A new client certificate, and its key, PEM.
+    /// Create a client certificate and its key, PEM.
     ///
     /// # Errors
-    /// When the certificate cannot be made.
+    /// If the certificate cannot be created.
     pub fn client_pem(&self, name: &str) -> anyhow::Result<(String, String)> {
         self.tls.client_pem(name)
     }
 
-    /// Writes the CA and a kubeconfig for this server into a folder; `user` is the YAML of the
-    /// kubeconfig's user, such as `{token: abc}`. Returns the kubeconfig's path.
+    /// Write the CA and a kubeconfig for this server into a folder; `user` is the YAML of the
+    /// kubeconfig's user, such as `{token: abc}`. Returns the path of the kubeconfig.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// If a file cannot be written.
     pub fn write_kubeconfig(&self, folder: &Path, user: &str) -> anyhow::Result<PathBuf> {
         std::fs::write(folder.join("ca.crt"), self.ca_pem())?;
         let path = folder.join("kubeconfig");
@@ -274,16 +273,15 @@ impl Sim {
         Ok(path)
     }
 
-    /// Adds or replaces objects; `apiVersion`, and the metadata that a server fills in, may be
-    /// left out.
+    /// Add or replace objects. `apiVersion` and metadata set by the server are optional.
     ///
     /// # Panics
-    /// When an object's `kind` is none that is served.
+    /// If an object's `kind` is not served.
     pub fn apply(&self, objects: impl IntoIterator<Item = Value>) {
         let mut state = self.shared.state();
         for object in objects {
             let Some(resource) = Resource::of(&object) else {
-                panic!("an object of a kind that is not served: {object}");
+                panic!("kind not served: {object}");
             };
             state.apply(resource, object);
         }
@@ -291,7 +289,7 @@ impl Sim {
         self.shared.wake();
     }
 
-    /// Removes an object; `false` if it was not there.
+    /// Delete an object; `false` if it does not exist.
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> bool {
         let key = (namespace.to_owned(), name.to_owned());
         let there = self.shared.state().delete(resource, &key);
@@ -299,7 +297,7 @@ impl Sim {
         there
     }
 
-    /// The objects as they are, in the order of their names.
+    /// The current objects, sorted by name.
     pub fn objects(&self, resource: Resource) -> Vec<Value> {
         let mut state = self.shared.state();
         let objects = state.collection(resource).objects.values();
@@ -308,21 +306,20 @@ impl Sim {
             .collect()
     }
 
-    /// Changes what is wrong with the server.
+    /// Change the faults.
     pub fn misbehave(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.shared.state().faults);
         self.shared.wake();
     }
 
-    /// Spoils an object: lists and watches send it so until it is applied anew.
+    /// Damage an object: lists and watches contain the damaged one until it is applied again.
     pub fn corrupt(&self, resource: Resource, namespace: &str, name: &str, how: Corruption) {
         let key = (namespace.to_owned(), name.to_owned());
         self.shared.state().corrupt(resource, &key, how);
         self.shared.wake();
     }
 
-    /// Has every open watch of a kind send an event about an object that cannot be read, once. No
-    /// object is that way.
+    /// Send one event with an unreadable object, which does not exist, on every open watch of a kind.
     pub fn send_garbage(&self, resource: Resource, how: Corruption) {
         let mut state = self.shared.state();
         state.garbage = (state.garbage.0 + 1, Some((resource, how)));
@@ -330,7 +327,7 @@ impl Sim {
         self.shared.wake();
     }
 
-    /// Has every open watch send its last events once more.
+    /// Repeat the last events on every open watch.
     pub fn repeat_events(&self, count: usize) {
         let mut state = self.shared.state();
         state.repeats = (state.repeats.0 + 1, count);
@@ -338,18 +335,18 @@ impl Sim {
         self.shared.wake();
     }
 
-    /// Forgets history: watches that are behind, and lists that are at a page, get 410.
+    /// Drop the history: watches that lag and paged lists in progress get 410.
     pub fn expire(&self) {
         self.shared.state().expire();
         self.shared.wake();
     }
 
-    /// Cuts all connections, in the middle of whatever is sent.
+    /// Cut all connections, even in the middle of an event.
     pub fn cut_connections(&self) {
         self.shared.cut.send_modify(|n| *n += 1);
     }
 
-    /// Replaces the tokens that are taken.
+    /// Replace the accepted tokens.
     pub fn set_tokens(&self, tokens: Vec<String>) {
         *self
             .shared
@@ -358,17 +355,17 @@ impl Sim {
             .unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
-    /// The Events (`events.k8s.io/v1`) that have been posted, and the patches to them, as sent.
+    /// The posted Events (`events.k8s.io/v1`) and their patches.
     pub fn posted_events(&self) -> Vec<Value> {
         self.shared.state().posted.clone()
     }
 
-    /// The requests so far: method, path and query, and the `Accept` header.
+    /// The requests so far: method, path with query, and `Accept` header.
     pub fn requests(&self) -> Vec<String> {
         self.shared.state().requests.clone()
     }
 
-    /// How many watches are open.
+    /// Number of open watches.
     pub fn open_watches(&self) -> usize {
         self.shared.changed.receiver_count()
     }
@@ -377,11 +374,11 @@ impl Sim {
 impl Drop for Sim {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // A server that has ended already needs no telling.
+            // Fails if the server has ended already.
             let _ = stop.send(());
         }
         if let Some(thread) = self.thread.take() {
-            // What went wrong in it the test has seen from outside.
+            // A panic shows in the test's output.
             let _ = thread.join();
         }
     }

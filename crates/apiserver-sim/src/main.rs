@@ -1,5 +1,5 @@
-//! The simulator as a program: serves objects from JSON files or a cluster made up, and changes
-//! endpoints at a given pace.
+//! The simulator as a program: serves objects from JSON files or of a synthetic cluster, and changes
+//! endpoints at a given rate.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,24 +9,24 @@ use apiserver_sim::{Config, Sim, slice_of, synthetic_cluster};
 use clap::Parser;
 use serde_json::Value;
 
-/// A Kubernetes API server to test against.
+/// A Kubernetes API server for tests.
 #[derive(Parser)]
 struct Args {
-    /// JSON files of objects, or of Lists of objects
+    /// JSON files of objects or Lists
     files: Vec<PathBuf>,
-    /// Services to make up
+    /// Number of Services of the synthetic cluster
     #[arg(long, default_value_t = 0)]
     services: u32,
-    /// Endpoints of each of them
+    /// Endpoints per Service
     #[arg(long, default_value_t = 10)]
     endpoints: u32,
-    /// Slices to change every second
+    /// Slice changes per second
     #[arg(long, default_value_t = 0)]
     changes: u32,
-    /// Where to listen
+    /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: std::net::SocketAddr,
-    /// A folder in which kubeconfig and ca.crt are written
+    /// Folder for kubeconfig and ca.crt
     #[arg(long)]
     kubeconfig_dir: PathBuf,
 }

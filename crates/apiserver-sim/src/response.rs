@@ -1,4 +1,4 @@
-//! Answers, and the two formats that they come in.
+//! Answers in both formats.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,7 +12,7 @@ use crate::Resource;
 use crate::encode;
 use crate::store::Version;
 
-/// How an answer is encoded.
+/// The encoding of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
@@ -28,7 +28,7 @@ impl Format {
         }
     }
 
-    /// A frame of a watch.
+    /// Append a frame of a watch.
     pub(crate) fn frame(self, out: &mut Vec<u8>, event_type: &str, object: &Encoded<'_>) {
         match self {
             Format::Json => {
@@ -70,7 +70,7 @@ impl<'a> Encoded<'a> {
     }
 }
 
-/// A body that comes in pieces.
+/// A body in pieces.
 pub(crate) struct Pieces(pub(crate) mpsc::Receiver<Bytes>);
 
 impl Body for Pieces {
@@ -89,12 +89,12 @@ impl Body for Pieces {
 
 pub(crate) type Answer = Response<Pieces>;
 
-/// An answer whose body is made by somebody else.
+/// An answer with a streamed body.
 pub(crate) fn streamed(format: Format, body: mpsc::Receiver<Bytes>) -> Answer {
     answer(StatusCode::OK, format.content_type(true), Pieces(body))
 }
 
-/// An answer with its body.
+/// An answer with a complete body.
 pub(crate) fn whole(status: StatusCode, format: Format, bytes: Vec<u8>, chunk: usize) -> Answer {
     let pieces: Vec<Bytes> = match chunk {
         0 => vec![bytes.into()],
@@ -102,7 +102,7 @@ pub(crate) fn whole(status: StatusCode, format: Format, bytes: Vec<u8>, chunk: u
     };
     let (sender, receiver) = mpsc::channel(pieces.len().max(1));
     for piece in pieces {
-        // There is room for all of them.
+        // The channel has room for all pieces.
         let _ = sender.try_send(piece);
     }
     answer(status, format.content_type(false), Pieces(receiver))
@@ -116,7 +116,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: Pieces) -> Answe
     response
 }
 
-/// A `Status` object.
+/// Make a `Status` object.
 pub(crate) fn status(code: u16, reason: &str, message: &str, retry_after: Option<u32>) -> Value {
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -125,7 +125,7 @@ pub(crate) fn status(code: u16, reason: &str, message: &str, retry_after: Option
     })
 }
 
-/// An answer that refuses.
+/// A refusal.
 pub(crate) fn refusal(format: Format, status: &Value) -> Answer {
     let code = status["code"].as_u64().and_then(|c| u16::try_from(c).ok());
     let code = code.and_then(|c| StatusCode::from_u16(c).ok());

@@ -1,8 +1,8 @@
-//! Label and field selectors, as far as kube-proxy and sluice use them.
+//! The label and field selectors that kube-proxy and sluice use.
 
 use crate::store::Version;
 
-/// Which objects a request is about.
+/// The objects that a request selects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selector {
     /// `!key`.
@@ -14,8 +14,10 @@ pub(crate) struct Selector {
 }
 
 impl Selector {
+    /// Parse the selectors.
+    ///
     /// # Errors
-    /// The requirement that this server does not know.
+    /// The unsupported requirement.
     pub(crate) fn parse(labels: &str, fields: &str) -> Result<Self, String> {
         let mut selector = Self::default();
         for requirement in labels.split(',').filter(|r| !r.is_empty()) {

@@ -1,4 +1,4 @@
-//! Connections and requests.
+//! Connections and requests of the server.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -19,7 +19,7 @@ use crate::store::{State, Version};
 use crate::watch::{self, Watch};
 use crate::{Resource, Shared};
 
-/// Accepts connections for ever.
+/// Accept connections forever.
 pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
         return;
@@ -39,7 +39,7 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: 
                 let service = service_fn(|request| answer(shared.clone(), request));
                 let connection = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(tls), service);
-                // How a connection ends is the client's business.
+                // Errors of a connection show in the client.
                 let _ = connection.await;
             };
             tokio::select! {
@@ -68,7 +68,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
             &status(406, "NotAcceptable", message, None),
         ));
     };
-    if !welcome(&shared, &authorization) {
+    if !is_authenticated(&shared, &authorization) {
         let status = status(401, "Unauthorized", "Unauthorized", None);
         return Ok(refusal(format, &status));
     }
@@ -125,7 +125,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
     ))
 }
 
-/// The format that the client likes best of those that there are.
+/// Choose the client's preferred format among the available ones.
 fn negotiate(accept: &str, no_protobuf: bool) -> Option<Format> {
     accept.split(',').find_map(|media_type| {
         match media_type.split(';').next().unwrap_or("").trim() {
@@ -136,13 +136,13 @@ fn negotiate(accept: &str, no_protobuf: bool) -> Option<Format> {
     })
 }
 
-fn welcome(shared: &Shared, authorization: &str) -> bool {
+fn is_authenticated(shared: &Shared, authorization: &str) -> bool {
     let tokens = shared.tokens.lock().unwrap_or_else(PoisonError::into_inner);
     let bearer = authorization.strip_prefix("Bearer ");
     tokens.is_empty() || bearer.is_some_and(|token| tokens.iter().any(|t| t == token))
 }
 
-/// The next refusal that is set up for a request, counted down.
+/// Take the next refusal for a request.
 fn refused(state: &mut State, resource: Option<Resource>) -> Option<Value> {
     if state.faults.no_service_cidrs && resource == Some(Resource::ServiceCidrs) {
         let message = "the server could not find the requested resource";
@@ -251,7 +251,7 @@ fn parse_query(query: &str) -> HashMap<String, String> {
         .collect()
 }
 
-/// Percent-decoding.
+/// Decode percent-encoding.
 fn decode(s: &str) -> String {
     let mut out = Vec::new();
     let mut bytes = s.bytes();

@@ -1,4 +1,4 @@
-//! The objects, their history, and what is wrong with the server.
+//! The objects, their history, and the faults of the server.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::encode;
 use crate::{Corruption, Faults, Resource};
 
-/// Events that are kept for watches to go on from; the real watch cache keeps as many or more.
+/// Number of events kept for watches to resume from; at most that of the real watch cache.
 const HISTORY: usize = 10_000;
 
-/// Namespace (empty for a kind that has none) and name.
+/// Namespace (empty for cluster-wide kinds) and name.
 pub(crate) type Key = (String, String);
 
 /// One version of an object, encoded.
@@ -22,20 +22,20 @@ pub(crate) struct Version {
     pub(crate) json: Bytes,
     /// Without envelope.
     pub(crate) protobuf: Bytes,
-    /// The encodings are spoilt.
+    /// The encodings are damaged.
     pub(crate) corrupt: bool,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) name: String,
     pub(crate) headless: bool,
 }
 
-/// What happened to an object.
+/// A change of an object.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) resource_version: u64,
-    /// Before; `None`: it was not there.
+    /// The version before; `None` if it is new.
     pub(crate) before: Option<Arc<Version>>,
-    /// The version that is told; of a deletion, the last state.
+    /// The new version; for a deletion, the last state.
     pub(crate) version: Arc<Version>,
     pub(crate) deleted: bool,
 }
@@ -45,22 +45,22 @@ pub(crate) struct Entry {
 pub(crate) struct Collection {
     pub(crate) objects: BTreeMap<Key, Arc<Version>>,
     pub(crate) history: VecDeque<Entry>,
-    /// Up to here history is forgotten.
+    /// The version up to which the history was dropped.
     pub(crate) compacted: u64,
 }
 
-/// All that the server knows.
+/// The state of the server.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) resource_version: u64,
     pub(crate) collections: HashMap<Resource, Collection>,
-    /// What paged lists go through, by number.
+    /// Snapshots of paged lists, by number.
     pub(crate) snapshots: HashMap<u64, Arc<Vec<Arc<Version>>>>,
     pub(crate) next_snapshot: u64,
     pub(crate) faults: Faults,
-    /// Counts requests to repeat events, with how many.
+    /// Number of requests to repeat events, and events to repeat.
     pub(crate) repeats: (u64, usize),
-    /// Counts requests to send garbage, with what and to whom.
+    /// Number of requests to send garbage, with kind and damage of the last.
     pub(crate) garbage: (u64, Option<(Resource, Corruption)>),
     pub(crate) posted: Vec<Value>,
     pub(crate) requests: Vec<String>,
@@ -82,7 +82,7 @@ impl State {
         self.collections.entry(resource).or_default()
     }
 
-    /// Adds or replaces an object.
+    /// Add or replace an object.
     pub(crate) fn apply(&mut self, resource: Resource, mut object: Value) {
         self.resource_version += 1;
         let version = self.resource_version;
@@ -91,7 +91,7 @@ impl State {
         self.put(resource, key(resource, &object), encoded);
     }
 
-    /// Makes an object one that cannot be read.
+    /// Damage an object.
     pub(crate) fn corrupt(&mut self, resource: Resource, key: &Key, corruption: Corruption) {
         self.resource_version += 1;
         let version = self.resource_version;
@@ -127,7 +127,7 @@ impl State {
         let Some(before) = collection.objects.remove(key) else {
             return false;
         };
-        // The last state is told with the version of the deletion.
+        // The last state has the version of the deletion.
         let mut object = last_state(&before, key);
         prepare(resource, &mut object, version);
         let mut last = encode(resource, &object, version);
@@ -142,9 +142,9 @@ impl State {
         true
     }
 
-    /// Forgets all history: watches that are not up to date, and pages, are gone.
+    /// Drop the history: watches that lag and pages expire.
     pub(crate) fn expire(&mut self) {
-        // A version that nobody can have seen yet, so that even an idle watch is behind.
+        // A version that no watch has seen, so that even an idle watch lags.
         self.resource_version += 1;
         for collection in self.collections.values_mut() {
             collection.history.clear();
@@ -158,14 +158,14 @@ impl Collection {
     fn push(&mut self, entry: Entry) {
         self.history.push_back(entry);
         if self.history.len() > HISTORY
-            && let Some(forgotten) = self.history.pop_front()
+            && let Some(dropped) = self.history.pop_front()
         {
-            self.compacted = forgotten.resource_version;
+            self.compacted = dropped.resource_version;
         }
     }
 }
 
-/// The object that a version is of; of a corrupt one, only its name.
+/// The object of a version; only the name of a damaged one.
 fn last_state(version: &Version, key: &Key) -> Value {
     if version.corrupt {
         json!({"metadata": {"namespace": key.0, "name": key.1}})
@@ -174,7 +174,7 @@ fn last_state(version: &Version, key: &Key) -> Value {
     }
 }
 
-/// Fills in what the server itself does.
+/// Set the fields that the server sets.
 fn prepare(resource: Resource, object: &mut Value, version: u64) {
     if !object.is_object() {
         *object = json!({});
@@ -205,7 +205,7 @@ fn encode(resource: Resource, object: &Value, resource_version: u64) -> Version 
     }
 }
 
-/// An object's encodings, spoilt.
+/// Damaged encodings of an object.
 pub(crate) fn garbage(
     object: &Value,
     resource: Resource,
@@ -217,13 +217,13 @@ pub(crate) fn garbage(
         "metadata": {"name": 7},
         "spec": "nonsense",
     });
-    let mut protobuf = b"\x0a\x7fnonsense".to_vec(); // Metadata longer than the object.
+    let mut protobuf = b"\x0a\x7fnonsense".to_vec(); // The metadata exceed the object.
     if corruption == Corruption::Body {
         json["metadata"] = object["metadata"].clone();
         json["endpoints"] = "nonsense".into();
         let only_metadata = json!({"metadata": object["metadata"].clone()});
         protobuf = encode::message(resource.schema(), &only_metadata);
-        protobuf.extend_from_slice(b"\x12\x05\xff"); // A field that is cut short.
+        protobuf.extend_from_slice(b"\x12\x05\xff"); // A truncated field.
     }
     (json.to_string().into(), protobuf.into())
 }

@@ -1,12 +1,12 @@
-//! Clusters of any size.
+//! Synthetic clusters of any size.
 
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-/// A Service of one port for each number up to `services`, each with a slice of `endpoints`
-/// endpoints, spread over ten nodes; the Nodes `node-0` to `node-9`; and a ServiceCIDR. The objects
-/// carry what real ones carry beside: selectors, owners, target references.
+/// Generate `services` Services of one port, each with a slice of `endpoints` endpoints on ten nodes;
+/// the Nodes `node-0` to `node-9`; and a ServiceCIDR. The objects have the other fields of real ones:
+/// selectors, owners, target references.
 pub fn synthetic_cluster(services: u32, endpoints: u32) -> impl Iterator<Item = Value> {
     let nodes = (0..10).map(|n| {
         json!({
@@ -24,7 +24,7 @@ pub fn synthetic_cluster(services: u32, endpoints: u32) -> impl Iterator<Item = 
     nodes.chain([cidr]).chain(pairs)
 }
 
-/// A ServiceCIDR of one range.
+/// A ServiceCIDR with one range.
 pub fn service_cidr(name: &str, range: &str) -> Value {
     json!({
         "kind": "ServiceCIDR",
@@ -59,7 +59,7 @@ fn service(n: u32) -> Value {
     })
 }
 
-/// The slice of Service `n`, with endpoints that differ from one `generation` to the next.
+/// The slice of Service `n`; its endpoints differ between generations.
 pub fn slice_of(n: u32, endpoints: u32, generation: u32) -> Value {
     let endpoint = |i: u32| {
         let node = (n + i) % 10;

@@ -1,4 +1,4 @@
-//! Certificates, made when the server starts.
+//! Certificates, generated at startup.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Watches.
+//! Watches of the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::selector::Selector;
 use crate::store::{Entry, State, Version, garbage};
 use crate::{Resource, Shared};
 
-/// Events are sent in pieces of about this size.
+/// Approximate size of the pieces that events are sent in.
 const PIECE: usize = 64 << 10;
 
-/// What is watched, and how.
+/// Parameters of a watch.
 pub(crate) struct Params {
     pub(crate) resource: Resource,
     pub(crate) format: Format,
@@ -29,10 +29,10 @@ pub(crate) struct Params {
     pub(crate) timeout: u64,
 }
 
-/// A watch that is open.
+/// An open watch.
 pub(crate) struct Watch {
     params: Params,
-    /// Up to where events have been sent.
+    /// The version up to which events have been sent.
     position: u64,
     repeats: u64,
     garbage: u64,
@@ -84,7 +84,7 @@ impl Watch {
         let mut bookmark = Instant::now() + shared.config.bookmark_period;
         loop {
             let mut out = Vec::new();
-            let (go_on, chunk) = {
+            let (continues, chunk) = {
                 let mut state = shared.state();
                 let due = self.params.bookmarks && Instant::now() >= bookmark;
                 (self.gather(&mut state, due, &mut out), state.faults.chunk)
@@ -92,7 +92,7 @@ impl Watch {
             if Instant::now() >= bookmark {
                 bookmark = Instant::now() + shared.config.bookmark_period;
             }
-            if !self.send(out, chunk).await || !go_on {
+            if !self.send(out, chunk).await || !continues {
                 return;
             }
             tokio::select! {
@@ -104,7 +104,7 @@ impl Watch {
         }
     }
 
-    /// What there is to send now. Returns whether the watch goes on after it.
+    /// Append the events to send now. Returns whether the watch continues.
     fn gather(&mut self, state: &mut State, bookmark: bool, out: &mut Vec<u8>) -> bool {
         let Params {
             resource, format, ..
@@ -153,8 +153,8 @@ impl Watch {
         true
     }
 
-    /// An event as it looks through the watch's selector: an object that comes into it is added,
-    /// one that goes out of it is deleted.
+    /// Append an event as seen through the selector: an object that starts to match is added, one
+    /// that stops matching is deleted.
     fn event(&self, entry: &Entry, out: &mut Vec<u8>) {
         let Params {
             resource,
@@ -173,7 +173,7 @@ impl Watch {
         format.frame(out, event_type, &Encoded::of(*resource, &entry.version));
     }
 
-    /// Returns `false` when nobody listens any more.
+    /// Send bytes in pieces; `false` if the client is gone.
     async fn send(&self, bytes: Vec<u8>, chunk: usize) -> bool {
         let size = if chunk == 0 { PIECE } else { chunk };
         let bytes = Bytes::from(bytes);
@@ -189,7 +189,7 @@ impl Watch {
     }
 }
 
-/// All objects as they are, and where they end.
+/// Append the current objects, and the bookmark that ends them.
 fn initial_events(state: &mut State, params: &Params, out: &mut Vec<u8>) {
     let newest = state.resource_version;
     let ends = params.streaming_list && !state.faults.ignores_initial_events;

@@ -1,5 +1,5 @@
-//! The whole program against an API server over TLS, in nftables mode: whatever the server does, in
-//! the end the kernel has what the objects say.
+//! The program against an API server over TLS in nftables mode: the kernel's state finally equals the
+//! server's objects, whatever faults the server had.
 
 mod support;
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::{CLUSTER_CIDR, Host, Running, SLUICE, eventually, text};
 use tempfile::TempDir;
 
-/// A host with an API server on its loopback and a proxy that follows it.
+/// A host with an API server on its loopback and a proxy that watches it.
 struct Cluster {
     host: Host,
     sim: Sim,
@@ -30,14 +30,14 @@ fn objects() -> Vec<Value> {
 }
 
 impl Cluster {
-    /// Without a proxy yet.
+    /// A cluster without a proxy.
     fn new(objects: Vec<Value>) -> Self {
         Self::with(Config::default(), objects)
     }
 
     fn with(config: Config, objects: Vec<Value>) -> Self {
         let host = Host::new();
-        // Its sockets are to be in the namespace.
+        // Its sockets belong into the namespace.
         let sim = host.run(|| Sim::start(config).unwrap());
         sim.apply(objects);
         let folder = tempfile::tempdir().unwrap();
@@ -57,7 +57,7 @@ impl Cluster {
         self.start(sluice, &[&kubeconfig]);
     }
 
-    /// Starts this, which comes to be the program, with these flags too.
+    /// Start a command that executes the program, with additional flags.
     fn start(&mut self, mut command: Command, flags: &[&str]) {
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
         command.args([
@@ -71,7 +71,7 @@ impl Cluster {
         self.proxy = Some(Running(command.spawn().unwrap()));
     }
 
-    /// Adds (`-I`) or deletes (`-D`) a rule for packets of these `ports` of the server's.
+    /// Add (`-I`) or delete (`-D`) a rule for packets from or to the server's port.
     fn firewall(&self, option: &str, ports: &str, target: &str) {
         let port = self.sim.address().port();
         self.host.sh(&format!(
@@ -79,7 +79,7 @@ impl Cluster {
         ));
     }
 
-    /// This node's Node, changed.
+    /// Change this node's Node.
     fn change_node(&self, change: impl FnOnce(&mut Value)) {
         let mut nodes = self.sim.objects(Resource::Nodes);
         let node = nodes.iter_mut().find(|n| n["metadata"]["name"] == "node1");
@@ -101,7 +101,7 @@ impl Cluster {
             .sh("nft list table ip kube-proxy 2>/dev/null || true")
     }
 
-    /// Waits until the table has the elements that `render` says the server's objects mean.
+    /// Wait until the table has the elements that `render` derives from the server's objects.
     fn wait_until_right(&self, when: &str) {
         let mut items = Vec::new();
         for resource in Resource::ALL {
@@ -152,7 +152,7 @@ impl Cluster {
     }
 }
 
-/// The addresses, ports and verdicts of a listing, whatever lines they stand on.
+/// The elements of a listing, regardless of its lines.
 fn elements(listing: &str) -> Vec<String> {
     let mut found = Vec::new();
     for block in listing.split("elements = {").skip(1) {
@@ -160,7 +160,7 @@ fn elements(listing: &str) -> Vec<String> {
             continue;
         };
         for element in inside.split(',') {
-            // What is learnt, or runs out, is not what the objects say.
+            // Learnt elements, which expire, do not come from objects.
             let words: Vec<&str> = element.split_whitespace().collect();
             if !words.contains(&"expires") {
                 found.push(words.join(" "));
@@ -172,7 +172,7 @@ fn elements(listing: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_observed_objects_are_served_and_their_changes_followed() {
+fn observed_objects_and_their_changes_are_programmed() {
     let mut cluster = Cluster::new(objects());
     cluster.start_proxy();
     cluster.wait_until_right("at start");
@@ -189,7 +189,7 @@ fn the_observed_objects_are_served_and_their_changes_followed() {
     assert!(cluster.table().contains("10.244.1.77 . 8080"));
     assert!(cluster.sim.delete(Resource::Services, "demo", "web"));
     cluster.wait_until_right("after a deleted Service");
-    eventually("an Event says that it has started", || {
+    eventually("the Event about the start", || {
         let events = cluster.sim.posted_events();
         events
             .iter()
@@ -198,7 +198,7 @@ fn the_observed_objects_are_served_and_their_changes_followed() {
 }
 
 #[test]
-fn the_metrics_that_every_component_has_are_served() {
+fn metrics_common_to_all_components_are_served() {
     let mut cluster = Cluster::new(objects());
     cluster.sim.misbehave(|faults| {
         faults.refusals.push(Refusal {
@@ -222,7 +222,7 @@ fn the_metrics_that_every_component_has_are_served() {
     };
     eventually("requests are counted", || {
         let metrics = cluster.host.sh(ask);
-        // Four kinds, and an Event.
+        // Four kinds and an Event.
         value(&metrics, &requests(200, "GET")) >= 4.0
             && value(&metrics, &requests(503, "GET")) == 1.0
             && value(&metrics, &requests(201, "POST")) == 1.0
@@ -244,7 +244,7 @@ fn the_metrics_that_every_component_has_are_served() {
 }
 
 #[test]
-fn a_health_check_port_that_is_taken_is_told_as_an_event_of_the_service() {
+fn a_health_check_port_in_use_is_reported_as_an_event_of_the_service() {
     let mut cluster = Cluster::new(objects());
     let local = |s: &Value| s["spec"]["healthCheckNodePort"].is_u64();
     let services = cluster.sim.objects(Resource::Services);
@@ -264,13 +264,13 @@ fn a_health_check_port_that_is_taken_is_told_as_an_event_of_the_service() {
                 .unwrap()
                 .contains(&format!("on port {port}: "))
     };
-    eventually("the Event is there", || {
+    eventually("the Event is posted", || {
         cluster.sim.posted_events().iter().any(failed)
     });
 }
 
 #[test]
-fn a_server_that_misbehaves_changes_nothing_for_good() {
+fn faults_of_the_server_leave_no_trace() {
     let mut cluster = Cluster::new(objects());
     cluster.start_proxy();
     cluster.wait_until_right("at start");
@@ -298,7 +298,7 @@ fn a_server_that_misbehaves_changes_nothing_for_good() {
     cluster.wait_until_right("after cuts, 410, 429 and JSON in pieces");
     assert_eq!(elements(&cluster.table()), before);
 
-    // An object that cannot be read: its last good version stays, and others are followed.
+    // An unreadable object keeps its last valid version; others are updated.
     let services = cluster.sim.objects(Resource::Services);
     cluster
         .sim
@@ -311,16 +311,18 @@ fn a_server_that_misbehaves_changes_nothing_for_good() {
         .clone();
     slice["endpoints"][0]["addresses"][0] = json!("10.244.2.99");
     cluster.sim.apply([slice]);
-    eventually("others are followed", || {
+    eventually("others are updated", || {
         cluster.table().contains("10.244.2.99 . 8443")
     });
     assert!(
         cluster.table().contains("10.96.10.1 . tcp . 80"),
-        "demo/web stays"
+        "demo/web is kept"
     );
-    eventually("it is named", || cluster.log().contains("demo/web"));
+    eventually("the problem is logged", || {
+        cluster.log().contains("demo/web")
+    });
 
-    // Away: nothing changes in the kernel. Back: all is caught up on.
+    // Unreachable: the kernel keeps its state, which is updated later.
     cluster.sim.misbehave(|faults| faults.stalled = true);
     cluster.sim.cut_connections();
     let stalled = elements(&cluster.table());
@@ -336,7 +338,7 @@ fn a_server_that_misbehaves_changes_nothing_for_good() {
         .sim
         .misbehave(|faults| *faults = apiserver_sim::Faults::default());
     cluster.sim.cut_connections();
-    cluster.wait_until_right("after the server is back");
+    cluster.wait_until_right("after the server answers again");
 }
 
 #[test]
@@ -352,15 +354,17 @@ fn nothing_is_programmed_before_the_first_complete_list() {
         });
     });
     cluster.start_proxy();
-    eventually("it is told", || cluster.log().contains("EndpointSlice"));
+    eventually("the failure is logged", || {
+        cluster.log().contains("EndpointSlice")
+    });
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert_eq!(cluster.table(), "");
     cluster.sim.misbehave(|faults| faults.refusals.clear());
-    cluster.wait_until_right("once the list comes");
+    cluster.wait_until_right("after the list");
 }
 
 #[test]
-fn a_node_that_does_not_exist_yet_is_waited_for() {
+fn the_proxy_waits_for_its_node() {
     let all = objects();
     let (nodes, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|o| o["kind"] == "Node");
     let mut cluster = Cluster::new(others);
@@ -368,7 +372,7 @@ fn a_node_that_does_not_exist_yet_is_waited_for() {
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(cluster.table(), "", "{}", cluster.log());
     cluster.sim.apply(nodes);
-    cluster.wait_until_right("once the Node is there");
+    cluster.wait_until_right("once the Node exists");
     assert!(
         cluster.table().contains("10.200.1.2"),
         "its NodePort address"
@@ -376,7 +380,7 @@ fn a_node_that_does_not_exist_yet_is_waited_for() {
 }
 
 #[test]
-fn the_nodes_pod_range_and_zone_are_followed() {
+fn changes_of_the_nodes_pod_range_and_zone_are_programmed() {
     let mut cluster = Cluster::new(objects());
     let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig.display());
     let sluice = cluster.host.command(SLUICE);
@@ -405,7 +409,7 @@ fn the_nodes_pod_range_and_zone_are_followed() {
 }
 
 #[test]
-fn a_configuration_that_does_not_fit_the_node_is_refused_before_anything_is_programmed() {
+fn a_configuration_that_does_not_fit_the_node_is_an_error_before_programming() {
     let mut cluster = Cluster::new(objects());
     cluster.change_node(|node| {
         node["spec"] = json!({"podCIDR": "fd00:1::/64", "podCIDRs": ["fd00:1::/64"]});
@@ -413,42 +417,44 @@ fn a_configuration_that_does_not_fit_the_node_is_refused_before_anything_is_prog
     let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig.display());
     let sluice = cluster.host.command(SLUICE);
     cluster.start(sluice, &["--detect-local-mode=NodeCIDR", &kubeconfig]);
-    eventually("it ends", || !cluster.is_running());
+    eventually("the process ends", || !cluster.is_running());
     let refused = "the Node's spec.podCIDRs has no range for IPv4";
     assert!(cluster.log().contains(refused), "{}", cluster.log());
     assert_eq!(cluster.table(), "");
 }
 
 #[test]
-fn a_server_that_cannot_be_reached_changes_nothing_neither_at_start_nor_later() {
+fn an_unreachable_server_changes_nothing_at_start_and_later() {
     let mut cluster = Cluster::new(objects());
     cluster.start_proxy();
     cluster.wait_until_right("at start");
     let before = elements(&cluster.table());
-    // Packets are lost: neither side knows.
+    // Packets are lost silently.
     cluster.firewall("-I", "--ports", "DROP");
     cluster.sim.delete(Resource::Services, "demo", "sticky");
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(elements(&cluster.table()), before);
     cluster.firewall("-D", "--ports", "DROP");
-    cluster.wait_until_right("once packets come through");
+    cluster.wait_until_right("once packets arrive");
 
-    // Nobody listens where the server should be, from the start on.
+    // Connections are refused from the start.
     let before = elements(&cluster.table());
     cluster.firewall("-I", "--dports", "REJECT --reject-with tcp-reset");
     cluster.proxy = None;
     cluster.sim.delete(Resource::Services, "demo", "web");
     cluster.start_proxy();
-    eventually("it is told", || cluster.log().contains("refused"));
+    eventually("the failure is logged", || {
+        cluster.log().contains("refused")
+    });
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(elements(&cluster.table()), before);
     assert!(cluster.is_running(), "{}", cluster.log());
     cluster.firewall("-D", "--dports", "REJECT --reject-with tcp-reset");
-    cluster.wait_until_right("once the server is there");
+    cluster.wait_until_right("once the server accepts connections");
 }
 
 #[test]
-fn a_pods_account_is_used_and_its_token_rotates() {
+fn the_service_account_of_a_pod_is_used_and_its_token_rotates() {
     let config = Config {
         tokens: vec!["first".to_owned()],
         ..Config::default()
@@ -459,7 +465,7 @@ fn a_pods_account_is_used_and_its_token_rotates() {
     fs::write(account.join("ca.crt"), cluster.sim.ca_pem()).unwrap();
     fs::write(account.join("namespace"), "kube-system").unwrap();
     fs::write(account.join("token"), "first").unwrap();
-    // Where a pod has its account, in a mount namespace of its own.
+    // The path of a Pod's account, in its own mount namespace.
     let line = format!(
         "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount && \
          mount --bind {} /run/secrets/kubernetes.io/serviceaccount && exec {SLUICE} \"$@\"",
@@ -484,12 +490,12 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 0, ..ProptestConfig::with_cases(6) })]
 
     #[test]
-    fn once_the_server_is_well_again_the_kernel_has_what_the_objects_say(acts in acts()) {
+    fn after_recovery_the_kernel_equals_the_objects(acts in acts()) {
         let mut cluster = Cluster::new(objects());
         cluster.sim.apply(synthetic_cluster(8, 3));
         cluster.start_proxy();
         for act in &acts {
-            // The program gives such a server half a minute.
+            // The program waits half a minute for such a server.
             if !matches!(act, Act::IgnoreInitialEvents(_)) {
                 act.on(&cluster.sim);
             }

@@ -1,4 +1,4 @@
-//! Rolling a Deployment over under load: no connection fails, in any mode, for either
+//! Rollouts of a Deployment under load: no connection fails, in either kernel mode and with either
 //! `externalTrafficPolicy`.
 
 #[path = "support/modes.rs"]
@@ -20,7 +20,7 @@ use model::Mode;
 
 const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 const REPLICAS: u32 = 10;
-/// The lab counts its nodes from one.
+/// Indices of the lab's nodes.
 const NODES: RangeInclusive<u8> = 1..=3;
 const ROLLOUTS: u32 = 5;
 const GRACE_SECONDS: u32 = 5;
@@ -28,8 +28,8 @@ const CLUSTER_PORT: u16 = 30081;
 const LOCAL_PORT: u16 = 30082;
 const CLUSTER_IP: [u8; 4] = [10, 96, 81, 81];
 
-/// The Deployment in a version of its own. The old pods serve for some seconds while they
-/// terminate, as they do behind any load balancer that is not told of changes at once.
+/// One version of the Deployment. Terminating pods keep serving for some seconds, as behind any load
+/// balancer that learns of changes with a delay.
 fn deployment(version: u32, grace_seconds: u32) -> Documents {
     Documents::from_text(
         "deployment.yaml",
@@ -60,7 +60,7 @@ fn services() -> String {
         + &service("web-local", "Local", "10.96.81.82", LOCAL_PORT)
 }
 
-/// Somebody who connects to one address, again and again.
+/// A client that connects to one address repeatedly.
 struct Client {
     to: SocketAddr,
     seen: Arc<Mutex<Vec<Outcome>>>,
@@ -84,19 +84,19 @@ impl Client {
         Self { to, seen, thread }
     }
 
-    /// The pods that gave the last answers.
+    /// The pods of the last answers.
     fn last(&self, count: usize) -> BTreeSet<String> {
         let seen = self.seen.lock().unwrap();
         let answers = seen.iter().rev().take(count).filter_map(Outcome::answer);
         answers.map(|answer| answer.pod.clone()).collect()
     }
 
-    fn asked(&self) -> usize {
+    fn connections(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 }
 
-/// A lab under load.
+/// A lab with clients.
 struct Stage {
     lab: Lab,
     stop: Arc<AtomicBool>,
@@ -104,7 +104,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn raise(mode: Mode, grace_seconds: u32) -> Self {
+    fn new(mode: Mode, grace_seconds: u32) -> Self {
         let text = services();
         let argv = [
             SLUICE.to_owned(),
@@ -176,18 +176,18 @@ impl Stage {
             .collect()
     }
 
-    /// Until every client has been answered by these pods alone for a while.
+    /// Wait until only these pods have answered every client for a while.
     fn wait_for_only(&self, pods: &BTreeSet<String>) {
-        let before: Vec<usize> = self.clients.iter().map(Client::asked).collect();
+        let before: Vec<usize> = self.clients.iter().map(Client::connections).collect();
         for (client, before) in self.clients.iter().zip(before) {
             wait_until(
                 &format!("{} is served by {pods:?} alone", client.to),
-                || client.asked() >= before + 20 && client.last(20).is_subset(pods),
+                || client.connections() >= before + 20 && client.last(20).is_subset(pods),
             );
         }
     }
 
-    /// Ends the load: nothing has failed, and the load was one.
+    /// Stop the clients. No connection failed, and there were many.
     fn finish(self) {
         self.stop.store(true, Ordering::Relaxed);
         let nodes: Vec<String> = self
@@ -214,7 +214,7 @@ impl Stage {
                 seen.len(),
                 client.to
             );
-            assert!(seen.len() > 100, "{} connections are no load", seen.len());
+            assert!(seen.len() > 100, "only {} connections", seen.len());
             let pods: BTreeSet<_> = seen
                 .iter()
                 .filter_map(Outcome::answer)
@@ -241,13 +241,13 @@ impl Stage {
 fn wait_until(what: &str, mut wanted: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !wanted() {
-        assert!(Instant::now() < deadline, "never came true: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
 fn roll_over(mode: Mode) {
-    let mut stage = Stage::raise(mode, GRACE_SECONDS);
+    let mut stage = Stage::new(mode, GRACE_SECONDS);
     for version in 1..=ROLLOUTS {
         assert_eq!(
             stage
@@ -261,7 +261,7 @@ fn roll_over(mode: Mode) {
         assert_eq!(pods.len(), REPLICAS as usize);
         stage.wait_for_only(&pods);
     }
-    // Readiness: who is not ready is left alone, for as long as others are.
+    // Pods that are not ready get no connections while others are ready.
     let all = stage.live_pods();
     let unready: BTreeSet<String> = all.iter().take(2).cloned().collect();
     for ready in [false, true] {
@@ -277,14 +277,14 @@ fn roll_over(mode: Mode) {
 
 in_each_mode!(no_connection_fails_during_a_rollout, super::roll_over);
 
-/// The last ready endpoint goes while others still serve and terminate: those are what is left to
-/// send to (KEP-1669), until ready ones come.
+/// The last ready endpoint is removed while terminating ones still serve: those get the connections
+/// (KEP-1669) until new endpoints are ready.
 fn fall_back(mode: Mode) {
-    // Nobody waits for it: it only has to be longer than everything below.
-    let mut stage = Stage::raise(mode, 600);
+    // Longer than the rest of the test.
+    let mut stage = Stage::new(mode, 600);
     let deployment = ObjectName::parse("web");
     let all = stage.live_pods();
-    // One on each node; the others terminate, and are left alone.
+    // One on each node; the terminating ones get no connections.
     stage.lab.begin_scale(&deployment, 3).unwrap();
     let last = stage.live_pods();
     assert_eq!(last.len(), 3);
@@ -293,10 +293,10 @@ fn fall_back(mode: Mode) {
     assert!(stage.live_pods().is_empty());
     let ending: BTreeSet<String> = all.difference(&last).cloned().collect();
     for client in &stage.clients {
-        let what = format!("{} is served by those that terminate", client.to);
-        let before = client.asked();
+        let what = format!("{} is served by terminating pods", client.to);
+        let before = client.connections();
         wait_until(&what, || {
-            !client.last(20).is_disjoint(&ending) && client.asked() >= before + 100
+            !client.last(20).is_disjoint(&ending) && client.connections() >= before + 100
         });
     }
     stage.lab.begin_scale(&deployment, REPLICAS).unwrap();

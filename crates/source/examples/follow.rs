@@ -1,6 +1,6 @@
-//! Follows an API server and says what comes: `follow KUBECONFIG NODE [CONTENT-TYPE]`.
+//! Watches an API server and prints the batches: `follow KUBECONFIG NODE [CONTENT-TYPE]`.
 //!
-//! A way to see the source at work against any server, and how long the first list takes.
+//! Shows the source with any server, and the duration of the initial list.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc;

@@ -1,9 +1,8 @@
-//! Where Kubernetes objects come from.
+//! Sources of Kubernetes objects.
 //!
-//! A [`Source`] runs on a thread of its own and delivers [`Batch`]es of checked changes. There is
-//! one for manifest files, [`follow::ManifestFiles`], whose logic, apart from files and threads, is
-//! the state machine [`manifests::Manifests`]; and one for the Kubernetes API server,
-//! [`apiserver::ApiServer`].
+//! A [`Source`] runs on its own thread and delivers [`Batch`]es of checked changes. There are two:
+//! manifest files ([`follow::ManifestFiles`], with its logic in the state machine
+//! [`manifests::Manifests`]) and the Kubernetes API server ([`apiserver::ApiServer`]).
 
 pub mod apiserver;
 pub mod follow;
@@ -16,44 +15,41 @@ use std::ops::ControlFlow;
 pub use follow::{ManifestFiles, read_once};
 pub use problem::{Place, Problem, Severity, What};
 
-/// What a source delivers at once.
+/// One delivery of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// What changed. Objects that stayed as they were are not mentioned, and no object is
-    /// mentioned twice. Deletions come first.
+    /// The changed objects, each once; deletions first.
     pub events: Vec<model::Event>,
-    /// What has gone wrong since the last batch.
+    /// New problems since the last batch.
     pub problems: Vec<Problem>,
-    /// Earlier problems that are no more.
+    /// Earlier problems that have been resolved.
     pub resolved: Vec<Problem>,
-    /// Whether everything that the source has has been delivered at least once. Before that an
-    /// object that was not delivered may still exist: nothing may be removed on the strength of
-    /// its absence.
+    /// Whether every object of the source has been delivered at least once. Until then, an object
+    /// that was not delivered may exist, so its absence must not remove anything.
     pub initial_list_complete: bool,
 }
 
-/// Somewhere that objects come from.
+/// A source of objects.
 pub trait Source {
-    /// Starts the source on a thread of its own, which hands `deliver` one batch after another
-    /// until it answers [`ControlFlow::Break`] or the [`Running`] is dropped. The first batch that
-    /// has `initial_list_complete` set comes even if it holds no events; later ones are never
-    /// empty.
+    /// Start the source on its own thread, which passes batches to `deliver` until it returns
+    /// [`ControlFlow::Break`] or the [`Running`] is dropped. The first batch with
+    /// `initial_list_complete` may be empty; later ones never are.
     ///
     /// # Errors
-    /// What the operating system refuses: a thread, or the means to follow changes.
+    /// If the operating system refuses a thread or the means to watch for changes.
     fn start<F>(self, deliver: F) -> io::Result<Running>
     where
         F: FnMut(Batch) -> ControlFlow<()> + Send + 'static;
 }
 
-/// A source at work; dropping it stops the source and waits for its thread.
+/// A running source; dropping it stops the source and waits for its thread.
 #[derive(Debug)]
 pub struct Running {
     stop: Option<Box<dyn StopSignal>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// How a source's thread is told to end.
+/// Ends a source's thread.
 trait StopSignal: Send + std::fmt::Debug {
     fn stop(self: Box<Self>);
 }
@@ -66,7 +62,7 @@ impl Drop for Running {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("a source's thread panicked");
+            tracing::error!("Thread of a source panicked");
         }
     }
 }

@@ -1,14 +1,15 @@
-//! How long to wait before the next attempt.
+//! Delays between attempts.
 
 use std::time::Duration;
 
-/// A source of jitter: numbers from 0 up to, not including, 1. Injected, so that tests repeat.
+/// A source of jitter: numbers from 0 (inclusive) to 1 (exclusive). Injected to make tests
+/// repeatable.
 pub(super) type Jitter = Box<dyn FnMut() -> f64 + Send>;
 
 /// Exponential back-off with jitter.
 ///
-/// The jitter is wide, half to one and a half of the delay, since it is what keeps thousands of
-/// nodes from coming back to a restarted API server in step.
+/// The jitter is wide, 0.5 to 1.5 times the delay, to keep thousands of nodes from reconnecting to
+/// a restarted API server at the same time.
 pub(super) struct Backoff {
     base: Duration,
     cap: Duration,
@@ -17,7 +18,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `base`, doubling, up to `cap`, each before jitter.
+    /// Delays from `base`, doubled up to `cap`, before jitter.
     pub(super) fn new(base: Duration, cap: Duration, jitter: Jitter) -> Self {
         Self {
             base,
@@ -27,7 +28,7 @@ impl Backoff {
         }
     }
 
-    /// The delay before the next attempt, after one more failure.
+    /// Count a failure and return the delay before the next attempt.
     pub(super) fn next_delay(&mut self) -> Duration {
         let factor = 1u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1).min(31);
@@ -35,12 +36,12 @@ impl Backoff {
         delay.mul_f64(0.5 + (self.jitter)().clamp(0.0, 1.0))
     }
 
-    /// Things went well: the next failure starts over.
+    /// Start over with the first delay.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// A number from the source of jitter.
+    /// A random number from 0 to 1.
     pub(super) fn random(&mut self) -> f64 {
         (self.jitter)().clamp(0.0, 1.0)
     }

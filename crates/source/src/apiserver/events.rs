@@ -1,8 +1,7 @@
-//! Kubernetes Events: what operators see in `kubectl describe node`.
+//! Kubernetes Events, which operators see in `kubectl describe node`.
 //!
-//! Best effort, as upstream's recorder is: a queue of bounded length, a few attempts, and what
-//! cannot be sent is dropped. An Event that repeats is not created again: its `series` counts it
-//! (KEP-383).
+//! Best effort, like upstream's recorder: a bounded queue, a few attempts, then the Event is
+//! dropped. A repeated Event is not created again: its `series` counts it (KEP-383).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,21 +17,21 @@ use super::time::now_micro;
 use super::wire::Format;
 use super::with_causes;
 
-/// Events that wait to be sent. client-go's broadcaster drops past 1000 too.
+/// Length of the queue, that of client-go's broadcaster.
 const QUEUE: usize = 1000;
-/// How often and how long apart one is tried: client-go's numbers.
+/// Attempts to send an Event, and their distance, as in client-go.
 const ATTEMPTS: u32 = 12;
 const ATTEMPT_PERIOD: Duration = Duration::from_secs(10);
-/// An Event that comes again after this is a new one.
+/// A repetition later than this is a new Event.
 const SERIES_LIFETIME: Duration = Duration::from_secs(360);
-/// Repeats are told at most this often.
+/// Minimum time between updates of a series.
 const SERIES_PERIOD: Duration = Duration::from_secs(60);
-/// The API server refuses longer notes.
+/// Longest note that the API server accepts, in bytes.
 const MAX_NOTE: usize = 1024;
 
-/// Whether an Event tells of trouble.
+/// Type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[allow(missing_docs)] // The API's own words.
+#[allow(missing_docs)] // The API's names.
 pub enum EventType {
     Normal,
     Warning,
@@ -51,42 +50,42 @@ pub struct Regarding {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its uid, empty where it is not known.
+    /// Its uid; empty if unknown.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub uid: String,
 }
 
-/// Something to tell.
+/// An Event to send.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NewEvent {
-    /// What it is about.
+    /// The object concerned.
     pub regarding: Regarding,
-    /// Whether it is trouble.
+    /// Normal or warning.
     pub event_type: EventType,
-    /// A word for machines, such as `Starting`.
+    /// Machine-readable reason, such as `Starting`.
     pub reason: String,
-    /// What sluice was doing, such as `StartKubeProxy`.
+    /// The action of sluice, such as `StartKubeProxy`.
     pub action: String,
-    /// For people.
+    /// Human-readable text.
     pub note: String,
 }
 
-/// Sends Events, from any thread, without ever waiting.
+/// Sends Events from any thread without blocking.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     queue: mpsc::Sender<NewEvent>,
 }
 
 impl Recorder {
-    /// Has an Event sent. Where too many wait, or the source has ended, it is dropped.
+    /// Queue an Event. It is dropped if the queue is full or the source has ended.
     pub fn record(&self, event: NewEvent) {
         if self.queue.try_send(event).is_err() {
-            tracing::debug!("an Event is dropped: too many wait to be sent");
+            tracing::debug!("Event dropped: the queue is full");
         }
     }
 }
 
-/// The other end of recorders.
+/// The receiving end of recorders.
 #[derive(Debug)]
 pub(super) struct Queue(mpsc::Receiver<NewEvent>);
 
@@ -130,25 +129,25 @@ struct Series {
     last_observed_time: String,
 }
 
-/// What has been told, so that repeats are counted.
-struct Told {
+/// An Event that was sent, with its repetitions.
+struct SentEvent {
     name: String,
     count: u32,
     first: Instant,
     patched: Instant,
 }
 
-/// Sends what comes through the queue, until every recorder is gone.
+/// Send the queued Events until every recorder has been dropped.
 ///
-/// Events come from `kube-proxy`, which is what operators look for and what the node-proxier role
-/// is about; the instance names the node.
+/// The reporting controller is `kube-proxy`, the name that operators look for; the instance names
+/// the node.
 pub(super) async fn send_all(client: Rc<Client>, mut queue: Queue, node_name: &str) {
     let instance = format!("kube-proxy-{node_name}");
-    let mut told: HashMap<NewEvent, Told> = HashMap::new();
+    let mut sent: HashMap<NewEvent, SentEvent> = HashMap::new();
     while let Some(event) = queue.0.recv().await {
         let now = Instant::now();
-        told.retain(|_, t| now.saturating_duration_since(t.first) < SERIES_LIFETIME);
-        if let Some(known) = told.get_mut(&event) {
+        sent.retain(|_, t| now.saturating_duration_since(t.first) < SERIES_LIFETIME);
+        if let Some(known) = sent.get_mut(&event) {
             known.count += 1;
             if now.saturating_duration_since(known.patched) >= SERIES_PERIOD || known.count == 2 {
                 known.patched = now;
@@ -161,17 +160,17 @@ pub(super) async fn send_all(client: Rc<Client>, mut queue: Queue, node_name: &s
         let nanos = since_epoch.unwrap_or_default().as_nanos();
         let name = format!("{}.{nanos:x}", event.regarding.name);
         send(&client, &Sending::first(&event, &name, &instance)).await;
-        let first = Told {
+        let first = SentEvent {
             name,
             count: 1,
             first: now,
             patched: now,
         };
-        told.insert(event, first);
+        sent.insert(event, first);
     }
 }
 
-/// A request that is tried a few times.
+/// A request that is retried a few times.
 struct Sending {
     method: Method,
     path: String,
@@ -192,7 +191,7 @@ impl Sending {
             action: &event.action,
             reason: &event.reason,
             regarding: &event.regarding,
-            note: cut(&event.note),
+            note: truncate(&event.note),
             event_type: event.event_type,
         };
         Self {
@@ -203,11 +202,11 @@ impl Sending {
         }
     }
 
-    fn repeat(event: &NewEvent, told: &Told) -> Self {
+    fn repeat(event: &NewEvent, sent: &SentEvent) -> Self {
         let namespace = namespace(event);
         let patch = SeriesPatch {
             series: Series {
-                count: told.count,
+                count: sent.count,
                 last_observed_time: now_micro(),
             },
         };
@@ -215,7 +214,7 @@ impl Sending {
             method: Method::PATCH,
             path: format!(
                 "/apis/events.k8s.io/v1/namespaces/{namespace}/events/{}",
-                told.name
+                sent.name
             ),
             media_type: "application/merge-patch+json",
             body: serde_json::to_vec(&patch).unwrap_or_default(),
@@ -223,7 +222,7 @@ impl Sending {
     }
 }
 
-/// Events about what has no namespace go where `kubectl describe` looks for them.
+/// The namespace of an Event; `default`, where `kubectl describe` looks, for cluster-wide objects.
 fn namespace(event: &NewEvent) -> &str {
     match event.regarding.namespace.as_str() {
         "" => "default",
@@ -231,7 +230,7 @@ fn namespace(event: &NewEvent) -> &str {
     }
 }
 
-fn cut(note: &str) -> &str {
+fn truncate(note: &str) -> &str {
     note.get(..note.floor_char_boundary(MAX_NOTE))
         .unwrap_or(note)
 }
@@ -240,12 +239,12 @@ async fn send(client: &Client, sending: &Sending) {
     for _ in 0..ATTEMPTS {
         match tokio::time::timeout(Duration::from_secs(30), attempt(client, sending)).await {
             Ok(Outcome::Done) => return,
-            Ok(Outcome::Hopeless(why)) => {
-                tracing::debug!("an Event is dropped: {why}");
+            Ok(Outcome::Refused(error)) => {
+                tracing::debug!(error, "Event dropped: the API server refused it");
                 return;
             }
-            Ok(Outcome::Later(why)) => tracing::debug!("an Event cannot be sent yet: {why}"),
-            Err(_) => tracing::debug!("an Event cannot be sent yet: the server is silent"),
+            Ok(Outcome::Retry(error)) => tracing::debug!(error, "Event not sent; retrying"),
+            Err(_) => tracing::debug!(error = "timeout", "Event not sent; retrying"),
         }
         tokio::time::sleep(ATTEMPT_PERIOD).await;
     }
@@ -253,8 +252,8 @@ async fn send(client: &Client, sending: &Sending) {
 
 enum Outcome {
     Done,
-    Later(String),
-    Hopeless(String),
+    Retry(String),
+    Refused(String),
 }
 
 async fn attempt(client: &Client, sending: &Sending) -> Outcome {
@@ -262,7 +261,7 @@ async fn attempt(client: &Client, sending: &Sending) -> Outcome {
     let accept = Format::Json.media_type();
     let admission = match client.admit().await {
         Ok(admission) => admission,
-        Err(e) => return Outcome::Later(with_causes(&e)),
+        Err(e) => return Outcome::Retry(with_causes(&e)),
     };
     let method = sending.method.clone();
     match client
@@ -282,12 +281,12 @@ async fn attempt(client: &Client, sending: &Sending) -> Outcome {
         Ok(Answer::Refused { code, status, .. }) => {
             let why = format!("{code} {}", status.map(|s| s.message).unwrap_or_default());
             match code {
-                // An Event of that name is there: the attempt before had come through.
+                // An earlier attempt has created the Event.
                 409 => Outcome::Done,
-                401 | 408 | 429 | 500.. => Outcome::Later(why),
-                _ => Outcome::Hopeless(why),
+                401 | 408 | 429 | 500.. => Outcome::Retry(why),
+                _ => Outcome::Refused(why),
             }
         }
-        Err(e) => Outcome::Later(with_causes(&e)),
+        Err(e) => Outcome::Retry(with_causes(&e)),
     }
 }

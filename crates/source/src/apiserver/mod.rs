@@ -1,10 +1,9 @@
 //! The Kubernetes API server as a source.
 //!
-//! Four kinds are followed, each by a [`reflector`](reflector) of its own: Services,
-//! EndpointSlices, this node's Node, and ServiceCIDRs where the server has them. What a reflector
-//! does next, and what the server's answers mean, is decided without input, output or clock; a
-//! thread sends and receives. A server that is away changes nothing: what was delivered stays
-//! true until the server says otherwise.
+//! A [`reflector`](reflector) watches each of four kinds: Services, EndpointSlices, this node's
+//! Node, and ServiceCIDRs if the server has them. Reflectors decide the next request and interpret
+//! the answers without I/O or clock; one thread sends and receives. An unreachable server changes
+//! nothing: delivered objects stay valid until the server reports a change.
 
 mod backoff;
 mod client;
@@ -33,23 +32,23 @@ use wire::Format;
 
 use crate::{Batch, Running, Source, StopSignal};
 
-/// How to reach the API server: kube-proxy's flags and `clientConnection`.
+/// Options of the API client: kube-proxy's flags and `clientConnection`.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// `--kubeconfig`. Without it and `master`, the pod's own account is used.
+    /// `--kubeconfig`. Without it and `master`, the Pod's service account is used.
     pub kubeconfig: Option<PathBuf>,
-    /// `--master`: goes before the kubeconfig's server.
+    /// `--master`: overrides the kubeconfig's server.
     pub master: Option<String>,
     /// `contentType`, `--kube-api-content-type`: `application/vnd.kubernetes.protobuf` or
     /// `application/json`; empty means the latter, as with client-go.
     pub content_type: String,
-    /// `acceptContentTypes`: the `Accept` header, where it is not to follow from `content_type`.
+    /// `acceptContentTypes`: the `Accept` header; derived from `content_type` if empty.
     pub accept_content_types: String,
-    /// `qps`, `--kube-api-qps`: requests a second. 0 means 5, less than 0 no limit.
+    /// `qps`, `--kube-api-qps`: requests per second. 0 means 5, a negative value no limit.
     pub qps: f32,
-    /// `burst`, `--kube-api-burst`: requests at once. 0 means 10.
+    /// `burst`, `--kube-api-burst`: size of a burst. 0 means 10.
     pub burst: i32,
-    /// Waiting times.
+    /// Delays and timeouts.
     pub timing: Timing,
 }
 
@@ -89,25 +88,25 @@ impl std::fmt::Debug for ApiServer {
 }
 
 impl ApiServer {
-    /// Reads the kubeconfig, or finds the pod's account; the server itself is not asked yet. Of
-    /// Nodes, `node_name` is followed.
+    /// Read the kubeconfig or the Pod's service account, without contacting the server. The only
+    /// Node that is watched is `node_name`.
     ///
     /// # Errors
-    /// A configuration that can never work. A server that is away, or a token file that is not
-    /// there yet, is none: that is retried.
+    /// If the configuration can never work. An unreachable server or a missing token file is
+    /// retried instead.
     pub fn new(options: ClientOptions, node_name: &str) -> Result<Self, ConfigError> {
-        let surroundings = client::Surroundings::of_this_process();
+        let environment = client::Environment::of_this_process();
         let config = client::find_server(
             options.kubeconfig.as_deref(),
             options.master.as_deref(),
-            &surroundings,
+            &environment,
         )?;
         let format = match options.content_type.as_str() {
             "" => Format::Json,
             other => Format::of_content_type(other)
                 .ok_or_else(|| ConfigError::ContentType(other.to_owned()))?,
         };
-        // Certificates that cannot be used are better found out now.
+        // Reports unusable certificates at startup.
         client::Client::new(config.clone(), options.qps, options.burst, Instant::now())?;
         let (recorder, queue) = events::recorder();
         Ok(Self {
@@ -121,12 +120,12 @@ impl ApiServer {
         })
     }
 
-    /// Has each request told, once its answer begins or is known not to come.
+    /// Call `observer` for each request, at the head of its answer or on failure.
     pub fn observe(&mut self, observer: impl Fn(&Sent<'_>) + Send + 'static) {
         self.observer = Box::new(observer);
     }
 
-    /// Sends Kubernetes Events through the same client, from when the source has been started.
+    /// A recorder that sends Kubernetes Events through the same client once the source runs.
     pub fn recorder(&self) -> Recorder {
         self.recorder.clone()
     }
@@ -162,9 +161,9 @@ impl ApiServer {
             let jitter = jitter(kind);
             let reflector =
                 reflector::Reflector::new(kind, self.format, timing.clone(), jitter, now);
-            tasks.spawn_local(run::follow(shared.clone(), reflector));
+            tasks.spawn_local(run::watch_kind(shared.clone(), reflector));
         }
-        drop(self.recorder); // So that the queue ends when the last one outside is gone.
+        drop(self.recorder); // The queue ends with the last recorder outside.
         let (queue, node_name) = (self.queue, self.node_name);
         tasks.spawn_local(async move { events::send_all(client, queue, &node_name).await });
         tasks.block_on(&runtime, async {
@@ -187,7 +186,7 @@ impl Source for ApiServer {
             .name("apiserver".into())
             .spawn(move || {
                 if let Err(e) = self.run(deliver, stopped) {
-                    tracing::error!("the API server cannot be followed: {e}");
+                    tracing::error!(error = %e, "Cannot watch the API server");
                 }
             })?;
         Ok(Running {
@@ -202,7 +201,7 @@ struct Stop(oneshot::Sender<()>);
 
 impl StopSignal for Stop {
     fn stop(self: Box<Self>) {
-        // A thread that has ended already needs no telling.
+        // Fails if the thread has ended already.
         let _ = self.0.send(());
     }
 }
@@ -214,7 +213,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.join(": ")
 }
 
-/// Numbers that differ from node to node and from start to start; nothing depends on their quality.
+/// A source of jitter that differs between nodes and between starts.
 fn jitter(kind: Kind) -> backoff::Jitter {
     use std::hash::{BuildHasher, RandomState};
     let seed = RandomState::new();
@@ -222,7 +221,7 @@ fn jitter(kind: Kind) -> backoff::Jitter {
     Box::new(move || {
         count += 1;
         let bits = seed.hash_one((kind, count)) >> 11;
-        // 53 bits: all that an f64 takes without rounding.
+        // 53 bits fit into an f64 without rounding.
         #[allow(clippy::cast_precision_loss)]
         let number = bits as f64 / (1_u64 << 53) as f64;
         number

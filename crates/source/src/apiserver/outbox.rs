@@ -1,4 +1,4 @@
-//! What is about to be delivered.
+//! Changes that wait for delivery.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -9,23 +9,23 @@ use model::{Change, Event, Key, Kind};
 use super::store::{Changed, Changes};
 use crate::{Batch, Problem, What};
 
-/// Before everything has been listed once there is no hurry: then this many events make a batch.
+/// Events per batch until the initial list is complete.
 const FIRST_BATCHES: usize = 4096;
 
 type Deliver = Box<dyn FnMut(Batch) -> ControlFlow<()>>;
 
-/// Gathers changes into batches, in which no object occurs twice.
+/// Gathers changes into batches that contain each object at most once.
 pub(super) struct Outbox {
     deliver: Deliver,
-    /// For each object what was told of it last, and what is to be told now.
+    /// For each changed object, the version delivered last and the new one.
     events: BTreeMap<Key, Changed>,
     problems: Vec<Problem>,
     resolved: Vec<Problem>,
-    /// The kinds that have not been listed to the end.
+    /// The kinds whose initial list is incomplete.
     missing: Vec<Kind>,
-    /// Completeness has been told.
-    told: bool,
-    /// The receiver wants no more.
+    /// Completeness has been delivered.
+    complete_delivered: bool,
+    /// The receiver accepts no more batches.
     closed: bool,
 }
 
@@ -37,7 +37,7 @@ impl Outbox {
             problems: Vec::new(),
             resolved: Vec::new(),
             missing: Kind::ALL.to_vec(),
-            told: false,
+            complete_delivered: false,
             closed: false,
         }
     }
@@ -56,34 +56,33 @@ impl Outbox {
             .extend(changes.resolved.into_iter().map(problem));
     }
 
-    /// A kind has been listed to the end.
+    /// Note that the initial list of a kind is complete.
     pub(super) fn complete(&mut self, kind: Kind) {
         self.missing.retain(|k| *k != kind);
     }
 
-    /// Whether the receiver wants no more.
+    /// Whether the receiver accepts no more batches.
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Delivers what there is, if it is time for that.
+    /// Deliver the pending changes; during the initial list only a full batch or problems.
     pub(super) fn flush(&mut self) {
         let complete = self.missing.is_empty();
-        // Before everything has been listed there is no hurry.
-        let hurry = complete || !self.problems.is_empty();
-        if self.closed || !hurry && self.events.len() < FIRST_BATCHES {
+        let urgent = complete || !self.problems.is_empty();
+        if self.closed || !urgent && self.events.len() < FIRST_BATCHES {
             return;
         }
-        // What is as it was told last, there and back again, is no change.
+        // An object that changed and changed back is unchanged.
         self.events.retain(|key, changed| match &changed.before {
             Some(before) => changed.event != *before,
             None => changed.event != key.deleted(),
         });
         let empty = self.events.is_empty() && self.problems.is_empty() && self.resolved.is_empty();
-        if empty && self.told == complete {
+        if empty && self.complete_delivered == complete {
             return;
         }
-        self.told = complete;
+        self.complete_delivered = complete;
         let all = std::mem::take(&mut self.events).into_values();
         let all = all.map(|changed| changed.event);
         let (mut events, applied): (Vec<_>, Vec<_>) = all.partition(is_deletion);
@@ -133,20 +132,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_it_was_is_not_told() {
-        let told = Rc::new(RefCell::new(Vec::new()));
-        let hear = told.clone();
+    fn unchanged_objects_are_not_delivered() {
+        let delivered = Rc::new(RefCell::new(Vec::new()));
+        let batches = delivered.clone();
         let mut outbox = Outbox::new(Box::new(move |batch| {
-            hear.borrow_mut().push(batch);
+            batches.borrow_mut().push(batch);
             ControlFlow::Continue(())
         }));
         let (a, b) = (applied("10.0.0.0/24"), applied("10.1.0.0/24"));
-        let gone = a.key().deleted();
-        // Came and went before anything was told.
+        let deleted = a.key().deleted();
+        // Added and deleted before the first delivery.
         outbox.add(changes(None, a.clone()));
-        outbox.add(changes(Some(a.clone()), gone.clone()));
+        outbox.add(changes(Some(a.clone()), deleted.clone()));
         outbox.flush();
-        assert_eq!(told.borrow().len(), 0, "not everything is listed");
+        assert_eq!(
+            delivered.borrow().len(),
+            0,
+            "the initial list is incomplete"
+        );
         for kind in Kind::ALL {
             outbox.complete(kind);
         }
@@ -155,16 +158,16 @@ mod tests {
             initial_list_complete: true,
             ..Batch::default()
         };
-        assert_eq!(*told.borrow(), [complete]);
-        // Changed, and changed back.
+        assert_eq!(*delivered.borrow(), [complete]);
+        // Changed and changed back.
         outbox.add(changes(Some(a.clone()), b.clone()));
         outbox.add(changes(Some(b.clone()), a.clone()));
         outbox.flush();
-        assert_eq!(told.borrow().len(), 1);
-        // Gone, and back in another shape.
-        outbox.add(changes(Some(a), gone));
+        assert_eq!(delivered.borrow().len(), 1);
+        // Deleted and created with other content.
+        outbox.add(changes(Some(a), deleted));
         outbox.add(changes(None, b.clone()));
         outbox.flush();
-        assert_eq!(told.borrow()[1].events, [b]);
+        assert_eq!(delivered.borrow()[1].events, [b]);
     }
 }

@@ -1,41 +1,41 @@
-//! What is asked of the API server.
+//! Requests to the API server.
 
 use std::fmt::Write;
 
 use model::Kind;
 
-/// Objects a page. What client-go asks for; the server's own work for a page stays small.
+/// Objects per page, as in client-go.
 const PAGE_LIMIT: u32 = 500;
 
 /// A request for a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// A page of a list; the first where no token is given.
+    /// A page of a list; the first without a token.
     List {
-        /// `continue` of the page before.
+        /// `continue` of the previous page.
         continue_token: Option<String>,
     },
     /// A watch.
     Watch {
-        /// Where to go on from; `None` asks for a streaming list, that is, for all objects first
-        /// (KEP-3157).
+        /// The version to resume from; `None` asks for a streaming list, which starts with all
+        /// objects (KEP-3157).
         resource_version: Option<String>,
-        /// After how many seconds the server shall end it. Nodes choose different times, so that
-        /// they do not come back together.
+        /// Seconds after which the server ends the watch. Nodes choose different times to keep
+        /// them from reconnecting together.
         timeout_seconds: u32,
     },
 }
 
 impl Request {
-    /// Whether the answer is a stream without end.
+    /// Whether the request is a watch.
     pub(super) fn is_watch(&self) -> bool {
         matches!(self, Request::Watch { .. })
     }
 
-    /// The path and query, for a kind; of Nodes only the named one is asked for.
+    /// The path and query for a kind; for Nodes, only the named one.
     ///
-    /// The selectors are kube-proxy 1.36's (`cmd/kube-proxy/app/server.go`): Services of other
-    /// proxies and headless ones, and the slices of headless ones, are left out by the server.
+    /// The selectors are those of kube-proxy 1.36 (`cmd/kube-proxy/app/server.go`): the server
+    /// leaves out headless Services, their slices, and Services of other proxies.
     pub(super) fn path_and_query(&self, kind: Kind, node_name: &str) -> String {
         let mut out = String::from(match kind {
             Kind::Service => {
@@ -86,7 +86,7 @@ impl Request {
     }
 }
 
-/// Everything but RFC 3986's unreserved characters is encoded.
+/// Percent-encode everything but the unreserved characters of RFC 3986.
 fn percent_encode(out: &mut String, s: &str) {
     for byte in s.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_spelled_as_the_server_reads_them() {
+    fn requests_have_the_paths_and_queries_of_the_api() {
         let list = |token: Option<&str>| Request::List {
             continue_token: token.map(str::to_owned),
         };

@@ -1,5 +1,4 @@
-//! The thread that follows the API server: what the reflectors ask for is sent, what comes back is
-//! told to them, and what they make of it is delivered.
+//! The I/O of the reflectors: sends their requests, feeds them the answers, delivers the changes.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,35 +16,35 @@ use super::store::Changes;
 use super::wire::{self, Format, Frames};
 use super::with_causes;
 
-/// A page is read whole before it is decoded; 500 objects of 1.5 MiB, etcd's limit, would be more,
-/// but then something else is wrong.
+/// Upper bound on a page, which is read whole before it is decoded. 500 objects of etcd's maximum
+/// size, 1.5 MiB, would exceed it; no real page does.
 const MAX_PAGE: usize = 512 << 20;
 
-/// What the followers of the kinds share.
+/// State shared by the tasks of all kinds.
 pub(super) struct Shared {
     pub(super) client: Rc<Client>,
     pub(super) node_name: String,
-    /// `Accept`, where the user has set it.
+    /// The configured `Accept` header.
     pub(super) accept: Option<String>,
     pub(super) interner: RefCell<Interner>,
     pub(super) outbox: RefCell<Outbox>,
-    /// Told when the receiver wants no more.
+    /// Notified when the receiver accepts no more batches.
     pub(super) closed: tokio::sync::Notify,
 }
 
-/// Follows one kind for ever.
-pub(super) async fn follow(shared: Rc<Shared>, mut reflector: Reflector) {
+/// Watch one kind forever.
+pub(super) async fn watch_kind(shared: Rc<Shared>, mut reflector: Reflector) {
     loop {
         match reflector.next(Instant::now()) {
             Step::Wait(at) => tokio::time::sleep_until(at.into()).await,
             Step::Send(request) => shared.attempt(&mut reflector, &request).await,
         }
-        shared.tell(&mut reflector);
+        shared.report(&mut reflector);
     }
 }
 
 impl Shared {
-    /// Sends one request and sees it through to its end.
+    /// Send one request and read its answer to the end.
     async fn attempt(&self, reflector: &mut Reflector, request: &Request) {
         let path = request.path_and_query(reflector.kind(), &self.node_name);
         let accept = match (&self.accept, reflector.format()) {
@@ -88,7 +87,7 @@ impl Shared {
                 reflector.failed(Instant::now(), failure);
             }
             Answer::Accepted { format: None, .. } => {
-                let what = "the server answers in neither protobuf nor JSON".into();
+                let what = "the answer is neither protobuf nor JSON".into();
                 reflector.failed(Instant::now(), Failure::Unreadable(what));
             }
             Answer::Accepted {
@@ -163,11 +162,11 @@ impl Shared {
             if flow == Flow::Stop {
                 return;
             }
-            self.tell(reflector);
+            self.report(reflector);
         }
     }
 
-    /// Takes in the events that have come whole.
+    /// Apply the events that are complete.
     fn events(
         &self,
         reflector: &mut Reflector,
@@ -205,9 +204,8 @@ impl Shared {
         }
     }
 
-    /// Logs what a reflector has to say, and delivers that a kind has become complete without any
-    /// object, since the server does not have it.
-    fn tell(&self, reflector: &mut Reflector) {
+    /// Log a reflector's notices, and deliver the completeness of a kind that the server lacks.
+    fn report(&self, reflector: &mut Reflector) {
         let kind = reflector.kind();
         for notice in reflector.take_notices() {
             log(kind, &notice);
@@ -220,22 +218,19 @@ impl Shared {
 
 fn log(kind: Kind, notice: &Notice) {
     match notice {
-        Notice::Failing(failure) => tracing::warn!(
-            %kind,
-            "the API server cannot be followed, and what is programmed stays: {failure}"
-        ),
-        Notice::Recovered => tracing::info!(%kind, "the API server is followed again"),
-        Notice::NoStreamingLists => {
-            tracing::debug!(%kind, "the API server has no streaming lists; lists come in pages");
+        Notice::Failing(error) => {
+            tracing::warn!(%kind, %error, "Watch failed; keeping the known objects and retrying");
         }
-        Notice::Absent(failure) => {
-            tracing::info!(%kind, "done without, the API server does not serve it: {failure}");
+        Notice::Recovered => tracing::info!(%kind, "Watch recovered"),
+        Notice::NoStreamingLists => {
+            tracing::debug!(%kind, "API server lacks streaming lists; listing in pages");
+        }
+        Notice::Absent(error) => {
+            tracing::info!(%kind, %error, "API server does not serve this resource; continuing");
         }
         Notice::FallBackToJson => {
-            tracing::info!(%kind, "the API server refuses protobuf; JSON is used");
+            tracing::info!(%kind, "API server refused protobuf; using JSON");
         }
-        Notice::Relisting => {
-            tracing::warn!(%kind, "an object could not be read; everything is listed again");
-        }
+        Notice::Relisting => tracing::warn!(%kind, "Object unreadable; listing again"),
     }
 }

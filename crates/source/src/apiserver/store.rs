@@ -1,4 +1,4 @@
-//! What is held of one kind, so that only real changes are passed on.
+//! The known objects of one kind; only real changes are passed on.
 
 use std::collections::HashMap;
 
@@ -7,85 +7,85 @@ use model::{Checked, Event, Interner, Key, Kind, Subject, object::Object};
 use super::wire::{Stated, Unreadable};
 use crate::What;
 
-/// What came of taking objects in, in the order in which it came.
+/// The result of applying objects, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// Objects added, changed or gone.
+    /// Objects added, changed or deleted.
     pub(super) events: Vec<Changed>,
-    /// What is wrong with objects, each told once.
+    /// New problems.
     pub(super) problems: Vec<What>,
-    /// What was wrong and is no more.
+    /// Resolved problems.
     pub(super) resolved: Vec<What>,
 }
 
-/// What has become of an object.
+/// A change of an object.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Changed {
-    /// The last good version before, as the event that it was there.
+    /// The last valid version before, as an event.
     pub(super) before: Option<Event>,
-    /// What is to be told.
+    /// The event to deliver.
     pub(super) event: Event,
 }
 
 /// The objects of one kind.
 ///
-/// Held objects are shared with whoever took the event (`Arc`), so that holding them for comparison
-/// costs a table entry, not a copy.
+/// Objects are shared with the receiver of the events (`Arc`): keeping them for comparison costs a
+/// table entry, not a copy.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    held: HashMap<Key, Held>,
-    /// Which list is being taken in: what it did not name is gone when it ends.
+    known: HashMap<Key, Known>,
+    /// Number of the current list. When it ends, objects missing from it are deleted.
     list: u64,
-    /// The list had an object of which not even the name could be read.
+    /// The list contains an object whose name cannot be read.
     nameless: bool,
 }
 
 #[derive(Debug)]
-struct Held {
-    /// The last good version.
+struct Known {
+    /// The last valid version.
     object: Option<Event>,
-    /// What is wrong with the version that the server has.
+    /// Problems of the server's version.
     problems: Vec<What>,
-    /// The last list that named it.
+    /// The last list that contained it.
     list: u64,
 }
 
 impl Store {
-    /// A list begins.
+    /// Begin a list.
     pub(super) fn begin_list(&mut self) {
         self.list += 1;
         self.nameless = false;
     }
 
-    /// The list has been taken in whole: what it did not name is gone.
+    /// End the list and delete the objects missing from it.
     ///
-    /// Returns `false` where that cannot be told, because an object in it could not even be named;
-    /// nothing is taken for gone then, and another list is needed.
+    /// Returns `false` and deletes nothing if an object in the list has no readable name: another
+    /// list is needed.
     pub(super) fn end_list(&mut self, changes: &mut Changes) -> bool {
         if self.nameless {
             return false;
         }
         let list = self.list;
-        let gone = self.held.extract_if(|_, held| held.list != list);
-        for (key, held) in gone {
-            forget(&key, held, changes);
+        let missing = self.known.extract_if(|_, known| known.list != list);
+        for (key, known) in missing {
+            remove(&key, known, changes);
         }
         true
     }
 
-    /// Takes in an object that is there.
+    /// Apply an object of a list or event.
     pub(super) fn apply(&mut self, object: Object, interner: &mut Interner, changes: &mut Changes) {
         match object.check(interner) {
             Ok(Checked { value, warnings }) => {
-                let held = self.held.entry(value.key()).or_insert_with(Held::new);
-                held.list = self.list;
-                if held.object.as_ref() != Some(&value) {
+                let known = self.known.entry(value.key()).or_insert_with(Known::new);
+                known.list = self.list;
+                if known.object.as_ref() != Some(&value) {
                     changes.events.push(Changed {
-                        before: held.object.replace(value.clone()),
+                        before: known.object.replace(value.clone()),
                         event: value,
                     });
                 }
-                held.say(warnings.into_iter().map(What::Partial).collect(), changes);
+                known.set_problems(warnings.into_iter().map(What::Partial).collect(), changes);
             }
             Err(invalid) => {
                 let key = invalid.object.key();
@@ -94,7 +94,7 @@ impl Store {
         }
     }
 
-    /// Takes in an object that is there but cannot be read: its last good version stays.
+    /// Note an unreadable object; its last valid version is kept.
     pub(super) fn unreadable(&mut self, unreadable: Unreadable, changes: &mut Changes) {
         let Unreadable {
             subject, reason, ..
@@ -108,30 +108,30 @@ impl Store {
 
     fn unusable(&mut self, key: Option<Key>, what: What, changes: &mut Changes) {
         if let Some(key) = key {
-            let held = self.held.entry(key).or_insert_with(Held::new);
-            held.list = self.list;
-            held.say(vec![what], changes);
+            let known = self.known.entry(key).or_insert_with(Known::new);
+            known.list = self.list;
+            known.set_problems(vec![what], changes);
         } else {
             self.nameless = true;
             changes.problems.push(what);
         }
     }
 
-    /// Takes in that an object is gone.
+    /// Apply a deletion.
     pub(super) fn delete(&mut self, stated: &Stated, changes: &mut Changes) {
         let Some(key) = subject(&stated.object).key() else {
             return;
         };
-        if let Some(held) = self.held.remove(&key) {
-            forget(&key, held, changes);
+        if let Some(known) = self.known.remove(&key) {
+            remove(&key, known, changes);
         }
-        if self.held.len() * 4 < self.held.capacity() {
-            self.held.shrink_to(self.held.len() * 2);
+        if self.known.len() * 4 < self.known.capacity() {
+            self.known.shrink_to(self.known.len() * 2);
         }
     }
 }
 
-impl Held {
+impl Known {
     fn new() -> Self {
         Self {
             object: None,
@@ -140,8 +140,8 @@ impl Held {
         }
     }
 
-    /// Says what has come to be wrong, and what is no more.
-    fn say(&mut self, problems: Vec<What>, changes: &mut Changes) {
+    /// Replace the problems, and note the new and the resolved ones.
+    fn set_problems(&mut self, problems: Vec<What>, changes: &mut Changes) {
         for old in self.problems.extract_if(.., |old| !problems.contains(old)) {
             changes.resolved.push(old);
         }
@@ -154,15 +154,15 @@ impl Held {
     }
 }
 
-fn forget(key: &Key, mut held: Held, changes: &mut Changes) {
-    if let before @ Some(_) = held.object.take() {
+fn remove(key: &Key, mut known: Known, changes: &mut Changes) {
+    if let before @ Some(_) = known.object.take() {
         let event = key.deleted();
         changes.events.push(Changed { before, event });
     }
-    held.say(Vec::new(), changes);
+    known.set_problems(Vec::new(), changes);
 }
 
-/// Which object this says to be.
+/// The kind, namespace and name of an object.
 fn subject(object: &Object) -> Subject {
     let (kind, metadata) = match object {
         Object::Service(o) => (Kind::Service, &o.metadata),

@@ -1,16 +1,16 @@
-//! Manifest files followed as they change.
+//! Watches manifest files for changes.
 //!
-//! Changes are noticed through inotify and looked at a moment later, so that a burst of them comes
-//! as one batch; a slow rescan covers what inotify missed. Editors, `kubectl`, `cp` and the
-//! kubelet's symlink swap of a ConfigMap mount all replace files in different ways, hence:
-//! - What counts is what the paths lead to when looked at, symlinks followed, never what an event
-//!   claims to have happened.
-//! - A file that is open for writing is not read before the writer has closed it (or has been
-//!   silent for a while): a half-written file could read as one that lacks objects.
-//! - A file that has gone from a folder is believed gone only at the second look, since some
-//!   programs replace a file by deleting it first.
-//! - A path asked for that vanishes altogether is a source that is away, not one that is empty:
-//!   its objects stay in force. To remove them, empty the file or the folder.
+//! inotify reports changes; a scan follows a moment later, so that a burst of changes becomes one
+//! batch. A slow periodic scan covers missed events. Editors, `kubectl`, `cp` and the kubelet's
+//! symlink swap of a ConfigMap mount replace files in different ways. Therefore:
+//! - A scan relies on the files that the paths lead to, through symlinks, not on the content of
+//!   inotify events.
+//! - A file that is open for writing is not read until the writer has closed it or been silent for
+//!   a while: a half-written file could appear to lack objects.
+//! - A file missing from a folder counts as removed at the second scan only, since some programs
+//!   replace a file by deleting it first.
+//! - A path argument that vanishes counts as unavailable, not as empty: its objects are kept. To
+//!   remove them, empty the file or folder.
 
 mod scan;
 #[cfg(test)]
@@ -36,25 +36,25 @@ pub use scan::read_once;
 
 /// Files and folders of manifests as a [`Source`].
 ///
-/// A folder stands for the files directly in it whose names end in `.yaml`, `.yml` or `.json` and
-/// do not start with a dot; folders in it are not entered (as with `kubectl apply -f`).
+/// A folder stands for the files directly in it with names that end in `.yaml`, `.yml` or `.json` and
+/// do not start with a dot, as with `kubectl apply -f`.
 #[derive(Clone, Debug)]
 pub struct ManifestFiles {
     paths: Vec<PathBuf>,
     timing: Timing,
 }
 
-/// How long to wait for what.
+/// Delays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// From the first sign of a change to looking at it.
+    /// From the first event of a change to the scan.
     pub settle: Duration,
-    /// For a file that is gone to come back.
+    /// Wait for a missing file to reappear.
     pub absence: Duration,
-    /// For a writer that does not close its file, from its last write.
+    /// Wait for a writer to close its file, from its last write.
     pub writing: Duration,
-    /// From one look without any sign to the next. While changes cannot be watched, or a path
-    /// is away, looks come ten times as often.
+    /// Period of scans without events; a tenth of it if inotify is not available or a path is
+    /// missing.
     pub rescan: Duration,
 }
 
@@ -70,7 +70,7 @@ impl Default for Timing {
 }
 
 impl ManifestFiles {
-    /// Follows these files and folders. Where an object stands in several, the last one wins.
+    /// Watch these files and folders. Of several definitions of an object, the last one wins.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
             paths: paths.into_iter().collect(),
@@ -78,7 +78,7 @@ impl ManifestFiles {
         }
     }
 
-    /// With other waiting times.
+    /// Set the delays.
     pub fn with_timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
         self
@@ -105,7 +105,7 @@ impl Source for ManifestFiles {
     }
 }
 
-/// What wakes the follower.
+/// A message to the follower.
 enum Message {
     Changed(notify::Result<Event>),
     Stop,
@@ -116,7 +116,7 @@ struct Stop(Sender<Message>);
 
 impl StopSignal for Stop {
     fn stop(self: Box<Self>) {
-        // A thread that has ended already needs no telling.
+        // Fails if the thread has ended already.
         let _ = self.0.send(Message::Stop);
     }
 }
@@ -126,9 +126,9 @@ struct Follower {
     manifests: Manifests,
     scan: Scan,
     watch: Watch,
-    /// When to look next.
+    /// Time of the next scan.
     due: Instant,
-    /// Files that somebody is writing, and how long to wait for that.
+    /// Files that are being written, and the time to stop waiting.
     writing: HashMap<FileNumber, Instant>,
     complete: bool,
 }
@@ -153,30 +153,30 @@ impl Follower {
     ) {
         loop {
             if self.due <= Instant::now()
-                && let Some(batch) = self.look()
+                && let Some(batch) = self.scan()
                 && deliver(batch).is_break()
             {
                 return;
             }
             let wait = self.due.saturating_duration_since(Instant::now());
             match messages.recv_timeout(wait) {
-                Ok(Message::Changed(event)) => self.noticed(event),
+                Ok(Message::Changed(event)) => self.on_event(event),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// Looks at everything, and says what has come of it, if anything.
-    fn look(&mut self) -> Option<Batch> {
+    /// Scan all paths and return the changes, if any.
+    fn scan(&mut self) -> Option<Batch> {
         let now = Instant::now();
         self.writing.retain(|_, until| *until > now);
-        // The watch comes before the look, so that a change after the look is noticed; and a look
-        // can show that more must be watched, which then may have changed unnoticed.
+        // Watching before the scan catches changes after it. The scan may add folders to watch,
+        // which may have changed before they were watched.
         for _ in 0..3 {
             self.watch.follow(&self.scan.to_watch());
             let paths = self.scan.to_watch();
-            self.scan.look(
+            self.scan.run(
                 &mut self.manifests,
                 &self.writing,
                 now + self.timing.absence,
@@ -185,9 +185,9 @@ impl Follower {
                 break;
             }
         }
-        let eager = self.scan.away() || !self.watch.works();
+        let eager = self.scan.unavailable() || !self.watch.works();
         let rescan = now + self.timing.rescan / if eager { 10 } else { 1 };
-        self.due = [self.scan.next_look(), self.writing.values().min().copied()]
+        self.due = [self.scan.next_run(), self.writing.values().min().copied()]
             .into_iter()
             .flatten()
             .fold(rescan, Instant::min);
@@ -200,8 +200,8 @@ impl Follower {
         (first_complete || !empty).then_some(batch)
     }
 
-    /// Takes note of a sign that something changed.
-    fn noticed(&mut self, event: notify::Result<Event>) {
+    /// Handle an inotify event.
+    fn on_event(&mut self, event: notify::Result<Event>) {
         let now = Instant::now();
         let event = match event {
             Ok(event) if event.need_rescan() => {
@@ -210,15 +210,15 @@ impl Follower {
             }
             Ok(event) => event,
             Err(error) => {
-                tracing::warn!(%error, "watching manifests");
+                tracing::warn!(%error, "Watching manifests failed; scanning all");
                 self.scan.force_all();
                 Event::new(EventKind::Other)
             }
         };
         let writing = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-            EventKind::Access(_) => return, // Somebody reads; perhaps this very thread.
-            // Links are created whole.
+            EventKind::Access(_) => return, // A reader, perhaps this thread.
+            // Links are complete when created.
             EventKind::Create(CreateKind::File) => event
                 .paths
                 .iter()

@@ -1,4 +1,4 @@
-//! Looking at files and folders.
+//! Scans files and folders.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, Metadata};
@@ -11,11 +11,10 @@ use std::time::Instant;
 use crate::Batch;
 use crate::manifests::{Content, FileId, Manifests};
 
-/// No manifest is that long; a file that is was named by mistake, and must not eat the node's
-/// memory.
+/// Upper bound on a manifest, to protect the node's memory from a path given by mistake.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// How many symlinks are followed in search of what to watch (the kernel's own bound is 40).
+/// Upper bound on symlinks followed to find folders to watch (the kernel's is 40).
 const MAX_LINKS: usize = 16;
 
 /// A file's device and inode.
@@ -23,7 +22,7 @@ const MAX_LINKS: usize = 16;
 pub(super) struct FileNumber(u64, u64);
 
 impl FileNumber {
-    /// The number of the file that a path leads to.
+    /// The number of the file at a path.
     pub(super) fn of(path: &Path) -> Option<Self> {
         Some(Self::from(&path.metadata().ok()?))
     }
@@ -33,13 +32,13 @@ impl FileNumber {
     }
 }
 
-/// Whether a path that has just come up is a new file that will yet be written, and not a link to
-/// something that is complete.
+/// Whether a new path is a file about to be written, not a link to a complete one.
 pub(super) fn is_new_file(metadata: &Metadata) -> bool {
     metadata.is_file() && metadata.nlink() == 1
 }
 
-/// Two equal ones mean that a file has not changed (as far as its times are fine enough).
+/// Identity, size and times of a file; equal if it has not changed (within the resolution of its
+/// times).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Signature {
     file: FileNumber,
@@ -59,11 +58,11 @@ impl Signature {
     }
 }
 
-/// What is known of the paths asked for.
+/// The state of the path arguments.
 #[derive(Debug)]
 pub(super) struct Scan {
     arguments: Vec<Argument>,
-    /// Files to be read again even if they look unchanged.
+    /// Files to read even if unchanged.
     forced: HashSet<FileNumber>,
     force_all: bool,
 }
@@ -71,19 +70,19 @@ pub(super) struct Scan {
 #[derive(Debug)]
 struct Argument {
     path: Arc<Path>,
-    /// Whether it could be read at least once.
+    /// It was readable at least once.
     seen: bool,
-    /// Whether it cannot be read now.
-    away: bool,
+    /// It is unreadable now.
+    unavailable: bool,
     files: BTreeMap<Arc<Path>, Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// `None` if the file could not be read.
+    /// `None` if the file is unreadable.
     signature: Option<Signature>,
-    /// If it is not there any more: when to believe that.
-    gone_at: Option<Instant>,
+    /// For a missing file, the time at which it counts as removed.
+    removed_at: Option<Instant>,
 }
 
 impl Scan {
@@ -91,7 +90,7 @@ impl Scan {
         let argument = |path: PathBuf| Argument {
             path: path.into(),
             seen: false,
-            away: false,
+            unavailable: false,
             files: BTreeMap::new(),
         };
         Self {
@@ -109,55 +108,55 @@ impl Scan {
         self.force_all = true;
     }
 
-    /// Whether every path has been there once.
+    /// Whether every path was readable at least once.
     pub(super) fn complete(&self) -> bool {
         self.arguments.iter().all(|a| a.seen)
     }
 
-    /// Whether a path is not there now.
-    pub(super) fn away(&self) -> bool {
-        self.arguments.iter().any(|a| a.away)
+    /// Whether a path is unreadable now.
+    pub(super) fn unavailable(&self) -> bool {
+        self.arguments.iter().any(|a| a.unavailable)
     }
 
-    /// When a file that is gone is to be believed gone.
-    pub(super) fn next_look(&self) -> Option<Instant> {
+    /// The time at which a missing file counts as removed.
+    pub(super) fn next_run(&self) -> Option<Instant> {
         let entries = self.arguments.iter().flat_map(|a| a.files.values());
-        entries.filter_map(|e| e.gone_at).min()
+        entries.filter_map(|e| e.removed_at).min()
     }
 
-    /// Reads what has changed into `manifests`, except what is being written. A file that is
-    /// found gone is believed so at the first look from `gone_at` on.
-    pub(super) fn look(
+    /// Read changed files into `manifests`, except files being written. A missing file counts as
+    /// removed at the first scan from `removed_at` on.
+    pub(super) fn run(
         &mut self,
         manifests: &mut Manifests,
         writing: &HashMap<FileNumber, Instant>,
-        gone_at: Instant,
+        removed_at: Instant,
     ) {
         let forced = std::mem::take(&mut self.forced);
         let force_all = std::mem::take(&mut self.force_all);
         let mut postponed = HashSet::new();
         for (number, argument) in self.arguments.iter_mut().enumerate() {
-            let mut look = Look {
-                argument: number,
+            let mut pass = Pass {
+                number,
                 manifests: &mut *manifests,
                 is_writing: &|file| writing.contains_key(&file),
                 is_forced: &|file| force_all || forced.contains(&file),
                 postponed: &mut postponed,
-                gone_at,
+                removed_at,
             };
-            look.at(argument);
+            pass.argument(argument);
         }
         self.forced = postponed;
     }
 
-    /// The folders in which a change can bear on what the paths lead to.
+    /// The folders in which a change can affect the files.
     pub(super) fn to_watch(&self) -> BTreeSet<PathBuf> {
         let mut folders = BTreeSet::new();
         for argument in &self.arguments {
-            way_to(&argument.path, &mut folders);
+            add_folders(&argument.path, &mut folders);
             for file in argument.files.keys() {
                 if **file != *argument.path && file.is_symlink() {
-                    way_to(file, &mut folders);
+                    add_folders(file, &mut folders);
                 }
             }
         }
@@ -165,9 +164,9 @@ impl Scan {
     }
 }
 
-/// Adds the folders that hold a path and the symlinks on the way to what it leads to, and that
-/// itself if it is a folder. Of a path that does not exist, the nearest folder that does.
-fn way_to(path: &Path, folders: &mut BTreeSet<PathBuf>) {
+/// Add the folders that contain a path and the symlinks that it leads through, and the path itself
+/// if it is a folder; for a missing path, its nearest existing ancestor.
+fn add_folders(path: &Path, folders: &mut BTreeSet<PathBuf>) {
     if path.is_dir() {
         folders.insert(path.to_path_buf());
     }
@@ -188,72 +187,72 @@ fn way_to(path: &Path, folders: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// One look at one argument.
-struct Look<'a> {
-    argument: usize,
+/// A scan of one argument.
+struct Pass<'a> {
+    number: usize,
     manifests: &'a mut Manifests,
     is_writing: &'a dyn Fn(FileNumber) -> bool,
     is_forced: &'a dyn Fn(FileNumber) -> bool,
     postponed: &'a mut HashSet<FileNumber>,
-    gone_at: Instant,
+    removed_at: Instant,
 }
 
-impl Look<'_> {
+impl Pass<'_> {
     fn id(&self, path: &Arc<Path>) -> FileId {
         FileId {
-            argument: self.argument,
+            argument: self.number,
             path: path.clone(),
         }
     }
 
-    fn at(&mut self, argument: &mut Argument) {
-        let there = match list(&argument.path) {
-            Ok(there) => there,
+    fn argument(&mut self, argument: &mut Argument) {
+        let found = match list(&argument.path) {
+            Ok(found) => found,
             Err(error) => {
-                argument.away = true;
+                argument.unavailable = true;
                 let id = self.id(&argument.path);
                 self.manifests
                     .update(&id, Content::Unreadable(&reason(&error)));
-                // Read anew once it is back.
+                // Read again when available.
                 argument.files.values_mut().for_each(|e| e.signature = None);
                 return;
             }
         };
-        let is_file = there.len() == 1 && there.contains(&argument.path);
-        if std::mem::take(&mut argument.away) && !is_file {
+        let is_file = found.len() == 1 && found.contains(&argument.path);
+        if std::mem::take(&mut argument.unavailable) && !is_file {
             let id = self.id(&argument.path);
-            self.manifests.update(&id, Content::Gone); // Of a folder: the complaint.
+            self.manifests.update(&id, Content::Removed); // The problem of the folder.
         }
-        for path in &there {
+        for path in &found {
             let entry = argument.files.entry(path.clone()).or_insert(Entry {
                 signature: None,
-                gone_at: None,
+                removed_at: None,
             });
-            entry.gone_at = None;
+            entry.removed_at = None;
             self.file(path, entry);
         }
         argument.seen = true;
-        self.drop_gone(argument, &there);
+        self.drop_removed(argument, &found);
     }
 
-    fn drop_gone(&mut self, argument: &mut Argument, there: &BTreeSet<Arc<Path>>) {
-        let mut gone = Vec::new();
+    fn drop_removed(&mut self, argument: &mut Argument, found: &BTreeSet<Arc<Path>>) {
+        let mut removed = Vec::new();
         let now = Instant::now();
         argument.files.retain(|path, entry| {
-            if there.contains(path) {
+            if found.contains(path) {
                 return true;
             }
-            let believe = entry.gone_at.is_some_and(|at| at <= now);
-            if believe {
-                gone.push(path.clone());
+            let is_removed = entry.removed_at.is_some_and(|at| at <= now);
+            if is_removed {
+                removed.push(path.clone());
             } else {
-                entry.gone_at.get_or_insert(self.gone_at);
+                entry.removed_at.get_or_insert(self.removed_at);
             }
-            !believe
+            !is_removed
         });
-        for path in &gone {
+        for path in &removed {
             let id = self.id(path);
-            self.manifests.update(&id, Content::Gone);
+            self.manifests.update(&id, Content::Removed);
         }
     }
 
@@ -283,7 +282,7 @@ impl Look<'_> {
     }
 }
 
-/// The manifest files that a path stands for.
+/// List the manifest files of a path.
 fn list(path: &Arc<Path>) -> io::Result<BTreeSet<Arc<Path>>> {
     if !path.metadata()?.is_dir() {
         return Ok(BTreeSet::from([path.clone()]));
@@ -300,7 +299,7 @@ fn list(path: &Arc<Path>) -> io::Result<BTreeSet<Arc<Path>>> {
         if !named || hidden {
             continue;
         }
-        // A link that leads nowhere is a file that is gone; one that cannot be asked is not.
+        // A dangling link is a missing file; any other error is an unreadable one.
         let manifest = match file.metadata() {
             Ok(metadata) => metadata.is_file(),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -312,10 +311,10 @@ fn list(path: &Arc<Path>) -> io::Result<BTreeSet<Arc<Path>>> {
     Ok(files)
 }
 
-/// Reads a plain file; to open anything else could block for ever.
+/// Read a regular file; opening anything else could block forever.
 fn read_file(path: &Path) -> io::Result<(Vec<u8>, Signature)> {
     if !path.metadata()?.is_file() {
-        let why = "it is neither a file nor a folder";
+        let why = "neither a file nor a folder";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     read(path)
@@ -323,7 +322,7 @@ fn read_file(path: &Path) -> io::Result<(Vec<u8>, Signature)> {
 
 fn read(path: &Path) -> io::Result<(Vec<u8>, Signature)> {
     let mut file = File::open(path)?;
-    // From before the reading: if the file changes meanwhile, the next look reads it again.
+    // Taken before reading: if the file changes meanwhile, the next scan reads it again.
     let signature = Signature::of(&file.metadata()?);
     let bytes = read_bounded(&mut file)?;
     Ok((bytes, signature))
@@ -333,23 +332,23 @@ fn read_bounded(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
-        let why = format!("is longer than {} MiB", MAX_BYTES >> 20);
+        let why = format!("larger than {} MiB", MAX_BYTES >> 20);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
     Ok(bytes)
 }
 
-/// The error's text; what the operating system has to say without its number.
+/// The text of an error.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => "it does not exist".into(),
+        io::ErrorKind::NotFound => "file not found".into(),
         _ => error.to_string(),
     }
 }
 
-/// Reads files and folders once: what a [`ManifestFiles`](super::ManifestFiles) would deliver
-/// first. The path `-` stands for standard input. A path that cannot be read is among the
-/// problems, and the list then not complete.
+/// Read files and folders once, like the first batch of
+/// [`ManifestFiles`](super::ManifestFiles). The path `-` stands for standard input. An unreadable
+/// path is a problem and makes the list incomplete.
 pub fn read_once(paths: impl IntoIterator<Item = PathBuf>) -> Batch {
     let mut manifests = Manifests::new();
     let mut complete = true;

@@ -1,5 +1,4 @@
-//! Real files, real inotify. Waits are for an event to come, with a bound far beyond what it
-//! takes; nothing is asserted about time.
+//! Tests with real files and real inotify. Waits have generous bounds; times are not asserted.
 
 use std::fs;
 use std::path::Path;
@@ -17,8 +16,8 @@ fn service(name: &str, ip: u8) -> String {
     )
 }
 
-/// Follows paths without rescans, so that only what inotify notices counts; and with long waits
-/// where a test is to be done within them, for the machine may be busy.
+/// Watch paths without periodic scans, so that only inotify counts, and with long delays where a
+/// test must finish within them on a busy machine.
 fn follow(paths: &[&Path]) -> (Running, Receiver<Batch>) {
     let (sender, receiver) = channel();
     let timing = Timing {
@@ -52,7 +51,7 @@ fn next(batches: &Receiver<Batch>) -> Vec<String> {
 }
 
 #[test]
-fn a_folder_is_read_and_followed() {
+fn changes_of_files_in_a_folder_are_delivered() {
     let dir = tempfile::tempdir().expect("a folder");
     let web = dir.path().join("web.yaml");
     fs::write(&web, service("web", 1)).expect("written");
@@ -77,14 +76,14 @@ fn a_folder_is_read_and_followed() {
 }
 
 #[test]
-fn a_replacement_by_delete_and_create_is_no_deletion() {
+fn deleting_and_recreating_a_file_does_not_delete_its_objects() {
     let dir = tempfile::tempdir().expect("a folder");
     let web = dir.path().join("web.yaml");
     fs::write(&web, service("web", 1)).expect("written");
     let (_running, batches) = follow(&[dir.path()]);
     next(&batches);
     fs::remove_file(&web).expect("removed");
-    std::thread::sleep(Duration::from_millis(40)); // So that a look falls in between.
+    std::thread::sleep(Duration::from_millis(40)); // Lets a scan run in between.
     fs::write(&web, service("web", 2)).expect("written");
     assert_eq!(next(&batches), ["+ Service default/web"]);
 }
@@ -100,16 +99,16 @@ fn a_file_is_not_read_while_it_is_being_written() {
     let mut file = fs::File::create(&web).expect("truncated");
     file.write_all(service("api", 2).as_bytes())
         .expect("written");
-    std::thread::sleep(Duration::from_millis(200)); // Several looks.
+    std::thread::sleep(Duration::from_millis(200)); // Several scans.
     file.write_all(format!("---\n{}", service("web", 1)).as_bytes())
         .expect("written");
     drop(file);
-    // `web` was never seen gone.
+    // `web` was never deleted.
     assert_eq!(next(&batches), ["+ Service default/api"]);
 }
 
 #[test]
-fn a_config_map_mount_is_followed_through_its_symlink_swap() {
+fn the_symlink_swap_of_a_config_map_mount_is_delivered() {
     let dir = tempfile::tempdir().expect("a folder");
     let link = |to: &str, at: &str| {
         std::os::unix::fs::symlink(to, dir.path().join(at)).expect("linked");
@@ -121,7 +120,7 @@ fn a_config_map_mount_is_followed_through_its_symlink_swap() {
     }
     link("..v1", "..data");
     link("..data/web.yaml", "web.yaml");
-    // The folder, and the file by name, which are two ways to get it.
+    // By folder and by file name.
     let (_running, by_folder) = follow(&[dir.path()]);
     let (_running, by_file) = follow(&[&dir.path().join("web.yaml")]);
     assert_eq!(next(&by_folder), ["+ Service default/web"]);
@@ -133,11 +132,11 @@ fn a_config_map_mount_is_followed_through_its_symlink_swap() {
 }
 
 #[test]
-fn a_folder_that_comes_later_is_waited_for() {
+fn a_missing_folder_is_read_once_it_exists() {
     let dir = tempfile::tempdir().expect("a folder");
     let later = dir.path().join("not/yet");
     let (_running, batches) = follow(&[&later]);
-    let missing = "cannot be read: it does not exist";
+    let missing = "cannot be read: file not found";
     let first = batches.recv_timeout(PATIENCE).expect("a batch");
     assert!(!first.initial_list_complete);
     assert_eq!(first.problems.len(), 1);
@@ -152,7 +151,7 @@ fn a_folder_that_comes_later_is_waited_for() {
 }
 
 #[test]
-fn what_a_vanished_path_held_stays_in_force() {
+fn objects_of_a_vanished_path_are_kept() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = dir.path().join("manifests");
     let write = |ip| {
@@ -163,12 +162,12 @@ fn what_a_vanished_path_held_stays_in_force() {
     let (_running, batches) = follow(&[&folder]);
     next(&batches);
     fs::rename(&folder, dir.path().join("elsewhere")).expect("moved");
-    let missing = "cannot be read: it does not exist";
+    let missing = "cannot be read: file not found";
     assert_eq!(next(&batches), [format!("! {missing}")]);
     write(2);
     let mut lines = next(&batches);
     if lines.len() < 2 {
-        lines.extend(next(&batches)); // The folder was seen before its file.
+        lines.extend(next(&batches)); // The folder was scanned before its file.
     }
     lines.sort();
     assert_eq!(
@@ -183,12 +182,12 @@ fn dropping_ends_the_thread() {
     let (running, batches) = follow(&[dir.path()]);
     next(&batches);
     drop(running);
-    // The thread owned the other end.
+    // The thread owned the sender.
     assert!(batches.recv().is_err());
 }
 
 #[test]
-fn reading_once_gives_what_following_gives_first() {
+fn reading_once_equals_the_first_batch() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join("web.yaml"), service("web", 1)).expect("written");
     let (_running, batches) = follow(&[dir.path()]);

@@ -1,4 +1,4 @@
-//! inotify watches that keep up with what the paths lead to.
+//! inotify watches of the folders that the paths lead through.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -10,12 +10,12 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use super::Message;
 use super::scan::FileNumber;
 
-/// The watches that are set.
+/// The active watches.
 pub(super) struct Watch {
-    /// `None` where the system has no watches to give; then looking again has to do.
+    /// `None` if inotify is not available; periodic scans replace it.
     watcher: Option<RecommendedWatcher>,
-    /// Folders, each with the number that it had when the watch was set: another folder of the
-    /// same name needs a watch of its own.
+    /// The watched folders with their file numbers: another folder of the same name needs a new
+    /// watch.
     watched: HashMap<PathBuf, FileNumber>,
     failed: bool,
 }
@@ -31,12 +31,12 @@ impl fmt::Debug for Watch {
 impl Watch {
     pub(super) fn new(sender: Sender<Message>) -> Self {
         let watcher = notify::recommended_watcher(move |event| {
-            // If nobody listens any more, the follower is ending.
+            // Fails while the follower ends.
             let _ = sender.send(Message::Changed(event));
         });
         let watcher = watcher
             .inspect_err(|error| {
-                tracing::warn!(%error, "changes of manifests cannot be watched; looking every second");
+                tracing::warn!(%error, "Manifests cannot be watched; scanning every second");
             })
             .ok();
         Self {
@@ -46,12 +46,12 @@ impl Watch {
         }
     }
 
-    /// Whether everything that should be watched is.
+    /// Whether all folders are watched.
     pub(super) fn works(&self) -> bool {
         !self.failed
     }
 
-    /// Watches these folders, and no others.
+    /// Watch exactly these folders.
     pub(super) fn follow(&mut self, folders: &BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else {
             return;
@@ -59,7 +59,7 @@ impl Watch {
         self.watched.retain(|folder, number| {
             let keep = folders.contains(folder) && FileNumber::of(folder) == Some(*number);
             if !keep {
-                // Where the folder itself is gone, so is its watch.
+                // The watch of a removed folder is gone already.
                 let _ = watcher.unwatch(folder);
             }
             keep
@@ -70,7 +70,7 @@ impl Watch {
                 continue;
             }
             let Some(number) = FileNumber::of(folder) else {
-                continue; // Gone in this moment; the next look sees that.
+                continue; // Just removed: the next scan handles it.
             };
             match watcher.watch(folder, RecursiveMode::NonRecursive) {
                 Ok(()) => {
@@ -79,8 +79,8 @@ impl Watch {
                 Err(error) => {
                     self.failed = true;
                     if !failed_before {
-                        let folder = folder.display();
-                        tracing::warn!(%folder, %error, "cannot be watched; looking every second");
+                        let path = folder.display();
+                        tracing::warn!(%path, %error, "Folder cannot be watched; scanning every second");
                     }
                 }
             }

@@ -1,7 +1,7 @@
-//! From trees to objects, with errors for people.
+//! Decodes trees into objects, with readable errors.
 //!
-//! `serde_json::Value` could be deserialized as it is, but takes a list for a struct (its fields in
-//! the order of their declaration), and its errors speak of Rust's types.
+//! `serde_json::Value` has a deserializer, but that accepts a list for a struct, and its errors name
+//! Rust's types.
 
 use std::fmt;
 
@@ -12,14 +12,14 @@ use serde::de::{self, Deserializer, Expected, IntoDeserializer, Unexpected, Visi
 use serde::forward_to_deserialize_any;
 use serde_json::Value;
 
-/// Reads an object. The error is the field's path and the reason.
+/// Decode an object. The error is the field's path and the reason.
 pub(super) fn decode(kind: Kind, tree: Value) -> Result<Object, (String, String)> {
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(Decoder(tree), &mut track);
     Object::deserialize(kind, tracked).map_err(|e| (track.path().to_string(), e.0))
 }
 
-/// A tree as a deserializer in which only a map is a struct.
+/// A deserializer of a tree that accepts only maps as structs.
 struct Decoder(Value);
 
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ impl de::Error for DecodeError {
         Self(message.to_string())
     }
 
-    /// `"http" is not a whole number`; what was `expected` is in serde's and Rust's terms.
+    /// `"http" is not a whole number`; translates `expected` from the terms of serde and Rust.
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let expected = expected.to_string();
         let expected = match expected.as_str() {

@@ -1,13 +1,12 @@
-//! Manifests as a state machine: files' contents in, changes and problems out.
+//! A state machine for manifests: contents of files in, changes and problems out.
 //!
-//! What is in force is what the files state, but for what is broken:
-//! - An object that cannot be used, but can be told by kind and name, keeps its last good version.
-//! - Where not even that can be told (a syntax error, an object without a name, a file that cannot
-//!   be read), every object that was read from that file before, and that the rest of the file
-//!   does not state anew, stays in force. So a slip of the pen never deletes anything; what really
-//!   was to be deleted goes once the file is mended.
-//! - An object that stands in several places is taken from the last: files in the order of the
-//!   arguments, then by path, then by place in the file.
+//! The objects of the files are used, with these exceptions:
+//! - An invalid object with a readable kind and name keeps its last valid version.
+//! - If the identity is unknown (a syntax error, an object without a name, an unreadable file), all
+//!   objects read from that file earlier and not replaced by its readable rest are kept. A typo
+//!   therefore deletes nothing; intended deletions take effect when the file has been corrected.
+//! - Of several definitions of an object the last is used: files in the order of the arguments, then
+//!   by path, then by place in the file.
 
 mod decode;
 mod read;
@@ -26,32 +25,32 @@ use model::{Event, Interner, Key};
 
 use crate::{Batch, Place, Problem, What};
 
-/// Names a manifest file. The order is that of precedence: the last one wins.
+/// A manifest file, ordered by precedence: the last one wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId {
-    /// Which of the paths asked for it belongs to.
+    /// Index of the path argument that it belongs to.
     pub argument: usize,
-    /// The file.
+    /// Path of the file.
     pub path: Arc<Path>,
 }
 
-/// What has become of a file.
+/// The new state of a file.
 #[derive(Clone, Copy, Debug)]
 pub enum Content<'a> {
-    /// It holds this.
+    /// Its content.
     Bytes(&'a [u8]),
-    /// It is there but cannot be read, for this reason.
+    /// It exists but is unreadable for this reason.
     Unreadable(&'a str),
-    /// It is not there any more.
-    Gone,
+    /// It no longer exists.
+    Removed,
 }
 
-/// All manifests, and what of them is in force.
+/// All manifests and the objects in use.
 #[derive(Debug, Default)]
 pub struct Manifests {
     files: BTreeMap<FileId, File>,
     objects: HashMap<Key, Known>,
-    /// Keys whose files changed since the last commit.
+    /// Keys of files changed since the last commit.
     touched: BTreeSet<Key>,
     problems: Vec<Problem>,
     resolved: Vec<Problem>,
@@ -61,23 +60,23 @@ pub struct Manifests {
 
 #[derive(Debug, Default)]
 struct File {
-    /// What the file states, or stated before what is there now was broken.
+    /// The objects of the file, including those kept from before an error.
     objects: BTreeMap<Key, (Event, Place)>,
     bad: Vec<Key>,
     problems: Vec<Problem>,
 }
 
-/// What is known of one object.
+/// The definitions of one object.
 #[derive(Debug, Default)]
 struct Known {
-    /// The files that have a usable version.
-    stated: BTreeSet<FileId>,
-    /// The files that have an unusable one.
-    bad: BTreeSet<FileId>,
-    in_force: Option<Event>,
+    /// The files with a valid version.
+    valid: BTreeSet<FileId>,
+    /// The files with an invalid version.
+    invalid: BTreeSet<FileId>,
+    current: Option<Event>,
 }
 
-/// Reads one file's content by itself. The path is for messages, and tells JSON from YAML.
+/// Read the content of one file. The path selects JSON or YAML and appears in messages.
 pub fn read_bytes(path: &Path, bytes: &[u8]) -> Batch {
     let mut manifests = Manifests::new();
     let id = FileId {
@@ -89,18 +88,18 @@ pub fn read_bytes(path: &Path, bytes: &[u8]) -> Batch {
 }
 
 impl Manifests {
-    /// No files.
+    /// Without files.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in what has become of one file. Nothing comes of it before [`Manifests::commit`], so
-    /// that an object that moves from one file to another is never gone in between.
+    /// Note the new state of one file. [`Manifests::commit`] applies it, so that an object that moves
+    /// from one file to another is not deleted in between.
     pub fn update(&mut self, id: &FileId, content: Content<'_>) {
         let old = self.files.remove(id).unwrap_or_default();
         self.forget(id, &old);
         let new = match content {
-            Content::Gone => File::default(),
+            Content::Removed => File::default(),
             Content::Bytes(bytes) => {
                 let reading = read::read(&id.path, bytes, &mut self.interner);
                 carry_over(reading, &old)
@@ -119,24 +118,23 @@ impl Manifests {
             },
         };
         self.report(&old.problems, &new.problems);
-        if matches!(content, Content::Gone) {
+        if matches!(content, Content::Removed) {
             return;
         }
         for key in new.objects.keys() {
             let known = self.objects.entry(key.clone()).or_default();
-            known.stated.insert(id.clone());
+            known.valid.insert(id.clone());
             self.touched.insert(key.clone());
         }
         for key in &new.bad {
             let known = self.objects.entry(key.clone()).or_default();
-            known.bad.insert(id.clone());
+            known.invalid.insert(id.clone());
             self.touched.insert(key.clone());
         }
         self.files.insert(id.clone(), new);
     }
 
-    /// What the updates since the last commit come to. `initial_list_complete` is left false, for
-    /// the caller knows.
+    /// Return the changes since the last commit. The caller sets `initial_list_complete`.
     pub fn commit(&mut self) -> Batch {
         let mut deleted = Vec::new();
         let mut applied = Vec::new();
@@ -145,20 +143,20 @@ impl Manifests {
             let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            let last = known.stated.last().and_then(|id| self.files.get(id));
+            let last = known.valid.last().and_then(|id| self.files.get(id));
             match last.and_then(|file| file.objects.get(&key)) {
-                Some((event, _)) if known.in_force.as_ref() == Some(event) => {}
+                Some((event, _)) if known.current.as_ref() == Some(event) => {}
                 Some((event, _)) => {
-                    known.in_force = Some(event.clone());
+                    known.current = Some(event.clone());
                     applied.push(event.clone());
                 }
-                None if known.bad.is_empty() => {
-                    if known.in_force.is_some() {
+                None if known.invalid.is_empty() => {
+                    if known.current.is_some() {
                         deleted.push(key.deleted());
                     }
                     self.objects.remove(&key);
                 }
-                None => {} // Stated, but unusable: what is in force stays so.
+                None => {} // Only invalid versions: keep the current one.
             }
         }
         deleted.append(&mut applied);
@@ -170,17 +168,17 @@ impl Manifests {
         }
     }
 
-    /// The files that are known, in order of precedence.
+    /// The known files, in order of precedence.
     pub fn files(&self) -> impl Iterator<Item = &FileId> {
         self.files.keys()
     }
 
-    /// Takes a file out of the objects' books.
+    /// Remove a file from the definitions of its objects.
     fn forget(&mut self, id: &FileId, file: &File) {
         for key in file.objects.keys().chain(&file.bad) {
             if let Some(known) = self.objects.get_mut(key) {
-                known.stated.remove(id);
-                known.bad.remove(id);
+                known.valid.remove(id);
+                known.invalid.remove(id);
             }
             self.touched.insert(key.clone());
         }
@@ -198,14 +196,14 @@ impl Manifests {
         self.resolved.append(&mut only_in(old, identities(new)));
     }
 
-    /// Reports an object that has come to stand in two files, or does so no more.
+    /// Report that an object is defined in two files, or no longer is.
     fn check_duplicate(&mut self, key: &Key) {
         let place = |id| Some(self.files.get(id)?.objects.get(key)?.1.clone());
         let mut places = self
             .objects
             .get(key)
             .into_iter()
-            .flat_map(|known| known.stated.iter().rev().take(2))
+            .flat_map(|known| known.valid.iter().rev().take(2))
             .filter_map(place);
         let new = match (places.next(), places.next()) {
             (Some(place), Some(ignored)) => Some(Problem {
@@ -226,7 +224,7 @@ impl Manifests {
     }
 }
 
-/// Adds to what a file states what it stated before and must not lose.
+/// Add the earlier objects of a file that are kept because of errors.
 fn carry_over(reading: read::Reading, old: &File) -> File {
     let read::Reading {
         mut objects,
@@ -235,7 +233,7 @@ fn carry_over(reading: read::Reading, old: &File) -> File {
         problems,
     } = reading;
     if incomplete {
-        // An object that was unusable here keeps a version that came from elsewhere: it still does.
+        // An object that was invalid here keeps its version from another file.
         let unusable = old.bad.iter().filter(|key| !objects.contains_key(*key));
         bad.extend(unusable.cloned());
     }

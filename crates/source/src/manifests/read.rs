@@ -1,4 +1,4 @@
-//! One file's bytes into checked objects.
+//! Reads the bytes of one file into checked objects.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,20 +12,20 @@ use super::split::split;
 use super::tree::{SyntaxError, from_json, from_yaml};
 use crate::{Place, Problem, What};
 
-/// What a file states.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// The objects that can be used, each as the event that it is there, and where it stands.
+    /// The valid objects, as events, and their places.
     pub(super) objects: BTreeMap<Key, (Event, Place)>,
-    /// The objects that are stated but cannot be used.
+    /// The invalid objects.
     pub(super) bad: Vec<Key>,
-    /// Whether something could not be read so far as to tell which object it is.
+    /// Whether the identity of an object could not be read.
     pub(super) incomplete: bool,
-    /// All that is wrong.
+    /// All problems.
     pub(super) problems: Vec<Problem>,
 }
 
-/// Reads a file: JSON if its name ends in `.json`, or if it starts with a brace and is JSON;
+/// Read a file: JSON if its name ends in `.json`, or if it starts with a brace and parses as JSON;
 /// otherwise YAML.
 pub(super) fn read(path: &Arc<Path>, bytes: &[u8], interner: &mut Interner) -> Reading {
     let mut reader = Reader {
@@ -51,16 +51,16 @@ pub(super) fn read(path: &Arc<Path>, bytes: &[u8], interner: &mut Interner) -> R
     reader.out
 }
 
-/// A document of a file as it stands, for readers of kinds that sluice itself does not follow.
+/// A document of a file as a tree, for readers of kinds that sluice does not watch.
 #[derive(Debug)]
 pub struct Tree {
-    /// The line, from 1, where it begins.
+    /// Its first line, from 1.
     pub line: usize,
-    /// What it states, or what is wrong with it; the documents around it are not affected.
+    /// Its value or its error, which does not affect other documents.
     pub value: Result<Value, String>,
 }
 
-/// The documents of a YAML file (which JSON is too), empty ones left out.
+/// Return the documents of a YAML or JSON file, without empty ones.
 pub fn trees(bytes: &[u8]) -> Vec<Tree> {
     split(bytes)
         .into_iter()
@@ -84,7 +84,7 @@ pub fn trees(bytes: &[u8]) -> Vec<Tree> {
 struct Reader<'a> {
     path: &'a Arc<Path>,
     interner: &'a mut Interner,
-    /// How many documents have been begun.
+    /// Number of documents begun.
     documents: usize,
     out: Reading,
 }
@@ -109,7 +109,7 @@ impl Reader<'_> {
         }
     }
 
-    /// On an error, what was read of the file before it stands.
+    /// Read a JSON file. After an error, the documents before it are kept.
     fn json(&mut self, bytes: &[u8]) -> Result<(), (usize, String)> {
         let error = |e: SyntaxError| (e.line.unwrap_or(1), e.message);
         let text = std::str::from_utf8(bytes).map_err(|e| error(not_utf8(bytes, e)))?;
@@ -153,8 +153,8 @@ impl Reader<'_> {
         self.item(line, "", ("", ""), tree);
     }
 
-    /// One object or list. `implied` is the `apiVersion` and `kind` that the list around it
-    /// implies, since the items of a `ServiceList` need not state theirs.
+    /// Read an object or list. `implied` is the `apiVersion` and `kind` implied by the enclosing list:
+    /// items of a `ServiceList` need not state theirs.
     fn item(&mut self, line: usize, item: &str, implied: (&str, &str), tree: Value) {
         let Value::Object(mut map) = tree else {
             if !tree.is_null() {
@@ -187,7 +187,9 @@ impl Reader<'_> {
         }
         match Kind::of(&api_version, &kind) {
             Some(kind) => self.object(self.place(line, item), kind, Value::Object(map)),
-            None => tracing::debug!(%api_version, %kind, path = %self.path.display(), "skipped"),
+            None => {
+                tracing::debug!(%api_version, %kind, path = %self.path.display(), "Object skipped")
+            }
         }
     }
 
@@ -204,7 +206,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Something of which it cannot be told which object it is.
+    /// Note an object without a readable identity.
     fn unidentified(&mut self, line: usize, item: &str, reason: &str) {
         self.out.incomplete = true;
         self.problem(self.place(line, item), What::Malformed(reason.into()));
@@ -246,7 +248,7 @@ impl Reader<'_> {
     }
 }
 
-/// A field that has to be a string if it is there.
+/// Return an optional field, which must be a string.
 fn stated<'a>(
     map: &'a serde_json::Map<String, Value>,
     field: &str,

@@ -1,4 +1,4 @@
-//! The state machine: what edits of files come to.
+//! Tests of the state machine.
 
 mod edits;
 mod hostile;
@@ -40,22 +40,21 @@ fn observed(name: &str) -> BTreeMap<Key, Event> {
 fn the_observed_objects_are_the_same_from_yaml_and_from_json() {
     let yaml = observed("objects.yaml");
     let json = observed("objects.json");
-    // 17 Services and 16 EndpointSlices were written down; the server has its own Service
-    // `kubernetes`, the Node and the ServiceCIDR besides.
+    // The YAML has 17 Services and 16 EndpointSlices; the server adds the Service `kubernetes`, the
+    // Node and the ServiceCIDR.
     assert_eq!((yaml.len(), json.len()), (33, 36));
     for (key, from_yaml) in &yaml {
-        let from_json = json.get(key).expect("every object came back");
+        let from_json = json.get(key).expect("every object is in the JSON");
         assert_eq!(
-            without_what_the_server_adds(from_yaml),
-            without_what_the_server_adds(from_json),
+            without_server_fields(from_yaml),
+            without_server_fields(from_json),
             "{key}"
         );
     }
 }
 
-/// Load-balancer addresses were set later, through the status; health-check ports and node ports
-/// of load balancers were handed out by the server.
-fn without_what_the_server_adds(event: &Event) -> Event {
+/// Remove the load-balancer addresses, which were set later through the status.
+fn without_server_fields(event: &Event) -> Event {
     let Event::Service(model::Change::Applied(service)) = event else {
         return event.clone();
     };

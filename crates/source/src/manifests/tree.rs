@@ -1,9 +1,8 @@
-//! Documents as trees, within bounds.
+//! Parses documents into trees of bounded size.
 //!
-//! Manifests come from people and from other software, so a document must not be able to take the
-//! proxy down: nesting is bounded (a deep one would overflow the stack), and so is what aliases may
-//! multiply ("billion laughs"). A key that occurs twice is an error, since which of the two was
-//! meant cannot be told.
+//! A document must not be able to crash the proxy: nesting is bounded (the stack would overflow),
+//! and so is the expansion of aliases ("billion laughs"). A repeated key is an error, since either
+//! value could be the intended one.
 
 use std::fmt;
 
@@ -11,22 +10,22 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::Value;
 use serde_saphyr::{DefaultMessageFormatter, DuplicateKeyPolicy, MessageFormatter};
 
-/// Deeper than this no API object goes: an EndpointSlice in a List has nine levels.
+/// Upper bound on nesting. An EndpointSlice in a List has nine levels.
 const MAX_DEPTH: usize = 64;
 
-/// Why a document could not be read.
+/// Reason why a document cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SyntaxError {
-    /// The line of the document's bytes, from 1, if it is known.
+    /// The line within the document, from 1, if known.
     pub(super) line: Option<usize>,
-    /// What is wrong.
+    /// The error.
     pub(super) message: String,
 }
 
-/// Reads one YAML document. Anchors, aliases and merge keys are resolved.
+/// Parse one YAML document. Anchors, aliases and merge keys are resolved.
 pub(super) fn from_yaml(text: &str) -> Result<Value, SyntaxError> {
-    // A document that uses no alias cannot have more nodes or text than it has bytes; what is
-    // allowed on top is for honest aliases.
+    // A document without aliases has at most as many nodes and characters as bytes; the rest of the
+    // budget is for legitimate aliases.
     let size = text.len();
     let budget = serde_saphyr::budget! {
         max_depth: MAX_DEPTH,
@@ -50,20 +49,20 @@ fn yaml_message(error: &serde_saphyr::Error) -> String {
     match error {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => duplicate_key(key),
         serde_saphyr::Error::RecursiveReferencesRequireWeakTypes { .. } => {
-            "an alias is within what it stands for".into()
+            "an alias is within its own anchor".into()
         }
-        // Parts of the document may be in it.
+        // The message may contain parts of the document.
         other => match DefaultMessageFormatter.format_message(other) {
-            // Bounds that are passed within an alias come wrapped, as text only.
+            // Bounds exceeded within an alias are reported as wrapped text.
             passed if BOUNDS.iter().any(|bound| passed.starts_with(bound)) => {
-                "is nested too deeply, or its aliases multiply too much".into()
+                "nested too deeply, or aliases expand too much".into()
             }
             message => message.replace(|c: char| c.is_control(), " "),
         },
     }
 }
 
-/// How the parser's messages begin when a bound is passed.
+/// Prefixes of the parser's messages about exceeded bounds.
 const BOUNDS: [&str; 3] = [
     "budget breached",
     "recursion limit exceeded",
@@ -71,11 +70,11 @@ const BOUNDS: [&str; 3] = [
 ];
 
 fn duplicate_key(key: &str) -> String {
-    format!("the key {key:?} occurs twice")
+    format!("duplicate key {key:?}")
 }
 
-/// Reads JSON values one after another: each value, or the error that ends them, with the byte
-/// offset behind it.
+/// Parse consecutive JSON values: each value, or the error that ends them, with the byte offset
+/// after it.
 pub(super) fn from_json(text: &str) -> impl Iterator<Item = (Result<Value, SyntaxError>, usize)> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Tree>();
     std::iter::from_fn(move || {
@@ -90,7 +89,7 @@ pub(super) fn from_json(text: &str) -> impl Iterator<Item = (Result<Value, Synta
     })
 }
 
-/// A [`Value`] whose maps had no key twice.
+/// A [`Value`] parsed without duplicate keys.
 struct Tree(Value);
 
 impl<'de> Deserialize<'de> for Tree {

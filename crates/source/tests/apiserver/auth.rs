@@ -1,4 +1,4 @@
-//! Who we are to the server, and whether it is the right one.
+//! Authentication of the client and of the server.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use source::apiserver::{ApiServer, ConfigError};
 use crate::{Follower, NODE, cut, observed, options, range, sim, sim_with};
 
 #[test]
-fn a_token_file_is_read_anew_when_the_server_refuses_the_token() {
+fn a_refused_token_is_read_again_from_its_file() {
     let sim = sim_with(Config {
         tokens: vec!["first".into()],
         ..Config::default()
@@ -32,7 +32,7 @@ fn a_token_file_is_read_anew_when_the_server_refuses_the_token() {
 }
 
 #[test]
-fn a_token_file_that_comes_late_is_waited_for() {
+fn a_missing_token_file_is_retried() {
     let sim = sim_with(Config {
         tokens: vec!["token".into()],
         ..Config::default()
@@ -63,7 +63,7 @@ fn a_token_in_the_kubeconfig_is_sent() {
 }
 
 #[test]
-fn a_client_certificate_is_shown_and_replaced() {
+fn a_client_certificate_is_sent() {
     let sim = sim_with(Config {
         require_client_certificate: true,
         ..Config::default()
@@ -85,14 +85,14 @@ fn a_client_certificate_is_shown_and_replaced() {
     Follower::new(options(&with)).until_equal(&sim);
 }
 
-/// A plugin that hands out what is in the file `answer`, and counts how often it is asked.
+/// Write a plugin that returns the file `answer` and counts its runs.
 fn plugin(folder: &std::path::Path) -> String {
     let path = folder.join("plugin");
     let script = "#!/bin/sh\n\
         cd \"$(dirname \"$0\")\" || exit 1\n\
         case \"$KUBERNETES_EXEC_INFO\" in *'\"server\":\"https://'*) ;; *) exit 2 ;; esac\n\
         test \"$FLAVOUR\" = sweet || exit 3\n\
-        echo asked >> count\n\
+        echo run >> count\n\
         cat answer\n";
     fs::write(&path, script).expect("written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
@@ -112,7 +112,7 @@ fn answer(folder: &std::path::Path, status: &serde_json::Value) {
 }
 
 #[test]
-fn a_plugin_is_asked_for_a_token_and_again_when_it_is_refused() {
+fn a_plugin_runs_again_when_its_token_is_refused() {
     let sim = sim_with(Config {
         tokens: vec!["first".into()],
         ..Config::default()
@@ -124,21 +124,21 @@ fn a_plugin_is_asked_for_a_token_and_again_when_it_is_refused() {
     answer(folder.path(), &serde_json::json!({"token": "first"}));
     let mut follower = Follower::new(options(&kubeconfig));
     follower.until_equal(&sim);
-    let asked = || {
+    let runs = || {
         let count = fs::read_to_string(folder.path().join("count"));
-        count.expect("asked").lines().count()
+        count.expect("a run").lines().count()
     };
-    assert_eq!(asked(), 1);
+    assert_eq!(runs(), 1);
     answer(folder.path(), &serde_json::json!({"token": "second"}));
     sim.set_tokens(vec!["second".into()]);
     sim.cut_connections();
     sim.apply([range("later", "10.97.0.0/16")]);
     follower.until_equal(&sim);
-    assert!(asked() >= 2);
+    assert!(runs() >= 2);
 }
 
 #[test]
-fn a_plugin_may_hand_out_a_certificate() {
+fn a_plugin_may_return_a_certificate() {
     let sim = sim_with(Config {
         require_client_certificate: true,
         ..Config::default()
@@ -160,7 +160,7 @@ fn a_plugin_may_hand_out_a_certificate() {
 }
 
 #[test]
-fn a_server_with_a_certificate_of_another_ca_is_not_followed() {
+fn a_server_with_a_certificate_of_another_ca_is_rejected() {
     let (sim, other) = (sim(), sim());
     sim.apply(observed());
     let folder = tempfile::tempdir().expect("a folder");
@@ -169,7 +169,7 @@ fn a_server_with_a_certificate_of_another_ca_is_not_followed() {
     let mut follower = Follower::new(options(&kubeconfig));
     follower.nothing_for(Duration::from_millis(500));
     assert_eq!(sim.requests(), [""; 0]);
-    // Unless it is said that any will do.
+    // Unless verification is switched off.
     let text = fs::read_to_string(&kubeconfig).expect("read");
     let text = text.replace(
         "certificate-authority: ca.crt",
@@ -180,7 +180,7 @@ fn a_server_with_a_certificate_of_another_ca_is_not_followed() {
 }
 
 #[test]
-fn a_configuration_that_can_never_work_is_refused() {
+fn an_unusable_configuration_is_an_error() {
     let sim = sim();
     let folder = tempfile::tempdir().expect("a folder");
     let kubeconfig = sim.write_kubeconfig(folder.path(), "{}").expect("written");
@@ -191,7 +191,7 @@ fn a_configuration_that_can_never_work_is_refused() {
     fs::write(folder.path().join("ca.crt"), "nonsense").expect("written");
     let refused = ApiServer::new(options(&kubeconfig), NODE).map(|_| ());
     let message = refused.expect_err("no certificate").to_string();
-    assert_eq!(message, "certificate-authority: holds no certificate");
+    assert_eq!(message, "certificate-authority: contains no certificate");
     let absent = folder.path().join("absent");
     let refused = ApiServer::new(options(&absent), NODE).map(|_| ());
     let message = refused.expect_err("no file").to_string();

@@ -1,4 +1,4 @@
-//! Kubernetes Events.
+//! Tests of Kubernetes Events.
 
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ fn events_are_posted_and_repeats_are_counted() {
 }
 
 #[test]
-fn an_event_that_the_server_does_not_want_is_dropped_and_the_next_is_sent() {
+fn a_refused_event_is_dropped_and_the_next_is_sent() {
     let sim = sim();
     sim.misbehave(|f| {
         f.refusals.push(Refusal {

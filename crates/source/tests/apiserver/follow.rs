@@ -1,4 +1,4 @@
-//! A server that behaves, of each sort that there is.
+//! A server without faults, with and without optional features.
 
 use std::time::Duration;
 
@@ -11,9 +11,8 @@ use crate::{Follower, observed, options, range, sim, sim_with, truth};
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const JSON: &str = "application/json";
 
-/// Each sort of list in each format comes to the same.
 #[test]
-fn lists_and_formats_come_to_the_same() {
+fn all_lists_and_formats_deliver_the_same_objects() {
     let sim = sim();
     sim.apply(observed());
     let folder = tempfile::tempdir().expect("a folder");
@@ -45,7 +44,7 @@ fn lists_and_formats_come_to_the_same() {
 }
 
 #[test]
-fn many_objects_come_in_pages() {
+fn many_objects_are_listed_in_pages() {
     let sim = sim();
     sim.misbehave(|f| f.no_streaming_lists = true);
     sim.apply(synthetic_cluster(1203, 2));
@@ -58,7 +57,7 @@ fn many_objects_come_in_pages() {
 }
 
 #[test]
-fn changes_are_told_as_they_come() {
+fn changes_are_delivered() {
     let sim = sim();
     sim.apply(observed());
     let folder = tempfile::tempdir().expect("a folder");
@@ -69,19 +68,21 @@ fn changes_are_told_as_they_come() {
     sim.apply([range("more", "10.97.0.0/16")]);
     assert!(sim.delete(Resource::Services, "demo", "web"));
     follower.until_equal(&sim);
-    // Out of what is selected, and into it again.
+    // Deselected by a label.
     let mut service = observed()
         .into_iter()
         .find(|o| o["kind"] == "Service" && o["metadata"]["name"] == "web")
         .expect("demo/web");
     let key = Key::Service(model::NamespacedName::new("demo", "web"));
     sim.apply([service.clone()]);
-    follower.until("it is back", |f| f.objects.contains_key(&key));
+    follower.until("it exists again", |f| f.objects.contains_key(&key));
     service["metadata"]["labels"] =
         serde_json::json!({"service.kubernetes.io/service-proxy-name": "other"});
     sim.apply([service]);
-    follower.until("it is another proxy's", |f| !f.objects.contains_key(&key));
-    // The node, of which nothing else matters.
+    follower.until("it belongs to another proxy", |f| {
+        !f.objects.contains_key(&key)
+    });
+    // The Node: other fields do not matter.
     let mut node = observed()
         .into_iter()
         .find(|o| o["kind"] == "Node")
@@ -100,7 +101,7 @@ fn changes_are_told_as_they_come() {
 }
 
 #[test]
-fn a_server_without_service_cidrs_is_done_without_until_it_has_them() {
+fn missing_service_cidrs_are_skipped_until_the_server_has_them() {
     let sim = sim();
     sim.misbehave(|f| f.no_service_cidrs = true);
     sim.apply(observed());
@@ -119,13 +120,13 @@ fn a_server_without_service_cidrs_is_done_without_until_it_has_them() {
 }
 
 #[test]
-fn a_server_without_protobuf_is_followed_in_json() {
+fn a_server_without_protobuf_is_watched_in_json() {
     let sim = sim();
     sim.misbehave(|f| f.no_protobuf = true);
     sim.apply(observed());
     let folder = tempfile::tempdir().expect("a folder");
     let kubeconfig = sim.write_kubeconfig(folder.path(), "{}").expect("written");
-    // Offered both, the server chooses; asked for protobuf alone, it refuses.
+    // The server chooses among both formats; it refuses a request for protobuf alone.
     for accept in ["", PROTOBUF] {
         let mut follower = Follower::new(ClientOptions {
             accept_content_types: accept.into(),
@@ -136,20 +137,20 @@ fn a_server_without_protobuf_is_followed_in_json() {
 }
 
 #[test]
-fn an_empty_server_is_complete_too() {
+fn an_empty_server_is_complete() {
     let sim = sim();
     let folder = tempfile::tempdir().expect("a folder");
     let kubeconfig = sim.write_kubeconfig(folder.path(), "{}").expect("written");
     let mut follower = Follower::new(options(&kubeconfig));
     follower.until("complete", |f| f.complete);
     assert!(follower.objects.is_empty());
-    // A Node that does not exist yet is waited for.
+    // A Node created later is delivered.
     sim.apply(observed());
     follower.until_equal(&sim);
 }
 
 #[test]
-fn completeness_waits_for_every_kind() {
+fn the_initial_list_includes_every_kind() {
     for kind in Kind::ALL {
         let sim = sim();
         let resource = match kind {
@@ -184,7 +185,7 @@ fn completeness_waits_for_every_kind() {
 }
 
 #[test]
-fn a_source_that_is_dropped_is_gone() {
+fn dropping_a_source_closes_its_watches() {
     let sim = sim_with(Config::default());
     let folder = tempfile::tempdir().expect("a folder");
     let kubeconfig = sim.write_kubeconfig(folder.path(), "{}").expect("written");

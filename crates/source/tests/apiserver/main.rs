@@ -1,4 +1,4 @@
-//! The API server source against the simulator, over real TLS on the loopback interface.
+//! The API server source against the simulator, over TLS on the loopback interface.
 
 mod auth;
 mod events;
@@ -20,7 +20,7 @@ use source::{Batch, Problem, Running, Source};
 
 const NODE: &str = "node1";
 
-/// Longer than anything takes on a busy machine; only a failing test waits for it.
+/// Upper bound on waits; only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn sim() -> Sim {
@@ -35,7 +35,7 @@ fn sim_with(config: Config) -> Sim {
     Sim::start(config).expect("a simulator")
 }
 
-/// Waiting times for impatient tests.
+/// Short delays.
 fn timing() -> Timing {
     Timing {
         backoff_base: Duration::from_millis(5),
@@ -58,12 +58,12 @@ fn options(kubeconfig: &Path) -> ClientOptions {
     }
 }
 
-/// What was observed of a real cluster.
+/// Objects of a real cluster.
 fn observed() -> Vec<Value> {
     observed::objects_json()
 }
 
-/// Cuts all connections to a server that refuses new ones, and waits until they are.
+/// Cut all connections to a server that refuses new ones, and wait until they are closed.
 fn cut(sim: &Sim) {
     sim.cut_connections();
     let end = Instant::now() + PATIENCE;
@@ -73,13 +73,13 @@ fn cut(sim: &Sim) {
     }
 }
 
-/// A follower, and what it has been told.
+/// A running source and the objects that it has delivered.
 struct Follower {
     batches: Receiver<Batch>,
     objects: BTreeMap<Key, Event>,
     problems: Vec<Problem>,
     complete: bool,
-    /// Batches that came after completeness.
+    /// Number of batches after completeness.
     later: usize,
     _running: Running,
 }
@@ -121,7 +121,7 @@ impl Follower {
                 self.objects.remove(&key);
             } else {
                 let old = self.objects.insert(key, event.clone());
-                assert_ne!(old.as_ref(), Some(&event), "told without a change");
+                assert_ne!(old.as_ref(), Some(&event), "delivered without a change");
             }
         }
         self.problems.extend(batch.problems);
@@ -130,19 +130,19 @@ impl Follower {
         }
     }
 
-    /// Takes in what comes until this holds.
+    /// Receive batches until the condition holds.
     fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !holds(self) {
             match self.batches.recv_timeout(Duration::from_millis(20)) {
                 Ok(batch) => self.take(batch),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
-                Err(e) => panic!("{what}: {e}; told: {:#?}", self.objects),
+                Err(e) => panic!("{what}: {e}; delivered: {:#?}", self.objects),
             }
         }
     }
 
-    /// Takes in what comes until all is told that the server holds.
+    /// Receive batches until exactly the server's objects have been delivered.
     fn until_equal(&mut self, sim: &Sim) {
         let end = Instant::now() + PATIENCE;
         while !self.complete || self.objects != truth(sim) {
@@ -150,9 +150,10 @@ impl Follower {
                 Ok(batch) => self.take(batch),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
                 Err(e) => {
-                    let (told, truth) = (&self.objects, truth(sim));
-                    let wrong = |key: &&Key| told.get(key) != truth.get(key);
-                    let wrong: Vec<_> = told.keys().chain(truth.keys()).filter(wrong).collect();
+                    let (delivered, truth) = (&self.objects, truth(sim));
+                    let wrong = |key: &&Key| delivered.get(key) != truth.get(key);
+                    let wrong: Vec<_> =
+                        delivered.keys().chain(truth.keys()).filter(wrong).collect();
                     panic!(
                         "{e}: complete {}, wrong: {wrong:?}; requests: {:#?}",
                         self.complete,
@@ -163,7 +164,7 @@ impl Follower {
         }
     }
 
-    /// Nothing comes for a while.
+    /// Expect no batch for a while.
     fn nothing_for(&mut self, time: Duration) {
         match self.batches.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -172,7 +173,7 @@ impl Follower {
     }
 }
 
-/// What is to be told of what the server holds: the checked objects that the selectors leave.
+/// The expected objects: the server's checked objects that match the selectors.
 fn truth(sim: &Sim) -> BTreeMap<Key, Event> {
     let mut interner = Interner::new();
     let kinds = [

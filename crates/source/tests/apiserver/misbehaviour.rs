@@ -1,4 +1,4 @@
-//! A server that misbehaves.
+//! A server with faults.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn refusal(code: u16, times: usize) -> Refusal {
 }
 
 #[test]
-fn a_server_that_is_away_changes_nothing() {
+fn an_unreachable_server_changes_nothing() {
     let sim = sim();
     sim.apply(observed());
     let folder = tempfile::tempdir().expect("a folder");
@@ -32,13 +32,13 @@ fn a_server_that_is_away_changes_nothing() {
     follower.nothing_for(Duration::from_millis(700));
     sim.misbehave(|f| f.refusals.clear());
     follower.until_equal(&sim);
-    // The watches went on where they were: nothing was listed again.
+    // The watches resumed: no new list.
     let lists = |r: &&String| r.contains("/services?") && r.contains("sendInitialEvents");
     assert_eq!(sim.requests().iter().filter(lists).count(), 1);
 }
 
 #[test]
-fn expiry_is_survived_however_it_is_told() {
+fn expiry_by_event_or_status_code_leads_to_a_list() {
     for http in [false, true] {
         let sim = sim();
         sim.misbehave(|f| f.http_gone = http);
@@ -57,12 +57,12 @@ fn expiry_is_survived_however_it_is_told() {
 }
 
 #[test]
-fn expiry_in_the_middle_of_a_list_starts_it_over() {
+fn expiry_during_a_list_starts_it_over() {
     let sim = sim();
     sim.misbehave(|f| {
         f.no_streaming_lists = true;
         for resource in Resource::ALL {
-            // The streaming list is refused before this comes to bear.
+            // The streaming list is refused first.
             f.refusals.push(Refusal {
                 resource: Some(resource),
                 ..refusal(410, 2)
@@ -78,7 +78,7 @@ fn expiry_in_the_middle_of_a_list_starts_it_over() {
 }
 
 #[test]
-fn a_silent_server_is_left_and_found_again() {
+fn a_silent_connection_is_replaced() {
     let sim = sim();
     sim.apply(observed());
     let folder = tempfile::tempdir().expect("a folder");
@@ -109,7 +109,7 @@ fn a_server_that_ignores_streaming_lists_is_listed_in_pages() {
 }
 
 #[test]
-fn an_object_that_cannot_be_read_is_a_problem_of_its_own() {
+fn an_unreadable_object_affects_no_other() {
     let sim = sim();
     sim.apply(observed());
     let folder = tempfile::tempdir().expect("a folder");
@@ -117,26 +117,26 @@ fn an_object_that_cannot_be_read_is_a_problem_of_its_own() {
     let mut follower = Follower::new(options(&kubeconfig));
     follower.until_equal(&sim);
     let key = Key::Service(model::NamespacedName::new("demo", "web"));
-    let good = follower.objects[&key].clone();
+    let valid = follower.objects[&key].clone();
     sim.corrupt(Resource::Services, "demo", "web", Corruption::Body);
-    follower.until("the problem is told", |f| !f.problems.is_empty());
+    follower.until("the problem is reported", |f| !f.problems.is_empty());
     let message = follower.problems[0].to_string();
     assert!(
         message.starts_with("Service demo/web: cannot be decoded: "),
         "{message}"
     );
-    // Everything else goes on, and the last good version stays, over a new list too.
+    // Others are updated; the last valid version is kept, even through a new list.
     sim.delete(Resource::Services, "demo", "multi");
     let gone = Key::Service(model::NamespacedName::new("demo", "multi"));
-    follower.until("the rest goes on", |f| !f.objects.contains_key(&gone));
+    follower.until("others are updated", |f| !f.objects.contains_key(&gone));
     sim.expire();
     sim.cut_connections();
     sim.apply([range("later", "10.97.0.0/16")]);
     let later = Key::ServiceCidr("later".into());
     follower.until("listed again", |f| f.objects.contains_key(&later));
-    assert_eq!(follower.objects.get(&key), Some(&good));
+    assert_eq!(follower.objects.get(&key), Some(&valid));
     assert_eq!(follower.problems.len(), 1);
-    // It is mended.
+    // Correct it.
     let web = |o: &serde_json::Value| o["kind"] == "Service" && o["metadata"]["name"] == "web";
     sim.apply(observed().into_iter().filter(web));
     follower.until_equal(&sim);
@@ -146,9 +146,8 @@ fn an_object_that_cannot_be_read_is_a_problem_of_its_own() {
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 0, ..ProptestConfig::with_cases(10) })]
 
-    /// Whatever the server did, once it is well again the source has told exactly what it holds.
     #[test]
-    fn once_the_server_is_well_again_all_is_told(acts in acts()) {
+    fn after_recovery_exactly_the_servers_objects_are_delivered(acts in acts()) {
         let sim = sim();
         sim.apply(synthetic_cluster(8, 3));
         sim.apply(observed());

@@ -1,4 +1,4 @@
-//! What goes into the `Authorization` header, kept fresh.
+//! Credentials for the API server, renewed when they expire.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::{Credential, ExecPlugin, ServerConfig};
 use crate::apiserver::with_causes;
 
-/// Projected service account tokens are replaced when 80 % of their life is over, and never live
-/// less than ten minutes; client-go reads them anew each minute too.
+/// Period for rereading token files, as in client-go. Projected service account tokens live at
+/// least ten minutes and are replaced after 80 % of their lifetime.
 const TOKEN_FILE_PERIOD: Duration = Duration::from_secs(60);
 
-/// A plugin that hangs must not keep sluice from the API server for ever.
+/// Upper bound on the run time of a plugin.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A credential is not available.
@@ -24,16 +24,16 @@ pub(crate) enum CredentialError {
         path: std::path::PathBuf,
         source: std::io::Error,
     },
-    #[error("the credential plugin {command}: {reason}")]
+    #[error("credential plugin {command}: {reason}")]
     Exec { command: String, reason: String },
     #[error("the token contains characters that are not allowed in an HTTP header")]
     Header,
 }
 
-/// A certificate and key that a plugin has handed out, as PEM.
+/// A client certificate and its key from a plugin, as PEM.
 pub(super) type Identity = (Vec<u8>, Vec<u8>);
 
-/// The current credential, and where the next one comes from.
+/// The current credential and its source.
 pub(crate) struct Credentials {
     credential: Credential,
     cluster: ClusterInfo,
@@ -43,7 +43,7 @@ pub(crate) struct Credentials {
 struct Cached {
     header: Option<HeaderValue>,
     identity: Option<Identity>,
-    /// `None`: good until the server refuses it.
+    /// `None`: valid until the server refuses it.
     until: Option<Instant>,
 }
 
@@ -61,15 +61,15 @@ impl Credentials {
         }
     }
 
-    /// The server has refused the credential: the next one is fetched anew.
+    /// Discard the credential that the server refused.
     pub(crate) fn refused(&mut self) {
         self.cached = None;
     }
 
-    /// The header, and the certificate where a plugin has given one.
+    /// Return the header, and the certificate of a plugin.
     ///
     /// # Errors
-    /// When there is none to be had, not even one from before.
+    /// If a credential is not available and no earlier one is known.
     pub(super) async fn get(
         &mut self,
         now: Instant,
@@ -78,7 +78,7 @@ impl Credentials {
         if !self.cached.as_ref().is_some_and(fresh) {
             match (self.fetch(now).await, &mut self.cached) {
                 (Ok(cached), _) => self.cached = Some(cached),
-                // While a file is being replaced, the token from before is still good.
+                // The previous token is still valid while its file is being replaced.
                 (Err(e), Some(cached)) => {
                     let error = with_causes(&e);
                     tracing::warn!(error, "Credential not renewed; using the previous one");
@@ -104,7 +104,7 @@ impl Credentials {
                 let token = std::fs::read_to_string(path).and_then(|token| {
                     let token = token.trim().to_owned();
                     if token.is_empty() {
-                        return Err(std::io::Error::other("it is empty"));
+                        return Err(std::io::Error::other("the file is empty"));
                     }
                     Ok(token)
                 });
@@ -147,7 +147,7 @@ fn secret(value: &str) -> Result<HeaderValue, CredentialError> {
     Ok(header)
 }
 
-/// When a time on the wall comes, as seen from `now`. One that cannot be read is now.
+/// Convert a wall-clock time to an instant; an unreadable one to `now`.
 fn expiry(timestamp: &str, now: Instant) -> Instant {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH);
     let left = model::parse_rfc3339(timestamp)
@@ -219,28 +219,28 @@ async fn run(plugin: &ExecPlugin, cluster: &ClusterInfo) -> Result<ExecStatus, S
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| format!("cannot be started: {e}. {}", plugin.install_hint))?;
+        .map_err(|e| format!("cannot start: {e}. {}", plugin.install_hint))?;
     let output = tokio::time::timeout(EXEC_TIMEOUT, child.wait_with_output())
         .await
-        .map_err(|_| format!("did not end within {} s", EXEC_TIMEOUT.as_secs()))?
+        .map_err(|_| format!("timed out after {} s", EXEC_TIMEOUT.as_secs()))?
         .map_err(|e| e.to_string())?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said: String = said.trim().chars().take(300).collect();
-        return Err(format!("failed ({}): {said}", output.status));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stderr: String = stderr.trim().chars().take(300).collect();
+        return Err(format!("failed ({}): {stderr}", output.status));
     }
     let answer: ExecCredential =
-        serde_json::from_slice(&output.stdout).map_err(|e| format!("its answer: {e}"))?;
+        serde_json::from_slice(&output.stdout).map_err(|e| format!("invalid answer: {e}"))?;
     if answer.kind != "ExecCredential" || answer.api_version != plugin.api_version {
         return Err(format!(
-            "its answer is a {} {}, where {} ExecCredential was asked for",
+            "the answer is a {} {} instead of a {} ExecCredential",
             answer.api_version, answer.kind, plugin.api_version
         ));
     }
-    let status = answer.status.ok_or("its answer has no status")?;
+    let status = answer.status.ok_or("the answer lacks status")?;
     let certificate = status.client_certificate_data.is_some() && status.client_key_data.is_some();
     if status.token.is_none() && !certificate {
-        return Err("its answer has neither a token nor a client certificate with a key".into());
+        return Err("the answer has neither a token nor a client certificate with its key".into());
     }
     Ok(status)
 }

@@ -1,7 +1,7 @@
 //! Requests over HTTP/1.1 and TLS.
 //!
-//! One connection a request, kept for the next: a watch holds its connection for minutes, so there
-//! is little to multiplex, and a connection of its own means that closing a watch closes just that.
+//! Each request has its own connection, which is kept for the next one. A watch holds a connection
+//! for minutes, so multiplexing gains little, and closing a connection ends exactly one watch.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -26,16 +26,16 @@ use super::{ConfigError, Credentials, ServerConfig};
 use crate::apiserver::wire::{self, Format, Status};
 use crate::apiserver::with_causes;
 
-/// For name resolution, TCP and TLS together.
+/// Timeout of name resolution, TCP and TLS handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the files of certificates are looked at.
+/// Period for rereading certificate files.
 const RELOAD_PERIOD: Duration = Duration::from_secs(10);
-/// A body that says why a request was refused is short.
+/// Upper bound on the body of an error answer, in bytes.
 const MAX_ERROR_BODY: usize = 64 << 10;
-/// Connections kept for the next request: one for each kind.
+/// Idle connections to keep: one for each kind.
 const MAX_IDLE: usize = 4;
 
-/// A request that got no answer.
+/// A request without an answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
     #[error("no credential for the API server")]
@@ -53,30 +53,30 @@ pub(crate) enum SendError {
     Request(#[from] hyper::http::Error),
 }
 
-/// Leave to send one request, and what to send it with.
+/// Permission to send one request, with its credential.
 pub(crate) struct Admission {
     authorization: Option<HeaderValue>,
     identity: Option<Identity>,
 }
 
-/// What the server answers.
+/// The server's answer.
 pub(crate) enum Answer {
-    /// 2xx: the body is still to be read.
+    /// 2xx, with the body still unread.
     Accepted {
         /// `None`: neither protobuf nor JSON.
         format: Option<Format>,
         body: Body,
     },
-    /// Anything else.
+    /// Any other status code.
     Refused {
         code: u16,
         status: Option<Status>,
-        /// The header `Retry-After`, where it is a number of seconds.
+        /// The header `Retry-After`, if it is a number of seconds.
         retry_after: Option<u32>,
     },
 }
 
-/// The body of an answer. Dropped before its end, it takes its connection with it.
+/// The body of an answer. Dropping it before its end closes its connection.
 pub(crate) struct Body {
     incoming: Incoming,
     connection: Option<SendRequest<Full<Bytes>>>,
@@ -84,7 +84,7 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// The next part, or `None` at the end.
+    /// Read the next part; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, SendError> {
         while let Some(frame) = self.incoming.frame().await {
             let frame = frame.map_err(|source| SendError::Http {
@@ -99,36 +99,36 @@ impl Body {
     }
 }
 
-/// Where to connect to.
+/// The parsed address of the server.
 struct Target {
     tls: bool,
     host: String,
     port: u16,
-    /// Path of the server's URL, without a slash at its end.
+    /// Path of the server's URL without a trailing slash.
     prefix: String,
     name: ServerName<'static>,
     proxy: Option<(String, u16, Option<HeaderValue>)>,
 }
 
-/// A request that was sent, and what came of it.
+/// A sent request and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent<'a> {
-    /// The server's address, as it is in the `Host` header.
+    /// The server's address, as in the `Host` header.
     pub host: &'a str,
     /// `GET`, `POST`, `PATCH`.
     pub method: &'a str,
-    /// Whether it is a watch, whose answer has no end.
+    /// Whether the request is a watch.
     pub watch: bool,
-    /// The status code; `None` where no answer came.
+    /// The status code; `None` without an answer.
     pub code: Option<u16>,
-    /// From sending it to the head of the answer, connecting included.
+    /// Time from sending the request, including connecting, to the head of the answer.
     pub took: Duration,
 }
 
-/// Is told of each request.
+/// Called for each request.
 pub(crate) type Observer = Box<dyn Fn(&Sent<'_>) + Send>;
 
-/// A client of one API server. For one thread.
+/// A client of one API server, for use on one thread.
 pub(crate) struct Client {
     config: ServerConfig,
     target: Target,
@@ -143,13 +143,13 @@ pub(crate) struct Client {
 struct Tls {
     connector: TlsConnector,
     pems: Pems,
-    /// From a plugin; goes before the one of the configuration.
+    /// A plugin's certificate, which overrides the configured one.
     identity: Option<Identity>,
-    looked: Instant,
+    read_at: Instant,
 }
 
 impl Client {
-    /// Reads certificates and checks what can be checked without the server.
+    /// Read certificates and check the configuration without contacting the server.
     pub(crate) fn new(
         config: ServerConfig,
         qps: f32,
@@ -168,7 +168,7 @@ impl Client {
                 connector,
                 pems,
                 identity: None,
-                looked: now,
+                read_at: now,
             }),
             limiter: RefCell::new(Limiter::new(qps, burst)),
             idle: RefCell::default(),
@@ -178,13 +178,13 @@ impl Client {
         })
     }
 
-    /// Tells this of each request.
+    /// Set the observer.
     pub(crate) fn observed_by(self, observer: Observer) -> Self {
         Self { observer, ..self }
     }
 
-    /// Waits for the limit on requests, and for a credential, which a plugin may take its time
-    /// over. Neither is the server's silence.
+    /// Wait for the rate limit and for a credential. Separate from [`Client::send`] because a slow
+    /// plugin does not count as silence of the server.
     pub(crate) async fn admit(&self) -> Result<Admission, SendError> {
         let wait = self.limiter.borrow_mut().take(Instant::now());
         if !wait.is_zero() {
@@ -197,7 +197,7 @@ impl Client {
         })
     }
 
-    /// Sends a request and waits for the head of the answer; no longer than the caller does.
+    /// Send a request and wait for the head of the answer. The caller sets the timeout.
     pub(crate) async fn send(
         &self,
         admission: Admission,
@@ -251,7 +251,7 @@ impl Client {
             }
             Ok(request.body(Full::new(body.unwrap_or_default()))?)
         };
-        // A kept connection may have been closed by the server meanwhile: that is no failure.
+        // The server may have closed a kept connection: retry on a new one.
         let kept = self.idle.borrow_mut().pop();
         if let Some(mut connection) = kept
             && connection.is_ready()
@@ -261,16 +261,16 @@ impl Client {
         }
         let mut connection = self.connect(identity).await?;
         let response = connection.send_request(request()?).await;
-        let response = response.map_err(|source| self.broke(source))?;
+        let response = response.map_err(|source| self.failed(source))?;
         Ok((response, connection))
     }
 
-    /// The server says that it does not know us: the next request comes with a new credential.
+    /// Discard the credential after a 401.
     pub(crate) async fn unauthorized(&self) {
         self.credentials.lock().await.refused();
     }
 
-    /// Takes back the connection of an answer that has been read to its end.
+    /// Keep the connection of an answer that has been read to its end.
     pub(crate) fn keep(&self, mut body: Body) {
         let mut idle = self.idle.borrow_mut();
         if let Some(connection) = body.connection.take()
@@ -280,7 +280,7 @@ impl Client {
         }
     }
 
-    fn broke(&self, source: hyper::Error) -> SendError {
+    fn failed(&self, source: hyper::Error) -> SendError {
         SendError::Http {
             server: self.target.authority(),
             source,
@@ -332,16 +332,14 @@ impl Client {
             }
             let connector = self.connector(identity)?;
             let tls = connector.connect(self.target.name.clone(), tcp).await;
-            let tls = tls.map_err(|e| self.target.cannot(&e))?;
+            let tls = tls.map_err(|e| self.target.error(&e))?;
             self.handshake(tls).await
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .unwrap_or_else(|_| {
                 let seconds = CONNECT_TIMEOUT.as_secs();
-                Err(self
-                    .target
-                    .cannot(&format!("no connection within {seconds} s")))
+                Err(self.target.error(&format!("timed out after {seconds} s")))
             })
     }
 
@@ -350,19 +348,19 @@ impl Client {
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> Result<SendRequest<Full<Bytes>>, SendError> {
         let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|source| self.broke(source))?;
-        // Ends when the sender and the body are dropped; its error reaches them as well.
+        let (sender, connection) = handshake.map_err(|source| self.failed(source))?;
+        // Ends when sender and body are dropped; they also receive its error.
         tokio::task::spawn_local(connection);
         Ok(sender)
     }
 
-    /// The TLS configuration, made anew when certificates have changed.
+    /// The TLS configuration, rebuilt after certificates have changed.
     fn connector(&self, identity: Option<Identity>) -> Result<TlsConnector, ConfigError> {
         let mut tls = self.tls.borrow_mut();
         let now = Instant::now();
         let mut changed = tls.identity != identity;
-        if now.saturating_duration_since(tls.looked) >= RELOAD_PERIOD {
-            tls.looked = now;
+        if now.saturating_duration_since(tls.read_at) >= RELOAD_PERIOD {
+            tls.read_at = now;
             match Pems::read(&self.config) {
                 Ok(pems) => {
                     changed |= tls.pems != pems;
@@ -382,7 +380,7 @@ impl Client {
             }
             match client_config(&pems, self.config.insecure) {
                 Ok(config) => tls.connector = TlsConnector::from(Arc::new(config)),
-                // A certificate and its key may be replaced one after the other.
+                // A certificate and its key may be replaced one after the other: try again.
                 Err(e) => {
                     tls.pems = Pems::default();
                     let error = with_causes(&e);
@@ -400,20 +398,20 @@ impl Target {
             url: config.server.clone(),
             reason: reason.into(),
         };
-        // Without a scheme, client-go takes https where anything about TLS is configured.
+        // Without a scheme, client-go uses https if TLS is configured.
         let tls_configured = config.ca.is_some() || config.identity.is_some() || config.insecure;
         let url = match (config.server.contains("://"), tls_configured) {
             (true, _) => config.server.clone(),
             (false, true) => format!("https://{}", config.server),
             (false, false) => format!("http://{}", config.server),
         };
-        let uri: Uri = url.parse().map_err(|_| fail("is not a URL"))?;
+        let uri: Uri = url.parse().map_err(|_| fail("not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            _ => return Err(fail("is neither http nor https")),
+            _ => return Err(fail("the scheme is neither http nor https")),
         };
-        let host = uri.host().ok_or_else(|| fail("has no host"))?;
+        let host = uri.host().ok_or_else(|| fail("the host is missing"))?;
         let host = host.trim_matches(['[', ']']).to_owned();
         let name = config.tls_server_name.clone().unwrap_or(host.clone());
         let proxy = config.proxy_url.as_deref().map(parse_proxy).transpose()?;
@@ -422,18 +420,18 @@ impl Target {
             port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
             prefix: uri.path().trim_end_matches('/').to_owned(),
             name: ServerName::try_from(name)
-                .map_err(|_| fail("has a host that is neither a DNS name nor an address"))?,
+                .map_err(|_| fail("the host is neither a DNS name nor an address"))?,
             host,
             proxy,
         })
     }
 
-    /// `host:port`, IPv6 addresses in brackets.
+    /// `host:port`, with IPv6 addresses in brackets.
     fn authority(&self) -> String {
         authority(&self.host, self.port)
     }
 
-    fn cannot(&self, reason: &dyn std::fmt::Display) -> SendError {
+    fn error(&self, reason: &dyn std::fmt::Display) -> SendError {
         SendError::Connect {
             server: self.authority(),
             reason: reason.to_string(),
@@ -446,10 +444,10 @@ impl Target {
             None => (self.host.as_str(), self.port),
         };
         let stream = TcpStream::connect((host, port)).await;
-        let mut stream = stream.map_err(|e| self.cannot(&e))?;
-        stream.set_nodelay(true).map_err(|e| self.cannot(&e))?;
-        // A server that is gone without a word (its node lost power) is found out within about 30
-        // seconds, whether the connection is quiet or a request is under way.
+        let mut stream = stream.map_err(|e| self.error(&e))?;
+        stream.set_nodelay(true).map_err(|e| self.error(&e))?;
+        // Detects a server that vanished (power loss) within about 30 seconds, whether the
+        // connection is idle or a request is in flight.
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(15))
             .with_interval(Duration::from_secs(5))
@@ -458,14 +456,14 @@ impl Target {
         socket
             .set_tcp_keepalive(&keepalive)
             .and_then(|()| socket.set_tcp_user_timeout(Some(Duration::from_secs(30))))
-            .map_err(|e| self.cannot(&e))?;
+            .map_err(|e| self.error(&e))?;
         if let Some((_, _, authorization)) = &self.proxy {
             self.tunnel(&mut stream, authorization.as_ref()).await?;
         }
         Ok(stream)
     }
 
-    /// Asks a proxy for a way to the server (RFC 9110, CONNECT).
+    /// Ask a proxy for a tunnel to the server (RFC 9110, CONNECT).
     async fn tunnel(
         &self,
         stream: &mut TcpStream,
@@ -477,12 +475,12 @@ impl Target {
             request.push_str(&format!("Proxy-Authorization: {value}\r\n"));
         }
         request.push_str("\r\n");
-        let fail = |e: std::io::Error| self.cannot(&format!("through the proxy: {e}"));
+        let fail = |e: std::io::Error| self.error(&format!("proxy: {e}"));
         stream.write_all(request.as_bytes()).await.map_err(fail)?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if head.len() > 8192 {
-                return Err(self.cannot(&"the proxy's answer has no end"));
+                return Err(self.error(&"the proxy's answer is too long"));
             }
             head.push(stream.read_u8().await.map_err(fail)?);
         }
@@ -495,7 +493,7 @@ impl Target {
         {
             return Ok(());
         }
-        Err(self.cannot(&format!("the proxy answers {first:?}")))
+        Err(self.error(&format!("the proxy answers {first:?}")))
     }
 }
 
@@ -507,20 +505,21 @@ fn authority(host: &str, port: u16) -> String {
     }
 }
 
-/// Host, port and `Proxy-Authorization` of a proxy's URL.
+/// Parse a proxy's URL into host, port and `Proxy-Authorization`.
 fn parse_proxy(url: &str) -> Result<(String, u16, Option<HeaderValue>), ConfigError> {
     let fail = |reason: &str| ConfigError::Server {
         url: url.into(),
         reason: reason.into(),
     };
-    let uri: Uri = url.parse().map_err(|_| fail("is not a URL"))?;
+    let uri: Uri = url.parse().map_err(|_| fail("not a URL"))?;
     if uri.scheme_str() != Some("http") {
         return Err(fail("only http:// proxies are supported as proxy-url"));
     }
-    let authority = uri.authority().ok_or_else(|| fail("has no host"))?;
+    let authority = uri.authority().ok_or_else(|| fail("the host is missing"))?;
     let authorization = authority.as_str().rsplit_once('@').map(|(user, _)| {
         let pair = data_encoding::BASE64.encode(user.as_bytes());
-        HeaderValue::from_str(&format!("Basic {pair}")).map_err(|_| fail("has odd characters"))
+        HeaderValue::from_str(&format!("Basic {pair}"))
+            .map_err(|_| fail("the user or password contains invalid characters"))
     });
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let port = authority.port_u16().unwrap_or(80);

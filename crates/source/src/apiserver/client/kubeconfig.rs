@@ -1,8 +1,8 @@
 //! Kubeconfig files.
 //!
 //! The format is client-go's `tools/clientcmd/api/v1`; see
-//! <https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/>. Fields that a node agent has
-//! no use for (impersonation, colours, preferences) are passed over.
+//! <https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/>. Fields without use for a node
+//! agent (impersonation, colours, preferences) are ignored.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ struct File {
     users: Option<Vec<Named<User>>>,
 }
 
-/// `{name: …, cluster: …}`, and so on for the other two.
+/// `{name: …, cluster: …}`, likewise for contexts and users.
 #[derive(Deserialize)]
 struct Named<T> {
     name: String,
@@ -78,8 +78,8 @@ struct ExecEnv {
     value: String,
 }
 
-/// Reads a kubeconfig file and resolves its current context. `master` overrides the server's
-/// address, as kube-proxy's `--master` does.
+/// Read a kubeconfig file and resolve its current context. `master` overrides the server's address,
+/// as with kube-proxy's `--master`.
 pub(super) fn load(path: &Path, master: Option<&str>) -> Result<ServerConfig, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.into(),
@@ -92,10 +92,10 @@ pub(super) fn load(path: &Path, master: Option<&str>) -> Result<ServerConfig, Co
     })
 }
 
-/// Resolves the current context of a kubeconfig. Relative paths in it start at `directory`.
+/// Resolve the current context of a kubeconfig. Relative paths are relative to `directory`.
 ///
 /// # Errors
-/// What is wrong, with the name of the field, but without the file's own name.
+/// The field and the reason, without the file's name.
 fn resolve(text: &str, directory: &Path, master: Option<&str>) -> Result<ServerConfig, String> {
     let file: Option<File> =
         serde_saphyr::from_str(text).map_err(|e| e.without_snippet().to_string())?;
@@ -139,17 +139,17 @@ fn resolve(text: &str, directory: &Path, master: Option<&str>) -> Result<ServerC
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
         (Some(_), None) => {
-            return Err("the user has a client-certificate, but no client-key".into());
+            return Err("the user has a client-certificate but no client-key".into());
         }
         (None, Some(_)) => {
-            return Err("the user has a client-key, but no client-certificate".into());
+            return Err("the user has a client-key but no client-certificate".into());
         }
     };
     config.credential = at.credential(user)?;
     Ok(config)
 }
 
-/// Where relative paths start.
+/// The directory that relative paths are relative to.
 struct Base<'a>(&'a Path);
 
 impl Base<'_> {
@@ -157,7 +157,7 @@ impl Base<'_> {
         self.0.join(path)
     }
 
-    /// Inline data go before a file, as with client-go.
+    /// Inline data override a file, as in client-go.
     fn material(&self, data: &str, path: &str) -> Result<Option<Material>, String> {
         Ok(match (data, path) {
             ("", "") => None,
@@ -203,7 +203,7 @@ impl Base<'_> {
                  (client.authentication.k8s.io/v1 and v1beta1 are)"
             ));
         }
-        // With a separator in it the command is a path; without, it is looked up in PATH.
+        // A command with a separator is a path; others are looked up in PATH.
         let command = if exec.command.contains('/') {
             self.path(&exec.command)
         } else {

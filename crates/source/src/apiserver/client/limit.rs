@@ -1,20 +1,20 @@
-//! A limit on how fast requests are sent: `--kube-api-qps` and `--kube-api-burst`.
+//! The rate limit of requests: `--kube-api-qps` and `--kube-api-burst`.
 
 use std::time::{Duration, Instant};
 
-/// A token bucket: `burst` requests at once, `qps` a second in the long run.
+/// A token bucket: bursts of `burst` requests, `qps` per second in the long run.
 #[derive(Debug)]
 pub(super) struct Limiter {
-    /// Time for one token; zero: no limit.
+    /// Time per token; zero for no limit.
     interval: Duration,
     burst: u32,
-    /// When the bucket was, or will be, empty of debt: every request moves it on by one interval.
+    /// The time until which tokens are paid for; every request adds one interval.
     paid_until: Option<Instant>,
 }
 
 impl Limiter {
-    /// As client-go reads them: 0 queries a second stand for 5 and a burst of 0 for 10; fewer than
-    /// none mean no limit.
+    /// client-go's interpretation: a `qps` of 0 means 5, a negative one no limit; a `burst` of 0
+    /// means 10.
     pub(super) fn new(qps: f32, burst: i32) -> Self {
         let qps = if qps == 0.0 { 5.0 } else { qps };
         let burst = if burst == 0 { 10 } else { burst };
@@ -30,7 +30,7 @@ impl Limiter {
         }
     }
 
-    /// Takes a token; the request may be sent after the time returned.
+    /// Take a token. Returns the time to wait before sending the request.
     pub(super) fn take(&mut self, now: Instant) -> Duration {
         let paid_until = self.paid_until.map_or(now, |t| t.max(now));
         let Some(next) = paid_until.checked_add(self.interval) else {

@@ -1,4 +1,4 @@
-//! A client of the API server: where it is, how to prove who we are, and how to speak to it.
+//! A client of the API server: address, authentication and HTTP.
 
 mod credentials;
 mod http;
@@ -12,26 +12,26 @@ use credentials::Credentials;
 pub use http::Sent;
 pub(super) use http::{Answer, Body, Client, Observer};
 
-/// Where the API server is, and who we are to it: a kubeconfig's current context, resolved.
+/// Address of the API server and authentication: a kubeconfig's resolved current context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerConfig {
-    /// A URL, with or without scheme and path.
+    /// A URL; scheme and path are optional.
     pub(super) server: String,
-    /// Certificates that the server's must be signed by; the system's where there are none.
+    /// The CA certificates; `None` for the system's.
     pub(super) ca: Option<Material>,
-    /// Take any certificate.
+    /// Accept any certificate.
     pub(super) insecure: bool,
-    /// The name in the server's certificate, where it is not the host of `server`.
+    /// The name in the server's certificate, if it differs from the host of `server`.
     pub(super) tls_server_name: Option<String>,
-    /// An HTTP proxy.
+    /// The URL of an HTTP proxy.
     pub(super) proxy_url: Option<String>,
-    /// Our own certificate and its key.
+    /// The client certificate and its key.
     pub(super) identity: Option<(Material, Material)>,
-    /// What goes into the `Authorization` header.
+    /// The source of the `Authorization` header.
     pub(super) credential: Credential,
 }
 
-/// PEM text, or where it is. Files are read anew, since they rotate.
+/// PEM text or its file, which is reread because it may rotate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Material {
     File(PathBuf),
@@ -50,7 +50,7 @@ impl Material {
     }
 }
 
-/// What goes into the `Authorization` header.
+/// The source of the `Authorization` header.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Credential {
     None,
@@ -60,7 +60,7 @@ pub(super) enum Credential {
     Exec(ExecPlugin),
 }
 
-/// Secrets stay out of logs.
+/// Without secrets.
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Credential {
     }
 }
 
-/// A program that hands out credentials
+/// A program that returns credentials
 /// (<https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins>).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ExecPlugin {
@@ -82,13 +82,13 @@ pub(super) struct ExecPlugin {
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) provide_cluster_info: bool,
-    /// What to tell the user when the program is not there.
+    /// Hint for users who lack the program.
     pub(super) install_hint: String,
 }
 
 /// A client configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The messages say it.
+#[allow(missing_docs)] // See the messages.
 pub enum ConfigError {
     #[error("cannot read {}", .path.display())]
     Read {
@@ -98,8 +98,8 @@ pub enum ConfigError {
     #[error("kubeconfig {}: {reason}", .path.display())]
     Kubeconfig { path: PathBuf, reason: String },
     #[error(
-        "neither --kubeconfig nor --master is given, and this is not a pod: \
-         KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"
+        "no API server configured: neither --kubeconfig nor --master is set, and this is not a \
+         Pod (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set)"
     )]
     NotInCluster,
     #[error("server {url:?}: {reason}")]
@@ -107,21 +107,22 @@ pub enum ConfigError {
     #[error("{what}: {reason}")]
     Tls { what: String, reason: String },
     #[error(
-        "content type {0:?} is not one that sluice speaks (application/vnd.kubernetes.protobuf, application/json)"
+        "unsupported content type {0:?}; supported are application/vnd.kubernetes.protobuf and \
+         application/json"
     )]
     ContentType(String),
 }
 
-/// What a pod finds out about its cluster from its surroundings.
+/// A Pod's access to its cluster: environment variables and service account.
 #[derive(Clone, Debug)]
-pub(super) struct Surroundings {
+pub(super) struct Environment {
     /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`.
     pub(super) service: Option<(String, String)>,
     /// `/var/run/secrets/kubernetes.io/serviceaccount`.
     pub(super) account: PathBuf,
 }
 
-impl Surroundings {
+impl Environment {
     pub(super) fn of_this_process() -> Self {
         let env = |name| std::env::var(name).ok().filter(|s| !s.is_empty());
         Self {
@@ -150,19 +151,18 @@ impl Surroundings {
     }
 }
 
-/// Finds the server as kube-proxy does: from the kubeconfig, with `master` going before its server
-/// address; with only `master`, from that and the pod's account, if this is a pod; else from the
-/// pod's surroundings alone.
+/// Find the server like kube-proxy: from the kubeconfig, whose address `master` overrides; else from
+/// `master` with the Pod's service account, if this is a Pod; else from the Pod's environment.
 pub(super) fn find_server(
     kubeconfig: Option<&Path>,
     master: Option<&str>,
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> Result<ServerConfig, ConfigError> {
     let master = master.filter(|m| !m.is_empty());
     if let Some(path) = kubeconfig.filter(|p| !p.as_os_str().is_empty()) {
         return kubeconfig::load(path, master);
     }
-    let in_cluster = surroundings.server();
+    let in_cluster = environment.server();
     match (master, in_cluster) {
         (None, None) => Err(ConfigError::NotInCluster),
         (None, Some(config)) => Ok(config),
@@ -182,10 +182,10 @@ pub(super) fn find_server(
     }
 }
 
-/// Decodes base64 as kubeconfigs have it, white space and all.
+/// Decode base64 with white space, as found in kubeconfigs.
 fn base64(data: &str) -> Result<Vec<u8>, String> {
     let compact: String = data.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     data_encoding::BASE64
         .decode(compact.as_bytes())
-        .map_err(|e| format!("…-data is not base64: {e}"))
+        .map_err(|e| format!("invalid base64 in a -data field: {e}"))
 }

@@ -1,4 +1,4 @@
-//! TLS as the server configuration wants it.
+//! The TLS configuration of the client.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use super::{ConfigError, ServerConfig};
 
-/// PEM texts that a TLS configuration is made from: what may rotate.
+/// The PEM texts of a TLS configuration, which may rotate.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Pems {
     pub(super) ca: Option<Vec<u8>>,
@@ -19,7 +19,7 @@ pub(super) struct Pems {
 }
 
 impl Pems {
-    /// Reads the files that the configuration names.
+    /// Read the configured files.
     pub(super) fn read(config: &ServerConfig) -> Result<Self, ConfigError> {
         let identity = match &config.identity {
             Some((certificate, key)) => Some((certificate.read()?, key.read()?)),
@@ -30,7 +30,7 @@ impl Pems {
     }
 }
 
-/// Makes the configuration. Without a CA the system's certificates are trusted.
+/// Build the configuration. Without a CA, the system's certificates are trusted.
 pub(super) fn client_config(pems: &Pems, insecure: bool) -> Result<ClientConfig, ConfigError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -66,7 +66,7 @@ fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, ConfigError> {
                 roots.add(certificate).map_err(|e| tls(what, &e))?;
             }
             if roots.is_empty() {
-                return Err(tls(what, &"holds no certificate"));
+                return Err(tls(what, &"contains no certificate"));
             }
         }
         None => {
@@ -88,7 +88,7 @@ fn tls(what: &str, reason: &dyn std::fmt::Display) -> ConfigError {
     }
 }
 
-/// `insecure-skip-tls-verify`: takes any certificate, but the handshake itself must be sound.
+/// `insecure-skip-tls-verify`: accepts any certificate; signatures are still verified.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,18 +1,17 @@
-//! Following one kind: what to ask next, and what the answers mean.
+//! Watching one kind: decides the next request and interprets the answers.
 //!
-//! Pure: no input or output, no clock. The caller asks [`Reflector::next`] what to do, does it, and
-//! tells what came of it; times and randomness are passed in. The states and what leads from one
-//! to another:
+//! Pure: no I/O, no clock; times and randomness are arguments. The caller carries out the steps of
+//! [`Reflector::next`] and reports their results. States and transitions:
 //!
 //! ```text
-//!                  ┌────────── relist (expired, or an object that cannot be read) ─────────┐
+//!                  ┌────────── relist (expired, or an unreadable object) ──────────────────┐
 //!                  ▼                                                                       │
 //! Idle ──► Streaming ── bookmark "initial-events-end" ─────────────────────────────► Watching
 //!   │          │ refused (400, 422) or silent                                              ▲
 //!   │          ▼                                                                           │
-//!   └──► Listing ── page, page, …; 410: from the start ── last page ──► watch from there ──┘
+//!   └──► Listing ── page, page, …; 410: start over ────── last page ──► watch from its version ┘
 //!
-//! any ── failure ──► Idle, after a back-off; from Watching, the watch goes on where it was
+//! any ── failure ──► Idle, after a back-off; a watch resumes at its position
 //! ```
 
 mod types;
@@ -34,19 +33,19 @@ pub(super) use types::{Failure, Flow, Notice, Step};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing is under way until `at`.
+    /// No request is in flight until `at`.
     Idle { at: Instant, next: Next },
-    /// The first or a further page has been asked for.
+    /// A page has been requested.
     Listing,
-    /// A streaming list has been asked for, or is coming in.
+    /// A streaming list has been requested or is being received.
     Streaming,
-    /// A watch goes on from `position`; it was asked for at `since`.
+    /// A watch from `position` was requested at `since`.
     Watching { since: Instant },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Next {
-    /// A list, of whichever sort.
+    /// A new list, streaming or paged.
     Fresh,
     /// The next page of a list.
     Page(String),
@@ -54,46 +53,46 @@ enum Next {
     Watch,
 }
 
-/// Whether streaming lists are tried.
+/// Whether to try streaming lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StreamingLists {
     Try,
-    /// Not for the next list.
+    /// Use pages for the next list.
     SkipOne,
     Refused,
 }
 
-/// One kind being followed.
+/// The watch of one kind.
 #[derive(Debug)]
 pub(super) struct Reflector {
     kind: Kind,
     timing: Timing,
     format: Format,
     phase: Phase,
-    /// The resourceVersion up to which everything has been taken in; `None` before the first
-    /// complete list, and while another is needed.
+    /// The resourceVersion up to which all changes have been applied; `None` before the first
+    /// complete list and while another is needed.
     position: Option<String>,
     streaming: StreamingLists,
     backoff: Backoff,
     store: Store,
-    /// There has been a complete list, or the API is absent.
+    /// A list was complete, or the API is absent.
     complete: bool,
-    /// When bytes last came, or the request was sent.
+    /// Time of the last received bytes, or of the request.
     last_sign: Instant,
     bookmarks: bool,
-    /// How long the current watch was asked for.
+    /// Requested lifetime of the current watch.
     lifetime: Duration,
-    /// When to list again because of an object that could not be read.
+    /// Time of the next list because of an unreadable object.
     relist_at: Option<Instant>,
     relists: u32,
-    /// Answers in a row that refused to go on from `position`.
+    /// Consecutive refusals to resume at `position`.
     refusals: u32,
     failing: bool,
     notices: Vec<Notice>,
 }
 
 impl Reflector {
-    /// Follows a kind, starting at `now`. `format` is what is asked for first.
+    /// Watch a kind from `now` on, in `format` unless the server refuses it.
     pub(super) fn new(
         kind: Kind,
         format: Format,
@@ -131,28 +130,27 @@ impl Reflector {
         self.kind
     }
 
-    /// Whether all objects that the server had at some time have been told.
+    /// Whether a complete list has been delivered.
     pub(super) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// In which format to ask.
+    /// The format to request.
     pub(super) fn format(&self) -> Format {
         self.format
     }
 
-    /// What the log should know, since this was last asked.
+    /// Take the notices for the log.
     pub(super) fn take_notices(&mut self) -> Vec<Notice> {
         mem::take(&mut self.notices)
     }
 
-    /// What to do now. To be asked at the start, after a wait, and after a request has come to its
-    /// end, whichever.
+    /// Return the next step. Call at the start, after a wait, and after the end of a request.
     pub(super) fn next(&mut self, now: Instant) -> Step {
         let next = match &self.phase {
             Phase::Idle { at, .. } if *at > now => return Step::Wait(*at),
             Phase::Idle { next, .. } => next.clone(),
-            // The caller lost the request without telling. Nothing was taken in halfway.
+            // The caller dropped the request without a report. No change was applied partly.
             _ if self.position.is_some() => Next::Watch,
             _ => Next::Fresh,
         };
@@ -199,11 +197,11 @@ impl Reflector {
         })
     }
 
-    /// By when the next sign of life must come, or [`Reflector::expired`] is to be called.
+    /// The time at which to call [`Reflector::expired`] without a sign of life.
     pub(super) fn deadline(&self) -> Instant {
         let silence = match self.phase {
             Phase::Watching { .. } if self.bookmarks => self.timing.watch_silence,
-            // Nothing need come at all before the server ends the watch.
+            // The server may be silent until it ends the watch.
             Phase::Watching { .. } => self.lifetime + self.timing.list_silence,
             _ => self.timing.list_silence,
         };
@@ -214,12 +212,12 @@ impl Reflector {
         }
     }
 
-    /// Bytes have come.
+    /// Note that bytes were received.
     pub(super) fn sign_of_life(&mut self, now: Instant) {
         self.last_sign = now;
     }
 
-    /// The deadline has passed, and the caller has closed the connection.
+    /// Note that the deadline has passed and the caller has closed the connection.
     pub(super) fn expired(&mut self, now: Instant) {
         if self.relist_at.is_some_and(|at| at <= now)
             && matches!(self.phase, Phase::Watching { .. })
@@ -229,18 +227,18 @@ impl Reflector {
             return;
         }
         if self.phase == Phase::Streaming {
-            // A server that does not know streaming lists may take the request for a plain watch,
-            // and then nothing says where the objects end.
+            // A server without streaming lists may treat the request as a plain watch, which does
+            // not mark the end of the initial objects.
             self.streaming = StreamingLists::SkipOne;
         }
         let silence = now.saturating_duration_since(self.last_sign).as_secs();
         self.failed(
             now,
-            Failure::Connection(format!("the server has been silent for {silence} s")),
+            Failure::Connection(format!("the server was silent for {silence} s")),
         );
     }
 
-    /// A page has come, or what should have been one.
+    /// Apply a page, or the error of decoding it.
     pub(super) fn page(
         &mut self,
         now: Instant,
@@ -271,7 +269,7 @@ impl Reflector {
         }
     }
 
-    /// An event of a watch has come, or what should have been one.
+    /// Apply an event of a watch, or the error of decoding it.
     pub(super) fn event(
         &mut self,
         now: Instant,
@@ -312,8 +310,8 @@ impl Reflector {
                 return Flow::Stop;
             }
             Err(e) => {
-                // The framing held, but what was in it is lost: the watch cannot go on as if it
-                // had not been there.
+                // The framing is intact, but the event is lost: the watch cannot continue without
+                // it.
                 self.relist_soon(now);
                 self.failed(now, Failure::Unreadable(e.to_string()));
                 return Flow::Stop;
@@ -322,7 +320,7 @@ impl Reflector {
         Flow::Continue
     }
 
-    /// The server has ended a watch, between two events.
+    /// Note that the server has ended a watch between two events.
     pub(super) fn ended(&mut self, now: Instant) {
         match self.phase {
             Phase::Watching { since } if now.saturating_duration_since(since).as_secs() >= 1 => {
@@ -332,19 +330,19 @@ impl Reflector {
             Phase::Idle { .. } => {}
             _ => self.failed(
                 now,
-                Failure::Connection("the server ended the watch at once".into()),
+                Failure::Connection("the server ended the watch immediately".into()),
             ),
         }
     }
 
-    /// The request, or the watch, came to nothing.
+    /// Note the failure of a request or watch.
     pub(super) fn failed(&mut self, now: Instant, failure: Failure) {
         if let Phase::Watching { since } = self.phase {
             self.went_well(now, since);
         }
         if let Failure::Refused { code, status, .. } = &failure {
             if *code == 410 || status.as_ref().is_some_and(Status::is_expired) {
-                // Ordinary where the server compacts faster than a quiet watch moves.
+                // Normal if the server compacts faster than a quiet watch advances.
                 let delay = self.backoff.next_delay();
                 return self.idle(now + delay, Next::Fresh);
             }
@@ -359,8 +357,7 @@ impl Reflector {
                 return self.idle(now, Next::Fresh);
             }
             if self.kind == Kind::ServiceCidr && matches!(code, 403 | 404) {
-                // A server that does not have it will not have it soon; a permission may come any
-                // time.
+                // A missing API appears rarely; a permission may be granted at any time.
                 let again = match code {
                     404 => self.timing.absent_retry,
                     _ => self.backoff.next_delay(),
@@ -375,22 +372,22 @@ impl Reflector {
             ..
         } = failure
         {
-            // Of a server that says when: not before, and jittered after.
+            // Not before the server's time, plus jitter.
             delay += Duration::from_secs(seconds.min(600).into());
         }
         if !mem::replace(&mut self.failing, true) {
             self.notices.push(Notice::Failing(failure));
         }
         let next = match self.phase {
-            // The position is kept through any outage, so that coming back costs little.
+            // Keeping the position makes resuming cheap.
             Phase::Watching { .. } if self.position.is_some() => Next::Watch,
             _ => Next::Fresh,
         };
         self.idle(now + delay, next);
     }
 
-    /// A server that keeps refusing to go on from where the watch was, without saying that this is
-    /// expired, may have been restored from a backup: after a few times everything is listed.
+    /// Count refusals to resume a watch. A server that refuses without reporting expiry may have been
+    /// restored from a backup: after three refusals, list again.
     fn count_refusal(&mut self, code: u16) {
         if matches!(self.phase, Phase::Watching { .. }) && !matches!(code, 401 | 403 | 429 | 503) {
             self.refusals += 1;
@@ -400,7 +397,7 @@ impl Reflector {
         }
     }
 
-    /// Repeats what was asked.
+    /// Repeat the request.
     fn again(&mut self, now: Instant) {
         let next = match self.phase {
             Phase::Watching { .. } => Next::Watch,
@@ -409,7 +406,7 @@ impl Reflector {
         self.idle(now, next);
     }
 
-    /// Done without, until it is asked for again.
+    /// Continue without an optional API until the next attempt.
     fn absent(&mut self, again: Instant, failure: Failure) {
         if !self.complete {
             self.complete = true;
@@ -443,7 +440,7 @@ impl Reflector {
         }
     }
 
-    /// A list has come in whole.
+    /// Complete a list.
     fn listed(&mut self, now: Instant, resource_version: String, changes: &mut Changes) {
         if self.store.end_list(changes) {
             if self.relist_at.is_none() {
@@ -462,7 +459,7 @@ impl Reflector {
         self.relist_soon(now);
     }
 
-    /// Has everything listed again in a while, since something was lost.
+    /// Schedule a new list because an object or event was lost.
     fn relist_soon(&mut self, now: Instant) {
         if self.relist_at.is_some() {
             return;
@@ -487,8 +484,8 @@ impl Reflector {
                 self.phase = Phase::Watching { since: now };
                 self.bookmarks = true;
             }
-            // A server that does streaming lists sends no other bookmark before this one: here is
-            // one that has taken the request for a plain watch.
+            // A server with streaming lists sends no other bookmark before the final one: this
+            // server treats the request as a plain watch.
             Phase::Streaming => {
                 self.streaming = StreamingLists::SkipOne;
                 let delay = self.backoff.next_delay();
@@ -499,7 +496,7 @@ impl Reflector {
                 self.bookmarks = true;
                 self.recovered();
                 if self.is_before_position(&resource_version) {
-                    // The server has gone back in time: it was restored from a backup.
+                    // The server's version decreased: it was restored from a backup.
                     self.went_well(now, since);
                     let delay = self.backoff.next_delay();
                     self.idle(now + delay, Next::Fresh);
@@ -512,12 +509,11 @@ impl Reflector {
         Flow::Continue
     }
 
-    /// Moves the position to an event's resourceVersion. Returns `false` for an event that the
-    /// position is past already: one that is repeated. (Versions of one kind compare as numbers:
-    /// KEP-5504, and every server so far.)
+    /// Advance the position to an event's resourceVersion. Returns `false` for a repeated event.
+    /// Versions of one kind compare as numbers (KEP-5504, and all servers so far).
     fn advance(&mut self, resource_version: &str) -> bool {
         if !matches!(self.phase, Phase::Watching { .. }) {
-            return true; // The objects of a streaming list are in no order.
+            return true; // The objects of a streaming list are unordered.
         }
         self.recovered();
         let repeated = match (
@@ -544,7 +540,7 @@ impl Reflector {
     }
 }
 
-/// A resourceVersion as a number, where it is one.
+/// Parse a resourceVersion as a number.
 fn number(resource_version: Option<&str>) -> Option<u64> {
     resource_version?.parse().ok()
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::What;
 use crate::apiserver::wire::Stated;
 
-/// A reflector, and what it has said so far.
+/// A reflector with a virtual clock.
 struct Rig {
     reflector: Reflector,
     interner: Interner,
@@ -63,7 +63,7 @@ fn unreadable(name: &str) -> Unreadable {
     Unreadable {
         subject: Subject::new(Kind::ServiceCidr, "", name),
         resource_version: String::new(),
-        reason: "spoilt".into(),
+        reason: "damaged".into(),
     }
 }
 
@@ -84,7 +84,7 @@ const LIST: Request = Request::List {
 };
 
 impl Rig {
-    /// Without jitter: half of the range on either side.
+    /// Without jitter: the middle of the range.
     fn new() -> Self {
         let now = Instant::now();
         Self {
@@ -104,7 +104,7 @@ impl Rig {
         self.now += time;
     }
 
-    /// The next request, and how long it was waited for.
+    /// The next request, and the wait before it.
     fn request(&mut self) -> (Duration, Request) {
         let start = self.now;
         loop {
@@ -118,7 +118,7 @@ impl Rig {
         }
     }
 
-    /// The next request, which must come at once.
+    /// The next request, without a wait.
     fn at_once(&mut self) -> Request {
         let (wait, request) = self.request();
         assert_eq!(wait, Duration::ZERO);
@@ -148,7 +148,7 @@ impl Rig {
         self.reflector.failed(self.now, failure);
     }
 
-    /// A rig that watches from version 10, and holds `a` and `b`.
+    /// A rig that knows `a` and `b` and watches from version 10.
     fn watching() -> Self {
         let mut rig = Self::new();
         rig.at_once();
@@ -168,7 +168,7 @@ fn watch(version: Option<&str>) -> Request {
 }
 
 #[test]
-fn a_streaming_list_ends_with_its_bookmark_and_goes_on_as_a_watch() {
+fn a_streaming_list_ends_with_its_bookmark_and_becomes_a_watch() {
     let mut rig = Rig::new();
     assert_eq!(rig.at_once(), watch(None));
     assert_eq!(rig.applied(cidr("a", 3, "10.0.0.0/24")), ["+a"]);
@@ -208,7 +208,7 @@ fn a_server_without_streaming_lists_is_listed_in_pages() {
     assert!(rig.reflector.is_complete());
     assert_eq!(rig.at_once(), watch(Some("10")));
     assert_eq!(rig.reflector.take_notices(), [Notice::NoStreamingLists]);
-    // And that is remembered.
+    // The refusal is remembered.
     rig.failed(refused(410));
     assert_eq!(rig.request().1, LIST);
 }
@@ -224,7 +224,7 @@ fn expiry_in_the_middle_of_paging_starts_over() {
     rig.failed(refused(410));
     let (wait, request) = rig.request();
     assert_eq!((wait.as_millis(), request), (200, LIST));
-    // What was taken in already is no change; what is gone was never complete, and goes.
+    // `a` was applied before the list started over, and is missing from the new one.
     let changes = rig.page(page(&[cidr("b", 12, "10.0.1.0/24")], 12, ""));
     assert_eq!(names(&changes), ["+b", "-a"]);
     assert_eq!(rig.reflector.take_notices(), [Notice::NoStreamingLists]);
@@ -256,7 +256,7 @@ fn a_relist_yields_only_what_changed() {
 }
 
 #[test]
-fn expiry_as_an_event_is_expiry() {
+fn an_error_event_with_code_410_restarts_the_list() {
     let mut rig = Rig::watching();
     let gone = Status {
         code: 410,
@@ -267,7 +267,7 @@ fn expiry_as_an_event_is_expiry() {
 }
 
 #[test]
-fn a_server_that_is_away_changes_nothing_and_is_asked_ever_more_slowly() {
+fn an_unreachable_server_changes_nothing_and_delays_grow() {
     let mut rig = Rig::watching();
     rig.pass(Duration::from_secs(60));
     let mut waits = Vec::new();
@@ -281,17 +281,17 @@ fn a_server_that_is_away_changes_nothing_and_is_asked_ever_more_slowly() {
     assert_eq!(waits, expected);
     assert!(rig.reflector.is_complete());
     assert_eq!(rig.reflector.take_notices(), [Notice::Failing(lost())]);
-    // It comes back, and nothing need be listed.
+    // The watch resumes without a list.
     assert_eq!(rig.applied(cidr("c", 11, "10.0.2.0/24")), ["+c"]);
     assert_eq!(rig.reflector.take_notices(), [Notice::Recovered]);
-    // After a while the next failure is a first one.
+    // Later, delays start over.
     rig.pass(Duration::from_secs(11));
     rig.failed(lost());
     assert_eq!(rig.request().0.as_millis(), 200);
 }
 
 #[test]
-fn a_server_that_says_when_to_come_back_is_obeyed() {
+fn retry_after_is_obeyed() {
     let mut rig = Rig::new();
     rig.at_once();
     rig.failed(Failure::Refused {
@@ -303,7 +303,7 @@ fn a_server_that_says_when_to_come_back_is_obeyed() {
 }
 
 #[test]
-fn watches_that_end_at_once_are_not_asked_for_at_once() {
+fn a_watch_that_ends_immediately_is_delayed() {
     let mut rig = Rig::watching();
     rig.pass(Duration::from_secs(20));
     rig.reflector.ended(rig.now);
@@ -313,7 +313,7 @@ fn watches_that_end_at_once_are_not_asked_for_at_once() {
 }
 
 #[test]
-fn silence_ends_a_streaming_list_and_pages_are_tried_once() {
+fn silence_ends_a_streaming_list_and_the_next_list_uses_pages() {
     let mut rig = Rig::new();
     rig.at_once();
     rig.applied(cidr("a", 3, "10.0.0.0/24"));
@@ -328,7 +328,7 @@ fn silence_ends_a_streaming_list_and_pages_are_tried_once() {
 }
 
 #[test]
-fn a_bookmark_before_the_end_of_a_streaming_list_says_that_it_is_none() {
+fn an_early_bookmark_ends_a_streaming_list() {
     let mut rig = Rig::new();
     rig.at_once();
     rig.applied(cidr("a", 3, "10.0.0.0/24"));
@@ -338,7 +338,7 @@ fn a_bookmark_before_the_end_of_a_streaming_list_says_that_it_is_none() {
 }
 
 #[test]
-fn silence_ends_a_watch_by_what_the_server_is_known_to_send() {
+fn tolerated_silence_depends_on_bookmarks() {
     let mut rig = Rig::watching();
     assert_eq!(rig.reflector.deadline() - rig.now, Duration::from_secs(180));
     rig.pass(Duration::from_secs(60));
@@ -359,7 +359,7 @@ fn silence_ends_a_watch_by_what_the_server_is_known_to_send() {
 }
 
 #[test]
-fn a_server_without_protobuf_is_asked_for_json() {
+fn a_server_that_refuses_protobuf_gets_requests_for_json() {
     for code in [406, 415] {
         let mut rig = Rig::new();
         rig.at_once();
@@ -367,14 +367,14 @@ fn a_server_without_protobuf_is_asked_for_json() {
         assert_eq!(rig.at_once(), watch(None));
         assert_eq!(rig.reflector.format(), Format::Json);
         assert_eq!(rig.reflector.take_notices(), [Notice::FallBackToJson]);
-        // Refused again, it is a failure like any other.
+        // A second refusal is an ordinary failure.
         rig.failed(refused(code));
         assert_eq!(rig.request().0.as_millis(), 200);
     }
 }
 
 #[test]
-fn an_api_that_is_not_there_is_done_without_and_looked_for_later() {
+fn a_missing_optional_api_is_skipped_and_retried_later() {
     for (code, millis) in [(403, 200), (404, 300_000)] {
         let mut rig = Rig::new();
         rig.at_once();
@@ -388,7 +388,7 @@ fn an_api_that_is_not_there_is_done_without_and_looked_for_later() {
         );
         rig.applied(cidr("a", 3, "10.0.0.0/24"));
         rig.event(bookmark(10, true));
-        // Gone again: what it said stays.
+        // Missing again: the known objects are kept.
         rig.failed(refused(code));
         assert_eq!(rig.request().1, watch(Some("10")));
     }
@@ -402,7 +402,7 @@ fn an_api_that_is_not_there_is_done_without_and_looked_for_later() {
 }
 
 #[test]
-fn an_object_that_cannot_be_read_keeps_its_last_good_version() {
+fn an_unreadable_object_keeps_its_last_valid_version() {
     let mut rig = Rig::watching();
     let (flow, changes) = rig.event(WatchEvent::Unreadable(unreadable("a")));
     assert_eq!(flow, Flow::Continue);
@@ -410,10 +410,10 @@ fn an_object_that_cannot_be_read_keeps_its_last_good_version() {
     let [problem @ What::Undecodable { .. }] = changes.problems.as_slice() else {
         panic!("{changes:?}");
     };
-    // The same once more is no news.
+    // The same problem is reported once.
     let (_, changes) = rig.event(WatchEvent::Unreadable(unreadable("a")));
     assert_eq!(changes, Changes::default());
-    // Everything else goes on, and after a while all is listed.
+    // Other objects are updated, and a new list follows.
     assert_eq!(rig.applied(cidr("c", 11, "10.0.2.0/24")), ["+c"]);
     assert_eq!(rig.reflector.deadline() - rig.now, Duration::from_secs(5));
     rig.now = rig.reflector.deadline();
@@ -426,7 +426,7 @@ fn an_object_that_cannot_be_read_keeps_its_last_good_version() {
 }
 
 #[test]
-fn nothing_is_taken_for_gone_while_an_object_has_no_name() {
+fn a_list_with_a_nameless_object_deletes_nothing() {
     let mut rig = Rig::watching();
     rig.failed(refused(410));
     rig.request();
@@ -450,17 +450,17 @@ fn nothing_is_taken_for_gone_while_an_object_has_no_name() {
 }
 
 #[test]
-fn an_object_that_fails_its_check_is_a_problem_until_it_is_mended() {
+fn an_invalid_object_is_a_problem_until_it_is_corrected() {
     let mut rig = Rig::watching();
     let (_, changes) = rig.event(WatchEvent::Applied(cidr("a", 11, "10.0.0.0/99")));
     assert_eq!(names(&changes), [""; 0]);
     assert!(matches!(changes.problems.as_slice(), [What::Invalid(_)]));
-    // It states what the server holds: nothing to list again.
+    // The object was read: a new list is not needed.
     assert_eq!((rig.reflector.deadline() - rig.now).as_secs(), 180);
     let (_, changes) = rig.event(WatchEvent::Applied(cidr("a", 12, "10.7.0.0/24")));
     assert_eq!(names(&changes), ["+a"]);
     assert_eq!(changes.resolved.len(), 1);
-    // One that was never good is never told, and its problem ends with it.
+    // An object that was never valid is not delivered; its problem ends with it.
     let (_, changes) = rig.event(WatchEvent::Applied(cidr("x", 13, "nonsense")));
     assert_eq!(changes.problems.len(), 1);
     let (_, changes) = rig.event(WatchEvent::Deleted(cidr("x", 14, "nonsense")));
@@ -469,13 +469,13 @@ fn an_object_that_fails_its_check_is_a_problem_until_it_is_mended() {
 }
 
 #[test]
-fn a_server_that_has_gone_back_in_time_is_listed_anew() {
+fn a_server_restored_from_a_backup_is_listed_again() {
     let mut rig = Rig::watching();
     rig.event(bookmark(50, false));
     assert_eq!(rig.event(bookmark(49, false)).0, Flow::Stop);
     assert_eq!(rig.request().1, watch(None));
 
-    // Or it does not take the version at all.
+    // The same for a server that refuses the version.
     let mut rig = Rig::watching();
     for _ in 0..2 {
         rig.failed(refused(500));
@@ -484,7 +484,7 @@ fn a_server_that_has_gone_back_in_time_is_listed_anew() {
     rig.failed(refused(500));
     assert_eq!(rig.request().1, watch(None));
 
-    // But one that is overloaded, or does not let us in, is not asked for more.
+    // An overloaded or unauthorized watch keeps its position.
     let mut rig = Rig::watching();
     for code in [429, 503, 401, 403, 429, 503] {
         rig.failed(refused(code));
@@ -499,7 +499,7 @@ fn a_server_that_has_gone_back_in_time_is_listed_anew() {
 }
 
 #[test]
-fn an_event_that_cannot_be_read_at_all_stops_the_watch() {
+fn an_undecodable_event_stops_the_watch() {
     let mut rig = Rig::watching();
     let mut changes = Changes::default();
     let flow = rig.reflector.event(
@@ -513,7 +513,7 @@ fn an_event_that_cannot_be_read_at_all_stops_the_watch() {
 }
 
 #[test]
-fn a_list_without_a_version_is_refused() {
+fn a_list_without_a_version_is_rejected() {
     let mut rig = Rig::new();
     rig.at_once();
     rig.failed(refused(422));

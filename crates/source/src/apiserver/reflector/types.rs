@@ -1,31 +1,31 @@
-//! What goes into a reflector and what comes out of it, objects apart.
+//! Inputs and outputs of a reflector, except objects.
 
 use std::time::{Duration, Instant};
 
 use crate::apiserver::request::Request;
 use crate::apiserver::wire::Status;
 
-/// The times by which a reflector goes. The defaults are for production; tests shorten them.
+/// Delays and timeouts of a reflector. The defaults are for production; tests shorten them.
 #[derive(Clone, Debug)]
 pub struct Timing {
-    /// Delay after a first failure, before jitter; doubled with each further one.
+    /// Delay after the first failure, before jitter; doubled after each further one.
     pub backoff_base: Duration,
-    /// The longest delay, before jitter. client-go's is the same.
+    /// Upper bound on the delay, before jitter, as in client-go.
     pub backoff_cap: Duration,
-    /// A watch that lived this long went well: the next failure counts as a first one.
+    /// Lifetime of a watch after which a failure counts as the first one.
     pub healthy_after: Duration,
-    /// A list or the first part of a streaming list may be silent for this long.
+    /// Longest silence during a list or the initial part of a streaming list.
     pub list_silence: Duration,
-    /// A watch may be silent for this long, from a server that sends bookmarks (one a minute).
+    /// Longest silence during a watch of a server that sends bookmarks (one per minute).
     pub watch_silence: Duration,
-    /// Watches are asked for this long, up to twice as long.
+    /// Minimum requested lifetime of a watch; the maximum is twice as long.
     pub watch_lifetime: Duration,
-    /// An API that the server does not have is asked for again after this.
+    /// Delay before a retry of an API that the server lacks.
     pub absent_retry: Duration,
-    /// After an object that could not be read, everything is listed again after this long, up to
-    /// `relist_cap`, doubled each time that it did not help.
+    /// Delay before a new list after an unreadable object, doubled up to `relist_cap` for as long
+    /// as the object is unreadable.
     pub relist_base: Duration,
-    /// See `relist_base`.
+    /// Upper bound on `relist_base`.
     pub relist_cap: Duration,
 }
 
@@ -45,33 +45,33 @@ impl Default for Timing {
     }
 }
 
-/// What to do next.
+/// The next step of the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::apiserver) enum Step {
-    /// Nothing, until then.
+    /// Wait until this time.
     Wait(Instant),
-    /// Send this, and tell what comes of it.
+    /// Send this request, and report its result.
     Send(Request),
 }
 
-/// Whether to read on in a watch.
+/// Whether to continue a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::apiserver) enum Flow {
-    /// Read on.
+    /// Continue reading.
     Continue,
-    /// Close it and ask [`Reflector::next`].
+    /// Close it and call [`Reflector::next`].
     Stop,
 }
 
-/// Why a request or a watch came to nothing.
+/// Reason for the failure of a request or watch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // The messages say it.
+#[allow(missing_docs)] // See the messages.
 pub(in crate::apiserver) enum Failure {
-    /// No connection, or one that broke, or silence.
+    /// No connection, a broken one, or silence.
     #[error("{0}")]
     Connection(String),
-    /// An answer that is an error.
-    #[error("the server answers {code}{}", describe(.status.as_ref()))]
+    /// An error answer.
+    #[error("the server answered {code}{}", describe(.status.as_ref()))]
     Refused {
         /// The HTTP status code.
         code: u16,
@@ -79,7 +79,7 @@ pub(in crate::apiserver) enum Failure {
         /// The header `Retry-After`, in seconds.
         retry_after: Option<u32>,
     },
-    /// An answer that cannot be read.
+    /// An answer that cannot be decoded.
     #[error("{0}")]
     Unreadable(String),
 }
@@ -88,19 +88,19 @@ fn describe(status: Option<&Status>) -> String {
     status.map_or_else(String::new, |s| format!(" ({}: {})", s.reason, s.message))
 }
 
-/// What the log should know; each is told once, when it begins or ends.
+/// A notice for the log, issued once when a condition begins or ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::apiserver) enum Notice {
-    /// Requests fail; what is programmed stays.
+    /// Requests fail; the known objects are kept.
     Failing(Failure),
-    /// They succeed again.
+    /// Requests succeed again.
     Recovered,
-    /// The server does not do streaming lists; paged ones are used.
+    /// The server lacks streaming lists; paged lists are used.
     NoStreamingLists,
-    /// The server does not have this API, or refuses it, and sluice can do without.
+    /// The server lacks or refuses an optional API.
     Absent(Failure),
-    /// The server's answers in protobuf are refused or absent; JSON is used.
+    /// The server refuses protobuf; JSON is used.
     FallBackToJson,
-    /// Everything is listed again, because of an object that could not be read.
+    /// All objects are listed again because of an unreadable one.
     Relisting,
 }

@@ -1,33 +1,33 @@
-//! Cutting a watch's stream of bytes into events.
+//! Splits the byte stream of a watch into events.
 //!
-//! In protobuf each event follows its length, four bytes in network order
-//! (`k8s.io/apimachinery/pkg/util/framer`). In JSON each event is a line: the server's encoder ends
-//! every value with a newline and puts none inside.
+//! In protobuf, each event is preceded by its length, four bytes in network order
+//! (`k8s.io/apimachinery/pkg/util/framer`). In JSON, each event is a line: the server's encoder ends
+//! every value with a newline and writes none inside.
 
 use super::Format;
 
-/// The largest event that is taken. etcd refuses values over 1.5 MiB by default, and clusters that
-/// allow more have no 64 MiB Service; past this the stream must have lost its framing.
+/// Upper bound on an event. etcd refuses values over 1.5 MiB by default, and no Service has 64 MiB;
+/// a greater length means that the framing is lost.
 const MAX_FRAME: usize = 64 << 20;
 
-/// A stream whose framing cannot be right.
+/// A stream with invalid framing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a watch event of {0} bytes or more: the stream's framing is lost")]
+#[error("watch event of at least {0} bytes: the framing of the stream is lost")]
 pub struct FrameError(usize);
 
-/// Bytes of a watch that have come and have not been handed out.
+/// Received bytes of a watch that have not been returned as events.
 #[derive(Debug)]
 pub struct Frames {
     format: Format,
     buffer: Vec<u8>,
-    /// Where in the buffer the first byte is that has not been handed out.
+    /// Offset of the first byte that has not been returned.
     start: usize,
-    /// Up to where the buffer is known to hold no end of line.
+    /// Offset up to which the buffer contains no newline.
     searched: usize,
 }
 
 impl Frames {
-    /// None yet.
+    /// An empty buffer.
     pub fn new(format: Format) -> Self {
         Self {
             format,
@@ -37,24 +37,24 @@ impl Frames {
         }
     }
 
-    /// Takes what has come.
+    /// Append received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.buffer.drain(..self.start);
             self.searched -= self.start.min(self.searched);
             self.start = 0;
         }
-        // A burst of events must not keep its memory for the hours of quiet that follow.
+        // Free the memory of a burst before a long quiet time.
         if self.buffer.is_empty() && self.buffer.capacity() > 256 << 10 {
             self.buffer = Vec::new();
         }
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole event, without its framing.
+    /// Return the next complete event without its framing.
     ///
     /// # Errors
-    /// When the event that begins next is longer than any can be.
+    /// If the next event exceeds the upper bound.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
         let frame = match self.format {
             Format::Protobuf => self.next_counted()?,
@@ -63,7 +63,7 @@ impl Frames {
         Ok(frame.and_then(|(from, to)| self.buffer.get(from..to)))
     }
 
-    /// Whether the stream, had it ended here, would have ended between two events.
+    /// Whether the buffer ends between two events.
     pub fn is_between_events(&self) -> bool {
         self.start >= self.buffer.len()
     }

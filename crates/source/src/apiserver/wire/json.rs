@@ -10,15 +10,14 @@ use super::{
     DecodeError, EventType, INITIAL_EVENTS_END, Page, Stated, Status, Unreadable, WatchEvent,
 };
 
-/// Objects are kept as text at first, so that one that cannot be read does not take the rest of
-/// the list with it.
+/// Items stay text at first, so that an unreadable one does not affect the rest of the list.
 #[derive(Deserialize)]
 struct List<'a> {
     #[serde(default)]
     kind: String,
     #[serde(default)]
     metadata: ListMeta,
-    /// Go writes an empty list as `null`.
+    /// `null` for an empty list, as Go encodes it.
     #[serde(borrow, default)]
     items: Option<Vec<&'a RawValue>>,
 }
@@ -39,10 +38,10 @@ struct Event<'a> {
     object: &'a RawValue,
 }
 
-/// Of an object, only who it is.
+/// The metadata of an object.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct MetaOnly {
+struct MetadataOnly {
     metadata: Meta,
 }
 
@@ -96,7 +95,7 @@ pub(super) fn decode_event(kind: Kind, frame: &[u8]) -> Result<WatchEvent, Decod
         EventType::Applied => stated(kind, event.object).map(WatchEvent::Applied),
         EventType::Deleted => stated(kind, event.object).map(WatchEvent::Deleted),
         EventType::Bookmark => {
-            let MetaOnly { metadata } = serde_json::from_str(event.object.get())?;
+            let MetadataOnly { metadata } = serde_json::from_str(event.object.get())?;
             let annotations = metadata.annotations.unwrap_or_default();
             Ok(WatchEvent::Bookmark {
                 resource_version: metadata.resource_version,
@@ -124,7 +123,7 @@ pub(super) fn decode_status(body: &[u8]) -> Option<Status> {
 }
 
 fn stated(kind: Kind, raw: &RawValue) -> Result<Stated, Unreadable> {
-    let meta = serde_json::from_str::<MetaOnly>(raw.get());
+    let meta = serde_json::from_str::<MetadataOnly>(raw.get());
     let mut deserializer = serde_json::Deserializer::from_str(raw.get());
     let reason = match (meta, object::Object::deserialize(kind, &mut deserializer)) {
         (Ok(meta), Ok(object)) => {

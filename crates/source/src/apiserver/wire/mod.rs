@@ -1,7 +1,7 @@
-//! What goes over the wire: objects, lists, watch events and errors, in protobuf and in JSON.
+//! Encodings of the API: objects, lists, watch events and errors, in protobuf and JSON.
 //!
-//! In both, an object that cannot be read costs nothing but itself: the rest of the list or of the
-//! stream is read on, and as much as can be told about the bad object is told.
+//! In both, an unreadable object does not affect the rest of the list or stream; its error contains
+//! as much of its identity as can be decoded.
 
 mod frame;
 mod json;
@@ -15,7 +15,7 @@ use model::{Kind, Subject, object};
 pub use frame::{FrameError, Frames};
 pub use protobuf::Malformed;
 
-/// How objects are encoded.
+/// The encoding of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `application/vnd.kubernetes.protobuf`.
@@ -33,7 +33,8 @@ impl Format {
         }
     }
 
-    /// The format that a `Content-Type` header names; parameters (`;stream=watch`) are passed over.
+    /// The format that a `Content-Type` header names; parameters (`;stream=watch`) are
+    /// ignored.
     pub fn of_content_type(value: &str) -> Option<Self> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         [Format::Protobuf, Format::Json]
@@ -42,33 +43,33 @@ impl Format {
     }
 }
 
-/// An object as the server states it.
+/// An object as sent by the server, unchecked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stated {
     /// Its `metadata.resourceVersion`.
     pub resource_version: String,
-    /// The rest of it.
+    /// The object.
     pub object: object::Object,
 }
 
-/// An object that cannot be read.
+/// An unreadable object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{subject}: the server sent an object that cannot be read: {reason}")]
+#[error("{subject}: cannot be decoded: {reason}")]
 pub struct Unreadable {
-    /// Which object, as far as could be read.
+    /// The object, as far as its metadata could be decoded.
     pub subject: Subject,
-    /// Its `metadata.resourceVersion`, empty where it could not be read.
+    /// Its `metadata.resourceVersion`; empty if unknown.
     pub resource_version: String,
-    /// What is wrong with it.
+    /// The decoder's error.
     pub reason: String,
 }
 
-/// One answer to a list request.
+/// An answer to a list request.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Page {
-    /// The version of the whole list.
+    /// The version of the list.
     pub resource_version: String,
-    /// Asks for the next page; empty on the last.
+    /// The token of the next page; empty on the last.
     pub continue_token: String,
     /// The objects.
     pub items: Vec<Result<Stated, Unreadable>>,
@@ -79,55 +80,55 @@ pub struct Page {
 pub enum WatchEvent {
     /// `ADDED` or `MODIFIED`.
     Applied(Stated),
-    /// `DELETED`, with the object's last state.
+    /// `DELETED`, with the last state of the object.
     Deleted(Stated),
     /// `BOOKMARK`.
     Bookmark {
-        /// Up to where the watch has come.
+        /// The current version of the watch.
         resource_version: String,
-        /// The bookmark carries the annotation `k8s.io/initial-events-end`: the objects that
-        /// were there at the start of a streaming list have all been sent (KEP-3157).
+        /// The bookmark has the annotation `k8s.io/initial-events-end`, which ends the initial
+        /// objects of a streaming list (KEP-3157).
         initial_events_end: bool,
     },
     /// `ERROR`.
     Error(Status),
-    /// An event about an object that cannot be read.
+    /// An event with an unreadable object.
     Unreadable(Unreadable),
 }
 
-/// The server's `Status` object: how it says that something failed.
+/// The server's `Status` object, which describes a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// `code`, an HTTP status code; 0 where none is given.
+    /// `code`, an HTTP status code; 0 if absent.
     pub code: u16,
-    /// `reason`: a word such as `Expired`.
+    /// `reason`, such as `Expired`.
     pub reason: String,
-    /// `message`, for people.
+    /// `message`, human-readable.
     pub message: String,
     /// `details.retryAfterSeconds`.
     pub retry_after_seconds: Option<u32>,
 }
 
 impl Status {
-    /// Whether this says that a resourceVersion or a continue token is too old to go on from.
+    /// Whether a resourceVersion or continue token is too old.
     pub fn is_expired(&self) -> bool {
         self.code == 410 || matches!(self.reason.as_str(), "Expired" | "Gone")
     }
 }
 
-/// An answer that cannot be read as a whole.
+/// An answer that cannot be decoded as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // The messages say it.
+#[allow(missing_docs)] // See the messages.
 pub enum DecodeError {
-    #[error("the answer is not protobuf as Kubernetes frames it: it does not start with k8s\\0")]
+    #[error("the answer lacks the prefix k8s\\0 of protobuf answers")]
     Magic,
     #[error("malformed protobuf: {0}")]
     Protobuf(#[from] Malformed),
     #[error("malformed JSON: {0}")]
     Json(String),
-    #[error("the answer is a {found}, where a {expected} was asked for")]
+    #[error("the answer is a {found} instead of a {expected}")]
     Kind { found: String, expected: String },
-    #[error("a watch event of the unknown type {0:?}")]
+    #[error("watch event of unknown type {0:?}")]
     EventType(String),
 }
 
@@ -137,7 +138,7 @@ impl From<serde_json::Error> for DecodeError {
     }
 }
 
-/// Reads an answer to a list request.
+/// Decode an answer to a list request.
 pub fn decode_page(kind: Kind, format: Format, body: &[u8]) -> Result<Page, DecodeError> {
     match format {
         Format::Protobuf => messages::decode_page(kind, body),
@@ -145,7 +146,7 @@ pub fn decode_page(kind: Kind, format: Format, body: &[u8]) -> Result<Page, Deco
     }
 }
 
-/// Reads one frame of a watch, as [`Frames`] cuts it.
+/// Decode one frame of a watch, as returned by [`Frames`].
 pub fn decode_event(kind: Kind, format: Format, frame: &[u8]) -> Result<WatchEvent, DecodeError> {
     match format {
         Format::Protobuf => messages::decode_event(kind, frame),
@@ -153,8 +154,8 @@ pub fn decode_event(kind: Kind, format: Format, frame: &[u8]) -> Result<WatchEve
     }
 }
 
-/// Reads the `Status` in the body of an answer that is an error. Bodies that are none (a proxy's
-/// HTML page) give `None`.
+/// Decode the `Status` in the body of an error answer; `None` for other bodies, such as a proxy's
+/// HTML page.
 pub fn decode_status(format: Format, body: &[u8]) -> Option<Status> {
     match format {
         Format::Protobuf => messages::decode_status(body),
@@ -162,8 +163,8 @@ pub fn decode_status(format: Format, body: &[u8]) -> Option<Status> {
     }
 }
 
-/// Reads bytes as each thing that a server may send: a list, a watch, a refusal; of which kind and
-/// in which format, the first byte says. For fuzzing: it must come back, whatever the bytes.
+/// Decode bytes as a list, a watch or a refusal. The first byte selects this, the kind and the
+/// format. For fuzzing: must return for any input.
 pub fn decode_anything(bytes: &[u8]) {
     let Some((&choice, bytes)) = bytes.split_first() else {
         return;
@@ -201,10 +202,10 @@ pub fn decode_anything(bytes: &[u8]) {
     }
 }
 
-/// The annotation of the bookmark that ends the initial events of a streaming list.
+/// Annotation of the bookmark that ends the initial events of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-/// What a watch event is about, from its `type`.
+/// The `type` of a watch event.
 #[derive(Clone, Copy)]
 enum EventType {
     Applied,

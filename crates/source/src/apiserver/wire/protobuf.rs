@@ -1,26 +1,26 @@
-//! Reading of the protobuf encoding, as far as it is needed.
+//! A decoder of the parts of protobuf that the API uses.
 //!
-//! The format: <https://protobuf.dev/programming-guides/encoding/>. A message is a run of fields,
-//! each a key (field number and wire type) and a value; a reader passes over the fields that it
-//! does not know. That is what makes decoding only what routing needs cheap: `managedFields`,
-//! often half of an object, costs one bounds check.
+//! The format: <https://protobuf.dev/programming-guides/encoding/>. A message is a sequence of
+//! fields, each a key (field number and wire type) and a value; a decoder skips fields that it does
+//! not know. Decoding only the fields that routing needs is therefore cheap: skipping
+//! `managedFields`, often half of an object, costs one bounds check.
 
-/// Bytes that are not what the encoding allows.
+/// Bytes that violate the encoding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A number or a value goes on past the end of its message.
+    /// A number or value extends past the end of its message.
     #[error("the message ends in the middle of a field")]
     CutShort,
-    /// A number of more than ten bytes.
+    /// A number has more than ten bytes.
     #[error("a number is longer than 64 bits")]
     NumberTooLong,
-    /// Field number 0, or a wire type that is none (3 and 4, groups, are in no Kubernetes message).
-    #[error("a field has the key {0}, which is none")]
+    /// The field number is 0, or the wire type is unknown (Kubernetes does not use 3 and 4, groups).
+    #[error("invalid field key {0}")]
     Key(u64),
-    /// A field's value is of another wire type than its message defines.
-    #[error("field {0} is of the wrong wire type")]
+    /// The wire type differs from the field's definition.
+    #[error("field {0} has the wrong wire type")]
     WireType(u32),
-    /// A string that is not UTF-8.
+    /// A string is not UTF-8.
     #[error("field {0} is not UTF-8")]
     NotText(u32),
 }
@@ -29,9 +29,9 @@ pub enum Malformed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Raw<'a> {
     Number(u64),
-    /// A string, bytes or a message within.
+    /// A string, bytes or a nested message.
     Bytes(&'a [u8]),
-    /// A fixed-width number; no field that is needed has one.
+    /// A fixed-width number, which no decoded field has.
     Fixed,
 }
 
@@ -70,12 +70,12 @@ impl<'a> Field<'a> {
         self.int().map(|number| number != 0)
     }
 
-    /// A message within, read into what is there: a message that comes in parts is merged.
+    /// Decode a nested message into `target`; parts of a split message are merged.
     pub(super) fn merge_into<T: Message>(&self, target: &mut T) -> Result<(), Malformed> {
         target.merge(self.bytes()?)
     }
 
-    /// A message within, as one of a list.
+    /// Decode a nested message, an item of a list.
     pub(super) fn message<T: Message>(&self) -> Result<T, Malformed> {
         T::decode(self.bytes()?)
     }
@@ -105,7 +105,7 @@ pub(super) trait Message: Default {
     }
 }
 
-/// The fields of a message, in the order in which they come.
+/// The fields of a message, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Fields<'a> {
     rest: &'a [u8],
@@ -151,7 +151,8 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    /// A varint: seven bits a byte, the lowest first, the top bit set on all bytes but the last.
+    /// Decode a varint: seven bits per byte, lowest first; all bytes but the last have the top bit
+    /// set.
     fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for (i, &byte) in self.rest.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! What a real API server (v1.36.2) sent, kept in `testdata/wire` in both formats, and what is left
-//! of it when it is spoilt.
+//! Answers of a real API server (v1.36.2), kept in `testdata/wire` in both formats, intact and
+//! damaged.
 
 mod fields;
 
@@ -47,7 +47,7 @@ fn objects(page: &Page) -> Vec<&Object> {
 }
 
 #[test]
-fn lists_read_the_same_in_both_formats() {
+fn both_formats_of_a_list_decode_to_the_same_objects() {
     for (kind, name) in KINDS {
         let read = |format| {
             let body = sample(&format!("{name}.list"), format);
@@ -61,7 +61,7 @@ fn lists_read_the_same_in_both_formats() {
 }
 
 #[test]
-fn a_page_says_how_to_go_on() {
+fn a_page_has_a_continue_token() {
     for format in [Format::Protobuf, Format::Json] {
         let page = decode_page(Kind::Service, format, &sample("services.page", format));
         let page = page.expect("page");
@@ -71,11 +71,11 @@ fn a_page_says_how_to_go_on() {
 }
 
 #[test]
-fn streaming_lists_read_the_same_in_both_formats() {
+fn both_formats_of_a_streaming_list_decode_to_the_same_events() {
     for (kind, name) in KINDS {
         let read = |format| events(kind, format, &sample(&format!("{name}.watch"), format));
         let (protobuf, json) = (read(Format::Protobuf), read(Format::Json));
-        // The two were recorded one after the other: their bookmarks differ.
+        // Recorded one after the other, so the bookmarks differ.
         let applied = |events: &[WatchEvent]| events.split_last().map(|(_, rest)| rest.to_vec());
         assert!(applied(&protobuf) == applied(&json), "{name}");
         let ends = |e: &&WatchEvent| {
@@ -99,7 +99,7 @@ fn streaming_lists_read_the_same_in_both_formats() {
 }
 
 #[test]
-fn expiry_comes_as_an_error_event() {
+fn an_expired_watch_decodes_to_an_error_event() {
     for format in [Format::Protobuf, Format::Json] {
         let events = events(Kind::Service, format, &sample("expired.watch", format));
         let [WatchEvent::Error(status)] = events.as_slice() else {
@@ -112,7 +112,7 @@ fn expiry_comes_as_an_error_event() {
 }
 
 #[test]
-fn a_refusal_says_why() {
+fn a_refusal_decodes_to_its_status() {
     for format in [Format::Protobuf, Format::Json] {
         let status = decode_status(format, &sample("invalid.status", format)).expect("status");
         assert_eq!(status.code, 500);
@@ -122,7 +122,7 @@ fn a_refusal_says_why() {
 }
 
 #[test]
-fn the_fields_that_routing_needs_are_all_there() {
+fn recorded_services_have_the_fields_that_routing_needs() {
     let page = decode_page(
         Kind::Service,
         Format::Protobuf,
@@ -158,7 +158,7 @@ fn the_fields_that_routing_needs_are_all_there() {
 }
 
 #[test]
-fn an_object_that_cannot_be_read_costs_only_itself() {
+fn an_unreadable_object_does_not_affect_the_rest_of_a_list() {
     for format in [Format::Protobuf, Format::Json] {
         let body = match format {
             Format::Json => br#"{"kind":"ServiceList","metadata":{"resourceVersion":"5"},"items":[
@@ -202,7 +202,7 @@ fn an_object_that_cannot_be_read_costs_only_itself() {
 }
 
 #[test]
-fn numbers_and_keys_that_cannot_be_are_refused() {
+fn invalid_numbers_and_keys_are_errors() {
     let body = |raw: &[u8]| [b"k8s\0", raw].concat();
     let read = |raw: &[u8]| decode_page(Kind::Node, Format::Protobuf, &body(raw));
     assert_eq!(
@@ -230,14 +230,14 @@ fn numbers_and_keys_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_frame_too_long_to_be_one_is_refused() {
+fn an_oversized_frame_is_an_error() {
     let mut frames = Frames::new(Format::Protobuf);
     frames.push(b"<htm");
     assert!(frames.next_frame().is_err());
 }
 
 #[test]
-fn the_format_follows_the_content_type() {
+fn the_content_type_selects_the_format() {
     let of = Format::of_content_type;
     assert_eq!(
         of("application/vnd.kubernetes.protobuf;stream=watch"),
@@ -247,8 +247,8 @@ fn the_format_follows_the_content_type() {
     assert_eq!(of("text/html"), None);
 }
 
-/// A sample, spoilt in a few places.
-fn spoilt() -> impl Strategy<Value = (Kind, Format, bool, Vec<u8>)> {
+/// A sample, damaged in a few places.
+fn damaged() -> impl Strategy<Value = (Kind, Format, bool, Vec<u8>)> {
     let which = (0..KINDS.len(), any::<bool>(), any::<bool>());
     let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..8);
     (which, damage).prop_map(|((kind, protobuf, watch), damage)| {
@@ -279,17 +279,16 @@ fn spoilt() -> impl Strategy<Value = (Kind, Format, bool, Vec<u8>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever comes, nothing panics, not in what is made of it either.
+    /// Neither decoding nor checking panics.
     #[test]
-    fn anything_can_be_taken((_, _, _, mut bytes) in spoilt(), choice: u8) {
+    fn arbitrary_bytes_do_not_panic((_, _, _, mut bytes) in damaged(), choice: u8) {
         bytes.insert(0, choice);
         decode_anything(&bytes);
     }
 
-    /// Whatever comes, nothing panics, and what is made of it does not depend on how the bytes
-    /// arrive.
+    /// Decoding does not panic, and its result does not depend on the pieces that arrive.
     #[test]
-    fn spoilt_bytes_do_no_harm((kind, format, watch, bytes) in spoilt(), piece in 1..2000usize) {
+    fn damaged_bytes_decode_the_same_in_any_pieces((kind, format, watch, bytes) in damaged(), piece in 1..2000usize) {
         if !watch {
             let _ = decode_page(kind, format, &bytes);
             let _ = decode_status(format, &bytes);

@@ -10,11 +10,11 @@ fn set(manifests: &mut Manifests, path: &str, content: &str) -> Batch {
 }
 
 fn deleted(batch: &Batch) -> Vec<String> {
-    let gone = |e: &&Event| **e == e.key().deleted();
+    let deleted = |e: &&Event| **e == e.key().deleted();
     batch
         .events
         .iter()
-        .filter(gone)
+        .filter(deleted)
         .map(|e| e.key().to_string())
         .collect()
 }
@@ -30,19 +30,19 @@ fn an_unchanged_object_yields_no_event() {
 }
 
 #[test]
-fn an_object_taken_out_is_deleted_and_one_put_in_is_applied() {
+fn removed_objects_are_deleted_and_new_ones_applied() {
     let mut m = Manifests::new();
     set(&mut m, "a.yaml", WEB);
     let batch = set(&mut m, "a.yaml", API);
     assert_eq!(keys(&batch), ["Service default/web", "Service default/api"]);
     assert_eq!(deleted(&batch), ["Service default/web"]);
-    m.update(&id("a.yaml"), Content::Gone);
+    m.update(&id("a.yaml"), Content::Removed);
     assert_eq!(deleted(&m.commit()), ["Service default/api"]);
     assert_eq!(m.files().count(), 0);
 }
 
 #[test]
-fn an_object_that_turns_bad_keeps_its_last_good_version_and_others_go_on() {
+fn an_invalid_object_keeps_its_last_valid_version() {
     let mut m = Manifests::new();
     set(&mut m, "a.yaml", WEB);
     let batch = set(&mut m, "a.yaml", &format!("{WEB_BAD}---\n{API}"));
@@ -54,25 +54,25 @@ fn an_object_that_turns_bad_keeps_its_last_good_version_and_others_go_on() {
 }
 
 #[test]
-fn a_bad_object_survives_a_move_to_another_file() {
+fn an_invalid_object_survives_a_move_to_another_file() {
     let mut m = Manifests::new();
     set(&mut m, "a.yaml", WEB);
     m.update(&id("a.yaml"), Content::Bytes(b""));
     m.update(&id("b.yaml"), Content::Bytes(WEB_BAD.as_bytes()));
     assert_eq!(keys(&m.commit()), [] as [&str; 0]);
-    // Only taking it out of the second file, too, deletes it.
+    // Removing it from the second file deletes it.
     assert_eq!(deleted(&set(&mut m, "b.yaml", "")), ["Service default/web"]);
 }
 
 #[test]
-fn a_syntax_error_deletes_nothing_and_hides_no_other_document() {
+fn a_syntax_error_deletes_nothing_and_affects_no_other_document() {
     let mut m = Manifests::new();
     set(&mut m, "a.yaml", &format!("{WEB}---\n{API}"));
     let changed = API.replace("10.96.0.2", "10.96.0.3");
     let batch = set(&mut m, "a.yaml", &format!("kind: [Service\n---\n{changed}"));
     assert_eq!(keys(&batch), ["Service default/api"]);
     assert_eq!(deleted(&batch), [] as [&str; 0]);
-    // Broken as a whole, then mended without `web`: now it goes.
+    // After a correction without `web`, it is deleted.
     assert_eq!(deleted(&set(&mut m, "a.yaml", "\"")), [] as [&str; 0]);
     assert_eq!(
         deleted(&set(&mut m, "a.yaml", &changed)),
@@ -81,7 +81,7 @@ fn a_syntax_error_deletes_nothing_and_hides_no_other_document() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_keeps_its_objects() {
+fn objects_of_an_unreadable_file_are_kept() {
     let mut m = Manifests::new();
     set(&mut m, "a.yaml", WEB);
     m.update(&id("a.yaml"), Content::Unreadable("permission denied"));
@@ -97,7 +97,7 @@ fn a_file_that_cannot_be_read_keeps_its_objects() {
 }
 
 #[test]
-fn the_last_of_two_files_wins_and_the_first_steps_in_for_it() {
+fn the_last_of_two_files_wins_and_the_first_replaces_it() {
     let mut m = Manifests::new();
     let other = WEB.replace("10.96.0.1", "10.96.0.9");
     set(&mut m, "b.yaml", &other);
@@ -110,7 +110,7 @@ fn the_last_of_two_files_wins_and_the_first_steps_in_for_it() {
              (line 1), which is ignored"
         ]
     );
-    m.update(&id("b.yaml"), Content::Gone);
+    m.update(&id("b.yaml"), Content::Removed);
     let batch = m.commit();
     assert_eq!(keys(&batch), ["Service default/web"]);
     assert_eq!(deleted(&batch), [] as [&str; 0]);
@@ -131,7 +131,7 @@ fn a_problem_is_reported_once_even_as_its_line_moves() {
 fn an_object_moves_between_files_without_a_gap() {
     let mut m = Manifests::new();
     set(&mut m, "a.yaml", WEB);
-    m.update(&id("a.yaml"), Content::Gone);
+    m.update(&id("a.yaml"), Content::Removed);
     m.update(&id("b.yaml"), Content::Bytes(WEB.as_bytes()));
     assert_eq!(m.commit(), Batch::default());
 }

@@ -1,8 +1,8 @@
-//! Content made to do harm, and content damaged at random.
+//! Malicious content, and content damaged at random.
 
 use super::*;
 
-/// Reads in a thread with the stack of a thread, and gives what was wrong.
+/// Read on a thread with a thread's stack, and return the problems.
 fn survives(path: &'static str, content: String) -> Vec<String> {
     let thread = std::thread::Builder::new().stack_size(2 << 20);
     let read = move || problems(&read_one(path, content.as_bytes()));
@@ -14,8 +14,8 @@ fn survives(path: &'static str, content: String) -> Vec<String> {
 }
 
 #[test]
-fn what_would_eat_time_memory_or_stack_is_an_error() {
-    let bound = "is nested too deeply, or its aliases multiply too much";
+fn documents_that_would_exhaust_time_memory_or_stack_are_errors() {
+    let bound = "nested too deeply, or aliases expand too much";
     let laughs: String = (1..12)
         .map(|i| {
             format!(
@@ -56,14 +56,14 @@ fn what_would_eat_time_memory_or_stack_is_an_error() {
 }
 
 #[test]
-fn lists_within_lists_end() {
+fn nested_lists_are_read() {
     let list = |items: String| format!("{{apiVersion: v1, kind: List, items: [{items}]}}");
     let deep = (0..20).fold(String::new(), |inner, _| list(inner));
     assert_eq!(survives("x.yaml", deep), [] as [&str; 0]);
 }
 
 #[test]
-fn honest_anchors_and_merge_keys_work() {
+fn legitimate_anchors_and_merge_keys_are_resolved() {
     let batch = read_one(
         "x.yaml",
         b"apiVersion: v1\nkind: List\nitems:\n\
@@ -74,7 +74,7 @@ fn honest_anchors_and_merge_keys_work() {
     assert_eq!(keys(&batch), ["Service default/a", "Service default/b"]);
 }
 
-/// A small generator of numbers (xorshift), so that every run is the same.
+/// A deterministic random number generator (xorshift).
 struct Numbers(u64);
 
 impl Numbers {
@@ -86,7 +86,7 @@ impl Numbers {
     }
 }
 
-/// Replaces, removes, doubles or moves pieces.
+/// Replace, remove, duplicate or move pieces.
 fn damage(bytes: &mut Vec<u8>, numbers: &mut Numbers) {
     const TOKENS: [&[u8]; 14] = [
         b"\n---\n",
@@ -138,10 +138,10 @@ fn damaged_manifests_neither_panic_nor_delete() {
             let malformed = |p: &Problem| matches!(p.what, What::Malformed(_));
             let deleted = batch.events.iter().any(|e| *e == e.key().deleted());
             assert!(!deleted || !batch.problems.iter().any(malformed));
-            // Mended, everything is as it was.
+            // Restore the file.
             set(whole);
         }
-        // An empty file states nothing; so what is taken back is all there was.
+        // An empty file deletes all remaining objects.
         let all: Vec<_> = set(b"").events.iter().map(Event::key).collect();
         let stated: Vec<_> = read_one(path, whole)
             .events
@@ -152,9 +152,9 @@ fn damaged_manifests_neither_panic_nor_delete() {
     }
 }
 
-/// What fuzzing has found, kept for good.
+/// Inputs found by fuzzing.
 #[test]
-fn inputs_that_once_did_harm_do_none() {
+fn inputs_that_once_failed_do_not_panic() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/harmful");
     let mut read = 0;
     for entry in std::fs::read_dir(folder).expect("the folder") {

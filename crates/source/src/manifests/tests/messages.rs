@@ -1,8 +1,8 @@
-//! What people read when a manifest is wrong: the whole message, for each way of being wrong.
+//! The whole message of every kind of error.
 
 use super::*;
 
-/// `says` is what follows `x.yaml, document 1 (line L): `.
+/// Compare the message after `document `.
 #[track_caller]
 fn malformed(path: &str, content: &str, says: &str) {
     let expected = format!("{path}, document {says}");
@@ -14,7 +14,7 @@ fn malformed(path: &str, content: &str, says: &str) {
 }
 
 #[test]
-fn documents_that_cannot_be_read() {
+fn messages_of_malformed_documents() {
     let yaml = [
         ("a: [1", "1 (line 1): unclosed bracket '['"),
         (
@@ -23,7 +23,7 @@ fn documents_that_cannot_be_read() {
         ),
         (
             "kind: Service\nkind: Node",
-            "1 (line 2): the key \"kind\" occurs twice",
+            "1 (line 2): duplicate key \"kind\"",
         ),
         (
             "a:\n\tb: 1",
@@ -33,7 +33,7 @@ fn documents_that_cannot_be_read() {
         ("a: *b", "1 (line 1): alias references unknown anchor"),
         (
             "a: &a [*a]",
-            "1 (line 1): an alias is within what it stands for",
+            "1 (line 1): an alias is within its own anchor",
         ),
         ("- a", "1 (line 1): is not an object"),
         ("--- 42", "1 (line 1): is not an object"),
@@ -65,10 +65,7 @@ fn documents_that_cannot_be_read() {
     }
     let json = [
         ("{", "1 (line 1): EOF while parsing an object"),
-        (
-            "{\"a\": 1,\n\"a\": 2}",
-            "1 (line 2): the key \"a\" occurs twice",
-        ),
+        ("{\"a\": 1,\n\"a\": 2}", "1 (line 2): duplicate key \"a\""),
         ("[1]", "1 (line 1): is not an object"),
         ("\n{\"kind\": \"Service\",}", "1 (line 2): trailing comma"),
         ("kind: Service", "1 (line 1): expected value"),
@@ -87,9 +84,9 @@ fn documents_that_cannot_be_read() {
     );
 }
 
-/// Holds a table of `testdata` (its head says how it is laid out) against what is said.
+/// Compare a table of `testdata` (its head describes the format) with the messages.
 #[track_caller]
-fn objects_say(table: &str) {
+fn compare_messages(table: &str) {
     let mut object = None;
     let mut compared = 0;
     for line in table.lines().filter(|line| !line.starts_with('#')) {
@@ -97,7 +94,7 @@ fn objects_say(table: &str) {
             object = line.split_once(": ");
             continue;
         };
-        let (kind, stated) = object.expect("an object above what is said of it");
+        let (kind, stated) = object.expect("an object before its message");
         let stated = stated.replace(" \\n ", "\n");
         let (version, named, body) = match kind {
             "Service" => ("v1", "Service demo/x", format!("spec: {stated}")),
@@ -120,21 +117,21 @@ fn objects_say(table: &str) {
         );
         compared += 1;
     }
-    assert!(compared > 20, "the table has been read");
+    assert!(compared > 20, "the table is not empty");
 }
 
 #[test]
-fn objects_that_cannot_be_used() {
-    objects_say(include_str!("../../../testdata/unusable.txt"));
+fn messages_of_unusable_objects() {
+    compare_messages(include_str!("../../../testdata/unusable.txt"));
 }
 
 #[test]
-fn parts_that_are_left_out() {
-    objects_say(include_str!("../../../testdata/left-out.txt"));
+fn messages_of_ignored_parts() {
+    compare_messages(include_str!("../../../testdata/left-out.txt"));
 }
 
 #[test]
-fn names_that_are_none() {
+fn messages_of_invalid_names() {
     let with = |metadata: &str| {
         let content = format!("{{apiVersion: v1, kind: Service, metadata: {metadata}}}");
         problems(&read_one("x.yaml", content.as_bytes()))

@@ -1,4 +1,4 @@
-//! Any sequence of edits: the events, applied to a map, give what the files state.
+//! For any sequence of edits, the events applied to a map equal the objects of the files.
 
 use proptest::prelude::*;
 
@@ -9,11 +9,11 @@ use super::*;
 enum Doc {
     /// A Service of one of a few names, in one of a few versions.
     Good { name: u8, version: u8 },
-    /// The same, but not usable.
+    /// The same, but invalid.
     Bad { name: u8 },
-    /// Something that is followed by nobody.
+    /// An object of another kind.
     Other,
-    /// No YAML.
+    /// A syntax error.
     Broken,
     /// A Service without a name.
     Nameless,
@@ -50,7 +50,7 @@ fn any_doc() -> impl Strategy<Value = Doc> {
     ]
 }
 
-/// One file gets new content, or goes.
+/// New content of a file, or its removal.
 fn any_edit() -> impl Strategy<Value = (usize, Option<Vec<Doc>>)> {
     (
         0..3usize,
@@ -61,8 +61,8 @@ fn any_edit() -> impl Strategy<Value = (usize, Option<Vec<Doc>>)> {
 struct World {
     manifests: Manifests,
     files: [Vec<Doc>; 3],
-    /// What whoever follows the events believes.
-    believed: BTreeMap<Key, Event>,
+    /// The objects according to the events.
+    delivered: BTreeMap<Key, Event>,
 }
 
 impl World {
@@ -74,7 +74,7 @@ impl World {
             &id,
             match content {
                 Some(_) => Content::Bytes(text.as_bytes()),
-                None => Content::Gone,
+                None => Content::Removed,
             },
         );
         self.files[file] = content.unwrap_or_default().to_vec();
@@ -84,19 +84,19 @@ impl World {
         for event in self.manifests.commit().events {
             let key = event.key();
             let before = if event == key.deleted() {
-                self.believed.remove(&key)
+                self.delivered.remove(&key)
             } else {
-                self.believed.insert(key.clone(), event.clone())
+                self.delivered.insert(key.clone(), event.clone())
             };
             assert_ne!(before.as_ref(), Some(&event), "nothing changed");
             assert!(
                 before.is_some() || event != key.deleted(),
-                "{key} was not there"
+                "{key} did not exist"
             );
         }
     }
 
-    /// What clean files state: of each object the last statement.
+    /// The objects of files without errors: the last definition of each.
     fn stated(&self) -> BTreeMap<Key, Event> {
         let mut stated = BTreeMap::new();
         for doc in self.files.iter().flatten() {
@@ -112,48 +112,47 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
-    fn events_give_what_the_files_state(
+    fn events_equal_the_objects_of_the_files(
         batches in proptest::collection::vec(proptest::collection::vec(any_edit(), 1..3), 1..12)
     ) {
         let mut world = World {
             manifests: Manifests::new(),
             files: Default::default(),
-            believed: BTreeMap::new(),
+            delivered: BTreeMap::new(),
         };
         for batch in &batches {
-            let before = world.believed.clone();
+            let before = world.delivered.clone();
             for (file, content) in batch {
                 world.edit(*file, content.as_deref());
             }
             world.commit();
             if world.files.iter().flatten().all(Doc::is_clean) {
-                prop_assert_eq!(&world.believed, &world.stated());
+                prop_assert_eq!(&world.delivered, &world.stated());
             }
-            // A file that has come to be broken takes nothing with it.
+            // An error in a file deletes nothing.
             if let [(file, Some(content))] = batch.as_slice()
                 && content.iter().any(|doc| matches!(doc, Doc::Broken | Doc::Nameless))
             {
-                prop_assert!(before.keys().all(|key| world.believed.contains_key(key)), "{file}");
+                prop_assert!(before.keys().all(|key| world.delivered.contains_key(key)), "{file}");
             }
         }
-        // Mended, everything is as stated.
+        // Without errors, exactly the stated objects are delivered.
         for file in 0..3 {
-            let mended: Vec<_> = world.files[file].iter().filter(|d| d.is_clean()).cloned().collect();
-            world.edit(file, Some(&mended));
+            let corrected: Vec<_> = world.files[file].iter().filter(|d| d.is_clean()).cloned().collect();
+            world.edit(file, Some(&corrected));
         }
         world.commit();
-        prop_assert_eq!(&world.believed, &world.stated());
+        prop_assert_eq!(&world.delivered, &world.stated());
     }
 }
 
-/// Found by the property above: the file that keeps an object in force with an unusable version of
-/// it comes to be broken as a whole.
+/// Found by the property above.
 #[test]
-fn an_object_kept_by_an_unusable_version_stays_when_the_file_breaks() {
+fn an_object_kept_by_an_invalid_version_is_kept_after_a_syntax_error() {
     let mut world = World {
         manifests: Manifests::new(),
         files: Default::default(),
-        believed: BTreeMap::new(),
+        delivered: BTreeMap::new(),
     };
     world.edit(
         2,
@@ -168,8 +167,8 @@ fn an_object_kept_by_an_unusable_version_stays_when_the_file_breaks() {
     world.commit();
     world.edit(0, Some(&[Doc::Broken]));
     world.commit();
-    assert_eq!(world.believed.len(), 1);
+    assert_eq!(world.delivered.len(), 1);
     world.edit(0, None);
     world.commit();
-    assert!(world.believed.is_empty());
+    assert!(world.delivered.is_empty());
 }

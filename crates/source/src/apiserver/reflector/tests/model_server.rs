@@ -1,5 +1,5 @@
-//! A server in a few lines, on the virtual clock, that goes wrong at random: whatever it does, once
-//! it is well again the reflector has told exactly what it holds.
+//! A small model of a server on the virtual clock that fails at random. Once it has recovered, the
+//! reflector has delivered exactly its objects.
 
 use std::collections::BTreeMap;
 
@@ -17,19 +17,19 @@ enum Act {
     Wait(u16),
     /// The connection is lost.
     Cut,
-    /// Requests are refused so many times.
+    /// This many requests are refused.
     Refuse(u16, u8),
     /// History is forgotten.
     Expire,
-    /// The last event once more.
+    /// The last event is repeated.
     Repeat,
-    /// An event that cannot be read, of an object or of nobody.
+    /// An undecodable event, with or without an object's name.
     Garbage(Option<u8>),
-    /// An object turns into one that cannot be read, with its name or without.
+    /// An object becomes unreadable, with or without its name.
     Spoil(u8, bool),
-    /// So many objects are spoilt on their way.
+    /// This many objects are damaged in transit.
     Mangle(u8, bool),
-    /// From now on, with or without streaming lists.
+    /// Streaming lists are switched on or off.
     Streaming(bool),
     /// A bookmark.
     Bookmark,
@@ -54,7 +54,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     prop::collection::vec(act, 1..60)
 }
 
-/// What an object is served as.
+/// The state in which an object is served.
 #[derive(Clone, Debug, PartialEq)]
 enum Served {
     Good(u8),
@@ -64,13 +64,13 @@ enum Served {
 struct Server {
     version: u64,
     objects: BTreeMap<u8, Served>,
-    /// Version, name, and the object or `None` for its end.
+    /// Version, name, and the object; `None` for a deletion.
     history: Vec<(u64, u8, Option<Served>)>,
     compacted: u64,
     streaming: bool,
     refusals: Vec<u16>,
     mangled: Vec<bool>,
-    /// Up to where the open watch has been served.
+    /// The version up to which the open watch has been served.
     open: Option<u64>,
 }
 
@@ -86,11 +86,11 @@ fn item(name: u8, served: &Served, version: u64) -> Result<Stated, Unreadable> {
     }
 }
 
-/// The server and the reflector, and what has been told.
+/// The server, the reflector, and the delivered objects.
 struct World {
     server: Server,
     rig: Rig,
-    told: BTreeMap<String, Cidr>,
+    delivered: BTreeMap<String, Cidr>,
     waiting_until: Option<Instant>,
 }
 
@@ -109,20 +109,23 @@ impl World {
         Self {
             server,
             rig: Rig::new(),
-            told: BTreeMap::new(),
+            delivered: BTreeMap::new(),
             waiting_until: None,
         }
     }
 
-    fn hear(&mut self, changes: Changes) {
+    fn deliver(&mut self, changes: Changes) {
         for changed in changes.events {
             match changed.event {
                 Event::ServiceCidr(Change::Applied(c)) => {
-                    let old = self.told.insert(c.name.to_string(), c.cidrs[0]);
-                    assert_ne!(old, Some(c.cidrs[0]), "told without a change");
+                    let old = self.delivered.insert(c.name.to_string(), c.cidrs[0]);
+                    assert_ne!(old, Some(c.cidrs[0]), "delivered without a change");
                 }
                 Event::ServiceCidr(Change::Deleted(name)) => {
-                    assert!(self.told.remove(&*name).is_some(), "never told of {name}");
+                    assert!(
+                        self.delivered.remove(&*name).is_some(),
+                        "{name} was never delivered"
+                    );
                 }
                 other => panic!("{other:?}"),
             }
@@ -176,7 +179,7 @@ impl World {
                 if self.server.open.is_some() {
                     let name = name.map_or(String::new(), |n| format!("c{n}"));
                     let (_, changes) = self.rig.event(WatchEvent::Unreadable(unreadable(&name)));
-                    self.hear(changes);
+                    self.deliver(changes);
                 }
             }
             Act::Mangle(times, named) => {
@@ -193,10 +196,10 @@ impl World {
         self.serve();
     }
 
-    /// Sends an event; whether the watch goes on.
+    /// Send an event; whether the watch continues.
     fn flow(&mut self, event: WatchEvent) -> bool {
         let (flow, changes) = self.rig.event(event);
-        self.hear(changes);
+        self.deliver(changes);
         if flow == Flow::Stop {
             self.server.open = None;
         }
@@ -221,7 +224,7 @@ impl World {
         self.flow(event)
     }
 
-    /// Lets time pass, with what falls due in it.
+    /// Let time pass, with the steps due in it.
     fn pass(&mut self, time: Duration) {
         let end = self.rig.now + time;
         loop {
@@ -242,7 +245,7 @@ impl World {
         self.rig.now = end;
     }
 
-    /// Answers requests and sends events, as long as there is something to do at this time.
+    /// Answer requests and send events until no step is due.
     fn serve(&mut self) {
         loop {
             if let Some(seen) = self.server.open {
@@ -292,7 +295,7 @@ impl World {
                     items,
                 };
                 let changes = self.rig.page(Ok(page));
-                self.hear(changes);
+                self.deliver(changes);
             }
             Request::Watch {
                 resource_version: Some(from),
@@ -318,7 +321,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn once_the_server_is_well_again_all_is_told(acts in acts()) {
+    fn after_recovery_exactly_the_servers_objects_are_delivered(acts in acts()) {
         let mut world = World::new();
         for act in &acts {
             world.act(act);
@@ -330,7 +333,7 @@ proptest! {
                 world.put(name, Some(Served::Good(name)));
             }
         }
-        // Longer than any back-off and any wait for another list.
+        // Longer than any back-off and any delay before a list.
         world.pass(Duration::from_secs(1000));
         let truth: BTreeMap<String, Cidr> = world
             .server
@@ -342,6 +345,6 @@ proptest! {
             })
             .collect();
         prop_assert!(world.rig.reflector.is_complete());
-        prop_assert_eq!(world.told, truth);
+        prop_assert_eq!(world.delivered, truth);
     }
 }

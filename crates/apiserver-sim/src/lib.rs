@@ -19,7 +19,7 @@ mod tls;
 mod watch;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -144,6 +144,8 @@ pub struct Faults {
 pub struct Config {
     /// Address to listen on; port 0 chooses a port.
     pub listen: SocketAddr,
+    /// Addresses in the server's certificate besides the one it listens on.
+    pub certificate_addresses: Vec<IpAddr>,
     /// Accepted bearer tokens; empty accepts all clients.
     pub tokens: Vec<String>,
     /// Require a client certificate of the server's CA.
@@ -156,6 +158,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            certificate_addresses: Vec::new(),
             tokens: Vec::new(),
             require_client_certificate: false,
             bookmark_period: Duration::from_secs(60),
@@ -202,7 +205,7 @@ impl Sim {
         let listener = std::net::TcpListener::bind(config.listen).context("cannot listen")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let tls = tls::Certificates::generate(address.ip())?;
+        let tls = tls::Certificates::generate(address.ip(), &config.certificate_addresses)?;
         let acceptor = tls.acceptor(config.require_client_certificate)?;
         let shared = Arc::new(Shared {
             state: Mutex::default(),

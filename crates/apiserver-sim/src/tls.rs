@@ -22,7 +22,7 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    pub(crate) fn generate(address: IpAddr) -> anyhow::Result<Self> {
+    pub(crate) fn generate(address: IpAddr, more: &[IpAddr]) -> anyhow::Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "sim-ca");
@@ -30,7 +30,9 @@ impl Certificates {
         let ca_pem = params.self_signed(&key)?.pem();
         let ca = Issuer::new(params, key);
         let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
-        params.subject_alt_names.push(SanType::IpAddress(address));
+        let addresses = [&[address], more].concat();
+        let names = addresses.into_iter().map(SanType::IpAddress);
+        params.subject_alt_names.extend(names);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let server = signed(&params, &ca)?;
         Ok(Self { ca, ca_pem, server })

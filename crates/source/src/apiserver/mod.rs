@@ -5,6 +5,7 @@
 //! the answers without I/O or clock; one thread sends and receives. An unreachable server changes
 //! nothing: delivered objects stay valid until the server reports a change.
 
+mod addresses;
 mod backoff;
 mod client;
 mod events;
@@ -13,6 +14,8 @@ mod reflector;
 mod request;
 mod run;
 mod store;
+#[cfg(test)]
+mod tests;
 mod time;
 pub mod wire;
 
@@ -39,6 +42,12 @@ pub struct ClientOptions {
     pub kubeconfig: Option<PathBuf>,
     /// `--master`: overrides the kubeconfig's server.
     pub master: Option<String>,
+    /// A kubeconfig of the node (the kubelet's). In a Pod without `kubeconfig` and `master`, its
+    /// server is tried before the Service `kubernetes`.
+    pub node_kubeconfig: Option<PathBuf>,
+    /// File for the real addresses of the API servers, which are tried before the Service
+    /// `kubernetes` after a reboot.
+    pub address_file: Option<PathBuf>,
     /// `contentType`, `--kube-api-content-type`: `application/vnd.kubernetes.protobuf` or
     /// `application/json`; empty means the latter, as with client-go.
     pub content_type: String,
@@ -58,6 +67,8 @@ impl Default for ClientOptions {
         Self {
             kubeconfig: None,
             master: None,
+            node_kubeconfig: None,
+            address_file: None,
             content_type: Format::Protobuf.media_type().into(),
             accept_content_types: String::new(),
             qps: 5.0,
@@ -95,11 +106,19 @@ impl ApiServer {
     /// If the configuration can never work. An unreachable server or a missing token file is
     /// retried instead.
     pub fn new(options: ClientOptions, node_name: &str) -> Result<Self, ConfigError> {
-        let environment = client::Environment::of_this_process();
+        Self::with_environment(options, node_name, &client::Environment::of_this_process())
+    }
+
+    fn with_environment(
+        options: ClientOptions,
+        node_name: &str,
+        environment: &client::Environment,
+    ) -> Result<Self, ConfigError> {
         let config = client::find_server(
             options.kubeconfig.as_deref(),
             options.master.as_deref(),
-            &environment,
+            options.node_kubeconfig.as_deref(),
+            environment,
         )?;
         let format = match options.content_type.as_str() {
             "" => Format::Json,
@@ -144,16 +163,24 @@ impl ApiServer {
             qps,
             burst,
             timing,
+            address_file,
             ..
         } = self.options;
         let client = client::Client::new(self.config, qps, burst, now).map_err(io::Error::other)?;
         let client = Rc::new(client.observed_by(self.observer));
+        let addresses = address_file
+            .filter(|_| client.is_service())
+            .map(addresses::ServerAddresses::open);
+        if let Some(addresses) = &addresses {
+            client.set_addresses(addresses.get());
+        }
         let shared = Rc::new(run::Shared {
             client: client.clone(),
             node_name: self.node_name.clone(),
             accept: (!accept.is_empty()).then_some(accept),
             interner: Interner::new().into(),
             outbox: outbox::Outbox::new(Box::new(deliver)).into(),
+            addresses: addresses.into(),
             closed: tokio::sync::Notify::new(),
         });
         let tasks = tokio::task::LocalSet::new();

@@ -8,6 +8,7 @@ use hyper::Method;
 use model::{Interner, Kind};
 use tokio::time::timeout_at;
 
+use super::addresses::ServerAddresses;
 use super::client::{Answer, Body, Client};
 use super::outbox::Outbox;
 use super::reflector::{Failure, Flow, Notice, Reflector, Step};
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     pub(super) accept: Option<String>,
     pub(super) interner: RefCell<Interner>,
     pub(super) outbox: RefCell<Outbox>,
+    /// The stored addresses of the API servers, if they are to be stored.
+    pub(super) addresses: RefCell<Option<ServerAddresses>>,
     /// Notified when the receiver accepts no more batches.
     pub(super) closed: tokio::sync::Notify,
 }
@@ -193,6 +196,11 @@ impl Shared {
     }
 
     fn deliver(&self, reflector: &Reflector, changes: Changes) {
+        if let Some(addresses) = &mut *self.addresses.borrow_mut()
+            && let Some(addresses) = addresses.apply(&changes.events)
+        {
+            self.client.set_addresses(addresses);
+        }
         let mut outbox = self.outbox.borrow_mut();
         outbox.add(changes);
         if reflector.is_complete() {

@@ -3,7 +3,9 @@
 //! Each request has its own connection, which is kept for the next one. A watch holds a connection
 //! for minutes, so multiplexing gains little, and closing a connection ends exactly one watch.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,14 +15,13 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::credentials::{CredentialError, Identity};
 use super::limit::Limiter;
+use super::routes::{Route, Routes};
+use super::target::Target;
 use super::tls::{Pems, client_config};
 use super::{ConfigError, Credentials, ServerConfig};
 use crate::apiserver::wire::{self, Format, Status};
@@ -28,6 +29,8 @@ use crate::apiserver::with_causes;
 
 /// Timeout of name resolution, TCP and TLS handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for each of several routes.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Period for rereading certificate files.
 const RELOAD_PERIOD: Duration = Duration::from_secs(10);
 /// Upper bound on the body of an error answer, in bytes.
@@ -40,8 +43,8 @@ const MAX_IDLE: usize = 4;
 pub(crate) enum SendError {
     #[error("no credential for the API server")]
     Credential(#[from] CredentialError),
-    #[error("cannot connect to {server}: {reason}")]
-    Connect { server: String, reason: String },
+    #[error("{0}")]
+    Connect(String),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("the connection to {server} failed")]
@@ -99,17 +102,6 @@ impl Body {
     }
 }
 
-/// The parsed address of the server.
-struct Target {
-    tls: bool,
-    host: String,
-    port: u16,
-    /// Path of the server's URL without a trailing slash.
-    prefix: String,
-    name: ServerName<'static>,
-    proxy: Option<(String, u16, Option<HeaderValue>)>,
-}
-
 /// A sent request and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent<'a> {
@@ -131,7 +123,10 @@ pub(crate) type Observer = Box<dyn Fn(&Sent<'_>) + Send>;
 /// A client of one API server, for use on one thread.
 pub(crate) struct Client {
     config: ServerConfig,
-    target: Target,
+    target: Rc<Target>,
+    routes: RefCell<Routes>,
+    /// A connection has succeeded, or the hint about the configuration has been logged.
+    hinted: Cell<bool>,
     tls: RefCell<Tls>,
     credentials: tokio::sync::Mutex<Credentials>,
     limiter: RefCell<Limiter>,
@@ -156,13 +151,16 @@ impl Client {
         burst: i32,
         now: Instant,
     ) -> Result<Self, ConfigError> {
-        let target = Target::parse(&config)?;
+        let target = Rc::new(Target::parse(&config)?);
+        let routes = Routes::new(target.clone(), node_target(&config), rotation());
         let pems = Pems::read(&config)?;
         let connector = TlsConnector::from(Arc::new(client_config(&pems, config.insecure)?));
         let credentials = Credentials::new(&config, pems.ca.as_deref());
         let agent = concat!("sluice/", env!("CARGO_PKG_VERSION"), " (linux)");
         Ok(Self {
             target,
+            routes: RefCell::new(routes),
+            hinted: Cell::new(false),
             credentials: tokio::sync::Mutex::new(credentials),
             tls: RefCell::new(Tls {
                 connector,
@@ -181,6 +179,16 @@ impl Client {
     /// Set the observer.
     pub(crate) fn observed_by(self, observer: Observer) -> Self {
         Self { observer, ..self }
+    }
+
+    /// Whether the server is the Service `kubernetes`, which works only behind a proxy.
+    pub(crate) fn is_service(&self) -> bool {
+        self.config.is_service
+    }
+
+    /// Set the real addresses of the API servers, which are tried before the Service.
+    pub(crate) fn set_addresses(&self, addresses: &[SocketAddr]) {
+        self.routes.borrow_mut().set_addresses(addresses);
     }
 
     /// Wait for the rate limit and for a credential. Separate from [`Client::send`] because a slow
@@ -325,22 +333,59 @@ impl Client {
         &self,
         identity: Option<Identity>,
     ) -> Result<SendRequest<Full<Bytes>>, SendError> {
-        let connecting = async {
-            let tcp = self.target.tcp().await?;
-            if !self.target.tls {
-                return self.handshake(tcp).await;
-            }
-            let connector = self.connector(identity)?;
-            let tls = connector.connect(self.target.name.clone(), tcp).await;
-            let tls = tls.map_err(|e| self.target.error(&e))?;
-            self.handshake(tls).await
-        };
-        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .unwrap_or_else(|_| {
-                let seconds = CONNECT_TIMEOUT.as_secs();
-                Err(self.target.error(&format!("timed out after {seconds} s")))
-            })
+        let count = self.routes.borrow().count();
+        let mut failures = Vec::new();
+        for _ in 0..count {
+            let Some(route) = self.routes.borrow().current() else {
+                break;
+            };
+            let limit = if count > 1 {
+                ROUTE_TIMEOUT
+            } else {
+                CONNECT_TIMEOUT
+            };
+            let connecting = self.connect_by(&route, identity.clone());
+            let error = match tokio::time::timeout(limit, connecting).await {
+                Ok(Ok(connection)) => {
+                    self.hinted.set(true);
+                    return Ok(connection);
+                }
+                Ok(Err(error @ SendError::Config(_))) => return Err(error),
+                Ok(Err(error)) => with_causes(&error),
+                Err(_) => format!(
+                    "cannot connect to {route}: timed out after {} s",
+                    limit.as_secs()
+                ),
+            };
+            failures.push(error);
+            self.routes.borrow_mut().failed(&route);
+        }
+        let error = SendError::Connect(failures.join("; "));
+        if self.is_service() && count == 1 && !self.hinted.replace(true) {
+            tracing::error!(
+                %error,
+                "Cannot reach the API server through its Service, and this node has no stored \
+                 address of it, because no proxy has run here; retrying. Set --master=https://HOST:PORT \
+                 (Helm: apiServer), or mount a kubeconfig for --node-kubeconfig"
+            );
+        }
+        Err(error)
+    }
+
+    async fn connect_by(
+        &self,
+        route: &Route,
+        identity: Option<Identity>,
+    ) -> Result<SendRequest<Full<Bytes>>, SendError> {
+        let target = &route.target;
+        let tcp = target.tcp(route.address).await;
+        let tcp = tcp.map_err(|e| route.error(&e))?;
+        if !target.tls {
+            return self.handshake(tcp).await;
+        }
+        let connector = self.connector(identity)?;
+        let tls = connector.connect(target.name.clone(), tcp).await;
+        self.handshake(tls.map_err(|e| route.error(&e))?).await
     }
 
     async fn handshake(
@@ -392,136 +437,19 @@ impl Client {
     }
 }
 
-impl Target {
-    fn parse(config: &ServerConfig) -> Result<Self, ConfigError> {
-        let fail = |reason: &str| ConfigError::Server {
-            url: config.server.clone(),
-            reason: reason.into(),
-        };
-        // Without a scheme, client-go uses https if TLS is configured.
-        let tls_configured = config.ca.is_some() || config.identity.is_some() || config.insecure;
-        let url = match (config.server.contains("://"), tls_configured) {
-            (true, _) => config.server.clone(),
-            (false, true) => format!("https://{}", config.server),
-            (false, false) => format!("http://{}", config.server),
-        };
-        let uri: Uri = url.parse().map_err(|_| fail("not a URL"))?;
-        let tls = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(fail("the scheme is neither http nor https")),
-        };
-        let host = uri.host().ok_or_else(|| fail("the host is missing"))?;
-        let host = host.trim_matches(['[', ']']).to_owned();
-        let name = config.tls_server_name.clone().unwrap_or(host.clone());
-        let proxy = config.proxy_url.as_deref().map(parse_proxy).transpose()?;
-        Ok(Self {
-            tls,
-            port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
-            prefix: uri.path().trim_end_matches('/').to_owned(),
-            name: ServerName::try_from(name)
-                .map_err(|_| fail("the host is neither a DNS name nor an address"))?,
-            host,
-            proxy,
-        })
-    }
-
-    /// `host:port`, with IPv6 addresses in brackets.
-    fn authority(&self) -> String {
-        authority(&self.host, self.port)
-    }
-
-    fn error(&self, reason: &dyn std::fmt::Display) -> SendError {
-        SendError::Connect {
-            server: self.authority(),
-            reason: reason.to_string(),
-        }
-    }
-
-    async fn tcp(&self) -> Result<TcpStream, SendError> {
-        let (host, port) = match &self.proxy {
-            Some((host, port, _)) => (host.as_str(), *port),
-            None => (self.host.as_str(), self.port),
-        };
-        let stream = TcpStream::connect((host, port)).await;
-        let mut stream = stream.map_err(|e| self.error(&e))?;
-        stream.set_nodelay(true).map_err(|e| self.error(&e))?;
-        // Detects a server that vanished (power loss) within about 30 seconds, whether the
-        // connection is idle or a request is in flight.
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(15))
-            .with_interval(Duration::from_secs(5))
-            .with_retries(3);
-        let socket = SockRef::from(&stream);
-        socket
-            .set_tcp_keepalive(&keepalive)
-            .and_then(|()| socket.set_tcp_user_timeout(Some(Duration::from_secs(30))))
-            .map_err(|e| self.error(&e))?;
-        if let Some((_, _, authorization)) = &self.proxy {
-            self.tunnel(&mut stream, authorization.as_ref()).await?;
-        }
-        Ok(stream)
-    }
-
-    /// Ask a proxy for a tunnel to the server (RFC 9110, CONNECT).
-    async fn tunnel(
-        &self,
-        stream: &mut TcpStream,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<(), SendError> {
-        let authority = self.authority();
-        let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
-        if let Some(value) = authorization.and_then(|v| v.to_str().ok()) {
-            request.push_str(&format!("Proxy-Authorization: {value}\r\n"));
-        }
-        request.push_str("\r\n");
-        let fail = |e: std::io::Error| self.error(&format!("proxy: {e}"));
-        stream.write_all(request.as_bytes()).await.map_err(fail)?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            if head.len() > 8192 {
-                return Err(self.error(&"the proxy's answer is too long"));
-            }
-            head.push(stream.read_u8().await.map_err(fail)?);
-        }
-        let head = String::from_utf8_lossy(&head);
-        let first = head.lines().next().unwrap_or_default();
-        if first
-            .split(' ')
-            .nth(1)
-            .is_some_and(|code| code.starts_with('2'))
-        {
-            return Ok(());
-        }
-        Err(self.error(&format!("the proxy answers {first:?}")))
-    }
-}
-
-fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
-}
-
-/// Parse a proxy's URL into host, port and `Proxy-Authorization`.
-fn parse_proxy(url: &str) -> Result<(String, u16, Option<HeaderValue>), ConfigError> {
-    let fail = |reason: &str| ConfigError::Server {
-        url: url.into(),
-        reason: reason.into(),
+/// The server of a node's kubeconfig, if the configured one is the Service.
+fn node_target(config: &ServerConfig) -> Option<Target> {
+    let (server, tls_server_name) = config.node_server.clone()?;
+    let node = ServerConfig {
+        server,
+        tls_server_name,
+        ..config.clone()
     };
-    let uri: Uri = url.parse().map_err(|_| fail("not a URL"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(fail("only http:// proxies are supported as proxy-url"));
-    }
-    let authority = uri.authority().ok_or_else(|| fail("the host is missing"))?;
-    let authorization = authority.as_str().rsplit_once('@').map(|(user, _)| {
-        let pair = data_encoding::BASE64.encode(user.as_bytes());
-        HeaderValue::from_str(&format!("Basic {pair}"))
-            .map_err(|_| fail("the user or password contains invalid characters"))
-    });
-    let host = authority.host().trim_matches(['[', ']']).to_owned();
-    let port = authority.port_u16().unwrap_or(80);
-    Ok((host, port, authorization.transpose()?))
+    Target::parse(&node).ok().filter(|target| target.tls)
+}
+
+/// A random number that spreads the nodes over the API servers.
+fn rotation() -> usize {
+    use std::hash::{BuildHasher, RandomState};
+    usize::try_from(RandomState::new().hash_one(0) >> 33).unwrap_or(0)
 }

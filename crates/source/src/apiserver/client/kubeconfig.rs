@@ -129,6 +129,8 @@ fn resolve(text: &str, directory: &Path, master: Option<&str>) -> Result<ServerC
         proxy_url: some(cluster.proxy_url),
         identity: None,
         credential: Credential::None,
+        is_service: false,
+        node_server: None,
     };
     if config.insecure && config.ca.is_some() {
         return Err("insecure-skip-tls-verify is set together with certificate-authority".into());

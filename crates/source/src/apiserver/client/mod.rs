@@ -4,6 +4,8 @@ mod credentials;
 mod http;
 mod kubeconfig;
 mod limit;
+mod routes;
+mod target;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +31,10 @@ pub(super) struct ServerConfig {
     pub(super) identity: Option<(Material, Material)>,
     /// The source of the `Authorization` header.
     pub(super) credential: Credential,
+    /// The server is the Service `kubernetes`, as in a Pod without other configuration.
+    pub(super) is_service: bool,
+    /// Server and TLS name of the node's kubeconfig, tried before the Service.
+    pub(super) node_server: Option<(String, Option<String>)>,
 }
 
 /// PEM text or its file, which is reread because it may rotate.
@@ -117,9 +123,9 @@ pub enum ConfigError {
 #[derive(Clone, Debug)]
 pub(super) struct Environment {
     /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`.
-    pub(super) service: Option<(String, String)>,
+    pub(in crate::apiserver) service: Option<(String, String)>,
     /// `/var/run/secrets/kubernetes.io/serviceaccount`.
-    pub(super) account: PathBuf,
+    pub(in crate::apiserver) account: PathBuf,
 }
 
 impl Environment {
@@ -147,15 +153,19 @@ impl Environment {
             proxy_url: None,
             identity: None,
             credential: Credential::TokenFile(self.account.join("token")),
+            is_service: true,
+            node_server: None,
         })
     }
 }
 
 /// Find the server like kube-proxy: from the kubeconfig, whose address `master` overrides; else from
-/// `master` with the Pod's service account, if this is a Pod; else from the Pod's environment.
+/// `master` with the Pod's service account, if this is a Pod; else from the Pod's environment. In
+/// the last case the server of `node_kubeconfig`, if that file exists, is tried first.
 pub(super) fn find_server(
     kubeconfig: Option<&Path>,
     master: Option<&str>,
+    node_kubeconfig: Option<&Path>,
     environment: &Environment,
 ) -> Result<ServerConfig, ConfigError> {
     let master = master.filter(|m| !m.is_empty());
@@ -165,9 +175,13 @@ pub(super) fn find_server(
     let in_cluster = environment.server();
     match (master, in_cluster) {
         (None, None) => Err(ConfigError::NotInCluster),
-        (None, Some(config)) => Ok(config),
+        (None, Some(config)) => Ok(ServerConfig {
+            node_server: node_kubeconfig.and_then(node_server),
+            ..config
+        }),
         (Some(master), Some(config)) => Ok(ServerConfig {
             server: master.to_owned(),
+            is_service: false,
             ..config
         }),
         (Some(master), None) => Ok(ServerConfig {
@@ -178,7 +192,26 @@ pub(super) fn find_server(
             proxy_url: None,
             identity: None,
             credential: Credential::None,
+            is_service: false,
+            node_server: None,
         }),
+    }
+}
+
+/// The server of a node's kubeconfig and its TLS name. Its credentials belong to the kubelet and are
+/// not used.
+fn node_server(path: &Path) -> Option<(String, Option<String>)> {
+    if !path.exists() {
+        return None;
+    }
+    match kubeconfig::load(path, None) {
+        Ok(config) => Some((config.server, config.tls_server_name)),
+        Err(error) => {
+            let path = path.display();
+            let error = super::with_causes(&error);
+            tracing::warn!(%path, error, "Node kubeconfig ignored");
+            None
+        }
     }
 }
 

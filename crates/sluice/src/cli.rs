@@ -109,6 +109,24 @@ pub(crate) struct ProxyArgs {
     /// Which iptables to use. Without it: the one that holds the node's other Kubernetes rules.
     #[arg(long, value_enum)]
     pub(crate) iptables_backend: Option<IptablesBackend>,
+
+    /// In a Pod without --kubeconfig and --master: file for the real addresses of the API servers,
+    /// which are tried before the Service `kubernetes` after a reboot
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/lib/sluice/api-servers.json"
+    )]
+    pub(crate) api_server_addresses: PathBuf,
+
+    /// In a Pod without --kubeconfig and --master: kubeconfig of the node, if mounted, whose server
+    /// is tried first; its credentials are not used
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/kubernetes/kubelet.conf"
+    )]
+    pub(crate) node_kubeconfig: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

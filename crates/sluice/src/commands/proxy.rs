@@ -59,7 +59,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     }
     let drivers = drivers(&resolved.config, args, &inputs)?;
     let stop = if args.manifests.is_empty() {
-        let server = api_server(&resolved.config, &setup)?;
+        let server = api_server(&resolved.config, args, &setup)?;
         if args.once {
             return run::run_once(setup, first_list(server)?, drivers);
         }
@@ -92,7 +92,7 @@ fn serve_listen_map(
     inputs.follow_signals()?;
     logs.keep_flushing()?;
     let stop = if args.manifests.is_empty() {
-        let server = api_server(config, &setup)?;
+        let server = api_server(config, args, &setup)?;
         run::run(setup, server, inputs, drivers)?
     } else {
         let files = ManifestFiles::new(args.manifests.clone());

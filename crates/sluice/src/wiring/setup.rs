@@ -14,6 +14,7 @@ use plan::Settings;
 use source::apiserver::{ApiServer, ClientOptions, EventType, NewEvent, Recorder, Regarding, Sent};
 
 use super::node_ports::localhost_node_ports;
+use crate::cli::ProxyArgs;
 use crate::logging::Verbosity;
 use crate::proxy::node_wait::NodeWait;
 use crate::proxy::run::{Cluster, Setup};
@@ -80,11 +81,17 @@ pub(crate) fn setup_of(
 }
 
 /// The API server, as kube-proxy's flags and configuration say.
-pub(crate) fn api_server(config: &Config, setup: &Setup) -> anyhow::Result<ApiServer> {
+pub(crate) fn api_server(
+    config: &Config,
+    args: &ProxyArgs,
+    setup: &Setup,
+) -> anyhow::Result<ApiServer> {
     let client = &config.client;
     let options = ClientOptions {
         kubeconfig: client.kubeconfig.clone(),
         master: client.master.clone(),
+        node_kubeconfig: Some(args.node_kubeconfig.clone()),
+        address_file: Some(args.api_server_addresses.clone()),
         content_type: client.content_type.clone(),
         accept_content_types: client.accept_content_types.clone().unwrap_or_default(),
         qps: client.qps,

@@ -47,43 +47,8 @@ fn facts() -> Facts {
     facts
 }
 
-/// IPVS has its virtual servers' addresses on a device of its own.
-fn ipvs_world(plan: &Plan) -> World {
-    let mut facts = facts();
-    let own = facts.interfaces.iter().flat_map(|i| &i.addresses);
-    let own: Vec<IpAddr> = own.map(ipnet::IpNet::addr).collect();
-    let options = dataplane::ipvs::Options::default();
-    let rendered = dataplane::ipvs::render(plan, &options, &own).unwrap();
-    facts.interfaces.push(trace::Interface {
-        name: "kube-ipvs0".into(),
-        index: 9,
-        addresses: rendered.addresses.iter().map(|ip| (*ip).into()).collect(),
-        kind: Some("dummy".into()),
-        ..trace::Interface::default()
-    });
-    let mut world = World::from_facts(&facts).unwrap();
-    let family = rendered.tables.family;
-    world
-        .add_iptables(family, &rendered.tables.to_string())
-        .unwrap();
-    world.ipsets = netfilter::ipset::Sets::parse(&rendered.sets.to_string()).unwrap();
-    world.ipvs = netfilter::ipvs::Services::parse(&rendered.services.to_string()).unwrap();
-    world
-}
-
 fn world(mode: Mode, plan: &Plan) -> World {
-    let mut world = World::from_facts(&facts()).unwrap();
-    // Through the text, so that the parser is tried too.
-    let text = match mode {
-        Mode::Ipvs => return ipvs_world(plan),
-        Mode::Iptables | Mode::Nftables | Mode::Userspace => modes::rules(mode, plan),
-    };
-    let read = match mode {
-        Mode::Iptables => world.add_iptables(modes::rule_family(plan), &text),
-        _ => world.add_nft(&text),
-    };
-    read.unwrap_or_else(|e| panic!("{e}\n{text}"));
-    world
+    modes::world(mode, plan, &facts())
 }
 
 /// Someone who connects.

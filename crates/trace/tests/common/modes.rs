@@ -1,15 +1,17 @@
 //! What each mode makes of a plan, as text.
 
-pub use model::Mode;
+use std::net::IpAddr;
 
 use model::IpFamily;
+pub use model::Mode;
 use netfilter::iptables::Family;
 use plan::{Plan, PortPlan};
 
 use dataplane::userspace::RelayPorts;
+use trace::{Facts, World};
 
 /// Where the relay listens in userspace mode.
-pub fn relay_ip(family: IpFamily) -> std::net::IpAddr {
+pub fn relay_ip(family: IpFamily) -> IpAddr {
     super::ip(match family {
         IpFamily::V4 => "10.200.1.2",
         IpFamily::V6 => "fd00:200:1::2",
@@ -52,4 +54,43 @@ pub fn rule_family(plan: &Plan) -> Family {
         IpFamily::V4 => Family::Ipv4,
         IpFamily::V6 => Family::Ipv6,
     }
+}
+
+/// The node, with the addresses of the virtual servers on a device of their own.
+fn ipvs_world(plan: &Plan, facts: &Facts) -> World {
+    let mut facts = facts.clone();
+    let own = facts.interfaces.iter().flat_map(|i| &i.addresses);
+    let own: Vec<IpAddr> = own.map(ipnet::IpNet::addr).collect();
+    let options = dataplane::ipvs::Options::default();
+    let rendered = dataplane::ipvs::render(plan, &options, &own).unwrap();
+    facts.interfaces.push(trace::Interface {
+        name: "kube-ipvs0".into(),
+        index: 9,
+        addresses: rendered.addresses.iter().map(|ip| (*ip).into()).collect(),
+        kind: Some("dummy".into()),
+        ..trace::Interface::default()
+    });
+    let mut world = World::from_facts(&facts).unwrap();
+    let family = rendered.tables.family;
+    world
+        .add_iptables(family, &rendered.tables.to_string())
+        .unwrap();
+    world.ipsets = netfilter::ipset::Sets::parse(&rendered.sets.to_string()).unwrap();
+    world.ipvs = netfilter::ipvs::Services::parse(&rendered.services.to_string()).unwrap();
+    world
+}
+
+/// The node with a mode's state, read back from its text.
+pub fn world(mode: Mode, plan: &Plan, facts: &Facts) -> World {
+    let mut world = World::from_facts(facts).unwrap();
+    let text = match mode {
+        Mode::Ipvs => return ipvs_world(plan, facts),
+        Mode::Iptables | Mode::Nftables | Mode::Userspace => rules(mode, plan),
+    };
+    let read = match mode {
+        Mode::Iptables => world.add_iptables(rule_family(plan), &text),
+        _ => world.add_nft(&text),
+    };
+    read.unwrap_or_else(|e| panic!("{e}\n{text}"));
+    world
 }

@@ -31,7 +31,7 @@ mod tests {
     use std::error::Error;
     use std::io;
 
-    use crate::netlink::Malformed;
+    use netfilter::netlink::DecodeError;
 
     /// A variant prints its cause or returns it as `source()`, never both.
     #[test]
@@ -70,11 +70,11 @@ mod tests {
             Box::new(crate::address::NodeNameError::Read(io())),
             Box::new(crate::netlink::Error::Malformed {
                 what: "listing links",
-                cause: Malformed("a link without a name"),
+                cause: DecodeError::Malformed("a link without a name"),
             }),
             Box::new(crate::nfnetlink::TransactionError::Malformed {
                 at: 0,
-                cause: Malformed("a link without a name"),
+                cause: DecodeError::Malformed("a link without a name"),
             }),
             Box::new(crate::iptables::Error::Version {
                 program: "iptables".into(),

@@ -12,7 +12,9 @@ use dataplane::nftables::{Options, State, TABLE, render, table_family};
 use kernel::nfnetlink::NfTables;
 use model::IpFamily;
 use netfilter::netlink::Messages;
-use netfilter::nft::consts::msg;
+use netfilter::nft::consts::{
+    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM,
+};
 use netfilter::nft::table::Contents;
 use netfilter::nft::{Encoder, Message, Op, decode};
 use plan::testing::cluster;
@@ -75,15 +77,15 @@ fn read(nft: &mut NfTables, family: IpFamily) -> Contents {
         }
     };
     take(nft, encoder.get_table(), false);
-    take(nft, encoder.dump(msg::GETCHAIN, None), true);
-    take(nft, encoder.dump(msg::GETSET, None), true);
-    take(nft, encoder.dump(msg::GETRULE, None), true);
+    take(nft, encoder.dump(NFT_MSG_GETCHAIN, None), true);
+    take(nft, encoder.dump(NFT_MSG_GETSET, None), true);
+    take(nft, encoder.dump(NFT_MSG_GETRULE, None), true);
     let names: Vec<String> = dataplane::nftables::SetId::ALL
         .iter()
         .map(|id| id.name().to_owned())
         .collect();
     for name in names {
-        take(nft, encoder.dump(msg::GETSETELEM, Some(&name)), true);
+        take(nft, encoder.dump(NFT_MSG_GETSETELEM, Some(&name)), true);
     }
     contents
 }

@@ -4,7 +4,9 @@
 use std::net::IpAddr;
 
 use model::{Cidr, IpFamily, Protocol};
-use netfilter::nft::consts::{CT_STATE_NEW, CT_STATUS_DNAT, NAT_MAP_IPS, NAT_PROTO_SPECIFIED};
+use netfilter::nft::consts::{
+    IPS_DST_NAT, NF_CT_STATE_NEW_BIT, NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED,
+};
 use netfilter::nft::{
     CmpOp, CtKey, Expr, FibAddress, FibResult, LookupInto, MetaKey, Nat, NatKind, NumgenKind,
     PayloadBase, Reg, Rule, Value, Verdict, consts,
@@ -236,17 +238,17 @@ impl Build {
 
     /// `ct state new`.
     pub(crate) fn if_new(self) -> Self {
-        self.ct(CtKey::State).any_bit(CT_STATE_NEW)
+        self.ct(CtKey::State).any_bit(NF_CT_STATE_NEW_BIT)
     }
 
     /// `ct status dnat`.
     pub(crate) fn if_dnat(self) -> Self {
-        self.ct(CtKey::Status).any_bit(CT_STATUS_DNAT)
+        self.ct(CtKey::Status).any_bit(IPS_DST_NAT)
     }
 
     /// `ct status & dnat == 0`.
     pub(crate) fn if_not_dnat(self) -> Self {
-        self.ct(CtKey::Status).no_bit(CT_STATUS_DNAT)
+        self.ct(CtKey::Status).no_bit(IPS_DST_NAT)
     }
 
     /// `fib saddr type != local` or `fib daddr type != local`.
@@ -265,7 +267,7 @@ impl Build {
             result: FibResult::AddressType,
             dreg: Reg::FIRST,
         })
-        .compare(op, Value::host_u32(consts::ADDRESS_LOCAL))
+        .compare(op, Value::host_u32(consts::RTN_LOCAL))
     }
 
     fn mark(self) -> Self {
@@ -356,14 +358,14 @@ impl Build {
             address: Some(at),
             port: Some(at.after(address_len(self.family))),
             // What the kernel sets for an address and a port, so that a dump is the same.
-            flags: NAT_MAP_IPS | NAT_PROTO_SPECIFIED,
+            flags: NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED,
         };
         self.push(Expr::Nat(nat))
     }
 
     /// `masquerade fully-random`.
     pub(crate) fn masquerade(self) -> Self {
-        let flags = consts::NAT_RANDOM_FULLY;
+        let flags = consts::NF_NAT_RANGE_PROTO_RANDOM_FULLY;
         self.push(Expr::Masquerade { flags })
     }
 }

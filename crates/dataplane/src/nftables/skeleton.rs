@@ -158,8 +158,8 @@ fn masquerading(family: IpFamily, options: &Options) -> [Rule; 2] {
 
 fn cluster_ips_check(family: IpFamily) -> [Rule; 3] {
     let code = match family {
-        IpFamily::V4 => consts::ICMP_PORT_UNREACHABLE,
-        IpFamily::V6 => consts::ICMPV6_PORT_UNREACHABLE,
+        IpFamily::V4 => consts::ICMP_PORT_UNREACH,
+        IpFamily::V6 => consts::ICMPV6_PORT_UNREACH,
     };
     let reject = Expr::Reject(Reject::Icmp(code));
     [

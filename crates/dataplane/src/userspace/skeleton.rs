@@ -179,8 +179,8 @@ fn own_services(family: IpFamily, options: &Options, node: &NodeFacts) -> [Rule;
 
 fn reject(family: IpFamily) -> Expr {
     Expr::Reject(Reject::Icmp(match family {
-        IpFamily::V4 => consts::ICMP_PORT_UNREACHABLE,
-        IpFamily::V6 => consts::ICMPV6_PORT_UNREACHABLE,
+        IpFamily::V4 => consts::ICMP_PORT_UNREACH,
+        IpFamily::V6 => consts::ICMPV6_PORT_UNREACH,
     }))
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netfilter::nft::consts::{CT_STATE_NEW, CT_STATE_UNTRACKED};
+use netfilter::nft::consts::{NF_CT_STATE_NEW_BIT, NF_CT_STATE_UNTRACKED_BIT};
 use netfilter::nft::{
     BaseChain, Chain, ChainKind, CmpOp, CtKey, Expr, Family, Hook, MetaKey, Op, PayloadBase,
     Policy, Reg, Rule, Value,
@@ -148,7 +148,8 @@ fn marking(packet: &Packet, sport: Option<u16>) -> Vec<Expr> {
     }
     exprs.extend([
         Expr::Limit {
-            per_second: PER_SECOND,
+            rate: PER_SECOND,
+            unit: 1,
             burst: 5,
         },
         Expr::Immediate {
@@ -174,7 +175,7 @@ fn opening() -> Vec<Expr> {
         Expr::Bitwise {
             sreg: Reg::FIRST,
             dreg: Reg::FIRST,
-            mask: Value::host_u32(CT_STATE_NEW | CT_STATE_UNTRACKED),
+            mask: Value::host_u32(NF_CT_STATE_NEW_BIT | NF_CT_STATE_UNTRACKED_BIT),
             xor: Value::host_u32(0),
         },
         Expr::Cmp {

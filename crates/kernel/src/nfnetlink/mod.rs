@@ -19,7 +19,7 @@ use netfilter::netlink::{
     Builder, DecodeError, Message, NFNL_BATCH_GENID, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END,
     NFNL_SUBSYS_NFTABLES, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
 };
-use netfilter::nft::consts::msg;
+use netfilter::nft::consts::{NFT_MSG_GETGEN, NFT_MSG_NEWGEN};
 use netfilter::nft::{Body, decode};
 use nix::sys::socket::SockProtocol;
 
@@ -67,10 +67,10 @@ impl GenerationInfo {
     /// # Errors
     /// [`DecodeError`].
     pub fn read(message: &Message<'_>) -> Result<Option<Self>, DecodeError> {
-        if message.kind != nfnl_msg_type(NFNL_SUBSYS_NFTABLES, msg::NEWGEN as u8) {
+        if message.kind != nfnl_msg_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN as u8) {
             return Ok(None);
         }
-        Ok(match decode(msg::NEWGEN, message.payload)?.body {
+        Ok(match decode(NFT_MSG_NEWGEN, message.payload)?.body {
             Body::Generation(generation) => Some(GenerationInfo {
                 generation: Generation(generation.id),
                 thread: generation.pid,
@@ -119,7 +119,7 @@ impl NfTables {
         let what = "reading the nf_tables generation";
         let flags = NLM_F_REQUEST | NLM_F_ACK;
         let request = Builder::new(
-            nfnl_msg_type(NFNL_SUBSYS_NFTABLES, msg::GETGEN as u8),
+            nfnl_msg_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN as u8),
             flags,
         )
         .fixed(&nfgenmsg(0, 0))

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use netfilter::netlink::{Message, Messages};
-use netfilter::nft::consts::msg;
+use netfilter::nft::consts::{
+    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM,
+};
 use netfilter::nft::table::{ChainContents, Contents, SetContents};
 use netfilter::nft::{Body, Element, Encoder, Family, Message as NftMessage, Op, decode};
 use nix::errno::Errno;
@@ -227,11 +229,11 @@ impl NfTables {
             reader.take(&message);
         }
         // Of chains the kernel lists those of all tables, by their place in the whole.
-        let chains = self.dump(&bytes(&encoder.dump(msg::GETCHAIN, None)))?;
+        let chains = self.dump(&bytes(&encoder.dump(NFT_MSG_GETCHAIN, None)))?;
         for message in Messages::new(&chains).flatten() {
             reader.take(&message);
         }
-        for kind in [msg::GETSET, msg::GETRULE] {
+        for kind in [NFT_MSG_GETSET, NFT_MSG_GETRULE] {
             self.list(&encoder.dump(kind, None), &mut reader)?;
         }
         let sets: Vec<String> = reader.read.contents.sets.keys().cloned().collect();
@@ -241,7 +243,7 @@ impl NfTables {
             {
                 continue;
             }
-            self.list(&encoder.dump(msg::GETSETELEM, Some(set)), &mut reader)?;
+            self.list(&encoder.dump(NFT_MSG_GETSETELEM, Some(set)), &mut reader)?;
             reader.fill(set);
         }
         Ok(Some(reader.read))

@@ -7,7 +7,7 @@ use netfilter::netlink::{
     Builder, Messages, NFNL_SUBSYS_NFTABLES, NFNLGRP_NFTRACE, NLM_F_DUMP, NLM_F_REQUEST, nfgenmsg,
     nfnl_msg_type,
 };
-use netfilter::nft::consts::msg;
+use netfilter::nft::consts::{NFT_MSG_GETCHAIN, NFT_MSG_GETRULE};
 use netfilter::nft::{BaseChain, Body, Family, Op, TraceEvent, decode};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -67,7 +67,7 @@ impl NfTables {
         };
         let mut found: Vec<ListedChain> = Vec::new();
         let mut places: HashMap<(TableId, String), usize> = HashMap::new();
-        self.stream(&all(msg::GETCHAIN), |message| {
+        self.stream(&all(NFT_MSG_GETCHAIN), |message| {
             // What sluice cannot decode hangs on no hook that packets between pods pass.
             if let Ok(decoded) = decode(message.kind & 0xff, message.payload)
                 && let (Some(family), Body::Chain { table, chain }) = (decoded.family, decoded.body)
@@ -83,7 +83,7 @@ impl NfTables {
             }
             Ok(())
         })?;
-        self.stream(&all(msg::GETRULE), |message| {
+        self.stream(&all(NFT_MSG_GETRULE), |message| {
             if let Ok(decoded) = decode(message.kind & 0xff, message.payload)
                 && let Some(family) = decoded.family
                 && let Body::Rule {

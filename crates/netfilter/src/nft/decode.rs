@@ -1,6 +1,6 @@
 //! Messages to objects: the kernel's dumps and notifications, and our own messages.
 
-use super::consts::{DATA_VERDICT, UDATA_COMMENT, elem_udata, msg, set_flag, set_udata};
+use super::consts::*;
 use super::decode_expr;
 use super::encode::Message;
 use super::object::{
@@ -94,19 +94,19 @@ pub fn decode(kind: u16, body: &[u8]) -> Result<Decoded, DecodeError> {
     let [family, _version, _, _, attrs @ ..] = body else {
         return Err(DecodeError::Header(body.len()));
     };
-    let family = Family::from_number(*family);
+    let family = Family::from_number(*family).ok();
     let body = match kind {
-        msg::NEWTABLE => table(attrs, family)?,
-        msg::DELTABLE => Body::TableGone(name(attrs, 1, "nft_table_attributes")?),
-        msg::NEWCHAIN => chain(attrs)?,
-        msg::NEWRULE => rule(attrs)?,
-        msg::NEWSET => set(attrs)?,
-        msg::NEWSETELEM => elements(attrs)?,
-        msg::NEWGEN => generation(attrs)?,
-        msg::TRACE => Body::Trace(trace::decode(attrs)?),
-        msg::DELCHAIN | msg::DELRULE | msg::DELSET | msg::DELSETELEM => Body::Deleted {
+        NFT_MSG_NEWTABLE => table(attrs, family)?,
+        NFT_MSG_DELTABLE => Body::TableGone(name(attrs, NFTA_TABLE_NAME, "nft_table_attributes")?),
+        NFT_MSG_NEWCHAIN => chain(attrs)?,
+        NFT_MSG_NEWRULE => rule(attrs)?,
+        NFT_MSG_NEWSET => set(attrs)?,
+        NFT_MSG_NEWSETELEM => elements(attrs)?,
+        NFT_MSG_NEWGEN => generation(attrs)?,
+        NFT_MSG_TRACE => Body::Trace(trace::decode(attrs)?),
+        NFT_MSG_DELCHAIN | NFT_MSG_DELRULE | NFT_MSG_DELSET | NFT_MSG_DELSETELEM => Body::Deleted {
             kind,
-            table: name(attrs, 1, "nft attributes")?,
+            table: name(attrs, NFTA_RULE_TABLE, "nft_rule_attributes")?,
         },
         other => Body::Other(other),
     };
@@ -143,15 +143,15 @@ fn table(attrs: &[u8], family: Option<Family>) -> Result<Body, DecodeError> {
     for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
-            1 => name = owned(attr)?,
-            6 => comment = udata::comment(attr.value, UDATA_COMMENT),
+            NFTA_TABLE_NAME => name = owned(attr)?,
+            NFTA_TABLE_USERDATA => comment = udata::comment(attr.value, NFTNL_UDATA_COMMENT),
             _ => {}
         }
     }
     Ok(Body::Table(Table {
         // For a family that sluice does not know, the header's says so.
         family: family.unwrap_or(Family::Inet),
-        name: need(name, WITHIN, 1)?,
+        name: need(name, WITHIN, NFTA_TABLE_NAME)?,
         comment,
     }))
 }
@@ -163,12 +163,12 @@ fn chain(attrs: &[u8]) -> Result<Body, DecodeError> {
     for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
-            1 => table = owned(attr)?,
-            3 => name = owned(attr)?,
-            4 => hook = Some(hook_and_priority(attr)?),
-            5 => policy = Some(attr.be32()?),
-            7 => kind = Some(attr.string()?),
-            12 => comment = udata::comment(attr.value, UDATA_COMMENT),
+            NFTA_CHAIN_TABLE => table = owned(attr)?,
+            NFTA_CHAIN_NAME => name = owned(attr)?,
+            NFTA_CHAIN_HOOK => hook = Some(hook_and_priority(attr)?),
+            NFTA_CHAIN_POLICY => policy = Some(attr.be32()?),
+            NFTA_CHAIN_TYPE => kind = Some(attr.string()?),
+            NFTA_CHAIN_USERDATA => comment = udata::comment(attr.value, NFTNL_UDATA_COMMENT),
             _ => {}
         }
     }
@@ -177,17 +177,14 @@ fn chain(attrs: &[u8]) -> Result<Body, DecodeError> {
             kind: ChainKind::from_name(kind)?,
             hook,
             priority,
-            policy: match policy {
-                Some(0) => Policy::Drop,
-                _ => Policy::Accept,
-            },
+            policy: policy.map_or(Policy::Accept, Policy::from_number),
         }),
         _ => None,
     };
     Ok(Body::Chain {
-        table: need(table, WITHIN, 1)?,
+        table: need(table, WITHIN, NFTA_CHAIN_TABLE)?,
         chain: Chain {
-            name: need(name, WITHIN, 3)?,
+            name: need(name, WITHIN, NFTA_CHAIN_NAME)?,
             base,
             comment,
         },
@@ -200,12 +197,15 @@ fn hook_and_priority(attr: Attribute<'_>) -> Result<(Hook, i32), DecodeError> {
     for inner in attr.nested(WITHIN) {
         let inner = inner?;
         match inner.kind {
-            1 => hook = Some(Hook::from_number(inner.be32()?)?),
-            2 => priority = Some(inner.be32()?.cast_signed()),
+            NFTA_HOOK_HOOKNUM => hook = Some(Hook::from_number(inner.be32()?)?),
+            NFTA_HOOK_PRIORITY => priority = Some(inner.be32()?.cast_signed()),
             _ => {}
         }
     }
-    Ok((need(hook, WITHIN, 1)?, need(priority, WITHIN, 2)?))
+    Ok((
+        need(hook, WITHIN, NFTA_HOOK_HOOKNUM)?,
+        need(priority, WITHIN, NFTA_HOOK_PRIORITY)?,
+    ))
 }
 
 fn rule(attrs: &[u8]) -> Result<Body, DecodeError> {
@@ -215,17 +215,17 @@ fn rule(attrs: &[u8]) -> Result<Body, DecodeError> {
     for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
-            1 => table = owned(attr)?,
-            2 => chain = owned(attr)?,
-            3 => handle = attr.be64()?,
-            4 => exprs = decode_expr::exprs(attr),
-            7 => comment = udata::comment(attr.value, UDATA_COMMENT),
+            NFTA_RULE_TABLE => table = owned(attr)?,
+            NFTA_RULE_CHAIN => chain = owned(attr)?,
+            NFTA_RULE_HANDLE => handle = attr.be64()?,
+            NFTA_RULE_EXPRESSIONS => exprs = decode_expr::exprs(attr),
+            NFTA_RULE_USERDATA => comment = udata::comment(attr.value, NFTNL_UDATA_COMMENT),
             _ => {}
         }
     }
-    let chain = need(chain, WITHIN, 2)?;
+    let chain = need(chain, WITHIN, NFTA_RULE_CHAIN)?;
     Ok(Body::Rule {
-        table: need(table, WITHIN, 1)?,
+        table: need(table, WITHIN, NFTA_RULE_TABLE)?,
         handle,
         rule: match exprs {
             Ok(exprs) => Ok(Rule {
@@ -247,43 +247,43 @@ fn set(attrs: &[u8]) -> Result<Body, DecodeError> {
     for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
-            1 => table = owned(attr)?,
-            2 => name = owned(attr)?,
-            3 => flags = attr.be32()?,
-            4 => key_type = attr.be32()?,
-            6 => data_type = Some(attr.be32()?),
-            20 => count = Some(attr.be32()?),
-            9 => size = description_size(attr)?,
-            11 => timeout_ms = Some(attr.be64()?).filter(|t| *t != 0),
-            13 => userdata = attr.value,
+            NFTA_SET_TABLE => table = owned(attr)?,
+            NFTA_SET_NAME => name = owned(attr)?,
+            NFTA_SET_FLAGS => flags = attr.be32()?,
+            NFTA_SET_KEY_TYPE => key_type = attr.be32()?,
+            NFTA_SET_DATA_TYPE => data_type = Some(attr.be32()?),
+            NFTA_SET_COUNT => count = Some(attr.be32()?),
+            NFTA_SET_DESC => size = description_size(attr)?,
+            NFTA_SET_TIMEOUT => timeout_ms = Some(attr.be64()?).filter(|t| *t != 0),
+            NFTA_SET_USERDATA => userdata = attr.value,
             _ => {}
         }
     }
-    let name = need(name, WITHIN, 2)?;
+    let name = need(name, WITHIN, NFTA_SET_NAME)?;
     let fields = |number, udata| fields(number, udata::get(userdata, udata));
-    let decoded = fields(key_type, set_udata::KEY_TYPEOF).and_then(|key| {
+    let decoded = fields(key_type, NFTNL_UDATA_SET_KEY_TYPEOF).and_then(|key| {
         Ok(Set {
             name: name.clone(),
             key,
             data: match data_type {
                 None => SetData::None,
-                Some(DATA_VERDICT) => SetData::Verdict,
-                Some(number) => SetData::Fields(fields(number, set_udata::DATA_TYPEOF)?),
+                Some(NFT_DATA_VERDICT) => SetData::Verdict,
+                Some(number) => SetData::Fields(fields(number, NFTNL_UDATA_SET_DATA_TYPEOF)?),
             },
             flags: SetFlags {
-                anonymous: flags & set_flag::ANONYMOUS != 0,
-                constant: flags & set_flag::CONSTANT != 0,
-                interval: flags & set_flag::INTERVAL != 0,
-                timeout: flags & set_flag::TIMEOUT != 0,
-                dynamic: flags & set_flag::EVAL != 0,
+                anonymous: flags & NFT_SET_ANONYMOUS != 0,
+                constant: flags & NFT_SET_CONSTANT != 0,
+                interval: flags & NFT_SET_INTERVAL != 0,
+                timeout: flags & NFT_SET_TIMEOUT != 0,
+                dynamic: flags & NFT_SET_EVAL != 0,
             },
             timeout_ms,
             size,
-            comment: udata::comment(userdata, set_udata::COMMENT),
+            comment: udata::comment(userdata, NFTNL_UDATA_SET_COMMENT),
         })
     });
     Ok(Body::Set {
-        table: need(table, WITHIN, 1)?,
+        table: need(table, WITHIN, NFTA_SET_TABLE)?,
         set: decoded.map_err(|error| (name, error)),
         count,
     })
@@ -292,7 +292,7 @@ fn set(attrs: &[u8]) -> Result<Body, DecodeError> {
 fn description_size(attr: Attribute<'_>) -> Result<Option<u32>, DecodeError> {
     for inner in attr.nested("nft_set_desc_attributes") {
         let inner = inner?;
-        if inner.kind == 1 {
+        if inner.kind == NFTA_SET_DESC_SIZE {
             return inner.be32().map(Some);
         }
     }
@@ -327,9 +327,9 @@ fn fields(number: u32, typeof_data: Option<&[u8]>) -> Result<Fields, DecodeError
 }
 
 fn selectors(data: &[u8]) -> Option<Vec<Selector>> {
-    let kind = number(udata::get(data, set_udata::TYPEOF_EXPR)?)?;
-    let parts = udata::get(data, set_udata::TYPEOF_DATA)?;
-    if kind != set_udata::EXPR_CONCAT {
+    let kind = number(udata::get(data, NFTNL_UDATA_SET_TYPEOF_EXPR)?)?;
+    let parts = udata::get(data, NFTNL_UDATA_SET_TYPEOF_DATA)?;
+    if kind != EXPR_CONCAT {
         return Some(vec![selector(data)?]);
     }
     let mut found = Vec::new();
@@ -343,8 +343,8 @@ fn selectors(data: &[u8]) -> Option<Vec<Selector>> {
 }
 
 fn selector(data: &[u8]) -> Option<Selector> {
-    let kind = number(udata::get(data, set_udata::TYPEOF_EXPR)?)?;
-    let parts = udata::get(data, set_udata::TYPEOF_DATA)?;
+    let kind = number(udata::get(data, NFTNL_UDATA_SET_TYPEOF_EXPR)?)?;
+    let parts = udata::get(data, NFTNL_UDATA_SET_TYPEOF_DATA)?;
     Selector::ALL.into_iter().find(|s| {
         let (k, numbers) = s.userdata();
         k == kind
@@ -364,9 +364,9 @@ fn elements(attrs: &[u8]) -> Result<Body, DecodeError> {
     for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
-            1 => table = owned(attr)?,
-            2 => set = owned(attr)?,
-            3 => {
+            NFTA_SET_ELEM_LIST_TABLE => table = owned(attr)?,
+            NFTA_SET_ELEM_LIST_SET => set = owned(attr)?,
+            NFTA_SET_ELEM_LIST_ELEMENTS => {
                 for item in attr.nested("nft_list_attributes") {
                     if let Some(e) = element(item?)? {
                         elements.push(e);
@@ -377,8 +377,8 @@ fn elements(attrs: &[u8]) -> Result<Body, DecodeError> {
         }
     }
     Ok(Body::Elements {
-        table: need(table, WITHIN, 1)?,
-        set: need(set, WITHIN, 2)?,
+        table: need(table, WITHIN, NFTA_SET_ELEM_LIST_TABLE)?,
+        set: need(set, WITHIN, NFTA_SET_ELEM_LIST_SET)?,
         elements,
     })
 }
@@ -390,16 +390,17 @@ fn element(item: Attribute<'_>) -> Result<Option<Element>, DecodeError> {
     for attr in item.nested("nft_set_elem_attributes") {
         let attr = attr?;
         match attr.kind {
-            1 => key = value(attr)?,
-            2 => e.data = decode_expr::data(attr)?,
-            3 => e.interval_end = attr.be32()? & 1 != 0,
-            4 => e.timeout_ms = Some(attr.be64()?).filter(|t| *t != 0),
-            6 => {
-                e.comment = udata::comment(attr.value, UDATA_COMMENT).map(String::into_boxed_str);
-                e.open_end = udata::get(attr.value, elem_udata::FLAGS).and_then(number)
-                    == Some(elem_udata::INTERVAL_OPEN);
+            NFTA_SET_ELEM_KEY => key = value(attr)?,
+            NFTA_SET_ELEM_DATA => e.data = decode_expr::data(attr)?,
+            NFTA_SET_ELEM_FLAGS => e.interval_end = attr.be32()? & NFT_SET_ELEM_INTERVAL_END != 0,
+            NFTA_SET_ELEM_TIMEOUT => e.timeout_ms = Some(attr.be64()?).filter(|t| *t != 0),
+            NFTA_SET_ELEM_USERDATA => {
+                e.comment =
+                    udata::comment(attr.value, NFTNL_UDATA_COMMENT).map(String::into_boxed_str);
+                e.open_end = udata::get(attr.value, NFTNL_UDATA_SET_ELEM_FLAGS).and_then(number)
+                    == Some(SET_ELEM_F_INTERVAL_OPEN);
             }
-            10 => e.key_end = value(attr)?.map(Box::new),
+            NFTA_SET_ELEM_KEY_END => e.key_end = value(attr)?.map(Box::new),
             _ => {}
         }
     }
@@ -423,32 +424,14 @@ fn generation(attrs: &[u8]) -> Result<Body, DecodeError> {
     for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
-            1 => id = Some(attr.be32()?),
-            2 => generation.pid = Some(attr.be32()?),
-            3 => generation.process = Some(attr.string_lossy()),
+            NFTA_GEN_ID => id = Some(attr.be32()?),
+            NFTA_GEN_PROC_PID => generation.pid = Some(attr.be32()?),
+            NFTA_GEN_PROC_NAME => generation.process = Some(attr.string_lossy()),
             _ => {}
         }
     }
-    generation.id = need(id, WITHIN, 1)?;
+    generation.id = need(id, WITHIN, NFTA_GEN_ID)?;
     Ok(Body::Generation(generation))
-}
-
-impl Hook {
-    fn from_number(number: u32) -> Result<Self, DecodeError> {
-        [
-            Hook::Prerouting,
-            Hook::Input,
-            Hook::Forward,
-            Hook::Output,
-            Hook::Postrouting,
-        ]
-        .into_iter()
-        .find(|h| h.number() == number)
-        .ok_or(DecodeError::Unknown {
-            what: "nf_inet_hooks",
-            value: u64::from(number),
-        })
-    }
 }
 
 impl ChainKind {

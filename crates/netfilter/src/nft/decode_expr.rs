@@ -1,6 +1,6 @@
 //! Attributes to expressions.
 
-use super::consts::verdict;
+use super::consts::*;
 use super::expr::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto,
     MetaKey, Nat, NatKind, NumgenKind, PayloadBase, Reg, Reject,
@@ -9,28 +9,19 @@ use super::object::{Data, Family, Verdict};
 use super::value::Value;
 use crate::netlink::{Attribute, Attributes, DecodeError, need};
 
-impl Family {
-    /// From `NFPROTO_*`.
-    pub fn from_number(number: u8) -> Option<Self> {
-        [Family::Inet, Family::Ip, Family::Ip6]
-            .into_iter()
-            .find(|f| f.number() == number)
-    }
-}
-
-/// How many attributes of an expression are looked at; no expression in use has more.
+/// The number of attribute types of an expression that are kept; no modelled expression has more.
 const SLOTS: usize = 10;
 
-/// The attributes of an expression by their number; unknown higher ones are left out.
+/// The attributes of an expression by their type; higher types are left out.
 struct Slots<'a> {
     attrs: [Option<Attribute<'a>>; SLOTS],
     within: &'static str,
 }
 
 impl<'a> Slots<'a> {
-    fn new(reader: Attributes<'a>, within: &'static str) -> Result<Self, DecodeError> {
+    fn new(attributes: Attributes<'a>, within: &'static str) -> Result<Self, DecodeError> {
         let mut attrs = [None; SLOTS];
-        for attr in reader {
+        for attr in attributes {
             let attr = attr?;
             if let Some(slot) = attrs.get_mut(usize::from(attr.kind)) {
                 *slot = Some(attr);
@@ -47,16 +38,20 @@ impl<'a> Slots<'a> {
         need(self.get(kind), self.within, kind)
     }
 
-    fn u32(&self, kind: u16) -> Result<u32, DecodeError> {
+    fn be32(&self, kind: u16) -> Result<u32, DecodeError> {
         self.need(kind)?.be32()
     }
 
-    fn u32_or(&self, kind: u16, default: u32) -> Result<u32, DecodeError> {
+    fn be32_or(&self, kind: u16, default: u32) -> Result<u32, DecodeError> {
         self.get(kind).map_or(Ok(default), |a| a.be32())
     }
 
+    fn be64_or(&self, kind: u16, default: u64) -> Result<u64, DecodeError> {
+        self.get(kind).map_or(Ok(default), |a| a.be64())
+    }
+
     fn reg(&self, kind: u16) -> Result<Reg, DecodeError> {
-        register(self.u32(kind)?)
+        register(self.be32(kind)?)
     }
 
     fn reg_opt(&self, kind: u16) -> Result<Option<Reg>, DecodeError> {
@@ -66,15 +61,19 @@ impl<'a> Slots<'a> {
     fn value(&self, kind: u16) -> Result<Value, DecodeError> {
         match data(self.need(kind)?)? {
             Data::Value(value) => Ok(value),
-            Data::None | Data::Verdict(_) => Err(DecodeError::Missing {
-                within: "nft_data_attributes",
-                attribute: 1,
-            }),
+            Data::None | Data::Verdict(_) => Err(no_value()),
         }
     }
 
     fn string(&self, kind: u16) -> Result<String, DecodeError> {
         Ok(self.need(kind)?.string()?.to_owned())
+    }
+}
+
+fn no_value() -> DecodeError {
+    DecodeError::Missing {
+        within: "nft_data_attributes",
+        attribute: NFTA_DATA_VALUE,
     }
 }
 
@@ -85,48 +84,44 @@ fn register(number: u32) -> Result<Reg, DecodeError> {
     })
 }
 
-/// What is in a data attribute (`enum nft_data_attributes`).
+/// Decode a data attribute (`enum nft_data_attributes`).
 pub(super) fn data(attr: Attribute<'_>) -> Result<Data, DecodeError> {
-    const WITHIN: &str = "nft_data_attributes";
-    for inner in attr.nested(WITHIN) {
+    for inner in attr.nested("nft_data_attributes") {
         let inner = inner?;
         match inner.kind {
-            1 => {
-                let value = Value::new(inner.value).ok_or(DecodeError::Size {
-                    within: WITHIN,
-                    attribute: 1,
-                    len: inner.value.len(),
-                })?;
+            NFTA_DATA_VALUE => {
+                let value = Value::new(inner.value).ok_or_else(|| inner.size_error())?;
                 return Ok(Data::Value(value));
             }
-            2 => return Ok(Data::Verdict(decode_verdict(inner)?)),
+            NFTA_DATA_VERDICT => return Ok(Data::Verdict(verdict(inner)?)),
             _ => {}
         }
     }
     Ok(Data::None)
 }
 
-pub(super) fn decode_verdict(attr: Attribute<'_>) -> Result<Verdict, DecodeError> {
+/// Decode a verdict (`enum nft_verdict_attributes`).
+pub(super) fn verdict(attr: Attribute<'_>) -> Result<Verdict, DecodeError> {
     const WITHIN: &str = "nft_verdict_attributes";
     let slots = Slots::new(attr.nested(WITHIN), WITHIN)?;
-    let code = slots.u32(1)?.cast_signed();
-    Ok(match code {
-        verdict::DROP => Verdict::Drop,
-        verdict::ACCEPT => Verdict::Accept,
-        verdict::CONTINUE => Verdict::Continue,
-        verdict::RETURN => Verdict::Return,
-        verdict::JUMP => Verdict::Jump(slots.string(2)?),
-        verdict::GOTO => Verdict::Goto(slots.string(2)?),
-        other => {
+    let code = slots.be32(NFTA_VERDICT_CODE)?;
+    Ok(match code.cast_signed() {
+        NF_DROP => Verdict::Drop,
+        NF_ACCEPT => Verdict::Accept,
+        NFT_CONTINUE => Verdict::Continue,
+        NFT_RETURN => Verdict::Return,
+        NFT_JUMP => Verdict::Jump(slots.string(NFTA_VERDICT_CHAIN)?),
+        NFT_GOTO => Verdict::Goto(slots.string(NFTA_VERDICT_CHAIN)?),
+        _ => {
             return Err(DecodeError::Unknown {
                 what: "nft_verdicts",
-                value: u64::from(other.cast_unsigned()),
+                value: u64::from(code),
             });
         }
     })
 }
 
-/// A rule's list of expressions.
+/// Decode a rule's list of expressions.
 pub(super) fn exprs(list: Attribute<'_>) -> Result<Vec<Expr>, DecodeError> {
     list.nested("nft_list_attributes")
         .map(|item| expr(item?))
@@ -136,233 +131,213 @@ pub(super) fn exprs(list: Attribute<'_>) -> Result<Vec<Expr>, DecodeError> {
 fn expr(item: Attribute<'_>) -> Result<Expr, DecodeError> {
     const WITHIN: &str = "nft_expr_attributes";
     let slots = Slots::new(item.nested(WITHIN), WITHIN)?;
-    let name = slots.need(1)?.string()?;
-    let body = slots.get(2).map_or_else(
-        || Attributes::new(&[], "expression"),
-        |a| a.nested("expression"),
-    );
+    let name = slots.need(NFTA_EXPR_NAME)?.string()?;
+    let body = slots.get(NFTA_EXPR_DATA).map_or(&[][..], |a| a.value);
+    let slots = |within| Slots::new(Attributes::new(body, within), within);
     match name {
-        "payload" => payload(&Slots::new(body, "nft_payload_attributes")?),
-        "meta" => meta(&Slots::new(body, "nft_meta_attributes")?),
-        "cmp" => {
-            let s = Slots::new(body, "nft_cmp_attributes")?;
-            Ok(Expr::Cmp {
-                op: CmpOp::from_number(s.u32(2)?)?,
-                sreg: s.reg(1)?,
-                value: s.value(3)?,
-            })
-        }
-        "bitwise" => bitwise(&Slots::new(body, "nft_bitwise_attributes")?),
-        "byteorder" => {
-            let s = Slots::new(body, "nft_byteorder_attributes")?;
-            Ok(Expr::Byteorder {
-                sreg: s.reg(1)?,
-                dreg: s.reg(2)?,
-                op: ByteorderOp::from_number(s.u32(3)?)?,
-                len: s.u32(4)?,
-                size: s.u32(5)?,
-            })
-        }
-        "lookup" => lookup(&Slots::new(body, "nft_lookup_attributes")?),
-        "immediate" => immediate(&Slots::new(body, "nft_immediate_attributes")?),
-        "ct" => ct(&Slots::new(body, "nft_ct_attributes")?),
-        "fib" => fib(&Slots::new(body, "nft_fib_attributes")?),
-        "numgen" => numgen(&Slots::new(body, "nft_ng_attributes")?),
-        "dynset" => dynset(&Slots::new(body, "nft_dynset_attributes")?),
-        _ => statement(name, body),
-    }
-}
-
-fn statement(name: &str, body: Attributes<'_>) -> Result<Expr, DecodeError> {
-    match name {
-        "nat" => nat(&Slots::new(body, "nft_nat_attributes")?),
-        "masq" => {
-            let s = Slots::new(body, "nft_masq_attributes")?;
-            Ok(Expr::Masquerade {
-                flags: s.u32_or(1, 0)?,
-            })
-        }
-        "redir" => {
-            let s = Slots::new(body, "nft_redir_attributes")?;
-            Ok(Expr::Redirect {
-                port: s.reg_opt(1)?,
-                flags: s.u32_or(3, 0)?,
-            })
-        }
-        "reject" => {
-            let s = Slots::new(body, "nft_reject_attributes")?;
-            let code = s.get(2).map_or(Ok(0), |a| a.u8())?;
-            Ok(Expr::Reject(match s.u32(1)? {
-                0 => Reject::Icmp(code),
-                1 => Reject::TcpReset,
-                2 => Reject::Icmpx(code),
-                other => {
-                    return Err(DecodeError::Unknown {
-                        what: "nft_reject_types",
-                        value: u64::from(other),
-                    });
-                }
-            }))
-        }
-        "counter" => {
-            let s = Slots::new(body, "nft_counter_attributes")?;
-            Ok(Expr::Counter {
-                bytes: s.get(1).map_or(Ok(0), |a| a.be64())?,
-                packets: s.get(2).map_or(Ok(0), |a| a.be64())?,
-            })
-        }
-        "limit" => limit(&Slots::new(body, "nft_limit_attributes")?),
-        "objref" => {
-            let s = Slots::new(body, "nft_objref_attributes")?;
-            Ok(Expr::Objref {
-                kind: s.u32(1)?,
-                name: s.string(2)?,
-            })
-        }
-        _ => Err(DecodeError::Missing {
-            within: "the expressions that sluice knows: one of another name",
-            attribute: 1,
+        "payload" => payload(&slots("nft_payload_attributes")?),
+        "meta" => meta(&slots("nft_meta_attributes")?),
+        "cmp" => cmp(&slots("nft_cmp_attributes")?),
+        "bitwise" => bitwise(&slots("nft_bitwise_attributes")?),
+        "byteorder" => byteorder(&slots("nft_byteorder_attributes")?),
+        "lookup" => lookup(&slots("nft_lookup_attributes")?),
+        "immediate" => immediate(&slots("nft_immediate_attributes")?),
+        "ct" => ct(&slots("nft_ct_attributes")?),
+        "fib" => fib(&slots("nft_fib_attributes")?),
+        "numgen" => numgen(&slots("nft_ng_attributes")?),
+        "dynset" => dynset(&slots("nft_dynset_attributes")?),
+        "nat" => nat(&slots("nft_nat_attributes")?),
+        "masq" => Ok(Expr::Masquerade {
+            flags: slots("nft_masq_attributes")?.be32_or(NFTA_MASQ_FLAGS, 0)?,
         }),
+        "redir" => redirect(&slots("nft_redir_attributes")?),
+        "reject" => reject(&slots("nft_reject_attributes")?),
+        "counter" => counter(&slots("nft_counter_attributes")?),
+        "limit" => limit(&slots("nft_limit_attributes")?),
+        "objref" => objref(&slots("nft_objref_attributes")?),
+        _ => Err(DecodeError::Malformed(
+            "an expression that sluice does not model",
+        )),
     }
 }
 
-/// Of packets in a second; others are not in use.
+fn cmp(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    Ok(Expr::Cmp {
+        op: CmpOp::from_number(s.be32(NFTA_CMP_OP)?)?,
+        sreg: s.reg(NFTA_CMP_SREG)?,
+        value: s.value(NFTA_CMP_DATA)?,
+    })
+}
+
+fn byteorder(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    Ok(Expr::Byteorder {
+        sreg: s.reg(NFTA_BYTEORDER_SREG)?,
+        dreg: s.reg(NFTA_BYTEORDER_DREG)?,
+        op: ByteorderOp::from_number(s.be32(NFTA_BYTEORDER_OP)?)?,
+        len: s.be32(NFTA_BYTEORDER_LEN)?,
+        size: s.be32(NFTA_BYTEORDER_SIZE)?,
+    })
+}
+
+fn redirect(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    Ok(Expr::Redirect {
+        port: s.reg_opt(NFTA_REDIR_REG_PROTO_MIN)?,
+        flags: s.be32_or(NFTA_REDIR_FLAGS, 0)?,
+    })
+}
+
+fn reject(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    let code = s.get(NFTA_REJECT_ICMP_CODE).map_or(Ok(0), |a| a.u8())?;
+    Ok(Expr::Reject(match s.be32(NFTA_REJECT_TYPE)? {
+        NFT_REJECT_ICMP_UNREACH => Reject::Icmp(code),
+        NFT_REJECT_TCP_RST => Reject::TcpReset,
+        NFT_REJECT_ICMPX_UNREACH => Reject::Icmpx(code),
+        other => {
+            return Err(DecodeError::Unknown {
+                what: "nft_reject_types",
+                value: u64::from(other),
+            });
+        }
+    }))
+}
+
+fn counter(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    Ok(Expr::Counter {
+        bytes: s.be64_or(NFTA_COUNTER_BYTES, 0)?,
+        packets: s.be64_or(NFTA_COUNTER_PACKETS, 0)?,
+    })
+}
+
+fn objref(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    Ok(Expr::Objref {
+        kind: s.be32(NFTA_OBJREF_IMM_TYPE)?,
+        name: s.string(NFTA_OBJREF_IMM_NAME)?,
+    })
+}
+
+/// Decode a limit of packets; limits of bytes and inverted ones are not modelled.
 fn limit(s: &Slots<'_>) -> Result<Expr, DecodeError> {
-    let (unit, kind, flags) = (s.need(2)?.be64()?, s.u32_or(4, 0)?, s.u32_or(5, 0)?);
-    if (unit, kind, flags) != (1, 0, 0) {
-        return Err(DecodeError::Unknown {
-            what: "the limits that sluice knows",
-            value: unit,
-        });
+    let kind = s.be32_or(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS)?;
+    let flags = s.be32_or(NFTA_LIMIT_FLAGS, 0)?;
+    if (kind, flags) != (NFT_LIMIT_PKTS, 0) {
+        return Err(DecodeError::Malformed("a limit that sluice does not model"));
     }
     Ok(Expr::Limit {
-        per_second: s.need(1)?.be64()?,
-        burst: s.u32(3)?,
+        rate: s.need(NFTA_LIMIT_RATE)?.be64()?,
+        unit: s.need(NFTA_LIMIT_UNIT)?.be64()?,
+        burst: s.be32_or(NFTA_LIMIT_BURST, 0)?,
     })
 }
 
 fn payload(s: &Slots<'_>) -> Result<Expr, DecodeError> {
     Ok(Expr::Payload {
-        base: PayloadBase::from_number(s.u32(2)?)?,
-        offset: s.u32(3)?,
-        len: s.u32(4)?,
-        dreg: s.reg(1)?,
+        base: PayloadBase::from_number(s.be32(NFTA_PAYLOAD_BASE)?)?,
+        offset: s.be32(NFTA_PAYLOAD_OFFSET)?,
+        len: s.be32(NFTA_PAYLOAD_LEN)?,
+        dreg: s.reg(NFTA_PAYLOAD_DREG)?,
     })
 }
 
 fn meta(s: &Slots<'_>) -> Result<Expr, DecodeError> {
-    let key = MetaKey::from_number(s.u32(2)?)?;
-    Ok(match s.reg_opt(3)? {
+    let key = MetaKey::from_number(s.be32(NFTA_META_KEY)?)?;
+    Ok(match s.reg_opt(NFTA_META_SREG)? {
         Some(sreg) => Expr::MetaSet { key, sreg },
         None => Expr::Meta {
             key,
-            dreg: s.reg(1)?,
+            dreg: s.reg(NFTA_META_DREG)?,
         },
     })
 }
 
+/// Decode a mask and an exclusive-or; shifts are not modelled.
 fn bitwise(s: &Slots<'_>) -> Result<Expr, DecodeError> {
-    // `NFT_BITWISE_MASK_XOR`; the shifts are not in use.
-    let op = s.u32_or(6, 0)?;
-    if op != 0 {
+    let op = s.be32_or(NFTA_BITWISE_OP, NFT_BITWISE_MASK_XOR)?;
+    if op != NFT_BITWISE_MASK_XOR {
         return Err(DecodeError::Unknown {
             what: "nft_bitwise_ops",
             value: u64::from(op),
         });
     }
     Ok(Expr::Bitwise {
-        sreg: s.reg(1)?,
-        dreg: s.reg(2)?,
-        mask: s.value(4)?,
-        xor: s.value(5)?,
+        sreg: s.reg(NFTA_BITWISE_SREG)?,
+        dreg: s.reg(NFTA_BITWISE_DREG)?,
+        mask: s.value(NFTA_BITWISE_MASK)?,
+        xor: s.value(NFTA_BITWISE_XOR)?,
     })
 }
 
 fn lookup(s: &Slots<'_>) -> Result<Expr, DecodeError> {
-    let into = match s.get(3).map(|a| a.be32()).transpose()? {
+    let into = match s.get(NFTA_LOOKUP_DREG).map(|a| a.be32()).transpose()? {
         None => LookupInto::Nothing,
-        // `NFT_REG_VERDICT`.
-        Some(0) => LookupInto::Verdict,
+        Some(NFT_REG_VERDICT) => LookupInto::Verdict,
         Some(number) => LookupInto::Register(register(number)?),
     };
     Ok(Expr::Lookup {
-        set: s.string(1)?,
-        sreg: s.reg(2)?,
+        set: s.string(NFTA_LOOKUP_SET)?,
+        sreg: s.reg(NFTA_LOOKUP_SREG)?,
         into,
-        inverted: s.u32_or(5, 0)? & 1 != 0,
+        inverted: s.be32_or(NFTA_LOOKUP_FLAGS, 0)? & NFT_LOOKUP_F_INV != 0,
     })
 }
 
 fn immediate(s: &Slots<'_>) -> Result<Expr, DecodeError> {
-    match data(s.need(2)?)? {
+    match data(s.need(NFTA_IMMEDIATE_DATA)?)? {
         Data::Verdict(verdict) => Ok(Expr::Verdict(verdict)),
         Data::Value(value) => Ok(Expr::Immediate {
             value,
-            dreg: s.reg(1)?,
+            dreg: s.reg(NFTA_IMMEDIATE_DREG)?,
         }),
-        Data::None => Err(DecodeError::Missing {
-            within: "nft_data_attributes",
-            attribute: 1,
-        }),
+        Data::None => Err(no_value()),
     }
 }
 
 fn ct(s: &Slots<'_>) -> Result<Expr, DecodeError> {
     let direction = s
-        .get(3)
+        .get(NFTA_CT_DIRECTION)
         .map(|a| CtDirection::from_number(a.u8()?))
         .transpose()?;
     Ok(Expr::Ct {
-        key: CtKey::from_number(s.u32(2)?)?,
+        key: CtKey::from_number(s.be32(NFTA_CT_KEY)?)?,
         direction,
-        dreg: s.reg(1)?,
+        dreg: s.reg(NFTA_CT_DREG)?,
     })
 }
 
 fn fib(s: &Slots<'_>) -> Result<Expr, DecodeError> {
     Ok(Expr::Fib {
-        address: FibAddress::from_number(s.u32(3)?)?,
-        result: FibResult::from_number(s.u32(2)?)?,
-        dreg: s.reg(1)?,
+        address: FibAddress::from_number(s.be32(NFTA_FIB_FLAGS)?)?,
+        result: FibResult::from_number(s.be32(NFTA_FIB_RESULT)?)?,
+        dreg: s.reg(NFTA_FIB_DREG)?,
     })
 }
 
 fn numgen(s: &Slots<'_>) -> Result<Expr, DecodeError> {
     Ok(Expr::Numgen {
-        kind: NumgenKind::from_number(s.u32(3)?)?,
-        modulus: s.u32(2)?,
-        offset: s.u32_or(4, 0)?,
-        dreg: s.reg(1)?,
+        kind: NumgenKind::from_number(s.be32(NFTA_NG_TYPE)?)?,
+        modulus: s.be32(NFTA_NG_MODULUS)?,
+        offset: s.be32_or(NFTA_NG_OFFSET, 0)?,
+        dreg: s.reg(NFTA_NG_DREG)?,
     })
 }
 
 fn dynset(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    let timeout_ms = s.be64_or(NFTA_DYNSET_TIMEOUT, 0)?;
     Ok(Expr::Dynset {
-        set: s.string(1)?,
-        op: DynsetOp::from_number(s.u32(3)?)?,
-        key: s.reg(4)?,
-        data: s.reg_opt(5)?,
-        timeout_ms: s
-            .get(6)
-            .map(|a| a.be64())
-            .transpose()?
-            .filter(|timeout| *timeout != 0),
+        set: s.string(NFTA_DYNSET_SET_NAME)?,
+        op: DynsetOp::from_number(s.be32(NFTA_DYNSET_OP)?)?,
+        key: s.reg(NFTA_DYNSET_SREG_KEY)?,
+        data: s.reg_opt(NFTA_DYNSET_SREG_DATA)?,
+        timeout_ms: (timeout_ms != 0).then_some(timeout_ms),
     })
 }
 
 fn nat(s: &Slots<'_>) -> Result<Expr, DecodeError> {
-    let family = s.u32(2)?;
+    let family = s.be32(NFTA_NAT_FAMILY)?;
     Ok(Expr::Nat(Nat {
-        kind: NatKind::from_number(s.u32(1)?)?,
-        family: u8::try_from(family)
-            .ok()
-            .and_then(Family::from_number)
-            .ok_or(DecodeError::Unknown {
-                what: "NFPROTO",
-                value: u64::from(family),
-            })?,
-        address: s.reg_opt(3)?,
-        port: s.reg_opt(5)?,
-        flags: s.u32_or(7, 0)?,
+        kind: NatKind::from_number(s.be32(NFTA_NAT_TYPE)?)?,
+        family: Family::from_number(u8::try_from(family).unwrap_or(u8::MAX))?,
+        address: s.reg_opt(NFTA_NAT_REG_ADDR_MIN)?,
+        port: s.reg_opt(NFTA_NAT_REG_PROTO_MIN)?,
+        flags: s.be32_or(NFTA_NAT_FLAGS, 0)?,
     }))
 }

@@ -1,10 +1,10 @@
 //! Operations to messages.
 
-use super::consts::{DATA_VERDICT, UDATA_COMMENT, elem_udata, msg, set_flag, set_udata};
+use super::consts::*;
 use super::encode_expr;
 use super::object::{
-    BaseChain, Chain, ChainKind, Data, Element, Family, Fields, Hook, Policy, Rule, Selector, Set,
-    SetData, SetFlags, Verdict,
+    BaseChain, Chain, ChainKind, Data, Element, Family, Fields, Rule, Selector, Set, SetData,
+    SetFlags, Verdict,
 };
 use super::udata;
 use crate::netlink::{
@@ -108,40 +108,34 @@ impl Encoder<'_> {
     /// lengths can say.
     pub fn op(self, op: &Op, out: &mut Vec<Message>) {
         match op {
-            Op::AddTable { comment } => {
-                out.push(self.message(msg::NEWTABLE, NLM_F_CREATE, |w| {
-                    w.string(1, self.table);
-                    w.be32(2, 0);
-                    comment_udata(w, 6, comment.as_deref());
-                }));
-            }
-            Op::DeleteTable => {
-                out.push(self.message(msg::DELTABLE, 0, |w| w.string(1, self.table)));
-            }
-            Op::AddChain(chain) => out.push(self.add_chain(chain)),
-            Op::FlushChain(name) => out.push(self.message(msg::DELRULE, 0, |w| {
-                w.string(1, self.table);
-                w.string(2, name);
+            Op::AddTable { comment } => out.push(self.add_table(0, comment.as_deref())),
+            Op::DeleteTable => out.push(self.message(NFT_MSG_DELTABLE, 0, |w| {
+                w.string(NFTA_TABLE_NAME, self.table);
             })),
-            Op::DeleteChain(name) => out.push(self.message(msg::DELCHAIN, 0, |w| {
-                w.string(1, self.table);
-                w.string(3, name);
+            Op::AddChain(chain) => out.push(self.add_chain(chain)),
+            Op::FlushChain(name) => out.push(self.message(NFT_MSG_DELRULE, 0, |w| {
+                w.string(NFTA_RULE_TABLE, self.table);
+                w.string(NFTA_RULE_CHAIN, name);
+            })),
+            Op::DeleteChain(name) => out.push(self.message(NFT_MSG_DELCHAIN, 0, |w| {
+                w.string(NFTA_CHAIN_TABLE, self.table);
+                w.string(NFTA_CHAIN_NAME, name);
             })),
             Op::AddRule(rule) => out.push(self.add_rule(rule)),
             Op::AddSet(set) => out.push(self.add_set(set, 1)),
-            Op::DeleteSet(name) => out.push(self.message(msg::DELSET, 0, |w| {
-                w.string(1, self.table);
-                w.string(2, name);
+            Op::DeleteSet(name) => out.push(self.message(NFT_MSG_DELSET, 0, |w| {
+                w.string(NFTA_SET_TABLE, self.table);
+                w.string(NFTA_SET_NAME, name);
             })),
             Op::AddElements { set, elements } => {
-                self.elements(msg::NEWSETELEM, NLM_F_CREATE, set, elements, out);
+                self.elements(NFT_MSG_NEWSETELEM, NLM_F_CREATE, set, elements, out);
             }
             Op::DeleteElements { set, elements } => {
-                self.elements(msg::DELSETELEM, 0, set, elements, out);
+                self.elements(NFT_MSG_DELSETELEM, 0, set, elements, out);
             }
-            Op::FlushSet(set) => out.push(self.message(msg::DELSETELEM, 0, |w| {
-                w.string(1, self.table);
-                w.string(2, set);
+            Op::FlushSet(set) => out.push(self.message(NFT_MSG_DELSETELEM, 0, |w| {
+                w.string(NFTA_SET_ELEM_LIST_TABLE, self.table);
+                w.string(NFTA_SET_ELEM_LIST_SET, set);
             })),
         }
     }
@@ -155,56 +149,63 @@ impl Encoder<'_> {
         out
     }
 
+    fn add_table(self, flags: u32, comment: Option<&str>) -> Message {
+        self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, |w| {
+            w.string(NFTA_TABLE_NAME, self.table);
+            w.be32(NFTA_TABLE_FLAGS, flags);
+            comment_udata(w, NFTA_TABLE_USERDATA, comment);
+        })
+    }
+
     fn add_chain(self, chain: &Chain) -> Message {
-        self.message(msg::NEWCHAIN, NLM_F_CREATE, |w| {
-            w.string(1, self.table);
-            w.string(3, &chain.name);
+        self.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE, |w| {
+            w.string(NFTA_CHAIN_TABLE, self.table);
+            w.string(NFTA_CHAIN_NAME, &chain.name);
             if let Some(base) = &chain.base {
                 base_chain(w, base);
             }
-            comment_udata(w, 12, chain.comment.as_deref());
+            comment_udata(w, NFTA_CHAIN_USERDATA, chain.comment.as_deref());
         })
     }
 
     fn add_rule(self, rule: &Rule) -> Message {
-        self.message(msg::NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |w| {
-            w.string(1, self.table);
-            w.string(2, &rule.chain);
-            w.nest(4, |w| {
+        self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |w| {
+            w.string(NFTA_RULE_TABLE, self.table);
+            w.string(NFTA_RULE_CHAIN, &rule.chain);
+            w.nest(NFTA_RULE_EXPRESSIONS, |w| {
                 for e in &rule.exprs {
                     encode_expr::expr(w, e);
                 }
             });
-            comment_udata(w, 7, rule.comment.as_deref());
+            comment_udata(w, NFTA_RULE_USERDATA, rule.comment.as_deref());
         })
     }
 
     /// A set; the id is only there to tell several new ones of a batch apart.
     fn add_set(self, set: &Set, id: u32) -> Message {
-        self.message(msg::NEWSET, NLM_F_CREATE, |w| {
-            w.string(1, self.table);
-            w.string(2, &set.name);
-            w.be32(3, set_flags(set));
-            w.be32(4, set.key.number());
-            w.be32(5, set.key.len() as u32);
+        self.message(NFT_MSG_NEWSET, NLM_F_CREATE, |w| {
+            w.string(NFTA_SET_TABLE, self.table);
+            w.string(NFTA_SET_NAME, &set.name);
+            w.be32(NFTA_SET_FLAGS, set_flags(set));
+            w.be32(NFTA_SET_KEY_TYPE, set.key.number());
+            w.be32(NFTA_SET_KEY_LEN, set.key.len() as u32);
             match &set.data {
                 SetData::None => {}
                 SetData::Verdict => {
-                    w.be32(6, DATA_VERDICT);
-                    // The size of `struct nft_verdict`, as nft gives it.
-                    w.be32(7, 16);
+                    w.be32(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT);
+                    w.be32(NFTA_SET_DATA_LEN, NFT_VERDICT_LEN);
                 }
                 SetData::Fields(fields) => {
-                    w.be32(6, fields.number());
-                    w.be32(7, fields.len() as u32);
+                    w.be32(NFTA_SET_DATA_TYPE, fields.number());
+                    w.be32(NFTA_SET_DATA_LEN, fields.len() as u32);
                 }
             }
-            w.be32(10, id);
+            w.be32(NFTA_SET_ID, id);
             if let Some(timeout) = set.timeout_ms {
-                w.be64(11, timeout);
+                w.be64(NFTA_SET_TIMEOUT, timeout);
             }
             set_description(w, set);
-            w.bytes(13, &set_userdata(set));
+            w.bytes(NFTA_SET_USERDATA, &set_userdata(set));
         })
     }
 
@@ -216,13 +217,13 @@ impl Encoder<'_> {
         elements: &[Element],
         out: &mut Vec<Message>,
     ) {
-        let with_data = kind == msg::NEWSETELEM;
+        let with_data = kind == NFT_MSG_NEWSETELEM;
         let mut rest = elements.iter().peekable();
         while rest.peek().is_some() {
             out.push(self.message(kind, flags, |w| {
-                w.string(1, self.table);
-                w.string(2, set);
-                let list = w.open(3);
+                w.string(NFTA_SET_ELEM_LIST_TABLE, self.table);
+                w.string(NFTA_SET_ELEM_LIST_SET, set);
+                let list = w.open(NFTA_SET_ELEM_LIST_ELEMENTS);
                 while w.0.len() - list < ELEMENTS_LIMIT
                     && let Some(e) = rest.next()
                 {
@@ -237,9 +238,10 @@ impl Encoder<'_> {
     /// of one set of it. To be sent with `NLM_F_DUMP`.
     pub fn dump(self, kind: u16, set: Option<&str>) -> Message {
         self.message(kind, NLM_F_DUMP, |w| {
-            w.string(1, self.table);
+            // The table is attribute 1 of every kind.
+            w.string(NFTA_SET_ELEM_LIST_TABLE, self.table);
             if let Some(set) = set {
-                w.string(2, set);
+                w.string(NFTA_SET_ELEM_LIST_SET, set);
             }
         })
     }
@@ -247,10 +249,10 @@ impl Encoder<'_> {
     /// Asks for the elements of these keys of a set. Each is answered with a message of its own, in
     /// order; at the first that is not there the answer ends with `ENOENT`.
     pub fn get_elements<'e>(self, set: &str, keys: impl Iterator<Item = &'e Element>) -> Message {
-        self.message(msg::GETSETELEM, 0, |w| {
-            w.string(1, self.table);
-            w.string(2, set);
-            let list = w.open(3);
+        self.message(NFT_MSG_GETSETELEM, 0, |w| {
+            w.string(NFTA_SET_ELEM_LIST_TABLE, self.table);
+            w.string(NFTA_SET_ELEM_LIST_SET, set);
+            let list = w.open(NFTA_SET_ELEM_LIST_ELEMENTS);
             for key in keys {
                 element(w, key, false);
             }
@@ -262,67 +264,64 @@ impl Encoder<'_> {
     /// nobody else can change it meanwhile (`NFT_TABLE_F_OWNER`, Linux 5.12); the kernel refuses
     /// it (`EOPNOTSUPP`) where it does not know owners.
     pub fn owned_table(self, comment: &str) -> Message {
-        self.message(msg::NEWTABLE, NLM_F_CREATE, |w| {
-            w.string(1, self.table);
-            w.be32(2, 2);
-            comment_udata(w, 6, Some(comment));
-        })
+        self.add_table(NFT_TABLE_F_OWNER, Some(comment))
     }
 
     /// Asks for the table itself; the answer is the table or `ENOENT`.
     pub fn get_table(self) -> Message {
-        self.message(msg::GETTABLE, 0, |w| w.string(1, self.table))
+        self.message(NFT_MSG_GETTABLE, 0, |w| {
+            w.string(NFTA_TABLE_NAME, self.table)
+        })
     }
 }
 
 fn comment_udata(w: &mut Writer<'_>, kind: u16, comment: Option<&str>) {
     if let Some(comment) = comment {
         let mut bytes = Vec::new();
-        udata::put_comment(&mut bytes, UDATA_COMMENT, comment);
+        udata::put_comment(&mut bytes, NFTNL_UDATA_COMMENT, comment);
         w.bytes(kind, &bytes);
     }
 }
 
 fn base_chain(w: &mut Writer<'_>, base: &BaseChain) {
-    w.nest(4, |w| {
-        w.be32(1, base.hook.number());
-        w.bytes(2, &base.priority.to_be_bytes());
+    w.nest(NFTA_CHAIN_HOOK, |w| {
+        w.be32(NFTA_HOOK_HOOKNUM, base.hook.number());
+        w.be32(NFTA_HOOK_PRIORITY, base.priority.cast_unsigned());
     });
-    w.be32(5, base.policy.number());
-    w.string(7, base.kind.name());
+    w.be32(NFTA_CHAIN_POLICY, base.policy.number());
+    w.string(NFTA_CHAIN_TYPE, base.kind.name());
 }
 
 fn element(w: &mut Writer<'_>, e: &Element, with_data: bool) {
-    w.nest(1, |w| {
-        encode_expr::data(w, 1, &e.key);
+    w.nest(NFTA_LIST_ELEM, |w| {
+        encode_expr::data(w, NFTA_SET_ELEM_KEY, &e.key);
         if let Some(end) = &e.key_end {
-            encode_expr::data(w, 10, end);
+            encode_expr::data(w, NFTA_SET_ELEM_KEY_END, end);
         }
         if e.interval_end {
-            // `NFT_SET_ELEM_INTERVAL_END`.
-            w.be32(3, 1);
+            w.be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
         }
         if !with_data {
             return;
         }
         match &e.data {
             Data::None => {}
-            Data::Value(value) => encode_expr::data(w, 2, value),
-            Data::Verdict(v) => w.nest(2, |w| encode_expr::verdict_data(w, v)),
+            Data::Value(value) => encode_expr::data(w, NFTA_SET_ELEM_DATA, value),
+            Data::Verdict(v) => encode_expr::verdict_data(w, NFTA_SET_ELEM_DATA, v),
         }
         if let Some(timeout) = e.timeout_ms {
-            w.be64(4, timeout);
+            w.be64(NFTA_SET_ELEM_TIMEOUT, timeout);
         }
         if e.comment.is_some() || e.open_end {
             let mut bytes = Vec::new();
             if let Some(comment) = &e.comment {
-                udata::put_comment(&mut bytes, UDATA_COMMENT, comment);
+                udata::put_comment(&mut bytes, NFTNL_UDATA_COMMENT, comment);
             }
             if e.open_end {
-                let flags = elem_udata::INTERVAL_OPEN.to_ne_bytes();
-                udata::put(&mut bytes, elem_udata::FLAGS, &flags);
+                let flags = SET_ELEM_F_INTERVAL_OPEN.to_ne_bytes();
+                udata::put(&mut bytes, NFTNL_UDATA_SET_ELEM_FLAGS, &flags);
             }
-            w.bytes(6, &bytes);
+            w.bytes(NFTA_SET_ELEM_USERDATA, &bytes);
         }
     });
 }
@@ -337,13 +336,13 @@ fn set_flags(set: &Set) -> u32 {
     } = set.flags;
     let mut flags = 0;
     let mut add = |on: bool, flag: u32| flags |= if on { flag } else { 0 };
-    add(anonymous, set_flag::ANONYMOUS);
-    add(constant, set_flag::CONSTANT);
-    add(interval, set_flag::INTERVAL);
-    add(interval && set.key.is_concatenation(), set_flag::CONCAT);
-    add(set.data != SetData::None, set_flag::MAP);
-    add(timeout, set_flag::TIMEOUT);
-    add(dynamic, set_flag::EVAL);
+    add(anonymous, NFT_SET_ANONYMOUS);
+    add(constant, NFT_SET_CONSTANT);
+    add(interval, NFT_SET_INTERVAL);
+    add(interval && set.key.is_concatenation(), NFT_SET_CONCAT);
+    add(set.data != SetData::None, NFT_SET_MAP);
+    add(timeout, NFT_SET_TIMEOUT);
+    add(dynamic, NFT_SET_EVAL);
     flags
 }
 
@@ -353,14 +352,16 @@ fn set_description(w: &mut Writer<'_>, set: &Set) {
     if set.size.is_none() && !fields {
         return;
     }
-    w.nest(9, |w| {
+    w.nest(NFTA_SET_DESC, |w| {
         if let Some(size) = set.size {
-            w.be32(1, size);
+            w.be32(NFTA_SET_DESC_SIZE, size);
         }
         if fields {
-            w.nest(2, |w| {
+            w.nest(NFTA_SET_DESC_CONCAT, |w| {
                 for t in set.key.types() {
-                    w.nest(1, |w| w.be32(1, t.size() as u32));
+                    w.nest(NFTA_LIST_ELEM, |w| {
+                        w.be32(NFTA_SET_FIELD_LEN, t.size() as u32)
+                    });
                 }
             });
         }
@@ -372,7 +373,7 @@ fn set_userdata(set: &Set) -> Vec<u8> {
     let mut out = Vec::new();
     udata::put(
         &mut out,
-        set_udata::KEY_BYTEORDER,
+        NFTNL_UDATA_SET_KEYBYTEORDER,
         &byteorder(&set.key).to_ne_bytes(),
     );
     let is_map = set.data != SetData::None;
@@ -381,17 +382,21 @@ fn set_userdata(set: &Set) -> Vec<u8> {
             SetData::Fields(fields) => byteorder(fields),
             SetData::None | SetData::Verdict => 0,
         };
-        udata::put(&mut out, set_udata::DATA_BYTEORDER, &order.to_ne_bytes());
+        udata::put(
+            &mut out,
+            NFTNL_UDATA_SET_DATABYTEORDER,
+            &order.to_ne_bytes(),
+        );
     }
-    put_typeof(&mut out, set_udata::KEY_TYPEOF, &set.key);
+    put_typeof(&mut out, NFTNL_UDATA_SET_KEY_TYPEOF, &set.key);
     if let SetData::Fields(fields) = &set.data {
-        put_typeof(&mut out, set_udata::DATA_TYPEOF, fields);
+        put_typeof(&mut out, NFTNL_UDATA_SET_DATA_TYPEOF, fields);
     }
     if is_map {
-        udata::put(&mut out, set_udata::DATA_INTERVAL, &[0; 4]);
+        udata::put(&mut out, NFTNL_UDATA_SET_DATA_INTERVAL, &[0; 4]);
     }
     if let Some(comment) = &set.comment {
-        udata::put_comment(&mut out, set_udata::COMMENT, comment);
+        udata::put_comment(&mut out, NFTNL_UDATA_SET_COMMENT, comment);
     }
     out
 }
@@ -401,7 +406,7 @@ fn byteorder(fields: &Fields) -> u32 {
     if fields.is_concatenation() {
         0
     } else {
-        set_udata::BIG_ENDIAN
+        BYTEORDER_BIG_ENDIAN
     }
 }
 
@@ -410,7 +415,7 @@ fn put_typeof(out: &mut Vec<u8>, kind: u8, fields: &Fields) {
     let mut value = Vec::new();
     match fields {
         Fields::Types(types) if types.len() < 2 => return,
-        Fields::Types(_) => put_expr(&mut value, set_udata::EXPR_CONCAT, &[]),
+        Fields::Types(_) => put_expr(&mut value, EXPR_CONCAT, &[]),
         Fields::Typeof(selectors) => match selectors.as_slice() {
             [one] => put_selector(&mut value, *one),
             many => {
@@ -420,7 +425,7 @@ fn put_typeof(out: &mut Vec<u8>, kind: u8, fields: &Fields) {
                     put_selector(&mut part, *selector);
                     udata::put(&mut parts, number as u8, &part);
                 }
-                put_expr(&mut value, set_udata::EXPR_CONCAT, &parts);
+                put_expr(&mut value, EXPR_CONCAT, &parts);
             }
         },
     }
@@ -428,8 +433,8 @@ fn put_typeof(out: &mut Vec<u8>, kind: u8, fields: &Fields) {
 }
 
 fn put_expr(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
-    udata::put(out, set_udata::TYPEOF_EXPR, &kind.to_ne_bytes());
-    udata::put(out, set_udata::TYPEOF_DATA, data);
+    udata::put(out, NFTNL_UDATA_SET_TYPEOF_EXPR, &kind.to_ne_bytes());
+    udata::put(out, NFTNL_UDATA_SET_TYPEOF_DATA, data);
 }
 
 fn put_selector(out: &mut Vec<u8>, selector: Selector) {
@@ -445,38 +450,14 @@ impl Selector {
     /// The kind of expression and its numbers in nft's user data: protocol and field for a payload,
     /// the key for meta, kind, modulus and offset for numgen.
     pub(super) fn userdata(self) -> (u32, &'static [u32]) {
-        use set_udata::{EXPR_META, EXPR_NUMGEN, EXPR_PAYLOAD, PROTO_IP, PROTO_IP6, PROTO_TH};
         match self {
-            Selector::IpSaddr => (EXPR_PAYLOAD, &[PROTO_IP, 11]),
-            Selector::IpDaddr => (EXPR_PAYLOAD, &[PROTO_IP, 12]),
-            Selector::Ip6Saddr => (EXPR_PAYLOAD, &[PROTO_IP6, 8]),
-            Selector::Ip6Daddr => (EXPR_PAYLOAD, &[PROTO_IP6, 9]),
+            Selector::IpSaddr => (EXPR_PAYLOAD, &[PROTO_DESC_IP, 11]),
+            Selector::IpDaddr => (EXPR_PAYLOAD, &[PROTO_DESC_IP, 12]),
+            Selector::Ip6Saddr => (EXPR_PAYLOAD, &[PROTO_DESC_IP6, 8]),
+            Selector::Ip6Daddr => (EXPR_PAYLOAD, &[PROTO_DESC_IP6, 9]),
             Selector::L4proto => (EXPR_META, &[16]),
-            Selector::Dport => (EXPR_PAYLOAD, &[PROTO_TH, 2]),
+            Selector::Dport => (EXPR_PAYLOAD, &[PROTO_DESC_TH, 2]),
             Selector::RandomIndex => (EXPR_NUMGEN, &[1, 1, 0]),
-        }
-    }
-}
-
-impl Hook {
-    /// `NF_INET_*`.
-    pub fn number(self) -> u32 {
-        match self {
-            Hook::Prerouting => 0,
-            Hook::Input => 1,
-            Hook::Forward => 2,
-            Hook::Output => 3,
-            Hook::Postrouting => 4,
-        }
-    }
-}
-
-impl Policy {
-    /// `NF_DROP` or `NF_ACCEPT`.
-    pub fn number(self) -> u32 {
-        match self {
-            Policy::Drop => 0,
-            Policy::Accept => 1,
         }
     }
 }

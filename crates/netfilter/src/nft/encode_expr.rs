@@ -1,27 +1,17 @@
-//! Expressions to attributes (`NFTA_LIST_ELEM` of `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`).
+//! Expressions to attributes (`NFTA_LIST_ELEM` of `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`), and the
+//! kernel's numbers of their enumerations.
 
-use super::consts::verdict as code;
+use super::consts::*;
 use super::expr::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto,
-    MetaKey, Nat, NatKind, NumgenKind, PayloadBase, Reg, Reject,
+    MetaKey, NatKind, NumgenKind, PayloadBase, Reg, Reject,
 };
-use super::object::{Family, Verdict};
+use super::object::{Family, Hook, Policy, Verdict};
 use super::value::Value;
-use crate::netlink::Writer;
-
-impl Family {
-    /// `NFPROTO_*`.
-    pub fn number(self) -> u8 {
-        match self {
-            Family::Inet => 1,
-            Family::Ip => 2,
-            Family::Ip6 => 10,
-        }
-    }
-}
+use crate::netlink::{DecodeError, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Writer};
 
 impl Expr {
-    /// The kernel's name of the expression.
+    /// Return the kernel's name of the expression (`NFTA_EXPR_NAME`).
     pub fn kernel_name(&self) -> &'static str {
         match self {
             Expr::Payload { .. } => "payload",
@@ -46,11 +36,11 @@ impl Expr {
     }
 }
 
-/// A list element with an expression in it.
+/// Write a list element that contains an expression.
 pub(super) fn expr(w: &mut Writer<'_>, expr: &Expr) {
-    w.nest(1, |w| {
-        w.string(1, expr.kernel_name());
-        w.nest(2, |w| body(w, expr));
+    w.nest(NFTA_LIST_ELEM, |w| {
+        w.string(NFTA_EXPR_NAME, expr.kernel_name());
+        w.nest(NFTA_EXPR_DATA, |w| body(w, expr));
     });
 }
 
@@ -58,6 +48,10 @@ fn reg(w: &mut Writer<'_>, kind: u16, reg: Reg) {
     w.be32(kind, reg.number());
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "exhaustive match over all expressions"
+)]
 fn body(w: &mut Writer<'_>, expr: &Expr) {
     match expr {
         Expr::Payload {
@@ -66,23 +60,23 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
             len,
             dreg,
         } => {
-            reg(w, 1, *dreg);
-            w.be32(2, base.number());
-            w.be32(3, *offset);
-            w.be32(4, *len);
+            reg(w, NFTA_PAYLOAD_DREG, *dreg);
+            w.be32(NFTA_PAYLOAD_BASE, base.number());
+            w.be32(NFTA_PAYLOAD_OFFSET, *offset);
+            w.be32(NFTA_PAYLOAD_LEN, *len);
         }
         Expr::Meta { key, dreg } => {
-            w.be32(2, key.number());
-            reg(w, 1, *dreg);
+            w.be32(NFTA_META_KEY, key.number());
+            reg(w, NFTA_META_DREG, *dreg);
         }
         Expr::MetaSet { key, sreg } => {
-            w.be32(2, key.number());
-            reg(w, 3, *sreg);
+            w.be32(NFTA_META_KEY, key.number());
+            reg(w, NFTA_META_SREG, *sreg);
         }
         Expr::Cmp { op, sreg, value } => {
-            reg(w, 1, *sreg);
-            w.be32(2, op.number());
-            data(w, 3, value);
+            reg(w, NFTA_CMP_SREG, *sreg);
+            w.be32(NFTA_CMP_OP, op.number());
+            data(w, NFTA_CMP_DATA, value);
         }
         Expr::Bitwise {
             sreg,
@@ -90,11 +84,11 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
             mask,
             xor,
         } => {
-            reg(w, 1, *sreg);
-            reg(w, 2, *dreg);
-            w.be32(3, mask.len() as u32);
-            data(w, 4, mask);
-            data(w, 5, xor);
+            reg(w, NFTA_BITWISE_SREG, *sreg);
+            reg(w, NFTA_BITWISE_DREG, *dreg);
+            w.be32(NFTA_BITWISE_LEN, mask.len() as u32);
+            data(w, NFTA_BITWISE_MASK, mask);
+            data(w, NFTA_BITWISE_XOR, xor);
         }
         Expr::Byteorder {
             sreg,
@@ -103,41 +97,46 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
             len,
             size,
         } => {
-            reg(w, 1, *sreg);
-            reg(w, 2, *dreg);
-            w.be32(3, op.number());
-            w.be32(4, *len);
-            w.be32(5, *size);
+            reg(w, NFTA_BYTEORDER_SREG, *sreg);
+            reg(w, NFTA_BYTEORDER_DREG, *dreg);
+            w.be32(NFTA_BYTEORDER_OP, op.number());
+            w.be32(NFTA_BYTEORDER_LEN, *len);
+            w.be32(NFTA_BYTEORDER_SIZE, *size);
         }
         Expr::Lookup {
             set,
             sreg,
             into,
             inverted,
-        } => lookup(w, set, *sreg, *into, *inverted),
+        } => {
+            w.string(NFTA_LOOKUP_SET, set);
+            reg(w, NFTA_LOOKUP_SREG, *sreg);
+            match into {
+                LookupInto::Nothing => {}
+                LookupInto::Register(dreg) => reg(w, NFTA_LOOKUP_DREG, *dreg),
+                LookupInto::Verdict => w.be32(NFTA_LOOKUP_DREG, NFT_REG_VERDICT),
+            }
+            if *inverted {
+                w.be32(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
+            }
+        }
         Expr::Immediate { value, dreg } => {
-            reg(w, 1, *dreg);
-            data(w, 2, value);
+            reg(w, NFTA_IMMEDIATE_DREG, *dreg);
+            data(w, NFTA_IMMEDIATE_DATA, value);
         }
         Expr::Verdict(v) => {
-            w.be32(1, 0);
-            w.nest(2, |w| verdict_data(w, v));
+            w.be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
+            verdict_data(w, NFTA_IMMEDIATE_DATA, v);
         }
-        other => statement(w, other),
-    }
-}
-
-fn statement(w: &mut Writer<'_>, expr: &Expr) {
-    match expr {
         Expr::Ct {
             key,
             direction,
             dreg,
         } => {
-            w.be32(2, key.number());
-            reg(w, 1, *dreg);
+            w.be32(NFTA_CT_KEY, key.number());
+            reg(w, NFTA_CT_DREG, *dreg);
             if let Some(direction) = direction {
-                w.bytes(3, &[direction.number()]);
+                w.bytes(NFTA_CT_DIRECTION, &[direction.number()]);
             }
         }
         Expr::Fib {
@@ -145,9 +144,9 @@ fn statement(w: &mut Writer<'_>, expr: &Expr) {
             result,
             dreg,
         } => {
-            reg(w, 1, *dreg);
-            w.be32(2, result.number());
-            w.be32(3, address.number());
+            reg(w, NFTA_FIB_DREG, *dreg);
+            w.be32(NFTA_FIB_RESULT, result.number());
+            w.be32(NFTA_FIB_FLAGS, address.number());
         }
         Expr::Numgen {
             kind,
@@ -155,10 +154,10 @@ fn statement(w: &mut Writer<'_>, expr: &Expr) {
             offset,
             dreg,
         } => {
-            reg(w, 1, *dreg);
-            w.be32(2, *modulus);
-            w.be32(3, kind.number());
-            w.be32(4, *offset);
+            reg(w, NFTA_NG_DREG, *dreg);
+            w.be32(NFTA_NG_MODULUS, *modulus);
+            w.be32(NFTA_NG_TYPE, kind.number());
+            w.be32(NFTA_NG_OFFSET, *offset);
         }
         Expr::Dynset {
             set,
@@ -167,126 +166,107 @@ fn statement(w: &mut Writer<'_>, expr: &Expr) {
             data,
             timeout_ms,
         } => {
-            w.string(1, set);
-            w.be32(3, op.number());
-            reg(w, 4, *key);
+            w.string(NFTA_DYNSET_SET_NAME, set);
+            w.be32(NFTA_DYNSET_OP, op.number());
+            reg(w, NFTA_DYNSET_SREG_KEY, *key);
             if let Some(data) = data {
-                reg(w, 5, *data);
+                reg(w, NFTA_DYNSET_SREG_DATA, *data);
             }
             if let Some(timeout) = timeout_ms {
-                w.be64(6, *timeout);
+                w.be64(NFTA_DYNSET_TIMEOUT, *timeout);
             }
         }
-        Expr::Nat(n) => nat(w, n),
-        Expr::Masquerade { flags } => w.be32(1, *flags),
+        Expr::Nat(nat) => {
+            w.be32(NFTA_NAT_TYPE, nat.kind.number());
+            w.be32(NFTA_NAT_FAMILY, u32::from(nat.family.number()));
+            if let Some(address) = nat.address {
+                reg(w, NFTA_NAT_REG_ADDR_MIN, address);
+            }
+            if let Some(port) = nat.port {
+                reg(w, NFTA_NAT_REG_PROTO_MIN, port);
+            }
+            if nat.flags != 0 {
+                w.be32(NFTA_NAT_FLAGS, nat.flags);
+            }
+        }
+        Expr::Masquerade { flags } => w.be32(NFTA_MASQ_FLAGS, *flags),
         Expr::Redirect { port, flags } => {
             if let Some(port) = port {
-                reg(w, 1, *port);
+                reg(w, NFTA_REDIR_REG_PROTO_MIN, *port);
             }
             if *flags != 0 {
-                w.be32(3, *flags);
+                w.be32(NFTA_REDIR_FLAGS, *flags);
             }
         }
         Expr::Reject(reject) => {
             let (kind, code) = reject.numbers();
-            w.be32(1, kind);
-            w.bytes(2, &[code]);
+            w.be32(NFTA_REJECT_TYPE, kind);
+            w.bytes(NFTA_REJECT_ICMP_CODE, &[code]);
         }
         Expr::Counter { packets, bytes } => {
-            w.be64(1, *bytes);
-            w.be64(2, *packets);
+            w.be64(NFTA_COUNTER_BYTES, *bytes);
+            w.be64(NFTA_COUNTER_PACKETS, *packets);
         }
-        Expr::Limit { per_second, burst } => {
-            w.be64(1, *per_second);
-            // The unit in seconds; packets, not bytes.
-            w.be64(2, 1);
-            w.be32(3, *burst);
-            w.be32(4, 0);
+        Expr::Limit { rate, unit, burst } => {
+            w.be64(NFTA_LIMIT_RATE, *rate);
+            w.be64(NFTA_LIMIT_UNIT, *unit);
+            w.be32(NFTA_LIMIT_BURST, *burst);
+            w.be32(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
         }
         Expr::Objref { kind, name } => {
-            w.be32(1, *kind);
-            w.string(2, name);
+            w.be32(NFTA_OBJREF_IMM_TYPE, *kind);
+            w.string(NFTA_OBJREF_IMM_NAME, name);
         }
-        // Everything else is in `body`.
-        _ => {}
     }
 }
 
-fn lookup(w: &mut Writer<'_>, set: &str, sreg: Reg, into: LookupInto, inverted: bool) {
-    w.string(1, set);
-    reg(w, 2, sreg);
-    match into {
-        LookupInto::Nothing => {}
-        LookupInto::Register(dreg) => reg(w, 3, dreg),
-        // `NFT_REG_VERDICT`.
-        LookupInto::Verdict => w.be32(3, 0),
-    }
-    if inverted {
-        // `NFT_LOOKUP_F_INV`.
-        w.be32(5, 1);
-    }
-}
-
-fn nat(w: &mut Writer<'_>, nat: &Nat) {
-    w.be32(1, nat.kind.number());
-    w.be32(2, u32::from(nat.family.number()));
-    if let Some(address) = nat.address {
-        reg(w, 3, address);
-    }
-    if let Some(port) = nat.port {
-        reg(w, 5, port);
-    }
-    if nat.flags != 0 {
-        w.be32(7, nat.flags);
-    }
-}
-
-/// `NFTA_DATA_VALUE` in an attribute.
+/// Write an attribute that contains a value (`NFTA_DATA_VALUE`).
 pub(super) fn data(w: &mut Writer<'_>, kind: u16, value: &Value) {
-    w.nest(kind, |w| w.bytes(1, value.as_bytes()));
+    w.nest(kind, |w| w.bytes(NFTA_DATA_VALUE, value.as_bytes()));
 }
 
-/// `NFTA_DATA_VERDICT`, to go into a data attribute.
-pub(super) fn verdict_data(w: &mut Writer<'_>, v: &Verdict) {
-    verdict(w, 2, v);
+/// Write an attribute that contains a verdict (`NFTA_DATA_VERDICT`).
+pub(super) fn verdict_data(w: &mut Writer<'_>, kind: u16, v: &Verdict) {
+    w.nest(kind, |w| verdict(w, NFTA_DATA_VERDICT, v));
 }
 
-/// A verdict (`enum nft_verdict_attributes`) in an attribute.
+/// Write a verdict (`enum nft_verdict_attributes`).
 pub(super) fn verdict(w: &mut Writer<'_>, kind: u16, v: &Verdict) {
     w.nest(kind, |w| {
-        let (number, chain) = match v {
-            Verdict::Drop => (code::DROP, None),
-            Verdict::Accept => (code::ACCEPT, None),
-            Verdict::Continue => (code::CONTINUE, None),
-            Verdict::Return => (code::RETURN, None),
-            Verdict::Jump(chain) => (code::JUMP, Some(chain)),
-            Verdict::Goto(chain) => (code::GOTO, Some(chain)),
+        let code = match v {
+            Verdict::Drop => NF_DROP,
+            Verdict::Accept => NF_ACCEPT,
+            Verdict::Continue => NFT_CONTINUE,
+            Verdict::Return => NFT_RETURN,
+            Verdict::Jump(_) => NFT_JUMP,
+            Verdict::Goto(_) => NFT_GOTO,
         };
-        w.bytes(1, &number.to_be_bytes());
-        if let Some(chain) = chain {
-            w.string(2, chain);
+        w.be32(NFTA_VERDICT_CODE, code.cast_unsigned());
+        if let Some(chain) = v.chain() {
+            w.string(NFTA_VERDICT_CHAIN, chain);
         }
     });
 }
 
-/// Gives an enumeration its header's numbers, both ways.
+/// Implement the conversions between an enumeration and the header's numbers.
 macro_rules! numbers {
-    ($type:ident: $number:ty, $header:literal, $($variant:ident = $value:literal),+ $(,)?) => {
+    ($type:ident: $number:ty, $header:literal, $($variant:ident = $value:ident),+ $(,)?) => {
         impl $type {
-            #[doc = concat!("The number in `", $header, "`.")]
+            #[doc = concat!("Return the number in `", $header, "`.")]
             pub fn number(self) -> $number {
                 match self {
                     $($type::$variant => $value,)+
                 }
             }
 
-            #[doc = concat!("From the number in `", $header, "`.")]
-            pub(super) fn from_number(
-                number: $number,
-            ) -> Result<Self, crate::netlink::DecodeError> {
+            #[doc = concat!("Return the variant of a number in `", $header, "`.")]
+            ///
+            /// # Errors
+            /// [`DecodeError::Unknown`] for another number.
+            pub fn from_number(number: $number) -> Result<Self, DecodeError> {
                 match number {
                     $($value => Ok($type::$variant),)+
-                    other => Err(crate::netlink::DecodeError::Unknown {
+                    other => Err(DecodeError::Unknown {
                         what: $header,
                         value: u64::from(other),
                     }),
@@ -296,27 +276,60 @@ macro_rules! numbers {
     };
 }
 
-numbers!(PayloadBase: u32, "nft_payload_bases", LinkLayer = 0, Network = 1, Transport = 2);
-numbers!(MetaKey: u32, "nft_meta_keys", Protocol = 1, Mark = 3, Iif = 4, Oif = 5, IifName = 6,
-    OifName = 7, Nftrace = 12, Nfproto = 15, L4proto = 16);
-numbers!(CmpOp: u32, "nft_cmp_ops", Eq = 0, Neq = 1, Lt = 2, Lte = 3, Gt = 4, Gte = 5);
-numbers!(ByteorderOp: u32, "nft_byteorder_ops", NetworkToHost = 0, HostToNetwork = 1);
-numbers!(CtKey: u32, "nft_ct_keys", State = 0, Direction = 1, Status = 2, Mark = 3, ProtoSrc = 11,
-    ProtoDst = 12);
-numbers!(CtDirection: u8, "ip_conntrack_dir", Original = 0, Reply = 1);
-numbers!(FibAddress: u32, "nft_fib_flags", Source = 1, Destination = 2);
-numbers!(FibResult: u32, "nft_fib_result", Oif = 1, OifName = 2, AddressType = 3);
-numbers!(NumgenKind: u32, "nft_ng_types", Incremental = 0, Random = 1);
-numbers!(DynsetOp: u32, "nft_dynset_ops", Add = 0, Update = 1, Delete = 2);
-numbers!(NatKind: u32, "nft_nat_types", Source = 0, Destination = 1);
+numbers!(Family: u8, "NFPROTO", Inet = NFPROTO_INET, Ip = NFPROTO_IPV4, Ip6 = NFPROTO_IPV6);
+numbers!(Hook: u32, "nf_inet_hooks", Prerouting = NF_INET_PRE_ROUTING, Input = NF_INET_LOCAL_IN,
+    Forward = NF_INET_FORWARD, Output = NF_INET_LOCAL_OUT, Postrouting = NF_INET_POST_ROUTING);
+numbers!(PayloadBase: u32, "nft_payload_bases", LinkLayer = NFT_PAYLOAD_LL_HEADER,
+    Network = NFT_PAYLOAD_NETWORK_HEADER, Transport = NFT_PAYLOAD_TRANSPORT_HEADER);
+numbers!(MetaKey: u32, "nft_meta_keys", Protocol = NFT_META_PROTOCOL, Mark = NFT_META_MARK,
+    Iif = NFT_META_IIF, Oif = NFT_META_OIF, IifName = NFT_META_IIFNAME,
+    OifName = NFT_META_OIFNAME, Nftrace = NFT_META_NFTRACE, Nfproto = NFT_META_NFPROTO,
+    L4proto = NFT_META_L4PROTO);
+numbers!(CmpOp: u32, "nft_cmp_ops", Eq = NFT_CMP_EQ, Neq = NFT_CMP_NEQ, Lt = NFT_CMP_LT,
+    Lte = NFT_CMP_LTE, Gt = NFT_CMP_GT, Gte = NFT_CMP_GTE);
+numbers!(ByteorderOp: u32, "nft_byteorder_ops", NetworkToHost = NFT_BYTEORDER_NTOH,
+    HostToNetwork = NFT_BYTEORDER_HTON);
+numbers!(CtKey: u32, "nft_ct_keys", State = NFT_CT_STATE, Direction = NFT_CT_DIRECTION,
+    Status = NFT_CT_STATUS, Mark = NFT_CT_MARK, ProtoSrc = NFT_CT_PROTO_SRC,
+    ProtoDst = NFT_CT_PROTO_DST);
+numbers!(CtDirection: u8, "ip_conntrack_dir", Original = IP_CT_DIR_ORIGINAL,
+    Reply = IP_CT_DIR_REPLY);
+numbers!(FibAddress: u32, "nft_fib_flags", Source = NFTA_FIB_F_SADDR,
+    Destination = NFTA_FIB_F_DADDR);
+numbers!(FibResult: u32, "nft_fib_result", Oif = NFT_FIB_RESULT_OIF,
+    OifName = NFT_FIB_RESULT_OIFNAME, AddressType = NFT_FIB_RESULT_ADDRTYPE);
+numbers!(NumgenKind: u32, "nft_ng_types", Incremental = NFT_NG_INCREMENTAL,
+    Random = NFT_NG_RANDOM);
+numbers!(DynsetOp: u32, "nft_dynset_ops", Add = NFT_DYNSET_OP_ADD, Update = NFT_DYNSET_OP_UPDATE,
+    Delete = NFT_DYNSET_OP_DELETE);
+numbers!(NatKind: u32, "nft_nat_types", Source = NFT_NAT_SNAT, Destination = NFT_NAT_DNAT);
+
+impl Policy {
+    /// Return `NF_DROP` or `NF_ACCEPT`.
+    pub fn number(self) -> u32 {
+        match self {
+            Policy::Drop => NF_DROP.cast_unsigned(),
+            Policy::Accept => NF_ACCEPT.cast_unsigned(),
+        }
+    }
+
+    /// Return the policy of a number; every number but `NF_DROP` accepts.
+    pub fn from_number(number: u32) -> Self {
+        if number == NF_DROP.cast_unsigned() {
+            Policy::Drop
+        } else {
+            Policy::Accept
+        }
+    }
+}
 
 impl Reject {
-    /// Type (`enum nft_reject_types`) and code.
+    /// Return the type (`enum nft_reject_types`) and the code.
     pub(super) fn numbers(self) -> (u32, u8) {
         match self {
-            Reject::Icmp(code) => (0, code),
-            Reject::TcpReset => (1, 0),
-            Reject::Icmpx(code) => (2, code),
+            Reject::Icmp(code) => (NFT_REJECT_ICMP_UNREACH, code),
+            Reject::TcpReset => (NFT_REJECT_TCP_RST, 0),
+            Reject::Icmpx(code) => (NFT_REJECT_ICMPX_UNREACH, code),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Expressions: what a rule is made of. Each names the registers it reads and writes.
 
+use super::consts::{NFT_REG_1, NFT_REG_4, NFT_REG32_00, NFT_REG32_15};
 use super::object::{Family, Verdict};
 use super::value::Value;
 
@@ -35,17 +36,17 @@ impl Reg {
     /// The number in messages.
     pub fn number(self) -> u32 {
         if self.0.is_multiple_of(4) {
-            1 + u32::from(self.0) / 4
+            NFT_REG_1 + u32::from(self.0) / 4
         } else {
-            8 + u32::from(self.0)
+            NFT_REG32_00 + u32::from(self.0)
         }
     }
 
     /// The register of a number in a message; `None` for the verdict register and for no register.
     pub fn from_number(number: u32) -> Option<Self> {
         match number {
-            1..=4 => Some(Self((number as u8 - 1) * 4)),
-            8..=23 => Some(Self(number as u8 - 8)),
+            NFT_REG_1..=NFT_REG_4 => Some(Self((number - NFT_REG_1) as u8 * 4)),
+            NFT_REG32_00..=NFT_REG32_15 => Some(Self((number - NFT_REG32_00) as u8)),
             _ => None,
         }
     }
@@ -199,8 +200,10 @@ pub enum Expr {
     },
     /// Goes on for so many packets only.
     Limit {
-        /// How many packets a second.
-        per_second: u64,
+        /// Packets per unit.
+        rate: u64,
+        /// The unit, in seconds.
+        unit: u64,
         /// How many at once.
         burst: u32,
     },
@@ -224,7 +227,7 @@ pub struct Nat {
     pub address: Option<Reg>,
     /// Where the port is.
     pub port: Option<Reg>,
-    /// `NF_NAT_RANGE_*`; see [`super::consts::NAT_MAP_IPS`].
+    /// `NF_NAT_RANGE_*`; see [`super::consts::NF_NAT_RANGE_MAP_IPS`].
     pub flags: u32,
 }
 

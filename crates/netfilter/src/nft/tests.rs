@@ -186,8 +186,11 @@ fn ends() -> impl Strategy<Value = Expr> {
         any::<u8>().prop_map(|code| Expr::Reject(Reject::Icmpx(code))),
         Just(Expr::Reject(Reject::TcpReset)),
         (any::<u64>(), any::<u64>()).prop_map(|(packets, bytes)| Expr::Counter { packets, bytes }),
-        (any::<u64>(), any::<u32>())
-            .prop_map(|(per_second, burst)| Expr::Limit { per_second, burst }),
+        (any::<u64>(), any::<u32>()).prop_map(|(rate, burst)| Expr::Limit {
+            rate,
+            unit: 60,
+            burst
+        }),
         (any::<u32>(), name()).prop_map(|(kind, name)| Expr::Objref { kind, name }),
     ]
 }
@@ -358,7 +361,7 @@ proptest! {
             oif,
         });
         let event = TraceEvent { id, mark, packet, ..event_of(kind) };
-        let decoded = decode(consts::msg::TRACE, &traced(&event)).unwrap();
+        let decoded = decode(consts::NFT_MSG_TRACE, &traced(&event)).unwrap();
         prop_assert_eq!(decoded.family, Some(Family::Ip));
         prop_assert_eq!(decoded.body, Body::Trace(event));
     }
@@ -517,8 +520,8 @@ fn corpus() -> Vec<(u16, Vec<u8>)> {
     w.be32(2, 1);
     w.string(3, "nft");
     let event = traced(&event_of(TraceKind::Return));
-    found.push((consts::msg::TRACE, event));
-    found.push((consts::msg::NEWGEN, generation));
+    found.push((consts::NFT_MSG_TRACE, event));
+    found.push((consts::NFT_MSG_NEWGEN, generation));
     found
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::consts::*;
 use super::decode_expr;
 use super::object::{Policy, Verdict};
 use crate::netlink::{Attribute, Attributes, DecodeError, need};
@@ -63,28 +64,29 @@ pub(super) fn decode(attrs: &[u8]) -> Result<TraceEvent, DecodeError> {
     for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
-            1 => table = Some(attr.string()?.to_owned()),
-            2 => chain = Some(attr.string()?.to_owned()),
-            3 => handle = Some(attr.be64()?),
-            4 => kind = Some(attr.be32()?),
-            5 => verdict = known_verdict(attr)?,
-            6 => id = Some(attr.be32()?),
-            8 => packet.addresses = addresses(attr.value),
-            9 => packet.ports = ports(attr.value),
-            10 => packet.iif = Some(attr.be32()?),
-            12 => packet.oif = Some(attr.be32()?),
-            14 => mark = attr.be32()?,
-            16 => policy = Some(attr.be32()?),
+            NFTA_TRACE_TABLE => table = Some(attr.string()?.to_owned()),
+            NFTA_TRACE_CHAIN => chain = Some(attr.string()?.to_owned()),
+            NFTA_TRACE_RULE_HANDLE => handle = Some(attr.be64()?),
+            NFTA_TRACE_TYPE => kind = Some(attr.be32()?),
+            NFTA_TRACE_VERDICT => verdict = known_verdict(attr)?,
+            NFTA_TRACE_ID => id = Some(attr.be32()?),
+            NFTA_TRACE_NETWORK_HEADER => packet.addresses = addresses(attr.value),
+            NFTA_TRACE_TRANSPORT_HEADER => packet.ports = ports(attr.value),
+            NFTA_TRACE_IIF => packet.iif = Some(attr.be32()?),
+            NFTA_TRACE_OIF => packet.oif = Some(attr.be32()?),
+            NFTA_TRACE_MARK => mark = attr.be32()?,
+            NFTA_TRACE_POLICY => policy = Some(attr.be32()?),
             _ => {}
         }
     }
-    let kind = match need(kind, WITHIN, 4)? {
-        1 => TraceKind::Policy(match need(policy, WITHIN, 16)? {
-            0 => Policy::Drop,
-            _ => Policy::Accept,
-        }),
-        2 => TraceKind::Return,
-        3 => match handle {
+    let kind = match need(kind, WITHIN, NFTA_TRACE_TYPE)? {
+        NFT_TRACETYPE_POLICY => TraceKind::Policy(Policy::from_number(need(
+            policy,
+            WITHIN,
+            NFTA_TRACE_POLICY,
+        )?)),
+        NFT_TRACETYPE_RETURN => TraceKind::Return,
+        NFT_TRACETYPE_RULE => match handle {
             Some(handle) => TraceKind::Rule { handle, verdict },
             None => TraceKind::ChainEnd,
         },
@@ -96,9 +98,9 @@ pub(super) fn decode(attrs: &[u8]) -> Result<TraceEvent, DecodeError> {
         }
     };
     Ok(TraceEvent {
-        id: need(id, WITHIN, 6)?,
-        table: need(table, WITHIN, 1)?,
-        chain: need(chain, WITHIN, 2)?,
+        id: need(id, WITHIN, NFTA_TRACE_ID)?,
+        table: need(table, WITHIN, NFTA_TRACE_TABLE)?,
+        chain: need(chain, WITHIN, NFTA_TRACE_CHAIN)?,
         kind,
         packet: (packet != TracedPacket::default()).then_some(packet),
         mark,
@@ -106,7 +108,7 @@ pub(super) fn decode(attrs: &[u8]) -> Result<TraceEvent, DecodeError> {
 }
 
 fn known_verdict(attr: Attribute<'_>) -> Result<Option<Verdict>, DecodeError> {
-    match decode_expr::decode_verdict(attr) {
+    match decode_expr::verdict(attr) {
         Ok(verdict) => Ok(Some(verdict)),
         Err(DecodeError::Unknown { .. }) => Ok(None),
         Err(error) => Err(error),

@@ -1,7 +1,7 @@
 //! Rules as text: what the registers hold, followed through the expressions.
 
-use super::super::consts::{ADDRESS_LOCAL, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE};
-use super::super::consts::{CT_STATE_NEW, CT_STATUS_DNAT, NAT_RANDOM_FULLY};
+use super::super::consts::{ICMP_PORT_UNREACH, ICMPV6_PORT_UNREACH, RTN_LOCAL};
+use super::super::consts::{IPS_DST_NAT, NF_CT_STATE_NEW_BIT, NF_NAT_RANGE_PROTO_RANDOM_FULLY};
 use super::super::expr::{
     CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto, MetaKey, Nat,
     NatKind, NumgenKind, PayloadBase, Reg, Reject,
@@ -269,15 +269,15 @@ impl Writer<'_> {
                 if matches!(op, "" | "!= ") && number() == Some(0) =>
             {
                 let word = match (held.kind, host_number(mask.as_bytes())) {
-                    (Kind::CtState, Some(CT_STATE_NEW)) => "new",
-                    (Kind::CtStatus, Some(CT_STATUS_DNAT)) => "dnat",
+                    (Kind::CtState, Some(NF_CT_STATE_NEW_BIT)) => "new",
+                    (Kind::CtStatus, Some(IPS_DST_NAT)) => "dnat",
                     _ => return Err(NoWords("a conntrack state that sluice does not ask for")),
                 };
                 let none = if op.is_empty() { "! " } else { "" };
                 self.say(format!("{} {none}{word}", held.text));
                 return Ok(());
             }
-            (Kind::FibType, None) if number() == Some(ADDRESS_LOCAL) => "local".to_owned(),
+            (Kind::FibType, None) if number() == Some(RTN_LOCAL) => "local".to_owned(),
             (Kind::Name, None) => name(bytes, held.len)?,
             (Kind::Data(t), None) => value::scalar(t, bytes),
             _ => return Err(NoWords("this comparison")),
@@ -438,8 +438,8 @@ impl Writer<'_> {
 
     fn reject(&mut self, reject: Reject) -> Result<(), NoWords> {
         let text = match (reject, self.family) {
-            (Reject::Icmp(ICMP_PORT_UNREACHABLE), Family::Ip)
-            | (Reject::Icmp(ICMPV6_PORT_UNREACHABLE), Family::Ip6) => "reject",
+            (Reject::Icmp(ICMP_PORT_UNREACH), Family::Ip)
+            | (Reject::Icmp(ICMPV6_PORT_UNREACH), Family::Ip6) => "reject",
             (Reject::TcpReset, _) => "reject with tcp reset",
             _ => return Err(NoWords("rejecting with a code that sluice does not use")),
         };
@@ -449,7 +449,7 @@ impl Writer<'_> {
 }
 
 fn nat_flags(flags: u32) -> &'static str {
-    if flags & NAT_RANDOM_FULLY != 0 {
+    if flags & NF_NAT_RANGE_PROTO_RANDOM_FULLY != 0 {
         " fully-random"
     } else {
         ""

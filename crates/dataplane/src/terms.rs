@@ -1,4 +1,4 @@
-//! The plan's terms in those of the rule language, as more than one mode needs them.
+//! The plan's terms as iptables rules, for iptables and ipvs mode.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use model::IpFamily;
 use netfilter::iptables::{Family, Header, Interface, Match, Negatable, Net, Rule, Target};
 use plan::LocalDetector;
 
-/// The family.
+/// The address family.
 pub(crate) fn rule_family(family: IpFamily) -> Family {
     match family {
         IpFamily::V4 => Family::Ipv4,
@@ -14,8 +14,8 @@ pub(crate) fn rule_family(family: IpFamily) -> Family {
     }
 }
 
-/// The header condition for traffic of this node's pods, or for all but it; `None` where it
-/// cannot be told.
+/// The header condition for traffic of this node's pods, or for all other traffic; `None` if local
+/// traffic is not detected.
 pub(crate) fn local_traffic(detector: &LocalDetector, negated: bool) -> Option<Header> {
     let interface = |value| Header {
         in_interface: Some(Negatable { negated, value }),
@@ -25,7 +25,7 @@ pub(crate) fn local_traffic(detector: &LocalDetector, negated: bool) -> Option<H
         LocalDetector::None => None,
         LocalDetector::Source(range) => {
             let value = Net::from(*range);
-            // A condition that always holds is none.
+            // A condition that is always true is omitted.
             let source =
                 (negated || !value.is_everything()).then_some(Negatable { negated, value });
             Some(Header {
@@ -34,7 +34,7 @@ pub(crate) fn local_traffic(detector: &LocalDetector, negated: bool) -> Option<H
             })
         }
         LocalDetector::Interface(name) => {
-            // A name that ends in + is a prefix to iptables, whoever wrote it.
+            // To iptables a name that ends in + is a prefix.
             Some(interface(match name.strip_suffix('+') {
                 Some(prefix) => Interface::Prefix(prefix.into()),
                 None => Interface::Name(name.as_str().into()),

@@ -1,4 +1,4 @@
-//! What the flags of ipvs mode do to a kernel that has IPVS: in a virtual machine.
+//! The effect of ipvs mode's flags on a kernel with IPVS, in a virtual machine.
 
 #![allow(missing_docs)]
 

@@ -1,6 +1,6 @@
-//! For every configuration that kube-proxy v1.36.2 was observed in, and both families: in iptables mode
-//! the rules equal its own, as `render` prints them, and as the kernel lists them after `proxy --once`,
-//! in both back ends; in nftables mode what `render` prints and what is programmed are the same.
+//! For every observed configuration of kube-proxy v1.36.2 and both families: in iptables mode the rules
+//! equal kube-proxy's, as printed by `render` and as listed by the kernel after `proxy --once`, in both
+//! back ends; in nftables mode `render` prints the programmed rules.
 
 #[path = "../../dataplane/tests/support/listing.rs"]
 mod listing;
@@ -38,7 +38,7 @@ fn proxy(case: &Configuration, host: &Host, mode: Mode) -> Command {
     command
 }
 
-/// What `render` prints.
+/// The output of `render`.
 fn rendered(case: &Configuration, folder: &Path, mode: Mode, family: &str) -> String {
     let config = folder.join("config.yaml");
     fs::write(&config, case.file(mode.name())).unwrap();
@@ -84,7 +84,7 @@ fn once(backend: &str) {
         let host = Host::new();
         let mut command = proxy(&case, &host, Mode::Iptables);
         command.arg(format!("--iptables-backend={backend}"));
-        // The second run finds everything in place, and has to leave it so.
+        // The second run must change nothing.
         for run in ["first", "second"] {
             let output = command.output().unwrap();
             assert!(output.status.success(), "{}", text(&output.stderr));
@@ -97,7 +97,7 @@ fn once(backend: &str) {
     }
 }
 
-/// Loads a table of a family in a namespace of its own; what `nft` lists of it.
+/// Load a table in a namespace of its own, and return the listing of `nft`.
 fn reloaded(table: &str, family: &str) -> Blocks {
     let host = Host::new();
     let folder = tempfile::tempdir().unwrap();
@@ -107,7 +107,7 @@ fn reloaded(table: &str, family: &str) -> Blocks {
     blocks(&host.sh(&format!("nft list table {family} kube-proxy")))
 }
 
-/// The exception: learning a client's endpoint from registers has no words in nft's language.
+/// The exception: learning a client's endpoint from registers cannot be expressed in nft syntax.
 fn without_learning(mut blocks: Blocks) -> Blocks {
     for rules in blocks.values_mut() {
         rules.retain(|rule| !rule.contains("affinity {"));
@@ -116,9 +116,9 @@ fn without_learning(mut blocks: Blocks) -> Blocks {
 }
 
 #[test]
-fn what_nftables_mode_programs_is_what_it_renders_and_what_nft_saves_and_loads() {
+fn nftables_mode_programs_the_rendered_rules_and_nft_can_reload_them() {
     let folder = tempfile::tempdir().unwrap();
-    // That one asks of this mode what no table can do.
+    // This configuration requires more than a table can do.
     let cases = CASES.into_iter().filter(|case| case.name != "no-localhost");
     let mut count = 0;
     for case in cases {

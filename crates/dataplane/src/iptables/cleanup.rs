@@ -1,4 +1,4 @@
-//! Removing every trace.
+//! Removal of every trace.
 
 use netfilter::iptables::{Chain, Table, Target};
 
@@ -6,12 +6,12 @@ use super::Observation;
 use super::names::{self, TABLES};
 use super::transaction::Writer;
 
-/// The input for `iptables-restore --noflush` that removes every chain of kube-proxy's (and so of
-/// sluice's) iptables mode and every rule of a built-in chain that leads into one. Empty where
-/// there is none.
+/// The input for `iptables-restore --noflush` that removes every chain of kube-proxy's (and thus
+/// sluice's) iptables mode and every jump to one from a built-in chain. Empty if no such chain
+/// exists.
 ///
-/// What others keep stays: a chain of ours that a rule of theirs leads into is emptied but not
-/// deleted, and where a kubelet keeps chains on the node, KUBE-FIREWALL is its own.
+/// Other programs' rules stay: a chain to which one of them jumps is flushed but not deleted, and
+/// KUBE-FIREWALL belongs to kubelet if kubelet has chains on the node.
 pub fn cleanup(observation: &Observation) -> String {
     let kubelet = observation.tables.values().any(|seen| seen.kubelet);
     remove(observation, |_, chain| {
@@ -19,16 +19,16 @@ pub fn cleanup(observation: &Observation) -> String {
     })
 }
 
-/// The same on a node where another mode is in force: the chains that it uses stay. KUBE-FIREWALL
-/// stays too, as with kube-proxy: it guards the loopback addresses that the iptables mode has
-/// opened (`route_localnet`).
+/// Like [`cleanup`], on a node where another mode is in force: the chains that it uses stay.
+/// KUBE-FIREWALL stays too, as with kube-proxy: it protects the loopback addresses that iptables
+/// mode has opened (`route_localnet`).
 pub fn leftovers(observation: &Observation, in_use: impl Fn(Table, Chain) -> bool) -> String {
     remove(observation, |table, chain| {
         chain == names::KUBELET_FIREWALL || in_use(table, chain)
     })
 }
 
-/// Whether this mode keeps the chain, whatever Services there are.
+/// Whether this mode has the chain for any set of Services.
 pub fn is_fixed_chain(table: Table, chain: Chain) -> bool {
     names::fixed(table).contains(&chain)
 }
@@ -39,15 +39,15 @@ fn remove(observation: &Observation, stays: impl Fn(Table, Chain) -> bool) -> St
         let Some(seen) = observation.tables.get(&table) else {
             continue;
         };
-        let goes = |chain: Chain| !stays(table, chain);
+        let removed = |chain: Chain| !stays(table, chain);
         for (from, rule) in &seen.jumps {
             let to = rule.target.as_ref().and_then(Target::chain);
-            if to.is_some_and(goes) {
+            if to.is_some_and(removed) {
                 writer.rule_command("-D", table, *from, rule);
             }
         }
         let ours = seen.chains.keys().copied();
-        let mut chains: Vec<Chain> = ours.filter(|chain| goes(*chain)).collect();
+        let mut chains: Vec<Chain> = ours.filter(|chain| removed(*chain)).collect();
         chains.sort_unstable();
         for chain in &chains {
             writer.declare(table, *chain);
@@ -61,14 +61,13 @@ fn remove(observation: &Observation, stays: impl Fn(Table, Chain) -> bool) -> St
     writer.finish()
 }
 
-/// Whether anything of ours is there: a canary or a chain, in any table.
 impl Observation {
-    /// Whether any chain of ours was seen.
+    /// Whether no chain of this mode exists.
     pub fn is_nothing(&self) -> bool {
         self.tables.values().all(|seen| seen.chains.is_empty())
     }
 
-    /// Whether every table has its canary: if not, somebody flushed the rules.
+    /// Whether every table has its canary: if not, another program flushed the rules.
     pub fn has_canaries(&self) -> bool {
         [Table::Mangle, Table::Nat, Table::Filter]
             .iter()

@@ -1,4 +1,4 @@
-//! The rules in built-in chains that lead into ours.
+//! The jumps from built-in chains to those of this mode.
 
 use netfilter::iptables::{
     Chain, CtState, CtStates, Match, MatchConntrack, Negatable, Rule, Table, Target,
@@ -6,7 +6,7 @@ use netfilter::iptables::{
 
 use super::names;
 
-/// A rule that must be in a built-in chain.
+/// A required rule of a built-in chain.
 pub(super) struct Jump {
     pub(super) table: Table,
     pub(super) from: Chain,
@@ -41,7 +41,7 @@ const fn nat(from: Chain, to: Chain, comment: &'static str) -> Jump {
     }
 }
 
-/// In the order in which kube-proxy puts each at the top of its chain, so that the last one comes
+/// In the order in which kube-proxy inserts each at the top of its chain, so that the last one is
 /// first there.
 pub(super) const JUMPS: [Jump; 14] = {
     const EXTERNAL: &str = "kubernetes externally-visible service portals";

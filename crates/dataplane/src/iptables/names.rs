@@ -13,25 +13,25 @@ pub(super) const POSTROUTING: Chain = Chain::literal("KUBE-POSTROUTING");
 pub(super) const MARK_MASQ: Chain = Chain::literal("KUBE-MARK-MASQ");
 pub(super) const FORWARD: Chain = Chain::literal("KUBE-FORWARD");
 pub(super) const PROXY_FIREWALL: Chain = Chain::literal("KUBE-PROXY-FIREWALL");
-/// Its absence says that somebody flushed the tables.
+/// Its absence shows that another program flushed the tables.
 pub(super) const CANARY: Chain = Chain::literal("KUBE-PROXY-CANARY");
-/// kubelet's; kube-proxy keeps the same rule in it.
+/// Shared with kubelet, which writes the same rule.
 pub(super) const KUBELET_FIREWALL: Chain = Chain::literal("KUBE-FIREWALL");
-/// Where it exists, a kubelet keeps its own chains on the node.
+/// Its existence shows that kubelet has chains on the node.
 pub(super) const KUBELET_CANARY: Chain = Chain::literal("KUBE-KUBELET-CANARY");
 
-/// The tables that have a chain of ours, in the order in which they are written: filter before
-/// nat, as kube-proxy does; mangle has the canary only.
+/// The tables with chains of this mode in the order of writing, as in kube-proxy: filter, nat, then
+/// mangle, which has only the canary.
 pub(super) const TABLES: [Table; 3] = [Table::Filter, Table::Nat, Table::Mangle];
 
-/// The kinds of chain that a Service port has. All are in the nat table.
+/// The kinds of Service port chains. All are in the nat table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// `KUBE-SVC-`: balances over the cluster's endpoints.
     Cluster,
     /// `KUBE-SVL-`: balances over this node's endpoints.
     Local,
-    /// `KUBE-EXT-`: what comes from outside, before it is balanced.
+    /// `KUBE-EXT-`: external traffic before it is balanced.
     External,
     /// `KUBE-FW-`: source ranges of a load balancer.
     Firewall,
@@ -59,13 +59,13 @@ impl Kind {
     }
 }
 
-/// Whether a chain of the nat table is one of some Service port's.
+/// Whether a chain of the nat table belongs to a Service port.
 pub(super) fn is_service_chain(chain: Chain) -> bool {
     let name = chain.as_str();
     Kind::ALL.iter().any(|kind| name.starts_with(kind.prefix()))
 }
 
-/// The chains that do not belong to a Service port, by table.
+/// The chains of a table that belong to no Service port.
 pub(super) fn fixed(table: Table) -> &'static [Chain] {
     match table {
         Table::Filter => &[
@@ -83,7 +83,7 @@ pub(super) fn fixed(table: Table) -> &'static [Chain] {
     }
 }
 
-/// Chains in which every Service port has rules of its own, whose order does not matter.
+/// Whether the chain is shared: it has rules of every Service port, in any order.
 pub(super) fn is_dispatch(table: Table, chain: Chain) -> bool {
     match table {
         Table::Nat => chain == SERVICES || chain == NODE_PORTS,
@@ -97,15 +97,15 @@ pub(super) fn is_dispatch(table: Table, chain: Chain) -> bool {
     }
 }
 
-/// Whether the chain is one that kube-proxy keeps in this table.
+/// Whether kube-proxy has this chain in this table.
 pub(super) fn is_ours(table: Table, chain: Chain) -> bool {
     fixed(table).contains(&chain) || (table == Table::Nat && is_service_chain(chain))
 }
 
-/// Makes the names of one Service port's chains: a prefix and the first 16 characters of the
-/// base32 of a SHA-256, of the port's name and protocol, and for an endpoint of its address too.
+/// Derives the names of one Service port's chains: a prefix and the first 16 characters of the
+/// base32 of a SHA-256 over the port's name and protocol, and for an endpoint also its address.
 pub(super) struct Namer {
-    /// `namespace/name:port` and the protocol in lower case; then room for an endpoint.
+    /// `namespace/name:port` and the protocol in lower case, then space for an endpoint.
     text: String,
     base: usize,
     hash: [u8; 16],
@@ -125,8 +125,7 @@ impl Namer {
         join(kind, &self.hash)
     }
 
-    /// The chain of an endpoint. Its text is the one that its rule has behind `--to-destination`,
-    /// and that writer is the quicker one.
+    /// The chain of an endpoint, whose text is that after `--to-destination`.
     pub(super) fn endpoint(&mut self, endpoint: &Endpoint) -> Chain {
         self.text.truncate(self.base);
         NatTarget::to(endpoint.ip, endpoint.port).write_to(&mut self.text);

@@ -1,4 +1,4 @@
-//! What is in the kernel, as far as it is ours.
+//! The part of the kernel's state that belongs to this mode.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher as _};
@@ -9,10 +9,10 @@ use netfilter::iptables::{Chain, Command, Line, ParseError, Rule, Table, Target}
 use super::lower::rule_family;
 use super::names;
 
-/// What `iptables-save` of one family showed of our chains and of the rules that lead into them.
+/// The chains of this mode and the rules that jump to them, from `iptables-save` of one family.
 ///
-/// Kept small: of a Service port's own chains only a digest. What others keep in the same tables
-/// is not looked at, and cannot make the reading fail.
+/// Small: a Service port's own chain is a digest. Other programs' rules in the same tables are
+/// ignored, valid or not.
 #[derive(Clone, Debug)]
 pub struct Observation {
     pub(super) tables: BTreeMap<Table, Seen>,
@@ -21,19 +21,19 @@ pub struct Observation {
 /// One table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    /// Our chains, with the digest of their rules; `None` where one could not be read.
+    /// Our chains with the digest of their rules; `None` if a rule cannot be parsed.
     pub(super) chains: HashMap<Chain, Option<Digest>>,
-    /// The rules of the chains that all Service ports share, as text.
+    /// The rules of the shared chains, as text.
     pub(super) dispatch: HashMap<Chain, Vec<String>>,
-    /// The rules of built-in chains that lead into our fixed chains.
+    /// The jumps from built-in chains to our fixed chains.
     pub(super) jumps: Vec<(Chain, Rule)>,
-    /// Our chains that rules of others lead into: they cannot be deleted.
+    /// Our chains to which other programs' rules jump: they cannot be deleted.
     pub(super) referenced: BTreeSet<Chain>,
-    /// Whether a kubelet keeps chains here.
+    /// Whether kubelet has chains here.
     pub(super) kubelet: bool,
 }
 
-/// Stands for a list of rules in order.
+/// Identifies an ordered list of rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digest {
     rules: usize,
@@ -41,7 +41,7 @@ pub(super) struct Digest {
 }
 
 impl Digest {
-    /// Adds a rule, given as the words behind `-A CHAIN`.
+    /// Add a rule, as the words after `-A CHAIN`.
     pub(super) fn add(&mut self, text: &str) {
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(self.hash);
@@ -50,7 +50,7 @@ impl Digest {
         self.rules += 1;
     }
 
-    /// Of these rules; `text` is room to write in.
+    /// The digest of these rules; `text` is a scratch buffer.
     pub(super) fn of(rules: &[Rule], text: &mut String) -> Self {
         let mut digest = Self::default();
         for rule in rules {
@@ -63,18 +63,17 @@ impl Digest {
 }
 
 impl Observation {
-    /// Nothing of ours is there: a fresh node.
+    /// The observation of a fresh node.
     pub fn nothing() -> Self {
         Self {
             tables: BTreeMap::new(),
         }
     }
 
-    /// Reads what `iptables-save` (or `ip6tables-save`) printed.
+    /// Parse the output of `iptables-save` (or `ip6tables-save`).
     ///
     /// # Errors
-    /// Where the text was cut short, or has no tables at all where it should: what is not known to
-    /// be there must not be taken for absent.
+    /// The text is truncated: chains after the cut must not be taken for absent.
     pub fn read(family: IpFamily, save: &str) -> Result<Self, ParseError> {
         let mut observation = Self::nothing();
         let mut open: Option<Option<Table>> = None;
@@ -90,7 +89,7 @@ impl Observation {
             match line.as_bytes().first() {
                 None | Some(b'#') => {}
                 Some(b'*') if open.is_none() => open = Some(line[1..].trim_end().parse().ok()),
-                Some(b'*') => return Err(unexpected("a table has no COMMIT before this")),
+                Some(b'*') => return Err(unexpected("the previous table has no COMMIT")),
                 _ if line.trim_end() == "COMMIT" => {
                     open.take()
                         .ok_or_else(|| unexpected("COMMIT without a table"))?;
@@ -100,9 +99,9 @@ impl Observation {
                         let seen = observation.tables.entry(table).or_default();
                         seen.line(table, family, line, number, &mut text);
                     }
-                    // A table of a later kernel.
+                    // A table that this program does not know.
                     Some(None) => {}
-                    None => return Err(unexpected("no *table line before this")),
+                    None => return Err(unexpected("no *table line precedes this")),
                 },
             }
         }
@@ -117,14 +116,14 @@ impl Observation {
     }
 }
 
-/// Where a rule leads, without reading all of it.
+/// The target chain of a rule, without parsing the whole line.
 fn jump_target(line: &str) -> Option<Chain> {
     let at = line.find(" -j ").or_else(|| line.find(" -g "))?;
     let name = line.get(at + 4..)?.split_ascii_whitespace().next()?;
     Chain::new(name).ok()
 }
 
-/// The chain that a line is about, without reading all of it.
+/// The chain of a line, without parsing the whole line.
 fn line_chain(line: &str) -> Option<Chain> {
     let line = match line.strip_prefix('[') {
         Some(rest) => rest.split_once(' ')?.1,
@@ -154,15 +153,15 @@ impl Seen {
             self.kubelet |= chain == names::KUBELET_CANARY;
             return;
         }
-        let leads_to_ours = || jump_target(line).is_some_and(|to| names::is_ours(table, to));
-        let of_interest = ours || (table.is_built_in(chain) && leads_to_ours());
-        if !of_interest {
+        let jumps_to_ours = || jump_target(line).is_some_and(|to| names::is_ours(table, to));
+        let relevant = ours || (table.is_built_in(chain) && jumps_to_ours());
+        if !relevant {
             self.reference(table, line);
             return;
         }
         let parsed = Line::parse(rule_family(family), line, number);
         let Ok(Line::Command(Command::Append { rule, .. })) = parsed else {
-            // Not a rule of ours, then: the chain is written anew.
+            // Not written by this mode: the chain is rewritten.
             self.reference(table, line);
             if ours {
                 self.chains.insert(chain, None);
@@ -193,7 +192,7 @@ impl Seen {
         }
     }
 
-    /// Takes note of a rule that is not ours.
+    /// Record the target of another program's rule.
     fn reference(&mut self, table: Table, line: &str) {
         let to = jump_target(line).filter(|to| names::is_ours(table, *to));
         self.referenced.extend(to);

@@ -1,18 +1,19 @@
-//! What decides the rules beside the plan.
+//! Inputs of the rules except the plan.
 
-/// The configuration and the abilities of the host that bear on rules.
+/// The configuration and the capabilities of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// `iptables.masqueradeBit`: which bit of the packet mark asks for masquerading, 0 to 31.
+    /// `iptables.masqueradeBit`: the bit of the packet mark that requests masquerading, 0 to 31.
     pub masquerade_bit: u8,
     /// Whether NodePorts answer on IPv4 loopback addresses: `iptables.localhostNodePorts`, and
     /// [`NodePortAddresses::contains_ipv4_loopback`](plan::NodePortAddresses::contains_ipv4_loopback).
     pub localhost_node_ports: bool,
-    /// The sysctl `nf_conntrack_tcp_be_liberal` is on: packets out of window are then not dropped.
+    /// Whether the sysctl `nf_conntrack_tcp_be_liberal` is on, so that packets outside the window are
+    /// not dropped.
     pub conntrack_tcp_be_liberal: bool,
-    /// iptables knows `MASQUERADE --random-fully` (1.6.2 and newer).
+    /// Whether iptables supports `MASQUERADE --random-fully` (1.6.2 and later).
     pub random_fully: bool,
-    /// The counters that the kernel has.
+    /// The existing counters.
     pub nfacct: Nfacct,
 }
 
@@ -30,13 +31,13 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The packet mark that asks for masquerading.
+    /// The packet mark that requests masquerading.
     pub fn masquerade_mark(&self) -> u32 {
         1u32.checked_shl(self.masquerade_bit.into()).unwrap_or(0)
     }
 }
 
-/// Which nfacct objects exist. A rule that names one that does not is refused.
+/// The existing nfacct objects. A rule that names a missing one is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Nfacct {
     /// [`Nfacct::INVALID_DROPPED`]
@@ -46,7 +47,7 @@ pub struct Nfacct {
 }
 
 impl Nfacct {
-    /// Counts packets dropped for being invalid: the metric
+    /// Counts dropped invalid packets: the metric
     /// `iptables_ct_state_invalid_dropped_packets_total`.
     pub const INVALID_DROPPED: &'static str = "ct_state_invalid_dropped_pkts";
     /// Counts packets to NodePorts on loopback addresses: the metric

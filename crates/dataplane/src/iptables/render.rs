@@ -30,7 +30,7 @@ pub fn render(plan: &Plan, options: &Options) -> Result<Rendered, ApplyError> {
         let restore = Restore::parse(family, &transaction.text).map_err(|error| ApplyError {
             line: error.line,
             table: Table::Nat,
-            reason: netfilter::iptables::Refusal::NotRead(error.message),
+            reason: netfilter::iptables::Refusal::Unparsable(error.message),
         })?;
         tables.apply(restore, Flush::Nothing)?;
     }

@@ -1,4 +1,4 @@
-//! From what was observed in the kernel to what is wanted: only the difference is written.
+//! The transaction from an observation to the plan: only the difference is written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,8 +13,7 @@ use super::names::{self, TABLES};
 use super::observe::{Digest, Observation, Seen};
 use super::transaction::{RuleCounts, Writer};
 
-/// Up to how many rules of a shared chain are changed one by one; beyond it the chain is written
-/// anew.
+/// The maximum number of single-rule changes of a shared chain. Beyond it the chain is rewritten.
 const SINGLE_RULES: usize = 64;
 
 pub(super) struct Resync<'a> {
@@ -24,9 +23,9 @@ pub(super) struct Resync<'a> {
     total: RuleCounts,
     /// The rules of the shared chains, as text.
     dispatch: HashMap<(Table, Chain), Vec<String>>,
-    /// Chains of Service ports that are there, less those that some port has.
+    /// The existing chains of Service ports without the desired ones.
     stale: HashSet<Chain>,
-    /// Room to write a rule in.
+    /// A scratch buffer for rules.
     text: String,
 }
 
@@ -48,9 +47,9 @@ impl<'a> Resync<'a> {
         }
     }
 
-    /// Writes what is missing or different; gives back the writer and the number of rules in all.
-    /// Ports without valid rules are told in `problems`; `ports` has their last good version then,
-    /// or is left without them.
+    /// Write the difference. Return the writer and the total number of rules. Ports without valid
+    /// rules are added to `problems` and replaced in `ports` by their last good version, or
+    /// removed.
     pub(super) fn run(
         mut self,
         ports: &mut BTreeMap<PortKey, Arc<PortPlan>>,
@@ -85,11 +84,11 @@ impl<'a> Resync<'a> {
         }
         for jump in &JUMPS {
             let rule = jump.rule();
-            let there = self.seen.get(&jump.table).is_some_and(|seen| {
+            let exists = self.seen.get(&jump.table).is_some_and(|seen| {
                 let mut jumps = seen.jumps.iter();
                 jumps.any(|(from, r)| *from == jump.from && *r == rule)
             });
-            if !there {
+            if !exists {
                 self.writer.rule_command("-I", jump.table, jump.from, &rule);
             }
         }
@@ -110,7 +109,7 @@ impl<'a> Resync<'a> {
         }
     }
 
-    /// Writes a chain unless it was observed to be as it should.
+    /// Write a chain unless it was observed with the same rules.
     fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule]) {
         self.total.add(table, rules.len());
         let seen = self
@@ -140,7 +139,7 @@ impl<'a> Resync<'a> {
         Ok(())
     }
 
-    /// Brings a chain that all Service ports share to what it should be.
+    /// Write the difference of a shared chain.
     fn shared_chain(&mut self, table: Table, chain: Chain) {
         let wanted = self.dispatch.remove(&(table, chain)).unwrap_or_default();
         let mut tail = Vec::new();
@@ -153,10 +152,10 @@ impl<'a> Resync<'a> {
         self.total.add(table, wanted.len() + tail.len());
         let seen = self.seen.get(&table);
         let readable = seen.and_then(|seen| seen.chains.get(&chain)?.as_ref());
-        let there = seen
+        let present = seen
             .and_then(|seen| seen.dispatch.get(&chain))
             .filter(|_| readable.is_some());
-        let change = there.and_then(|there| difference(there, &wanted, &tail));
+        let change = present.and_then(|present| difference(present, &wanted, &tail));
         let whole = wanted.len() + tail.len();
         match change {
             Some((surplus, missing)) if surplus.len() + missing.len() <= SINGLE_RULES => {
@@ -167,7 +166,7 @@ impl<'a> Resync<'a> {
                     self.writer.command("-I", table, chain, text);
                 }
             }
-            // Just made.
+            // Created above.
             None if whole == 0 && !self.has_chain(table, chain) => {}
             _ => {
                 self.writer.declare(table, chain);
@@ -178,7 +177,7 @@ impl<'a> Resync<'a> {
         }
     }
 
-    /// Deletes chains of Service ports that are gone.
+    /// Delete stale chains of Service ports.
     fn stale_chains(&mut self) {
         let Some(seen) = self.seen.get(&Table::Nat) else {
             return;
@@ -202,26 +201,26 @@ pub(super) fn text_of(rule: &Rule) -> String {
     text
 }
 
-/// The rules that are too many and those that are missing, in any order but for the tail. `None`
-/// where the tail does not stand at the end.
+/// The surplus and the missing rules, whatever their order. `None` if the chain does not end with the
+/// tail.
 fn difference<'t>(
-    there: &'t [String],
+    present: &'t [String],
     wanted: &'t [String],
     tail: &[String],
 ) -> Option<(Vec<&'t str>, Vec<&'t str>)> {
-    let there = there.strip_suffix(tail)?;
+    let present = present.strip_suffix(tail)?;
     let mut count: HashMap<&str, i64> = HashMap::with_capacity(wanted.len());
     for text in wanted {
         *count.entry(text).or_default() += 1;
     }
     let mut surplus = Vec::new();
-    for text in there {
+    for text in present {
         match count.get_mut(text.as_str()) {
             Some(n) if *n > 0 => *n -= 1,
             _ => surplus.push(text.as_str()),
         }
     }
-    // What is left over in the count is missing; in the order in which it is wanted.
+    // The remaining counts are missing rules, in the desired order.
     let mut missing = Vec::new();
     for text in wanted.iter().rev() {
         if let Some(n) = count.get_mut(text.as_str())

@@ -206,7 +206,7 @@ impl Sync {
                 _ => return true,
             }
         }
-        // Unchanged since before the read: what was read is what this generation has.
+        // Unchanged since before the read: the rules of this generation were read.
         verified.0[own] = generation.filter(|_| transport.generation() == generation);
         false
     }

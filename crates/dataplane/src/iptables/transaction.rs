@@ -1,4 +1,4 @@
-//! The input of one `iptables-restore`, and the writing of it.
+//! The input of one `iptables-restore`, and its writer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,29 +12,29 @@ use super::{Options, Problem};
 
 /// One input for `iptables-restore --noflush` (or `ip6tables-restore`).
 ///
-/// Each table takes effect as a whole or not at all. It says only what changes.
+/// Each table takes effect as a whole or not at all. Contains only the changes.
 #[derive(Debug)]
 pub struct Transaction {
-    /// The input; empty where nothing is to do.
+    /// The input; empty if nothing changes.
     pub text: String,
-    /// How many rules it writes.
+    /// The number of rules that it writes.
     pub written: RuleCounts,
-    /// How many rules there are in all once it is in force, without those in built-in chains.
+    /// The number of rules after the commit, without those in built-in chains.
     pub total: RuleCounts,
-    /// How many chains it deletes.
+    /// The number of chains that it deletes.
     pub deleted_chains: usize,
     pub(super) next: Next,
     pub(super) globals: Globals,
 }
 
 impl Transaction {
-    /// Nothing is to do.
+    /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
 }
 
-/// Rules, by table.
+/// Numbers of rules by table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct RuleCounts {
@@ -56,16 +56,16 @@ impl RuleCounts {
     }
 }
 
-/// What is in force once a transaction is.
+/// The known ports after the commit.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// These ports have changed.
+    /// The changed ports; the others stay.
     Changed(Vec<(PortKey, Option<Arc<PortPlan>>)>),
-    /// These ports are all there is.
+    /// All ports.
     All(BTreeMap<PortKey, Arc<PortPlan>>),
 }
 
-/// What rules depend on beside the ports.
+/// The inputs of the rules except the ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Globals {
     pub(super) family: model::IpFamily,
@@ -96,8 +96,8 @@ impl Globals {
 
 /// Collects commands by table.
 ///
-/// Chains are declared first, sorted by name: with 1,000 Services iptables-nft needs a quarter of
-/// the time for them that it needs for chains in any order.
+/// Chains are declared first, sorted by name: with 1,000 Services iptables-nft then needs a quarter
+/// of the time.
 #[derive(Default)]
 pub(super) struct Writer {
     sections: [Section; TABLES.len()],
@@ -117,7 +117,7 @@ impl Writer {
         &mut self.sections[at]
     }
 
-    /// Makes the chain, or empties it, before anything else happens in the table.
+    /// Create or flush the chain before any other command of the table.
     pub(super) fn declare(&mut self, table: Table, chain: Chain) {
         self.section(table).declared.push(chain);
     }
@@ -127,7 +127,7 @@ impl Writer {
         self.written.add(table, 1);
     }
 
-    /// A chain with all its rules.
+    /// Write a chain with all its rules.
     pub(super) fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule]) {
         self.declare(table, chain);
         for rule in rules {
@@ -135,7 +135,7 @@ impl Writer {
         }
     }
 
-    /// `-A`, `-I` or `-D` with a rule's words, which start with a space.
+    /// Write `-A`, `-I` or `-D` with a rule's words, which start with a space.
     pub(super) fn command(&mut self, option: &str, table: Table, chain: Chain, words: &str) {
         let section = &mut self.section(table).commands;
         section.push_str(option);
@@ -154,7 +154,7 @@ impl Writer {
         self.command(option, table, chain, &words);
     }
 
-    /// Empties these chains and deletes them.
+    /// Flush and delete these chains.
     pub(super) fn delete(&mut self, table: Table, chains: &[Chain]) {
         for chain in chains {
             self.declare(table, *chain);
@@ -164,7 +164,7 @@ impl Writer {
         }
     }
 
-    /// Deletes a chain that was declared before.
+    /// Delete a chain that was declared before.
     pub(super) fn delete_empty(&mut self, table: Table, chain: Chain) {
         let section = &mut self.section(table).commands;
         section.push_str("-X ");
@@ -173,7 +173,7 @@ impl Writer {
         self.deleted_chains += 1;
     }
 
-    /// The whole input. The largest part is moved rather than copied: it can have 30 MB.
+    /// Return the whole input. The largest part, which can have 30 MB, is moved instead of copied.
     pub(super) fn finish(self) -> String {
         let mut text = String::new();
         for (table, mut section) in TABLES.into_iter().zip(self.sections) {
@@ -202,7 +202,7 @@ impl Writer {
     }
 }
 
-/// A port's rules but those in chains of endpoints.
+/// A port's rules except those in endpoint chains.
 #[derive(Default)]
 struct Lowered {
     chains: Vec<(Chain, Vec<Rule>)>,
@@ -213,7 +213,7 @@ struct Lowered {
 impl Lowered {
     fn of(port: &mut Port<'_>, context: &Context<'_>, endpoints: usize) -> Self {
         let mut lowered = Self::default();
-        // Two rules in the chain of each endpoint.
+        // Each endpoint chain has two rules.
         lowered.counts.nat = 2 * endpoints;
         port.service_chains(context, &mut |chain, rules| {
             lowered.counts.nat += rules.len();
@@ -234,18 +234,18 @@ pub(super) struct Side<'a> {
     pub(super) context: Context<'a>,
 }
 
-/// Writes what turns a Service port's rules from one side into the other. Says how many rules
-/// there were and are.
+/// Write the change of a Service port's rules from one side to the other. Return the number of rules
+/// before and after.
 ///
 /// # Errors
-/// The new side has no valid rules; nothing was written then.
+/// The new side has no valid rules; nothing was written.
 pub(super) fn write_change(
     writer: &mut Writer,
     before: Option<Side<'_>>,
     after: Option<Side<'_>>,
 ) -> Result<(RuleCounts, RuleCounts), Problem> {
     let mut new_port = after.map(|side| Port::new(side.plan)).transpose()?;
-    // It was written once, so it has valid rules.
+    // It has been written before, so its rules are valid.
     let mut old_port = before.and_then(|side| Port::new(side.plan).ok());
     let endpoints = |side: Option<Side<'_>>| side.map_or_else(Vec::new, |s| s.plan.reachable());
     let (old_endpoints, new_endpoints) = (endpoints(before), endpoints(after));
@@ -276,8 +276,8 @@ pub(super) fn write_change(
         }
     }
     write_dispatch_change(writer, &old.dispatch, &new.dispatch);
-    let gone = |(chain, _): &&(Chain, _)| !new.chains.iter().any(|(c, _)| c == chain);
-    let mut stale: Vec<Chain> = old.chains.iter().filter(gone).map(|(c, _)| *c).collect();
+    let stale = |(chain, _): &&(Chain, _)| !new.chains.iter().any(|(c, _)| c == chain);
+    let mut stale: Vec<Chain> = old.chains.iter().filter(stale).map(|(c, _)| *c).collect();
     if let Some(port) = &mut old_port {
         let endpoints = without(&old_endpoints, &new_endpoints);
         stale.extend(endpoints.iter().map(|e| port.endpoint_chain(e)));
@@ -286,13 +286,13 @@ pub(super) fn write_change(
     Ok((old.counts, new.counts))
 }
 
-/// Whether the chain of an endpoint that both sides have is the same on both.
+/// Whether an endpoint of both sides has the same chain on both.
 fn same_endpoint_chains(before: Side<'_>, after: Side<'_>) -> bool {
     before.context.large == after.context.large
         && before.plan.affinity.is_some() == after.plan.affinity.is_some()
 }
 
-/// Those of `all` (sorted) whose address and port are not among `others` (sorted).
+/// The endpoints of `all` (sorted) whose address and port are not among `others` (sorted).
 fn without(all: &[Endpoint], others: &[Endpoint]) -> Vec<Endpoint> {
     let others: std::collections::HashSet<_> = others.iter().map(|e| (e.ip, e.port)).collect();
     let gone = all.iter().filter(|e| !others.contains(&(e.ip, e.port)));
@@ -304,7 +304,7 @@ fn write_dispatch_change(
     old: &[(Table, Chain, Rule)],
     new: &[(Table, Chain, Rule)],
 ) {
-    // Most changes are to endpoints.
+    // Most changes concern only endpoints.
     if old == new {
         return;
     }
@@ -320,14 +320,14 @@ fn write_dispatch_change(
     for ((table, chain, rule), _) in old.iter().zip(kept).filter(|(_, kept)| !kept) {
         writer.rule_command("-D", *table, *chain, rule);
     }
-    // At the top: the jump to KUBE-NODEPORTS must stay last. Backwards, so that a port's rules
-    // stand in the order in which a full write puts them.
+    // At the top: the jump to KUBE-NODEPORTS must stay last. In reverse, so that a port's rules have
+    // the order of a full write.
     for (table, chain, rule) in added.into_iter().rev() {
         writer.rule_command("-I", *table, *chain, rule);
     }
 }
 
-/// Writes what turns the rules that belong to no Service port from one context to the other.
+/// Write the change of the rules that belong to no Service port from one context to the other.
 pub(super) fn write_fixed_change(writer: &mut Writer, before: &Context<'_>, after: &Context<'_>) {
     let old = super::lower::fixed_chains(before);
     for entry in super::lower::fixed_chains(after) {
@@ -339,7 +339,7 @@ pub(super) fn write_fixed_change(writer: &mut Writer, before: &Context<'_>, afte
     let old = super::lower::services_tail(before);
     let new = super::lower::services_tail(after);
     if old != new {
-        // Appended before the old ones go, so that NodePorts always have their rule.
+        // Appended before the old ones are deleted, so that NodePorts always have their rule.
         for rule in &new {
             writer.append(Table::Nat, names::SERVICES, rule);
         }

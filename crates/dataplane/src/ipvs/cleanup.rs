@@ -1,4 +1,4 @@
-//! Removing every trace.
+//! Removal of every trace.
 
 use netfilter::iptables::{Chain, Table, Target};
 use netfilter::{ipset, ipvs};
@@ -6,43 +6,42 @@ use netfilter::{ipset, ipvs};
 use super::Observation;
 use super::names::{self, TABLES};
 
-/// What removes this mode from a node, to be carried out in the order of the fields.
+/// The removal of this mode from a node, to be executed in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cleanup {
     /// Virtual servers to remove.
     pub servers: Vec<ipvs::Op>,
-    /// Whether the interface `kube-ipvs0` is there and must go.
+    /// Whether the interface `kube-ipvs0` exists and must be removed.
     pub device: bool,
-    /// Input for `iptables-restore --noflush`; empty where nothing is to do.
+    /// Input for `iptables-restore --noflush`; empty if nothing changes.
     pub rules: String,
     /// Sets to remove.
     pub sets: Vec<ipset::Op>,
 }
 
 impl Cleanup {
-    /// Nothing is to do.
+    /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What removes kube-proxy's (and so sluice's) ipvs mode, in one family. Where there is no sign
-/// that it ever ran (neither its interface nor its sets), nothing is touched: virtual servers may
-/// then be somebody else's, and the chains belong to the iptables mode. Where there is one, all
-/// virtual servers of the family go but those by mark, as kube-proxy has it.
+/// The removal of kube-proxy's (and thus sluice's) ipvs mode in one family. Without its interface and
+/// sets, the mode never ran here and nothing is removed: virtual servers may belong to other
+/// programs, and the chains belong to iptables mode. Otherwise all virtual servers of the family are
+/// removed except those by mark, as in kube-proxy.
 ///
-/// What others keep stays: a chain of ours that a rule of theirs leads into is emptied but not
-/// deleted.
+/// Other programs' rules stay: a chain to which one of them jumps is flushed but not deleted.
 pub fn cleanup(family: model::IpFamily, observation: &Observation) -> Cleanup {
     leftovers(family, observation, |_, _| false)
 }
 
-/// Whether this mode keeps the chain.
+/// Whether this mode has the chain.
 pub fn is_chain(table: Table, chain: Chain) -> bool {
     names::is_ours(table, chain)
 }
 
-/// The same on a node where another mode is in force: the chains that it uses stay.
+/// Like [`cleanup`], on a node where another mode is in force: the chains that it uses stay.
 pub fn leftovers(
     family: model::IpFamily,
     observation: &Observation,
@@ -72,15 +71,15 @@ fn rules(observation: &Observation, in_use: impl Fn(Table, Chain) -> bool) -> St
     let mut text = String::new();
     let seen = &observation.rules;
     for table in TABLES {
-        let goes = |chain: Chain| !in_use(table, chain);
+        let removed = |chain: Chain| !in_use(table, chain);
         let jumps = seen.jumps.iter().filter(|(t, _, rule)| {
             let to = rule.target.as_ref().and_then(Target::chain);
-            *t == table && to.is_some_and(goes)
+            *t == table && to.is_some_and(removed)
         });
         let chains: Vec<Chain> = seen
             .chains
             .keys()
-            .filter(|(t, chain)| *t == table && goes(*chain))
+            .filter(|(t, chain)| *t == table && removed(*chain))
             .map(|(_, chain)| *chain)
             .collect();
         let before = text.len();

@@ -1,4 +1,4 @@
-//! What a Service port puts into the kernel, piece by piece.
+//! The pieces of a Service port.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -10,12 +10,12 @@ use plan::{Endpoint, NodeFacts, PortPlan};
 
 use super::sets::{Member, SetKind};
 
-/// What pieces depend on beside the port.
+/// The inputs of the pieces except the port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Context {
     pub(super) node_ip: Option<IpAddr>,
-    /// The addresses of the node's interfaces, [`DEVICE`](super::DEVICE) left out: an external
-    /// address that the node has already is not put on that.
+    /// The addresses of the node's interfaces except [`DEVICE`](super::DEVICE), to which an external
+    /// address of the node is not added.
     pub(super) interface_ips: BTreeSet<IpAddr>,
     /// The addresses that have a virtual server for each NodePort.
     pub(super) node_port_ips: Vec<IpAddr>,
@@ -43,19 +43,19 @@ impl Context {
     }
 }
 
-/// Something that may be there on behalf of several Service ports.
+/// A piece that several Service ports may own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Item {
     /// An address of `kube-ipvs0`.
     Address(IpAddr),
     /// An element of a set.
     Member(SetKind, Member),
-    /// A load-balancer address that the node itself must not reach: its own address is in none of
+    /// A load-balancer address that the node itself must not reach, since its address is in none of
     /// the source ranges.
     NoNodeAccess(IpAddr, Protocol, u16),
 }
 
-/// Whose endpoints a virtual server has.
+/// The traffic for which a virtual server balances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Internal,
@@ -81,9 +81,9 @@ pub(super) fn server_id(protocol: Protocol, ip: IpAddr, port: u16) -> ServiceId 
 }
 
 impl Role {
-    /// The endpoints that a virtual server balances over. Local policy falls back to the whole
-    /// cluster's where this node has none: pods and the node itself must get through, and IPVS
-    /// cannot tell them from others (kubernetes/kubernetes 97081).
+    /// The endpoints of a virtual server. Local policy falls back to the whole cluster's endpoints if
+    /// this node has none: pods and the node itself must reach the Service, and IPVS cannot
+    /// distinguish them from other clients (kubernetes/kubernetes 97081).
     pub(super) fn endpoints(self, port: &PortPlan) -> &Arc<[Endpoint]> {
         let local = match self {
             Role::Internal => port.internal_local,
@@ -97,7 +97,7 @@ impl Role {
     }
 }
 
-/// Passes every piece of a port to `each`.
+/// Pass every piece of a port to `each`.
 pub(super) fn pieces(port: &PortPlan, context: &Context, each: &mut dyn FnMut(Piece)) {
     let protocol = port.protocol;
     let number = port.port.get();
@@ -143,10 +143,10 @@ pub(super) fn pieces(port: &PortPlan, context: &Context, each: &mut dyn FnMut(Pi
     node_port(port, context, each);
 }
 
-/// A pod that reaches itself by way of its Service must see another address than its own.
+/// A pod that reaches itself through its Service must see another source than its own address.
 fn hairpin(port: &PortPlan, each: &mut dyn FnMut(Piece)) {
     let mut before = None;
-    // An endpoint in both lists has one element: both are sorted, and shared where equal.
+    // An endpoint of both lists has one element. Both lists are sorted, and shared if equal.
     let same = Arc::ptr_eq(&port.cluster, &port.local);
     let second: &[Endpoint] = if same { &[] } else { &port.local };
     let mut one = |e: &Endpoint| {
@@ -165,7 +165,7 @@ fn hairpin(port: &PortPlan, each: &mut dyn FnMut(Piece)) {
     }
 }
 
-/// An address of the interface, which is also in the set that guards it.
+/// An address of the device, which is also in the set that protects it.
 fn address(ip: IpAddr, each: &mut dyn FnMut(Piece)) {
     each(Piece::Item(Item::Address(ip)));
     each(Piece::Item(Item::Member(SetKind::IpvsIps, Member::Ip(ip))));
@@ -184,12 +184,12 @@ fn source_ranges(port: &PortPlan, context: &Context, each: &mut dyn FnMut(Piece)
         ));
         let mut from_node = false;
         for range in &port.source_ranges {
-            // Never one of length 0, which a set could not store: to the plan that is none.
+            // Never a prefix of length 0, which a set could not store: the plan omits it.
             let element = Member::IpPortNet(ip, protocol, number, range.trunc());
             item(Item::Member(SetKind::LoadBalancerSourceCidr, element));
             from_node |= context.node_ip.is_some_and(|ip| range.contains(&ip));
         }
-        // A connection from the node itself has the virtual address as its source, too.
+        // A connection from the node itself also has the virtual address as its source.
         item(if from_node {
             let element = Member::IpPortIp(ip, protocol, number, ip);
             Item::Member(SetKind::LoadBalancerSourceIp, element)

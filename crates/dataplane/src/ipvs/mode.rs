@@ -177,7 +177,7 @@ impl Mode {
                 (Item::Address(ip), false) => out.old_addresses.push(ip),
                 (Item::Member(kind, member), true) => added.push(kind, member.element()),
                 (Item::Member(kind, member), false) => removed.push(kind, member.element()),
-                // These are rules.
+                // A rule.
                 (Item::NoNodeAccess(..), _) => {}
             }
         }

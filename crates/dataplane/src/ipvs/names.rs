@@ -1,10 +1,10 @@
-//! The names of chains, and the jumps that lead into them.
+//! The names of chains, and the jumps to them.
 
 use netfilter::iptables::{Chain, Rule, Table, Target};
 
 use crate::terms::{comment, simple};
 
-/// The interface that has the Services' addresses.
+/// The interface with the Services' addresses.
 pub const DEVICE: &str = "kube-ipvs0";
 
 pub(super) const SERVICES: Chain = Chain::literal("KUBE-SERVICES");
@@ -18,7 +18,7 @@ pub(super) const SOURCE_RANGES: Chain = Chain::literal("KUBE-SOURCE-RANGES-FIREW
 pub(super) const IPVS_FILTER: Chain = Chain::literal("KUBE-IPVS-FILTER");
 pub(super) const IPVS_OUT_FILTER: Chain = Chain::literal("KUBE-IPVS-OUT-FILTER");
 
-/// The tables that are written, in this order.
+/// The tables in the order of writing.
 pub(super) const TABLES: [Table; 2] = [Table::Filter, Table::Nat];
 
 /// Every chain of this mode.
@@ -36,12 +36,12 @@ pub(super) const CHAINS: [(Table, Chain); 11] = [
     (Table::Filter, IPVS_OUT_FILTER),
 ];
 
-/// Whether a chain is one of this mode's.
+/// Whether a chain belongs to this mode.
 pub(super) fn is_ours(table: Table, chain: Chain) -> bool {
     CHAINS.contains(&(table, chain))
 }
 
-/// A rule that must be in a built-in chain.
+/// A required rule of a built-in chain.
 pub(super) struct Jump {
     pub(super) table: Table,
     pub(super) from: Chain,
@@ -64,7 +64,7 @@ const fn jump(table: Table, from: &'static str, to: Chain, comment: &'static str
     }
 }
 
-/// In the order in which kube-proxy puts each at the top of its chain, so that the last one comes
+/// In the order in which kube-proxy inserts each at the top of its chain, so that the last one is
 /// first there.
 pub(super) const JUMPS: [Jump; 9] = {
     const PORTALS: &str = "kubernetes service portals";

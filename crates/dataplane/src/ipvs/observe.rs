@@ -1,4 +1,4 @@
-//! What is in the kernel, as far as it is ours.
+//! The part of the kernel's state that belongs to this mode.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,26 +11,26 @@ use super::names;
 use super::sets::{Member, SetKind};
 use crate::terms::rule_family;
 
-/// What was read, raw.
+/// The kernel's state as read.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// The addresses of `kube-ipvs0`; `None` where there is no such interface.
+    /// The addresses of `kube-ipvs0`; `None` if the interface does not exist.
     pub device: Option<Vec<IpAddr>>,
     /// All ipsets.
     pub sets: ipset::Sets,
     /// All virtual servers.
     pub services: ipvs::Services,
-    /// What `iptables-save` (or `ip6tables-save`) printed of the filter and nat tables.
+    /// The output of `iptables-save` (or `ip6tables-save`) for the tables filter and nat.
     pub rules: String,
 }
 
-/// What of it belongs to this mode, in one family.
+/// The state of this mode in one family.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
     pub(super) device: bool,
     pub(super) addresses: BTreeSet<IpAddr>,
     pub(super) sets: BTreeMap<SetKind, SeenSet>,
-    /// A set that an interrupted growth left behind.
+    /// Whether an interrupted growth left a spare set.
     pub(super) spare: bool,
     pub(super) services: HashMap<ipvs::ServiceId, ipvs::Service>,
     pub(super) rules: SeenRules,
@@ -40,32 +40,32 @@ pub struct Observation {
 #[derive(Clone, Debug, Default)]
 pub(super) struct SeenSet {
     pub(super) members: BTreeSet<Member>,
-    /// Elements that this mode does not make.
+    /// Elements of a form that this mode never writes.
     pub(super) foreign: Vec<ipset::Element>,
-    /// How many elements it has room for; `None` where it cannot run out.
+    /// The capacity; `None` if it is unlimited.
     pub(super) room: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct SeenRules {
-    /// Our chains; `None` where a rule could not be read.
+    /// Our chains; `None` if a rule cannot be parsed.
     pub(super) chains: BTreeMap<(Table, Chain), Option<Vec<Rule>>>,
-    /// The rules of built-in chains that lead into ours.
+    /// The jumps from built-in chains to ours.
     pub(super) jumps: Vec<(Table, Chain, Rule)>,
-    /// Our chains that other rules lead into: they cannot be deleted.
+    /// Our chains to which other rules jump: they cannot be deleted.
     pub(super) referenced: BTreeSet<(Table, Chain)>,
 }
 
 impl Observation {
-    /// Nothing of ours is there: a fresh node.
+    /// The observation of a fresh node.
     pub fn nothing() -> Self {
         Self::default()
     }
 
-    /// Picks out what is this mode's, in one family.
+    /// Extract the state of this mode in one family.
     ///
     /// # Errors
-    /// Where the rules were cut short: what is not known to be there must not be taken for absent.
+    /// The rules are truncated: chains after the cut must not be taken for absent.
     pub fn new(family: IpFamily, seen: Seen) -> Result<Self, ParseError> {
         let mut observation = Self {
             device: seen.device.is_some(),
@@ -74,7 +74,7 @@ impl Observation {
         };
         let usable = |ip: &IpAddr| match ip {
             IpAddr::V4(_) => family == IpFamily::V4,
-            // The kernel gives an interface one of these by itself.
+            // The kernel assigns one to each interface.
             IpAddr::V6(ip) => family == IpFamily::V6 && !ip.is_unicast_link_local(),
         };
         let addresses = seen.device.into_iter().flatten();
@@ -94,7 +94,7 @@ impl Observation {
         Ok(observation)
     }
 
-    /// Whether there is any sign that this mode has run here.
+    /// Whether this mode never ran here.
     pub fn is_nothing(&self) -> bool {
         !self.device && self.sets.is_empty() && !self.spare
     }
@@ -178,7 +178,7 @@ impl SeenRules {
         }
     }
 
-    /// A rule of somebody else's, mostly; of ours, the chain is written anew.
+    /// A line that cannot be parsed: mostly another program's rule. A chain of ours is rewritten.
     fn unreadable(&mut self, table: Table, line: &str) {
         let mut words = line.split_ascii_whitespace();
         let is_rule = words.any(|w| w == "-A");

@@ -1,16 +1,16 @@
-//! What decides the layout beside the plan.
+//! Inputs of the layout except the plan.
 
 use model::Cidr;
 
-/// The part of the configuration that this mode's layout depends on.
+/// The part of the configuration on which the layout depends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// `ipvs.scheduler`: the kernel's name of it (`rr`, `wrr`, `lc`, `wlc`, `lblc`, `lblcr`, `sh`,
+    /// `ipvs.scheduler`: its name in the kernel (`rr`, `wrr`, `lc`, `wlc`, `lblc`, `lblcr`, `sh`,
     /// `dh`, `sed`, `nq`, `mh`, …). The kernel loads its module.
     pub scheduler: Box<str>,
-    /// The bit of the packet mark that asks for masquerading, 0 to 31.
+    /// The bit of the packet mark that requests masquerading, 0 to 31.
     pub masquerade_bit: u8,
-    /// Whether `MASQUERADE --random-fully` is understood (iptables 1.6.2 and newer).
+    /// Whether iptables supports `MASQUERADE --random-fully` (1.6.2 and later).
     pub random_fully: bool,
     /// `ipvs.excludeCIDRs`: virtual servers on these addresses are never deleted.
     pub exclude: Vec<Cidr>,
@@ -29,12 +29,12 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The packet mark that asks for masquerading.
+    /// The packet mark that requests masquerading.
     pub fn masquerade_mark(&self) -> u32 {
         1u32.checked_shl(self.masquerade_bit.into()).unwrap_or(0)
     }
 
-    /// The scheduler's flags: Maglev hashing also looks at the port, as kube-proxy has it.
+    /// The scheduler's flags: Maglev hashing includes the port, as in kube-proxy.
     pub(super) fn scheduler_flags(&self) -> Option<Box<str>> {
         (&*self.scheduler == "mh").then(|| "mh-port".into())
     }

@@ -52,7 +52,7 @@ pub fn render(
     let restore = Restore::parse(family, &transaction.rules).map_err(|error| ApplyError {
         line: error.line,
         table: Table::Filter,
-        reason: Refusal::NotRead(error.message),
+        reason: Refusal::Unparsable(error.message),
     })?;
     rendered.tables.apply(restore, Flush::Nothing)?;
     for op in &transaction.servers {

@@ -1,4 +1,4 @@
-//! The constant iptables chains. They depend on which sets have elements, and on little else.
+//! The constant iptables chains, which depend mainly on which sets have elements.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use super::names;
 use super::sets::{COUNT, SetKind};
 use crate::terms::{comment, local_traffic, loopback, simple};
 
-/// What the rules depend on.
+/// The inputs of the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Inputs {
     pub(super) family: IpFamily,
@@ -22,7 +22,7 @@ pub(super) struct Inputs {
     pub(super) masquerade_all: bool,
     pub(super) mark: u32,
     pub(super) random_fully: bool,
-    /// Which sets have elements: what an empty one would decide is left out.
+    /// Which sets have elements: rules about empty sets are omitted.
     pub(super) filled: [bool; COUNT],
 }
 
@@ -30,8 +30,8 @@ pub(super) struct Inputs {
 pub(super) type FullChain = (Table, Chain, Vec<Rule>);
 
 impl Inputs {
-    /// Every chain of this mode but [`IPVS_OUT_FILTER`](names::IPVS_OUT_FILTER), whose rules are
-    /// [`node_access`]'.
+    /// Every chain of this mode except [`IPVS_OUT_FILTER`](names::IPVS_OUT_FILTER), whose rules
+    /// [`node_access`] makes.
     pub(super) fn chains(&self) -> Vec<FullChain> {
         let nat = |chain, rules| (Table::Nat, chain, rules);
         let filter = |chain, rules| (Table::Filter, chain, rules);
@@ -56,8 +56,8 @@ impl Inputs {
         self.filled[kind.index()]
     }
 
-    /// Whether the packet is in a set; addresses and ports are its destination's, but for the last
-    /// part of a triple.
+    /// The membership of the packet in a set; addresses and ports are those of the destination except
+    /// the last part of a triple.
     fn set(&self, kind: SetKind) -> Match {
         use SetDirection::{Destination, Source};
         let directions: &[SetDirection] = match kind.parts().len() {
@@ -76,12 +76,12 @@ impl Inputs {
         }))
     }
 
-    /// With the set's comment.
+    /// A rule with the set's comment.
     fn about(&self, kind: SetKind) -> Vec<Match> {
         vec![comment(kind.comment()), self.set(kind)]
     }
 
-    /// A rule about a set, where that has elements.
+    /// A rule about a set, if it has elements.
     fn where_filled(&self, kind: SetKind, target: Target) -> Option<Rule> {
         self.has(kind).then(|| simple(self.about(kind), target))
     }
@@ -129,8 +129,8 @@ impl Inputs {
         }
         Some(match local_traffic(&self.local, true) {
             Some(header) => Rule { header, ..rule },
-            // The node's own connections pick the virtual address as their source, from the
-            // interface that has it.
+            // The node's own connections have the virtual address as their source, from the
+            // device.
             None => simple(
                 vec![
                     comment(kind.comment()),
@@ -141,7 +141,7 @@ impl Inputs {
         })
     }
 
-    /// Packets for external addresses: from outside this machine, and those that the node takes
+    /// Packets to external addresses: from other hosts, and those to addresses that the node takes
     /// for its own.
     fn external_only(&self, kind: SetKind) -> [Rule; 2] {
         let mut outside = self.about(kind);
@@ -175,7 +175,7 @@ impl Inputs {
             vec![Match::Mark(Negatable::not(self.masked()))],
             Target::Return,
         ));
-        // Off again, so that a packet that comes round a second time is not masqueraded twice.
+        // Cleared, so that a packet that traverses the stack twice is masqueraded once.
         rules.push(simple(Vec::new(), Target::xor_mark(self.mark)));
         rules.push(simple(
             vec![comment("kubernetes service traffic requiring SNAT")],
@@ -267,7 +267,7 @@ impl Inputs {
         ranges.into_iter().chain(own).chain([rest]).collect()
     }
 
-    /// Only Services answer on the Services' addresses, not whatever else listens on the node.
+    /// On the Services' addresses only Services answer, not other listeners of the node.
     fn access(&self) -> Vec<Rule> {
         let mut rules: Vec<Rule> = [
             SetKind::LoadBalancer,
@@ -290,7 +290,7 @@ impl Inputs {
     }
 }
 
-/// Keeps the node itself from a load-balancer address.
+/// Blocks traffic from the node itself to a load-balancer address.
 pub(super) fn node_access(ip: IpAddr, protocol: Protocol, port: u16) -> Rule {
     let ipvs = MatchIpvs {
         protocol: Some(Negatable::is(netfilter::iptables::Protocol(

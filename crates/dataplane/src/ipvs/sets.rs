@@ -6,17 +6,17 @@ use ipnet::IpNet;
 use model::{IpFamily, Protocol};
 use netfilter::ipset::{Element, Method, Part, PartKind, PortProtocol, Set};
 
-/// How many sets there are.
+/// The number of sets.
 pub(super) const COUNT: usize = 17;
 
-/// How many elements kube-proxy makes room for in a hash set (ipset's own default). A set that
-/// needs more gets more, where kube-proxy would lose Services.
+/// kube-proxy's capacity of a hash set (ipset's default). A set that needs more gets more, while
+/// kube-proxy would lose Services.
 pub(super) const MAX_ELEMENTS: usize = 65_536;
 
-/// The name under which a set is built that is to take the place of one that has grown too small.
+/// The temporary name of a set that replaces one that has become too small.
 pub(super) const SPARE: &str = "KUBE-SLUICE-SPARE";
 
-/// A set, in both families.
+/// A set, for both families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum SetKind {
     LoopBack,
@@ -41,8 +41,8 @@ pub(super) enum SetKind {
 use PartKind::{Ip, Net, Port};
 use SetKind as K;
 
-/// What a set is: kind, names in IPv4 and in IPv6 (cut at 31 bytes, the kernel's limit), the parts
-/// of an element, and the comment that kube-proxy's rules about it carry.
+/// The definition of a set: kind, names in IPv4 and in IPv6 (truncated to 31 bytes, the kernel's
+/// limit), parts of an element, and the comment of kube-proxy's rules about it.
 struct Definition(
     SetKind,
     &'static str,
@@ -117,7 +117,7 @@ impl SetKind {
         self.definition().4
     }
 
-    /// How many directions a rule names.
+    /// The number of directions in a rule.
     pub(super) fn parts(self) -> &'static [PartKind] {
         self.definition().3
     }
@@ -126,7 +126,7 @@ impl SetKind {
         Self::all().find(|kind| kind.name(family) == name)
     }
 
-    /// The set without elements, with room for so many.
+    /// The set without elements, with this capacity.
     pub(super) fn create(self, family: IpFamily, name: &str, room: usize) -> Set {
         let option = |name: &str, value: &str| (name.into(), Some(value.into()));
         let parts = self.parts();
@@ -189,7 +189,7 @@ impl Member {
             Member::IpPort(ip, p, n) => vec![Part::Ip(ip), port(p, n)],
             Member::IpPortIp(ip, p, n, other) => vec![Part::Ip(ip), port(p, n), Part::Ip(other)],
             Member::IpPortNet(ip, p, n, net) => {
-                // A range of one address is read back as that address.
+                // The kernel lists a range of one address as that address.
                 let host = net.prefix_len() == net.max_prefix_len();
                 let net = if host {
                     Part::Ip(net.addr())
@@ -201,8 +201,8 @@ impl Member {
         })
     }
 
-    /// What an element of a set stands for; `None` for one that this mode does not make (a port
-    /// range, an exception).
+    /// Interpret an element; `None` for a form that this mode never writes (a port range, an
+    /// exception).
     pub(super) fn of(element: &Element) -> Option<Self> {
         if element.nomatch {
             return None;
@@ -232,7 +232,7 @@ impl Member {
         })
     }
 
-    /// The same, in a set of this kind: there a single address is a range of one.
+    /// The form in a set of this kind, in which a single address may be a range of one.
     pub(super) fn in_set(self, kind: SetKind) -> Self {
         match (kind, self) {
             (SetKind::LoadBalancerSourceCidr, Member::IpPortIp(ip, p, n, other)) => {

@@ -1,4 +1,4 @@
-//! Endpoints on their way out.
+//! Terminating endpoints.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use netfilter::ipvs::ServiceId;
 
-/// How long after the first look the second one comes; each further pause is twice as long.
+/// The pause between the first and the second check; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause: how often kube-proxy looks.
+/// The longest pause: kube-proxy's interval.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Destinations that get no new connections (weight 0) and are to be removed when the last of
-/// their connections has ended.
+/// Destinations that get no new connections (weight 0) and are removed when their last connection
+/// ends.
 ///
-/// A pure state machine: time is an argument (since any fixed moment), and what connections there
-/// are is told to it. A destination that comes back is taken off the list, and where the list is
-/// lost with a restart, whoever reads the kernel's state finds the weight 0 and puts it there
-/// again, or back to 1: it is never left at 0 (kubernetes/kubernetes 92019, 108319).
+/// A pure state machine: the time (since any fixed moment) and the number of connections are
+/// arguments. A destination that returns is removed from the list. After a restart, the weight 0 in
+/// the kernel adds a destination to the list again or is set back to 1: it never stays 0
+/// (kubernetes/kubernetes 92019, 108319).
 #[derive(Debug, Default)]
 pub struct Termination {
     leaving: BTreeMap<ServiceId, BTreeMap<SocketAddr, Leaving>>,
@@ -30,7 +30,7 @@ struct Leaving {
 }
 
 impl Termination {
-    /// A destination is going. It is looked at as soon as possible: many have no connection.
+    /// Add a destination. It is due at once, since many have no connection.
     pub fn leave(&mut self, id: ServiceId, address: SocketAddr, now: Duration) {
         let leaving = Leaving {
             check_at: now,
@@ -40,45 +40,50 @@ impl Termination {
         of_server.entry(address).or_insert(leaving);
     }
 
-    /// No destination of a virtual server is going any more, unless it is said again.
+    /// Remove all destinations of a virtual server.
     pub fn stay(&mut self, id: &ServiceId) {
         self.leaving.remove(id);
     }
 
-    /// Nothing is going.
+    /// Whether no destination is terminating.
     pub fn is_empty(&self) -> bool {
         self.leaving.is_empty()
     }
 
-    /// The virtual servers that have destinations to look at.
+    /// The virtual servers with due destinations.
     pub fn due(&self, now: Duration) -> Vec<ServiceId> {
-        let due = |going: &BTreeMap<SocketAddr, Leaving>| going.values().any(|l| l.check_at <= now);
-        let servers = self.leaving.iter().filter(|(_, going)| due(going));
+        let due = |terminating: &BTreeMap<SocketAddr, Leaving>| {
+            terminating.values().any(|l| l.check_at <= now)
+        };
+        let servers = self
+            .leaving
+            .iter()
+            .filter(|(_, terminating)| due(terminating));
         servers.map(|(id, _)| *id).collect()
     }
 
-    /// When there will be one.
+    /// The time of the next due destination.
     pub fn next(&self) -> Option<Duration> {
         let all = self.leaving.values().flat_map(BTreeMap::values);
         all.map(|l| l.check_at).min()
     }
 
-    /// The connections of a virtual server's destinations, active and inactive, as of now. Returns
-    /// the destinations that have none left, or are not there any more; they are forgotten.
+    /// Record the number of active and inactive connections of a virtual server's destinations.
+    /// Remove and return the destinations without connections and those that no longer exist.
     pub fn checked(
         &mut self,
         id: &ServiceId,
         connections: &HashMap<SocketAddr, u64>,
         now: Duration,
     ) -> Vec<SocketAddr> {
-        let Some(going) = self.leaving.get_mut(id) else {
+        let Some(terminating) = self.leaving.get_mut(id) else {
             return Vec::new();
         };
-        let mut gone = Vec::new();
-        going.retain(|address, leaving| {
+        let mut ended = Vec::new();
+        terminating.retain(|address, leaving| {
             let busy = connections.get(address).is_some_and(|count| *count > 0);
             if !busy {
-                gone.push(*address);
+                ended.push(*address);
                 return false;
             }
             if leaving.check_at <= now {
@@ -87,9 +92,9 @@ impl Termination {
             }
             true
         });
-        if going.is_empty() {
+        if terminating.is_empty() {
             self.leaving.remove(id);
         }
-        gone
+        ended
     }
 }

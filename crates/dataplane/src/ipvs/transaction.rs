@@ -1,4 +1,4 @@
-//! What the kernel is to be told.
+//! The operations for the kernel.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,24 +15,23 @@ use super::observe::SeenRules;
 use super::rules::{FullChain, Inputs};
 use super::sets::{COUNT, SetKind};
 
-/// Changes for the kernel, to be carried out field by field, in the order of the fields.
+/// The operations for the kernel, to be executed in the order of the fields.
 ///
-/// Sets come before the rules that name them. Virtual servers come before their addresses, so that
-/// a connection never finds the address without the Service, and go after them.
+/// Sets are created before the rules that name them. Virtual servers are added before their addresses
+/// and removed after them, so that a connection never finds the address without the Service.
 #[derive(Debug, Default)]
 pub struct Transaction {
-    /// The interface [`DEVICE`](super::DEVICE) must be made: a dummy, which stays down.
+    /// Whether [`DEVICE`](super::DEVICE) must be created: a dummy interface, which stays down.
     pub device: bool,
-    /// Sets to make, and elements to add to them.
+    /// Sets to create, and elements to add.
     pub sets: Vec<ipset::Op>,
-    /// Input for `iptables-restore --noflush` (or `ip6tables-restore`); empty where nothing is to
-    /// do.
+    /// Input for `iptables-restore --noflush` (or `ip6tables-restore`); empty if nothing changes.
     pub rules: String,
     /// Virtual servers and destinations to add or change, and destinations to remove.
     pub servers: Vec<ipvs::Op>,
-    /// Addresses to add to the interface, as /32 or /128.
+    /// Addresses to add to the device, as /32 or /128.
     pub new_addresses: Vec<IpAddr>,
-    /// Addresses to remove from it.
+    /// Addresses to remove from the device.
     pub old_addresses: Vec<IpAddr>,
     /// Virtual servers to remove.
     pub old_servers: Vec<ipvs::Op>,
@@ -42,7 +41,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Nothing is to do.
+    /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         !self.device
             && self.sets.is_empty()
@@ -55,30 +54,30 @@ impl Transaction {
     }
 }
 
-/// What is in force once a transaction is.
+/// The known state after the commit.
 #[derive(Debug, Default)]
 pub(super) struct Next {
     pub(super) items: Vec<(Item, bool)>,
     pub(super) servers: Vec<(ServiceId, Option<Applied>)>,
     pub(super) rooms: [Option<usize>; COUNT],
     pub(super) rules: Option<Inputs>,
-    /// Destinations that are on their way out.
+    /// Terminating destinations.
     pub(super) leaving: Vec<(ServiceId, SocketAddr)>,
 }
 
-/// A virtual server that is in the kernel.
+/// A virtual server in the kernel.
 #[derive(Clone, Debug)]
 pub(super) struct Applied {
-    /// Without destinations.
+    /// The server without destinations.
     pub(super) service: Service,
-    /// Destinations as this mode makes them, shared with the plan.
+    /// Destinations in the form that this mode writes, shared with the plan.
     pub(super) plain: Arc<[Endpoint]>,
-    /// All others: those that are going, and whatever was found.
+    /// All other destinations: terminating ones, and those that were read.
     pub(super) odd: BTreeMap<SocketAddr, Destination>,
 }
 
 impl Applied {
-    /// A new one, without destinations.
+    /// A new server without destinations.
     pub(super) fn new(service: Service) -> Self {
         Self {
             service,
@@ -87,7 +86,7 @@ impl Applied {
         }
     }
 
-    /// One that was found.
+    /// A server that was read.
     pub(super) fn found(mut service: Service) -> Self {
         let destinations = std::mem::take(&mut service.destinations);
         Self {
@@ -97,14 +96,14 @@ impl Applied {
     }
 }
 
-/// Where an endpoint is.
+/// The socket address of an endpoint.
 pub(super) fn socket(endpoint: &Endpoint) -> SocketAddr {
     SocketAddr::new(endpoint.ip, endpoint.port)
 }
 
-/// The input for `iptables-restore` that makes `chains` be as they should, given what of them is
-/// there, and that adds or removes single rules of
-/// [`IPVS_OUT_FILTER`](super::names::IPVS_OUT_FILTER). Empty where nothing is to do.
+/// The input for `iptables-restore` that changes the chains from `before` to `chains`, and adds or
+/// removes single rules of [`IPVS_OUT_FILTER`](super::names::IPVS_OUT_FILTER). Empty if nothing
+/// changes.
 pub(super) fn rules_text(
     chains: &[FullChain],
     before: Before<'_>,
@@ -151,12 +150,12 @@ pub(super) fn rules_text(
     text
 }
 
-/// What is known of the rules that are there.
+/// The known rules.
 #[derive(Clone, Copy)]
 pub(super) enum Before<'a> {
-    /// They were read.
+    /// As read.
     Seen(&'a SeenRules),
-    /// They were written.
+    /// As written.
     Written(&'a [FullChain]),
 }
 
@@ -184,7 +183,7 @@ impl Before<'_> {
     }
 }
 
-/// Of rules whose order does not matter.
+/// The texts of rules, sorted, for chains in which the order has no meaning.
 fn sorted(rules: &[Rule]) -> Vec<String> {
     let text = |rule: &Rule| {
         let mut text = String::new();
@@ -196,7 +195,7 @@ fn sorted(rules: &[Rule]) -> Vec<String> {
     texts
 }
 
-/// Elements of sets, gathered by set.
+/// Elements by set.
 #[derive(Default)]
 pub(super) struct Elements(BTreeMap<SetKind, Vec<ipset::Element>>);
 

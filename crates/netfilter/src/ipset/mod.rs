@@ -1,4 +1,4 @@
-//! ipsets: their definitions and elements as typed data, with the text form of `ipset save`.
+//! ipsets: definitions and elements as typed data, in the text format of `ipset save`.
 //!
 //! ```
 //! use netfilter::ipset::Sets;
@@ -20,7 +20,7 @@ use ipnet::IpNet;
 
 pub use parse::ParseError;
 
-/// All sets, in the order in which they were created: a `list:set` comes after its members.
+/// All sets in the order of creation: a `list:set` follows its members.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sets {
     /// The sets.
@@ -28,7 +28,7 @@ pub struct Sets {
 }
 
 impl Sets {
-    /// Reads what `ipset save` prints.
+    /// Parse the output of `ipset save`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         parse::parse(text)
     }
@@ -42,20 +42,20 @@ impl Sets {
 /// One set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// Its name, at most 31 bytes (`IPSET_MAXNAMELEN` is 32 with the closing NUL).
+    /// The name, at most 31 bytes (`IPSET_MAXNAMELEN` is 32 with the terminating NUL).
     pub name: Box<str>,
-    /// How it stores elements.
+    /// The storage method.
     pub method: Method,
-    /// What an element consists of.
+    /// The parts of an element.
     pub parts: Vec<PartKind>,
-    /// The options of `create`, in order, with their values; flags have none. `family inet` and
-    /// `range 0-65535` are among them.
+    /// The options of `create` in order, with their values; `None` for flags. Includes `family inet`
+    /// and `range 0-65535`.
     pub options: Vec<(Box<str>, Option<Box<str>>)>,
     /// The elements.
     pub elements: Vec<Element>,
 }
 
-/// How a set stores its elements: what comes before the colon of its type.
+/// The storage method of a set: the word before the colon of its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum Method {
@@ -64,7 +64,7 @@ pub enum Method {
     List,
 }
 
-/// What one part of an element is: the words behind the colon of a set's type.
+/// The kind of one part of an element: a word after the colon of the set's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum PartKind {
@@ -107,9 +107,9 @@ impl PartKind {
 /// One element.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Element {
-    /// Its parts, as many as the set's type has.
+    /// The parts, as many as in the set's type.
     pub parts: Vec<Part>,
-    /// `nomatch`: what falls in here does not match, though it falls in a wider element.
+    /// `nomatch`: packets in this element do not match, even if they are in a wider element.
     pub nomatch: bool,
     /// Other options, in order: `timeout 30`, `comment "…"`, `packets 0`.
     pub options: Vec<(Box<str>, Option<Box<str>>)>,
@@ -133,9 +133,9 @@ pub enum Part {
     Ip(IpAddr),
     /// A range of addresses with a common prefix; host bits are masked off.
     Net(IpNet),
-    /// Addresses from the first to the last.
+    /// A range of addresses, inclusive.
     IpRange(IpAddr, IpAddr),
-    /// A port, or ports from first to last, of a protocol. A `bitmap:port` has none.
+    /// A port or an inclusive range of ports. A `bitmap:port` has no protocol.
     #[allow(missing_docs)]
     Port {
         protocol: Option<PortProtocol>,
@@ -144,7 +144,7 @@ pub enum Part {
     },
     /// A packet mark.
     Mark(u32),
-    /// An interface; `physical` where the bridge port is meant.
+    /// An interface; with `physical`, a bridge port.
     #[allow(missing_docs)]
     Iface { name: Box<str>, physical: bool },
     /// A hardware address.
@@ -153,7 +153,7 @@ pub enum Part {
     Set(Box<str>),
 }
 
-/// The protocol of a port: its number, by IANA, and for ICMP whether the port is type and code.
+/// The protocol of a port: its IANA number. For ICMP the port is type and code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortProtocol(pub u8);
 
@@ -165,7 +165,7 @@ impl PortProtocol {
         ("udplite", 136),
         ("icmp", 1),
         ("icmpv6", 58),
-        // What it prints depends on the host's list of protocols.
+        // The printed name depends on the host's /etc/protocols.
         ("ipv6-icmp", 58),
     ];
 
@@ -190,7 +190,7 @@ impl fmt::Display for PortProtocol {
 }
 
 impl Set {
-    /// The type as `ipset` writes it: `hash:ip,port`.
+    /// The type in the format of `ipset`: `hash:ip,port`.
     pub fn type_name(&self) -> String {
         let method = match self.method {
             Method::Hash => "hash",
@@ -207,13 +207,13 @@ impl Set {
         found.1.as_deref()
     }
 
-    /// Whether its addresses are IPv6 ones.
+    /// Whether the addresses are IPv6.
     pub fn is_v6(&self) -> bool {
         self.option("family") == Some("inet6")
     }
 }
 
-/// What `ipset save` prints.
+/// The format of `ipset save`.
 impl fmt::Display for Sets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.sets.iter().try_for_each(|s| s.fmt(f))
@@ -248,7 +248,7 @@ fn write_options(
     Ok(())
 }
 
-/// As in `add SET ELEMENT`: `10.0.0.1,tcp:80 timeout 30`.
+/// The format of `add SET ELEMENT`: `10.0.0.1,tcp:80 timeout 30`.
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, part) in self.parts.iter().enumerate() {
@@ -307,22 +307,22 @@ impl From<Sets> for BTreeMap<Box<str>, Set> {
 /// One change to ipsets, as a command of their netlink subsystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// A new set; its elements do not count. One of the same name and type is as good.
+    /// Create a set, without its elements. An existing set of the same name and type is accepted.
     Create(Set),
-    /// Elements that a set is to have.
+    /// Add elements.
     #[allow(missing_docs)]
     Add {
         set: Box<str>,
         elements: Vec<Element>,
     },
-    /// Elements that a set is not to have.
+    /// Delete elements.
     #[allow(missing_docs)]
     Delete {
         set: Box<str>,
         elements: Vec<Element>,
     },
-    /// Two sets of one type change places.
+    /// Exchange two sets of one type.
     Swap(Box<str>, Box<str>),
-    /// A set goes, with its elements. One that a rule names cannot go.
+    /// Destroy a set with its elements. A set that a rule names cannot be destroyed.
     Destroy(Box<str>),
 }

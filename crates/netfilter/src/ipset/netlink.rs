@@ -1,7 +1,8 @@
-//! The messages of the netfilter subsystem `ipset` (`linux/netfilter/ipset/ip_set.h`): what follows
-//! the netlink header, both ways, for sets of addresses, ranges and ports.
+//! The messages of the netfilter subsystem `ipset` (`linux/netfilter/ipset/ip_set.h`) after the
+//! netlink header, for sets of addresses, ranges and ports.
 //!
-//! Numbers are in network byte order and say so in their attribute's type, as the kernel demands.
+//! Numbers are in network byte order, with the flag for it in the attribute's type, as the kernel
+//! requires.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,9 +14,9 @@ use crate::netlink::{
     Attribute, Attributes, DecodeError, NFGENMSG_LEN, NLA_F_NET_BYTEORDER, Writer, need, nfgenmsg,
 };
 
-/// The protocol version that all kernels since 2011 speak.
+/// The protocol version of all kernels since 2011.
 const PROTOCOL: u8 = 6;
-/// So many elements go into one message: below the 64 KiB that a nested attribute can hold.
+/// The number of elements in one message, within the 64 KiB of a nested attribute.
 const ELEMENTS_PER_MESSAGE: usize = 400;
 
 const CMD_CREATE: u8 = 2;
@@ -51,18 +52,18 @@ const FLAG_NOMATCH: u32 = 1 << 2;
 const IPADDR_V4: u16 = 1;
 const IPADDR_V6: u16 = 2;
 
-/// The newest revision of any type that these messages are known to be right for
-/// (`hash:ip,port,net` of Linux 6.1). A kernel with an older one is asked for that.
+/// The newest known revision of any type (`hash:ip,port,net` of Linux 6.1). Kernels with an older
+/// one get that.
 const REVISION: u8 = 8;
 
-/// One message, but for its netlink header.
+/// One message without its netlink header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The subsystem's command.
     pub command: u8,
     /// `struct nfgenmsg` and the attributes.
     pub payload: Vec<u8>,
-    /// How many elements it is about.
+    /// The number of elements.
     pub elements: usize,
 }
 
@@ -83,7 +84,7 @@ impl Message {
 }
 
 impl Op {
-    /// The set that it is about, or the first of two.
+    /// The set, or the first of two.
     pub fn set(&self) -> &str {
         match self {
             Op::Create(set) => &set.name,
@@ -92,8 +93,8 @@ impl Op {
         }
     }
 
-    /// The messages, in order; many elements take more than one. `revision` is that of the set's
-    /// type, from [`decode_revision`]; it counts for [`Op::Create`] only.
+    /// The messages in order; many elements take several. `revision` is that of the set's type, from
+    /// [`decode_revision`], and only used by [`Op::Create`].
     pub fn encode(&self, revision: u8) -> Vec<Message> {
         match self {
             Op::Create(set) => vec![create(set, revision)],
@@ -114,7 +115,7 @@ impl Op {
     }
 }
 
-/// The family of a set: that of its addresses, or none.
+/// The family of a set's addresses; unspecified without addresses.
 fn family(set: &Set) -> u8 {
     match set.option("family") {
         Some("inet6") => 10,
@@ -123,7 +124,7 @@ fn family(set: &Set) -> u8 {
     }
 }
 
-/// The request for the revisions of a set's type that the kernel has.
+/// The request for the kernel's revisions of a set type.
 pub fn type_request(set: &Set) -> Message {
     let mut message = Message::new(CMD_TYPE, family(set));
     let mut w = message.writer();
@@ -132,10 +133,10 @@ pub fn type_request(set: &Set) -> Message {
     message
 }
 
-/// The revision to ask for, from the answer to [`type_request`].
+/// The revision to use, from the reply to [`type_request`].
 ///
 /// # Errors
-/// [`DecodeError`] where the message is not what the header says.
+/// [`DecodeError`] if the message is malformed.
 pub fn decode_revision(message: &[u8]) -> Result<u8, DecodeError> {
     let mut newest = None;
     for attr in body(message)? {
@@ -195,7 +196,7 @@ fn members(command: u8, set: &str, elements: &[Element]) -> Vec<Message> {
         message.elements = chunk.len();
         let mut w = message.writer();
         w.string(ATTR_SETNAME, set);
-        // The kernel takes several only with a place to report the line of a bad one.
+        // The kernel accepts several only with an attribute for the line of an invalid one.
         w.ne32(ATTR_LINENO, 1);
         w.nest(ATTR_ADT, |w| {
             for element in chunk {
@@ -238,7 +239,7 @@ fn put_element(w: &mut Writer<'_>, element: &Element) {
                     w.bytes(CADT_PROTO, &[protocol.0]);
                 }
             }
-            // Types of sets that are never written.
+            // Set types that are never written.
             Part::IpRange(..)
             | Part::Mark(_)
             | Part::Iface { .. }
@@ -257,12 +258,11 @@ fn body(message: &[u8]) -> Result<Attributes<'_>, DecodeError> {
     Ok(Attributes::new(body, "IPSET_CMD"))
 }
 
-/// Takes in one answer to [`list_request`]: a set, or more elements of the last one. Sets whose
-/// name `wanted` turns down are left out, whatever is in them.
+/// Decode one reply to [`list_request`]: a set, or further elements of the last one. Sets whose name
+/// `wanted` rejects are skipped, whatever they contain.
 ///
 /// # Errors
-/// [`DecodeError`] where the message is not what the header says, or a set that is wanted has a
-/// type that is not known.
+/// [`DecodeError`] if the message is malformed, or a wanted set has an unknown type.
 pub fn decode_list(
     message: &[u8],
     sets: &mut Vec<Set>,
@@ -401,7 +401,7 @@ fn read_element(kinds: &[PartKind], attr: &Attribute<'_>) -> Result<Element, Dec
                 match len {
                     Some(len) if *kind == PartKind::Net => {
                         let net = IpNet::new(ip, len).map_err(|_| attr.size_error())?;
-                        // A range of one address is written as that address.
+                        // The kernel lists a range of one address as that address.
                         if len == net.max_prefix_len() {
                             Part::Ip(ip)
                         } else {

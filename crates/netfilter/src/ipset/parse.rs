@@ -1,4 +1,4 @@
-//! Reads `ipset save`.
+//! Parser of `ipset save`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,19 +7,19 @@ use ipnet::IpNet;
 
 use super::{Element, Method, Part, PartKind, PortProtocol, Set, Sets};
 
-/// Why a dump of ipsets cannot be read.
+/// Position and cause of a parse failure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("ipset dump, line {line}, column {column}: {message}")]
 pub struct ParseError {
-    /// From 1.
+    /// The line, from 1.
     pub line: usize,
-    /// In bytes, from 1.
+    /// The column in bytes, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// The cause.
     pub message: String,
 }
 
-/// A line taken apart into words, each with its column.
+/// A line as words with their columns.
 struct Line<'a> {
     number: usize,
     length: usize,
@@ -52,15 +52,12 @@ impl<'a> Line<'a> {
                 self.next += 1;
                 Ok(*w)
             }
-            None => Err(self.error(
-                self.length + 1,
-                format!("the line ends where {what} should be"),
-            )),
+            None => Err(self.error(self.length + 1, format!("the line ends before {what}"))),
         }
     }
 }
 
-/// Splits at white space; a word in double quotes may hold some.
+/// Split at white space outside double quotes.
 fn split(number: usize, text: &str) -> Result<Line<'_>, ParseError> {
     let mut line = Line {
         number,
@@ -76,7 +73,7 @@ fn split(number: usize, text: &str) -> Result<Line<'_>, ParseError> {
         } else if *b == b'"' {
             let rest = text.get(at + 1..).unwrap_or_default();
             let Some(len) = rest.find('"') else {
-                return Err(line.error(at + 1, "the quote is never closed"));
+                return Err(line.error(at + 1, "the quote is not closed"));
             };
             line.words
                 .push((at + 1, rest.get(..len).unwrap_or_default()));
@@ -107,7 +104,7 @@ pub(super) fn parse(text: &str) -> Result<Sets, ParseError> {
                 let (column, _) = (line.column(), ());
                 let set = create(&mut line)?;
                 if by_name.insert(set.name.clone(), sets.sets.len()).is_some() {
-                    return Err(line.error(column, format!("set {} is created twice", set.name)));
+                    return Err(line.error(column, format!("set {} already exists", set.name)));
                 }
                 sets.sets.push(set);
             }
@@ -116,17 +113,19 @@ pub(super) fn parse(text: &str) -> Result<Sets, ParseError> {
                 let (column, name) = line.word("the name of a set")?;
                 let set = by_name.get(name).and_then(|i| sets.sets.get_mut(*i));
                 let Some(set) = set else {
-                    return Err(line.error(column, format!("no set {name} was created")));
+                    return Err(line.error(column, format!("set {name} does not exist")));
                 };
                 let element = element(&mut line, set)?;
                 set.elements.push(element);
             }
-            // What `ipset restore` takes beside it; a dump never has it.
+            // Accepted by `ipset restore`; absent from dumps.
             Some("COMMIT" | "quit") => {}
             Some(other) => {
                 return Err(line.error(
                     line.column(),
-                    format!("{other:?} where create or add should be: is this `ipset save`?"),
+                    format!(
+                        "expected create or add, found {other:?}: the text is not from `ipset save`"
+                    ),
                 ));
             }
         }
@@ -137,13 +136,13 @@ pub(super) fn parse(text: &str) -> Result<Sets, ParseError> {
 fn create(line: &mut Line<'_>) -> Result<Set, ParseError> {
     let (column, name) = line.word("the name of a set")?;
     if name.len() > 31 {
-        return Err(line.error(column, "the name of a set has at most 31 bytes"));
+        return Err(line.error(column, "a set name has at most 31 bytes"));
     }
     let (column, kind) = line.word("the type of the set")?;
     let unknown = |line: &Line<'_>| {
         line.error(
             column,
-            format!("{kind:?} is not a type of set (such as hash:ip,port)"),
+            format!("{kind:?} is not a set type such as hash:ip,port"),
         )
     };
     let Some((method, parts)) = kind.split_once(':') else {
@@ -167,7 +166,7 @@ fn create(line: &mut Line<'_>) -> Result<Set, ParseError> {
     })
 }
 
-/// The options that have no value; any other has one.
+/// The options without a value; every other option has one.
 const FLAGS: [&str; 7] = [
     "counters", "forceadd", "skbinfo", "nomatch", "wildcard", "noprobe", "-exist",
 ];
@@ -176,8 +175,7 @@ type Options = Vec<(Box<str>, Option<Box<str>>)>;
 
 fn options(line: &mut Line<'_>) -> Result<Options, ParseError> {
     let mut all = Options::new();
-    // In `create`, `comment` is a flag; in `add`, it has the text. The latter comes in quotes and
-    // never last.
+    // `comment` is a flag in `create` and has a text in `add`, in quotes and never last.
     while let Some(name) = line.peek() {
         line.next += 1;
         let lone = name == "comment" && line.peek().is_none_or(|w| FLAGS.contains(&w));
@@ -199,7 +197,7 @@ fn element(line: &mut Line<'_>, set: &Set) -> Result<Element, ParseError> {
         return Err(line.error(
             column,
             format!(
-                "{text:?} has {} parts where {} has {}",
+                "{text:?} has {} parts, but {} has {}",
                 words.len(),
                 set.type_name(),
                 set.parts.len()
@@ -281,7 +279,7 @@ fn address(text: &str) -> Option<Part> {
     (a.is_ipv4() == b.is_ipv4() && a <= b).then_some(Part::IpRange(a, b))
 }
 
-/// Names that ipset gives to pairs of ICMP type and code.
+/// The names of ipset for pairs of ICMP type and code.
 const ICMP: [(&str, u8, u8); 22] = [
     ("echo-reply", 0, 0),
     ("network-unreachable", 3, 0),
@@ -307,7 +305,7 @@ const ICMP: [(&str, u8, u8); 22] = [
     ("timestamp-reply", 14, 0),
 ];
 
-/// As [`ICMP`], for ICMPv6.
+/// Like [`ICMP`], for ICMPv6.
 const ICMPV6: [(&str, u8, u8); 14] = [
     ("no-route", 1, 0),
     ("communication-prohibited", 1, 1),
@@ -348,7 +346,7 @@ fn port(text: &str) -> Option<Part> {
             last: packed,
         });
     }
-    // ICMP's "port" is type/code, kept as the kernel keeps it: type << 8 | code.
+    // The "port" of ICMP is type and code, as in the kernel: type << 8 | code.
     if let Some((kind, code)) = ports.split_once('/') {
         let packed = u16::from_be_bytes([kind.parse().ok()?, code.parse().ok()?]);
         return Some(Part::Port {

@@ -70,7 +70,7 @@ fn mutated_dumps_never_panic_and_what_is_read_is_written() {
     }
 }
 
-/// What the kernel would answer to a list: its dump has the attributes of `create` and `add`.
+/// The kernel's reply to a list request, with the attributes of `create` and `add`.
 fn listed(set: &Set) -> Vec<Vec<u8>> {
     let mut parts: Vec<Vec<u8>> = Op::Create(set.clone())
         .encode(6)
@@ -145,7 +145,7 @@ fn mutated_messages_never_panic() {
             let _ = netlink::decode_revision(&mutated);
         }
         for set in read {
-            // What was read can be written, and is then read the same.
+            // A parsed value is written in a form that is parsed as the same value.
             let mut again = Vec::new();
             for message in listed(&set) {
                 netlink::decode_list(&message, &mut again, &|_| true).unwrap();

@@ -1,4 +1,4 @@
-//! What `iptables-restore` does to the tables, for tests and for the fake kernel.
+//! The effect of `iptables-restore` on tables, for `render` and tests.
 
 use std::collections::HashMap;
 use std::collections::btree_map::Entry;
@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use super::{Chain, ChainState, Command, Policy, Restore, RestoreTable, Rule, Table};
 use super::{TableSet, TableState};
 
-/// Whether tables are emptied first.
+/// Whether tables are flushed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
     /// A section replaces its table, as without `--noflush`.
@@ -15,16 +15,16 @@ pub enum Flush {
     Nothing,
 }
 
-/// Why a restore was refused. Sections before the one at fault have taken effect, as they have
-/// where the real program refuses.
+/// Why a restore was refused. Sections before the invalid one have taken effect, as with the real
+/// program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, table {table}: {reason}")]
 pub struct ApplyError {
-    /// The line of the command; 0 where it was not read from text.
+    /// The line of the command; 0 if it was not parsed from text.
     pub line: u32,
     /// The table.
     pub table: Table,
-    /// What is wrong.
+    /// The cause.
     pub reason: Refusal,
 }
 
@@ -46,7 +46,7 @@ pub enum Refusal {
     NoPosition(Chain),
     #[error("chain {0} has rules and cannot be deleted")]
     NotEmpty(Chain),
-    #[error("chain {0} is jumped to and cannot be deleted")]
+    #[error("chain {0} is referenced and cannot be deleted")]
     Referenced(Chain),
     #[error("chain {0} is built in and cannot be deleted")]
     BuiltIn(Chain),
@@ -54,17 +54,17 @@ pub enum Refusal {
     Policy(Chain),
     #[error("a comment is longer than 255 bytes")]
     LongComment,
-    #[error("the line cannot be read: {0}")]
-    NotRead(String),
+    #[error("cannot parse the line: {0}")]
+    Unparsable(String),
 }
 
 impl TableSet {
-    /// Does what `iptables-restore` does with this input. Each section takes effect as a whole or
-    /// not at all; the first that is refused ends it.
+    /// Apply the input like `iptables-restore`. Each section takes effect as a whole or not at all;
+    /// the first refused section ends the restore.
     ///
     /// # Errors
-    /// What a real kernel refuses too: a jump to a chain that does not exist, the deletion of a
-    /// chain that is jumped to or of a rule that is not there, and so on.
+    /// A command that the kernel would refuse: a jump to a chain that does not exist, the deletion
+    /// of a referenced chain or of a rule that does not exist, and so on.
     pub fn apply(&mut self, restore: Restore, flush: Flush) -> Result<(), ApplyError> {
         for section in restore.tables {
             let table = section.table;
@@ -96,7 +96,7 @@ impl TableSet {
 struct Work {
     table: Table,
     state: TableState,
-    /// How many rules jump to each chain; counted when first asked for.
+    /// The number of jumps to each chain; counted on first use.
     references: Option<HashMap<Chain, usize>>,
 }
 
@@ -197,7 +197,7 @@ impl Work {
         }
     }
 
-    /// Does something to one chain, or to all but those it makes no sense for.
+    /// Apply an action to one chain, or to all that are not built in.
     fn each(&mut self, chain: Option<Chain>, act: fn(&mut Self, Chain) -> Step) -> Step {
         if let Some(chain) = chain {
             return act(self, chain);
@@ -217,9 +217,9 @@ impl Work {
         found.ok_or(Refusal::NoChain(chain))
     }
 
-    /// Checks a rule that is about to be put into a chain, and counts its jump.
+    /// Validate a rule that will be added to a chain, and count its jump.
     fn check(&mut self, chain: Chain, rule: &Rule) -> Step {
-        // XT_MAX_COMMENT_LEN is 256 with the closing NUL.
+        // XT_MAX_COMMENT_LEN is 256 with the terminating NUL.
         if rule.comments().any(|text| text.len() > 255) {
             return Err(Refusal::LongComment);
         }

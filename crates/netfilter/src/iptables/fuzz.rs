@@ -2,11 +2,11 @@
 
 use super::{Family, Flush, Restore, TableSet};
 
-/// Reads the bytes as restore input. What can be read must be printed so that it is read as the
-/// same, and must be applied or refused without a panic.
+/// Parse the bytes as restore input. Parsable input must be printed in a form that is parsed as the
+/// same value, and must be applied or refused without a panic.
 ///
 /// # Panics
-/// Where that does not hold: the purpose of the function.
+/// A violation of these properties.
 pub fn fuzz_one(family: Family, bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -19,7 +19,7 @@ pub fn fuzz_one(family: Family, bytes: &[u8]) {
         Ok(again) => again,
         Err(error) => panic!("{error}\n{printed}"),
     };
-    // Comment lines are not printed, so lines have other numbers.
+    // Comment lines are not printed, so line numbers differ.
     for restore in [&mut restore, &mut again] {
         let commands = restore.tables.iter_mut().flat_map(|t| &mut t.commands);
         commands.for_each(|(line, _)| *line = 0);

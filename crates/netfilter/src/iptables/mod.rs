@@ -1,11 +1,10 @@
 //! The iptables language: tables, chains, rules, matches and targets as typed data.
 //!
-//! A rule here is the rule as the kernel keeps it, so that the many spellings of one rule
+//! A rule has the form in which the kernel stores it, so that the many spellings of one rule
 //! (`--or-mark 0x4000` and `--set-xmark 0x4000/0x4000`, an implied and a written `-m tcp`, an
-//! address with and without `/32`) are one value. The writer prints what `iptables-save` 1.8.9
-//! prints; the parser reads what `iptables-save` prints and what `iptables-restore` accepts, from
-//! any version and any author. An extension that is not modelled is kept word for word
-//! ([`Extension`]), never dropped.
+//! address with and without `/32`) are one value. The writer prints the format of `iptables-save`
+//! 1.8.9; the parser reads the output of any `iptables-save` and the input of `iptables-restore`.
+//! An extension that is not modelled is kept word for word ([`Extension`]), never dropped.
 //!
 //! ```
 //! use netfilter::iptables::{Family, TableSet};

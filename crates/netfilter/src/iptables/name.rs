@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Which of the two rule sets: `iptables` or `ip6tables`.
+/// The address family: the rule set of `iptables` or of `ip6tables`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum Family {
@@ -60,7 +60,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// All tables, in the order in which a packet meets them at one hook.
+    /// All tables in the order of one hook.
     pub const ALL: [Table; 5] = [
         Table::Raw,
         Table::Mangle,
@@ -80,7 +80,7 @@ impl Table {
         }
     }
 
-    /// The chains that the kernel calls, in the order in which `iptables-save` lists them.
+    /// The built-in chains in the order of `iptables-save`.
     pub fn built_in(self) -> &'static [Chain] {
         const PRE: Chain = Chain::literal("PREROUTING");
         const IN: Chain = Chain::literal("INPUT");
@@ -95,7 +95,7 @@ impl Table {
         }
     }
 
-    /// Whether the kernel calls this chain itself.
+    /// Whether the chain is built in.
     pub fn is_built_in(self, chain: Chain) -> bool {
         self.built_in().contains(&chain)
     }
@@ -116,31 +116,31 @@ impl FromStr for Table {
 }
 
 /// The name of a chain: 1 to 28 bytes (`XT_EXTENSION_MAXNAMELEN` of `linux/netfilter/x_tables.h`
-/// is 29 with the closing NUL), no white space or quotes, not starting with `-` or `!`.
+/// is 29 with the terminating NUL), no white space or quotes, not starting with `-` or `!`.
 ///
-/// Kept in place: copying one costs no allocation, of which a large cluster has 100,000.
+/// Stored inline: a large cluster has 100,000 names, and a copy costs no allocation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Chain {
-    // Padded with NUL, so that comparing arrays orders names as comparing strings does.
+    // Padded with NUL, so that arrays sort like strings.
     bytes: [u8; Chain::MAX_LEN],
     len: u8,
 }
 
-/// Why a name cannot be a chain's.
+/// Why a chain name is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("chain name {name:?}: {reason}")]
 pub struct ChainError {
     /// The name.
     pub name: String,
-    /// What is wrong with it.
+    /// The cause.
     pub reason: &'static str,
 }
 
 impl Chain {
-    /// The longest name, in bytes.
+    /// The maximum length in bytes.
     pub const MAX_LEN: usize = 28;
 
-    /// Checks a name.
+    /// Validate a name.
     pub fn new(name: &str) -> Result<Self, ChainError> {
         match Self::check(name.as_bytes()) {
             Ok(()) => Ok(Self::fill(name.as_bytes())),
@@ -151,7 +151,7 @@ impl Chain {
         }
     }
 
-    /// A name known when this program was compiled; a bad one does not compile in a `const`.
+    /// A name known at compile time; an invalid one does not compile in a `const`.
     pub const fn literal(name: &'static str) -> Self {
         if Self::check(name.as_bytes()).is_err() {
             panic!("not a chain name");
@@ -191,7 +191,7 @@ impl Chain {
 
     /// The name.
     pub fn as_str(&self) -> &str {
-        // Filled from a whole `str` only, so this never falls back.
+        // Always filled from a complete `str`.
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
@@ -221,7 +221,7 @@ impl FromStr for Chain {
     }
 }
 
-/// What a built-in chain does with a packet that reached its end.
+/// The verdict of a built-in chain on packets that reach its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Policy {

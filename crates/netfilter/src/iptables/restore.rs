@@ -2,12 +2,12 @@
 
 use super::{Chain, Counters, Family, Policy, Rule, Table};
 
-/// What one `iptables-restore` is told to do; what `iptables-save` prints is one too.
+/// The input of one `iptables-restore`. The output of `iptables-save` has the same form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
     /// The family.
     pub family: Family,
-    /// The sections from `*table` to `COMMIT`, in order. A table can come more than once.
+    /// The sections from `*table` to `COMMIT`, in order. A table can occur more than once.
     pub tables: Vec<RestoreTable>,
 }
 
@@ -16,8 +16,7 @@ pub struct Restore {
 pub struct RestoreTable {
     /// The table.
     pub table: Table,
-    /// The commands, each with the number (from 1) of the line it stands on; 0 where it was not
-    /// read from text.
+    /// The commands, each with its line number (from 1); 0 if it was not parsed from text.
     pub commands: Vec<(u32, Command)>,
 }
 
@@ -25,8 +24,8 @@ pub struct RestoreTable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Command {
-    /// `:CHAIN POLICY [p:b]`. Makes the chain if need be and empties it; a built-in chain gets the
-    /// policy and, under `--noflush`, keeps its rules.
+    /// `:CHAIN POLICY [p:b]`. Creates the chain if it does not exist, and flushes it. A built-in
+    /// chain gets the policy and, under `--noflush`, keeps its rules.
     Declare {
         chain: Chain,
         policy: Option<Policy>,
@@ -52,9 +51,9 @@ pub enum Command {
     DeleteAt { chain: Chain, position: u32 },
     /// `-N`.
     New { chain: Chain },
-    /// `-F`; every chain where none is named.
+    /// `-F`; every chain if no chain is named.
     Flush { chain: Option<Chain> },
-    /// `-X`; every empty chain that is not referred to where none is named.
+    /// `-X`; every empty chain without references if no chain is named.
     DeleteChain { chain: Option<Chain> },
     /// `-P`.
     SetPolicy { chain: Chain, policy: Policy },

@@ -4,19 +4,19 @@ use super::matches::Match;
 use super::targets::Target;
 use super::value::{Interface, Negatable, Net, Protocol};
 
-/// A rule: every condition must hold, from the header through the matches in order; then the
-/// target decides. Without a target the packet goes on to the next rule.
+/// A rule: if the header and all matches, tried in order, are true, the target applies. Without a
+/// target the packet continues with the next rule.
 ///
-/// Two rules are equal when the kernel would keep the same rule for both; counters do not count.
+/// Two rules are equal if the kernel stores the same rule for both, whatever their counters.
 #[derive(Clone, Debug, Default)]
 pub struct Rule {
-    /// What is matched without an extension.
+    /// The conditions that need no extension.
     pub header: Header,
-    /// The matches, in the order in which they are tried.
+    /// The matches in the order of evaluation.
     pub matches: Vec<Match>,
-    /// What becomes of a packet for which all holds.
+    /// The target of packets that satisfy every condition.
     pub target: Option<Target>,
-    /// Packets and bytes that matched, where known.
+    /// Matched packets and bytes, if known.
     pub counters: Option<Counters>,
 }
 
@@ -47,17 +47,16 @@ pub struct Counters {
 }
 
 /// The conditions that every rule can have (`struct ipt_ip` and `struct ip6t_ip6` of the kernel's
-/// headers). An absent one holds for every packet.
+/// headers). An absent condition is true.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Header {
     /// `-s`: the source address.
     pub source: Option<Negatable<Net>>,
     /// `-d`: the destination address.
     pub destination: Option<Negatable<Net>>,
-    /// `-i`: the interface through which the packet came in. There is none in OUTPUT and
-    /// POSTROUTING of locally made packets.
+    /// `-i`: the input interface, which locally generated packets lack in OUTPUT and POSTROUTING.
     pub in_interface: Option<Negatable<Interface>>,
-    /// `-o`: the interface through which the packet leaves.
+    /// `-o`: the output interface.
     pub out_interface: Option<Negatable<Interface>>,
     /// `-p`.
     pub protocol: Option<Negatable<Protocol>>,

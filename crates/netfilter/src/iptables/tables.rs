@@ -1,4 +1,4 @@
-//! The rules that are in force: what `iptables-save` shows.
+//! The rules in force, as `iptables-save` lists them.
 
 use std::collections::BTreeMap;
 
@@ -16,16 +16,16 @@ pub struct TableSet {
 /// One table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableState {
-    /// The chains, built-in ones among them.
+    /// The chains, including the built-in ones.
     pub chains: BTreeMap<Chain, ChainState>,
 }
 
 /// One chain.
 #[derive(Clone, Debug, Default)]
 pub struct ChainState {
-    /// What happens at the end; `None` for a chain that is not built in.
+    /// The policy; `None` for a chain that is not built in.
     pub policy: Option<Policy>,
-    /// What met the policy. Does not count in comparisons.
+    /// Packets and bytes that reached the policy. Ignored in comparisons.
     pub counters: Counters,
     /// The rules, in order.
     pub rules: Vec<Rule>,
@@ -48,7 +48,7 @@ impl TableSet {
         }
     }
 
-    /// A chain of a table, where both exist.
+    /// A chain of a table, if both exist.
     pub fn chain(&self, table: Table, chain: Chain) -> Option<&ChainState> {
         self.tables.get(&table)?.chains.get(&chain)
     }

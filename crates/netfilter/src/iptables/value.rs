@@ -6,17 +6,17 @@ use ipnet::IpNet;
 
 use super::name::Family;
 
-/// A condition that can be turned round with `!`.
+/// A condition that can be negated with `!`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Negatable<T> {
-    /// Written with `!`: the condition holds where the value does not match.
+    /// The condition is true if the value does not match.
     pub negated: bool,
-    /// What is compared with.
+    /// The compared value.
     pub value: T,
 }
 
 impl<T> Negatable<T> {
-    /// The condition holds where the value matches.
+    /// A condition that is true if the value matches.
     pub const fn is(value: T) -> Self {
         Self {
             negated: false,
@@ -24,7 +24,7 @@ impl<T> Negatable<T> {
         }
     }
 
-    /// The condition holds where the value does not match.
+    /// A condition that is true if the value does not match.
     pub const fn not(value: T) -> Self {
         Self {
             negated: true,
@@ -32,7 +32,7 @@ impl<T> Negatable<T> {
         }
     }
 
-    /// Whether the condition holds, given whether the value matches.
+    /// Whether the condition is true, given whether the value matches.
     pub fn holds(&self, matches: impl FnOnce(&T) -> bool) -> bool {
         matches(&self.value) != self.negated
     }
@@ -47,7 +47,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// An address and a mask; `None` where their families differ.
+    /// An address and a mask; `None` if their families differ.
     pub fn new(addr: IpAddr, mask: IpAddr) -> Option<Self> {
         let addr = match (addr, mask) {
             (IpAddr::V4(a), IpAddr::V4(m)) => IpAddr::V4(a & m),
@@ -75,7 +75,7 @@ impl Net {
         self.mask
     }
 
-    /// The length of the mask, where it is a prefix.
+    /// The length of the mask, if it is a prefix.
     pub fn prefix_len(&self) -> Option<u8> {
         let (ones, leading) = match self.mask {
             IpAddr::V4(m) => (m.to_bits().count_ones(), m.to_bits().leading_ones()),
@@ -84,7 +84,7 @@ impl Net {
         (ones == leading).then_some(leading as u8)
     }
 
-    /// Whether the address is in the range; never for one of the other family.
+    /// Whether the address is in the range; false for an address of the other family.
     pub fn contains(&self, addr: IpAddr) -> bool {
         match (addr, self.mask, self.addr) {
             (IpAddr::V4(a), IpAddr::V4(m), IpAddr::V4(n)) => a & m == n,
@@ -133,17 +133,17 @@ impl From<Ipv6Addr> for Net {
     }
 }
 
-/// An interface name, or with a `+` at the end every interface whose name starts so.
+/// An interface name, or a prefix of names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Interface {
     /// Exactly this name.
     Name(Box<str>),
-    /// Every name that starts so (written with a `+` behind it); empty for every interface.
+    /// A prefix, written with a `+` at its end; empty for every interface.
     Prefix(Box<str>),
 }
 
 impl Interface {
-    /// Whether an interface of this name is meant.
+    /// Whether an interface of this name matches.
     pub fn matches(&self, name: &str) -> bool {
         match self {
             Interface::Name(n) => **n == *name,
@@ -168,7 +168,7 @@ impl Protocol {
     /// SCTP.
     pub const SCTP: Protocol = Protocol(132);
 
-    // What iptables 1.8.9 knows itself, then what Debian's /etc/protocols adds.
+    // The names built into iptables 1.8.9, then those of Debian's /etc/protocols.
     const NAMES: &'static [(u8, &'static str)] = &[
         (6, "tcp"),
         (132, "sctp"),
@@ -202,7 +202,7 @@ impl Protocol {
         (4, "ipv4"),
     ];
 
-    /// The name that iptables prints, where there is one.
+    /// The name in the output of iptables-save, if the protocol has one.
     pub fn name(self) -> Option<&'static str> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == self.0);
         found.map(|(_, name)| *name)
@@ -219,7 +219,7 @@ impl Protocol {
     }
 }
 
-/// Ports from the first to the last, both meant.
+/// A range of ports, inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub struct PortRange {

@@ -10,8 +10,7 @@ use super::tables::{ChainState, TableSet, TableState};
 use super::{matches, targets};
 
 impl Rule {
-    /// Appends the rule's words, without `-A CHAIN` and without counters, each with a space
-    /// before it.
+    /// Append the words of the rule after `-A CHAIN`, each preceded by a space, without counters.
     pub fn write(&self, out: &mut String) {
         write_header(out, &self.header);
         for m in &self.matches {
@@ -22,7 +21,7 @@ impl Rule {
         }
     }
 
-    /// Appends `-A CHAIN RULE` and a line feed.
+    /// Append `-A CHAIN RULE` and a line feed.
     pub fn write_append(&self, out: &mut String, chain: Chain) {
         out.push_str("-A ");
         out.push_str(chain.as_str());
@@ -31,7 +30,7 @@ impl Rule {
     }
 }
 
-/// The rule's words, without `-A CHAIN` and without counters.
+/// The words of the rule after `-A CHAIN`, without counters.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
@@ -41,8 +40,8 @@ impl fmt::Display for Rule {
 }
 
 impl TableSet {
-    /// Appends the whole as `iptables-save` prints it, without comment lines; rules that have
-    /// counters are printed with them, as under `iptables-save -c`.
+    /// Append all tables as `iptables-save` prints them, without comment lines. Rules with counters
+    /// are printed with them, as with `iptables-save -c`.
     pub fn write(&self, out: &mut String) {
         for (table, state) in &self.tables {
             state.write(out, *table);
@@ -59,12 +58,12 @@ impl fmt::Display for TableSet {
 }
 
 impl TableState {
-    /// Appends the table from `*table` to `COMMIT`.
+    /// Append the table from `*table` to `COMMIT`.
     pub fn write(&self, out: &mut String, table: Table) {
         out.push('*');
         out.push_str(table.name());
         out.push('\n');
-        // Built-in chains in the order of the hooks, then the others by name.
+        // Built-in chains in the order of the hooks, then others by name.
         let built_in = table.built_in().iter().copied();
         let own = self.chains.keys().copied();
         let order: Vec<(Chain, &ChainState)> = built_in
@@ -85,7 +84,7 @@ impl TableState {
 }
 
 impl Restore {
-    /// Appends the input for `iptables-restore`.
+    /// Append the input for `iptables-restore`.
     pub fn write(&self, out: &mut String) {
         for section in &self.tables {
             out.push('*');
@@ -108,7 +107,7 @@ impl fmt::Display for Restore {
 }
 
 impl Command {
-    /// Appends the command and a line feed.
+    /// Append the command and a line feed.
     pub fn write(&self, out: &mut String) {
         let with_chain = |out: &mut String, option: &str, chain: &Chain| {
             out.push_str(option);
@@ -131,7 +130,7 @@ impl Command {
             } => {
                 write_counters(out, rule.counters);
                 with_chain(out, "-I ", chain);
-                // 1 is what it means without a number.
+                // The default position.
                 if *position != 1 {
                     out.push(' ');
                     number(out, u64::from(*position));

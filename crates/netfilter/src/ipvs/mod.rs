@@ -1,4 +1,4 @@
-//! IPVS: virtual servers and their destinations as typed data, with the text form of
+//! IPVS: virtual servers and their destinations as typed data, in the text format of
 //! `ipvsadm-save -n`.
 //!
 //! ```
@@ -26,18 +26,18 @@ pub struct Services {
 }
 
 impl Services {
-    /// Reads what `ipvsadm-save -n` prints.
+    /// Parse the output of `ipvsadm-save -n`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         parse::parse(text)
     }
 
-    /// The virtual server of this identity.
+    /// The virtual server with this identity.
     pub fn get(&self, id: &ServiceId) -> Option<&Service> {
         self.services.iter().find(|s| s.id == *id)
     }
 }
 
-/// What identifies a virtual server.
+/// The identity of a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServiceId {
     /// Packets to this address and port (`-t`, `-u`, `--sctp-service`).
@@ -78,23 +78,23 @@ pub struct Service {
     pub id: ServiceId,
     /// `-s`: `rr`, `wrr`, `lc`, …
     pub scheduler: Box<str>,
-    /// `-p`: for how many seconds a client keeps to its destination; `None`: every connection is
-    /// scheduled on its own.
+    /// `-p`: the seconds for which a client keeps its destination; `None` if every connection is
+    /// scheduled.
     pub persistent: Option<u32>,
-    /// `-M`: what of the client's address counts for `persistent`; `None` for all of it. A mask
-    /// in IPv4, a prefix length in IPv6.
+    /// `-M`: the significant bits of the client's address for `persistent`; `None` for all. A mask in
+    /// IPv4, a prefix length in IPv6.
     pub netmask: Option<Netmask>,
     /// `-b`: the scheduler's flags, word for word.
     pub flags: Option<Box<str>>,
-    /// `-o`: every UDP packet is scheduled on its own.
+    /// `-o`: every UDP packet is scheduled.
     pub one_packet: bool,
     /// `--pe`: the persistence engine.
     pub engine: Option<Box<str>>,
-    /// Where connections can be sent, in the order given.
+    /// The destinations, in the order given.
     pub destinations: Vec<Destination>,
 }
 
-/// What of a client's address counts.
+/// The significant bits of a client's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum Netmask {
@@ -105,28 +105,28 @@ pub enum Netmask {
 /// A real server (`struct ip_vs_dest_user`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// Where it is.
+    /// The address and port.
     pub address: SocketAddr,
-    /// How packets get there.
+    /// The forwarding method.
     pub method: Method,
-    /// Its share; 0 for no new connections.
+    /// The weight; 0 for no new connections.
     pub weight: u32,
-    /// `-x`: above this many connections it gets no more; 0 for no limit.
+    /// `-x`: the number of connections above which it gets no more; 0 for no limit.
     pub upper: u32,
-    /// `-y`: below this many it gets some again.
+    /// `-y`: the number of connections below which it gets new ones again.
     pub lower: u32,
     /// Tunnel options, word for word.
     pub tunnel: Vec<Box<str>>,
 }
 
-/// How packets get to a destination.
+/// The forwarding method of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
-    /// `-m`: with the destination rewritten.
+    /// `-m`: masquerading.
     Masquerade,
-    /// `-g`: unchanged, to its hardware address.
+    /// `-g`: direct routing.
     Route,
-    /// `-i`: in a tunnel.
+    /// `-i`: tunneling.
     Tunnel,
 }
 
@@ -147,7 +147,7 @@ impl Service {
 }
 
 impl Destination {
-    /// A masqueraded destination of this weight.
+    /// A masqueraded destination with this weight.
     pub fn new(address: SocketAddr, weight: u32) -> Self {
         Self {
             address,
@@ -160,7 +160,7 @@ impl Destination {
     }
 }
 
-/// What `ipvsadm-save -n` prints.
+/// The format of `ipvsadm-save -n`.
 impl fmt::Display for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.services.iter().try_for_each(|s| s.fmt(f))
@@ -233,7 +233,7 @@ impl fmt::Display for Service {
 
 /// `10.96.0.1`, of [`ServiceId::Address`].
 impl ServiceId {
-    /// The virtual server's address; `None` where it goes by mark.
+    /// The virtual server's address; `None` if it is identified by a mark.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             ServiceId::Address { address, .. } => Some(address.ip()),
@@ -245,22 +245,22 @@ impl ServiceId {
 /// One change to IPVS, as a command of its netlink family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// A new virtual server; its destinations do not count.
+    /// Add a virtual server, without its destinations.
     AddService(Service),
-    /// Another scheduler, persistence or flags; its destinations do not count.
+    /// Change scheduler, persistence and flags; destinations are ignored.
     SetService(Service),
-    /// A virtual server goes, with its destinations.
+    /// Delete a virtual server with its destinations.
     DeleteService(ServiceId),
-    /// A new destination.
+    /// Add a destination.
     AddDestination(ServiceId, Destination),
-    /// Another method, weight or limit.
+    /// Change method, weight and limits.
     SetDestination(ServiceId, Destination),
-    /// A destination goes, whether it has connections or not.
+    /// Delete a destination, even if it has connections.
     DeleteDestination(ServiceId, SocketAddr),
 }
 
 impl Op {
-    /// The virtual server that it is about.
+    /// The virtual server.
     pub fn service(&self) -> ServiceId {
         match self {
             Op::AddService(service) | Op::SetService(service) => service.id,
@@ -272,7 +272,7 @@ impl Op {
     }
 }
 
-/// As `ipvsadm` would be told.
+/// The arguments of `ipvsadm`.
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,7 +1,6 @@
-//! The messages of the generic netlink family `IPVS` (`linux/ip_vs.h`): what follows the netlink
-//! header, both ways.
+//! The messages of the generic netlink family `IPVS` (`linux/ip_vs.h`) after the netlink header.
 //!
-//! Numbers are in host byte order but for ports and addresses.
+//! Numbers are in host byte order except ports and addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,7 +8,7 @@ use super::{Destination, Method, Netmask, Op, Protocol, Service, ServiceId};
 
 use crate::netlink::{Attribute, Attributes, DecodeError, Writer, need};
 
-/// The family's name, by which its number is looked up.
+/// The name of the family, from which the kernel resolves its number.
 pub const FAMILY: &str = "IPVS";
 /// `IPVS_GENL_VERSION`.
 const VERSION: u8 = 1;
@@ -59,8 +58,8 @@ const AF_INET6: u16 = 10;
 
 const FLAG_PERSISTENT: u32 = 0x01;
 const FLAG_ONE_PACKET: u32 = 0x04;
-/// The scheduler's own flags: their bits, with the words that ipvsadm has for them with `sh`, with
-/// `mh`, and with any other scheduler.
+/// The flags of schedulers: the bit, and ipvsadm's names for it with `sh`, with `mh`, and with any
+/// other scheduler.
 const SCHED_FLAGS: [(u32, [&str; 3]); 3] = [
     (0x08, ["sh-fallback", "mh-fallback", "flag-1"]),
     (0x10, ["sh-port", "mh-port", "flag-2"]),
@@ -73,23 +72,23 @@ const METHODS: [(u32, Method); 3] = [
     (3, Method::Route),
 ];
 
-/// How many connections a destination has.
+/// The connections of a destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Established ones, for TCP.
+    /// For TCP, the established connections.
     pub active: u32,
-    /// All others that the kernel keeps an entry for.
+    /// All other connections with an entry in the kernel.
     pub inactive: u32,
 }
 
 impl Connections {
-    /// All of them.
+    /// The number of all connections.
     pub fn total(self) -> u64 {
         u64::from(self.active) + u64::from(self.inactive)
     }
 }
 
-/// How long connections are kept without a packet, in seconds; 0 leaves one as it is.
+/// The idle timeouts of connections in seconds; 0 leaves a timeout unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
     /// TCP.
@@ -173,11 +172,11 @@ pub fn set_timeouts(timeouts: Timeouts) -> Vec<u8> {
     out
 }
 
-/// A virtual server, without destinations, from an answer to [`list_services`] or from an
-/// [`Op::encode`]; `None` for a protocol or family that is not known.
+/// Decode a virtual server without destinations from a reply to [`list_services`] or from
+/// [`Op::encode`]; `None` for an unknown protocol or family.
 ///
 /// # Errors
-/// [`DecodeError`] where the message is not what the header says.
+/// [`DecodeError`] if the message is malformed.
 pub fn decode_service(message: &[u8]) -> Result<Option<Service>, DecodeError> {
     for attr in body(message)? {
         let attr = attr?;
@@ -189,11 +188,11 @@ pub fn decode_service(message: &[u8]) -> Result<Option<Service>, DecodeError> {
     Err(DecodeError::Missing { within, attribute })
 }
 
-/// A destination of a virtual server of this family, from an answer to [`list_destinations`] or
-/// from an [`Op::encode`], with its connections. The options of tunnels are left out.
+/// Decode a destination of a virtual server of this family with its connections, from a reply to
+/// [`list_destinations`] or from [`Op::encode`]. Tunnel options are skipped.
 ///
 /// # Errors
-/// As [`decode_service`].
+/// See [`decode_service`].
 pub fn decode_destination(
     message: &[u8],
     v6: bool,
@@ -208,10 +207,10 @@ pub fn decode_destination(
     Err(DecodeError::Missing { within, attribute })
 }
 
-/// The answer to [`get_timeouts`].
+/// Decode the reply to [`get_timeouts`].
 ///
 /// # Errors
-/// As [`decode_service`].
+/// See [`decode_service`].
 pub fn decode_timeouts(message: &[u8]) -> Result<Timeouts, DecodeError> {
     let mut timeouts = Timeouts::default();
     for attr in body(message)? {
@@ -277,7 +276,7 @@ fn is_v6(id: &ServiceId) -> bool {
     }
 }
 
-/// Which of the words of a flag a scheduler has.
+/// The index of the names of a scheduler's flags.
 fn dialect(scheduler: &str) -> usize {
     match scheduler {
         "sh" => 0,
@@ -397,7 +396,7 @@ fn read_service(attrs: Attributes<'_>) -> Result<Option<Service>, DecodeError> {
     }))
 }
 
-/// One that takes all of an address for significant is none.
+/// `None` if all bits of the address are significant.
 fn read_netmask(raw: u32, v6: bool) -> Option<Netmask> {
     if v6 {
         let len = u8::try_from(raw).ok()?;
@@ -423,7 +422,7 @@ fn read_destination(
             DEST_FWD_METHOD => {
                 let number = attr.ne32()?;
                 let known = METHODS.iter().find(|(n, _)| *n == number);
-                // A destination on this node is routed to.
+                // The kernel reports a destination on this node as local.
                 method = known.map_or(Method::Route, |(_, m)| *m);
             }
             DEST_WEIGHT => read.weight = attr.ne32()?,
@@ -431,7 +430,7 @@ fn read_destination(
             DEST_L_THRESH => read.lower = attr.ne32()?,
             DEST_ACTIVE_CONNS => connections.active = attr.ne32()?,
             DEST_INACT_CONNS => connections.inactive = attr.ne32()?,
-            // A tunnel may lead to the other family.
+            // A tunnel may have a destination of the other family.
             DEST_ADDR_FAMILY => v6 = attr.ne16()? == AF_INET6,
             _ => {}
         }

@@ -1,19 +1,19 @@
-//! Reads `ipvsadm-save -n`.
+//! Parser of `ipvsadm-save -n`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::{Destination, Method, Netmask, Protocol, Service, ServiceId, Services};
 
-/// Why a dump of IPVS cannot be read.
+/// Position and cause of a parse failure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("ipvsadm dump, line {line}, column {column}: {message}")]
 pub struct ParseError {
-    /// From 1.
+    /// The line, from 1.
     pub line: usize,
-    /// In bytes, from 1.
+    /// The column in bytes, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// The cause.
     pub message: String,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Line<'a> {
     fn value(&mut self, what: &str) -> Result<(usize, &'a str), ParseError> {
         let end = self.text.len() + 1;
         self.next()
-            .ok_or_else(|| self.error(end, format!("the line ends where {what} should be")))
+            .ok_or_else(|| self.error(end, format!("the line ends before {what}")))
     }
 
     fn number(&mut self, what: &str) -> Result<u32, ParseError> {
@@ -80,7 +80,7 @@ pub(super) fn parse(text: &str) -> Result<Services, ParseError> {
             Some((column, "-A" | "--add-service")) => {
                 let service = service(&mut line)?;
                 if places.insert(service.id, services.services.len()).is_some() {
-                    return Err(line.error(column, format!("{} is added twice", service.id)));
+                    return Err(line.error(column, format!("{} already exists", service.id)));
                 }
                 services.services.push(service);
             }
@@ -88,7 +88,7 @@ pub(super) fn parse(text: &str) -> Result<Services, ParseError> {
                 let (id, destination) = destination(&mut line, column)?;
                 let service = places.get(&id).and_then(|i| services.services.get_mut(*i));
                 let Some(service) = service else {
-                    return Err(line.error(column, format!("no virtual server {id} was added")));
+                    return Err(line.error(column, format!("virtual server {id} does not exist")));
                 };
                 service.destinations.push(destination);
             }
@@ -103,7 +103,7 @@ pub(super) fn parse(text: &str) -> Result<Services, ParseError> {
     Ok(services)
 }
 
-/// The identity that an option gives, where it gives one.
+/// The identity that an option specifies, if it is one.
 fn identity(line: &mut Line<'_>, option: &str) -> Result<Option<ServiceId>, ParseError> {
     let protocol = match option {
         "-t" | "--tcp-service" => Protocol::Tcp,
@@ -127,7 +127,7 @@ fn to_v6(id: &mut Option<ServiceId>) {
 
 fn service(line: &mut Line<'_>) -> Result<Service, ParseError> {
     let mut id = None;
-    // ipvsadm's own default.
+    // The default of ipvsadm.
     let mut service = Service::new(ServiceId::Mark { mark: 0, v6: false }, "wlc");
     while let Some((column, option)) = line.next() {
         if let Some(found) = identity(line, option)? {

@@ -142,8 +142,8 @@ fn messages_are_read_as_they_were_written() {
     assert_eq!(netlink::decode_timeouts(&bytes), Ok(timeouts));
 }
 
-/// The bytes that `ipvsadm -A -t 10.0.0.1:80 -s rr` sends, less the attributes that it leaves to
-/// their defaults: an independent witness of the layout.
+/// The bytes that `ipvsadm -A -t 10.0.0.1:80 -s rr` sends, without attributes with default values: an
+/// independent check of the layout.
 #[test]
 fn the_layout_is_the_kernels() {
     let id = ServiceId::Address {

@@ -1,5 +1,5 @@
-//! The tracer against the kernel, in ipvs mode: what `sluice facts` tells of a node foretells what
-//! becomes of real packets, in every step of their connections. The bed is the tracer's own; see
+//! The tracer against the kernel in ipvs mode: it predicts the path of real packets from the output of
+//! `sluice facts`, in every step of their connections. The test bed is the tracer's; see
 //! `crates/trace/tests/kernel.rs`.
 
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ use crate::support::SLUICE;
 use crate::support::vm::in_vm;
 use crate::try_out::Bed;
 
-/// Runs the program there.
+/// Run the program there.
 fn run(net: &Net, case: &Configuration) {
     let objects = observed::path("objects.json").display().to_string();
     let flags = case.all_flags();
@@ -33,7 +33,7 @@ fn run(net: &Net, case: &Configuration) {
     net.node.feed(&words, "");
 }
 
-/// Has the tools load what a plan means.
+/// Load the rendered state of a plan with the tools.
 fn load(net: &Net, plan: &Plan) {
     let addresses = net.node.sh("ip -o addr show scope global");
     let words = addresses
@@ -79,14 +79,14 @@ fn facts(net: &Net) -> World {
     World::from_facts(&Facts::parse(&facts).unwrap()).unwrap()
 }
 
-/// Nothing is left of Services, nor of connections to them.
+/// Remove all Services and their connections.
 fn clean(net: &Net) {
     net.node.feed(&[SLUICE, "cleanup"], "");
     net.node.sh("conntrack -F 2>/dev/null || true");
 }
 
 #[test]
-fn packets_fare_as_predicted() {
+fn packets_take_the_predicted_path() {
     in_vm("agreement::packets_fare_as_predicted", || {
         let net = Net::new();
         let mut bed = Bed::new(&net);

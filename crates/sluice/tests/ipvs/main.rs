@@ -1,4 +1,4 @@
-//! The ipvs mode on a kernel that has IPVS: every test boots a virtual machine of its own.
+//! ipvs mode on a kernel with IPVS: every test boots a virtual machine of its own.
 
 mod agreement;
 mod demo;

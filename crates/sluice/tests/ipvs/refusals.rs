@@ -1,4 +1,4 @@
-//! What the kernel refuses costs only what it is about.
+//! A refusal of the kernel affects only the Service ports that own the refused piece.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -27,7 +27,7 @@ fn eventually_has(proxy: &Proxy, dump: &str, what: &str) {
 
 const SERVERS: &str = "ipvsadm-save -n";
 
-/// The kernel does not get modules of this name any more.
+/// Prevent the kernel from loading modules of this name.
 fn withhold(module: &str) {
     let but_one =
         format!("#!/bin/sh\ncase \"$*\" in *{module}*) exit 1;; esac\nexec /run/modprobe \"$@\"\n");
@@ -40,9 +40,9 @@ fn restore_modprobe() {
     fs::write("/proc/sys/kernel/modprobe", "/run/modprobe").unwrap();
 }
 
-/// IPVS takes no broadcast address for a destination.
+/// IPVS refuses a broadcast address as a destination.
 #[test]
-fn one_virtual_server() {
+fn a_refused_destination_quarantines_its_port() {
     in_vm("refusals::one_virtual_server", || {
         let proxy = Proxy::start(Mode::Ipvs, &[], &["--ipvs-sync-period=1s"]);
         let host = &proxy.host;
@@ -54,7 +54,7 @@ fn one_virtual_server() {
         let left_out = "demo/bad:http is left out: \
                         ipvs: -a -t 10.96.10.2:80 -r 10.244.1.99:8080 -w 1: EINVAL";
         eventually_says(&proxy, left_out);
-        // A Service that comes after it is served, and so is its other endpoint.
+        // Services after it are served, and so is its other endpoint.
         proxy.write("good.yaml", &web("good", 1, "10.244.1.11"));
         let to = "10.96.10.1:80".parse().unwrap();
         eventually("the others are served", || {
@@ -72,11 +72,11 @@ fn one_virtual_server() {
             client.ask(Probe::http(to)).answer().is_some()
         });
         assert!(!proxy.log().contains("is served again"));
-        // Nor is it anybody's meddling: that would be said with the next look.
+        // It is not a foreign change either, which the next check would report.
         host.sh("ip addr add 10.99.99.99/32 dev kube-ipvs0");
         eventually_says(&proxy, "somebody else changed the rules");
         assert_eq!(proxy.log().matches("somebody else changed").count(), 1);
-        // What is refused is tried again from time to time.
+        // Refused pieces are tried again from time to time.
         host.sh("ip route del broadcast 10.244.1.99 dev eth0 table local");
         eventually_says(&proxy, "demo/bad:http is served again, or gone");
         assert!(
@@ -87,9 +87,9 @@ fn one_virtual_server() {
     });
 }
 
-/// A set that is full, and an interface that takes no IPv6 addresses.
+/// A full set, and a device that refuses IPv6 addresses.
 #[test]
-fn one_element_and_one_address() {
+fn a_full_set_and_a_refused_address_quarantine_their_ports() {
     in_vm("refusals::one_element_and_one_address", || {
         let first = web("one", 1, "10.244.1.11");
         let mut proxy = Proxy::start(
@@ -132,7 +132,7 @@ fn one_element_and_one_address() {
             .sh("echo 0 >/proc/sys/net/ipv6/conf/kube-ipvs0/disable_ipv6");
         proxy.kill();
         proxy.respawn();
-        // The start sees that the set is too small.
+        // At start the set is found to be too small.
         eventually_has(
             &proxy,
             "ipset save",
@@ -142,9 +142,9 @@ fn one_element_and_one_address() {
     });
 }
 
-/// A kernel that lacks a type of set, which no rule names as long as there are no source ranges.
+/// A kernel without a set type, which no rule names without source ranges.
 #[test]
-fn a_type_of_set() {
+fn a_missing_set_type_affects_no_other_set() {
     in_vm("refusals::a_type_of_set", || {
         withhold("hash:ip,port,net");
         let object = web("one", 1, "10.244.1.11");
@@ -165,10 +165,10 @@ fn a_type_of_set() {
     });
 }
 
-/// A kernel that lacks one match that the filter table wants: NAT and virtual servers are there all
-/// the same, but for a load balancer that nothing would guard.
+/// A kernel without a match of the filter table: NAT rules and virtual servers are written, except a
+/// load balancer that no rule would protect.
 #[test]
-fn a_table_of_rules() {
+fn a_refused_filter_table_closes_only_restricted_servers() {
     let mut vm = Vm::default();
     vm.modules.retain(|module| module != "xt_ipvs");
     in_this_vm("refusals::a_table_of_rules", vm, || {

@@ -1,4 +1,4 @@
-//! What is in the kernel, read with the tools of each interface.
+//! The kernel's state, read with the tools of each interface.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,14 +31,14 @@ const FAMILIES: [(Family, &str, &str); 2] = [
     (Family::Ipv6, "v6", "ip6tables"),
 ];
 
-/// The observed node: the machine that it was virtual on had lent it an address.
+/// The observed node, with an address of the machine that hosted it.
 fn node() -> Host {
     let host = Host::new();
     host.sh("ip addr add 10.200.0.1/32 dev lo");
     host
 }
 
-/// `proxy --once` with nothing in `PATH` but iptables.
+/// `proxy --once` with only iptables in `PATH`.
 fn once(host: &Host, objects: &Path, flags: &[&str]) -> Output {
     let path = only_iptables();
     let mut command = host.command(SLUICE);
@@ -73,7 +73,7 @@ fn services(save: &str) -> BTreeSet<String> {
     lines(&Services::parse(save).unwrap().to_string())
 }
 
-/// Without what the kernel chooses for itself.
+/// The output without values that the kernel chooses.
 fn sets(save: &str) -> BTreeSet<String> {
     let mut sets = Sets::parse(save).unwrap();
     for set in &mut sets.sets {
@@ -83,7 +83,7 @@ fn sets(save: &str) -> BTreeSet<String> {
     lines(&sets.to_string())
 }
 
-/// The tables that this mode has rules in.
+/// The tables with rules of this mode.
 fn rules(family: Family, save: &str) -> TableSet {
     let mut tables = TableSet::parse(family, save).unwrap();
     tables
@@ -103,7 +103,7 @@ fn addresses(text: &str) -> BTreeSet<String> {
     words.map(str::to_owned).collect()
 }
 
-/// What the tools say, where order and counters do not count.
+/// The output of the tools, without order and counters.
 fn everything(host: &Host) -> BTreeSet<String> {
     lines(&host.sh(
         "ipvsadm-save -n; ipset save; iptables-legacy-save | sed -n '/^-/p'
@@ -140,7 +140,7 @@ fn assert_observed(host: &Host, case: &Configuration) {
     }
 }
 
-/// Has each tool load its section of what `render` prints.
+/// Load each section of the output of `render` with its tool.
 fn load_rendered(host: &Host, case: &Configuration) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
@@ -181,7 +181,7 @@ fn assert_loaded_is_programmed(loaded: &Host, programmed: &Host, name: &str) {
 }
 
 fn clean(host: &Host) {
-    // A rule of somebody else's, and a set.
+    // Another program's rule and set.
     host.sh("iptables-legacy -A INPUT -s 10.9.9.9 -j DROP; ipset create THEIRS hash:ip");
     for _ in ["all of it", "nothing"] {
         let output = host.sluice(&["cleanup"]);
@@ -195,10 +195,10 @@ fn clean(host: &Host) {
     assert!(rules.contains("-A INPUT -s 10.9.9.9/32 -j DROP"), "{rules}");
 }
 
-/// The program alone makes what kube-proxy was observed to make; run again it changes nothing;
-/// `render` prints the same for the tools to load; and `cleanup` removes it all.
+/// The program writes kube-proxy's observed state; a second run changes nothing; the tools can load the
+/// same from `render`; and `cleanup` removes everything.
 #[test]
-fn equals_the_observation() {
+fn state_equals_the_observation() {
     in_vm("state::equals_the_observation", || {
         for case in CASES {
             let host = node();
@@ -230,7 +230,7 @@ fn one_service() -> TempDir {
 }
 
 #[test]
-fn virtual_servers_of_others_timeouts_and_node_ports() {
+fn other_programs_servers_timeouts_and_node_ports() {
     in_vm(
         "state::virtual_servers_of_others_timeouts_and_node_ports",
         || {
@@ -259,7 +259,7 @@ fn virtual_servers_of_others_timeouts_and_node_ports() {
             let timeouts = host.sh("ipvsadm -L --timeout");
             assert!(timeouts.contains(": 900 7 90"), "{timeouts}");
 
-            // NodePorts on chosen addresses of those that the node has; never on loopback.
+            // NodePorts on the configured addresses of the node; never on loopback.
             let node_port = traffic::web("ports", 5, 30500, "", &[]);
             fs::write(objects.path().join("ports.yaml"), node_port).unwrap();
             let chosen = "--nodeport-addresses=10.200.1.0/24,127.0.0.0/8";
@@ -271,7 +271,7 @@ fn virtual_servers_of_others_timeouts_and_node_ports() {
                 assert!(output.status.success(), "{}", text(&output.stderr));
                 let all = lines(&host.sh("ipvsadm-save -n")).into_iter();
                 let is: BTreeSet<String> = all.filter(|l| l.contains(":30500")).collect();
-                // No range of IPv6's is as good as all.
+                // Without an IPv6 range, every IPv6 address counts.
                 let wanted = wanted.iter().copied().chain(["[fd00:200:1::2]"]);
                 let should = wanted.map(|ip| format!("-A -t {ip}:30500 -s rr"));
                 assert_eq!(is, should.collect(), "{flags:?}");
@@ -281,7 +281,7 @@ fn virtual_servers_of_others_timeouts_and_node_ports() {
 }
 
 #[test]
-fn foreign_changes_are_put_right() {
+fn foreign_changes_are_repaired() {
     in_vm("state::foreign_changes_are_put_right", || {
         let flags = ["--ipvs-sync-period=1s"];
         let (one, two) = (web("one", 1, "10.244.1.11"), web("two", 2, "10.244.1.12"));
@@ -290,7 +290,7 @@ fn foreign_changes_are_put_right() {
         let there = || {
             let servers = proxy.host.sh("ipvsadm-save -n");
             ["10.244.1.11", "10.244.1.12"].map(|pod| servers.contains(pod)) == [true; 2]
-                // Without Services, rules are the last that the other family has.
+                // Without Services the rules are the last change of the other family.
                 && proxy.host.sh("ip6tables-legacy-save").contains("-A KUBE-POSTROUTING")
         };
         eventually("both Services and both families", there);
@@ -327,7 +327,7 @@ fn foreign_changes_are_put_right() {
     });
 }
 
-/// The schedulers of the kernel, by its modules.
+/// The kernel's schedulers, from its modules.
 fn schedulers() -> Vec<String> {
     let names = text(
         &std::process::Command::new("sh")
@@ -338,14 +338,14 @@ fn schedulers() -> Vec<String> {
     );
     let modules = names.lines().filter_map(|name| {
         let name = name.strip_prefix("ip_vs_")?.strip_suffix(".ko")?;
-        // An application's helper, and a persistence engine.
+        // A protocol helper, and a persistence engine.
         (!["ftp", "pe_sip"].contains(&name)).then(|| name.to_owned())
     });
     modules.collect()
 }
 
 #[test]
-fn every_scheduler() {
+fn every_scheduler_of_the_kernel_works() {
     in_vm("state::every_scheduler", || {
         let host = node();
         let objects = one_service();
@@ -378,9 +378,9 @@ fn every_scheduler() {
     });
 }
 
-/// One error that says what is missing, and nothing is touched.
+/// One error that names the missing feature; nothing is changed.
 #[test]
-fn a_kernel_without_ipvs() {
+fn a_kernel_without_ipvs_is_one_error() {
     let vm = Vm {
         modules: ["ipv6", "veth", "ip_tables", "iptable_filter", "iptable_nat"]
             .map(str::to_owned)
@@ -395,14 +395,14 @@ fn a_kernel_without_ipvs() {
             let output = once(&host, objects.path(), &[]);
             let said = text(&output.stderr);
             assert!(!output.status.success(), "{said}");
-            // The last line is why the program ends.
+            // The last line is the cause of the exit.
             let last = said.lines().last().unwrap();
             assert!(last.contains(wanted), "{said}");
         };
         attempt("this kernel has no IPVS: load it with `modprobe ip_vs`");
         let rules = host.sh("iptables-legacy-save");
         assert!(!rules.contains("KUBE-"), "{rules}");
-        // Now it has, but for the interface that the addresses are on.
+        // With IPVS, but without dummy interfaces.
         host.sh("for m in ip_vs ip_vs_rr xt_set xt_comment; do /run/modprobe $m; done");
         attempt("this kernel has no dummy interfaces: load them with `modprobe dummy`");
     });

@@ -32,7 +32,7 @@ fn service(name: &str, last: u8, node_port: u16, more: &str) -> String {
     )
 }
 
-/// Its endpoints: pods by number, with the node that each is said to be on.
+/// The endpoints: pods by number, each with its node.
 fn slices(name: &str, pods: &[(u8, &str)]) -> String {
     let slice = |kind: &str, address: &dyn Fn(u8) -> String| {
         let endpoints: Vec<String> = pods
@@ -58,7 +58,7 @@ fn slices(name: &str, pods: &[(u8, &str)]) -> String {
     v4 + &slice("IPv6", &|pod| format!("fd00:10:244::{pod}"))
 }
 
-/// Both in one file.
+/// Service and endpoints in one file.
 pub(crate) fn web(name: &str, last: u8, node_port: u16, more: &str, pods: &[(u8, &str)]) -> String {
     service(name, last, node_port, more) + &slices(name, pods)
 }
@@ -80,7 +80,7 @@ fn servers(proxy: &Proxy) -> String {
     proxy.host.sh("ipvsadm-save -n")
 }
 
-/// Waits for a line of `ipvsadm-save`.
+/// Wait for a line of `ipvsadm-save`.
 fn wait_for(proxy: &Proxy, line: &str, there: bool) {
     let what = format!("{line} {there}\n{}\n{}", servers(proxy), proxy.log());
     eventually(&what, || {
@@ -93,7 +93,7 @@ fn destination(pod: &str, weight: u8) -> String {
     format!("-a -t 10.96.10.1:80 -r 10.244.1.{number}:8080 -m -w {weight}")
 }
 
-/// A proxy that knows the Service `web` with these pods, once it has written them.
+/// A proxy that has written the Service `web` with these pods.
 fn start(more: &str, pods: &[u8]) -> Proxy {
     let file = web("web", 1, 30080, more, &here(pods));
     let proxy = Proxy::start(Mode::Ipvs, &[("web.yaml", &file)], &[]);
@@ -117,11 +117,11 @@ fn number(pod: &str) -> u8 {
     pod.trim_start_matches("pod").parse().unwrap()
 }
 
-/// Weight 0 for new connections, all the same for old ones; gone when those have ended. Never
-/// left at 0 when it comes back, whether the proxy lives or is started again (kubernetes/kubernetes
-/// 92019, 108319). UDP and SCTP go at once.
+/// A removed endpoint has weight 0, keeps its connections, and is deleted when they end. If it returns,
+/// the weight never stays 0, also after a restart of the proxy (kubernetes/kubernetes 92019, 108319).
+/// UDP and SCTP endpoints are removed at once.
 #[test]
-fn endpoints_go_when_their_connections_have_ended() {
+fn endpoints_are_removed_when_their_connections_end() {
     in_vm(
         "traffic::endpoints_go_when_their_connections_have_ended",
         || {
@@ -162,7 +162,7 @@ fn endpoints_go_when_their_connections_have_ended() {
             leave(&proxy);
             proxy.kill();
             proxy.respawn();
-            // It has started when it follows changes again.
+            // It is running when it follows changes.
             proxy.write("other.yaml", &web("other", 2, 30090, "", &[]));
             wait_for(&proxy, "-A -t 10.96.10.2:80 -s rr", true);
             assert!(servers(&proxy).contains(&destination(&pod, 0)));
@@ -177,7 +177,7 @@ fn endpoints_go_when_their_connections_have_ended() {
 
 /// kubernetes/kubernetes 81775 and 71809.
 #[test]
-fn affinity_and_ports_that_are_used_again() {
+fn affinity_and_reused_client_ports() {
     in_vm("traffic::affinity_and_ports_that_are_used_again", || {
         let sticky = "  sessionAffinity: ClientIP\n  \
                       sessionAffinityConfig: {clientIP: {timeoutSeconds: 600}}\n";
@@ -192,13 +192,13 @@ fn affinity_and_ports_that_are_used_again() {
             seen.pop_first().unwrap()
         };
         let first = kept(&client);
-        // Also over IPv6, and datagrams from ever new ports.
+        // Also over IPv6, and datagrams from changing ports.
         assert_eq!(client.pods(SocketAddr::new(V6, TCP), 4).len(), 1);
         for ip in [V4, V6] {
             let answers = (0..4).map(|_| client.answer(udp((ip, UDP).into())).pod);
             assert_eq!(answers.collect::<BTreeSet<_>>().len(), 1, "UDP {ip}");
         }
-        // The pod goes: its clients are sent to another one, and keep to that.
+        // The pod is removed: its clients get another one and keep it.
         let mut left: Vec<u8> = vec![1, 2, 3];
         left.retain(|n| *n != number(&first));
         publish(&proxy, sticky, &left);
@@ -207,8 +207,8 @@ fn affinity_and_ports_that_are_used_again() {
         let second = kept(&client);
         assert_ne!(first, second);
 
-        // Without affinity each connection is scheduled, also from a port that was used for one to
-        // a pod that is no more.
+        // Without affinity each connection is scheduled, also from a port last used for a removed
+        // pod.
         publish(&proxy, "", &left);
         wait_for(&proxy, "-A -t 10.96.10.1:80 -s rr", true);
         let one = client.pod_from_port(40001, to).unwrap();
@@ -224,7 +224,7 @@ fn affinity_and_ports_that_are_used_again() {
 /// From a pod to itself, from outside to every address of the node, over both families and all
 /// protocols.
 #[test]
-fn every_way_in() {
+fn every_path_to_a_service() {
     in_vm("traffic::every_way_in", || {
         let external = ["192.0.2.80", "2001:db8::80"].map(|ip| ip.parse::<IpAddr>().unwrap());
         let more = format!("  externalIPs: ['{}', '{}']\n", external[0], external[1]);
@@ -233,7 +233,7 @@ fn every_way_in() {
         host.sh("ip addr add 10.201.0.1/32 dev lo");
         let pod = Machine::pod(host, 1);
         let client = Machine::outside(host);
-        // Masqueraded: the answer must come back by way of this node.
+        // Masqueraded: the reply must return through this node.
         let masqueraded = |probe: Probe| {
             let seen = client.answer(probe);
             let source = seen.client.ip().to_string();
@@ -250,7 +250,7 @@ fn every_way_in() {
                 ("UDP", udp((ip, UDP).into())),
                 ("SCTP", sctp((ip, SCTP).into())),
             ] {
-                // The pod must not see its own address, or it would answer itself.
+                // The pod must not see its own address, or it would reply to itself.
                 let seen = pod.answer(probe);
                 assert_ne!(seen.client.ip(), seen.local.ip(), "{what} {ip}: {seen:?}");
                 let seen = client.answer(probe);
@@ -269,7 +269,7 @@ fn every_way_in() {
         for ip in ["10.200.1.2", "10.201.0.1", "[fd00:200:1::2]"] {
             node_port(ip, 30080);
         }
-        // Also on an address that the node gets now, as long as it has it.
+        // Also on an address that the node gets later, while it has it.
         host.sh("ip addr add 10.202.0.7/32 dev eth0");
         node_port("10.202.0.7", 30080);
         host.sh("ip addr del 10.202.0.7/32 dev eth0");
@@ -277,8 +277,8 @@ fn every_way_in() {
     });
 }
 
-/// Local policy keeps the client's address, and falls back to the whole cluster where the node has
-/// no endpoint, as kube-proxy's ipvs mode does. Source ranges close a load balancer's address.
+/// Local policy keeps the client's address, and falls back to the whole cluster if the node has no
+/// endpoint, as in kube-proxy's ipvs mode. Source ranges restrict a load balancer's address.
 #[test]
 fn local_policy_and_source_ranges() {
     in_vm("traffic::local_policy_and_source_ranges", || {
@@ -309,7 +309,7 @@ fn local_policy_and_source_ranges() {
             (&*seen.pod, seen.client.ip().to_string()),
             ("pod1", OUTSIDE[0].into())
         );
-        // Both pods, but only one is said to be here.
+        // Both pods, but only one is on this node.
         let two = [(1, "node2"), (2, HERE)];
         proxy.write("web.yaml", &web("web", 1, 30080, local, &two));
         wait_for(
@@ -328,7 +328,7 @@ fn local_policy_and_source_ranges() {
         for to in ways {
             assert_eq!(client.pods(to, 4), ["pod2".to_owned()].into(), "{to}");
         }
-        // None is.
+        // No endpoint is on this node.
         let elsewhere = [(1, "node2"), (2, "node2")];
         proxy.write("web.yaml", &web("web", 1, 30080, local, &elsewhere));
         wait_for(
@@ -352,7 +352,7 @@ fn local_policy_and_source_ranges() {
         let silent = |outcome: Outcome| assert_eq!(outcome, Outcome::TimedOut);
         client.answer(from(OUTSIDE[0]));
         silent(client.ask(briefly(from(OUTSIDE[1]))));
-        // The node is in none of the ranges, until it is.
+        // No range contains the node, then one does.
         silent(host.run(|| briefly(Probe::http(lb)).ask()));
         proxy.write("lb.yaml", &balanced("10.200.1.0/24"));
         let seen = || {
@@ -365,10 +365,10 @@ fn local_policy_and_source_ranges() {
     });
 }
 
-/// A node with strict ARP answers no question for a Service's address on its other interfaces, so
-/// that several nodes can have it; one without does.
+/// A node with strict ARP does not reply to requests for a Service's address on its other interfaces,
+/// so that several nodes can have it; a node without strict ARP does.
 #[test]
-fn strict_arp() {
+fn strict_arp_controls_replies_for_service_addresses() {
     in_vm("traffic::strict_arp", || {
         for (flag, answers) in [
             ("--ipvs-strict-arp=false", true),
@@ -379,7 +379,7 @@ fn strict_arp() {
             wait_for(&proxy, &destination("pod1", 1), true);
             let _pod = Machine::pod(&proxy.host, 1);
             let client = Machine::outside(&proxy.host);
-            // The host must not answer for others' addresses, as it does for the tests' sake.
+            // The host must not reply for other hosts' addresses, as it does in other tests.
             proxy
                 .host
                 .sh("echo 0 >/proc/sys/net/ipv4/conf/ext/proxy_arp");

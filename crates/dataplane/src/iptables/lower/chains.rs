@@ -10,8 +10,8 @@ use super::super::names::{self, Kind};
 use super::dispatch::to_address;
 use super::{Context, Port, comment, protocol, rule_family, simple};
 
-/// The probability with which the first of `n` rules takes a packet, as kube-proxy and iptables
-/// make it between them: 1/n to ten digits, then to the nearest fraction of 2³¹.
+/// The probability of the first of `n` rules, rounded as by kube-proxy and iptables: 1/n to ten
+/// digits, then to the nearest fraction of 2³¹.
 fn one_of(n: usize) -> Probability {
     const TEN_DIGITS: u64 = 10_000_000_000;
     let n = u64::try_from(n).unwrap_or(u64::MAX).max(1);
@@ -22,8 +22,8 @@ fn one_of(n: usize) -> Probability {
 }
 
 impl Port<'_> {
-    /// All chains with their rules, each after those that it jumps to. The rules are handed over
-    /// in a buffer that is used again.
+    /// Pass each chain with its rules to the callback, after the chains that it jumps to. The buffer
+    /// of rules is reused.
     pub(in super::super) fn chains(
         &mut self,
         context: &Context<'_>,
@@ -84,12 +84,12 @@ impl Port<'_> {
         }
     }
 
-    /// A match that says which Service port this is, left out where there are very many.
+    /// A comment with the name of the Service port; omitted in large clusters.
     fn note(&self, context: &Context<'_>, text: impl FnOnce(&str) -> Box<str>) -> Option<Match> {
         (!context.large).then(|| Match::Comment(text(&self.name)))
     }
 
-    /// A client that is sent to itself must see another source than its own.
+    /// A pod that reaches itself through the Service must see another source than its own address.
     fn hairpin(&self, context: &Context<'_>, endpoint: &Endpoint) -> Rule {
         let note = self.note(context, |name| name.into());
         Rule {
@@ -107,7 +107,7 @@ impl Port<'_> {
         if self.plan.affinity.is_some() {
             matches.push(recent(context, chain, RecentAction::Set, None));
         }
-        // kube-proxy names the match as well as the protocol.
+        // kube-proxy writes the match in addition to the protocol.
         matches.push(match self.plan.protocol {
             model::Protocol::Tcp => Match::Tcp(PortMatch::default().into()),
             model::Protocol::Udp => Match::Udp(PortMatch::default()),
@@ -124,8 +124,8 @@ impl Port<'_> {
         }
     }
 
-    /// What does not come from a pod of this node is masqueraded on its way to a cluster IP: the
-    /// endpoint may be on a node that would answer past this one.
+    /// Traffic to a cluster IP from outside this node's pods is masqueraded: the endpoint may be on a
+    /// node that would reply past this one.
     fn masquerade_from_outside(&self, context: &Context<'_>) -> Option<Rule> {
         let from = if context.node.masquerade_all {
             Header::default()
@@ -169,18 +169,18 @@ impl Port<'_> {
         }
     }
 
-    /// Traffic to all external destinations.
+    /// Traffic to every external address.
     fn external(&self, context: &Context<'_>, rules: &mut Vec<Rule>) {
         let jump = |kind| Target::Jump(self.namer.chain(kind));
         if !self.plan.external_local {
-            // The endpoint may be on another node, which must send its answers back here.
+            // The endpoint may be on another node, which must send its replies here.
             rules.push(simple(
                 vec![comment(self.external_comment("masquerade traffic for"))],
                 Target::Jump(names::MARK_MASQ),
             ));
         } else {
-            // Pods and the node itself reach the Service as if they had gone out to the load
-            // balancer and come back: whatever the policy.
+            // Pods and the node itself reach the Service as if through the load balancer,
+            // whatever the policy.
             if let Some(header) = context.local_traffic(false) {
                 rules.push(Rule {
                     header,
@@ -209,7 +209,7 @@ impl Port<'_> {
         }
     }
 
-    /// Only the source ranges get on to the Service; the filter table drops what is left.
+    /// Only the source ranges reach the Service; the filter table drops other traffic.
     fn firewall(&self, context: &Context<'_>, rules: &mut Vec<Rule>) {
         let external = self.namer.chain(Kind::External);
         let note = format!("{} loadbalancer IP", self.name);
@@ -224,8 +224,8 @@ impl Port<'_> {
         };
         let ranges = &self.plan.source_ranges;
         ranges.iter().for_each(|range| accept(Net::from(*range)));
-        // A node that is let in comes with the load balancer's address as its source where that
-        // is one of its own addresses.
+        // Packets of an admitted node have the load balancer's address as their source if it is
+        // one of the node's addresses.
         let node = context.node.node_ip;
         if node.is_some_and(|ip| ranges.iter().any(|range| range.contains(&ip))) {
             let ips = &self.plan.load_balancer_ips;

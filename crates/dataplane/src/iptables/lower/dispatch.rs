@@ -1,4 +1,4 @@
-//! A Service port's rules in the chains that all Service ports share.
+//! A Service port's rules in the shared chains.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -14,7 +14,7 @@ use super::super::names::{self, Kind};
 use super::{Context, Port, comment, protocol};
 use crate::terms::loopback;
 
-/// The match of a transport protocol with a destination port.
+/// The match on a destination port of a transport protocol.
 fn port_match(protocol: Protocol, port: NonZeroU16) -> Match {
     let ports = PortMatch::to(port.get());
     match protocol {
@@ -24,7 +24,7 @@ fn port_match(protocol: Protocol, port: NonZeroU16) -> Match {
     }
 }
 
-/// A rule for what goes to an address and port.
+/// A rule for packets to an address and port.
 pub(super) fn to_address(port: &Port<'_>, ip: IpAddr, note: String, target: Target) -> Rule {
     let plan = port.plan;
     Rule {
@@ -39,7 +39,7 @@ pub(super) fn to_address(port: &Port<'_>, ip: IpAddr, note: String, target: Targ
     }
 }
 
-/// A rule for what goes to a port of any address.
+/// A rule for packets to a port of any address.
 fn to_port(proto: Protocol, matches: Vec<Match>, target: Target) -> Rule {
     Rule {
         header: Header {
@@ -143,7 +143,7 @@ impl Port<'_> {
         }
     }
 
-    /// Comment and target for traffic that is not balanced; `None` where it is.
+    /// Comment and target for traffic that is not balanced; `None` if it is balanced.
     fn denial(&self, context: &Context<'_>, traffic: Traffic) -> Option<(String, Target)> {
         match traffic {
             Traffic::Cluster | Traffic::Local => None,
@@ -162,8 +162,8 @@ impl Port<'_> {
         }
     }
 
-    /// How many rules [`Self::nat_dispatch`] and [`Self::filter_dispatch`] make together is for
-    /// the caller to count; the filter table has none for most ports.
+    /// Pass the rules of [`Self::nat_dispatch`] and [`Self::filter_dispatch`] to the callback. Most
+    /// ports have no rule in the filter table.
     pub(in super::super) fn dispatch(
         &self,
         context: &Context<'_>,

@@ -10,8 +10,7 @@ use super::super::{Nfacct, names};
 use super::{Context, comment, simple};
 use crate::terms::loopback;
 
-/// The chains that are wholly ours and do not belong to a Service port, with their rules; not
-/// those that all Service ports share.
+/// The chains that belong to no Service port, with their rules, without the shared chains.
 pub(in super::super) fn chains(context: &Context<'_>) -> Vec<(Table, Chain, Vec<Rule>)> {
     let mut all = vec![
         (Table::Filter, names::FORWARD, forward(context)),
@@ -26,7 +25,7 @@ pub(in super::super) fn chains(context: &Context<'_>) -> Vec<(Table, Chain, Vec<
         ),
     ];
     if context.localhost_node_ports() {
-        // Without localhost NodePorts the chain is there, but what is in it is kubelet's.
+        // Without localhost NodePorts the chain exists, but its rules belong to kubelet.
         all.push((Table::Filter, names::KUBELET_FIREWALL, martians()));
     }
     all
@@ -81,7 +80,7 @@ fn postrouting(context: &Context<'_>) -> Vec<Rule> {
             vec![Match::Mark(Negatable::not(masquerade_mark(context)))],
             Target::Return,
         ),
-        // Off again, so that a packet that comes round a second time is not masqueraded twice.
+        // Cleared, so that a packet that traverses the stack twice is masqueraded once.
         simple(
             Vec::new(),
             Target::xor_mark(context.options.masquerade_mark()),
@@ -93,7 +92,7 @@ fn postrouting(context: &Context<'_>) -> Vec<Rule> {
     ]
 }
 
-/// With `route_localnet` on, the kernel no longer drops what comes from outside for 127.0.0.0/8.
+/// With `route_localnet`, the kernel no longer drops packets from other hosts to 127.0.0.0/8.
 fn martians() -> Vec<Rule> {
     let loopback = loopback(IpFamily::V4);
     let known = CtStates::of(&[CtState::Related, CtState::Established, CtState::Dnat]);
@@ -113,8 +112,8 @@ fn martians() -> Vec<Rule> {
     }]
 }
 
-/// The rules that must stand last in the nat table's KUBE-SERVICES: what no other rule there took
-/// may be for a NodePort.
+/// The last rules of the nat table's KUBE-SERVICES: packets that no other rule matched may be for a
+/// NodePort.
 pub(in super::super) fn services_tail(context: &Context<'_>) -> Vec<Rule> {
     let note =
         || comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain");

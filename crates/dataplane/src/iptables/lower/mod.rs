@@ -1,8 +1,7 @@
 //! From the plan to rules.
 //!
-//! Split three ways, since each is needed alone: what does not belong to any Service port
-//! ([`fixed`]), a port's rules in chains that all share ([`dispatch`]), and a port's own chains
-//! ([`chains`]).
+//! In three parts, since each is needed alone: rules that belong to no Service port ([`fixed`]), a
+//! port's rules in the shared chains ([`dispatch`]), and a port's own chains ([`chains`]).
 
 mod chains;
 mod dispatch;
@@ -20,20 +19,20 @@ use crate::terms::{comment, simple};
 pub(super) use fixed::{chains as fixed_chains, services_tail};
 pub(super) use port::Port;
 
-/// From how many endpoints on comments are left out (`largeClusterEndpointsThreshold`).
+/// The number of endpoints above which comments are omitted (`largeClusterEndpointsThreshold`).
 const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
 
-/// What the rules of every Service port depend on beside the port.
+/// The inputs of a Service port's rules except the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Context<'a> {
     pub(super) family: IpFamily,
     pub(super) node: &'a NodeFacts,
     pub(super) options: &'a Options,
-    /// So many endpoints that comments on rules between chains are left out.
+    /// Whether the cluster is large, so that rules between chains have no comments.
     pub(super) large: bool,
 }
 
-/// Whether a cluster with so many endpoints is large.
+/// Whether a cluster with this number of endpoints is large.
 pub(super) fn is_large(endpoint_count: usize) -> bool {
     endpoint_count > LARGE_CLUSTER_ENDPOINTS
 }
@@ -44,8 +43,8 @@ impl Context<'_> {
         self.options.localhost_node_ports && self.family == IpFamily::V4
     }
 
-    /// The header condition for traffic of this node's pods, or for all but it; `None` where it
-    /// cannot be told.
+    /// The header condition for traffic of this node's pods, or for all other traffic; `None` if
+    /// local traffic is not detected.
     fn local_traffic(&self, negated: bool) -> Option<Header> {
         crate::terms::local_traffic(&self.node.local, negated)
     }

@@ -1,4 +1,4 @@
-//! A Service port with what its rules are made from.
+//! A Service port with the names that its rules use.
 
 use std::net::IpAddr;
 
@@ -8,23 +8,23 @@ use plan::{Endpoint, PortPlan, Traffic};
 use super::super::Problem;
 use super::super::names::{Kind, Namer};
 
-/// A Service port that is being lowered.
+/// A Service port during lowering.
 pub(in super::super) struct Port<'a> {
     pub(super) plan: &'a PortPlan,
     /// `namespace/name:port`.
     pub(super) name: String,
     pub(super) namer: Namer,
-    /// The chains of all reachable endpoints, sorted by address and port, made when the first one
-    /// is asked for: each is needed two or three times, and a name costs more than a rule.
+    /// The chains of all reachable endpoints, sorted by address and port, derived on first use: each
+    /// is needed two or three times, and a name costs more than a rule.
     chains: Vec<((IpAddr, u16), Chain)>,
 }
 
-/// The kernel keeps 256 bytes with the closing NUL (`XT_MAX_COMMENT_LEN`, xt_comment.h).
+/// The kernel stores 256 bytes with the terminating NUL (`XT_MAX_COMMENT_LEN`, xt_comment.h).
 const MAX_COMMENT: usize = 255;
 
 impl<'a> Port<'a> {
     /// # Errors
-    /// The port's name makes a comment that iptables or the kernel would refuse.
+    /// The names make a comment that iptables or the kernel would refuse.
     pub(in super::super) fn new(plan: &'a PortPlan) -> Result<Self, Problem> {
         let name = plan.name.to_string();
         if name.contains(char::is_control) {
@@ -46,9 +46,9 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// The longest comment that any rule could have, where it could be too long at all.
+    /// The longest possible comment, if it may exceed the limit.
     fn longest_comment(&self) -> Option<String> {
-        // The longest text around a name is that of an EXT or FW rule, or an endpoint.
+        // EXT and FW rules and endpoints have the longest text around a name.
         const ROOM: usize = 80;
         if self.name.len() + ROOM <= MAX_COMMENT {
             return None;
@@ -87,7 +87,7 @@ impl<'a> Port<'a> {
         format!("other traffic to {name} will be dropped by KUBE-PROXY-FIREWALL")
     }
 
-    /// Whether traffic to the cluster IP is balanced at all.
+    /// Whether traffic to the cluster IP is balanced.
     pub(super) fn has_internal_endpoints(&self) -> bool {
         matches!(
             self.plan.internal_traffic(),
@@ -95,7 +95,7 @@ impl<'a> Port<'a> {
         )
     }
 
-    /// Whether traffic from outside is balanced at all.
+    /// Whether external traffic is balanced.
     pub(super) fn has_external_endpoints(&self) -> bool {
         matches!(
             self.plan.external_traffic(),
@@ -103,8 +103,7 @@ impl<'a> Port<'a> {
         )
     }
 
-    /// Also where traffic from outside is dropped: what comes from pods and the node itself is
-    /// not.
+    /// Also if external traffic is dropped, since traffic of pods and the node itself is not.
     pub(super) fn uses_external_chain(&self) -> bool {
         self.plan.has_any_endpoint && self.plan.externally_accessible()
     }
@@ -115,7 +114,7 @@ impl<'a> Port<'a> {
             && !self.plan.source_ranges.is_empty()
     }
 
-    /// Where traffic to the cluster IP is balanced.
+    /// The chain that balances traffic to the cluster IP.
     pub(super) fn internal_kind(&self) -> Kind {
         if self.plan.internal_local {
             Kind::Local

@@ -2,7 +2,7 @@ use super::observed::save;
 use super::*;
 
 #[test]
-fn cleanup_leaves_what_others_keep() {
+fn cleanup_leaves_other_programs_rules() {
     for family in IpFamily::ALL {
         let mut tables = foreign(family);
         run(&mut tables, &save("default", family).to_string());
@@ -17,7 +17,7 @@ fn cleanup_leaves_what_others_keep() {
 }
 
 #[test]
-fn a_chain_that_others_use_is_emptied_only() {
+fn a_chain_used_by_other_rules_is_flushed_but_not_deleted() {
     let mut tables = foreign(IpFamily::V4);
     run(&mut tables, &save("default", IpFamily::V4).to_string());
     run(
@@ -28,7 +28,7 @@ fn a_chain_that_others_use_is_emptied_only() {
     run(&mut tables, &text);
     let used = tables.chain(Table::Nat, names::MARK_MASQ).unwrap();
     assert!(used.rules.is_empty());
-    // A kubelet is about: the chain is its own.
+    // With kubelet on the node, the chain belongs to kubelet.
     let kubelets = tables
         .chain(Table::Filter, names::KUBELET_FIREWALL)
         .unwrap();
@@ -37,10 +37,10 @@ fn a_chain_that_others_use_is_emptied_only() {
 }
 
 #[test]
-fn leftovers_go_and_what_another_mode_uses_stays() {
+fn leftovers_are_removed_and_chains_of_the_active_mode_stay() {
     let mut tables = foreign(IpFamily::V4);
     run(&mut tables, &save("default", IpFamily::V4).to_string());
-    // As ipvs mode has it.
+    // The chains of ipvs mode.
     run(
         &mut tables,
         "*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -d 10.0.0.1/32 -j KUBE-MARK-MASQ\nCOMMIT\n",
@@ -62,6 +62,6 @@ fn leftovers_go_and_what_another_mode_uses_stays() {
     );
     let services = tables.chain(Table::Nat, names::SERVICES).unwrap();
     assert_eq!(services.rules.len(), 1);
-    // What leads into the chains that stay stays as well.
+    // Jumps to the remaining chains stay too.
     assert!(tables.to_string().contains("-j KUBE-SERVICES"));
 }

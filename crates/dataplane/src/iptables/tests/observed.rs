@@ -1,4 +1,4 @@
-//! The recorded rules, parsed, and the options that belong to them.
+//! The recorded rules, parsed, and their options.
 
 use netfilter::iptables::Match;
 use plan::Planner;
@@ -10,7 +10,7 @@ pub(super) fn save(name: &str, family: IpFamily) -> TableSet {
     TableSet::parse(rule_family(family), &text).unwrap()
 }
 
-/// The same as on a kernel without nfacct.
+/// The rules as on a kernel without nfacct.
 pub(super) fn without_nfacct(mut tables: TableSet) -> TableSet {
     let counts = |m: &Match| matches!(m, Match::Nfacct(_));
     for ((table, chain), state) in tables.tables.iter_mut().flat_map(|(table, state)| {

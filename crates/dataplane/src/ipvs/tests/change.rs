@@ -194,7 +194,7 @@ fn cleanup_changes_nothing_on_a_node_that_never_ran_this_mode() {
     assert!(cleanup(IpFamily::V4, &host.observe()).is_empty());
 }
 
-/// A load balancer whose source ranges exclude the node has a rule of its own. The rules of others
+/// A load balancer whose source ranges exclude the node has a rule of its own. Other rules
 /// stay.
 #[test]
 fn a_rule_for_one_load_balancer_is_written_alone() {

@@ -15,16 +15,16 @@ pub(crate) const OPTIONS: Options = &[
     ("--limit-iface-out", 0),
 ];
 
-/// `addrtype`: what the routing tables say an address is.
+/// `addrtype`: the type of an address in the routing tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchAddrType {
     /// `--src-type`.
     pub source: Option<Negatable<AddrTypes>>,
     /// `--dst-type`.
     pub destination: Option<Negatable<AddrTypes>>,
-    /// `--limit-iface-in`: only of the interface that the packet came in through.
+    /// `--limit-iface-in`: only on the input interface.
     pub limit_in: bool,
-    /// `--limit-iface-out`: only of the interface through which the packet leaves.
+    /// `--limit-iface-out`: only on the output interface.
     pub limit_out: bool,
 }
 
@@ -65,7 +65,7 @@ pub enum AddrType {
 }
 
 impl AddrType {
-    /// Names, in the order in which iptables prints them.
+    /// Names in the order of iptables-save.
     pub const NAMES: [(&'static str, AddrType); 12] = [
         ("UNSPEC", AddrType::Unspec),
         ("UNICAST", AddrType::Unicast),
@@ -87,7 +87,7 @@ impl AddrType {
 pub struct AddrTypes(u16);
 
 impl AddrTypes {
-    /// The set of this one alone.
+    /// The set of this one.
     pub const fn of(kind: AddrType) -> Self {
         Self(kind as u16)
     }
@@ -103,7 +103,7 @@ impl AddrTypes {
         Self(self.0 | kind as u16)
     }
 
-    /// Whether no type is in the set.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -27,7 +27,7 @@ pub(crate) const OPTIONS: Options = &[
     ("--ctdir", 1),
 ];
 
-/// `conntrack`: every given condition must hold.
+/// `conntrack`: all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchConntrack {
     /// `--ctstate`.
@@ -38,9 +38,9 @@ pub struct MatchConntrack {
     pub original_source: Option<Negatable<Net>>,
     /// `--ctorigdst`: the first packet's destination, before any translation.
     pub original_destination: Option<Negatable<Net>>,
-    /// `--ctreplsrc`: where replies come from.
+    /// `--ctreplsrc`: the source of replies.
     pub reply_source: Option<Negatable<Net>>,
-    /// `--ctrepldst`: where replies go.
+    /// `--ctrepldst`: the destination of replies.
     pub reply_destination: Option<Negatable<Net>>,
     /// `--ctorigsrcport`.
     pub original_source_port: Option<Negatable<PortRange>>,
@@ -52,7 +52,7 @@ pub struct MatchConntrack {
     pub reply_destination_port: Option<Negatable<PortRange>>,
     /// `--ctstatus`.
     pub status: Option<Negatable<CtStatuses>>,
-    /// `--ctexpire`: seconds left, from and to.
+    /// `--ctexpire`: remaining seconds (first and last).
     pub expires: Option<Negatable<(u32, u32)>>,
     /// `--ctdir`.
     pub direction: Option<CtDirection>,
@@ -68,7 +68,7 @@ impl MatchConntrack {
     }
 }
 
-/// A state that a packet's connection can be in.
+/// A state of a packet's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 #[repr(u8)]
@@ -78,14 +78,14 @@ pub enum CtState {
     Related = 4,
     Established = 8,
     Untracked = 16,
-    /// The source was translated; beside one of the others.
+    /// The source is translated; in addition to another state.
     Snat = 32,
-    /// The destination was translated; beside one of the others.
+    /// The destination is translated; in addition to another state.
     Dnat = 64,
 }
 
 impl CtState {
-    /// Names, in the order in which iptables prints them.
+    /// Names in the order of iptables-save.
     pub const NAMES: [(&'static str, CtState); 7] = [
         ("INVALID", CtState::Invalid),
         ("NEW", CtState::New),
@@ -97,12 +97,12 @@ impl CtState {
     ];
 }
 
-/// A set of states; holds where the connection is in any of them.
+/// A set of states; true if the connection is in any of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CtStates(u8);
 
 impl CtStates {
-    /// A set of these.
+    /// The set of these.
     pub const fn of(states: &[CtState]) -> Self {
         let mut bits = 0;
         let mut i = 0;
@@ -124,13 +124,13 @@ impl CtStates {
         Self(self.0 | state as u8)
     }
 
-    /// Whether no state is in the set.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 }
 
-/// One of the marks of `--ctstatus`.
+/// A status bit of `--ctstatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 #[repr(u8)]
@@ -142,7 +142,7 @@ pub enum CtStatus {
 }
 
 impl CtStatus {
-    /// Names, in the order in which iptables prints them. The empty set is `NONE`.
+    /// Names in the order of iptables-save. The empty set is `NONE`.
     pub const NAMES: [(&'static str, CtStatus); 4] = [
         ("EXPECTED", CtStatus::Expected),
         ("SEEN_REPLY", CtStatus::SeenReply),
@@ -151,12 +151,12 @@ impl CtStatus {
     ];
 }
 
-/// A set of status marks; holds where the connection has any of them.
+/// A set of status bits; true if the connection has any of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CtStatuses(u8);
 
 impl CtStatuses {
-    /// Whether the mark is in the set.
+    /// Whether the bit is in the set.
     pub fn contains(self, status: CtStatus) -> bool {
         self.0 & status as u8 != 0
     }
@@ -167,7 +167,7 @@ impl CtStatuses {
         Self(self.0 | status as u8)
     }
 
-    /// Whether no mark is in the set.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -228,9 +228,14 @@ pub(crate) fn parse_states(word: &Word<'_>) -> Parsed<CtStates> {
 fn parse_statuses(word: &Word<'_>) -> Parsed<CtStatuses> {
     let mut statuses = CtStatuses::default();
     if &*word.text != "NONE" {
-        values::names(word, &CtStatus::NAMES, "a list of connection marks", |s| {
-            statuses = statuses.with(s);
-        })?;
+        values::names(
+            word,
+            &CtStatus::NAMES,
+            "a list of connection status bits",
+            |s| {
+                statuses = statuses.with(s);
+            },
+        )?;
     }
     Ok(statuses)
 }

@@ -15,13 +15,13 @@ pub(crate) const OPTIONS: Options = &[("--icmp-type", 1)];
 pub struct IcmpType {
     /// `icmp6` rather than `icmp`.
     pub v6: bool,
-    /// The type; 255 in IPv4 means any.
+    /// The type; in IPv4, 255 is any.
     pub kind: u8,
-    /// The code; `None` means any.
+    /// The code; `None` is any.
     pub code: Option<u8>,
 }
 
-/// Names of types that are in common use; the rest are written as numbers.
+/// Names of common types; others are numbers.
 const ICMP_NAMES: &[(&str, u8, Option<u8>)] = &[
     ("any", 255, None),
     ("echo-reply", 0, None),
@@ -68,10 +68,10 @@ const ICMPV6_NAMES: &[(&str, u8, Option<u8>)] = &[
     ("redirect", 137, None),
 ];
 
-/// `None` where the type is a name that is not in the tables above.
+/// `None` if the type is a name that the tables above lack.
 pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<Negatable<IcmpType>>> {
     let v6 = segment.name != "icmp";
-    // Without the option every type is meant, which only IPv4 can say.
+    // Without the option: any type, which only IPv4 can express.
     let mut found = (!v6).then_some(Negatable::is(IcmpType {
         v6,
         kind: 255,
@@ -92,7 +92,7 @@ pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<Negatable
         let Some(kind) = kind else {
             return Ok(None);
         };
-        // As iptables prints it: `any` has no code.
+        // `any` has no code in print.
         let code = code.filter(|_| v6 || kind != 255);
         found = Some(with(item, IcmpType { v6, kind, code }));
     }

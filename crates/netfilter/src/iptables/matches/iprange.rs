@@ -12,7 +12,7 @@ pub(crate) const NAMES: &[&str] = &["iprange"];
 
 pub(crate) const OPTIONS: Options = &[("--src-range", 1), ("--dst-range", 1)];
 
-/// `iprange`: from and to, both meant.
+/// `iprange`: first and last address, inclusive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchIpRange {
     /// `--src-range`.

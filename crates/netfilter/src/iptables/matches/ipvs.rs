@@ -18,7 +18,7 @@ pub(crate) const OPTIONS: Options = &[
     ("--vportctl", 1),
 ];
 
-/// `ipvs`: every given condition must hold.
+/// `ipvs`: all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchIpvs {
     /// `--ipvs`: an IPVS connection at all; `false` where negated.

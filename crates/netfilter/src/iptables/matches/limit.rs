@@ -9,7 +9,7 @@ pub(crate) const NAMES: &[&str] = &["limit"];
 
 pub(crate) const OPTIONS: Options = &[("--limit", 1), ("--limit-burst", 1)];
 
-/// `limit`: holds at most so often on average, with a burst. Not negatable.
+/// `limit`: the average rate and the burst. Cannot be negated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub struct MatchLimit {
@@ -29,7 +29,7 @@ pub enum LimitUnit {
 }
 
 pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<MatchLimit>> {
-    // What iptables takes where nothing is given (XT_LIMIT_AVG, XT_LIMIT_BURST).
+    // The defaults of iptables (XT_LIMIT_AVG, XT_LIMIT_BURST).
     let mut found = MatchLimit {
         rate: 3,
         per: LimitUnit::Hour,
@@ -70,7 +70,7 @@ pub(crate) fn write(out: &mut String, limit: &MatchLimit) {
         LimitUnit::Hour => "/hour",
         LimitUnit::Day => "/day",
     });
-    // XT_LIMIT_BURST; iptables does not print it.
+    // XT_LIMIT_BURST, which iptables does not print.
     if limit.burst != 5 {
         option_number(out, "--limit-burst", limit.burst.into());
     }

@@ -19,9 +19,9 @@ pub(crate) const OPTIONS: Options = &[
 /// `multiport`: one of up to 15 ports or ranges.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MatchMultiport {
-    /// Which port is compared.
+    /// The compared port.
     pub side: PortSide,
-    /// With what.
+    /// The accepted ports.
     pub ports: Negatable<Vec<PortRange>>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<MatchMult
             .split(',')
             .map(|p| values::ports_in(p, ':'))
             .collect();
-        // XT_MULTI_PORTS; a range takes two.
+        // XT_MULTI_PORTS; a range counts twice.
         let room = |ports: &Vec<PortRange>| {
             let taken = ports.iter().map(|p| 1 + usize::from(p.first != p.last));
             taken.sum::<usize>() <= 15

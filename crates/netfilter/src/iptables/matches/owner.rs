@@ -14,18 +14,18 @@ pub(crate) const OPTIONS: Options = &[
     ("--socket-exists", 0),
 ];
 
-/// `owner`: every given condition must hold.
+/// `owner`: all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchOwner {
-    /// `--uid-owner`, from and to.
+    /// `--uid-owner` (first and last).
     pub uid: Option<Negatable<(u32, u32)>>,
-    /// `--gid-owner`, from and to.
+    /// `--gid-owner` (first and last).
     pub gid: Option<Negatable<(u32, u32)>>,
     /// `--socket-exists`; `false` where negated.
     pub socket_exists: Option<bool>,
 }
 
-/// `None` where a user or group is given by name, which only the host can resolve.
+/// `None` if a user or group is a name, which only the host can resolve.
 pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<MatchOwner>> {
     let mut found = MatchOwner::default();
     for item in &segment.items {

@@ -16,7 +16,7 @@ pub(crate) const OPTIONS: Options = &[
     ("--physdev-is-bridged", 0),
 ];
 
-/// `physdev`: every given condition must hold.
+/// `physdev`: all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchPhysdev {
     /// `--physdev-in`.

@@ -5,7 +5,7 @@ use crate::iptables::syntax::text::{negation, port_range};
 use crate::iptables::syntax::{Parsed, values};
 use crate::iptables::value::{Negatable, PortRange};
 
-/// Source and destination port. An absent condition holds.
+/// Source and destination port. An absent condition is true.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PortMatch {
     /// `--sport`.
@@ -24,7 +24,7 @@ impl PortMatch {
     }
 }
 
-/// Reads `--sport` and `--dport`; `false` for another option.
+/// Parse `--sport` or `--dport`; `false` for another option.
 pub(crate) fn parse_item(item: &Item<'_>, into: &mut PortMatch) -> Parsed<bool> {
     let side = match item.option {
         "--sport" | "--source-port" => &mut into.source,
@@ -37,7 +37,7 @@ pub(crate) fn parse_item(item: &Item<'_>, into: &mut PortMatch) -> Parsed<bool> 
             first: 0,
             last: u16::MAX,
         };
-    // iptables does not print a condition that always holds.
+    // iptables drops a condition that is always true.
     *side = (!everything || item.negated).then(|| with(item, range));
     Ok(true)
 }

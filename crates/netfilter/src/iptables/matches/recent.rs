@@ -25,37 +25,37 @@ pub(crate) const OPTIONS: Options = &[
     ("--rdest", 0),
 ];
 
-/// `recent`: a list of addresses with the times at which they were seen.
+/// `recent`: a list of addresses with the times of their packets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MatchRecent {
-    /// What is asked or done, and whether the answer is turned round.
+    /// The action, and whether its result is negated.
     pub action: Negatable<RecentAction>,
-    /// `--seconds`: only seen within this time.
+    /// `--seconds`: only packets within this time.
     pub seconds: Option<u32>,
-    /// `--reap`: drop what is older than `seconds`.
+    /// `--reap`: drop entries older than `seconds`.
     pub reap: bool,
-    /// `--hitcount`: seen at least so often.
+    /// `--hitcount`: the minimum number of packets.
     pub hit_count: Option<u32>,
-    /// `--rttl`: the TTL must be the same too.
+    /// `--rttl`: the TTL must also be equal.
     pub ttl: bool,
-    /// `--name`: which list.
+    /// `--name`: the list.
     pub name: Box<str>,
-    /// `--mask`: what of the address counts.
+    /// `--mask`: the significant bits of the address.
     pub mask: IpAddr,
     /// `--rdest` rather than `--rsource`.
     pub destination: bool,
 }
 
-/// What `recent` does.
+/// The action of `recent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecentAction {
-    /// `--set`: put the address on the list; holds.
+    /// `--set`: add the address; true.
     Set,
-    /// `--rcheck`: holds where the address is on the list.
+    /// `--rcheck`: true if the address is on the list.
     Check,
-    /// `--update`: as `--rcheck`, and note the time.
+    /// `--update`: as `--rcheck`, and update the time.
     Update,
-    /// `--remove`: take the address off the list; holds where it was on it.
+    /// `--remove`: remove the address; true if it was on the list.
     Remove,
 }
 

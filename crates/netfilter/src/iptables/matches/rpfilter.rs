@@ -17,13 +17,13 @@ pub(crate) const OPTIONS: Options = &[
 /// `rpfilter`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchRpfilter {
-    /// `--loose`: any interface will do.
+    /// `--loose`: accept any interface.
     pub loose: bool,
-    /// `--validmark`: look the route up with the packet's mark.
+    /// `--validmark`: use the packet's mark in the route lookup.
     pub validmark: bool,
     /// `--accept-local`.
     pub accept_local: bool,
-    /// `--invert`: holds where the test fails.
+    /// `--invert`: negate the result.
     pub invert: bool,
 }
 

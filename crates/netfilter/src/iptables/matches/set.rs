@@ -23,12 +23,12 @@ pub(crate) const OPTIONS: Options = &[
     ("--bytes-gt", 1),
 ];
 
-/// `set`: whether the packet is in an ipset.
+/// `set`: membership of the packet in an ipset.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MatchSet {
-    /// The set, and whether the packet must not be in it.
+    /// The set; negated if the packet must not be in it.
     pub name: Negatable<Box<str>>,
-    /// What of the packet makes each part of the set's element, up to six.
+    /// The side of the packet for each part of the element, up to six.
     pub directions: Vec<SetDirection>,
     /// `--return-nomatch`: a `nomatch` element counts as a hit.
     pub return_nomatch: bool,
@@ -42,7 +42,7 @@ pub enum SetDirection {
     Destination,
 }
 
-/// `None` where the options go beyond the model.
+/// `None` if options go beyond the model.
 pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<MatchSet>> {
     let mut found = None;
     let mut return_nomatch = false;
@@ -66,7 +66,7 @@ pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<MatchSet>
     }))
 }
 
-/// `src,dst`; at most 6 of them (`IPSET_DIM_MAX`).
+/// `src,dst`; at most 6 (`IPSET_DIM_MAX`).
 pub(crate) fn parse_directions(word: &Word<'_>) -> Parsed<Vec<SetDirection>> {
     let parsed: Option<Vec<_>> = word
         .text

@@ -21,21 +21,21 @@ pub(crate) const OPTIONS: Options = &[
 pub enum Statistic {
     /// `--mode random`.
     Random(Probability),
-    /// `--mode nth`: one packet in `every`, the one at `packet` (from 0).
+    /// `--mode nth`: one packet in `every`, at index `packet`.
     #[allow(missing_docs)]
     Nth { every: u32, packet: u32 },
 }
 
-/// A probability as the kernel keeps it: a fraction of 2³¹ (`xt_statistic.h`). Holds where 31
-/// random bits are less than it.
+/// A probability as the kernel stores it: a fraction of 2³¹ (`xt_statistic.h`). True if 31 random bits
+/// are less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Probability(pub u32);
 
 impl Probability {
-    /// What stands for 1.
+    /// Probability 1.
     pub const ONE: Probability = Probability(1 << 31);
 
-    /// As a fraction.
+    /// The probability as a fraction.
     pub fn as_f64(self) -> f64 {
         f64::from(self.0) / f64::from(Self::ONE.0)
     }
@@ -71,7 +71,7 @@ pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<Negatable
     Ok(Some(Negatable { negated, value }))
 }
 
-/// As iptables reads it: the nearest fraction of 2³¹.
+/// The nearest fraction of 2³¹, as iptables computes it.
 fn probability(word: &Word<'_>) -> Parsed<Probability> {
     let parsed = word.text.parse().ok().filter(|p| (0.0..=1.0).contains(p));
     let fraction: f64 = parsed.ok_or_else(|| Fault::not_a(word, "a probability: 0 to 1"))?;
@@ -97,7 +97,7 @@ pub(crate) fn write(out: &mut String, statistic: &Negatable<Statistic>) {
     }
 }
 
-/// What `printf("%.11f")` makes of the fraction: rounded to nearest, a tie to even.
+/// The output of `printf("%.11f")`: rounded to nearest, ties to even.
 fn write_probability(out: &mut String, probability: Probability) {
     const DIGITS: u64 = 100_000_000_000;
     // value * 10^11 / 2^31, shortened by 2^11 so that it fits.
@@ -108,7 +108,7 @@ fn write_probability(out: &mut String, probability: Probability) {
     }
     number(out, n / DIGITS);
     out.push('.');
-    // A digit in front keeps the zeros.
+    // The leading 1 keeps the zeros.
     let at = out.len();
     number(out, DIGITS + n % DIGITS);
     out.remove(at);

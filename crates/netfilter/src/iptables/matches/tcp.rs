@@ -20,14 +20,14 @@ pub(crate) const OPTIONS: Options = &[
     ("--tcp-option", 1),
 ];
 
-/// `tcp`. An absent condition holds.
+/// `tcp`. An absent condition is true.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchTcp {
     /// `--sport`, `--dport`.
     pub ports: PortMatch,
     /// `--tcp-flags`, `--syn`.
     pub flags: Option<Negatable<TcpFlags>>,
-    /// `--tcp-option`: the kind of an option that is there.
+    /// `--tcp-option`: the kind of a TCP option that must be present.
     pub option: Option<Negatable<u8>>,
 }
 
@@ -40,7 +40,7 @@ impl From<PortMatch> for MatchTcp {
     }
 }
 
-/// Of the flags in `mask` exactly those in `set` are set. Bits as in the TCP header's byte 13:
+/// Exactly the flags in `set` are set among those in `mask`. Bits as in byte 13 of the TCP header:
 /// FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
@@ -50,7 +50,7 @@ pub struct TcpFlags {
 }
 
 impl TcpFlags {
-    /// Names and bits, in the order in which iptables prints them.
+    /// Names and bits in the order of iptables-save.
     pub const NAMES: [(&'static str, u8); 6] = [
         ("FIN", 1),
         ("SYN", 2),

@@ -8,7 +8,7 @@ use crate::iptables::syntax::words::{Word, split};
 use crate::iptables::syntax::{Fault, ParseError, Parsed};
 
 /// One line of a save file or of restore input.
-// Nearly every line is a command: a box for it would cost an allocation a line.
+// Nearly every line is a command: boxing it would cost one allocation per line.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {

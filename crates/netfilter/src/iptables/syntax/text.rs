@@ -41,7 +41,7 @@ pub(crate) fn net_with_length(out: &mut String, net: &Net) {
     }
 }
 
-/// As [`net_with_length`], without the length for a single address.
+/// Like [`net_with_length`], without the length of a single address.
 pub(crate) fn net_short(out: &mut String, net: &Net) {
     if *net == Net::host(net.addr()) {
         address(out, net.addr());
@@ -75,8 +75,8 @@ pub(crate) fn port_range(out: &mut String, ports: PortRange, separator: char) {
     }
 }
 
-/// Two digits at a time, from text: digits made as bytes would have to be checked to be UTF-8,
-/// which takes longer than making them.
+/// Two digits at a time, copied from text: bytes would have to be checked for valid UTF-8, which
+/// takes longer than producing them.
 pub(crate) fn number(out: &mut String, n: u64) {
     const PAIRS: &str = "00010203040506070809101112131415161718192021222324\
         25262728293031323334353637383940414243444546474849\
@@ -113,8 +113,8 @@ pub(crate) fn option_number(out: &mut String, name: &str, n: u64) {
     number(out, n);
 }
 
-/// A word in quotes where iptables would put it in quotes (`xtables_save_string`): whenever it has
-/// any character but letters, digits, `_` and `-`.
+/// A word, quoted as by iptables (`xtables_save_string`): if it contains any character except
+/// letters, digits, `_` and `-`.
 pub(crate) fn quoted(out: &mut String, text: &str) {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     out.push(' ');
@@ -125,7 +125,7 @@ pub(crate) fn quoted(out: &mut String, text: &str) {
     }
 }
 
-/// A word, in quotes only where it would otherwise not be read back as one word.
+/// A word, quoted only if it would not be parsed as one word otherwise.
 pub(crate) fn raw_word(out: &mut String, text: &str) {
     if text.is_empty() || text.contains(|c: char| c.is_ascii_whitespace() || c == '"') {
         in_quotes(out, text);
@@ -156,7 +156,7 @@ pub(crate) fn words(out: &mut String, words: &[Box<str>]) {
     }
 }
 
-/// The names for which `chosen` holds, with commas; `none` where there is none.
+/// The chosen names, separated by commas; `none` if no name is chosen.
 pub(crate) fn names<T: Copy>(
     out: &mut String,
     all: &[(&'static str, T)],
@@ -186,7 +186,7 @@ pub(crate) fn u32_range(out: &mut String, (first, last): (u32, u32), separator: 
     }
 }
 
-/// An option without a value that can be turned round.
+/// An option without a value that can be negated.
 pub(crate) fn switch(out: &mut String, name: &str, value: Option<bool>) {
     if let Some(on) = value {
         if !on {

@@ -7,14 +7,14 @@ use super::{Fault, Parsed};
 use crate::iptables::name::Family;
 use crate::iptables::value::{Interface, Net, PortRange, Protocol};
 
-/// A decimal number, or a hexadecimal one behind `0x`, that fits.
+/// A decimal number, or a hexadecimal one after `0x`, within the range of the type.
 pub(crate) fn number<T: TryFrom<u64>>(word: &Word<'_>) -> Parsed<T> {
     number_in(&word.text).ok_or_else(|| Fault::not_a(word, "a number in range"))
 }
 
 pub(crate) fn number_in<T: TryFrom<u64>>(text: &str) -> Option<T> {
     let n = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        // from_str_radix takes a sign too.
+        // from_str_radix accepts a sign.
         Some(digits) if digits.starts_with('+') => return None,
         Some(digits) => u64::from_str_radix(digits, 16).ok()?,
         None if text.starts_with('+') => return None,
@@ -25,15 +25,15 @@ pub(crate) fn number_in<T: TryFrom<u64>>(text: &str) -> Option<T> {
 
 /// `10.0.0.1`, `10.0.0.0/8`, `10.0.0.1/255.0.0.255`.
 pub(crate) fn net(family: Family, word: &Word<'_>) -> Parsed<Net> {
-    let meant = match family {
+    let expected = match family {
         Family::Ipv4 => "an IPv4 address or range",
         Family::Ipv6 => "an IPv6 address or range",
     };
     if word.text.contains(',') {
-        let message = "several addresses in one rule are not supported: write a rule for each";
+        let message = "a list of addresses is not supported; write one rule for each address";
         return Err(Fault::new(word.column, message));
     }
-    net_in(family, &word.text).ok_or_else(|| Fault::not_a(word, meant))
+    net_in(family, &word.text).ok_or_else(|| Fault::not_a(word, expected))
 }
 
 fn net_in(family: Family, text: &str) -> Option<Net> {
@@ -92,7 +92,7 @@ pub(crate) fn address_range(family: Family, word: &Word<'_>) -> Parsed<(IpAddr, 
         .ok_or_else(|| Fault::not_a(word, &format!("a range of {family} addresses")))
 }
 
-/// Interface names are at most 15 bytes (`IFNAMSIZ`).
+/// An interface name of at most 15 bytes (`IFNAMSIZ`).
 pub(crate) fn interface(word: &Word<'_>) -> Parsed<Interface> {
     if word.text.is_empty() || word.text.len() > 15 || word.text.contains(char::is_whitespace) {
         return Err(Fault::not_a(word, "an interface name of 1 to 15 bytes"));
@@ -110,13 +110,12 @@ pub(crate) fn protocol(word: &Word<'_>) -> Parsed<Option<Protocol>> {
     }
     Protocol::parse(&word.text)
         .map(|protocol| Some(protocol).filter(|p| p.0 != 0))
-        .ok_or_else(|| Fault::not_a(word, "a protocol known by name, or a number up to 255"))
+        .ok_or_else(|| Fault::not_a(word, "a protocol (a name, or a number up to 255)"))
 }
 
 /// `80`, `80:90`, `:90`, `80:`.
 pub(crate) fn ports(word: &Word<'_>, separator: char) -> Parsed<PortRange> {
-    ports_in(&word.text, separator)
-        .ok_or_else(|| Fault::not_a(word, "a port number or a range of them"))
+    ports_in(&word.text, separator).ok_or_else(|| Fault::not_a(word, "a port or a range of ports"))
 }
 
 pub(crate) fn ports_in(text: &str, separator: char) -> Option<PortRange> {
@@ -138,7 +137,7 @@ pub(crate) fn ports_in(text: &str, separator: char) -> Option<PortRange> {
     (range.first <= range.last).then_some(range)
 }
 
-/// `5`, `5:10` with the separator.
+/// `5`, or `5:10` with the separator.
 pub(crate) fn u32_range(text: &str, separator: char) -> Option<(u32, u32)> {
     match text.split_once(separator) {
         None => number_in(text).map(|n| (n, n)),
@@ -164,20 +163,20 @@ pub(crate) fn value_and_mask(word: &Word<'_>) -> Parsed<(u32, u32)> {
         None => number_in(&word.text).map(|v| (v, u32::MAX)),
         Some((value, mask)) => number_in(value).zip(number_in(mask)),
     };
-    parsed.ok_or_else(|| Fault::not_a(word, "a mark, or a mark and a mask: 0x4000/0x4000"))
+    parsed.ok_or_else(|| Fault::not_a(word, "a mark, or a mark with a mask such as 0x4000/0x4000"))
 }
 
-/// A list with commas of names from a table.
+/// A comma-separated list of names from a table.
 pub(crate) fn names<T: Copy>(
     word: &Word<'_>,
     table: &[(&'static str, T)],
-    meant: &str,
+    expected: &str,
     mut add: impl FnMut(T),
 ) -> Parsed<()> {
     for name in word.text.split(',') {
         match table.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)) {
             Some((_, value)) => add(*value),
-            None => return Err(Fault::not_a(word, meant)),
+            None => return Err(Fault::not_a(word, expected)),
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Splitting a line into words as `iptables-restore` does.
+//! Splits a line into words like `iptables-restore`.
 
 use std::borrow::Cow;
 
@@ -11,11 +11,11 @@ pub(crate) struct Word<'a> {
     pub(crate) column: u32,
 }
 
-/// Splits at white space. Within double quotes white space is text and a backslash makes the next
-/// character text; elsewhere a backslash is a character like any other.
+/// Split at white space. Within double quotes, white space is text and a backslash escapes the next
+/// character; elsewhere a backslash is an ordinary character.
 pub(crate) fn split(line: &str) -> Parsed<Vec<Word<'_>>> {
     let bytes = line.as_bytes();
-    // Rules of kube-proxy's have up to 25 words.
+    // kube-proxy's rules have up to 25 words.
     let mut words = Vec::with_capacity(24);
     let mut at = 0;
     while at < bytes.len() {
@@ -38,7 +38,7 @@ fn column(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX).saturating_add(1)
 }
 
-/// The word that starts at `start`, and where it ends.
+/// The word that starts at `start`, and its end.
 fn next_word(line: &str, start: usize) -> Parsed<(Word<'_>, usize)> {
     let bytes = line.as_bytes();
     let column = column(start);
@@ -50,7 +50,7 @@ fn next_word(line: &str, start: usize) -> Parsed<(Word<'_>, usize)> {
         let text = Cow::Borrowed(&line[start..plain_end]);
         return Ok((Word { text, column }, plain_end));
     }
-    // A word that is one quoted piece without a backslash can be borrowed too.
+    // A quoted word without a backslash can be borrowed too.
     if plain_end == start
         && let Some(n) = bytes[start + 1..]
             .iter()
@@ -80,7 +80,7 @@ fn next_word(line: &str, start: usize) -> Parsed<(Word<'_>, usize)> {
         }
     }
     if in_quotes {
-        return Err(Fault::new(column, "a quote is opened and not closed"));
+        return Err(Fault::new(column, "the quote is not closed"));
     }
     let text = Cow::Owned(text);
     Ok((Word { text, column }, end))

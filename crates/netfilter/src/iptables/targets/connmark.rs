@@ -21,7 +21,7 @@ pub(crate) const OPTIONS: Options = &[
     ("--ctmask", 1),
 ];
 
-/// What `CONNMARK` does.
+/// The action of `CONNMARK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnmarkAction {
     /// Set the connection's mark.

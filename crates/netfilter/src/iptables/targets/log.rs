@@ -20,15 +20,15 @@ pub(crate) const OPTIONS: Options = &[
 /// `LOG`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LogTarget {
-    /// `--log-level` as a number; 4 (warning) where none is given.
+    /// `--log-level` as a number; 4 (warning) by default.
     pub level: Option<u8>,
     /// `--log-prefix`.
     pub prefix: Option<Box<str>>,
-    /// `--log-tcp-sequence` and its like, in the order in which iptables prints them.
+    /// Flags such as `--log-tcp-sequence`, in the order of iptables-save.
     pub flags: Vec<Box<str>>,
 }
 
-/// Names of syslog's levels.
+/// Names of the syslog levels.
 const LEVELS: &[(&str, u8)] = &[
     ("emerg", 0),
     ("panic", 0),
@@ -43,7 +43,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("debug", 7),
 ];
 
-/// Flags of `LOG` in the order in which iptables prints them.
+/// Flags of `LOG` in the order of iptables-save.
 const LOG_FLAGS: [&str; 5] = [
     "--log-tcp-sequence",
     "--log-tcp-options",
@@ -64,9 +64,9 @@ pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<LogTarget
                     Some((_, level)) => *level,
                     None => values::number_in(&word.text)
                         .filter(|level| *level <= 7)
-                        .ok_or_else(|| Fault::not_a(word, "a level: a name, or 0 to 7"))?,
+                        .ok_or_else(|| Fault::not_a(word, "a log level (a name, or 0 to 7)"))?,
                 };
-                // iptables does not print the level that it takes where none is given.
+                // iptables does not print the default level.
                 found.level = (level != 4).then_some(level);
             }
             _ => {}

@@ -16,7 +16,7 @@ pub(crate) const OPTIONS: Options = &[
     ("--xor-mark", 1),
 ];
 
-/// `mark = (mark & !mask) ^ value`, what `--set-xmark VALUE/MASK` says.
+/// `mark = (mark & !mask) ^ value` (`--set-xmark VALUE/MASK`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub struct Xmark {
@@ -25,7 +25,7 @@ pub struct Xmark {
 }
 
 impl Xmark {
-    /// The mark afterwards.
+    /// The resulting mark.
     pub fn apply(self, mark: u32) -> u32 {
         (mark & !self.mask) ^ self.value
     }
@@ -41,12 +41,12 @@ pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<Xmark>> {
     needed(found, segment, "--set-xmark").map(Some)
 }
 
-/// The mark that one of the options of `MARK` and `CONNMARK` sets; `None` for another option.
+/// The operation of an option of `MARK` or `CONNMARK`; `None` for another option.
 pub(crate) fn parse_xmark(option: &str, word: &Word<'_>) -> Option<Parsed<Xmark>> {
     let xmark = |value, mask| Xmark { value, mask };
     Some(match option {
         "--set-xmark" => values::value_and_mask(word).map(|(v, m)| xmark(v, m)),
-        // Bits of the value outside the mask are set too.
+        // Bits of the value outside the mask are also set.
         "--set-mark" => values::value_and_mask(word).map(|(v, m)| xmark(v, v | m)),
         "--or-mark" => values::number(word).map(|v| xmark(v, v)),
         "--xor-mark" => values::number(word).map(|v| xmark(v, 0)),

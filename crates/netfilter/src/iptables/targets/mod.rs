@@ -168,8 +168,8 @@ fn row(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.names.contains(&name))
 }
 
-/// The options of a target: of an extension, a standard target or a chain, which have none. `None`
-/// if it is an extension that is not modelled.
+/// The options of a target; empty for standard targets and chains. `None` for an extension that is
+/// not modelled.
 pub(crate) fn options(name: &str) -> Option<Options> {
     match row(name) {
         Some(row) => Some(row.options),

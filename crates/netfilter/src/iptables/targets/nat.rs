@@ -9,12 +9,12 @@ use crate::iptables::syntax::words::Word;
 use crate::iptables::syntax::{Fault, Parsed, values};
 use crate::iptables::value::PortRange;
 
-/// `DNAT` and `SNAT`: where to.
+/// The new address and port of `DNAT` and `SNAT`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NatTarget {
-    /// First and last address; equal for one. `None` where only the port is changed.
+    /// First and last address; equal for a single address. `None` if only the port changes.
     pub addresses: Option<(IpAddr, IpAddr)>,
-    /// First and last port; `None` where the port is kept.
+    /// First and last port; `None` if the port stays.
     pub ports: Option<PortRange>,
     /// `--random`.
     pub random: bool,
@@ -25,7 +25,7 @@ pub struct NatTarget {
 }
 
 impl NatTarget {
-    /// To this address and port.
+    /// A single address and port.
     pub fn to(ip: IpAddr, port: u16) -> Self {
         Self {
             addresses: Some((ip, ip)),
@@ -36,7 +36,7 @@ impl NatTarget {
 }
 
 impl NatTarget {
-    /// Appends the destination (or source) alone: `10.0.0.1:80`, `[fd00::1]:80`.
+    /// Append the destination (or source): `10.0.0.1:80`, `[fd00::1]:80`.
     pub fn write_to(&self, out: &mut String) {
         if let Some((first, last)) = self.addresses {
             let brackets = matches!(first, IpAddr::V6(_)) && self.ports.is_some();
@@ -59,7 +59,7 @@ impl NatTarget {
     }
 }
 
-/// `None` where the target goes beyond the model: a base for shifted ports, or several targets.
+/// `None` if the target goes beyond the model: a base for shifted ports, or several targets.
 pub(crate) fn parse(
     family: Family,
     segment: &Segment<'_>,
@@ -126,10 +126,10 @@ fn parse_address(family: Family, word: &Word<'_>, into: &mut NatTarget) -> Parse
         into.addresses = Some(values::address_range(family, &part)?);
     }
     if let Some(ports) = ports {
-        into.ports = Some(parse_ports(ports).ok_or_else(|| Fault::not_a(word, "a port to go to"))?);
+        into.ports = Some(parse_ports(ports).ok_or_else(|| Fault::not_a(word, "a port"))?);
     }
     if into.addresses.is_none() && into.ports.is_none() {
-        return Err(Fault::not_a(word, "an address or port to go to"));
+        return Err(Fault::not_a(word, "an address or port"));
     }
     Ok(())
 }

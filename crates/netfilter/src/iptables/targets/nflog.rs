@@ -20,7 +20,7 @@ pub(crate) const OPTIONS: Options = &[
 pub struct NflogTarget {
     /// `--nflog-prefix`.
     pub prefix: Option<Box<str>>,
-    /// `--nflog-group`; 0 where none is given.
+    /// `--nflog-group`; 0 by default.
     pub group: u16,
     /// `--nflog-range` or `--nflog-size`, word for word.
     pub other: Vec<Box<str>>,

@@ -8,7 +8,7 @@ pub(crate) const NAMES: &[&str] = &["REJECT"];
 
 pub(crate) const OPTIONS: Options = &[("--reject-with", 1)];
 
-/// The message with which `REJECT` answers, IPv4's first.
+/// The reply of `REJECT`; the first are for IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum RejectWith {
@@ -29,7 +29,7 @@ pub enum RejectWith {
 }
 
 impl RejectWith {
-    /// Names as iptables prints them.
+    /// Names in the output of iptables-save.
     pub const NAMES: [(&'static str, RejectWith); 14] = [
         ("icmp-net-unreachable", RejectWith::IcmpNetUnreachable),
         ("icmp-host-unreachable", RejectWith::IcmpHostUnreachable),
@@ -48,7 +48,7 @@ impl RejectWith {
     ];
 }
 
-/// Short names that iptables takes beside those it prints.
+/// Short names that iptables also accepts.
 const REJECT_ALIASES: &[(&str, RejectWith)] = &[
     ("net-unreach", RejectWith::IcmpNetUnreachable),
     ("host-unreach", RejectWith::IcmpHostUnreachable),
@@ -76,7 +76,7 @@ pub(crate) fn parse(family: Family, segment: &Segment<'_>) -> Parsed<Option<Reje
                 RejectWith::Icmp6PortUnreachable
             }
             Some((_, with)) => *with,
-            None => return Err(Fault::not_a(word, "an answer that REJECT can give")),
+            None => return Err(Fault::not_a(word, "a reply of REJECT")),
         };
     }
     Ok(Some(found))

@@ -22,7 +22,7 @@ pub struct SetTarget {
     pub delete: bool,
     /// The set.
     pub name: Box<str>,
-    /// What of the packet makes each part of the element.
+    /// The side of the packet for each part of the element.
     pub directions: Vec<SetDirection>,
     /// `--exist`.
     pub exist: bool,
@@ -30,7 +30,7 @@ pub struct SetTarget {
     pub timeout: Option<u32>,
 }
 
-/// `None` where the target both adds and deletes.
+/// `None` if the target both adds and deletes.
 pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<SetTarget>> {
     let mut found: Option<SetTarget> = None;
     let (mut exist, mut timeout) = (false, None);

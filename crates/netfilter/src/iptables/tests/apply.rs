@@ -8,7 +8,7 @@ fn after(input: &str) -> Result<TableSet, Refusal> {
     match set.apply(restore, Flush::Nothing) {
         Ok(()) => Ok(set),
         Err(error) => {
-            // What is refused changes nothing.
+            // A refused section changes nothing.
             assert_eq!(set, TableSet::parse(Family::Ipv4, BASE).unwrap());
             Err(error.reason)
         }
@@ -40,7 +40,7 @@ fn insert_replace_delete() {
 }
 
 #[test]
-fn a_chain_goes_only_when_nothing_refers_to_it() {
+fn a_referenced_chain_cannot_be_deleted() {
     let chain = Chain::literal("B");
     assert_eq!(after("*nat\n-X B\nCOMMIT\n"), Err(Refusal::NotEmpty(chain)));
     assert_eq!(
@@ -56,7 +56,7 @@ fn a_chain_goes_only_when_nothing_refers_to_it() {
 }
 
 #[test]
-fn what_is_not_there_is_refused() {
+fn commands_on_missing_chains_and_rules_are_refused() {
     let (a, c) = (Chain::literal("A"), Chain::literal("C"));
     assert_eq!(after("*nat\n-A C -j A\nCOMMIT\n"), Err(Refusal::NoChain(c)));
     assert_eq!(

@@ -1,10 +1,10 @@
-//! Mutated texts neither panic nor read back differently from what they print.
+//! Mutated texts are parsed without a panic and round-trip.
 
 use std::path::Path;
 
 use super::*;
 
-/// xorshift64*: the same texts on every run.
+/// xorshift64*: the same texts in every run.
 struct Random(u64);
 
 impl Random {
@@ -52,9 +52,9 @@ fn corpus() -> Vec<String> {
         };
         for entry in entries {
             let path = entry.unwrap().path();
-            let of_interest =
+            let is_input =
                 folder != "observed" || path.extension().is_some_and(|e| e == "iptables-save");
-            if of_interest {
+            if is_input {
                 all.push(String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned());
             }
         }

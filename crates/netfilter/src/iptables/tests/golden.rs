@@ -1,4 +1,4 @@
-//! What real programs printed must be read and printed again byte for byte.
+//! Recorded outputs of real programs are parsed and printed byte for byte.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn observations_are_printed_as_they_were_read() {
 }
 
 #[test]
-fn observations_hold_nothing_that_is_not_modelled() {
+fn observations_are_fully_modelled() {
     for (name, family, text) in observed() {
         let set = TableSet::parse(family, &text).unwrap_or_else(|e| panic!("{name}: {e}"));
         let chains = set.tables.values().flat_map(|t| t.chains.values());

@@ -1,4 +1,4 @@
-//! Any rule that can be written down in types is read back from its text.
+//! Every typed rule is parsed back from its text.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,7 +25,7 @@ fn addr(family: Family) -> BoxedStrategy<IpAddr> {
     }
 }
 
-/// A range that is not everything: iptables drops a condition that always holds.
+/// A range that is not everything: iptables drops a condition that is always true.
 fn net(family: Family) -> BoxedStrategy<Net> {
     let masks = prop_oneof![
         3 => (1..=family.host_prefix_len()).prop_map(move |len| match family {

@@ -1,4 +1,4 @@
-//! Removing the ipvs mode from a node.
+//! Removal of ipvs mode from a node.
 
 use anyhow::{Context as _, bail};
 use dataplane::iptables::is_fixed_chain;
@@ -15,8 +15,8 @@ use netfilter::ipvs::Services;
 use super::scope::Scope;
 use super::tools;
 
-/// Removes everything of the ipvs mode, if there is any sign that it ran here. Goes on after a
-/// failure and reports all of them.
+/// Remove everything of ipvs mode, if its device or sets exist. Continue after a failure and report
+/// all failures.
 pub(crate) fn run(scope: Scope, failures: &mut Vec<String>) {
     let mut note = |result: anyhow::Result<()>| {
         if let Err(error) = result {
@@ -29,7 +29,7 @@ pub(crate) fn run(scope: Scope, failures: &mut Vec<String>) {
         Ok(None) => return,
         Err(error) => return note(Err(error)),
     };
-    // Rules first: a set that one names cannot go.
+    // Rules first: a set that a rule names cannot be destroyed.
     for family in IpFamily::ALL {
         for backend in [Backend::Nft, Backend::Legacy] {
             note(rules(family, backend, &found, scope));
@@ -37,11 +37,11 @@ pub(crate) fn run(scope: Scope, failures: &mut Vec<String>) {
     }
     for family in IpFamily::ALL {
         let result = found.cleanup(family, String::new(), scope);
-        note(result.and_then(|cleanup| found.carry_out(&cleanup, dry_run)));
+        note(result.and_then(|cleanup| found.execute(&cleanup, dry_run)));
     }
     if found.device.is_some() {
         if dry_run {
-            println!("# ip would be given\nlink delete {DEVICE}");
+            println!("# input for ip:\nlink delete {DEVICE}");
         } else {
             note(remove_device());
         }
@@ -56,8 +56,7 @@ struct Found {
 }
 
 impl Found {
-    /// `None` where there is no sign. The kernel is not asked for its virtual servers then, for
-    /// that would load IPVS.
+    /// `None` if neither exists. Virtual servers are not read then, since that would load IPVS.
     fn read() -> anyhow::Result<Option<Self>> {
         let device = ServiceDevice::open(DEVICE)?.addresses()?;
         let sets = IpSets::open()?.list(&dataplane::ipvs::is_own_set)?;
@@ -83,19 +82,20 @@ impl Found {
             services: self.services.clone(),
             rules,
         };
-        let observation = Observation::new(family, seen).context("iptables-save")?;
+        let observation =
+            Observation::new(family, seen).context("cannot parse the output of iptables-save")?;
         let shared = scope.in_force == Some(Mode::Iptables);
         Ok(leftovers(family, &observation, |table, chain| {
             shared && is_fixed_chain(table, chain)
         }))
     }
 
-    /// All but rules and interface.
-    fn carry_out(&mut self, cleanup: &Cleanup, dry_run: bool) -> anyhow::Result<()> {
+    /// Remove virtual servers and sets.
+    fn execute(&mut self, cleanup: &Cleanup, dry_run: bool) -> anyhow::Result<()> {
         if dry_run {
-            println!("# ipvsadm would be given");
+            println!("# input for ipvsadm:");
             cleanup.servers.iter().for_each(|op| println!("{op}"));
-            println!("# ipset would be given");
+            println!("# input for ipset:");
             cleanup
                 .sets
                 .iter()
@@ -118,7 +118,10 @@ impl Found {
 
 fn remove_device() -> anyhow::Result<()> {
     ServiceDevice::open(DEVICE)?.remove()?;
-    tracing::info!("removed the interface {DEVICE} with its addresses");
+    tracing::info!(
+        interface = DEVICE,
+        "Removed an interface with its addresses"
+    );
     Ok(())
 }
 

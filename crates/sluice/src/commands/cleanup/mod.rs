@@ -1,5 +1,5 @@
-//! Removing what sluice or kube-proxy has put into the kernel: everything (`sluice cleanup`), or what
-//! the modes that are not in force have left.
+//! Removal of the kernel state of sluice or kube-proxy: of everything (`sluice cleanup`), or of the
+//! modes that are not in force.
 
 mod ipvs;
 mod scope;
@@ -21,7 +21,7 @@ use self::tools::Found;
 use crate::cli::CleanupArgs;
 use crate::logging;
 
-/// Carries out `sluice cleanup`.
+/// Run `sluice cleanup`.
 pub(crate) fn command(args: &CleanupArgs) -> anyhow::Result<()> {
     logging::start_plain()?;
     run(Scope {
@@ -30,7 +30,7 @@ pub(crate) fn command(args: &CleanupArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Removes everything, in every mode's way. Goes on after a failure and reports all of them.
+/// Remove the state of every mode. Continue after a failure and report all failures.
 pub(crate) fn remove_all() -> anyhow::Result<()> {
     run(Scope {
         in_force: None,
@@ -38,10 +38,10 @@ pub(crate) fn remove_all() -> anyhow::Result<()> {
     })
 }
 
-/// Removes what other modes than this one have left. To be called when this one's rules are in
-/// force, so that there is no moment without any.
+/// Remove the state of all modes except this one. Call it when this mode's rules are in force, so
+/// that connections never find the node without rules.
 pub(crate) fn remove_leftovers(in_force: Mode) -> anyhow::Result<()> {
-    tracing::debug!("looking for what other modes than {in_force} have left");
+    tracing::debug!(mode = %in_force, "Checking for the state of other modes");
     run(Scope {
         in_force: Some(in_force),
         dry_run: false,
@@ -53,7 +53,7 @@ fn run(scope: Scope) -> anyhow::Result<()> {
     let mut modes = Mode::ALL;
     // Before iptables mode, with which it shares chains.
     modes.sort_by_key(|mode| *mode != Mode::Ipvs);
-    for mode in modes.into_iter().filter(|mode| scope.holds(*mode)) {
+    for mode in modes.into_iter().filter(|mode| scope.includes(*mode)) {
         match mode {
             Mode::Iptables => all_iptables(scope, &mut failures),
             Mode::Ipvs => ipvs::run(scope, &mut failures),
@@ -70,10 +70,7 @@ fn run(scope: Scope) -> anyhow::Result<()> {
     if failures.is_empty() {
         return Ok(());
     }
-    bail!(
-        "not everything could be removed:\n  {}",
-        failures.join("\n  ")
-    );
+    bail!("could not remove everything:\n  {}", failures.join("\n  "));
 }
 
 /// Remove rules from both back ends, whichever this node uses today.
@@ -100,7 +97,8 @@ fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<
     let Some(found) = Found::read(family, backend, &tables, scope)? else {
         return Ok(());
     };
-    let observation = Observation::read(family, &found.rules).context("iptables-save")?;
+    let observation = Observation::read(family, &found.rules)
+        .context("cannot parse the output of iptables-save")?;
     let input = match scope.in_force {
         None if loopback_is_open(family) => {
             let input = leftovers(&observation, |_, _| false);
@@ -116,12 +114,12 @@ fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<
     found.restore(&input, Mode::Iptables)
 }
 
-/// kube-proxy's clean-up does the same.
-const GUARD_STAYS: &str = "KUBE-FIREWALL stays: it guards the addresses 127.0.0.0/8, which \
-    net.ipv4.conf.all.route_localnet=1 opens to others. Where nothing else needs that: `sysctl -w \
-    net.ipv4.conf.all.route_localnet=0`, and clean up again";
+/// kube-proxy's `--cleanup` does the same.
+const GUARD_STAYS: &str = "Keeping KUBE-FIREWALL: it protects 127.0.0.0/8, which \
+    net.ipv4.conf.all.route_localnet=1 opens to other hosts. If no other program needs that: \
+    `sysctl -w net.ipv4.conf.all.route_localnet=0`, then clean up again";
 
-/// Whether others may send to this node's loopback addresses, as the iptables mode had it.
+/// Whether other hosts can send to this node's loopback addresses, as iptables mode allows.
 fn loopback_is_open(family: IpFamily) -> bool {
     let open = || SysctlTree::default().read_number(&Sysctl::ROUTE_LOCALNET);
     family == IpFamily::V4 && open().is_ok_and(|value| value != 0)
@@ -135,15 +133,15 @@ fn nftables(family: IpFamily, table: &str, dry_run: bool) -> anyhow::Result<()> 
         return Ok(());
     }
     if dry_run {
-        println!("# nft would be given\ndelete table {table}");
+        println!("# input for nft:\ndelete table {table}");
         return Ok(());
     }
     nft.commit(&table, &[Op::DeleteTable], None)?;
-    tracing::info!("{family}: removed the nftables table {table}");
+    tracing::info!(%family, %table, "Removed an nftables table");
     Ok(())
 }
 
-/// The counters, once no rule names them any more.
+/// Delete the counters, which no rule names any more.
 fn nfacct() -> anyhow::Result<()> {
     let Some(mut nfacct) = NfAcct::open()? else {
         return Ok(());

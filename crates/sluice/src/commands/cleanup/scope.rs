@@ -1,19 +1,19 @@
-//! What a clean-up is about.
+//! The scope of a cleanup.
 
 use model::Mode;
 
-/// What is removed.
+/// The scope of a cleanup.
 #[derive(Clone, Copy)]
 pub(super) struct Scope {
-    /// The mode whose own stays.
+    /// The mode whose state stays.
     pub(super) in_force: Option<Mode>,
-    /// Say what would be done, and do nothing.
+    /// Print the changes instead of making them.
     pub(super) dry_run: bool,
 }
 
 impl Scope {
-    /// Whether what this mode has made goes.
-    pub(super) fn holds(self, mode: Mode) -> bool {
+    /// Whether the state of this mode is removed.
+    pub(super) fn includes(self, mode: Mode) -> bool {
         self.in_force != Some(mode)
     }
 }

@@ -1,4 +1,4 @@
-//! Rules that only iptables' own programs can remove.
+//! Rules that only the iptables tools can remove.
 
 use anyhow::bail;
 use kernel::iptables::{Backend, Error, Iptables, kube_chains, legacy_tables};
@@ -8,9 +8,9 @@ use netfilter::iptables::Table;
 use super::scope::Scope;
 use crate::system::kernel_family;
 
-/// A back end that may hold rules of a proxy's.
+/// A back end that may have rules of a proxy.
 pub(super) struct Found {
-    /// As the save tool prints them.
+    /// The output of the save tool.
     pub(super) rules: String,
     tools: Iptables,
     family: IpFamily,
@@ -19,7 +19,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Reads tables; `None` where there is nothing to remove for sure.
+    /// Read tables; `None` if they certainly have nothing to remove.
     pub(super) fn read(
         family: IpFamily,
         backend: Backend,
@@ -27,17 +27,17 @@ impl Found {
         scope: Scope,
     ) -> anyhow::Result<Option<Self>> {
         let kernel_family = kernel_family(family);
-        let there = match backend {
+        let found = match backend {
             Backend::Legacy => legacy_tables(kernel_family).then_some("there may be rules"),
             Backend::Nft => has_chains(family, scope).then_some("there are rules"),
         };
-        let Some(there) = there else { return Ok(None) };
+        let Some(found) = found else { return Ok(None) };
         let tools = match Iptables::with_backend(kernel_family, backend) {
             Ok(tools) => tools,
             Err(Error::FamilyDisabled(_)) => return Ok(None),
             Err(Error::NoTools { .. }) => bail!(
-                "{there} of a former proxy's, but iptables' programs, which alone can remove them, \
-                 are not here: the image for all modes has them"
+                "{found} left by an earlier proxy, but the iptables tools needed to remove them are \
+                 not installed; use the all-modes image"
             ),
             Err(error) => return Err(error.into()),
         };
@@ -45,7 +45,7 @@ impl Found {
         for table in tables {
             match tools.save(*table) {
                 Ok(saved) => rules.push_str(&String::from_utf8_lossy(&saved)),
-                // A kernel without this table (or this back end) has no rules in it either.
+                // A kernel without this table or back end has no rules in it.
                 Err(error @ Error::Save { .. }) => tracing::debug!("{error}"),
                 Err(error) => return Err(error.into()),
             }
@@ -59,26 +59,25 @@ impl Found {
         }))
     }
 
-    /// Has this input carried out, which removes what `mode` has made; or prints it.
+    /// Run or print this input, which removes the rules of `mode`.
     pub(super) fn restore(&self, input: &str, mode: Mode) -> anyhow::Result<()> {
         let (family, backend) = (self.family, self.backend);
         if input.is_empty() {
             return Ok(());
         }
         if self.dry_run {
-            println!("# {family}, {backend} back end: iptables-restore --noflush would be given");
+            println!("# {family}, {backend} back end: input for iptables-restore --noflush:");
             print!("{input}");
             return Ok(());
         }
         self.tools.restore(input.as_bytes())?;
-        tracing::info!("{family}: removed the {mode} mode's rules from the {backend} back end");
+        tracing::info!(%family, %mode, %backend, "Removed iptables rules");
         Ok(())
     }
 }
 
-/// Whether nf_tables has chains that may go, asked without the tools: that of nf_tables lists every set
-/// of every table on the way, which takes seconds where there are many elements. What cannot be found
-/// out counts as there.
+/// Whether nf_tables has chains to remove, read without the tools: those list every set of every
+/// table, which takes seconds with many elements. An unreadable state counts as yes.
 fn has_chains(family: IpFamily, scope: Scope) -> bool {
     let stays = |name: &str| match name {
         // kubelet's.

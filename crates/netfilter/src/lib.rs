@@ -7,3 +7,4 @@ pub mod ipvs;
 mod mutate;
 pub mod netlink;
 pub mod nft;
+pub mod nft_lang;

@@ -3,7 +3,7 @@
 use netfilter::ipset::Sets;
 use netfilter::iptables::{Family, TableSet};
 use netfilter::ipvs::Services;
-use netfilter::nft::listing::Ruleset;
+use netfilter::nft_lang::Ruleset;
 
 use crate::facts::{Facts, FactsError};
 use crate::host::Host;
@@ -36,7 +36,7 @@ pub enum WorldError {
     Iptables(&'static str, netfilter::iptables::ParseError),
     /// The dump of nf_tables.
     #[error("nft dump, {0}")]
-    Nft(#[from] netfilter::nft::listing::ParseError),
+    Nft(#[from] netfilter::nft_lang::ParseError),
     /// The dump of ipsets.
     #[error(transparent)]
     Ipset(#[from] netfilter::ipset::ParseError),
@@ -98,8 +98,8 @@ impl World {
         let sets = &self.iptables;
         self.nft.tables.retain(|table| {
             let family = match table.family {
-                netfilter::nft::listing::Family::Ip => Family::Ipv4,
-                netfilter::nft::listing::Family::Ip6 => Family::Ipv6,
+                netfilter::nft_lang::TableFamily::Ip => Family::Ipv4,
+                netfilter::nft_lang::TableFamily::Ip6 => Family::Ipv6,
                 _ => return true,
             };
             let same = sets

@@ -31,7 +31,7 @@ fn corpus() -> Vec<Vec<u8>> {
 
 /// As `nft -j` prints it.
 fn foreign_json() -> Vec<u8> {
-    let file = "../netfilter/src/nft/listing/testdata/zoo.json";
+    let file = "../netfilter/src/nft_lang/testdata/zoo.json";
     std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 

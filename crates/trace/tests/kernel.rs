@@ -29,7 +29,7 @@ use generate::Random;
 use model::IpFamily;
 use net::{Net, Place};
 use netfilter::iptables::{Family, TableSet};
-use netfilter::nft::listing::Ruleset;
+use netfilter::nft_lang::Ruleset;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use trace::World;

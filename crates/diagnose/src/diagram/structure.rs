@@ -1,7 +1,7 @@
 //! All chains and the jumps between them.
 
 use netfilter::iptables::TableSet;
-use netfilter::nft::listing::{Data, SetRef, Statement, Table, Verdict};
+use netfilter::nft_lang::{Mapped, SetRef, Statement, TableDecl, VerdictStatement};
 use trace::World;
 
 use super::graph::{Builder, Graph, Kind};
@@ -49,7 +49,7 @@ fn iptables(builder: &mut Builder, set: &TableSet) {
     }
 }
 
-fn nft(builder: &mut Builder, table: &Table) {
+fn nft(builder: &mut Builder, table: &TableDecl) {
     let title = |chain: &str| format!("{} {} {chain}", table.family.name(), table.name);
     let place = |builder: &mut Builder, name: &str| {
         let base = table.chain(name).and_then(|c| c.base.as_ref());
@@ -80,9 +80,9 @@ fn nft(builder: &mut Builder, table: &Table) {
 }
 
 /// The chains that a statement may lead to.
-fn targets<'t>(table: &'t Table, statement: &'t Statement) -> Vec<&'t str> {
-    let of = |verdict: &'t Verdict| match verdict {
-        Verdict::Jump(chain) | Verdict::Goto(chain) => Some(&**chain),
+fn targets<'t>(table: &'t TableDecl, statement: &'t Statement) -> Vec<&'t str> {
+    let of = |verdict: &'t VerdictStatement| match verdict {
+        VerdictStatement::Jump(chain) | VerdictStatement::Goto(chain) => Some(&**chain),
         _ => None,
     };
     match statement {
@@ -94,7 +94,7 @@ fn targets<'t>(table: &'t Table, statement: &'t Statement) -> Vec<&'t str> {
             };
             let elements = set.into_iter().flat_map(|s| &s.elements);
             let verdicts = elements.filter_map(|e| match &e.data {
-                Some(Data::Verdict(verdict)) => of(verdict),
+                Some(Mapped::Verdict(verdict)) => of(verdict),
                 _ => None,
             });
             verdicts.collect()

@@ -243,7 +243,7 @@ fn read_flows(subject: &Subject, found: &mut Vec<KnownFlow>) -> Result<(), kerne
 /// Drop the probes of a family that no file contains rules of, and return a note about it.
 fn only_known(world: &World, family: IpFamily, probes: &mut Vec<Probe>) -> Option<String> {
     use netfilter::iptables::Family::{Ipv4, Ipv6};
-    use netfilter::nft::listing::Family::{Inet, Ip, Ip6};
+    use netfilter::nft_lang::TableFamily::{Inet, Ip, Ip6};
     let (of_iptables, of_nft) = match family {
         IpFamily::V4 => (Ipv4, Ip),
         IpFamily::V6 => (Ipv6, Ip6),

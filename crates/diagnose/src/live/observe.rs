@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use kernel::nfnetlink::{ListedChain, TableId};
 use netfilter::iptables::Target;
-use netfilter::nft::listing::Statement;
 use netfilter::nft::{ChainKind, Family, Policy, TraceEvent, TraceKind, TracedPacket, Verdict};
+use netfilter::nft_lang::Statement;
 use trace::{
     Did, Endpoint, Flow, Fraction, Origin, Outcome, Packet, Proto, Snat, Step, Trace, World,
 };
@@ -102,8 +102,8 @@ impl Rules<'_> {
             text: rule.text.to_string(),
             rejects: has(|s| matches!(s, Statement::Reject(_))),
             masquerades: has(|s| {
-                use netfilter::nft::listing::NatKind;
-                matches!(s, Statement::Nat(nat) if nat.kind == NatKind::Masquerade)
+                use netfilter::nft_lang::NatType;
+                matches!(s, Statement::Nat(nat) if nat.kind == NatType::Masquerade)
             }),
         })
     }

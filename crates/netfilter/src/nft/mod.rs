@@ -14,7 +14,7 @@ mod decode_expr;
 mod encode;
 mod encode_expr;
 mod expr;
-pub mod listing;
+
 mod object;
 pub mod table;
 pub mod text;

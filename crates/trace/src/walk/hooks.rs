@@ -1,7 +1,7 @@
 //! What hangs on each of the five hooks, in the kernel's order.
 
 use netfilter::iptables::{Chain, ChainState, Policy, Table, TableSet};
-use netfilter::nft::listing as nft;
+use netfilter::nft_lang as nft;
 
 use crate::World;
 
@@ -82,8 +82,8 @@ pub(crate) enum ChainRef<'w> {
         state: &'w ChainState,
     },
     Nft {
-        table: &'w nft::Table,
-        chain: &'w nft::Chain,
+        table: &'w nft::TableDecl,
+        chain: &'w nft::ChainDecl,
     },
 }
 
@@ -220,9 +220,9 @@ pub(crate) fn not_walked(world: &World) -> impl Iterator<Item = String> {
     tables.flat_map(|table| {
         let foreign = matches!(
             table.family,
-            nft::Family::Arp | nft::Family::Bridge | nft::Family::Netdev
+            nft::TableFamily::Arp | nft::TableFamily::Bridge | nft::TableFamily::Netdev
         );
-        let acts = move |c: &&nft::Chain| {
+        let acts = move |c: &&nft::ChainDecl| {
             let base = c.base.as_ref();
             base.is_some_and(|b| {
                 let known = Hook::ALL.iter().any(|h| h.name() == &*b.hook);
@@ -254,12 +254,12 @@ fn nft_entries<'w>(
     nat: &mut Vec<(i32, ChainRef<'w>)>,
 ) {
     let family = if v6 {
-        nft::Family::Ip6
+        nft::TableFamily::Ip6
     } else {
-        nft::Family::Ip
+        nft::TableFamily::Ip
     };
     for table in &world.nft.tables {
-        if table.dormant || !(table.family == family || table.family == nft::Family::Inet) {
+        if table.dormant || !(table.family == family || table.family == nft::TableFamily::Inet) {
             continue;
         }
         for chain in &table.chains {
@@ -267,14 +267,14 @@ fn nft_entries<'w>(
                 continue;
             };
             let at = ChainRef::Nft { table, chain };
-            if base.kind == nft::ChainKind::Nat {
+            if base.kind == nft::ChainType::Nat {
                 nat.push((base.priority, at));
             } else {
                 all.push(Entry {
                     priority: base.priority,
                     kind: EntryKind::Chain {
                         chain: at,
-                        reroutes: base.kind == nft::ChainKind::Route && hook == Hook::Output,
+                        reroutes: base.kind == nft::ChainType::Route && hook == Hook::Output,
                     },
                 });
             }

@@ -116,7 +116,7 @@ pub(crate) struct Learnt {
     pub(crate) set: Rc<str>,
     pub(crate) key: Vec<u8>,
     /// The mapped value, for maps.
-    pub(crate) value: Vec<netfilter::nft::listing::Value>,
+    pub(crate) value: Vec<netfilter::nft_lang::Literal>,
     /// Taken out rather than put in.
     pub(crate) gone: bool,
 }

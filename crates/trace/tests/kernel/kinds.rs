@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use netfilter::iptables::{Header, Match, Rule, TableSet, Target};
-use netfilter::nft::listing::{
-    BinaryOp, Ct, Expr, FibResult, Field, Item, Meta, NatKind, Op, Ruleset, Set, SetOp, SetRef,
-    Statement, Verdict,
+use netfilter::nft_lang::{
+    BinaryOp, Ct, FibField, Field, Item, Meta, NatType, Op, Ruleset, SetDecl, SetOp, SetRef,
+    Statement, Term, VerdictStatement,
 };
 
 /// A function from values to names, and the list of all names.
@@ -69,18 +69,18 @@ kinds!(target_name, TARGETS, Target,
 kinds!(statement_name, STATEMENTS, Statement,
     Statement::Match { .. } => "match",
     Statement::Vmap { .. } => "vmap",
-    Statement::Verdict(Verdict::Accept) => "accept",
-    Statement::Verdict(Verdict::Drop) => "drop",
-    Statement::Verdict(Verdict::Continue) => "continue",
-    Statement::Verdict(Verdict::Return) => "return",
-    Statement::Verdict(Verdict::Jump(_)) => "jump",
-    Statement::Verdict(Verdict::Goto(_)) => "goto",
-    Statement::Verdict(Verdict::Queue) => "queue",
+    Statement::Verdict(VerdictStatement::Accept) => "accept",
+    Statement::Verdict(VerdictStatement::Drop) => "drop",
+    Statement::Verdict(VerdictStatement::Continue) => "continue",
+    Statement::Verdict(VerdictStatement::Return) => "return",
+    Statement::Verdict(VerdictStatement::Jump(_)) => "jump",
+    Statement::Verdict(VerdictStatement::Goto(_)) => "goto",
+    Statement::Verdict(VerdictStatement::Queue) => "queue",
     Statement::Assign { .. } => "assign",
-    Statement::Nat(netfilter::nft::listing::Nat { kind: NatKind::Snat, .. }) => "snat",
-    Statement::Nat(netfilter::nft::listing::Nat { kind: NatKind::Dnat, .. }) => "dnat",
-    Statement::Nat(netfilter::nft::listing::Nat { kind: NatKind::Masquerade, .. }) => "masquerade",
-    Statement::Nat(netfilter::nft::listing::Nat { kind: NatKind::Redirect, .. }) => "redirect",
+    Statement::Nat(netfilter::nft_lang::NatStatement { kind: NatType::Snat, .. }) => "snat",
+    Statement::Nat(netfilter::nft_lang::NatStatement { kind: NatType::Dnat, .. }) => "dnat",
+    Statement::Nat(netfilter::nft_lang::NatStatement { kind: NatType::Masquerade, .. }) => "masquerade",
+    Statement::Nat(netfilter::nft_lang::NatStatement { kind: NatType::Redirect, .. }) => "redirect",
     Statement::Reject(_) => "reject",
     Statement::Dynset { op: SetOp::Add, .. } => "add",
     Statement::Dynset { op: SetOp::Update, .. } => "update",
@@ -91,67 +91,67 @@ kinds!(statement_name, STATEMENTS, Statement,
     Statement::Unknown(_) => "another statement",
 );
 
-kinds!(expr_name, EXPRS, Expr,
-    Expr::Field(Field::Saddr4) => "ip saddr",
-    Expr::Field(Field::Daddr4) => "ip daddr",
-    Expr::Field(Field::Saddr6) => "ip6 saddr",
-    Expr::Field(Field::Daddr6) => "ip6 daddr",
-    Expr::Field(Field::Protocol4) => "ip protocol",
-    Expr::Field(Field::Nexthdr6) => "ip6 nexthdr",
-    Expr::Field(Field::Sport(Some(_))) => "tcp sport",
-    Expr::Field(Field::Sport(None)) => "th sport",
-    Expr::Field(Field::Dport(Some(_))) => "tcp dport",
-    Expr::Field(Field::Dport(None)) => "th dport",
-    Expr::Field(Field::TcpFlags) => "tcp flags",
-    Expr::Field(Field::IcmpType) => "icmp type",
-    Expr::Field(Field::IcmpCode) => "icmp code",
-    Expr::Field(Field::Icmpv6Type) => "icmpv6 type",
-    Expr::Field(Field::Icmpv6Code) => "icmpv6 code",
-    Expr::Field(Field::Version) => "ip version",
-    Expr::Meta(Meta::L4proto) => "meta l4proto",
-    Expr::Meta(Meta::Nfproto) => "meta nfproto",
-    Expr::Meta(Meta::Protocol) => "meta protocol",
-    Expr::Meta(Meta::Mark) => "meta mark",
-    Expr::Meta(Meta::Iif) => "iif",
-    Expr::Meta(Meta::Oif) => "oif",
-    Expr::Meta(Meta::Iifname) => "iifname",
-    Expr::Meta(Meta::Oifname) => "oifname",
-    Expr::Meta(Meta::Pkttype) => "meta pkttype",
-    Expr::Ct(Ct::State) => "ct state",
-    Expr::Ct(Ct::Status) => "ct status",
-    Expr::Ct(Ct::Mark) => "ct mark",
-    Expr::Ct(Ct::Direction) => "ct direction",
-    Expr::Ct(Ct::Saddr { reply: false }) => "ct original saddr",
-    Expr::Ct(Ct::Saddr { reply: true }) => "ct reply saddr",
-    Expr::Ct(Ct::Daddr { reply: false }) => "ct original daddr",
-    Expr::Ct(Ct::Daddr { reply: true }) => "ct reply daddr",
-    Expr::Ct(Ct::Sport { reply: false }) => "ct original proto-src",
-    Expr::Ct(Ct::Sport { reply: true }) => "ct reply proto-src",
-    Expr::Ct(Ct::Dport { reply: false }) => "ct original proto-dst",
-    Expr::Ct(Ct::Dport { reply: true }) => "ct reply proto-dst",
-    Expr::Ct(Ct::Protocol) => "ct protocol",
-    Expr::Ct(Ct::L3proto) => "ct l3proto",
-    Expr::Ct(Ct::Zone) => "ct zone",
-    Expr::Fib(netfilter::nft::listing::Fib { result: FibResult::Type, .. }) => "fib type",
-    Expr::Fib(netfilter::nft::listing::Fib { result: FibResult::Oif, .. }) => "fib oif",
-    Expr::Fib(netfilter::nft::listing::Fib { result: FibResult::Oifname, .. }) => "fib oifname",
-    Expr::Numgen { random: true, .. } => "numgen random",
-    Expr::Numgen { random: false, .. } => "numgen inc",
-    Expr::Hash { .. } => "jhash",
-    Expr::Value(_) => "value",
-    Expr::Flags(_) => "flags",
-    Expr::Range(..) => "range",
-    Expr::Prefix(_) => "prefix",
-    Expr::Concat(_) => "concatenation",
-    Expr::Set(_) => "set",
-    Expr::SetName(_) => "@set",
-    Expr::Map { .. } => "map",
-    Expr::Binary { op: BinaryOp::And, .. } => "&",
-    Expr::Binary { op: BinaryOp::Or, .. } => "|",
-    Expr::Binary { op: BinaryOp::Xor, .. } => "^",
-    Expr::Binary { op: BinaryOp::Shl, .. } => "<<",
-    Expr::Binary { op: BinaryOp::Shr, .. } => ">>",
-    Expr::Unknown(_) => "another expression",
+kinds!(expr_name, EXPRS, Term,
+    Term::Field(Field::Saddr4) => "ip saddr",
+    Term::Field(Field::Daddr4) => "ip daddr",
+    Term::Field(Field::Saddr6) => "ip6 saddr",
+    Term::Field(Field::Daddr6) => "ip6 daddr",
+    Term::Field(Field::Protocol4) => "ip protocol",
+    Term::Field(Field::Nexthdr6) => "ip6 nexthdr",
+    Term::Field(Field::Sport(Some(_))) => "tcp sport",
+    Term::Field(Field::Sport(None)) => "th sport",
+    Term::Field(Field::Dport(Some(_))) => "tcp dport",
+    Term::Field(Field::Dport(None)) => "th dport",
+    Term::Field(Field::TcpFlags) => "tcp flags",
+    Term::Field(Field::IcmpType) => "icmp type",
+    Term::Field(Field::IcmpCode) => "icmp code",
+    Term::Field(Field::Icmpv6Type) => "icmpv6 type",
+    Term::Field(Field::Icmpv6Code) => "icmpv6 code",
+    Term::Field(Field::Version) => "ip version",
+    Term::Meta(Meta::L4proto) => "meta l4proto",
+    Term::Meta(Meta::Nfproto) => "meta nfproto",
+    Term::Meta(Meta::Protocol) => "meta protocol",
+    Term::Meta(Meta::Mark) => "meta mark",
+    Term::Meta(Meta::Iif) => "iif",
+    Term::Meta(Meta::Oif) => "oif",
+    Term::Meta(Meta::Iifname) => "iifname",
+    Term::Meta(Meta::Oifname) => "oifname",
+    Term::Meta(Meta::Pkttype) => "meta pkttype",
+    Term::Ct(Ct::State) => "ct state",
+    Term::Ct(Ct::Status) => "ct status",
+    Term::Ct(Ct::Mark) => "ct mark",
+    Term::Ct(Ct::Direction) => "ct direction",
+    Term::Ct(Ct::Saddr { reply: false }) => "ct original saddr",
+    Term::Ct(Ct::Saddr { reply: true }) => "ct reply saddr",
+    Term::Ct(Ct::Daddr { reply: false }) => "ct original daddr",
+    Term::Ct(Ct::Daddr { reply: true }) => "ct reply daddr",
+    Term::Ct(Ct::Sport { reply: false }) => "ct original proto-src",
+    Term::Ct(Ct::Sport { reply: true }) => "ct reply proto-src",
+    Term::Ct(Ct::Dport { reply: false }) => "ct original proto-dst",
+    Term::Ct(Ct::Dport { reply: true }) => "ct reply proto-dst",
+    Term::Ct(Ct::Protocol) => "ct protocol",
+    Term::Ct(Ct::L3proto) => "ct l3proto",
+    Term::Ct(Ct::Zone) => "ct zone",
+    Term::Fib(netfilter::nft_lang::FibLookup { result: FibField::Type, .. }) => "fib type",
+    Term::Fib(netfilter::nft_lang::FibLookup { result: FibField::Oif, .. }) => "fib oif",
+    Term::Fib(netfilter::nft_lang::FibLookup { result: FibField::Oifname, .. }) => "fib oifname",
+    Term::Numgen { random: true, .. } => "numgen random",
+    Term::Numgen { random: false, .. } => "numgen inc",
+    Term::Hash { .. } => "jhash",
+    Term::Value(_) => "value",
+    Term::Flags(_) => "flags",
+    Term::Range(..) => "range",
+    Term::Prefix(_) => "prefix",
+    Term::Concat(_) => "concatenation",
+    Term::Set(_) => "set",
+    Term::SetName(_) => "@set",
+    Term::Map { .. } => "map",
+    Term::Binary { op: BinaryOp::And, .. } => "&",
+    Term::Binary { op: BinaryOp::Or, .. } => "|",
+    Term::Binary { op: BinaryOp::Xor, .. } => "^",
+    Term::Binary { op: BinaryOp::Shl, .. } => "<<",
+    Term::Binary { op: BinaryOp::Shr, .. } => ">>",
+    Term::Unknown(_) => "another expression",
 );
 
 kinds!(op_name, OPS, Op,
@@ -201,19 +201,19 @@ pub fn of_iptables(set: &TableSet) -> BTreeSet<&'static str> {
     all
 }
 
-fn of_expr(e: &Expr, all: &mut BTreeSet<&'static str>) {
+fn of_expr(e: &Term, all: &mut BTreeSet<&'static str>) {
     all.insert(expr_name(e));
     match e {
-        Expr::Concat(parts) => parts.iter().for_each(|p| of_expr(p, all)),
-        Expr::Map { key, map } => {
+        Term::Concat(parts) => parts.iter().for_each(|p| of_expr(p, all)),
+        Term::Map { key, map } => {
             of_expr(key, all);
             of_map(map, all);
         }
-        Expr::Binary { left, right, .. } => {
+        Term::Binary { left, right, .. } => {
             of_expr(left, all);
             of_expr(right, all);
         }
-        Expr::Set(set) => of_set(set, all),
+        Term::Set(set) => of_set(set, all),
         _ => {}
     }
 }
@@ -224,7 +224,7 @@ fn of_map(map: &SetRef, all: &mut BTreeSet<&'static str>) {
     }
 }
 
-fn of_set(set: &Set, all: &mut BTreeSet<&'static str>) {
+fn of_set(set: &SetDecl, all: &mut BTreeSet<&'static str>) {
     for item in set.elements.iter().flat_map(|e| &e.key) {
         all.insert(match item {
             Item::Value(_) => "value",

@@ -1,6 +1,6 @@
 //! nf_tables' comparisons.
 
-use netfilter::nft::listing::{Ct, Expr, Item, Op, Table, Value};
+use netfilter::nft_lang::{Ct, Item, Literal, Op, TableDecl, Term};
 
 use super::super::Walker;
 use super::super::ipt::Holds;
@@ -10,12 +10,12 @@ use super::{set_name, show};
 use crate::{CtState, Fraction};
 
 /// `IPS_ASSURED`, which takes more than one packet to know.
-fn asks_for_assured(right: &Expr) -> bool {
+fn asks_for_assured(right: &Term) -> bool {
     const ASSURED: u64 = 4;
-    let bit = |v: &Value| matches!(v, Value::Int(n) if n & ASSURED != 0);
+    let bit = |v: &Literal| matches!(v, Literal::Int(n) if n & ASSURED != 0);
     match right {
-        Expr::Value(v) => bit(v),
-        Expr::Flags(all) => all.iter().any(bit),
+        Term::Value(v) => bit(v),
+        Term::Flags(all) => all.iter().any(bit),
         _ => false,
     }
 }
@@ -25,13 +25,13 @@ impl<'w> Walker<'w> {
     pub(super) fn nft_match(
         &mut self,
         state: &State<'w>,
-        table: &'w Table,
-        left: &Expr,
+        table: &'w TableDecl,
+        left: &Term,
         op: Op,
-        right: &Expr,
+        right: &Term,
     ) -> Holds {
         let flags = left.data_type().is_flags();
-        if *left == Expr::Ct(Ct::Status) && asks_for_assured(right) && *state.known != CtState::New
+        if *left == Term::Ct(Ct::Status) && asks_for_assured(right) && *state.known != CtState::New
         {
             return Holds::Unknown("what else was seen of the connection is not known".into());
         }
@@ -45,8 +45,8 @@ impl<'w> Walker<'w> {
                 Evaluated::Missing => Holds::No,
                 Evaluated::Partly(parts, why) => {
                     let set = match right {
-                        Expr::Set(set) => Some(&**set),
-                        Expr::SetName(name) => table.set(name),
+                        Term::Set(set) => Some(&**set),
+                        Term::SetName(name) => table.set(name),
                         _ => None,
                     };
                     match set {
@@ -76,16 +76,16 @@ impl<'w> Walker<'w> {
     fn compare(
         &mut self,
         state: &State<'w>,
-        table: &'w Table,
-        left: &[Value],
+        table: &'w TableDecl,
+        left: &[Literal],
         op: Op,
-        right: &Expr,
+        right: &Term,
         flags: bool,
     ) -> Holds {
         let negated = op == Op::Ne;
         match right {
-            Expr::Set(set) => Holds::of(set.find(left).is_some()).turned(negated),
-            Expr::SetName(name) => {
+            Term::Set(set) => Holds::of(set.find(left).is_some()).turned(negated),
+            Term::SetName(name) => {
                 let learnt = state.learnt(&set_name(table, name), show(left).as_bytes());
                 let Some(set) = table.set(name) else {
                     return Holds::Unknown(format!("set {name} is not in the dump"));
@@ -93,10 +93,10 @@ impl<'w> Walker<'w> {
                 let there = learnt.unwrap_or_else(|| set.find(left).is_some());
                 Holds::of(there).turned(negated)
             }
-            Expr::Range(a, b) => self.item(&Item::Range(a.clone(), b.clone()), left, op),
-            Expr::Prefix(net) => self.item(&Item::Prefix(*net), left, op),
-            Expr::Flags(values) => match (all_bits(values), left) {
-                (Some(bits), [Value::Int(n)]) => Holds::of(match op {
+            Term::Range(a, b) => self.item(&Item::Range(a.clone(), b.clone()), left, op),
+            Term::Prefix(net) => self.item(&Item::Prefix(*net), left, op),
+            Term::Flags(values) => match (all_bits(values), left) {
+                (Some(bits), [Literal::Int(n)]) => Holds::of(match op {
                     Op::Implicit => n & bits != 0,
                     Op::Not => n & bits == 0,
                     Op::Ne => *n != bits,
@@ -104,9 +104,9 @@ impl<'w> Walker<'w> {
                 }),
                 _ => Holds::Unknown("a flag is not known by name".into()),
             },
-            Expr::Value(value) if flags && matches!(op, Op::Implicit | Op::Not) => {
+            Term::Value(value) if flags && matches!(op, Op::Implicit | Op::Not) => {
                 match (value, left) {
-                    (Value::Int(bits), [Value::Int(n)]) => {
+                    (Literal::Int(bits), [Literal::Int(n)]) => {
                         Holds::of(n & bits != 0).turned(op == Op::Not)
                     }
                     _ => Holds::Unknown(format!(
@@ -115,8 +115,8 @@ impl<'w> Walker<'w> {
                     )),
                 }
             }
-            Expr::Value(value) => self.item(&Item::Value(value.clone()), left, op),
-            Expr::Concat(parts) => self.concat_compare(parts, left, negated),
+            Term::Value(value) => self.item(&Item::Value(value.clone()), left, op),
+            Term::Concat(parts) => self.concat_compare(parts, left, negated),
             other => {
                 let mut yes = Fraction::ZERO;
                 for (odds, value) in self.evaluate(state, table, other) {
@@ -148,13 +148,13 @@ impl<'w> Walker<'w> {
         }
     }
 
-    fn concat_compare(&mut self, parts: &[Expr], left: &[Value], negated: bool) -> Holds {
+    fn concat_compare(&mut self, parts: &[Term], left: &[Literal], negated: bool) -> Holds {
         let mut all = parts.len() == left.len();
         for (part, value) in parts.iter().zip(left) {
             let item = match part {
-                Expr::Value(v) => Item::Value(v.clone()),
-                Expr::Range(a, b) => Item::Range(a.clone(), b.clone()),
-                Expr::Prefix(net) => Item::Prefix(*net),
+                Term::Value(v) => Item::Value(v.clone()),
+                Term::Range(a, b) => Item::Range(a.clone(), b.clone()),
+                Term::Prefix(net) => Item::Prefix(*net),
                 _ => return Holds::Unknown("a concatenation of more than values".into()),
             };
             match self.item(&item, std::slice::from_ref(value), Op::Eq) {
@@ -167,13 +167,13 @@ impl<'w> Walker<'w> {
     }
 
     /// One value against one value, range or prefix.
-    fn item(&mut self, right: &Item, left: &[Value], op: Op) -> Holds {
+    fn item(&mut self, right: &Item, left: &[Literal], op: Op) -> Holds {
         let [left] = left else {
             return Holds::No;
         };
         let (left, right) = (self.by_name(left, right), right);
         // A way's interface: `missing` and `exists` are words for none and any.
-        if let (Value::Text(l), Item::Value(Value::Text(r))) = (&left, right)
+        if let (Literal::Text(l), Item::Value(Literal::Text(r))) = (&left, right)
             && matches!(&**r, "missing" | "exists" | "0")
         {
             let missing = matches!(&**l, "missing" | "");
@@ -181,15 +181,15 @@ impl<'w> Walker<'w> {
         }
         let mismatch = matches!(
             (&left, right),
-            (Value::Int(_), Item::Value(Value::Text(_)))
-                | (Value::Text(_), Item::Value(Value::Int(_)))
+            (Literal::Int(_), Item::Value(Literal::Text(_)))
+                | (Literal::Text(_), Item::Value(Literal::Int(_)))
         );
         if mismatch {
             return Holds::Unknown(format!("{right:?} is not known by name"));
         }
         let ordered = |holds: fn(std::cmp::Ordering) -> bool| match (&left, right) {
-            (Value::Int(a), Item::Value(Value::Int(b))) => Holds::of(holds(a.cmp(b))),
-            (Value::Ip(a), Item::Value(Value::Ip(b))) => Holds::of(holds(a.cmp(b))),
+            (Literal::Int(a), Item::Value(Literal::Int(b))) => Holds::of(holds(a.cmp(b))),
+            (Literal::Ip(a), Item::Value(Literal::Ip(b))) => Holds::of(holds(a.cmp(b))),
             _ => Holds::Unknown("values that have no order".into()),
         };
         match op {
@@ -200,18 +200,18 @@ impl<'w> Walker<'w> {
             Op::Le => ordered(std::cmp::Ordering::is_le),
             Op::Ge => ordered(std::cmp::Ordering::is_ge),
             Op::Not => match (&left, right) {
-                (Value::Int(a), Item::Value(Value::Int(b))) => Holds::of(a & b == 0),
+                (Literal::Int(a), Item::Value(Literal::Int(b))) => Holds::of(a & b == 0),
                 _ => Holds::of(!right.contains(&left)),
             },
         }
     }
 
     /// An interface by index becomes its name, where the rule has the number.
-    fn by_name(&self, left: &Value, right: &Item) -> Value {
-        if let (Value::Text(name), Item::Value(Value::Int(_))) = (left, right)
+    fn by_name(&self, left: &Literal, right: &Item) -> Literal {
+        if let (Literal::Text(name), Item::Value(Literal::Int(_))) = (left, right)
             && let Some(i) = self.world.host.interface(name)
         {
-            return Value::Int(i.index.into());
+            return Literal::Int(i.index.into());
         }
         left.clone()
     }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use netfilter::nft::listing::{
-    BinaryOp, Ct, Data, Expr, Fib, FibResult, Field, Item, Meta, SetRef, Table, Value,
+use netfilter::nft_lang::{
+    BinaryOp, Ct, FibField, FibLookup, Field, Item, Literal, Mapped, Meta, SetRef, TableDecl, Term,
 };
 
 use super::super::Walker;
@@ -20,27 +20,27 @@ use crate::{Fraction, Proto};
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Evaluated {
     /// The parts; one unless it is a concatenation.
-    Parts(Vec<Value>),
+    Parts(Vec<Literal>),
     /// The packet has no such thing: the rule ends (`NFT_BREAK`).
     Missing,
     /// A concatenation of which not every part can be told; why.
-    Partly(Vec<Option<Value>>, String),
+    Partly(Vec<Option<Literal>>, String),
     /// It cannot be told; why.
     Unknown(String),
 }
 
 impl Evaluated {
     fn int(n: impl Into<u64>) -> Self {
-        Self::Parts(vec![Value::Int(n.into())])
+        Self::Parts(vec![Literal::Int(n.into())])
     }
 
     fn ip(ip: IpAddr) -> Self {
-        Self::Parts(vec![Value::Ip(ip)])
+        Self::Parts(vec![Literal::Ip(ip)])
     }
 
     /// With another part behind.
     fn and(self, more: &Self) -> Self {
-        let some = |parts: Vec<Value>| parts.into_iter().map(Some).collect::<Vec<_>>();
+        let some = |parts: Vec<Literal>| parts.into_iter().map(Some).collect::<Vec<_>>();
         match (self, more) {
             // The kernel loads in order and ends at the first that is missing.
             (Self::Missing, _) | (_, Self::Missing) => Self::Missing,
@@ -67,7 +67,7 @@ impl Evaluated {
     }
 
     fn text(text: &str) -> Self {
-        Self::Parts(vec![Value::Text(text.into())])
+        Self::Parts(vec![Literal::Text(text.into())])
     }
 }
 
@@ -86,18 +86,18 @@ impl<'w> Walker<'w> {
     pub(super) fn evaluate(
         &mut self,
         state: &State<'w>,
-        table: &'w Table,
-        expr: &Expr,
+        table: &'w TableDecl,
+        expr: &Term,
     ) -> Possible {
         match expr {
-            Expr::Field(field) => certain(field_of(state, *field)),
-            Expr::Meta(meta) => certain(meta_of(state, *meta)),
-            Expr::Ct(ct) => certain(ct_of(state, *ct)),
-            Expr::Fib(fib) => certain(self.fib(state, fib)),
-            Expr::Numgen {
+            Term::Field(field) => certain(field_of(state, *field)),
+            Term::Meta(meta) => certain(meta_of(state, *meta)),
+            Term::Ct(ct) => certain(ct_of(state, *ct)),
+            Term::Fib(fib) => certain(self.fib(state, fib)),
+            Term::Numgen {
                 modulus, offset, ..
             } => numbers(*modulus, *offset),
-            Expr::Hash {
+            Term::Hash {
                 text,
                 modulus,
                 offset,
@@ -107,14 +107,14 @@ impl<'w> Walker<'w> {
                 ));
                 numbers(*modulus, *offset)
             }
-            Expr::Value(value) => certain(Evaluated::Parts(vec![value.clone()])),
-            Expr::Flags(values) => certain(match all_bits(values) {
+            Term::Value(value) => certain(Evaluated::Parts(vec![value.clone()])),
+            Term::Flags(values) => certain(match all_bits(values) {
                 Some(bits) => Evaluated::int(bits),
                 None => Evaluated::Unknown("a flag is not known by name".into()),
             }),
-            Expr::Concat(parts) => self.concat(state, table, parts),
-            Expr::Map { key, map } => self.mapped(state, table, key, map),
-            Expr::Binary { op, left, right } => {
+            Term::Concat(parts) => self.concat(state, table, parts),
+            Term::Map { key, map } => self.mapped(state, table, key, map),
+            Term::Binary { op, left, right } => {
                 let mut all = Vec::new();
                 for (a, left) in self.evaluate(state, table, left) {
                     for (b, right) in self.evaluate(state, table, right) {
@@ -123,17 +123,17 @@ impl<'w> Walker<'w> {
                 }
                 all
             }
-            Expr::Unknown(unknown) => certain(Evaluated::Unknown(format!(
+            Term::Unknown(unknown) => certain(Evaluated::Unknown(format!(
                 "{:?} is not understood",
                 unknown.text
             ))),
-            Expr::Range(..) | Expr::Prefix(_) | Expr::Set(_) | Expr::SetName(_) => certain(
+            Term::Range(..) | Term::Prefix(_) | Term::Set(_) | Term::SetName(_) => certain(
                 Evaluated::Unknown("a range or set where a value should be".into()),
             ),
         }
     }
 
-    fn concat(&mut self, state: &State<'w>, table: &'w Table, parts: &[Expr]) -> Possible {
+    fn concat(&mut self, state: &State<'w>, table: &'w TableDecl, parts: &[Term]) -> Possible {
         let mut all: Vec<(Fraction, Evaluated)> = certain(Evaluated::Parts(Vec::new()));
         for part in parts {
             let next = self.evaluate(state, table, part);
@@ -151,8 +151,8 @@ impl<'w> Walker<'w> {
     fn mapped(
         &mut self,
         state: &State<'w>,
-        table: &'w Table,
-        key: &Expr,
+        table: &'w TableDecl,
+        key: &Term,
         map: &SetRef,
     ) -> Possible {
         let mut all = Vec::new();
@@ -172,7 +172,7 @@ impl<'w> Walker<'w> {
         all
     }
 
-    fn fib(&mut self, state: &State<'w>, fib: &Fib) -> Evaluated {
+    fn fib(&mut self, state: &State<'w>, fib: &FibLookup) -> Evaluated {
         let ip = if fib.source {
             state.src.ip
         } else {
@@ -185,7 +185,7 @@ impl<'w> Walker<'w> {
         } else {
             None
         };
-        if fib.result == FibResult::Type {
+        if fib.result == FibField::Type {
             let Some(mut kind) = self.addr_type(ip) else {
                 return Evaluated::Unknown(format!("whether {ip} is a local address is not known"));
             };
@@ -236,7 +236,7 @@ impl<'w> Walker<'w> {
 }
 
 /// What a map has for a key, what was learnt on the way first.
-fn look_up(state: &State<'_>, table: &Table, map: &SetRef, key: &[Value]) -> Evaluated {
+fn look_up(state: &State<'_>, table: &TableDecl, map: &SetRef, key: &[Literal]) -> Evaluated {
     if let SetRef::Name(name) = map {
         let (set, text) = (set_name(table, name), show(key));
         let learnt = state
@@ -254,8 +254,8 @@ fn look_up(state: &State<'_>, table: &Table, map: &SetRef, key: &[Value]) -> Eva
     };
     match set.find(key).and_then(|e| e.data.as_ref()) {
         None => Evaluated::Missing,
-        Some(Data::Items(items)) => {
-            let values: Option<Vec<Value>> = items
+        Some(Mapped::Items(items)) => {
+            let values: Option<Vec<Literal>> = items
                 .iter()
                 .map(|i| match i {
                     Item::Value(v) => Some(v.clone()),
@@ -268,7 +268,7 @@ fn look_up(state: &State<'_>, table: &Table, map: &SetRef, key: &[Value]) -> Eva
                 _ => Evaluated::Unknown("the map leads to a range".into()),
             }
         }
-        Some(Data::Verdict(_)) => Evaluated::Unknown("the map leads to a verdict".into()),
+        Some(Mapped::Verdict(_)) => Evaluated::Unknown("the map leads to a verdict".into()),
     }
 }
 
@@ -285,9 +285,9 @@ fn numbers(modulus: u32, offset: u32) -> Possible {
         .collect()
 }
 
-pub(super) fn all_bits(values: &[Value]) -> Option<u64> {
+pub(super) fn all_bits(values: &[Literal]) -> Option<u64> {
     values.iter().try_fold(0, |bits, v| match v {
-        Value::Int(n) => Some(bits | n),
+        Literal::Int(n) => Some(bits | n),
         _ => None,
     })
 }
@@ -416,25 +416,25 @@ fn combine(op: BinaryOp, left: &Evaluated, right: Evaluated) -> Evaluated {
         _ => return Evaluated::Missing,
     };
     let value = match (a.as_slice(), b.as_slice()) {
-        ([Value::Int(a)], [Value::Int(b)]) => match op {
-            BinaryOp::And => Some(Value::Int(a & b)),
-            BinaryOp::Or => Some(Value::Int(a | b)),
-            BinaryOp::Xor => Some(Value::Int(a ^ b)),
+        ([Literal::Int(a)], [Literal::Int(b)]) => match op {
+            BinaryOp::And => Some(Literal::Int(a & b)),
+            BinaryOp::Or => Some(Literal::Int(a | b)),
+            BinaryOp::Xor => Some(Literal::Int(a ^ b)),
             // Registers have 32 bits.
             BinaryOp::Shl => u32::try_from(*b)
                 .ok()
                 .and_then(|by| a.checked_shl(by))
-                .map(|n| Value::Int(n & 0xffff_ffff)),
+                .map(|n| Literal::Int(n & 0xffff_ffff)),
             BinaryOp::Shr => u32::try_from(*b)
                 .ok()
                 .and_then(|by| a.checked_shr(by))
-                .map(Value::Int),
+                .map(Literal::Int),
         },
-        ([Value::Ip(IpAddr::V4(a))], [Value::Ip(IpAddr::V4(b))]) if op == BinaryOp::And => {
-            Some(Value::Ip(IpAddr::V4(a & b)))
+        ([Literal::Ip(IpAddr::V4(a))], [Literal::Ip(IpAddr::V4(b))]) if op == BinaryOp::And => {
+            Some(Literal::Ip(IpAddr::V4(a & b)))
         }
-        ([Value::Ip(IpAddr::V6(a))], [Value::Ip(IpAddr::V6(b))]) if op == BinaryOp::And => {
-            Some(Value::Ip(IpAddr::V6(a & b)))
+        ([Literal::Ip(IpAddr::V6(a))], [Literal::Ip(IpAddr::V6(b))]) if op == BinaryOp::And => {
+            Some(Literal::Ip(IpAddr::V6(a & b)))
         }
         _ => None,
     };

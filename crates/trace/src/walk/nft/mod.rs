@@ -5,9 +5,9 @@ mod expr;
 
 use std::rc::Rc;
 
-use netfilter::nft::listing::{
-    Ct, Data, DataType, Element, Expr, Meta, Nat, NatKind, Op, Rule, Set, SetOp, SetRef, Statement,
-    Table, Value, Verdict,
+use netfilter::nft_lang::{
+    Ct, ElementDecl, Literal, Mapped, Meta, NatStatement, NatType, Op, RuleDecl, SetDecl, SetOp,
+    SetRef, Statement, TableDecl, Term, TermType, VerdictStatement,
 };
 
 use super::hooks::{ChainRef, Side};
@@ -33,8 +33,8 @@ struct Within<'w> {
 #[derive(Clone, Copy)]
 struct At<'w> {
     chain: ChainRef<'w>,
-    table: &'w Table,
-    rule: &'w Rule,
+    table: &'w TableDecl,
+    rule: &'w RuleDecl,
 }
 
 impl<'w> Walker<'w> {
@@ -43,7 +43,7 @@ impl<'w> Walker<'w> {
         &mut self,
         state: &State<'w>,
         chain: ChainRef<'w>,
-        rule: &Rule,
+        rule: &RuleDecl,
     ) -> bool {
         let ChainRef::Nft { table, .. } = chain else {
             return true;
@@ -62,7 +62,7 @@ impl<'w> Walker<'w> {
         &mut self,
         state: State<'w>,
         chain: ChainRef<'w>,
-        rule: &'w Rule,
+        rule: &'w RuleDecl,
     ) -> Result<Vec<Way<'w>>, WalkError> {
         let ChainRef::Nft { table, .. } = chain else {
             return Ok(vec![(state, Then::Next)]);
@@ -154,8 +154,8 @@ impl<'w> Walker<'w> {
                 let holds = self.nft_match(&within.state, at.table, left, *op, right);
                 if holds == Holds::Yes && *op != Op::Ne {
                     let set = match right {
-                        Expr::Set(set) => Some(&**set),
-                        Expr::SetName(name) => at.table.set(name),
+                        Term::Set(set) => Some(&**set),
+                        Term::SetName(name) => at.table.set(name),
                         _ => None,
                     };
                     let found = self.element_comment(&within.state, at.table, left, set);
@@ -182,7 +182,7 @@ impl<'w> Walker<'w> {
                 let why = format!("{:?} is not understood", unknown.text);
                 self.go_on_if(at, within, Holds::Unknown(why))
             }
-            Statement::Verdict(Verdict::Queue) => {
+            Statement::Verdict(VerdictStatement::Queue) => {
                 let why =
                     "whether the program that it is queued to accepts it is not known".to_owned();
                 let (mut yes, mut no) = self.fork(at, within, &why);
@@ -205,7 +205,7 @@ impl<'w> Walker<'w> {
             Statement::Vmap { key, map } => return self.vmap(at, &within, key, map),
             Statement::Nat(nat) => {
                 for expr in nat.address.iter().chain(&nat.port) {
-                    if let Expr::Map { key, map } = expr {
+                    if let Term::Map { key, map } = expr {
                         let set = set_of(at.table, map);
                         let found = self.element_comment(&within.state, at.table, key, set);
                         within.effects.extend(found);
@@ -235,9 +235,9 @@ impl<'w> Walker<'w> {
     fn element_comment(
         &mut self,
         state: &State<'w>,
-        table: &'w Table,
-        key: &Expr,
-        set: Option<&'w Set>,
+        table: &'w TableDecl,
+        key: &Term,
+        set: Option<&'w SetDecl>,
     ) -> Option<String> {
         let set = set?;
         let values = self.evaluate(state, table, key);
@@ -283,7 +283,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    fn verdict(&mut self, at: At<'w>, verdict: &Verdict) -> Result<Then<'w>, WalkError> {
+    fn verdict(&mut self, at: At<'w>, verdict: &VerdictStatement) -> Result<Then<'w>, WalkError> {
         let to = |name: &str| {
             at.table
                 .chain(name)
@@ -299,13 +299,13 @@ impl<'w> Walker<'w> {
                 })
         };
         Ok(match verdict {
-            Verdict::Accept => Then::Accept,
-            Verdict::Drop => Then::Drop,
-            Verdict::Continue => Then::Next,
-            Verdict::Return => Then::Return,
-            Verdict::Jump(name) => Then::Jump(to(name)?),
-            Verdict::Goto(name) => Then::Goto(to(name)?),
-            Verdict::Queue => {
+            VerdictStatement::Accept => Then::Accept,
+            VerdictStatement::Drop => Then::Drop,
+            VerdictStatement::Continue => Then::Next,
+            VerdictStatement::Return => Then::Return,
+            VerdictStatement::Jump(name) => Then::Jump(to(name)?),
+            VerdictStatement::Goto(name) => Then::Goto(to(name)?),
+            VerdictStatement::Queue => {
                 self.warn(Self::describe(at, "queued to a program; shown as accepted"));
                 Then::Accept
             }
@@ -316,7 +316,7 @@ impl<'w> Walker<'w> {
         &mut self,
         at: At<'w>,
         within: &Within<'w>,
-        key: &'w Expr,
+        key: &'w Term,
         map: &'w SetRef,
     ) -> Result<Vec<(Within<'w>, Option<Then<'w>>)>, WalkError> {
         let Some(set) = set_of(at.table, map) else {
@@ -331,7 +331,7 @@ impl<'w> Walker<'w> {
                 Evaluated::Parts(parts) => {
                     let element = set.find(&parts);
                     match element.and_then(|e| e.data.as_ref().map(|d| (e, d))) {
-                        Some((element, Data::Verdict(verdict))) => {
+                        Some((element, Mapped::Verdict(verdict))) => {
                             way.effects.push(show_element(set, element, &parts));
                             let then = self.verdict(at, verdict)?;
                             ways.push((way, Some(then)));
@@ -357,13 +357,13 @@ impl<'w> Walker<'w> {
         &mut self,
         at: At<'w>,
         within: &Within<'w>,
-        set: &'w Set,
+        set: &'w SetDecl,
         why: &str,
         ways: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
     ) -> Result<(), WalkError> {
-        let mut verdicts: Vec<&Verdict> = Vec::new();
+        let mut verdicts: Vec<&VerdictStatement> = Vec::new();
         for e in &set.elements {
-            if let Some(Data::Verdict(v)) = &e.data
+            if let Some(Mapped::Verdict(v)) = &e.data
                 && !verdicts.contains(&v)
             {
                 verdicts.push(v);
@@ -394,8 +394,8 @@ impl<'w> Walker<'w> {
         &mut self,
         at: At<'w>,
         within: &Within<'w>,
-        field: &Expr,
-        value: &'w Expr,
+        field: &Term,
+        value: &'w Term,
     ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
         let mut ways = Vec::new();
         for (odds, value) in self.evaluate(&within.state, at.table, value) {
@@ -404,7 +404,7 @@ impl<'w> Walker<'w> {
             way.state.probability = way.state.probability.times(odds);
             let number = match value {
                 Evaluated::Parts(parts) => match parts.as_slice() {
-                    [Value::Int(n)] => Some(*n),
+                    [Literal::Int(n)] => Some(*n),
                     _ => None,
                 },
                 Evaluated::Missing => {
@@ -417,16 +417,16 @@ impl<'w> Walker<'w> {
             // Marks have 32 bits.
             let number = number.and_then(|n| u32::try_from(n & u64::from(u32::MAX)).ok());
             match (field, number) {
-                (Expr::Meta(Meta::Mark), Some(mark)) => {
+                (Term::Meta(Meta::Mark), Some(mark)) => {
                     way.state.mark = mark;
                     way.effects.push(format!("mark becomes {mark:#x}"));
                 }
-                (Expr::Ct(Ct::Mark), Some(mark)) => {
+                (Term::Ct(Ct::Mark), Some(mark)) => {
                     way.state.conn.mark = mark;
                     way.effects
                         .push(format!("connection mark becomes {mark:#x}"));
                 }
-                (Expr::Ct(Ct::Zone), Some(zone)) => {
+                (Term::Ct(Ct::Zone), Some(zone)) => {
                     way.state.conn.zone = zone.try_into().unwrap_or(u16::MAX);
                     way.effects.push(format!("connection zone becomes {zone}"));
                 }
@@ -448,8 +448,8 @@ impl<'w> Walker<'w> {
         within: &Within<'w>,
         op: SetOp,
         set: &str,
-        key: &'w Expr,
-        value: Option<&'w Expr>,
+        key: &'w Term,
+        value: Option<&'w Term>,
     ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
         let mut ways = Vec::new();
         for (odds, key) in self.evaluate(&within.state, at.table, key) {
@@ -496,22 +496,22 @@ impl<'w> Walker<'w> {
         &mut self,
         at: At<'w>,
         within: &Within<'w>,
-        nat: &'w Nat,
+        nat: &'w NatStatement,
     ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
         let mut ways = Vec::new();
         let state = &within.state;
         let addresses = match &nat.address {
-            Some(Expr::Range(Value::Ip(a), Value::Ip(b))) => {
+            Some(Term::Range(Literal::Ip(a), Literal::Ip(b))) => {
                 vec![(
                     Fraction::ONE,
-                    Evaluated::Parts(vec![Value::Ip(*a), Value::Ip(*b)]),
+                    Evaluated::Parts(vec![Literal::Ip(*a), Literal::Ip(*b)]),
                 )]
             }
             Some(expr) => self.evaluate(state, at.table, expr),
             None => vec![(Fraction::ONE, Evaluated::Parts(Vec::new()))],
         };
         let ports = match &nat.port {
-            Some(Expr::Range(a, b)) => {
+            Some(Term::Range(a, b)) => {
                 vec![(Fraction::ONE, Evaluated::Parts(vec![a.clone(), b.clone()]))]
             }
             Some(expr) => self.evaluate(state, at.table, expr),
@@ -562,20 +562,20 @@ impl<'w> Walker<'w> {
 
     fn translated_ways(
         &mut self,
-        kind: NatKind,
+        kind: NatType,
         within: &Within<'w>,
         wanted: Wanted,
         ways: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
     ) {
         let (state, ports) = (&within.state, wanted.ports);
         let (made, side) = match kind {
-            NatKind::Dnat => (
+            NatType::Dnat => (
                 self.rewrite(state, wanted, Side::Destination),
                 Side::Destination,
             ),
-            NatKind::Snat => (self.rewrite(state, wanted, Side::Source), Side::Source),
-            NatKind::Redirect => (self.redirect(state, ports), Side::Destination),
-            NatKind::Masquerade => (vec![self.masquerade(state.clone(), wanted)], Side::Source),
+            NatType::Snat => (self.rewrite(state, wanted, Side::Source), Side::Source),
+            NatType::Redirect => (self.redirect(state, ports), Side::Destination),
+            NatType::Masquerade => (vec![self.masquerade(state.clone(), wanted)], Side::Source),
         };
         for (state, then) in made {
             let mut effects = within.effects.clone();
@@ -625,16 +625,16 @@ fn answer_of(with: &str, v6: bool) -> Answer {
 }
 
 /// A translation's target from its values: `[address]`, `[address, port]`, `[first, last]`.
-fn wanted(address: &[Value], port: &[Value]) -> Option<Wanted> {
-    let as_port = |v: &Value| match v {
-        Value::Int(n) => u16::try_from(*n).ok(),
+fn wanted(address: &[Literal], port: &[Literal]) -> Option<Wanted> {
+    let as_port = |v: &Literal| match v {
+        Literal::Int(n) => u16::try_from(*n).ok(),
         _ => None,
     };
     let (addresses, mut ports) = match address {
         [] => (None, None),
-        [Value::Ip(a)] => (Some((*a, *a)), None),
-        [Value::Ip(a), Value::Ip(b)] => (Some((*a, *b)), None),
-        [Value::Ip(a), p] => {
+        [Literal::Ip(a)] => (Some((*a, *a)), None),
+        [Literal::Ip(a), Literal::Ip(b)] => (Some((*a, *b)), None),
+        [Literal::Ip(a), p] => {
             let p = as_port(p)?;
             (Some((*a, *a)), Some((p, p)))
         }
@@ -653,7 +653,7 @@ fn wanted(address: &[Value], port: &[Value]) -> Option<Wanted> {
     })
 }
 
-fn set_of<'a>(table: &'a Table, map: &'a SetRef) -> Option<&'a Set> {
+fn set_of<'a>(table: &'a TableDecl, map: &'a SetRef) -> Option<&'a SetDecl> {
     match map {
         SetRef::Name(name) => table.set(name),
         SetRef::Anonymous(set) => Some(set),
@@ -661,18 +661,18 @@ fn set_of<'a>(table: &'a Table, map: &'a SetRef) -> Option<&'a Set> {
 }
 
 /// The key under which what a dynamic set was told is kept.
-fn set_name(table: &Table, set: &str) -> String {
+fn set_name(table: &TableDecl, set: &str) -> String {
     format!("{}/{}/{set}", table.family.name(), table.name)
 }
 
 /// `10.96.0.1 . tcp . 80 (demo/web:http)`.
-fn show_element(set: &Set, element: &Element, parts: &[Value]) -> String {
+fn show_element(set: &SetDecl, element: &ElementDecl, parts: &[Literal]) -> String {
     let mut parts = parts.to_vec();
     for (part, of) in parts.iter_mut().zip(&set.key) {
-        if let (Value::Int(n), DataType::InetProto) = (&*part, of)
+        if let (Literal::Int(n), TermType::InetProto) = (&*part, of)
             && let Ok(n) = u8::try_from(*n)
         {
-            *part = Value::Text(Proto(n).to_string().into());
+            *part = Literal::Text(Proto(n).to_string().into());
         }
     }
     match &element.comment {
@@ -682,17 +682,17 @@ fn show_element(set: &Set, element: &Element, parts: &[Value]) -> String {
 }
 
 /// `10.96.0.1 . 6 . 80`.
-fn show(parts: &[Value]) -> String {
+fn show(parts: &[Literal]) -> String {
     let mut text = String::new();
     for part in parts {
         if !text.is_empty() {
             text.push_str(" . ");
         }
         match part {
-            Value::Ip(ip) => text.push_str(&ip.to_string()),
-            Value::Int(n) => text.push_str(&n.to_string()),
-            Value::Text(t) => text.push_str(t),
-            Value::Wildcard(t) => {
+            Literal::Ip(ip) => text.push_str(&ip.to_string()),
+            Literal::Int(n) => text.push_str(&n.to_string()),
+            Literal::Text(t) => text.push_str(t),
+            Literal::Wildcard(t) => {
                 text.push_str(t);
                 text.push('*');
             }

@@ -3,7 +3,7 @@
 use super::block::Parser;
 use super::lex::{Kind, Token};
 use super::literal::{self, number};
-use super::{BinaryOp, DataType, Expr, Fib, FibResult, ParseError, Set, SetRef, Value};
+use super::{BinaryOp, FibField, FibLookup, Literal, ParseError, SetDecl, SetRef, Term, TermType};
 
 /// How deep parentheses may go.
 const MAX_DEPTH: usize = 32;
@@ -76,17 +76,17 @@ pub(super) fn starts_expression(word: &str) -> bool {
 
 impl<'a> Parser<'a> {
     /// A whole expression.
-    pub(super) fn expression(&mut self) -> Result<Expr, ParseError> {
+    pub(super) fn expression(&mut self) -> Result<Term, ParseError> {
         self.expression_of(&[], 0)
     }
 
     /// A whole expression whose literals are of these types.
     pub(super) fn expression_of(
         &mut self,
-        types: &[DataType],
+        types: &[TermType],
         depth: usize,
-    ) -> Result<Expr, ParseError> {
-        let at = |i: usize| types.get(i).copied().unwrap_or(DataType::Other);
+    ) -> Result<Term, ParseError> {
+        let at = |i: usize| types.get(i).copied().unwrap_or(TermType::Other);
         let first = self.binary(at(0), 0, depth)?;
         let mut expr = first;
         if self.is_word(".") {
@@ -95,12 +95,12 @@ impl<'a> Parser<'a> {
                 self.skip_newlines();
                 parts.push(self.binary(at(parts.len()), 0, depth)?);
             }
-            expr = Expr::Concat(parts);
+            expr = Term::Concat(parts);
         }
         while self.is_word("map") {
             self.next();
-            let map = self.set_ref(&expr.types(), &[DataType::Other; 3])?;
-            expr = Expr::Map {
+            let map = self.set_ref(&expr.types(), &[TermType::Other; 3])?;
+            expr = Term::Map {
                 key: Box::new(expr),
                 map,
             };
@@ -111,17 +111,17 @@ impl<'a> Parser<'a> {
     /// A set by name or in place.
     pub(super) fn set_ref(
         &mut self,
-        key: &[DataType],
-        data: &[DataType],
+        key: &[TermType],
+        data: &[TermType],
     ) -> Result<SetRef, ParseError> {
         let token = self.some()?;
         if token.is_sign("{") {
             let elements = self.elements(key, data)?;
-            return Ok(SetRef::Anonymous(Box::new(Set {
+            return Ok(SetRef::Anonymous(Box::new(SetDecl {
                 key: key.to_vec(),
                 data: data.to_vec(),
                 elements,
-                ..Set::default()
+                ..SetDecl::default()
             })));
         }
         match token.text.strip_prefix('@') {
@@ -146,16 +146,16 @@ impl<'a> Parser<'a> {
     }
 
     /// Operators of at least this binding strength.
-    fn binary(&mut self, of: DataType, min: u8, depth: usize) -> Result<Expr, ParseError> {
+    fn binary(&mut self, of: TermType, min: u8, depth: usize) -> Result<Term, ParseError> {
         let mut left = self.primary(of, depth)?;
         while let Some((op, strength)) = self.operator().filter(|(_, s)| *s > min) {
             self.next();
             let of = match left.data_type() {
-                DataType::Other => of,
+                TermType::Other => of,
                 known => known,
             };
             let right = self.binary(of, strength, depth + 1)?;
-            left = Expr::Binary {
+            left = Term::Binary {
                 op,
                 left: Box::new(left),
                 right: Box::new(right),
@@ -164,7 +164,7 @@ impl<'a> Parser<'a> {
         Ok(left)
     }
 
-    fn primary(&mut self, of: DataType, depth: usize) -> Result<Expr, ParseError> {
+    fn primary(&mut self, of: TermType, depth: usize) -> Result<Term, ParseError> {
         let from = self.place();
         let token = self.some()?;
         if depth > MAX_DEPTH {
@@ -177,10 +177,10 @@ impl<'a> Parser<'a> {
         }
         if token.is_sign("{") {
             let elements = self.elements(&[of], &[])?;
-            return Ok(Expr::Set(Box::new(Set {
+            return Ok(Term::Set(Box::new(SetDecl {
                 key: vec![of],
                 elements,
-                ..Set::default()
+                ..SetDecl::default()
             })));
         }
         match token.kind {
@@ -189,11 +189,11 @@ impl<'a> Parser<'a> {
                 // `meta hour "08:00"-"17:00"`.
                 let last = self.peek_at(1).filter(|t| t.kind == Kind::Quoted);
                 let Some(last) = last.filter(|_| self.is_word("-")) else {
-                    return Ok(Expr::Value(first));
+                    return Ok(Term::Value(first));
                 };
                 self.next();
                 self.next();
-                Ok(Expr::Range(first, literal::name(last.text)))
+                Ok(Term::Range(first, literal::name(last.text)))
             }
             Kind::Word => self.word_expression(token, from, of),
             _ => Err(token.error(format!("{} where a value should be", token.shown()))),
@@ -204,8 +204,8 @@ impl<'a> Parser<'a> {
         &mut self,
         token: Token<'a>,
         from: usize,
-        of: DataType,
-    ) -> Result<Expr, ParseError> {
+        of: TermType,
+    ) -> Result<Term, ParseError> {
         let head = token.text;
         // `tcp` alone is a protocol where one is asked for; `tcp dport` is a field.
         let follows = self.peek().filter(|t| t.kind == Kind::Word).map(|t| t.text);
@@ -217,7 +217,7 @@ impl<'a> Parser<'a> {
             "meta" => {
                 let key = self.word("a key of meta")?;
                 return Ok(literal::meta(key.text)
-                    .unwrap_or_else(|| Expr::Unknown(self.unknown(from, self.place()))));
+                    .unwrap_or_else(|| Term::Unknown(self.unknown(from, self.place()))));
             }
             "ct" => return self.ct_expression(from),
             "fib" => return self.fib_expression(from),
@@ -225,7 +225,7 @@ impl<'a> Parser<'a> {
             "jhash" | "symhash" => return self.hash_expression(from),
             _ => {}
         }
-        if of == DataType::Other || of == DataType::Mark {
+        if of == TermType::Other || of == TermType::Mark {
             if let Some(expr) = literal::meta(head).filter(|_| head != "protocol") {
                 return Ok(expr);
             }
@@ -234,29 +234,29 @@ impl<'a> Parser<'a> {
                 if !head.starts_with('@') {
                     self.next();
                 }
-                return Ok(Expr::Unknown(self.unknown(from, self.place())));
+                return Ok(Term::Unknown(self.unknown(from, self.place())));
             }
         }
         if let Some(name) = head.strip_prefix('@') {
-            return Ok(Expr::SetName(name.into()));
+            return Ok(Term::SetName(name.into()));
         }
         if head.contains(',') {
             let values = head.split(',').filter(|w| !w.is_empty());
-            return Ok(Expr::Flags(values.map(|w| literal::value(w, of)).collect()));
+            return Ok(Term::Flags(values.map(|w| literal::value(w, of)).collect()));
         }
-        let first: Expr = literal::item(head, of).into();
+        let first: Term = literal::item(head, of).into();
         // The sign `,` parts flags of one value: `established,related`.
-        if let (Expr::Value(value), true) = (&first, of.is_flags() && self.is_sign(",")) {
+        if let (Term::Value(value), true) = (&first, of.is_flags() && self.is_sign(",")) {
             let mut values = vec![value.clone()];
             while self.take_sign(",") {
                 values.push(literal::value(self.word("a flag")?.text, of));
             }
-            return Ok(Expr::Flags(values));
+            return Ok(Term::Flags(values));
         }
         Ok(first)
     }
 
-    fn ct_expression(&mut self, from: usize) -> Result<Expr, ParseError> {
+    fn ct_expression(&mut self, from: usize) -> Result<Term, ParseError> {
         let first = self.word("a key of ct")?;
         let known = if matches!(first.text, "original" | "reply") {
             let mut key = self.word("a key of ct")?.text.to_owned();
@@ -267,11 +267,11 @@ impl<'a> Parser<'a> {
         } else {
             literal::ct(first.text, None)
         };
-        Ok(known.unwrap_or_else(|| Expr::Unknown(self.unknown(from, self.place()))))
+        Ok(known.unwrap_or_else(|| Term::Unknown(self.unknown(from, self.place()))))
     }
 
     /// `saddr . iif oif`, behind `fib`.
-    fn fib_expression(&mut self, from: usize) -> Result<Expr, ParseError> {
+    fn fib_expression(&mut self, from: usize) -> Result<Term, ParseError> {
         let mut flags = vec![self.word("saddr or daddr")?.text];
         while self.take_word(".") {
             flags.push(self.word("a flag of fib")?.text);
@@ -279,20 +279,20 @@ impl<'a> Parser<'a> {
         let result = self.word("type, oif or oifname")?;
         // `check`, and what else may come, is not modelled.
         Ok(fib(&flags, result.text)
-            .unwrap_or_else(|| Expr::Unknown(self.unknown(from, self.place()))))
+            .unwrap_or_else(|| Term::Unknown(self.unknown(from, self.place()))))
     }
 
-    fn numgen_expression(&mut self) -> Result<Expr, ParseError> {
+    fn numgen_expression(&mut self) -> Result<Term, ParseError> {
         let kind = self.word("random or inc")?;
         let (modulus, offset) = self.modulus()?;
-        Ok(Expr::Numgen {
+        Ok(Term::Numgen {
             random: kind.text == "random",
             modulus,
             offset,
         })
     }
 
-    fn hash_expression(&mut self, from: usize) -> Result<Expr, ParseError> {
+    fn hash_expression(&mut self, from: usize) -> Result<Term, ParseError> {
         while !self.is_word("mod") {
             let token = self.some()?;
             if token.kind == Kind::Newline || token.is_sign("}") {
@@ -310,8 +310,8 @@ impl<'a> Parser<'a> {
         Ok(self.hash(from, modulus, offset))
     }
 
-    fn hash(&self, from: usize, modulus: u32, offset: u32) -> Expr {
-        Expr::Hash {
+    fn hash(&self, from: usize, modulus: u32, offset: u32) -> Term {
+        Term::Hash {
             text: self.text(from, self.place()),
             modulus,
             offset,
@@ -345,7 +345,7 @@ impl<'a> Parser<'a> {
 }
 
 /// A `fib` expression from its flags and result.
-pub(super) fn fib(flags: &[&str], result: &str) -> Option<Expr> {
+pub(super) fn fib(flags: &[&str], result: &str) -> Option<Term> {
     let has = |name: &str| flags.contains(&name);
     if flags
         .iter()
@@ -353,24 +353,24 @@ pub(super) fn fib(flags: &[&str], result: &str) -> Option<Expr> {
     {
         return None;
     }
-    Some(Expr::Fib(Fib {
+    Some(Term::Fib(FibLookup {
         source: has("saddr"),
         mark: has("mark"),
         iif: has("iif"),
         oif: has("oif"),
         result: match result {
-            "type" => FibResult::Type,
-            "oif" => FibResult::Oif,
-            "oifname" => FibResult::Oifname,
+            "type" => FibField::Type,
+            "oif" => FibField::Oif,
+            "oifname" => FibField::Oifname,
             _ => return None,
         },
     }))
 }
 
 /// The number of a value, where it is one.
-pub(super) fn as_int(value: &Value) -> Option<u64> {
+pub(super) fn as_int(value: &Literal) -> Option<u64> {
     match value {
-        Value::Int(n) => Some(*n),
+        Literal::Int(n) => Some(*n),
         _ => None,
     }
 }

@@ -13,8 +13,8 @@ use serde_json::Value as Json;
 use self::expr::{elements, expr, names, set_ref, string, typed_expr, types, unknown, verdict};
 use super::statement::split_target;
 use super::{
-    Base, Chain, ChainKind, DataType, Expr, Family, Nat, NatKind, Op, ParseError, Rule, Ruleset,
-    Set, SetOp, Statement, Table, Unknown, Value, block,
+    BaseDecl, ChainDecl, ChainType, Literal, NatStatement, NatType, Op, ParseError, RuleDecl,
+    Ruleset, SetDecl, SetOp, Statement, TableDecl, TableFamily, Term, TermType, Unknown, block,
 };
 
 /// Where an object of the list starts: parsed JSON does not remember.
@@ -85,7 +85,7 @@ pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
 #[derive(Default)]
 struct Reader {
     ruleset: Ruleset,
-    places: HashMap<(Family, Box<str>), usize>,
+    places: HashMap<(TableFamily, Box<str>), usize>,
     found: bool,
     /// The object that is not what it should be, and why.
     failed: Option<(usize, String)>,
@@ -140,12 +140,12 @@ impl Reader {
             return Ok(());
         }
         let at = |e: String| format!("nftables[{index}] ({kind}): {e}");
-        let family = Family::parse(string(body, "family").map_err(at)?)
+        let family = TableFamily::parse(string(body, "family").map_err(at)?)
             .ok_or_else(|| at("its family is not known".into()))?;
         let tables = &mut self.ruleset.tables;
         if kind == "table" {
             let name = string(body, "name").map_err(at)?;
-            let mut table = Table::new(family, name);
+            let mut table = TableDecl::new(family, name);
             table.dormant = names(body.get("flags")).iter().any(|f| &**f == "dormant");
             self.places.insert((family, name.into()), tables.len());
             tables.push(table);
@@ -160,7 +160,7 @@ impl Reader {
     }
 }
 
-fn object_of(table: &mut Table, kind: &str, body: &Json, whole: &Json) -> Result<(), String> {
+fn object_of(table: &mut TableDecl, kind: &str, body: &Json, whole: &Json) -> Result<(), String> {
     match kind {
         "chain" => {
             let chain = chain(body)?;
@@ -188,16 +188,16 @@ fn object_of(table: &mut Table, kind: &str, body: &Json, whole: &Json) -> Result
     Ok(())
 }
 
-fn chain(body: &Json) -> Result<Chain, String> {
-    let mut chain = Chain {
+fn chain(body: &Json) -> Result<ChainDecl, String> {
+    let mut chain = ChainDecl {
         name: string(body, "name")?.into(),
-        ..Chain::default()
+        ..ChainDecl::default()
     };
     if let Some(hook) = body.get("hook").and_then(Json::as_str) {
         let kind = match string(body, "type")? {
-            "filter" => ChainKind::Filter,
-            "nat" => ChainKind::Nat,
-            "route" => ChainKind::Route,
+            "filter" => ChainType::Filter,
+            "nat" => ChainType::Nat,
+            "route" => ChainType::Route,
             other => return Err(format!("{other:?} is not a type of chain")),
         };
         let priority = match body.get("prio") {
@@ -205,7 +205,7 @@ fn chain(body: &Json) -> Result<Chain, String> {
             Some(Json::String(s)) => block::priority(s, hook),
             _ => None,
         };
-        chain.base = Some(Base {
+        chain.base = Some(BaseDecl {
             kind,
             hook: hook.into(),
             priority: priority.ok_or("\"prio\" is not a priority")?,
@@ -215,8 +215,8 @@ fn chain(body: &Json) -> Result<Chain, String> {
     Ok(chain)
 }
 
-fn rule(body: &Json) -> Rule {
-    let mut rule = Rule::default();
+fn rule(body: &Json) -> RuleDecl {
+    let mut rule = RuleDecl::default();
     let family = string(body, "family").unwrap_or_default();
     let empty = Vec::new();
     let statements = body.get("expr").and_then(Json::as_array).unwrap_or(&empty);
@@ -242,8 +242,8 @@ fn rule(body: &Json) -> Rule {
     rule
 }
 
-fn set(body: &Json) -> Result<Set, String> {
-    let mut set = Set {
+fn set(body: &Json) -> Result<SetDecl, String> {
+    let mut set = SetDecl {
         name: string(body, "name")?.into(),
         key: types(body.get("type")),
         data: types(body.get("map")),
@@ -267,17 +267,17 @@ fn statement(json: &Json) -> Option<Statement> {
         "match" => comparison(body)?,
         "vmap" => {
             let key = expr(body.get("key")?)?;
-            let map = set_ref(body.get("data")?, &key.types(), &[DataType::Verdict])?;
+            let map = set_ref(body.get("data")?, &key.types(), &[TermType::Verdict])?;
             Statement::Vmap { key, map }
         }
         "mangle" => {
             let field = expr(body.get("key")?)?;
             match field {
-                Expr::Meta(super::Meta::Mark) | Expr::Ct(super::Ct::Mark) => Statement::Assign {
+                Term::Meta(super::Meta::Mark) | Term::Ct(super::Ct::Mark) => Statement::Assign {
                     value: expr(body.get("value")?)?,
                     field,
                 },
-                Expr::Field(_) => return None,
+                Term::Field(_) => return None,
                 _ => Statement::Inert(text()),
             }
         }
@@ -323,7 +323,7 @@ fn comparison(body: &Json) -> Option<Statement> {
     let right = body.get("right")?;
     let right = typed_expr(right, &left.types())?;
     // nft prints == for what was written without an operator, too.
-    let plain = !left.data_type().is_flags() || matches!(right, Expr::Set(_) | Expr::SetName(_));
+    let plain = !left.data_type().is_flags() || matches!(right, Term::Set(_) | Term::SetName(_));
     let op = if op == Op::Eq && plain {
         Op::Implicit
     } else {
@@ -339,15 +339,15 @@ fn nat(name: &str, body: &Json) -> Option<Statement> {
     };
     let mut address = of("addr")?;
     let mut port = of("port")?;
-    if let Some(Expr::Value(Value::Text(text))) = &address {
+    if let Some(Term::Value(Literal::Text(text))) = &address {
         (address, port) = split_target(text)?;
     }
-    Some(Statement::Nat(Nat {
+    Some(Statement::Nat(NatStatement {
         kind: match name {
-            "dnat" => NatKind::Dnat,
-            "snat" => NatKind::Snat,
-            "masquerade" => NatKind::Masquerade,
-            _ => NatKind::Redirect,
+            "dnat" => NatType::Dnat,
+            "snat" => NatType::Snat,
+            "masquerade" => NatType::Masquerade,
+            _ => NatType::Redirect,
         },
         address,
         port,

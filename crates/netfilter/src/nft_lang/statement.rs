@@ -4,7 +4,8 @@ use super::block::Parser;
 use super::expr::starts_expression;
 use super::lex::Kind;
 use super::{
-    BinaryOp, DataType, Expr, Nat, NatKind, Op, ParseError, SetOp, Statement, Value, Verdict,
+    BinaryOp, Literal, NatStatement, NatType, Op, ParseError, SetOp, Statement, Term, TermType,
+    VerdictStatement,
 };
 
 /// Words that begin a statement which decides, and are nothing else where a statement begins.
@@ -64,7 +65,7 @@ impl Parser<'_> {
             return Err(token.error("no statement starts so"));
         }
         if let Some(verdict) = self.verdict()? {
-            if verdict == Verdict::Queue {
+            if verdict == VerdictStatement::Queue {
                 self.skip_words(&["num", "to", "flags", "bypass", "fanout", "bypass,fanout"]);
             }
             return Ok(Statement::Verdict(verdict));
@@ -274,10 +275,10 @@ impl Parser<'_> {
 
     fn nat(&mut self, head: &str) -> Result<Statement, ParseError> {
         let kind = match head {
-            "dnat" => NatKind::Dnat,
-            "snat" => NatKind::Snat,
-            "masquerade" => NatKind::Masquerade,
-            _ => NatKind::Redirect,
+            "dnat" => NatType::Dnat,
+            "snat" => NatType::Snat,
+            "masquerade" => NatType::Masquerade,
+            _ => NatType::Redirect,
         };
         let (mut address, mut port) = (None, None);
         while self.take_word("ip") || self.take_word("ip6") || self.take_word("inet") {}
@@ -315,7 +316,7 @@ impl Parser<'_> {
             self.next();
             self.take_sign(",");
         }
-        Ok(Statement::Nat(Nat {
+        Ok(Statement::Nat(NatStatement {
             kind,
             address,
             port,
@@ -324,7 +325,7 @@ impl Parser<'_> {
     }
 
     /// `10.0.0.1:80`, `[fd00::1]:80-90`, `:8080`; `None` where it is something else.
-    fn plain_target(&mut self) -> Option<(Option<Expr>, Option<Expr>)> {
+    fn plain_target(&mut self) -> Option<(Option<Term>, Option<Term>)> {
         let token = self.peek().filter(|t| t.kind == Kind::Word)?;
         if let Some((address, port)) = split_target(token.text) {
             self.next();
@@ -344,7 +345,7 @@ impl Parser<'_> {
     fn comparison(&mut self, from: usize) -> Result<Statement, ParseError> {
         let left = self.expression()?;
         if self.take_word("vmap") {
-            let map = self.set_ref(&left.types(), &[DataType::Verdict])?;
+            let map = self.set_ref(&left.types(), &[TermType::Verdict])?;
             return Ok(Statement::Vmap { key: left, map });
         }
         let types = left.types();
@@ -352,10 +353,10 @@ impl Parser<'_> {
             let value = self.expression_of(&types, 0)?;
             // Only marks bear on where a packet goes.
             return Ok(match left {
-                Expr::Meta(super::Meta::Mark) | Expr::Ct(super::Ct::Mark) => {
+                Term::Meta(super::Meta::Mark) | Term::Ct(super::Ct::Mark) => {
                     Statement::Assign { field: left, value }
                 }
-                Expr::Field(_) => Statement::Unknown(self.unknown(from, self.place())),
+                Term::Field(_) => Statement::Unknown(self.unknown(from, self.place())),
                 _ => Statement::Inert(self.text(from, self.place())),
             });
         }
@@ -375,18 +376,18 @@ impl Parser<'_> {
         if self.is_sign("{") {
             self.next();
             let elements = self.elements(&types, &[])?;
-            let set = super::Set {
+            let set = super::SetDecl {
                 key: types,
                 elements,
-                ..super::Set::default()
+                ..super::SetDecl::default()
             };
             return Ok(Statement::Match {
                 left,
                 op,
-                right: Expr::Set(Box::new(set)),
+                right: Term::Set(Box::new(set)),
             });
         }
-        if let Expr::Unknown(_) = left {
+        if let Term::Unknown(_) = left {
             // What it is compared with is not always there (`tcp option maxseg exists` has a word,
             // `rt ipsec missing` too); without a right side there is nothing more to read.
             if self.peek().is_none_or(|t| t.kind == Kind::Newline) {
@@ -398,7 +399,7 @@ impl Parser<'_> {
         if self.take_word("/") {
             let mask = self.expression_of(&types, 0)?;
             return Ok(Statement::Match {
-                left: Expr::Binary {
+                left: Term::Binary {
                     op: BinaryOp::And,
                     left: Box::new(left),
                     right: Box::new(all_flags(mask)),
@@ -412,9 +413,9 @@ impl Parser<'_> {
 }
 
 /// Flags as the one number that they make.
-pub(super) fn all_flags(expr: Expr) -> Expr {
+pub(super) fn all_flags(expr: Term) -> Term {
     match expr {
-        Expr::Flags(values) => Expr::Value(Value::Int(
+        Term::Flags(values) => Term::Value(Literal::Int(
             values
                 .iter()
                 .filter_map(super::expr::as_int)
@@ -425,18 +426,18 @@ pub(super) fn all_flags(expr: Expr) -> Expr {
 }
 
 /// An address and port written as one word.
-pub(super) fn split_target(text: &str) -> Option<(Option<Expr>, Option<Expr>)> {
-    let address = |t: &str| -> Option<Expr> {
-        match super::literal::item(t.trim_matches(['[', ']']), DataType::Other) {
-            super::Item::Value(Value::Ip(ip)) => Some(Expr::Value(Value::Ip(ip))),
-            super::Item::Range(a @ Value::Ip(_), b) => Some(Expr::Range(a, b)),
+pub(super) fn split_target(text: &str) -> Option<(Option<Term>, Option<Term>)> {
+    let address = |t: &str| -> Option<Term> {
+        match super::literal::item(t.trim_matches(['[', ']']), TermType::Other) {
+            super::Item::Value(Literal::Ip(ip)) => Some(Term::Value(Literal::Ip(ip))),
+            super::Item::Range(a @ Literal::Ip(_), b) => Some(Term::Range(a, b)),
             _ => None,
         }
     };
-    let port = |t: &str| -> Option<Expr> {
-        match super::literal::item(t, DataType::InetService) {
-            super::Item::Value(Value::Int(n)) => Some(Expr::Value(Value::Int(n))),
-            super::Item::Range(a @ Value::Int(_), b) => Some(Expr::Range(a, b)),
+    let port = |t: &str| -> Option<Term> {
+        match super::literal::item(t, TermType::InetService) {
+            super::Item::Value(Literal::Int(n)) => Some(Term::Value(Literal::Int(n))),
+            super::Item::Range(a @ Literal::Int(_), b) => Some(Term::Range(a, b)),
             _ => None,
         }
     };

@@ -1,38 +1,15 @@
-//! What `nft list ruleset` says, read into data: any rule set by any author, in text or JSON.
-//!
-//! This is the language as people write it, statement by statement; what the kernel keeps is one
-//! level lower. Whatever is not understood stays in place, word for word with its line and column
-//! ([`Statement::Unknown`], [`Expr::Unknown`]), so that a reader of the rules can say so.
-//!
-//! ```
-//! use netfilter::nft::listing::{Ruleset, Statement, Verdict};
-//! let text = "table ip t {\n\tchain c {\n\t\tip daddr 10.0.0.1 tcp dport { 80, 443 } drop\n\t}\n}\n";
-//! let rules = Ruleset::parse(text).unwrap();
-//! let rule = &rules.tables[0].chain("c").unwrap().rules[0];
-//! assert_eq!(rule.statements.last(), Some(&Statement::Verdict(Verdict::Drop)));
-//! ```
-
-mod block;
-mod expr;
-mod json;
-mod lex;
-mod literal;
-mod statement;
-#[cfg(test)]
-mod tests;
+//! The syntax tree.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use literal::DataType;
-
 /// All tables, in the order listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// The tables.
-    pub tables: Vec<Table>,
+    pub tables: Vec<TableDecl>,
 }
 
 /// Why a listing cannot be read.
@@ -47,21 +24,10 @@ pub struct ParseError {
     pub message: String,
 }
 
-impl Ruleset {
-    /// Reads `nft list ruleset` (or `list table`), or what either prints with `-j`.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        if text.trim_start().starts_with('{') {
-            json::parse(text)
-        } else {
-            block::parse(text)
-        }
-    }
-}
-
 /// A table's family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
-pub enum Family {
+pub enum TableFamily {
     Ip,
     Ip6,
     Inet,
@@ -70,14 +36,14 @@ pub enum Family {
     Netdev,
 }
 
-impl Family {
-    const NAMES: [(&'static str, Family); 6] = [
-        ("ip", Family::Ip),
-        ("ip6", Family::Ip6),
-        ("inet", Family::Inet),
-        ("arp", Family::Arp),
-        ("bridge", Family::Bridge),
-        ("netdev", Family::Netdev),
+impl TableFamily {
+    const NAMES: [(&'static str, TableFamily); 6] = [
+        ("ip", TableFamily::Ip),
+        ("ip6", TableFamily::Ip6),
+        ("inet", TableFamily::Inet),
+        ("arp", TableFamily::Arp),
+        ("bridge", TableFamily::Bridge),
+        ("netdev", TableFamily::Netdev),
     ];
 
     /// Its name.
@@ -99,9 +65,9 @@ impl Family {
 
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
+pub struct TableDecl {
     /// Its family.
-    pub family: Family,
+    pub family: TableFamily,
     /// Its name.
     pub name: Box<str>,
     /// Its chains are not called (`flags dormant`).
@@ -109,18 +75,18 @@ pub struct Table {
     /// The listing says that iptables-nft made it: `iptables-save` shows the same rules.
     pub iptables: bool,
     /// Its chains, in the order listed.
-    pub chains: Vec<Chain>,
+    pub chains: Vec<ChainDecl>,
     /// Its sets and maps, in the order listed.
-    pub sets: Vec<Set>,
+    pub sets: Vec<SetDecl>,
     /// Named objects, flowtables and the like, word for word.
     pub others: Vec<Unknown>,
     chain_places: HashMap<Box<str>, usize>,
     set_places: HashMap<Box<str>, usize>,
 }
 
-impl Table {
+impl TableDecl {
     /// A table without anything in it.
-    pub fn new(family: Family, name: &str) -> Self {
+    pub fn new(family: TableFamily, name: &str) -> Self {
         Self {
             family,
             name: name.into(),
@@ -135,17 +101,17 @@ impl Table {
     }
 
     /// A chain by name.
-    pub fn chain(&self, name: &str) -> Option<&Chain> {
+    pub fn chain(&self, name: &str) -> Option<&ChainDecl> {
         self.chains.get(*self.chain_places.get(name)?)
     }
 
     /// A set or map by name.
-    pub fn set(&self, name: &str) -> Option<&Set> {
+    pub fn set(&self, name: &str) -> Option<&SetDecl> {
         self.sets.get(*self.set_places.get(name)?)
     }
 
     /// Adds a chain; `false`, and nothing done, where the name is taken.
-    pub fn add_chain(&mut self, chain: Chain) -> bool {
+    pub fn add_chain(&mut self, chain: ChainDecl) -> bool {
         if self.chain_places.contains_key(&chain.name) {
             return false;
         }
@@ -156,7 +122,7 @@ impl Table {
     }
 
     /// Adds a set or map; `false`, and nothing done, where the name is taken.
-    pub fn add_set(&mut self, set: Set) -> bool {
+    pub fn add_set(&mut self, set: SetDecl) -> bool {
         if self.set_places.contains_key(&set.name) {
             return false;
         }
@@ -165,27 +131,27 @@ impl Table {
         true
     }
 
-    fn chain_mut(&mut self, name: &str) -> Option<&mut Chain> {
+    pub(super) fn chain_mut(&mut self, name: &str) -> Option<&mut ChainDecl> {
         self.chains.get_mut(*self.chain_places.get(name)?)
     }
 }
 
 /// A chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chain {
+pub struct ChainDecl {
     /// Its name.
     pub name: Box<str>,
     /// Where the kernel calls it; `None` for a chain that only rules call.
-    pub base: Option<Base>,
+    pub base: Option<BaseDecl>,
     /// Its rules, in order.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<RuleDecl>,
 }
 
 /// How the kernel calls a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Base {
+pub struct BaseDecl {
     /// Its type.
-    pub kind: ChainKind,
+    pub kind: ChainType,
     /// The hook: `prerouting`, `input`, `forward`, `output`, `postrouting`, `ingress`, `egress`.
     pub hook: Box<str>,
     /// Lower ones come first.
@@ -197,7 +163,7 @@ pub struct Base {
 /// A base chain's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
-pub enum ChainKind {
+pub enum ChainType {
     Filter,
     Nat,
     Route,
@@ -205,7 +171,7 @@ pub enum ChainKind {
 
 /// A rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rule {
+pub struct RuleDecl {
     /// What it does, in order; a match that does not hold ends it.
     pub statements: Vec<Statement>,
     /// As listed, on one line.
@@ -231,30 +197,30 @@ pub enum Statement {
     /// Goes on only where the comparison holds.
     Match {
         /// What is compared.
-        left: Expr,
+        left: Term,
         /// How.
         op: Op,
         /// With what.
-        right: Expr,
+        right: Term,
     },
     /// Looks a verdict up; goes on where there is none.
     Vmap {
         /// The key.
-        key: Expr,
+        key: Term,
         /// The map.
         map: SetRef,
     },
     /// Decides.
-    Verdict(Verdict),
+    Verdict(VerdictStatement),
     /// Changes a field (`meta mark set …`).
     Assign {
         /// Which.
-        field: Expr,
+        field: Term,
         /// To what.
-        value: Expr,
+        value: Term,
     },
     /// Rewrites an address or port.
-    Nat(Nat),
+    Nat(NatStatement),
     /// Drops, and tells the sender with this.
     Reject(Box<str>),
     /// Adds to a set, updates it or takes from it.
@@ -264,9 +230,9 @@ pub enum Statement {
         /// The set's name.
         set: Box<str>,
         /// The element.
-        key: Expr,
+        key: Term,
         /// What it maps to.
-        value: Option<Expr>,
+        value: Option<Term>,
         /// A condition on the element (`limit`, `ct count`), word for word: the rule goes on only
         /// where it holds.
         condition: Option<Box<str>>,
@@ -305,7 +271,7 @@ pub enum Op {
 /// What becomes of the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Verdict {
+pub enum VerdictStatement {
     Accept,
     Drop,
     Continue,
@@ -327,13 +293,13 @@ pub enum SetOp {
 
 /// A translation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nat {
+pub struct NatStatement {
     /// Which.
-    pub kind: NatKind,
+    pub kind: NatType,
     /// The address, or address and port as a concatenation.
-    pub address: Option<Expr>,
+    pub address: Option<Term>,
     /// The port.
-    pub port: Option<Expr>,
+    pub port: Option<Term>,
     /// `fully-random`, `random`, `persistent`, in order.
     pub flags: Vec<Box<str>>,
 }
@@ -341,7 +307,7 @@ pub struct Nat {
 /// Which translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
-pub enum NatKind {
+pub enum NatType {
     Snat,
     Dnat,
     Masquerade,
@@ -350,7 +316,7 @@ pub enum NatKind {
 
 /// Something that has a value for a packet, or a value itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expr {
+pub enum Term {
     /// A field of the packet's headers.
     Field(Field),
     /// Something that the kernel keeps beside the packet.
@@ -358,7 +324,7 @@ pub enum Expr {
     /// Something of the packet's connection.
     Ct(Ct),
     /// What the routing tables say.
-    Fib(Fib),
+    Fib(FibLookup),
     /// A number below `modulus`, plus `offset`: random or counting up.
     #[allow(missing_docs)]
     Numgen {
@@ -374,28 +340,28 @@ pub enum Expr {
         offset: u32,
     },
     /// A value.
-    Value(Value),
+    Value(Literal),
     /// Flags separated by commas; any of them.
-    Flags(Vec<Value>),
+    Flags(Vec<Literal>),
     /// Values from the first to the last.
-    Range(Value, Value),
+    Range(Literal, Literal),
     /// Addresses with a common prefix.
     Prefix(IpNet),
     /// Several values as one.
-    Concat(Vec<Expr>),
+    Concat(Vec<Term>),
     /// An anonymous set.
-    Set(Box<Set>),
+    Set(Box<SetDecl>),
     /// A named set.
     SetName(Box<str>),
     /// What a map has for a key.
     #[allow(missing_docs)]
-    Map { key: Box<Expr>, map: SetRef },
+    Map { key: Box<Term>, map: SetRef },
     /// Two values combined bit by bit.
     #[allow(missing_docs)]
     Binary {
         op: BinaryOp,
-        left: Box<Expr>,
-        right: Box<Expr>,
+        left: Box<Term>,
+        right: Box<Term>,
     },
     /// Not understood.
     Unknown(Unknown),
@@ -479,7 +445,7 @@ pub enum Ct {
 
 /// A lookup in the routing tables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Fib {
+pub struct FibLookup {
     /// By the source rather than the destination.
     pub source: bool,
     /// `mark`: with the packet's mark.
@@ -489,13 +455,13 @@ pub struct Fib {
     /// `oif`: only through the interface that it leaves through.
     pub oif: bool,
     /// What is asked.
-    pub result: FibResult,
+    pub result: FibField,
 }
 
 /// What a lookup in the routing tables is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
-pub enum FibResult {
+pub enum FibField {
     Type,
     Oif,
     Oifname,
@@ -503,7 +469,7 @@ pub enum FibResult {
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Value {
+pub enum Literal {
     /// An address.
     Ip(IpAddr),
     /// Any number: a port, a protocol, a mark, flags.
@@ -519,33 +485,33 @@ pub enum Value {
 #[allow(missing_docs)]
 pub enum SetRef {
     Name(Box<str>),
-    Anonymous(Box<Set>),
+    Anonymous(Box<SetDecl>),
 }
 
 /// A set or map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Set {
+pub struct SetDecl {
     /// Its name; empty for an anonymous one.
     pub name: Box<str>,
     /// The types of the key's parts.
-    pub key: Vec<DataType>,
-    /// What its elements map to; empty for a set. A verdict map has [`DataType::Verdict`].
-    pub data: Vec<DataType>,
+    pub key: Vec<TermType>,
+    /// What its elements map to; empty for a set. A verdict map has [`TermType::Verdict`].
+    pub data: Vec<TermType>,
     /// The words behind `flags`.
     pub flags: Vec<Box<str>>,
     /// `timeout`, word for word.
     pub timeout: Option<Box<str>>,
     /// The elements, in the order listed.
-    pub elements: Vec<Element>,
+    pub elements: Vec<ElementDecl>,
 }
 
 /// An element of a set or map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Element {
+pub struct ElementDecl {
     /// Its key, as many parts as the set's; empty for the catch-all element `*`.
     pub key: Box<[Item]>,
     /// What it maps to.
-    pub data: Option<Data>,
+    pub data: Option<Mapped>,
     /// `comment`.
     pub comment: Option<Box<str>>,
 }
@@ -554,42 +520,44 @@ pub struct Element {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Item {
-    Value(Value),
-    Range(Value, Value),
+    Value(Literal),
+    Range(Literal, Literal),
     Prefix(IpNet),
 }
 
 /// What an element maps to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Data {
-    Verdict(Verdict),
+pub enum Mapped {
+    Verdict(VerdictStatement),
     Items(Box<[Item]>),
 }
 
 impl Item {
     /// Whether a value is meant by it.
-    pub fn contains(&self, value: &Value) -> bool {
+    pub fn contains(&self, value: &Literal) -> bool {
         match (self, value) {
-            (Item::Value(Value::Wildcard(prefix)), Value::Text(name)) => {
+            (Item::Value(Literal::Wildcard(prefix)), Literal::Text(name)) => {
                 name.starts_with(&**prefix)
             }
             (Item::Value(v), value) => v == value,
             // The derived order would set addresses of one family beside those of the other.
-            (Item::Range(Value::Ip(a), Value::Ip(b)), Value::Ip(ip)) => {
+            (Item::Range(Literal::Ip(a), Literal::Ip(b)), Literal::Ip(ip)) => {
                 a.is_ipv4() == ip.is_ipv4() && (a..=b).contains(&ip)
             }
-            (Item::Range(Value::Int(a), Value::Int(b)), Value::Int(n)) => (a..=b).contains(&n),
-            (Item::Prefix(net), Value::Ip(ip)) => net.contains(ip),
+            (Item::Range(Literal::Int(a), Literal::Int(b)), Literal::Int(n)) => {
+                (a..=b).contains(&n)
+            }
+            (Item::Prefix(net), Literal::Ip(ip)) => net.contains(ip),
             _ => false,
         }
     }
 }
 
-impl Set {
+impl SetDecl {
     /// The element that a key falls in: an exact one, else the catch-all.
-    pub fn find(&self, key: &[Value]) -> Option<&Element> {
-        let matches = |e: &&Element| {
+    pub fn find(&self, key: &[Literal]) -> Option<&ElementDecl> {
+        let matches = |e: &&ElementDecl| {
             e.key.len() == key.len()
                 && !key.is_empty()
                 && e.key
@@ -602,12 +570,40 @@ impl Set {
     }
 
     /// Whether any element may be meant by a key of which not every part is known.
-    pub fn may_find(&self, key: &[Option<Value>]) -> bool {
-        let fits = |(item, value): (&Item, &Option<Value>)| {
+    pub fn may_find(&self, key: &[Option<Literal>]) -> bool {
+        let fits = |(item, value): (&Item, &Option<Literal>)| {
             value.as_ref().is_none_or(|value| item.contains(value))
         };
         self.elements.iter().any(|e| {
             e.key.is_empty() || e.key.len() == key.len() && e.key.iter().zip(key).all(fits)
         })
     }
+}
+
+/// The type of a value: decides what a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // nft's own words.
+pub enum TermType {
+    Ipv4Addr,
+    Ipv6Addr,
+    InetService,
+    InetProto,
+    Mark,
+    Ifname,
+    IfaceIndex,
+    CtState,
+    CtStatus,
+    CtDir,
+    FibAddrtype,
+    NfProto,
+    EtherType,
+    TcpFlag,
+    IcmpType,
+    IcmpCode,
+    Icmpv6Type,
+    Icmpv6Code,
+    PktType,
+    Integer,
+    Verdict,
+    Other,
 }

@@ -6,12 +6,12 @@ fn observed(name: &str) -> String {
 
 /// Everything that was kept word for word because it is not modelled.
 fn unknowns(ruleset: &Ruleset) -> Vec<String> {
-    fn of(e: &Expr, all: &mut Vec<String>) {
+    fn of(e: &Term, all: &mut Vec<String>) {
         match e {
-            Expr::Unknown(u) => all.push(u.text.to_string()),
-            Expr::Concat(parts) => parts.iter().for_each(|p| of(p, all)),
-            Expr::Map { key, .. } => of(key, all),
-            Expr::Binary { left, right, .. } => {
+            Term::Unknown(u) => all.push(u.text.to_string()),
+            Term::Concat(parts) => parts.iter().for_each(|p| of(p, all)),
+            Term::Map { key, .. } => of(key, all),
+            Term::Binary { left, right, .. } => {
                 of(left, all);
                 of(right, all);
             }
@@ -77,7 +77,7 @@ fn observed_listings_are_understood_whole() {
             assert!(
                 map.elements
                     .iter()
-                    .all(|e| matches!(e.data, Some(Data::Verdict(Verdict::Goto(_)))))
+                    .all(|e| matches!(e.data, Some(Mapped::Verdict(VerdictStatement::Goto(_)))))
             );
         }
     }
@@ -89,7 +89,7 @@ fn base_chains() {
     let base = |name: &str| ruleset.tables[0].chain(name).unwrap().base.clone().unwrap();
     assert_eq!(base("filter-prerouting-pre-dnat").priority, -110);
     assert_eq!(base("nat-postrouting").priority, 100);
-    assert_eq!(base("nat-output").kind, ChainKind::Nat);
+    assert_eq!(base("nat-output").kind, ChainType::Nat);
     assert!(!base("filter-forward").drops);
 }
 
@@ -172,15 +172,15 @@ fn rules_of_others() {
     let Statement::Match { right, .. } = &rule(1)[0] else {
         panic!()
     };
-    assert_eq!(right, &Expr::Flags(vec![Value::Int(2), Value::Int(4)]));
+    assert_eq!(right, &Term::Flags(vec![Literal::Int(2), Literal::Int(4)]));
     let Statement::Nat(nat) = &rule(19)[0] else {
         panic!("{:?}", rule(19))
     };
     assert_eq!(
         nat.port,
-        Some(Expr::Range(Value::Int(8080), Value::Int(8090)))
+        Some(Term::Range(Literal::Int(8080), Literal::Int(8090)))
     );
-    assert!(matches!(nat.address, Some(Expr::Range(..))));
+    assert!(matches!(nat.address, Some(Term::Range(..))));
     assert!(matches!(&rule(8)[0], Statement::Match { op: Op::Eq, .. }));
     assert!(matches!(
         &rule(10)[3],
@@ -191,7 +191,7 @@ fn rules_of_others() {
     ));
     assert_eq!(table.set("ports").unwrap().key.len(), 4);
     let found = table.set("blocked").unwrap();
-    let ip = |s: &str| [Value::Ip(s.parse().unwrap())];
+    let ip = |s: &str| [Literal::Ip(s.parse().unwrap())];
     assert!(found.find(&ip("10.9.9.9")).is_some());
     assert!(found.find(&ip("192.0.2.9")).is_some());
     assert!(found.find(&ip("192.0.2.10")).is_none());
@@ -203,7 +203,7 @@ fn what_is_not_understood_stays_in_place() {
     let ruleset = Ruleset::parse(text).unwrap();
     let rules = &ruleset.tables[0].chain("c").unwrap().rules;
     let Statement::Match {
-        left: Expr::Unknown(left),
+        left: Term::Unknown(left),
         ..
     } = &rules[0].statements[0]
     else {
@@ -214,11 +214,17 @@ fn what_is_not_understood_stays_in_place() {
         panic!()
     };
     assert_eq!((&*rest.text, rest.line), ("frobnicate { 1 } hard", 3));
-    assert_eq!(rules[0].statements[2], Statement::Verdict(Verdict::Drop));
+    assert_eq!(
+        rules[0].statements[2],
+        Statement::Verdict(VerdictStatement::Drop)
+    );
     assert!(
         matches!(&rules[1].statements[0], Statement::Unknown(u) if &*u.text == "xt match \"u32\"")
     );
-    assert_eq!(rules[1].statements[1], Statement::Verdict(Verdict::Accept));
+    assert_eq!(
+        rules[1].statements[1],
+        Statement::Verdict(VerdictStatement::Accept)
+    );
 }
 
 #[test]
@@ -234,10 +240,13 @@ fn a_translation_to_an_address_and_a_port_from_a_map() {
             panic!("{:?}", rules[0])
         };
         let ip = address.trim_matches(['[', ']']).parse().unwrap();
-        assert_eq!(nat.address, Some(Expr::Value(Value::Ip(ip))));
-        assert!(matches!(nat.port, Some(Expr::Map { .. })), "{nat:?}");
+        assert_eq!(nat.address, Some(Term::Value(Literal::Ip(ip))));
+        assert!(matches!(nat.port, Some(Term::Map { .. })), "{nat:?}");
         assert_eq!(rules[0].statements.len(), 1);
-        assert_eq!(rules[1].statements, [Statement::Verdict(Verdict::Accept)]);
+        assert_eq!(
+            rules[1].statements,
+            [Statement::Verdict(VerdictStatement::Accept)]
+        );
     }
 }
 
@@ -292,7 +301,7 @@ fn json_says_the_same_as_text() {
                             *op = Op::Implicit;
                         }
                         if let Statement::Vmap {
-                            key: Expr::Hash { text, .. },
+                            key: Term::Hash { text, .. },
                             ..
                         } = s
                         {

@@ -4,35 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Ct, Expr, Fib, FibResult, Field, Item, Meta, Value};
-
-/// The type of a value: decides what a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // nft's own words.
-pub enum DataType {
-    Ipv4Addr,
-    Ipv6Addr,
-    InetService,
-    InetProto,
-    Mark,
-    Ifname,
-    IfaceIndex,
-    CtState,
-    CtStatus,
-    CtDir,
-    FibAddrtype,
-    NfProto,
-    EtherType,
-    TcpFlag,
-    IcmpType,
-    IcmpCode,
-    Icmpv6Type,
-    Icmpv6Code,
-    PktType,
-    Integer,
-    Verdict,
-    Other,
-}
+use super::{Ct, FibField, FibLookup, Field, Item, Literal, Meta, Term, TermType};
 
 /// IANA protocol numbers.
 const PROTOCOLS: &[(&str, u64)] = &[
@@ -133,7 +105,7 @@ const SERVICES: &[(&str, u64)] = &[
     ("mdns", 5353),
 ];
 
-impl DataType {
+impl TermType {
     /// The type of a name behind `type`.
     pub(super) fn parse(name: &str) -> Self {
         match name {
@@ -235,58 +207,58 @@ impl DataType {
     }
 }
 
-impl Expr {
+impl Term {
     /// The types of the value's parts.
-    pub fn types(&self) -> Vec<DataType> {
+    pub fn types(&self) -> Vec<TermType> {
         match self {
-            Expr::Concat(parts) => parts.iter().flat_map(Expr::types).collect(),
+            Term::Concat(parts) => parts.iter().flat_map(Term::types).collect(),
             other => vec![other.data_type()],
         }
     }
 
     /// The type of a value that is not a concatenation.
-    pub fn data_type(&self) -> DataType {
+    pub fn data_type(&self) -> TermType {
         match self {
-            Expr::Field(f) => match f {
-                Field::Saddr4 | Field::Daddr4 => DataType::Ipv4Addr,
-                Field::Saddr6 | Field::Daddr6 => DataType::Ipv6Addr,
-                Field::Protocol4 | Field::Nexthdr6 => DataType::InetProto,
-                Field::Sport(_) | Field::Dport(_) => DataType::InetService,
-                Field::TcpFlags => DataType::TcpFlag,
-                Field::IcmpType => DataType::IcmpType,
-                Field::IcmpCode => DataType::IcmpCode,
-                Field::Icmpv6Type => DataType::Icmpv6Type,
-                Field::Icmpv6Code => DataType::Icmpv6Code,
-                Field::Version => DataType::Integer,
+            Term::Field(f) => match f {
+                Field::Saddr4 | Field::Daddr4 => TermType::Ipv4Addr,
+                Field::Saddr6 | Field::Daddr6 => TermType::Ipv6Addr,
+                Field::Protocol4 | Field::Nexthdr6 => TermType::InetProto,
+                Field::Sport(_) | Field::Dport(_) => TermType::InetService,
+                Field::TcpFlags => TermType::TcpFlag,
+                Field::IcmpType => TermType::IcmpType,
+                Field::IcmpCode => TermType::IcmpCode,
+                Field::Icmpv6Type => TermType::Icmpv6Type,
+                Field::Icmpv6Code => TermType::Icmpv6Code,
+                Field::Version => TermType::Integer,
             },
-            Expr::Meta(m) => match m {
-                Meta::L4proto => DataType::InetProto,
-                Meta::Nfproto => DataType::NfProto,
-                Meta::Protocol => DataType::EtherType,
-                Meta::Mark => DataType::Mark,
-                Meta::Iif | Meta::Oif => DataType::IfaceIndex,
-                Meta::Iifname | Meta::Oifname => DataType::Ifname,
-                Meta::Pkttype => DataType::PktType,
+            Term::Meta(m) => match m {
+                Meta::L4proto => TermType::InetProto,
+                Meta::Nfproto => TermType::NfProto,
+                Meta::Protocol => TermType::EtherType,
+                Meta::Mark => TermType::Mark,
+                Meta::Iif | Meta::Oif => TermType::IfaceIndex,
+                Meta::Iifname | Meta::Oifname => TermType::Ifname,
+                Meta::Pkttype => TermType::PktType,
             },
-            Expr::Ct(c) => match c {
-                Ct::State => DataType::CtState,
-                Ct::Status => DataType::CtStatus,
-                Ct::Mark => DataType::Mark,
-                Ct::Direction => DataType::CtDir,
-                Ct::Sport { .. } | Ct::Dport { .. } => DataType::InetService,
-                Ct::Protocol => DataType::InetProto,
-                Ct::L3proto => DataType::NfProto,
-                Ct::Zone => DataType::Integer,
-                Ct::Saddr { .. } | Ct::Daddr { .. } => DataType::Other,
+            Term::Ct(c) => match c {
+                Ct::State => TermType::CtState,
+                Ct::Status => TermType::CtStatus,
+                Ct::Mark => TermType::Mark,
+                Ct::Direction => TermType::CtDir,
+                Ct::Sport { .. } | Ct::Dport { .. } => TermType::InetService,
+                Ct::Protocol => TermType::InetProto,
+                Ct::L3proto => TermType::NfProto,
+                Ct::Zone => TermType::Integer,
+                Ct::Saddr { .. } | Ct::Daddr { .. } => TermType::Other,
             },
-            Expr::Fib(Fib { result, .. }) => match result {
-                FibResult::Type => DataType::FibAddrtype,
-                FibResult::Oif => DataType::IfaceIndex,
-                FibResult::Oifname => DataType::Ifname,
+            Term::Fib(FibLookup { result, .. }) => match result {
+                FibField::Type => TermType::FibAddrtype,
+                FibField::Oif => TermType::IfaceIndex,
+                FibField::Oifname => TermType::Ifname,
             },
-            Expr::Numgen { .. } | Expr::Hash { .. } => DataType::Integer,
-            Expr::Binary { left, .. } => left.data_type(),
-            _ => DataType::Other,
+            Term::Numgen { .. } | Term::Hash { .. } => TermType::Integer,
+            Term::Binary { left, .. } => left.data_type(),
+            _ => TermType::Other,
         }
     }
 }
@@ -300,17 +272,17 @@ pub(super) fn number(text: &str) -> Option<u64> {
 }
 
 /// A single value of a type.
-pub(super) fn value(text: &str, of: DataType) -> Value {
+pub(super) fn value(text: &str, of: TermType) -> Literal {
     if let Some((_, n)) = of.names().iter().find(|(name, _)| *name == text) {
-        return Value::Int(*n);
+        return Literal::Int(*n);
     }
     match of {
-        DataType::Ifname | DataType::IfaceIndex => name(text),
+        TermType::Ifname | TermType::IfaceIndex => name(text),
         _ => {
             if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-                Value::Ip(ip)
+                Literal::Ip(ip)
             } else if let Some(n) = number(text) {
-                Value::Int(n)
+                Literal::Int(n)
             } else {
                 name(text)
             }
@@ -319,16 +291,16 @@ pub(super) fn value(text: &str, of: DataType) -> Value {
 }
 
 /// A name, or with a `*` at the end a wildcard.
-pub(super) fn name(text: &str) -> Value {
+pub(super) fn name(text: &str) -> Literal {
     match text.strip_suffix('*') {
-        Some(prefix) => Value::Wildcard(prefix.into()),
-        None => Value::Text(text.into()),
+        Some(prefix) => Literal::Wildcard(prefix.into()),
+        None => Literal::Text(text.into()),
     }
 }
 
 /// A word that may be a range or prefix.
-pub(super) fn item(text: &str, of: DataType) -> Item {
-    if matches!(of, DataType::Ifname | DataType::IfaceIndex) {
+pub(super) fn item(text: &str, of: TermType) -> Item {
+    if matches!(of, TermType::Ifname | TermType::IfaceIndex) {
         return Item::Value(value(text, of));
     }
     if text.contains('/')
@@ -340,8 +312,8 @@ pub(super) fn item(text: &str, of: DataType) -> Item {
     let named = of.names().iter().any(|(name, _)| *name == text);
     if let Some((a, b)) = text.split_once('-').filter(|_| !named) {
         let (first, last) = (value(a, of), value(b, of));
-        let numbers = |v: &Value| matches!(v, Value::Int(_));
-        let ips = |v: &Value| matches!(v, Value::Ip(_));
+        let numbers = |v: &Literal| matches!(v, Literal::Int(_));
+        let ips = |v: &Literal| matches!(v, Literal::Ip(_));
         if (numbers(&first) && numbers(&last)) || (ips(&first) && ips(&last)) {
             return Item::Range(first, last);
         }
@@ -349,18 +321,18 @@ pub(super) fn item(text: &str, of: DataType) -> Item {
     Item::Value(value(text, of))
 }
 
-impl From<Item> for Expr {
+impl From<Item> for Term {
     fn from(item: Item) -> Self {
         match item {
-            Item::Value(v) => Expr::Value(v),
-            Item::Range(a, b) => Expr::Range(a, b),
-            Item::Prefix(net) => Expr::Prefix(net),
+            Item::Value(v) => Term::Value(v),
+            Item::Range(a, b) => Term::Range(a, b),
+            Item::Prefix(net) => Term::Prefix(net),
         }
     }
 }
 
 /// The field of a protocol's header, by the names of both.
-pub(super) fn field(protocol: &str, name: &str) -> Option<Expr> {
+pub(super) fn field(protocol: &str, name: &str) -> Option<Term> {
     let port_of = match protocol {
         "th" => Some(None),
         "tcp" => Some(Some(6)),
@@ -370,7 +342,7 @@ pub(super) fn field(protocol: &str, name: &str) -> Option<Expr> {
         "udplite" => Some(Some(136)),
         _ => None,
     };
-    Some(Expr::Field(match (protocol, name, port_of) {
+    Some(Term::Field(match (protocol, name, port_of) {
         (_, "sport", Some(p)) => Field::Sport(p),
         (_, "dport", Some(p)) => Field::Dport(p),
         ("ip", "saddr", _) => Field::Saddr4,
@@ -390,8 +362,8 @@ pub(super) fn field(protocol: &str, name: &str) -> Option<Expr> {
 }
 
 /// A key of `meta`.
-pub(super) fn meta(key: &str) -> Option<Expr> {
-    Some(Expr::Meta(match key {
+pub(super) fn meta(key: &str) -> Option<Term> {
+    Some(Term::Meta(match key {
         "l4proto" => Meta::L4proto,
         "nfproto" => Meta::Nfproto,
         "protocol" => Meta::Protocol,
@@ -406,14 +378,14 @@ pub(super) fn meta(key: &str) -> Option<Expr> {
 }
 
 /// A key of `ct`, of a direction where the key has one.
-pub(super) fn ct(key: &str, direction: Option<&str>) -> Option<Expr> {
+pub(super) fn ct(key: &str, direction: Option<&str>) -> Option<Term> {
     let reply = match direction {
         None => None,
         Some("original") => Some(false),
         Some("reply") => Some(true),
         Some(_) => return None,
     };
-    Some(Expr::Ct(match (key, reply) {
+    Some(Term::Ct(match (key, reply) {
         ("state", None) => Ct::State,
         ("status", None) => Ct::Status,
         ("mark", None) => Ct::Mark,

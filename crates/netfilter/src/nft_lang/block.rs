@@ -3,8 +3,8 @@
 use super::lex::{Kind, Token, lex};
 use super::literal::name as text_value;
 use super::{
-    Base, Chain, ChainKind, Data, DataType, Element, Family, ParseError, Rule, Ruleset, Set, Table,
-    Unknown, Verdict, literal,
+    BaseDecl, ChainDecl, ChainType, ElementDecl, Mapped, ParseError, RuleDecl, Ruleset, SetDecl,
+    TableDecl, TableFamily, TermType, Unknown, VerdictStatement, literal,
 };
 
 /// The tokens of a listing and how far they are read.
@@ -199,11 +199,11 @@ pub(super) fn parse(source: &str) -> Result<Ruleset, ParseError> {
             )));
         }
         let family = p.word("a family")?;
-        let Some(kind) = Family::parse(family.text) else {
+        let Some(kind) = TableFamily::parse(family.text) else {
             return Err(family.error(format!("{} is not a family", family.shown())));
         };
         let name = p.word("the table's name")?;
-        let mut table = Table::new(kind, name.text);
+        let mut table = TableDecl::new(kind, name.text);
         table.iptables = managed.contains(&(family.text, name.text));
         p.sign("{")?;
         self::table(&mut p, &mut table)?;
@@ -212,7 +212,7 @@ pub(super) fn parse(source: &str) -> Result<Ruleset, ParseError> {
     Ok(ruleset)
 }
 
-fn table(p: &mut Parser<'_>, table: &mut Table) -> Result<(), ParseError> {
+fn table(p: &mut Parser<'_>, table: &mut TableDecl) -> Result<(), ParseError> {
     loop {
         p.end_statement();
         let from = p.place();
@@ -268,10 +268,10 @@ fn table(p: &mut Parser<'_>, table: &mut Table) -> Result<(), ParseError> {
     }
 }
 
-fn chain(p: &mut Parser<'_>, name: &str) -> Result<Chain, ParseError> {
-    let mut chain = Chain {
+fn chain(p: &mut Parser<'_>, name: &str) -> Result<ChainDecl, ParseError> {
+    let mut chain = ChainDecl {
         name: name.into(),
-        ..Chain::default()
+        ..ChainDecl::default()
     };
     loop {
         p.end_statement();
@@ -305,12 +305,12 @@ fn chain(p: &mut Parser<'_>, name: &str) -> Result<Chain, ParseError> {
 }
 
 /// `type nat hook prerouting priority dstnat - 10`, behind `type`.
-fn base(p: &mut Parser<'_>) -> Result<Base, ParseError> {
+fn base(p: &mut Parser<'_>) -> Result<BaseDecl, ParseError> {
     let kind = p.word("a chain type")?;
     let kind = match kind.text {
-        "filter" => ChainKind::Filter,
-        "nat" => ChainKind::Nat,
-        "route" => ChainKind::Route,
+        "filter" => ChainType::Filter,
+        "nat" => ChainType::Nat,
+        "route" => ChainType::Route,
         _ => return Err(kind.error(format!("{} is not a type of chain", kind.shown()))),
     };
     let token = p.word("\"hook\"")?;
@@ -346,7 +346,7 @@ fn base(p: &mut Parser<'_>) -> Result<Base, ParseError> {
             priority.saturating_add(by_number)
         };
     }
-    Ok(Base {
+    Ok(BaseDecl {
         kind,
         hook: hook.text.into(),
         priority,
@@ -370,7 +370,7 @@ pub(super) fn priority(text: &str, hook: &str) -> Option<i32> {
     })
 }
 
-fn rule(p: &mut Parser<'_>) -> Result<Rule, ParseError> {
+fn rule(p: &mut Parser<'_>) -> Result<RuleDecl, ParseError> {
     let from = p.place();
     let line = p.peek().map_or(0, |t| t.line);
     let mut statements = Vec::new();
@@ -386,17 +386,17 @@ fn rule(p: &mut Parser<'_>) -> Result<Rule, ParseError> {
             return Err(token.error(format!("{} where a statement should start", token.shown())));
         }
     }
-    Ok(Rule {
+    Ok(RuleDecl {
         statements,
         text: p.text(from, p.place()),
         line,
     })
 }
 
-fn set(p: &mut Parser<'_>, name: &str) -> Result<Set, ParseError> {
-    let mut set = Set {
+fn set(p: &mut Parser<'_>, name: &str) -> Result<SetDecl, ParseError> {
+    let mut set = SetDecl {
         name: name.into(),
-        ..Set::default()
+        ..SetDecl::default()
     };
     loop {
         p.end_statement();
@@ -444,13 +444,13 @@ fn set(p: &mut Parser<'_>, name: &str) -> Result<Set, ParseError> {
 }
 
 /// `ipv4_addr . inet_service : verdict`.
-fn types(p: &mut Parser<'_>) -> Result<(Vec<DataType>, Vec<DataType>), ParseError> {
+fn types(p: &mut Parser<'_>) -> Result<(Vec<TermType>, Vec<TermType>), ParseError> {
     let (mut key, mut data) = (Vec::new(), Vec::new());
     let mut in_data = false;
     loop {
         let word = p.word("a type")?;
         let side = if in_data { &mut data } else { &mut key };
-        side.push(DataType::parse(word.text));
+        side.push(TermType::parse(word.text));
         if p.take_word(".") {
             continue;
         }
@@ -464,12 +464,12 @@ fn types(p: &mut Parser<'_>) -> Result<(Vec<DataType>, Vec<DataType>), ParseErro
 
 impl Parser<'_> {
     /// The types of `typeof ip daddr . th dport : ip daddr`.
-    fn typeof_types(&mut self) -> Result<(Vec<DataType>, Vec<DataType>), ParseError> {
+    fn typeof_types(&mut self) -> Result<(Vec<TermType>, Vec<TermType>), ParseError> {
         let key = self.expression()?.types();
         let mut data = Vec::new();
         if self.take_word(":") {
             if self.take_word("verdict") {
-                data.push(DataType::Verdict);
+                data.push(TermType::Verdict);
             } else {
                 self.take_word("interval");
                 data = self.expression()?.types();
@@ -481,9 +481,9 @@ impl Parser<'_> {
     /// Elements up to the closing brace, the opening one read.
     pub(super) fn elements(
         &mut self,
-        key: &[DataType],
-        data: &[DataType],
-    ) -> Result<Vec<Element>, ParseError> {
+        key: &[TermType],
+        data: &[TermType],
+    ) -> Result<Vec<ElementDecl>, ParseError> {
         let mut all = Vec::new();
         loop {
             self.skip_newlines();
@@ -503,13 +503,13 @@ impl Parser<'_> {
         }
     }
 
-    fn element(&mut self, key: &[DataType], data: &[DataType]) -> Result<Element, ParseError> {
+    fn element(&mut self, key: &[TermType], data: &[TermType]) -> Result<ElementDecl, ParseError> {
         let parts = if self.take_word("*") {
             Vec::new()
         } else {
             self.items(key)?
         };
-        let mut element = Element {
+        let mut element = ElementDecl {
             key: parts.into(),
             data: None,
             comment: None,
@@ -533,32 +533,32 @@ impl Parser<'_> {
         }
     }
 
-    fn data(&mut self, types: &[DataType]) -> Result<Data, ParseError> {
+    fn data(&mut self, types: &[TermType]) -> Result<Mapped, ParseError> {
         self.skip_newlines();
         if let Some(verdict) = self.verdict()? {
-            return Ok(Data::Verdict(verdict));
+            return Ok(Mapped::Verdict(verdict));
         }
-        Ok(Data::Items(self.items(types)?.into()))
+        Ok(Mapped::Items(self.items(types)?.into()))
     }
 
     /// A verdict, where the next words are one.
-    pub(super) fn verdict(&mut self) -> Result<Option<Verdict>, ParseError> {
+    pub(super) fn verdict(&mut self) -> Result<Option<VerdictStatement>, ParseError> {
         let Some(token) = self.peek().filter(|t| t.kind == Kind::Word) else {
             return Ok(None);
         };
         let verdict = match token.text {
-            "accept" => Verdict::Accept,
-            "drop" => Verdict::Drop,
-            "continue" => Verdict::Continue,
-            "return" => Verdict::Return,
-            "queue" => Verdict::Queue,
+            "accept" => VerdictStatement::Accept,
+            "drop" => VerdictStatement::Drop,
+            "continue" => VerdictStatement::Continue,
+            "return" => VerdictStatement::Return,
+            "queue" => VerdictStatement::Queue,
             "jump" | "goto" => {
                 self.next();
                 let chain: Box<str> = self.word("a chain")?.text.into();
                 return Ok(Some(if token.text == "jump" {
-                    Verdict::Jump(chain)
+                    VerdictStatement::Jump(chain)
                 } else {
-                    Verdict::Goto(chain)
+                    VerdictStatement::Goto(chain)
                 }));
             }
             _ => return Ok(None),
@@ -568,10 +568,10 @@ impl Parser<'_> {
     }
 
     /// The parts of a key or value, separated by lone dots.
-    fn items(&mut self, types: &[DataType]) -> Result<Vec<super::Item>, ParseError> {
+    fn items(&mut self, types: &[TermType]) -> Result<Vec<super::Item>, ParseError> {
         let mut all = Vec::with_capacity(types.len().max(1));
         loop {
-            let of = types.get(all.len()).copied().unwrap_or(DataType::Other);
+            let of = types.get(all.len()).copied().unwrap_or(TermType::Other);
             let token = self.word("a value")?;
             all.push(if token.kind == Kind::Quoted {
                 super::Item::Value(text_value(token.text))

@@ -54,9 +54,10 @@ fn bring(sync: &mut Sync, plan: &Plan, transport: &mut impl Transport<Error = ne
 }
 
 /// A table of kube-proxy's as kube-proxy brings it in force where there is one already, in one
-/// transaction: chains and sets of its names are declared, emptied and filled again.
+/// transaction: base chains are deleted, as another priority cannot be declared; then chains and sets
+/// are declared, emptied and filled again.
 fn as_kube_proxy_starts(listing: &str) -> String {
-    let (mut declared, mut emptied) = (String::new(), String::new());
+    let (mut deleted, mut declared, mut emptied) = (String::new(), String::new(), String::new());
     let mut lines = listing.lines();
     let mut table = "";
     while let Some(line) = lines.next() {
@@ -64,6 +65,7 @@ fn as_kube_proxy_starts(listing: &str) -> String {
         match words.as_slice() {
             ["table", family, name, "{"] => {
                 table = family;
+                deleted += &format!("add table {family} {name}\n");
                 declared += &format!("table {family} {name} {{\n");
             }
             [kind @ ("chain" | "set" | "map"), name, "{"] => {
@@ -71,6 +73,11 @@ fn as_kube_proxy_starts(listing: &str) -> String {
                 declared += &format!("{line}\n");
                 for line in lines.by_ref() {
                     let word = line.split_whitespace().next().unwrap_or_default();
+                    if *kind == "chain" && word == "type" {
+                        for verb in ["add", "delete"] {
+                            deleted += &format!("{verb} chain {table} {TABLE} {name}\n");
+                        }
+                    }
                     if ["type", "flags", "timeout", "size", "comment", "}"].contains(&word) {
                         declared += &format!("{line}\n");
                     }
@@ -83,7 +90,7 @@ fn as_kube_proxy_starts(listing: &str) -> String {
             _ => {}
         }
     }
-    declared + &emptied + listing
+    deleted + &declared + &emptied + listing
 }
 
 /// What kube-proxy has in its table, by chain and set, in whatever order the kernel lists it.

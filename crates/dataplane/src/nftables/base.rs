@@ -1,10 +1,21 @@
-//! Where chains are attached: to kube-proxy's hooks with its priorities, so that other tables keep
-//! their order to it.
+//! The hooks and priorities of base chains: kube-proxy's, so that other tables keep their order to
+//! them, except for NAT.
+//!
+//! The kernel asks the NAT chains of a hook in the order of their priorities, and for equal ones the
+//! chain registered last; the first that translates a packet decides. kube-proxy's nftables mode has
+//! the priority of iptables' NAT chains, so the order depends on who started first. In iptables mode
+//! it inserts its jumps at the top. Priorities one lower give that same fixed order. All NAT chains
+//! of a hook run at one place among the other chains, so nothing else moves.
 
 use model::IpFamily;
 use netfilter::nft::{BaseChain, Chain, ChainKind, Hook, Policy, Rule};
 
 use super::rules::Build;
+
+/// `NF_IP_PRI_NAT_DST`.
+const NAT_DST: i32 = -100;
+/// `NF_IP_PRI_NAT_SRC`.
+const NAT_SRC: i32 = 100;
 
 /// Name, type, hook and priority.
 const BASE: [(&str, ChainKind, Hook, i32); 8] = [
@@ -13,9 +24,19 @@ const BASE: [(&str, ChainKind, Hook, i32); 8] = [
     (INPUT, ChainKind::Filter, Hook::Input, 0),
     (FORWARD, ChainKind::Filter, Hook::Forward, 0),
     (OUTPUT, ChainKind::Filter, Hook::Output, 0),
-    (NAT_PREROUTING, ChainKind::Nat, Hook::Prerouting, -100),
-    (NAT_OUTPUT, ChainKind::Nat, Hook::Output, -100),
-    (NAT_POSTROUTING, ChainKind::Nat, Hook::Postrouting, 100),
+    (
+        NAT_PREROUTING,
+        ChainKind::Nat,
+        Hook::Prerouting,
+        NAT_DST - 1,
+    ),
+    (NAT_OUTPUT, ChainKind::Nat, Hook::Output, NAT_DST - 1),
+    (
+        NAT_POSTROUTING,
+        ChainKind::Nat,
+        Hook::Postrouting,
+        NAT_SRC - 1,
+    ),
 ];
 
 pub(crate) const PREROUTING_FIRST: &str = "filter-prerouting-pre-dnat";

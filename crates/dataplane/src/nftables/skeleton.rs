@@ -1,5 +1,4 @@
-//! What is in the table whatever the Services: its base chains, sets, and the rules that look into
-//! them. Hooks and priorities are kube-proxy's, so that other tables keep their order to it.
+//! The constant part of the table: its base chains, sets, and the rules that look into them.
 
 use std::net::IpAddr;
 

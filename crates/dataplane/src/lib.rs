@@ -4,6 +4,7 @@
 //! A mode receives the plan and the keys of the Service ports that changed. It stores only what it
 //! knows the kernel to contain.
 
+mod found;
 pub mod iptables;
 pub mod ipvs;
 pub mod nftables;
@@ -11,4 +12,5 @@ mod refusal;
 mod terms;
 pub mod userspace;
 
+pub use found::{Found, Origin};
 pub use refusal::{Refusal, Refusals};

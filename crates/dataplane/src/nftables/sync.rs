@@ -32,7 +32,7 @@ use super::names::SetId;
 use super::pick::Pick;
 use super::readback::{self, Piece, Repair};
 use super::state::{Change, State};
-use crate::Refusals;
+use crate::{Found, Origin, Refusals};
 
 /// How many elements a transaction has at most, single ports aside: so many take the kernel some
 /// ten milliseconds, in which it lets other writers wait.
@@ -155,6 +155,10 @@ pub struct Sync {
     cannot_sweep: bool,
     /// A replacement in one transaction was refused: build the table up piece by piece.
     in_pieces: bool,
+    /// How many transactions that sweep idle chains were refused.
+    sweep_failures: u64,
+    /// The table that the last read found.
+    found: Option<Found>,
 }
 
 impl Sync {
@@ -169,6 +173,8 @@ impl Sync {
             in_flight: None,
             cannot_sweep: false,
             in_pieces: false,
+            sweep_failures: 0,
+            found: None,
         }
     }
 
@@ -213,6 +219,16 @@ impl Sync {
     /// What the kernel refused though it is about no one port, with its reason.
     pub fn refused_common(&self) -> Option<&str> {
         self.refused_common.as_deref()
+    }
+
+    /// Return the number of refused attempts to delete idle chains since the last call.
+    pub fn take_sweep_failures(&mut self) -> u64 {
+        mem::take(&mut self.sweep_failures)
+    }
+
+    /// Return what the first read since the last call found.
+    pub fn take_found(&mut self) -> Option<Found> {
+        self.found.take()
     }
 
     /// What is in the kernel, where that is known.
@@ -309,11 +325,14 @@ impl Sync {
     /// in it that could not be decoded.
     pub fn on_read(&mut self, plan: &Plan, found: Option<Contents>, foreign: bool) {
         self.todo.clear();
+        let count = plan.ports.len();
         let Some(found) = found else {
+            self.note_found(Origin::Nothing, 0, count);
             return self.build(plan, Vec::new());
         };
         let mut target = self.target(plan);
         if foreign || !readback::is_ours(&found, plan.family) {
+            self.note_found(Origin::OtherLayout, 0, count);
             if self.in_pieces {
                 return self.build(plan, vec![Op::DeleteTable]);
             }
@@ -325,8 +344,22 @@ impl Sync {
         let refused: Vec<&PortPlan> = refused.map(Arc::as_ref).collect();
         // Until a port's elements are what they shall be, they lead where they did.
         target.set_idle(found.chains.keys().filter_map(|name| Pick::parse(name)));
-        let batches = batches(readback::compare(found, &mut target, &refused));
+        let repair = readback::compare(found, &mut target, &refused);
+        let written = repair.ports.iter().filter(|piece| piece.key.is_some());
+        let written = written.count();
+        let kept = target.ports().len().saturating_sub(written);
+        self.note_found(Origin::SameLayout, kept, written);
+        let batches = batches(repair);
         self.repair(target, batches);
+    }
+
+    fn note_found(&mut self, origin: Origin, kept: usize, written: usize) {
+        let found = Found {
+            origin,
+            kept,
+            written,
+        };
+        self.found.get_or_insert(found);
     }
 
     fn repair(&mut self, target: State, batches: VecDeque<Batch>) {
@@ -375,6 +408,7 @@ impl Sync {
             (InFlight::Batch(batch), Outcome::Refused(why)) => self.split(batch, why),
             (InFlight::Change(change), Outcome::Refused(_)) => {
                 self.cannot_sweep |= change.is_sweep();
+                self.sweep_failures += u64::from(change.is_sweep());
                 self.truth = Truth::Unknown;
             }
             (_, Outcome::Unknown) => self.truth = Truth::Unknown,

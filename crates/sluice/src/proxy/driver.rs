@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Instant;
 
-use dataplane::Refusals;
+use dataplane::{Found, Refusals};
 use plan::{Plan, PortKey, StaleFlows};
 
 /// One address family of one proxy mode, connected to the kernel. Stores only its knowledge of the
@@ -50,6 +50,10 @@ pub(crate) struct Synced {
     pub(crate) quarantined: Refusals,
     /// Rules by table, for the modes that count them.
     pub(crate) rules: Vec<RuleCount>,
+    /// How many deletions of unused objects the kernel refused.
+    pub(crate) cleanup_failures: u64,
+    /// The kernel state that a resync found.
+    pub(crate) found: Option<Found>,
 }
 
 /// Rules of one table.

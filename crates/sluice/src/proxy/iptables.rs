@@ -56,6 +56,7 @@ impl IptablesDriver {
         Synced {
             quarantined: self.sync.refusals(),
             rules: counts.collect(),
+            ..Synced::default()
         }
     }
 }

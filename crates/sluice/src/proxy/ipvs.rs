@@ -61,7 +61,7 @@ impl IpvsDriver {
         self.check_terminating();
         Synced {
             quarantined: self.sync.refusals().clone(),
-            rules: Vec::new(),
+            ..Synced::default()
         }
     }
 

@@ -109,6 +109,8 @@ impl NftablesDriver {
         Ok(Synced {
             quarantined: self.sync.refused().clone(),
             rules: Vec::new(),
+            cleanup_failures: self.sync.take_sweep_failures(),
+            found: self.sync.take_found(),
         })
     }
 

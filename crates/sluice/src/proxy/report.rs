@@ -79,6 +79,9 @@ impl Reporter {
                 .with_label_values(&labels)
                 .set(gauge(rules.written));
         }
+        m.nftables_cleanup_failures
+            .with_label_values(&[family])
+            .inc_by(report.synced.cleanup_failures);
         m.quarantined
             .with_label_values(&[family])
             .set(gauge(report.synced.quarantined.len()));

@@ -11,6 +11,7 @@ use dataplane::Refusals;
 use model::{Event, IpFamily};
 use plan::{NodeFacts, Plan, Planner, PortKey};
 
+use super::budget::Budget;
 use super::driver::{Chain, Driver, SyncError, Synced};
 use super::pending::Pending;
 use super::schedule::{Intervals, Schedule, Work};
@@ -56,6 +57,7 @@ pub(crate) struct SyncReport<'a> {
 pub(crate) struct Engine {
     planner: Planner,
     families: Vec<Family>,
+    budget: Budget,
     complete: bool,
     observer: Box<dyn Observer>,
 }
@@ -67,6 +69,8 @@ struct Family {
     pending: Pending,
     quarantined: BTreeSet<PortKey>,
     last_error: Option<String>,
+    /// No sync has succeeded yet.
+    starting: bool,
 }
 
 impl Engine {
@@ -87,11 +91,13 @@ impl Engine {
                 pending: Pending::default(),
                 quarantined: BTreeSet::new(),
                 last_error: None,
+                starting: true,
             })
             .collect();
         Self {
             planner,
             families,
+            budget: Budget::new(now),
             complete: false,
             observer,
         }
@@ -122,7 +128,7 @@ impl Engine {
         if !self.complete {
             self.complete = true;
             for family in &mut self.families {
-                family.schedule.distrust();
+                family.schedule.mark_unverified();
                 self.observer.queued(family.family, now);
             }
         }
@@ -176,7 +182,7 @@ impl Engine {
 
     /// When [`Engine::run`] should be called next, if nothing happens before.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let syncs = self.families.iter().map(|f| f.schedule.next());
+        let syncs = self.families.iter().map(|f| f.schedule.next(&self.budget));
         let chores = self.families.iter().filter_map(|f| f.driver.due());
         let next = syncs.chain(chores).min();
         next.filter(|_| self.complete)
@@ -192,7 +198,7 @@ impl Engine {
             if family.driver.due().is_some_and(|due| due <= Instant::now()) {
                 family.driver.attend(plan);
             }
-            while let Some(work) = family.schedule.due(Instant::now()) {
+            while let Some(work) = family.schedule.due(&self.budget, Instant::now()) {
                 if work == Work::Check {
                     if family.driver.disturbed(plan) {
                         family.put_back();
@@ -202,7 +208,7 @@ impl Engine {
                     }
                     continue;
                 }
-                family.sync(work, plan, &mut *self.observer);
+                family.sync(work, plan, &mut self.budget, &mut *self.observer);
                 break;
             }
         }
@@ -223,10 +229,10 @@ impl Family {
             "{}: somebody else changed the rules; putting them back",
             self.family
         );
-        self.schedule.distrust();
+        self.schedule.mark_unverified();
     }
 
-    fn sync(&mut self, work: Work, plan: &Plan, observer: &mut dyn Observer) {
+    fn sync(&mut self, work: Work, plan: &Plan, budget: &mut Budget, observer: &mut dyn Observer) {
         let started = Instant::now();
         self.schedule.started(started);
         let result = match work {
@@ -234,11 +240,24 @@ impl Family {
             Work::Everything | Work::Check => self.driver.resync(plan),
         };
         let ended = Instant::now();
+        budget.spend(ended.duration_since(started), ended);
         match result {
             Ok(synced) => {
                 self.schedule.succeeded(work, ended);
                 if self.last_error.take().is_some() {
                     tracing::info!("{}: synced again", self.family);
+                }
+                if std::mem::take(&mut self.starting)
+                    && let Some(found) = synced.found
+                {
+                    tracing::info!(
+                        family = %self.family,
+                        found = %found.origin,
+                        kept = found.kept,
+                        written = found.written,
+                        took = ?ended.duration_since(started),
+                        "Adopted the kernel state"
+                    );
                 }
                 self.note_quarantined(&synced.quarantined);
                 let mut changes = std::mem::take(&mut self.pending);

@@ -1,14 +1,16 @@
 //! When to sync. Pure: time is an argument.
 //!
-//! - The first change after a quiet time is synced at once, the following ones at most once every
-//!   `min_interval` (`minSyncPeriod`), all that came meanwhile in one go.
-//! - A failed sync is tried again with growing pauses, first with what changed, then, as its state
-//!   may no longer be what we believe, with a full resync; never less often than every
-//!   `max_retry` (`syncPeriod`).
-//! - Every `check_interval` (`syncPeriod`) it is time to look whether somebody else changed our
-//!   rules, and every `resync_interval` to compare everything with the kernel.
+//! - A change is written at once while the [`Budget`] of sync time lasts; once it is used up, as
+//!   soon as it allows, and at the latest `min_interval` (`minSyncPeriod`) after the last sync
+//!   began. Changes that arrive meanwhile are written together.
+//! - A failed sync is repeated with growing pauses, at least every `max_retry` (`syncPeriod`):
+//!   first the changes, then, as the known state may be wrong, a resync.
+//! - Every `check_interval` (`syncPeriod`) foreign changes are looked for, and every hour
+//!   everything is compared with the kernel.
 
 use std::time::{Duration, Instant};
+
+use super::budget::Budget;
 
 /// How upstream calls what it does hourly whatever happens (`FullSyncPeriod`).
 const FULL_SYNC_PERIOD: Duration = Duration::from_secs(3600);
@@ -22,7 +24,7 @@ const PARTIAL_ATTEMPTS: u32 = 2;
 /// The intervals, from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Intervals {
-    /// At least this long between the starts of two syncs.
+    /// The longest time from the start of a sync to the start of the next, if changes are waiting.
     pub(crate) min: Duration,
     /// How often to look for foreign changes; also the longest pause before a retry.
     pub(crate) check: Duration,
@@ -88,36 +90,39 @@ impl Schedule {
     }
 
     /// Our rules are no longer what we believe: everything has to be compared, soon.
-    pub(crate) fn distrust(&mut self) {
+    pub(crate) fn mark_unverified(&mut self) {
         self.pending = true;
         self.full = true;
     }
 
-    /// When [`Schedule::due`] will next say something.
-    pub(crate) fn next(&self) -> Instant {
+    /// The next time at which [`Schedule::due`] returns work.
+    pub(crate) fn next(&self, budget: &Budget) -> Instant {
         let idle = self.next_check.min(self.next_full);
-        match self.write_at() {
+        match self.write_at(budget) {
             Some(at) => at.min(idle),
             None => idle,
         }
     }
 
     /// When what is pending may be written; `None` where nothing is.
-    fn write_at(&self) -> Option<Instant> {
+    fn write_at(&self, budget: &Budget) -> Option<Instant> {
         if !self.pending {
             return None;
         }
-        let paced = self.last_start.map(|start| start + self.intervals.min);
+        let limit = self.last_start.map(|start| start + self.intervals.min);
+        let paced = limit
+            .zip(budget.ready_at())
+            .map(|(limit, at)| limit.min(at));
         Some(self.retry_at.max(paced).unwrap_or(self.since))
     }
 
-    /// What it is time for; `None` until [`Schedule::next`].
-    pub(crate) fn due(&mut self, now: Instant) -> Option<Work> {
+    /// The work that is due; `None` until [`Schedule::next`].
+    pub(crate) fn due(&mut self, budget: &Budget, now: Instant) -> Option<Work> {
         if now >= self.next_full {
             self.next_full = now + FULL_SYNC_PERIOD;
-            self.distrust();
+            self.mark_unverified();
         }
-        if self.write_at().is_some_and(|at| now >= at) {
+        if self.write_at(budget).is_some_and(|at| now >= at) {
             let exhausted = self.failures >= PARTIAL_ATTEMPTS;
             return Some(if self.full || exhausted {
                 Work::Everything
@@ -171,110 +176,187 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const SECOND: Duration = Duration::from_secs(1);
 
-    fn schedule(now: Instant) -> Schedule {
-        let intervals = Intervals {
-            min: Duration::from_secs(1),
-            check: Duration::from_secs(30),
-        };
-        Schedule::new(intervals, now)
+    /// A schedule with a simulated clock.
+    struct Simulation {
+        schedule: Schedule,
+        budget: Budget,
+        now: Instant,
     }
 
-    /// A schedule whose first, full sync has succeeded at `now`.
-    fn settled(now: Instant) -> Schedule {
-        let mut s = schedule(now);
-        s.changed();
-        assert_eq!(s.due(now), Some(Work::Everything));
-        s.started(now);
-        s.succeeded(Work::Everything, now);
-        s
-    }
-
-    /// Lets time pass until something is to be written.
-    fn next_write(s: &mut Schedule, now: &mut Instant) -> Work {
-        loop {
-            *now = (*now).max(s.next());
-            match s.due(*now) {
-                Some(Work::Check) | None => {}
-                Some(work) => return work,
+    impl Simulation {
+        fn new() -> Self {
+            let intervals = Intervals {
+                min: SECOND,
+                check: 30 * SECOND,
+            };
+            // Far enough from the start of the clock for an overdrawn budget.
+            let now = Instant::now() + 3600 * SECOND;
+            Self {
+                schedule: Schedule::new(intervals, now),
+                budget: Budget::new(now),
+                now,
             }
+        }
+
+        /// A schedule whose first sync has succeeded.
+        fn settled() -> Self {
+            let mut s = Self::new();
+            s.schedule.changed();
+            assert_eq!(s.due(), Some(Work::Everything));
+            s.sync(Work::Everything, Duration::ZERO);
+            s
+        }
+
+        fn due(&mut self) -> Option<Work> {
+            self.schedule.due(&self.budget, self.now)
+        }
+
+        fn next(&self) -> Instant {
+            self.schedule.next(&self.budget)
+        }
+
+        fn sync(&mut self, work: Work, cost: Duration) {
+            self.schedule.started(self.now);
+            self.now += cost;
+            self.budget.spend(cost, self.now);
+            self.schedule.succeeded(work, self.now);
+        }
+
+        /// Let time pass until something is to be written.
+        fn next_write(&mut self) -> Work {
+            loop {
+                self.now = self.now.max(self.next());
+                match self.due() {
+                    Some(Work::Check) | None => {}
+                    Some(work) => return work,
+                }
+            }
+        }
+
+        /// One change every `every`, each sync of them takes `cost`, for `time`. Returns the delays
+        /// from a change to the start of its sync, sorted, and the number of syncs.
+        fn changes(
+            &mut self,
+            every: Duration,
+            cost: Duration,
+            time: Duration,
+        ) -> (Vec<Duration>, u32) {
+            let (end, mut next_change) = (self.now + time, self.now);
+            let (mut waiting, mut delays, mut syncs) = (Vec::new(), Vec::new(), 0);
+            while self.now < end {
+                while next_change <= self.now {
+                    self.schedule.changed();
+                    waiting.push(next_change);
+                    next_change += every;
+                }
+                match self.due() {
+                    Some(Work::Check) => {}
+                    Some(work) => {
+                        delays.extend(waiting.drain(..).map(|at| self.now - at));
+                        self.sync(work, cost);
+                        syncs += 1;
+                    }
+                    None => self.now = self.next().min(next_change),
+                }
+            }
+            delays.sort_unstable();
+            (delays, syncs)
+        }
+    }
+
+    fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+        sorted[(sorted.len() - 1) * percent / 100]
+    }
+
+    #[test]
+    fn nothing_is_written_before_a_change() {
+        let mut s = Simulation::new();
+        assert_eq!(s.due(), None);
+        assert_eq!(s.next(), s.now + 30 * SECOND);
+    }
+
+    #[test]
+    fn cheap_syncs_run_at_once_and_bursts_are_one_sync() {
+        let mut s = Simulation::settled();
+        for _ in 0..100 {
+            s.schedule.changed();
+            s.schedule.changed();
+            assert_eq!(s.due(), Some(Work::Changes));
+            s.sync(Work::Changes, MS);
+            assert_eq!(s.due(), None, "both changes were one sync");
         }
     }
 
     #[test]
-    fn nothing_is_written_before_something_changed() {
-        let start = Instant::now();
-        let mut s = schedule(start);
-        assert_eq!(s.due(start), None);
-        assert_eq!(s.next(), start + Duration::from_secs(30));
+    fn hundred_changes_a_second_of_one_millisecond_each_wait_for_twenty_at_most() {
+        let mut s = Simulation::settled();
+        let (delays, _) = s.changes(10 * MS, MS, 120 * SECOND);
+        assert!(percentile(&delays, 50) <= 20 * MS);
+        assert!(delays[delays.len() - 1] <= 21 * MS);
     }
 
     #[test]
-    fn the_first_change_after_a_quiet_time_is_written_at_once_and_the_next_are_paced() {
-        let start = Instant::now();
-        let mut s = settled(start);
-        let quiet = start + Duration::from_secs(5);
-        s.changed();
-        assert!(s.next() <= quiet);
-        assert_eq!(s.due(quiet), Some(Work::Changes));
-        s.started(quiet);
-        s.succeeded(Work::Changes, quiet);
-
-        s.changed();
-        s.changed();
-        assert_eq!(s.next(), quiet + Duration::from_secs(1));
-        assert_eq!(s.due(quiet + 999 * MS), None);
-        assert_eq!(s.due(quiet + 1000 * MS), Some(Work::Changes));
-        s.started(quiet + 1000 * MS);
-        s.succeeded(Work::Changes, quiet + 1000 * MS);
-        assert_eq!(s.due(quiet + 2000 * MS), None);
+    fn short_series_of_costly_syncs_runs_at_once() {
+        let mut s = Simulation::settled();
+        let (delays, syncs) = s.changes(100 * MS, 40 * MS, 2 * SECOND);
+        assert_eq!(syncs, 20);
+        assert_eq!(delays[delays.len() - 1], Duration::ZERO);
     }
 
     #[test]
-    fn a_failure_is_retried_with_growing_pauses_and_then_with_everything() {
-        let start = Instant::now();
-        let mut s = settled(start);
-        let mut now = start + Duration::from_secs(2);
-        s.changed();
+    fn sustained_costly_syncs_are_paced_by_the_minimum_interval() {
+        let mut s = Simulation::settled();
+        s.changes(10 * MS, 400 * MS, 60 * SECOND);
+        let (delays, syncs) = s.changes(10 * MS, 400 * MS, 60 * SECOND);
+        assert!((58..=61).contains(&syncs), "{syncs} syncs in a minute");
+        assert!(delays[delays.len() - 1] <= SECOND);
+    }
+
+    #[test]
+    fn failure_is_retried_with_growing_pauses_and_then_with_everything() {
+        let mut s = Simulation::settled();
+        s.now += 2 * SECOND;
+        s.schedule.changed();
         let mut seen = Vec::new();
         for _ in 0..12 {
-            let work = next_write(&mut s, &mut now);
-            s.started(now);
-            seen.push((work, s.failed(now)));
+            let work = s.next_write();
+            s.schedule.started(s.now);
+            seen.push((work, s.schedule.failed(s.now)));
         }
         assert_eq!(seen[0], (Work::Changes, 100 * MS));
         assert_eq!(seen[1], (Work::Changes, 200 * MS));
         assert_eq!(seen[2], (Work::Everything, 400 * MS));
-        assert_eq!(seen[11], (Work::Everything, Duration::from_secs(30)));
-        assert!(!s.is_settled());
-        assert_eq!(next_write(&mut s, &mut now), Work::Everything);
-        s.started(now);
-        s.succeeded(Work::Everything, now);
-        assert_eq!(s.due(now + Duration::from_secs(2)), None);
+        assert_eq!(seen[11], (Work::Everything, 30 * SECOND));
+        assert!(!s.schedule.is_settled());
+        assert_eq!(s.next_write(), Work::Everything);
+        s.sync(Work::Everything, MS);
+        s.now += 2 * SECOND;
+        assert_eq!(s.due(), None);
     }
 
     #[test]
-    fn foreign_changes_are_looked_for_and_mended_with_everything() {
-        let start = Instant::now();
-        let mut s = settled(start);
-        let check = start + Duration::from_secs(30);
+    fn foreign_changes_are_looked_for_and_repaired_with_everything() {
+        let mut s = Simulation::settled();
+        let check = s.now + 30 * SECOND;
         assert_eq!(s.next(), check);
-        assert_eq!(s.due(check), Some(Work::Check));
-        assert_eq!(s.due(check), None);
-        s.distrust();
-        assert_eq!(s.due(check), Some(Work::Everything));
+        s.now = check;
+        assert_eq!(s.due(), Some(Work::Check));
+        assert_eq!(s.due(), None);
+        s.schedule.mark_unverified();
+        assert_eq!(s.due(), Some(Work::Everything));
     }
 
     #[test]
     fn everything_is_compared_every_hour() {
-        let start = Instant::now();
-        let mut s = settled(start);
-        let hour = start + Duration::from_secs(3600);
-        let mut now = start;
-        while now < hour - Duration::from_secs(30) {
-            now = s.next();
-            assert_eq!(s.due(now), Some(Work::Check));
+        let mut s = Simulation::settled();
+        let hour = s.now + 3600 * SECOND;
+        while s.now < hour - 30 * SECOND {
+            s.now = s.next();
+            assert_eq!(s.due(), Some(Work::Check));
         }
-        assert_eq!(s.due(hour), Some(Work::Everything));
+        s.now = hour;
+        assert_eq!(s.due(), Some(Work::Everything));
     }
 }

@@ -37,6 +37,7 @@ mod listeners;
 mod names;
 mod skeleton;
 mod state;
+mod sync;
 
 #[cfg(test)]
 mod tests;
@@ -51,8 +52,18 @@ pub use elements::ports_in;
 pub use listeners::{Listener, RelayPorts, Spread, listeners, unserved};
 pub use names::{SetId, TABLE};
 pub use state::{Change, State, Target};
+pub use sync::{Served, Socket, Sync, Table, Transport};
 
-/// What the layout depends on beside the plan.
+/// The operator's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The bit of the packet mark for the relay's own packets.
+    pub mark: u32,
+    /// Whether NodePorts answer on loopback.
+    pub localhost_node_ports: bool,
+}
+
+/// What the layout depends on besides the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The address of this host, of the table's family, that the relay listens on.

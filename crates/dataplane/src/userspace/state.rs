@@ -82,6 +82,19 @@ impl State {
         ops
     }
 
+    /// The operations that undo [`State::guard`], for ports that are closed.
+    pub fn unguard(ports: impl IntoIterator<Item = (Protocol, u16)>) -> Vec<Op> {
+        let elements = ports.into_iter();
+        let elements: Vec<Element> = elements
+            .map(|(protocol, port)| relay_port(protocol.number(), port).1)
+            .collect();
+        if elements.is_empty() {
+            return Vec::new();
+        }
+        let set = SetId::RelayPorts.name().to_owned();
+        vec![Op::DeleteElements { set, elements }]
+    }
+
     /// What brings these ports to what they shall be, and the table to other facts of the node. All
     /// of it is one transaction: of no port is there ever half.
     pub fn change(&self, targets: Vec<Target>, node: Option<Arc<NodeFacts>>) -> Change {

@@ -16,12 +16,12 @@ use super::{node_ports, setup};
 use crate::cli::{IptablesBackend, ProxyArgs};
 use crate::proxy::input::Inputs;
 use crate::proxy::iptables::{IptablesDriver, SharedVerified};
+use crate::proxy::ipvs;
 use crate::proxy::local_relay::SharedRelay;
 use crate::proxy::loopback::LoopbackNodePorts;
 use crate::proxy::nftables::{NftablesDriver, SharedGeneration};
 use crate::proxy::run::Drivers;
 use crate::proxy::userspace::UserspaceDriver;
-use crate::proxy::{ipvs, userspace};
 use crate::system::kernel_family;
 
 /// The drivers of the mode.
@@ -62,7 +62,7 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
 }
 
 fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
-    let settings = userspace::Settings {
+    let settings = dataplane::userspace::Settings {
         mark: 1 << config.masquerade_bit,
         localhost_node_ports: node_ports::localhost_node_ports(config),
     };

@@ -1,11 +1,13 @@
-//! What is shipped: manifests, chart, alerts and dashboard say what the program takes, needs and has.
+//! Manifests, chart, alerts and dashboard match the program's flags, permissions and metrics. The real
+//! helm and kubectl render them.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use apiserver_sim::{Config, Sim};
 use model::Mode;
@@ -27,17 +29,48 @@ fn objects(files: &[&str]) -> Vec<Value> {
     files.iter().flat_map(of_file).collect()
 }
 
+/// Run a pinned tool in the folder `deploy`.
+fn tool(name: &str, args: &[&str]) -> Output {
+    static FETCH: Mutex<()> = Mutex::new(());
+    let path = {
+        let _one_at_a_time = FETCH.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = Command::new(deploy("../scripts/tool")).arg(name).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    };
+    let folder = deploy("");
+    let output = Command::new(path).args(args).current_dir(folder).output();
+    output.unwrap()
+}
+
+fn parsed(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_saphyr::from_multiple(&text(&output.stdout)).unwrap()
+}
+
 fn kustomization() -> Vec<Value> {
-    let list = objects(&["kustomize/kustomization.yaml"]).remove(0);
-    let files = list["resources"].as_array().unwrap().iter();
-    let files: Vec<_> = files
-        .map(|f| format!("kustomize/{}", f.as_str().unwrap()))
-        .collect();
-    objects(&files.iter().map(String::as_str).collect::<Vec<_>>())
+    parsed(&tool("kubectl", &["kustomize", "kustomize"]))
+}
+
+fn helm(command: &[&str], values: &[&str]) -> Output {
+    let mut args = command.to_vec();
+    args.push("helm/sluice");
+    for value in values {
+        args.extend(["--set-string", value]);
+    }
+    tool("helm", &args)
+}
+
+fn chart_with(values: &[&str]) -> Vec<Value> {
+    parsed(&helm(
+        &["template", "sluice", "--namespace=kube-system"],
+        values,
+    ))
 }
 
 fn chart() -> Vec<Value> {
-    objects(&["helm/rendered.yaml"])
+    chart_with(&[])
 }
 
 fn of_kind(objects: &[Value], kind: &str) -> Value {
@@ -49,21 +82,119 @@ fn of_kind(objects: &[Value], kind: &str) -> Value {
 }
 
 #[test]
-fn the_chart_is_the_one_that_was_rendered() {
-    let line = "cat sluice/Chart.yaml sluice/values.yaml sluice/templates/*.yaml | sha256sum";
-    let output = Command::new("sh")
-        .args(["-c", line])
-        .current_dir(deploy("helm"))
-        .output()
-        .unwrap();
-    let sum = text(&output.stdout);
-    let sum = sum.split_whitespace().next().unwrap();
-    let rendered = fs::read_to_string(deploy("helm/rendered.yaml")).unwrap();
-    let first = rendered.lines().next().unwrap();
+fn helm_accepts_the_chart() {
+    for values in [
+        &[][..],
+        &["apiServer=https://192.0.2.1:6443"],
+        &[
+            "nodeKubeconfig=/etc/kubernetes/kubelet.conf",
+            "config.mode=ipvs",
+        ],
+    ] {
+        let output = helm(&["lint", "--strict"], values);
+        assert!(output.status.success(), "{}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn the_schema_refuses_wrong_values() {
+    for value in [
+        "apiServer=192.0.2.1",
+        "apiServer=https://192.0.2.1:6443/path",
+        "nodeKubeconfig=kubelet.conf",
+        "config.mode=ebpf",
+        "config.kind=KubeProxyConfiguration",
+        "image.pullPolicy=Sometimes",
+        "image.repository=",
+        "apiserver=https://192.0.2.1:6443",
+    ] {
+        let output = helm(&["template", "sluice"], &[value]);
+        assert!(!output.status.success(), "{value}");
+        let message = text(&output.stderr);
+        assert!(message.contains("values don't meet"), "{value}: {message}");
+    }
+}
+
+#[test]
+fn the_notes_ask_for_an_api_server_where_it_is_not_known() {
+    let notes = |values: &[&str]| {
+        let install = [
+            "install",
+            "sluice",
+            "--dry-run=client",
+            "--namespace=kube-system",
+        ];
+        let output = helm(&install, values);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let all = text(&output.stdout);
+        all.split_once("NOTES:").unwrap().1.to_owned()
+    };
+    let asks = |notes: &str| notes.contains("--set apiServer=https://HOST:PORT");
+    assert!(asks(&notes(&[])));
+    assert!(!asks(&notes(&["apiServer=https://192.0.2.1:6443"])));
+    assert!(!asks(&notes(&[
+        "nodeKubeconfig=/etc/kubernetes/kubelet.conf"
+    ])));
+}
+
+#[test]
+fn the_values_for_the_api_server_reach_the_pod() {
+    let pod = |values: &[&str]| {
+        let objects = chart_with(values);
+        of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"].clone()
+    };
+    let explicit = pod(&["apiServer=https://192.0.2.1:6443"]);
+    let args = &explicit["containers"][0]["args"];
     assert!(
-        first.ends_with(sum),
-        "the chart has changed: run scripts/render-chart"
+        args.as_array()
+            .unwrap()
+            .contains(&json!("--master=https://192.0.2.1:6443"))
     );
+    let mounted = pod(&["nodeKubeconfig=/srv/kubelet.conf"]);
+    let default = config::FLAGS
+        .iter()
+        .any(|flag| flag.name == "node-kubeconfig");
+    assert!(!default, "it is a flag of sluice, with this default:");
+    let path = "/etc/kubernetes/kubelet.conf";
+    let mounts = mounted["containers"][0]["volumeMounts"].as_array().unwrap();
+    assert!(
+        mounts
+            .iter()
+            .any(|m| m["mountPath"] == path && m["readOnly"] == true)
+    );
+    let volumes = mounted["volumes"].as_array().unwrap();
+    assert!(
+        volumes
+            .iter()
+            .any(|v| v["hostPath"]["path"] == "/srv/kubelet.conf")
+    );
+}
+
+/// The file with the API server's addresses survives a reboot: its folder is one of the node's.
+#[test]
+fn the_state_folder_is_on_the_node() {
+    let help = Command::new(SLUICE).args(["proxy", "--help"]).output();
+    let help = text(&help.unwrap().stdout).to_owned();
+    assert!(help.contains("/var/lib/sluice/api-servers.json"), "{help}");
+    for objects in [kustomization(), chart()] {
+        let pod = of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"].clone();
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let state = mounts.iter().find(|m| m["mountPath"] == "/var/lib/sluice");
+        let state = state.unwrap();
+        assert_eq!(state["readOnly"], Value::Null);
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|v| v["name"] == state["name"]).unwrap();
+        assert_eq!(volume["hostPath"]["type"], "DirectoryOrCreate");
+    }
+}
+
+#[test]
+fn the_icon_of_the_chart_is_its_svg() {
+    let chart = objects(&["helm/sluice/Chart.yaml"]).remove(0);
+    let svg = fs::read(deploy("helm/sluice/icon.svg")).unwrap();
+    let icon = chart["icon"].as_str().unwrap();
+    let encoded = icon.strip_prefix("data:image/svg+xml;base64,").unwrap();
+    assert_eq!(encoded, data_encoding::BASE64.encode(&svg));
 }
 
 #[test]
@@ -71,7 +202,7 @@ fn chart_and_kustomization_install_the_same() {
     let (ours, charts) = (kustomization(), chart());
     let pod = |objects: &[Value]| {
         let mut spec = of_kind(objects, "DaemonSet")["spec"]["template"]["spec"].clone();
-        // Where the image comes from is up to each.
+        // The source of the image may differ.
         for field in ["image", "imagePullPolicy"] {
             spec["containers"][0].as_object_mut().unwrap().remove(field);
         }
@@ -91,7 +222,7 @@ fn chart_and_kustomization_install_the_same() {
 }
 
 #[test]
-fn what_the_pod_runs_is_taken() {
+fn the_pods_command_line_is_accepted() {
     for objects in [kustomization(), chart()] {
         let folder = tempfile::tempdir().unwrap();
         let config = of_kind(&objects, "ConfigMap")["data"]["config.conf"].clone();
@@ -104,7 +235,7 @@ fn what_the_pod_runs_is_taken() {
             .as_str()
             .unwrap()
             .to_owned();
-        // As the image has it.
+        // The name in the image.
         let program = folder.path().join("kube-proxy");
         std::os::unix::fs::symlink(SLUICE, &program).unwrap();
         let written = folder.path().join("written");
@@ -156,8 +287,8 @@ fn request(line: &str) -> String {
 }
 
 #[test]
-fn the_role_allows_what_is_asked_for_and_nothing_else() {
-    let mut asked = BTreeSet::new();
+fn the_role_allows_exactly_the_requests() {
+    let mut requested = BTreeSet::new();
     for streaming in [true, false] {
         let host = Host::new();
         let sim = host.run(|| Sim::start(Config::default()).unwrap());
@@ -169,13 +300,13 @@ fn the_role_allows_what_is_asked_for_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
         let _running = host.follow(&kubeconfig, &["--kube-api-qps=1000"]);
-        eventually("everything is followed, and said to have started", || {
+        eventually("four watches and an Event", || {
             sim.open_watches() == 4 && !sim.posted_events().is_empty()
         });
-        asked.extend(sim.requests().iter().map(|line| request(line)));
+        requested.extend(sim.requests().iter().map(|line| request(line)));
     }
-    // An Event that repeats is counted; the tests of the source make one repeat.
-    asked.insert("events.k8s.io/events patch".to_owned());
+    // A repeated Event is patched; tests of the source cover that.
+    requested.insert("events.k8s.io/events patch".to_owned());
     for objects in [kustomization(), chart()] {
         let role = of_kind(&objects, "ClusterRole");
         let words = |list: &Value| -> Vec<String> {
@@ -191,11 +322,11 @@ fn the_role_allows_what_is_asked_for_and_nothing_else() {
                 }
             }
         }
-        assert_eq!(allowed, asked);
+        assert_eq!(allowed, requested);
     }
 }
 
-/// The metrics that PromQL texts name, without the endings of a histogram's parts.
+/// The metrics in PromQL expressions, without the suffixes of a histogram's parts.
 fn named(expressions: &[String]) -> BTreeSet<String> {
     let words = expressions.iter().flat_map(|text| {
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
@@ -209,7 +340,7 @@ fn named(expressions: &[String]) -> BTreeSet<String> {
     words.map(base).collect()
 }
 
-/// The strings of every field of this name, anywhere.
+/// All strings in fields of this name.
 fn strings(value: &Value, field: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -226,7 +357,7 @@ fn strings(value: &Value, field: &str, found: &mut Vec<String>) {
 }
 
 #[test]
-fn alerts_and_dashboard_ask_for_metrics_that_exist() {
+fn alerts_and_dashboard_use_existing_metrics() {
     let sets = [Mode::Iptables, Mode::Ipvs, Mode::Nftables];
     let metrics = sets.map(|set| Metrics::new(set).unwrap());
     let exist: BTreeSet<_> = metrics.iter().flat_map(Metrics::names).collect();
@@ -253,7 +384,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
 }
 
 #[test]
-fn the_image_holds_what_is_built_for_it() {
+fn the_image_contains_the_built_program() {
     let dockerfile = fs::read_to_string(deploy("Dockerfile")).unwrap();
     let makefile = fs::read_to_string(deploy("../Makefile")).unwrap();
     let copied = dockerfile.lines().filter(|line| line.starts_with("COPY "));

@@ -188,7 +188,7 @@ impl Reader<'_> {
         match Kind::of(&api_version, &kind) {
             Some(kind) => self.object(self.place(line, item), kind, Value::Object(map)),
             None => {
-                tracing::debug!(%api_version, %kind, path = %self.path.display(), "Object skipped")
+                tracing::debug!(%api_version, %kind, path = %self.path.display(), "Object skipped");
             }
         }
     }

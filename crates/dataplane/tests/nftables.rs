@@ -73,7 +73,7 @@ fn read(nft: &mut NfTables, family: IpFamily) -> Contents {
         for message in Messages::new(&answer.expect("an answer")) {
             let message = message.expect("whole messages");
             let decoded = decode(message.kind & 0xff, &message.bytes[16..]).expect("ours");
-            contents.take_in(decoded.body);
+            contents.add(decoded.body);
         }
     };
     take(nft, encoder.get_table(), false);

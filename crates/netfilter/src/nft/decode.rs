@@ -1,4 +1,4 @@
-//! Messages to objects: the kernel's dumps and notifications, and our own messages.
+//! Messages to objects: the kernel's dumps and notifications, and encoded operations.
 
 use super::consts::*;
 use super::decode_expr;
@@ -15,42 +15,42 @@ use crate::netlink::{Attribute, Attributes, DecodeError, need};
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// The table's family; `None` for one that sluice has no tables in.
+    /// The table's family; `None` for one that sluice does not model.
     pub family: Option<Family>,
-    /// What it says.
+    /// The content.
     pub body: Body,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// A table is there, or was added.
+    /// An existing or new table.
     Table(Table),
-    /// A table was deleted.
-    TableGone(String),
-    /// A chain of a table.
+    /// A deleted table.
+    TableDeleted(String),
+    /// A chain.
     Chain {
         /// The table's name.
         table: String,
         /// The chain.
         chain: Chain,
     },
-    /// A rule of a table, in the order of its chain.
+    /// A rule. Dumps list the rules of a chain in order.
     Rule {
         /// The table's name.
         table: String,
-        /// Its handle, by which it can be deleted.
+        /// The handle, by which the rule can be replaced and deleted.
         handle: u64,
-        /// The rule, or why it cannot be decoded: then it is not one of ours.
+        /// The rule, or its chain's name and the reason why it cannot be decoded.
         rule: Result<Rule, (String, DecodeError)>,
     },
-    /// A set of a table.
+    /// A set.
     Set {
         /// The table's name.
         table: String,
-        /// The set, or its name and why it cannot be decoded: then it is not one of ours.
+        /// The set, or its name and the reason why it cannot be decoded.
         set: Result<Set, (String, DecodeError)>,
-        /// How many elements it has; only kernels since 6.16 tell (`NFTA_SET_COUNT`).
+        /// The number of elements; reported by kernels since 6.16 (`NFTA_SET_COUNT`).
         count: Option<u32>,
     },
     /// Elements of a set.
@@ -62,34 +62,37 @@ pub enum Body {
         /// The elements.
         elements: Vec<Element>,
     },
-    /// The generation: how often the ruleset was changed, and by whom last.
+    /// The generation: the number of commits, and the process that made the last one.
     Generation(Generation),
-    /// What a traced packet met.
+    /// An event of a traced packet.
     Trace(TraceEvent),
-    /// Something in a table was deleted; what exactly does not matter to who reads it.
+    /// A deleted chain, rule, set or element. Consumers do not need to know which object.
     Deleted {
         /// `NFT_MSG_DEL*`.
         kind: u16,
         /// The table's name.
         table: String,
     },
-    /// A message of another kind.
+    /// Another message.
     Other(u16),
 }
 
 /// `NFT_MSG_NEWGEN`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
-    /// Goes up with every committed batch.
+    /// Incremented by every committed batch.
     pub id: u32,
     /// The process that committed it.
     pub pid: Option<u32>,
-    /// Its name.
+    /// The process's name.
     pub process: Option<String>,
 }
 
-/// Decodes a message of nf_tables: `kind` is the low byte of its type, `body` what follows the
-/// netlink header.
+/// Decode a message of nf_tables. `kind` is the low byte of its type; `body` follows the netlink
+/// header.
+///
+/// # Errors
+/// [`DecodeError`] if the message violates the protocol.
 pub fn decode(kind: u16, body: &[u8]) -> Result<Decoded, DecodeError> {
     let [family, _version, _, _, attrs @ ..] = body else {
         return Err(DecodeError::Header(body.len()));
@@ -97,7 +100,9 @@ pub fn decode(kind: u16, body: &[u8]) -> Result<Decoded, DecodeError> {
     let family = Family::from_number(*family).ok();
     let body = match kind {
         NFT_MSG_NEWTABLE => table(attrs, family)?,
-        NFT_MSG_DELTABLE => Body::TableGone(name(attrs, NFTA_TABLE_NAME, "nft_table_attributes")?),
+        NFT_MSG_DELTABLE => {
+            Body::TableDeleted(name(attrs, NFTA_TABLE_NAME, "nft_table_attributes")?)
+        }
         NFT_MSG_NEWCHAIN => chain(attrs)?,
         NFT_MSG_NEWRULE => rule(attrs)?,
         NFT_MSG_NEWSET => set(attrs)?,
@@ -114,7 +119,10 @@ pub fn decode(kind: u16, body: &[u8]) -> Result<Decoded, DecodeError> {
 }
 
 impl Message {
-    /// What the message says.
+    /// Decode the message.
+    ///
+    /// # Errors
+    /// As [`decode`].
     pub fn decode(&self) -> Result<Decoded, DecodeError> {
         decode(self.kind, &self.body)
     }
@@ -149,7 +157,7 @@ fn table(attrs: &[u8], family: Option<Family>) -> Result<Body, DecodeError> {
         }
     }
     Ok(Body::Table(Table {
-        // For a family that sluice does not know, the header's says so.
+        // `Decoded::family` is `None` for a family that sluice does not model.
         family: family.unwrap_or(Family::Inet),
         name: need(name, WITHIN, NFTA_TABLE_NAME)?,
         comment,
@@ -299,7 +307,7 @@ fn description_size(attr: Attribute<'_>) -> Result<Option<u32>, DecodeError> {
     Ok(None)
 }
 
-/// The fields of a type number, refined by the typeof where nft's user data has one that we know.
+/// Return the fields of a type number, refined by the typeof in nft's user data if it is known.
 fn fields(number: u32, typeof_data: Option<&[u8]>) -> Result<Fields, DecodeError> {
     if let Some(selectors) = typeof_data.and_then(selectors) {
         let fields = Fields::Typeof(selectors);
@@ -311,7 +319,7 @@ fn fields(number: u32, typeof_data: Option<&[u8]>) -> Result<Fields, DecodeError
     let mut rest = number;
     while rest != 0 {
         let t = DataType::from_number(rest & 0x3f).ok_or(DecodeError::Unknown {
-            what: "the datatypes that sluice knows",
+            what: "datatypes",
             value: u64::from(rest & 0x3f),
         })?;
         types.insert(0, t);
@@ -319,7 +327,7 @@ fn fields(number: u32, typeof_data: Option<&[u8]>) -> Result<Fields, DecodeError
     }
     if types.is_empty() {
         return Err(DecodeError::Unknown {
-            what: "the datatypes that sluice knows",
+            what: "datatypes",
             value: 0,
         });
     }
@@ -383,7 +391,7 @@ fn elements(attrs: &[u8]) -> Result<Body, DecodeError> {
     })
 }
 
-/// An element; `None` for a catch-all, which has no key and no set of ours has.
+/// Decode an element; `None` for a catch-all element, which has no key.
 fn element(item: Attribute<'_>) -> Result<Option<Element>, DecodeError> {
     let mut key = None;
     let mut e = Element::key(Value::EMPTY);

@@ -12,20 +12,20 @@ use crate::netlink::{
     Writer, nfgenmsg, nfnl_msg_type,
 };
 
-/// A message of nf_tables without its netlink header: what a transport puts a header on.
+/// A message of nf_tables without its netlink header, which the transport adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// `NFT_MSG_*`, see [`msg`].
+    /// `NFT_MSG_*`, see [`super::consts`].
     pub kind: u16,
-    /// `NLM_F_*` beside `NLM_F_REQUEST`, see [`crate::netlink`].
+    /// `NLM_F_*` in addition to `NLM_F_REQUEST`, see [`crate::netlink`].
     pub flags: u16,
     /// `struct nfgenmsg` and the attributes.
     pub body: Vec<u8>,
 }
 
 impl Message {
-    /// Appends the message with a netlink header, padded to four bytes; sequence number and port are
-    /// zero, for the transport to fill in.
+    /// Append the message with a netlink header, padded to four bytes. Sequence number and port are
+    /// zero; the transport sets them.
     pub fn append_to(&self, out: &mut Vec<u8>) {
         let len = (NLMSG_HDRLEN + self.body.len()) as u32;
         let kind = nfnl_msg_type(NFNL_SUBSYS_NFTABLES, self.kind as u8);
@@ -38,52 +38,52 @@ impl Message {
     }
 }
 
-/// One change to a table. The table's family and name are given once, to the encoder.
+/// A change to a table. The encoder has the family and name of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Creates the table, or does nothing if it is there.
+    /// Create the table, if it does not exist.
     AddTable {
-        /// Its comment.
+        /// The comment.
         comment: Option<String>,
     },
-    /// Deletes the table with all that is in it; refused (`ENOENT`) if it is not there.
+    /// Delete the table and its contents; rejected (`ENOENT`) if it does not exist.
     DeleteTable,
-    /// Creates a chain, or does nothing if it is there.
+    /// Create a chain, if it does not exist.
     AddChain(Chain),
-    /// Deletes all rules of a chain.
+    /// Delete all rules of a chain.
     FlushChain(String),
-    /// Deletes a chain; refused (`EBUSY`) while anything refers to it.
+    /// Delete a chain; rejected (`EBUSY`) while it is referenced.
     DeleteChain(String),
-    /// Appends a rule to its chain.
+    /// Append a rule to its chain.
     AddRule(Rule),
-    /// Creates a set, or does nothing if the same is there.
+    /// Create a set, if the same set does not exist.
     AddSet(Set),
-    /// Deletes a set; refused (`EBUSY`) while a rule refers to it.
+    /// Delete a set; rejected (`EBUSY`) while a rule refers to it.
     DeleteSet(String),
-    /// Adds elements to a set; one that is there with the same data is left alone, one with other
-    /// data is refused (`EEXIST`).
+    /// Add elements to a set. An existing element with the same data is left alone; one with other
+    /// data is rejected (`EEXIST`).
     AddElements {
         /// The set's name.
         set: String,
         /// The elements.
         elements: Vec<Element>,
     },
-    /// Deletes elements of a set; refused (`ENOENT`) if one is not there.
+    /// Delete elements of a set; rejected (`ENOENT`) if one does not exist.
     DeleteElements {
         /// The set's name.
         set: String,
-        /// The elements; their keys count, data and comments do not.
+        /// The elements; only their keys are used.
         elements: Vec<Element>,
     },
-    /// Deletes all elements of a set.
+    /// Delete all elements of a set.
     FlushSet(String),
 }
 
-/// The attribute of a set element list cannot be longer than its 16-bit length; a message is closed
-/// once it has passed this, which leaves room for the largest element.
+/// The list of elements cannot exceed an attribute's 16-bit length. A message is closed once its list
+/// has passed this size, which leaves room for the largest element.
 const ELEMENTS_LIMIT: usize = 60_000;
 
-/// Turns operations on one table into messages.
+/// Encodes operations on one table.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoder<'a> {
     /// The table's family.
@@ -93,7 +93,7 @@ pub struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// `struct nfgenmsg`: family, version 0, resource id 0.
+    /// Start a message with its `struct nfgenmsg`.
     fn start(self) -> Vec<u8> {
         nfgenmsg(self.family.number(), 0).to_vec()
     }
@@ -104,8 +104,8 @@ impl Encoder<'_> {
         Message { kind, flags, body }
     }
 
-    /// The messages of one operation, appended. Elements are packed as many to a message as its
-    /// lengths can say.
+    /// Append the messages of an operation. Each contains as many elements as its 16-bit lengths
+    /// permit.
     pub fn op(self, op: &Op, out: &mut Vec<Message>) {
         match op {
             Op::AddTable { comment } => out.push(self.add_table(0, comment.as_deref())),
@@ -140,7 +140,7 @@ impl Encoder<'_> {
         }
     }
 
-    /// The messages of all operations, in order.
+    /// Return the messages of all operations, in order.
     pub fn ops(self, ops: &[Op]) -> Vec<Message> {
         let mut out = Vec::new();
         for op in ops {
@@ -181,7 +181,7 @@ impl Encoder<'_> {
         })
     }
 
-    /// A set; the id is only there to tell several new ones of a batch apart.
+    /// Encode a new set; the id distinguishes the new sets of a batch.
     fn add_set(self, set: &Set, id: u32) -> Message {
         self.message(NFT_MSG_NEWSET, NLM_F_CREATE, |w| {
             w.string(NFTA_SET_TABLE, self.table);
@@ -234,11 +234,11 @@ impl Encoder<'_> {
         }
     }
 
-    /// Asks for all objects of a kind: `GETCHAIN`, `GETRULE`, `GETSET` of the table, or `GETSETELEM`
-    /// of one set of it. To be sent with `NLM_F_DUMP`.
+    /// Request all objects of a kind: the chains, rules or sets of the table (`NFT_MSG_GETCHAIN`, …), or
+    /// the elements of a set (`NFT_MSG_GETSETELEM`). Send it with `NLM_F_DUMP`.
     pub fn dump(self, kind: u16, set: Option<&str>) -> Message {
         self.message(kind, NLM_F_DUMP, |w| {
-            // The table is attribute 1 of every kind.
+            // The table is attribute 1 of every request.
             w.string(NFTA_SET_ELEM_LIST_TABLE, self.table);
             if let Some(set) = set {
                 w.string(NFTA_SET_ELEM_LIST_SET, set);
@@ -246,8 +246,8 @@ impl Encoder<'_> {
         })
     }
 
-    /// Asks for the elements of these keys of a set. Each is answered with a message of its own, in
-    /// order; at the first that is not there the answer ends with `ENOENT`.
+    /// Request the elements of these keys of a set. Each is answered with a message of its own, in
+    /// order; the answer ends with `ENOENT` at the first missing key.
     pub fn get_elements<'e>(self, set: &str, keys: impl Iterator<Item = &'e Element>) -> Message {
         self.message(NFT_MSG_GETSETELEM, 0, |w| {
             w.string(NFTA_SET_ELEM_LIST_TABLE, self.table);
@@ -260,14 +260,13 @@ impl Encoder<'_> {
         })
     }
 
-    /// Creates the table so that it goes with the socket which this is sent through, and that
-    /// nobody else can change it meanwhile (`NFT_TABLE_F_OWNER`, Linux 5.12); the kernel refuses
-    /// it (`EOPNOTSUPP`) where it does not know owners.
+    /// Create the table so that it is removed with the sending socket and no other process can change
+    /// it (`NFT_TABLE_F_OWNER`, Linux 5.12). Older kernels reject it (`EOPNOTSUPP`).
     pub fn owned_table(self, comment: &str) -> Message {
         self.add_table(NFT_TABLE_F_OWNER, Some(comment))
     }
 
-    /// Asks for the table itself; the answer is the table or `ENOENT`.
+    /// Request the table; the answer is the table or `ENOENT`.
     pub fn get_table(self) -> Message {
         self.message(NFT_MSG_GETTABLE, 0, |w| {
             w.string(NFTA_TABLE_NAME, self.table)
@@ -346,7 +345,7 @@ fn set_flags(set: &Set) -> u32 {
     flags
 }
 
-/// `NFTA_SET_DESC`: the size and, where keys are ranges of several fields, the fields' lengths.
+/// Write `NFTA_SET_DESC`: the size and, for ranges of several fields, the fields' lengths.
 fn set_description(w: &mut Writer<'_>, set: &Set) {
     let fields = set.flags.interval && set.key.is_concatenation();
     if set.size.is_none() && !fields {
@@ -368,7 +367,7 @@ fn set_description(w: &mut Writer<'_>, set: &Set) {
     });
 }
 
-/// What nft needs to list the set as it was declared.
+/// Return the user data from which nft lists the set as it was declared.
 fn set_userdata(set: &Set) -> Vec<u8> {
     let mut out = Vec::new();
     udata::put(
@@ -401,7 +400,7 @@ fn set_userdata(set: &Set) -> Vec<u8> {
     out
 }
 
-/// nft's byte order of a type: none for a concatenation.
+/// Return nft's byte order of a type; a concatenation has none.
 fn byteorder(fields: &Fields) -> u32 {
     if fields.is_concatenation() {
         0
@@ -410,7 +409,7 @@ fn byteorder(fields: &Fields) -> u32 {
     }
 }
 
-/// The typeof of a declaration. nft writes an empty concatenation for concatenated `type`s.
+/// Append the typeof of a declaration. For concatenated `type`s nft writes an empty concatenation.
 fn put_typeof(out: &mut Vec<u8>, kind: u8, fields: &Fields) {
     let mut value = Vec::new();
     match fields {
@@ -447,8 +446,8 @@ fn put_selector(out: &mut Vec<u8>, selector: Selector) {
 }
 
 impl Selector {
-    /// The kind of expression and its numbers in nft's user data: protocol and field for a payload,
-    /// the key for meta, kind, modulus and offset for numgen.
+    /// Return the kind of expression and its numbers in nft's user data: protocol and field of a
+    /// payload; the key of meta; kind, modulus and offset of numgen.
     pub(super) fn userdata(self) -> (u32, &'static [u32]) {
         match self {
             Selector::IpSaddr => (EXPR_PAYLOAD, &[PROTO_DESC_IP, 11]),
@@ -463,7 +462,7 @@ impl Selector {
 }
 
 impl ChainKind {
-    /// The kernel's and nft's name.
+    /// Return the name in the kernel and in nft.
     pub fn name(self) -> &'static str {
         match self {
             ChainKind::Filter => "filter",
@@ -474,7 +473,7 @@ impl ChainKind {
 }
 
 impl Verdict {
-    /// The chain that it goes to.
+    /// Return the target chain of a jump or goto.
     pub fn chain(&self) -> Option<&str> {
         match self {
             Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),

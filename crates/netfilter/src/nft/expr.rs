@@ -1,4 +1,4 @@
-//! Expressions: what a rule is made of. Each names the registers it reads and writes.
+//! Expressions: the instructions of a rule. Each names the registers that it reads and writes.
 
 use super::consts::{NFT_REG_1, NFT_REG_4, NFT_REG32_00, NFT_REG32_15};
 use super::object::{Family, Verdict};
@@ -7,8 +7,8 @@ use super::value::Value;
 /// A register, counted in units of four bytes: 0 to 15.
 ///
 /// The kernel has two numberings of the same memory (`enum nft_registers`): 1 to 4 for units of
-/// sixteen bytes, 8 to 23 for units of four. nft and the kernel's dumps use the first where the
-/// register begins at a multiple of sixteen bytes, and so does [`Self::number`].
+/// sixteen bytes, 8 to 23 for units of four. nft and the kernel's dumps use the first for registers
+/// at a multiple of sixteen bytes, and so does [`Self::number`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reg(u8);
 
@@ -16,24 +16,24 @@ impl Reg {
     /// The first register.
     pub const FIRST: Reg = Reg(0);
 
-    /// The register that begins `unit` times four bytes from the start; `None` past the last.
+    /// Return the register at `unit` times four bytes; `None` past the last register.
     pub fn new(unit: u8) -> Option<Self> {
         (unit < 16).then_some(Self(unit))
     }
 
-    /// Where it begins, in units of four bytes.
+    /// Return the offset in units of four bytes.
     pub fn unit(self) -> u8 {
         self.0
     }
 
-    /// The register that begins after `bytes` more, padded to four. Past the last register there is
-    /// only the last one: the kernel refuses what does not fit.
+    /// Return the register `bytes` bytes later, padded to four. Past the last register this is the
+    /// last one; the kernel rejects values that do not fit.
     #[must_use]
     pub fn after(self, bytes: usize) -> Self {
         Self((usize::from(self.0) + bytes.div_ceil(4)).min(15) as u8)
     }
 
-    /// The number in messages.
+    /// Return the number in messages.
     pub fn number(self) -> u32 {
         if self.0.is_multiple_of(4) {
             NFT_REG_1 + u32::from(self.0) / 4
@@ -42,7 +42,8 @@ impl Reg {
         }
     }
 
-    /// The register of a number in a message; `None` for the verdict register and for no register.
+    /// Return the register of a number in a message; `None` for the verdict register and for invalid
+    /// numbers.
     pub fn from_number(number: u32) -> Option<Self> {
         match number {
             NFT_REG_1..=NFT_REG_4 => Some(Self((number - NFT_REG_1) as u8 * 4)),
@@ -55,177 +56,177 @@ impl Reg {
 /// An expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
-    /// Loads a piece of the packet.
+    /// Load part of the packet.
     Payload {
-        /// From which header.
+        /// The header.
         base: PayloadBase,
-        /// From which byte of it.
+        /// The offset in the header, in bytes.
         offset: u32,
-        /// How many bytes.
+        /// The length in bytes.
         len: u32,
-        /// Into this register.
+        /// The destination.
         dreg: Reg,
     },
-    /// Loads something that the kernel knows about the packet.
+    /// Load metadata of the packet.
     Meta {
-        /// What.
+        /// The key.
         key: MetaKey,
-        /// Into this register.
+        /// The destination.
         dreg: Reg,
     },
-    /// Sets something that the kernel knows about the packet.
+    /// Set metadata of the packet.
     MetaSet {
-        /// What.
+        /// The key.
         key: MetaKey,
-        /// From this register.
+        /// The source.
         sreg: Reg,
     },
-    /// Goes on only if the comparison holds.
+    /// Break unless the comparison is true.
     Cmp {
-        /// How.
+        /// The operator.
         op: CmpOp,
-        /// This register.
+        /// The left side.
         sreg: Reg,
-        /// With this.
+        /// The right side.
         value: Value,
     },
     /// `dreg = (sreg & mask) ^ xor`.
     Bitwise {
-        /// From.
+        /// The source.
         sreg: Reg,
-        /// To.
+        /// The destination.
         dreg: Reg,
-        /// And with this.
+        /// The mask.
         mask: Value,
-        /// Then exclusive-or with this, as long as the mask.
+        /// The exclusive-or value, as long as the mask.
         xor: Value,
     },
-    /// Changes the byte order.
+    /// Convert the byte order.
     Byteorder {
-        /// From.
+        /// The source.
         sreg: Reg,
-        /// To.
+        /// The destination.
         dreg: Reg,
-        /// To the host's order, or from it.
+        /// The direction.
         op: ByteorderOp,
-        /// How many bytes.
+        /// The length in bytes.
         len: u32,
-        /// How many bytes a number has.
+        /// The size of one number in bytes.
         size: u32,
     },
-    /// Looks a key up in a set or map; goes on only if it is there (or is not, inverted).
+    /// Look a key up in a set or map; break if it is absent (or present, if inverted).
     Lookup {
         /// The set's name.
         set: String,
-        /// Where the key begins.
+        /// The first register of the key.
         sreg: Reg,
-        /// What becomes of what a map has for the key.
+        /// The use of the data that the map has for the key.
         into: LookupInto,
-        /// Go on only if the key is not there.
+        /// Whether to break if the key is present.
         inverted: bool,
     },
-    /// Loads a constant.
+    /// Load a constant.
     Immediate {
         /// The constant.
         value: Value,
-        /// Into this register.
+        /// The destination.
         dreg: Reg,
     },
-    /// Decides.
+    /// Set the verdict.
     Verdict(Verdict),
-    /// Loads something that connection tracking knows.
+    /// Load a property of the connection.
     Ct {
-        /// What.
+        /// The key.
         key: CtKey,
-        /// Of packets in which direction, where it differs.
+        /// The direction, for keys that have one.
         direction: Option<CtDirection>,
-        /// Into this register.
+        /// The destination.
         dreg: Reg,
     },
-    /// Asks the routing tables about an address of the packet.
+    /// Look an address of the packet up in the routing tables.
     Fib {
-        /// Which address.
+        /// The address.
         address: FibAddress,
-        /// What to ask.
+        /// The requested result.
         result: FibResult,
-        /// Into this register.
+        /// The destination.
         dreg: Reg,
     },
-    /// Loads a number from 0 to `modulus - 1`, plus the offset, in host byte order.
+    /// Load a number from `offset` to `offset + modulus - 1`, in host byte order.
     Numgen {
-        /// How.
+        /// The generator.
         kind: NumgenKind,
-        /// How many numbers.
+        /// The number of values.
         modulus: u32,
-        /// From which.
+        /// The lowest value.
         offset: u32,
-        /// Into this register.
+        /// The destination.
         dreg: Reg,
     },
-    /// Adds, updates or deletes an element of a set.
+    /// Add, update or delete an element of a set.
     Dynset {
         /// The set's name.
         set: String,
-        /// What to do.
+        /// The operation.
         op: DynsetOp,
-        /// Where the key begins.
+        /// The first register of the key.
         key: Reg,
-        /// Where the data begins, for a map.
+        /// The first register of the data, for a map.
         data: Option<Reg>,
         /// The element's timeout in milliseconds.
         timeout_ms: Option<u64>,
     },
-    /// Sets up address translation for the connection, and accepts.
+    /// Translate an address and accept.
     Nat(Nat),
-    /// Translates the source to the outgoing interface's address.
+    /// Translate the source to the output interface's address.
     Masquerade {
         /// `NF_NAT_RANGE_*`.
         flags: u32,
     },
-    /// Translates the destination to this host.
+    /// Translate the destination to this host.
     Redirect {
-        /// Where the port is.
+        /// The register of the port.
         port: Option<Reg>,
         /// `NF_NAT_RANGE_*`.
         flags: u32,
     },
-    /// Answers with an error and drops.
+    /// Drop the packet and send an error.
     Reject(Reject),
-    /// Counts.
+    /// Count packets and bytes.
     Counter {
-        /// Packets so far.
+        /// The packets so far.
         packets: u64,
-        /// Bytes so far.
+        /// The bytes so far.
         bytes: u64,
     },
-    /// Goes on for so many packets only.
+    /// Break if the rate is exceeded.
     Limit {
         /// Packets per unit.
         rate: u64,
         /// The unit, in seconds.
         unit: u64,
-        /// How many at once.
+        /// The burst in packets.
         burst: u32,
     },
-    /// Uses a named object.
+    /// Use a named object.
     Objref {
         /// `NFT_OBJECT_*`.
         kind: u32,
-        /// Its name.
+        /// The name.
         name: String,
     },
 }
 
-/// Address translation (`enum nft_nat_attributes`).
+/// An address translation (`enum nft_nat_attributes`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nat {
-    /// Of the source or of the destination.
+    /// Source or destination.
     pub kind: NatKind,
     /// The family of the address.
     pub family: Family,
-    /// Where the address begins.
+    /// The first register of the address.
     pub address: Option<Reg>,
-    /// Where the port is.
+    /// The register of the port.
     pub port: Option<Reg>,
     /// `NF_NAT_RANGE_*`; see [`super::consts::NF_NAT_RANGE_MAP_IPS`].
     pub flags: u32,
@@ -233,16 +234,16 @@ pub struct Nat {
 
 /// `enum nft_payload_bases`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum PayloadBase {
     LinkLayer,
     Network,
     Transport,
 }
 
-/// `enum nft_meta_keys`, those in use.
+/// `enum nft_meta_keys`, the modelled ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum MetaKey {
     Protocol,
     Mark,
@@ -257,7 +258,7 @@ pub enum MetaKey {
 
 /// `enum nft_cmp_ops`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum CmpOp {
     Eq,
     Neq,
@@ -269,26 +270,26 @@ pub enum CmpOp {
 
 /// `enum nft_byteorder_ops`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum ByteorderOp {
     NetworkToHost,
     HostToNetwork,
 }
 
-/// What a lookup does with what it finds.
+/// The use of the data that a lookup finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LookupInto {
-    /// Nothing: the set has no data, or none is wanted.
+    /// None: a set without data, or data that is not needed.
     Nothing,
-    /// Loads it from this register on.
+    /// Load it into this register.
     Register(Reg),
-    /// Follows it: a verdict map.
+    /// Use it as the verdict.
     Verdict,
 }
 
-/// `enum nft_ct_keys`, those in use.
+/// `enum nft_ct_keys`, the modelled ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum CtKey {
     State,
     Direction,
@@ -300,15 +301,15 @@ pub enum CtKey {
 
 /// `enum ip_conntrack_dir`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum CtDirection {
     Original,
     Reply,
 }
 
-/// Which address `fib` looks at (`NFTA_FIB_F_SADDR`, `NFTA_FIB_F_DADDR`).
+/// The address that `fib` looks up (`NFTA_FIB_F_SADDR`, `NFTA_FIB_F_DADDR`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum FibAddress {
     Source,
     Destination,
@@ -316,17 +317,17 @@ pub enum FibAddress {
 
 /// `enum nft_fib_result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum FibResult {
     Oif,
     OifName,
-    /// `RTN_*` of `linux/rtnetlink.h`; `RTN_LOCAL` is 2.
+    /// `RTN_*` of `linux/rtnetlink.h`.
     AddressType,
 }
 
 /// `enum nft_ng_types`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum NumgenKind {
     Incremental,
     Random,
@@ -334,7 +335,7 @@ pub enum NumgenKind {
 
 /// `enum nft_dynset_ops`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum DynsetOp {
     Add,
     Update,
@@ -343,7 +344,7 @@ pub enum DynsetOp {
 
 /// `enum nft_nat_types`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The header's own words.
+#[allow(missing_docs, reason = "the header's names")]
 pub enum NatKind {
     Source,
     Destination,
@@ -352,11 +353,11 @@ pub enum NatKind {
 /// `enum nft_reject_types`, with the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
-    /// ICMP (or ICMPv6) unreachable of this code.
+    /// ICMP or ICMPv6 destination unreachable, with its code.
     Icmp(u8),
     /// A TCP reset.
     TcpReset,
-    /// ICMP or ICMPv6 unreachable after the packet's family, of this code of
+    /// ICMP or ICMPv6 destination unreachable, by the packet's family, with a code of
     /// `enum nft_reject_inet_code`.
     Icmpx(u8),
 }

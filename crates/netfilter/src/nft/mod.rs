@@ -1,12 +1,12 @@
 //! nf_tables: tables, chains, rules, sets and elements as typed data, with their netlink messages
-//! and their text.
+//! and their text in the nft language.
 //!
-//! A [`Message`] is what one operation says to the kernel, without the netlink header that a
-//! transport puts before it; [`decode`] reads what the kernel says: dumps, notifications, and our
-//! own messages back. [`text`] writes the syntax of `nft -f`.
+//! A [`Message`] is the encoding of one operation without its netlink header. [`decode`] reads dumps,
+//! notifications and encoded operations. [`text`] writes the syntax of `nft -f`; the module
+//! [`nft_lang`](crate::nft_lang) reads it.
 //!
-//! The numbers come from `linux/netfilter/nf_tables.h`. What nft itself keeps in user data, so that
-//! it can list a set as it was declared, was read from what nft 1.0.6 sends.
+//! The numbers come from `linux/netfilter/nf_tables.h`. The user data from which nft lists a set as it
+//! was declared is that of nft 1.0.6.
 
 pub mod consts;
 mod decode;

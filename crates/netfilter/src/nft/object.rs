@@ -5,7 +5,7 @@ use super::value::Value;
 
 /// The address family of a table (`NFPROTO_*`, `linux/netfilter.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)] // The families' own names.
+#[allow(missing_docs, reason = "the families' names")]
 pub enum Family {
     Inet,
     Ip,
@@ -15,26 +15,26 @@ pub enum Family {
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Its family.
+    /// The family.
     pub family: Family,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its comment, at most 127 bytes.
+    /// The comment, at most 127 bytes.
     pub comment: Option<String>,
 }
 
 /// A chain of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Where it is attached; `None` for a chain that is only jumped to.
+    /// The hook that it is attached to; `None` for a chain that only rules call.
     pub base: Option<BaseChain>,
-    /// Its comment, at most 127 bytes.
+    /// The comment, at most 127 bytes.
     pub comment: Option<String>,
 }
 
-/// What makes a chain a base chain.
+/// The attachment of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BaseChain {
     /// `type`.
@@ -49,7 +49,7 @@ pub struct BaseChain {
 
 /// `type` of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // nft's own words.
+#[allow(missing_docs, reason = "nft's keywords")]
 pub enum ChainKind {
     Filter,
     Nat,
@@ -58,7 +58,7 @@ pub enum ChainKind {
 
 /// `hook` of a base chain (`NF_INET_*`, `linux/netfilter.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // nft's own words.
+#[allow(missing_docs, reason = "nft's keywords")]
 pub enum Hook {
     Prerouting,
     Input,
@@ -67,9 +67,9 @@ pub enum Hook {
     Postrouting,
 }
 
-/// `policy` of a base chain: what becomes of a packet that no rule decides on.
+/// `policy` of a base chain: the verdict on packets that no rule decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // nft's own words.
+#[allow(missing_docs, reason = "nft's keywords")]
 pub enum Policy {
     Drop,
     Accept,
@@ -80,15 +80,15 @@ pub enum Policy {
 pub struct Rule {
     /// The chain's name.
     pub chain: String,
-    /// What it does, in order.
+    /// The expressions, in order.
     pub exprs: Vec<Expr>,
-    /// Its comment, at most 127 bytes.
+    /// The comment, at most 127 bytes.
     pub comment: Option<String>,
 }
 
-/// What decides a packet's way (`enum nft_verdicts`, `NF_DROP`, `NF_ACCEPT`).
+/// A verdict (`enum nft_verdicts`, `NF_DROP`, `NF_ACCEPT`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)] // nft's own words.
+#[allow(missing_docs, reason = "nft's keywords")]
 pub enum Verdict {
     Drop,
     Accept,
@@ -98,10 +98,10 @@ pub enum Verdict {
     Goto(String),
 }
 
-/// The type of a field of a key or of data (nft's `enum datatypes`; the number is what
-/// `NFTA_SET_KEY_TYPE` carries).
+/// The type of a field of a key or of data. Its number in nft's `enum datatypes` is the value of
+/// `NFTA_SET_KEY_TYPE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)] // nft's own names.
+#[allow(missing_docs, reason = "nft's names")]
 pub enum DataType {
     Integer,
     Ipv4Addr,
@@ -111,7 +111,7 @@ pub enum DataType {
     Mark,
 }
 
-/// What a set declared with `typeof` takes its types from; only the selectors that sluice's sets use.
+/// A selector in the `typeof` of a set; those that sluice's sets use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Selector {
     /// `ip saddr`.
@@ -126,98 +126,97 @@ pub enum Selector {
     L4proto,
     /// `th dport`.
     Dport,
-    /// `numgen random mod 1`, for a field that holds an index.
+    /// `numgen random mod 1`, for a field that contains an index.
     RandomIndex,
 }
 
-/// The fields of a key or of data, as the set declares them. One field, or a concatenation.
+/// The fields of a key or of data as the set declares them: one field, or a concatenation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fields {
     /// `type a . b`.
     Types(Vec<DataType>),
-    /// `typeof x . y`: the only way to declare a field of type integer.
+    /// `typeof x . y`; nft declares fields of type integer in this form only.
     Typeof(Vec<Selector>),
 }
 
 /// A set or a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// Its name.
+    /// The name.
     pub name: String,
     /// The key.
     pub key: Fields,
-    /// What an element holds beside its key.
+    /// The kind of data that the elements map to.
     pub data: SetData,
-    /// Its flags.
+    /// The flags.
     pub flags: SetFlags,
-    /// After how many milliseconds an element goes that says nothing else.
+    /// The default timeout of an element, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// How many elements there may be.
+    /// The maximum number of elements.
     pub size: Option<u32>,
-    /// Its comment, at most 127 bytes.
+    /// The comment, at most 127 bytes.
     pub comment: Option<String>,
 }
 
-/// What an element of a set holds beside its key.
+/// The kind of data that the elements of a set map to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SetData {
-    /// Nothing: a set.
+    /// None: a set.
     None,
-    /// A verdict: a verdict map.
+    /// Verdicts: a verdict map.
     Verdict,
     /// Values: a map.
     Fields(Fields),
 }
 
-/// The flags of a set that are not given by the rest of it (`enum nft_set_flags`).
+/// The flags of a set that do not follow from its other properties (`enum nft_set_flags`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetFlags {
-    /// Part of one rule and invisible (`NFT_SET_ANONYMOUS`).
+    /// Part of one rule and not listed (`NFT_SET_ANONYMOUS`).
     pub anonymous: bool,
-    /// Does not change once it is in use (`NFT_SET_CONSTANT`).
+    /// Constant once it is bound to a rule (`NFT_SET_CONSTANT`).
     pub constant: bool,
-    /// Keys are ranges (`NFT_SET_INTERVAL`; with `NFT_SET_CONCAT` where the key has several fields).
+    /// Keys are ranges (`NFT_SET_INTERVAL`, with `NFT_SET_CONCAT` if the key has several fields).
     pub interval: bool,
-    /// Elements can have a timeout (`NFT_SET_TIMEOUT`).
+    /// Elements may have a timeout (`NFT_SET_TIMEOUT`).
     pub timeout: bool,
-    /// Rules add elements (`NFT_SET_EVAL`; nft says `dynamic`).
+    /// Rules add elements (`NFT_SET_EVAL`, `dynamic` in nft).
     pub dynamic: bool,
 }
 
 /// An element of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
-    /// The key, or where its range begins.
+    /// The key, or the start of its range.
     pub key: Value,
-    /// Where the range ends, the last included, in a concatenation with ranges
-    /// (`NFTA_SET_ELEM_KEY_END`).
+    /// The last key of the range, in a concatenation with ranges (`NFTA_SET_ELEM_KEY_END`).
     pub key_end: Option<Box<Value>>,
-    /// Whether this marks the first key past a range (`NFT_SET_ELEM_INTERVAL_END`), in a set of
+    /// Whether this marks the first key after a range (`NFT_SET_ELEM_INTERVAL_END`), in a set of
     /// ranges with a single field.
     pub interval_end: bool,
-    /// Whether the range that begins here goes on to the last address (nft's user data).
+    /// Whether the range that starts here extends to the last address (nft's user data).
     pub open_end: bool,
-    /// What the key maps to.
+    /// The data that the key maps to.
     pub data: Data,
-    /// Its own timeout in milliseconds.
+    /// The timeout in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// Its comment, at most 127 bytes.
+    /// The comment, at most 127 bytes.
     pub comment: Option<Box<str>>,
 }
 
-/// What an element maps to.
+/// The data that an element maps to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// Nothing.
+    /// None.
     None,
-    /// Bytes in registers.
+    /// A value.
     Value(Value),
     /// A verdict.
     Verdict(Verdict),
 }
 
 impl Element {
-    /// An element of a set: a key and nothing else.
+    /// Return an element of a set, without data.
     pub fn key(key: Value) -> Self {
         Self {
             key,
@@ -230,7 +229,7 @@ impl Element {
         }
     }
 
-    /// An element of a map.
+    /// Return an element of a map.
     pub fn map(key: Value, data: Value) -> Self {
         Self {
             data: Data::Value(data),
@@ -238,7 +237,7 @@ impl Element {
         }
     }
 
-    /// An element of a verdict map.
+    /// Return an element of a verdict map.
     pub fn verdict(key: Value, verdict: Verdict) -> Self {
         Self {
             data: Data::Verdict(verdict),
@@ -246,7 +245,7 @@ impl Element {
         }
     }
 
-    /// This, with a comment.
+    /// Set the comment.
     #[must_use]
     pub fn with_comment(mut self, comment: impl Into<Box<str>>) -> Self {
         self.comment = Some(comment.into());
@@ -254,13 +253,13 @@ impl Element {
     }
 }
 
-/// The longest comment that nft gives or takes: 128 bytes with the terminating zero
-/// (`NFTNL_UDATA_COMMENT_MAXLEN`). The kernel would take 256 bytes of user data, but then no nft
-/// could load back what it lists.
+/// The longest comment that nft writes or reads: 128 bytes with the terminating NUL
+/// (`NFTNL_UDATA_COMMENT_MAXLEN`). The kernel accepts 256 bytes of user data, but nft could not load
+/// its own listing of a longer comment.
 pub const COMMENT_MAX: usize = 127;
 
-/// `text`, shortened at a character's boundary where it is too long for a comment, and without what
-/// would end a quoted string.
+/// Make `text` a valid comment: cut it at a character boundary if it is too long, and replace
+/// characters that end a quoted string.
 pub fn fit_comment(text: &str) -> String {
     let clean = |c: char| if c == '"' || c.is_control() { '?' } else { c };
     if text.len() <= COMMENT_MAX {
@@ -276,7 +275,7 @@ pub fn fit_comment(text: &str) -> String {
 }
 
 impl DataType {
-    /// The number in `NFTA_SET_KEY_TYPE` (nft's `enum datatypes`).
+    /// Return the value of `NFTA_SET_KEY_TYPE` (nft's `enum datatypes`).
     pub fn number(self) -> u32 {
         match self {
             DataType::Integer => 4,
@@ -288,7 +287,7 @@ impl DataType {
         }
     }
 
-    /// The type of a number.
+    /// Return the type of a number.
     pub fn from_number(number: u32) -> Option<Self> {
         [
             DataType::Integer,
@@ -302,7 +301,7 @@ impl DataType {
         .find(|t| t.number() == number)
     }
 
-    /// nft's name of it.
+    /// Return nft's name of the type.
     pub fn name(self) -> &'static str {
         match self {
             DataType::Integer => "integer",
@@ -314,7 +313,7 @@ impl DataType {
         }
     }
 
-    /// How many bytes a value has, without padding.
+    /// Return the size of a value in bytes, without padding.
     pub fn size(self) -> usize {
         match self {
             DataType::InetProto => 1,
@@ -324,14 +323,14 @@ impl DataType {
         }
     }
 
-    /// How many bytes a value takes in registers.
+    /// Return the size of a value in registers, in bytes.
     pub fn padded(self) -> usize {
         self.size().next_multiple_of(4)
     }
 }
 
 impl Selector {
-    /// All of them.
+    /// All selectors.
     pub const ALL: [Selector; 7] = [
         Selector::IpSaddr,
         Selector::IpDaddr,
@@ -342,7 +341,7 @@ impl Selector {
         Selector::RandomIndex,
     ];
 
-    /// The type of what it selects.
+    /// Return the type of the selected field.
     pub fn data_type(self) -> DataType {
         match self {
             Selector::IpSaddr | Selector::IpDaddr => DataType::Ipv4Addr,
@@ -353,7 +352,7 @@ impl Selector {
         }
     }
 
-    /// As nft writes it.
+    /// Return nft's text of the selector.
     pub fn text(self) -> &'static str {
         match self {
             Selector::IpSaddr => "ip saddr",
@@ -368,7 +367,7 @@ impl Selector {
 }
 
 impl Fields {
-    /// The types, in order.
+    /// Return the types of the fields, in order.
     pub fn types(&self) -> Vec<DataType> {
         match self {
             Fields::Types(types) => types.clone(),
@@ -376,15 +375,15 @@ impl Fields {
         }
     }
 
-    /// The number that nft gives to the type or the concatenation: six bits a field.
+    /// Return nft's number of the type or the concatenation: six bits per field.
     pub fn number(&self) -> u32 {
         self.types()
             .iter()
             .fold(0, |number, t| (number << 6) | t.number())
     }
 
-    /// How many bytes a value has in registers. A concatenation's fields are padded, a single one is
-    /// not.
+    /// Return the size of a value in registers, in bytes. The fields of a concatenation are padded; a
+    /// single field is not.
     pub fn len(&self) -> usize {
         match self.types().as_slice() {
             [one] => one.size(),
@@ -392,12 +391,12 @@ impl Fields {
         }
     }
 
-    /// Whether there are no fields, which no set has.
+    /// Return whether there are no fields; no valid set has none.
     pub fn is_empty(&self) -> bool {
         self.types().is_empty()
     }
 
-    /// Whether there is more than one field.
+    /// Return whether there is more than one field.
     pub fn is_concatenation(&self) -> bool {
         self.types().len() > 1
     }

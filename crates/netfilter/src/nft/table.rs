@@ -1,4 +1,4 @@
-//! What is in a table: as lowered, as read back, or as operations have made it.
+//! The contents of a table: derived, read from the kernel, or made by operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +10,8 @@ use super::expr::{Expr, LookupInto};
 use super::object::{Chain, Data, Element, Rule, Set, SetData, Verdict};
 use super::value::Value;
 
-/// A table's contents. With [`Contents::apply`] it is also a stand-in for the kernel that checks
-/// what the kernel checks: references, duplicates, absences.
+/// A table's contents. [`Contents::apply`] makes it a model of the kernel, with the kernel's checks of
+/// references, duplicates and missing objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     /// The comment.
@@ -27,7 +27,7 @@ pub struct Contents {
 pub struct ChainContents {
     /// The chain.
     pub chain: Chain,
-    /// Its rules, in order.
+    /// The rules, in order.
     pub rules: Vec<Rule>,
 }
 
@@ -36,18 +36,18 @@ pub struct ChainContents {
 pub struct SetContents {
     /// The set.
     pub set: Set,
-    /// Its elements by key, and by whether they end a range.
+    /// The elements, by key and by whether they end a range.
     pub elements: BTreeMap<(Value, bool), Element>,
 }
 
-/// Why the kernel would refuse an operation, with the errno that it would give.
+/// The kernel's rejection of an operation, by its errno.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// `ENOENT`.
-    #[error("there is no {0}")]
+    #[error("{0} does not exist")]
     Missing(String),
     /// `EEXIST`.
-    #[error("{0} is there already and different")]
+    #[error("{0} already exists and differs")]
     Exists(String),
     /// `EBUSY`.
     #[error("{0} is in use")]
@@ -58,10 +58,10 @@ pub enum Refusal {
 }
 
 impl Contents {
-    /// Applies all operations to the table, which may not be there (`None`), or none of them.
+    /// Apply all operations, or none, to the table; `None` is a table that does not exist.
     ///
     /// # Errors
-    /// The number of the operation that the kernel would refuse, and why.
+    /// The index of the operation that the kernel would reject, and why.
     pub fn apply(table: &mut Option<Contents>, ops: &[Op]) -> Result<(), (usize, Refusal)> {
         let mut next = table.clone();
         for (number, op) in ops.iter().enumerate() {
@@ -71,9 +71,9 @@ impl Contents {
         Ok(())
     }
 
-    /// Takes in what a decoded message says is there. What cannot be decoded is none of ours, and is
-    /// left out here: who must know of it looks at the messages.
-    pub fn take_in(&mut self, body: Body) {
+    /// Add the object in a decoded message. Objects that cannot be decoded are left out; callers find
+    /// them in the messages.
+    pub fn add(&mut self, body: Body) {
         match body {
             Body::Table(table) => self.comment = table.comment,
             Body::Chain { chain, .. } => {
@@ -101,7 +101,7 @@ impl Contents {
         }
     }
 
-    /// The operations that make the table from nothing, elements included.
+    /// Return the operations that create the table with all elements.
     pub fn create(&self) -> Vec<Op> {
         let mut ops = vec![Op::AddTable {
             comment: self.comment.clone(),
@@ -291,7 +291,7 @@ fn apply_one(table: &mut Option<Contents>, op: &Op) -> Result<(), Refusal> {
 }
 
 impl Expr {
-    /// The set that the expression refers to.
+    /// Return the name of the set that the expression refers to.
     pub fn set(&self) -> Option<&str> {
         match self {
             Expr::Lookup { set, .. } | Expr::Dynset { set, .. } => Some(set),
@@ -300,7 +300,7 @@ impl Expr {
     }
 }
 
-/// The chains that rules and elements of these go to.
+/// Return the target chains of all rules and elements.
 pub fn targets(contents: &Contents) -> BTreeSet<&str> {
     let rules = contents.chains.values().flat_map(|c| &c.rules);
     let by_rules = rules.flat_map(|r| &r.exprs).filter_map(|e| match e {

@@ -1,4 +1,4 @@
-//! What the kernel tells of a traced packet (`NFT_MSG_TRACE`, `enum nft_trace_attributes`).
+//! Trace events of a packet (`NFT_MSG_TRACE`, `enum nft_trace_attributes`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,34 +7,34 @@ use super::decode_expr;
 use super::object::{Policy, Verdict};
 use crate::netlink::{Attribute, Attributes, DecodeError, need};
 
-/// One thing that a traced packet met.
+/// An event of a traced packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceEvent {
-    /// Tells packets apart. A packet that comes back in through `lo` gets another.
+    /// Identifies the packet. A packet that re-enters through `lo` has a new one.
     pub id: u32,
     /// The table.
     pub table: String,
     /// The chain.
     pub chain: String,
-    /// What it met.
+    /// The kind of event.
     pub kind: TraceKind,
-    /// The packet as it came to a base chain: with that chain's first event only.
+    /// The packet as it entered a base chain; only in the first event of that chain.
     pub packet: Option<TracedPacket>,
-    /// The packet's mark after this.
+    /// The packet's mark after this event.
     pub mark: u32,
 }
 
-/// What a packet met.
+/// The kind of a trace event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceKind {
-    /// A rule of which all conditions held.
+    /// A rule all of whose conditions matched.
     Rule {
         /// Its handle.
         handle: u64,
-        /// What it said; `None` for what ends the way through the chains otherwise (queued, stolen).
+        /// Its verdict; `None` for verdicts that end the traversal otherwise (queued, stolen).
         verdict: Option<Verdict>,
     },
-    /// The end of the chain's rules: kernels since 5.17 tell of a rule without a handle there.
+    /// The end of the chain's rules. Kernels since 5.17 report it as a rule without a handle.
     ChainEnd,
     /// The end of a chain that was jumped to.
     Return,
@@ -42,17 +42,17 @@ pub enum TraceKind {
     Policy(Policy),
 }
 
-/// Where a packet is, and what its header says.
+/// The position and headers of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TracedPacket {
-    /// Source and destination address, where the header is whole.
+    /// Source and destination address, if the header is complete.
     pub addresses: Option<(IpAddr, IpAddr)>,
-    /// The first four bytes of the transport header: source and destination port, or an ICMP type
-    /// with its code, and the checksum.
+    /// The first four bytes of the transport header: source and destination port; or ICMP type and
+    /// code, and the checksum.
     pub ports: Option<(u16, u16)>,
-    /// The index of the interface that it came in through.
+    /// The index of the input interface.
     pub iif: Option<u32>,
-    /// The index of the interface that it leaves through.
+    /// The index of the output interface.
     pub oif: Option<u32>,
 }
 
@@ -115,7 +115,7 @@ fn known_verdict(attr: Attribute<'_>) -> Result<Option<Verdict>, DecodeError> {
     }
 }
 
-/// Of a network header of either version.
+/// Read the addresses of an IPv4 or IPv6 header.
 fn addresses(header: &[u8]) -> Option<(IpAddr, IpAddr)> {
     fn at<const N: usize>(header: &[u8], from: usize) -> Option<[u8; N]> {
         header.get(from..from + N)?.try_into().ok()

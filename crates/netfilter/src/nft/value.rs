@@ -1,15 +1,15 @@
-//! Keys, data and comparison operands as they stand in the kernel's registers.
+//! Keys, data and comparison operands in the layout of the kernel's registers.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// How many bytes a [`Value`] can have. The kernel's limit is 64 (`NFT_DATA_VALUE_MAXLEN`), the
-/// longest key of ours has 44; what is longer is nobody's that we decode for.
+/// The capacity of a [`Value`]. The kernel's limit is 64 bytes (`NFT_DATA_VALUE_MAXLEN`); the longest
+/// key in sluice's tables has 44.
 pub const MAX_LEN: usize = 47;
 
-/// Up to 47 bytes as they stand in consecutive registers: network byte order where the type has one,
-/// each field of a concatenation padded with zeros to four bytes (`linux/netfilter/nf_tables.h`,
-/// `NFT_REG32_SIZE`). Kept inline: a load handles a million of them.
+/// Up to 47 bytes in the layout of consecutive registers: network byte order where the type has one,
+/// each field of a concatenation padded with zeros to four bytes (`NFT_REG32_SIZE`). The bytes are
+/// inline because a load handles a million values.
 #[derive(Clone, Copy)]
 pub struct Value {
     len: u8,
@@ -17,13 +17,13 @@ pub struct Value {
 }
 
 impl Value {
-    /// No bytes.
+    /// The empty value.
     pub const EMPTY: Value = Value {
         len: 0,
         bytes: [0; MAX_LEN],
     };
 
-    /// These bytes; `None` if there are more than [`MAX_LEN`].
+    /// Return a value; `None` if there are more than [`MAX_LEN`] bytes.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let mut value = Self::EMPTY;
         value.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
@@ -31,23 +31,23 @@ impl Value {
         Some(value)
     }
 
-    /// The bytes.
+    /// Return the bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
     }
 
-    /// How many bytes.
+    /// Return the number of bytes.
     pub fn len(&self) -> usize {
         usize::from(self.len)
     }
 
-    /// Whether there are none.
+    /// Return whether the value is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Appends bytes without padding. What does not fit is left out: no key of ours is that long,
-    /// and an encoder must not panic.
+    /// Append bytes without padding. Bytes that do not fit are left out: no key is that long, and an
+    /// encoder must not panic.
     fn push(mut self, bytes: &[u8]) -> Self {
         let at = usize::from(self.len);
         if let Some(room) = self.bytes.get_mut(at..at + bytes.len()) {
@@ -57,33 +57,33 @@ impl Value {
         self
     }
 
-    /// Appends a field of a concatenation, padded to four bytes.
+    /// Append a field of a concatenation, padded to four bytes.
     fn field(self, bytes: &[u8]) -> Self {
         let padding = bytes.len().next_multiple_of(4) - bytes.len();
         self.push(bytes).push(&[0; 4][..padding])
     }
 
-    /// An address on its own.
+    /// Return an address.
     pub fn ip(ip: IpAddr) -> Self {
         Self::EMPTY.with_ip(ip)
     }
 
-    /// A port on its own: two bytes, without padding.
+    /// Return a port: two bytes, without padding.
     pub fn port(port: u16) -> Self {
         Self::EMPTY.push(&port.to_be_bytes())
     }
 
-    /// A protocol number on its own: one byte, without padding.
+    /// Return a protocol number: one byte, without padding.
     pub fn protocol(number: u8) -> Self {
         Self::EMPTY.push(&[number])
     }
 
-    /// A number in host byte order: marks, states, fib results.
+    /// Return a number in host byte order: marks, states, fib results.
     pub fn host_u32(number: u32) -> Self {
         Self::EMPTY.push(&number.to_ne_bytes())
     }
 
-    /// This, followed by an address.
+    /// Append an address.
     #[must_use]
     pub fn with_ip(self, ip: IpAddr) -> Self {
         match ip {
@@ -92,19 +92,19 @@ impl Value {
         }
     }
 
-    /// This, followed by a protocol number.
+    /// Append a protocol number.
     #[must_use]
     pub fn with_protocol(self, number: u8) -> Self {
         self.field(&[number])
     }
 
-    /// This, followed by a port.
+    /// Append a port.
     #[must_use]
     pub fn with_port(self, port: u16) -> Self {
         self.field(&port.to_be_bytes())
     }
 
-    /// This, followed by a number in host byte order.
+    /// Append a number in host byte order.
     #[must_use]
     pub fn with_host_u32(self, number: u32) -> Self {
         self.field(&number.to_ne_bytes())

@@ -97,7 +97,7 @@ proptest! {
             let mut read = Contents::default();
             for message in encoder.ops(&contents.create()) {
                 let decoded = message.decode().expect("our own message");
-                read.take_in(decoded.body);
+                read.add(decoded.body);
             }
             prop_assert_eq!(read, contents);
         }

@@ -119,7 +119,7 @@ proptest! {
             let contents = state.contents();
             let mut read = Contents::default();
             for message in encoder.ops(&contents.create()) {
-                read.take_in(message.decode().expect("our own message").body);
+                read.add(message.decode().expect("our own message").body);
             }
             prop_assert_eq!(&read, &contents);
             let mut table = Some(relay.lower(&Plan::empty(family)).contents());

@@ -1,8 +1,8 @@
 //! The syntax of `nft -f`.
 //!
-//! nf_tables knows expressions and registers, nft's language does not: a rule's text is worked out by
-//! following what each register holds. Where the language has no words for what the registers do,
-//! the writer says so ([`NoWords`]) and leaves the rule as a comment.
+//! nf_tables has expressions and registers; the nft language does not. A rule's text follows from the
+//! contents of each register. A rule that the language cannot express ([`Inexpressible`]) is written
+//! as a comment.
 
 mod rule;
 mod value;
@@ -16,13 +16,13 @@ use super::table::{Contents, SetContents};
 
 pub use rule::rule_text;
 
-/// Something that the kernel can do and nft's language cannot say.
+/// A use of registers that the nft language cannot express.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("nft has no words for {0}")]
-pub struct NoWords(pub &'static str);
+#[error("{0} cannot be expressed in nft syntax")]
+pub struct Inexpressible(pub &'static str);
 
 impl Family {
-    /// nft's word for it.
+    /// Return nft's keyword.
     pub fn word(self) -> &'static str {
         match self {
             Family::Inet => "inet",
@@ -33,7 +33,7 @@ impl Family {
 }
 
 impl Hook {
-    /// nft's word for it.
+    /// Return nft's keyword.
     pub fn word(self) -> &'static str {
         match self {
             Hook::Prerouting => "prerouting",
@@ -45,7 +45,7 @@ impl Hook {
     }
 }
 
-/// The table as `nft -f` reads it. Rules without words stand as comments.
+/// Return the table in the syntax of `nft -f`. Inexpressible rules become comments.
 pub fn table_text(family: Family, name: &str, contents: &Contents) -> String {
     let mut out = format!("table {} {name} {{\n", family.word());
     comment_line(&mut out, contents.comment.as_deref());

@@ -1,4 +1,4 @@
-//! Rules as text: what the registers hold, followed through the expressions.
+//! Rules as text. The writer follows the contents of the registers through the expressions.
 
 use super::super::consts::{ICMP_PORT_UNREACH, ICMPV6_PORT_UNREACH, RTN_LOCAL};
 use super::super::consts::{IPS_DST_NAT, NF_CT_STATE_NEW_BIT, NF_NAT_RANGE_PROTO_RANDOM_FULLY};
@@ -9,18 +9,18 @@ use super::super::expr::{
 use super::super::object::{DataType, Family, Rule, Verdict};
 use super::super::table::Contents;
 use super::super::value::Value;
-use super::{NoWords, value};
+use super::{Inexpressible, value};
 
-/// What a register holds.
+/// The contents of a register.
 #[derive(Clone, Debug)]
 struct Held {
-    /// As nft writes it.
+    /// nft's text of it.
     text: String,
-    /// What its values are.
+    /// The kind of value.
     kind: Kind,
-    /// How many bytes.
+    /// The length in bytes.
     len: usize,
-    /// What it was masked with.
+    /// The mask that was applied.
     mask: Option<Value>,
 }
 
@@ -31,9 +31,9 @@ enum Kind {
     CtStatus,
     FibType,
     Name,
-    /// What a map had for a key. nft can only use it at once and whole.
+    /// A map's data. nft can only use it at once and whole.
     Mapped,
-    /// An address. nft has words for it only beside a port that a map had.
+    /// An address. nft can express it only together with a map's port.
     Constant,
 }
 
@@ -44,11 +44,15 @@ struct Writer<'a> {
     words: Vec<String>,
 }
 
-/// The rule as it stands in a chain, with its comment.
+/// Return the text of a rule, with its comment.
 ///
 /// # Errors
-/// The language has no words for it.
-pub fn rule_text(family: Family, contents: &Contents, rule: &Rule) -> Result<String, NoWords> {
+/// [`Inexpressible`] if nft cannot express it.
+pub fn rule_text(
+    family: Family,
+    contents: &Contents,
+    rule: &Rule,
+) -> Result<String, Inexpressible> {
     let mut writer = Writer {
         family,
         contents,
@@ -64,7 +68,7 @@ pub fn rule_text(family: Family, contents: &Contents, rule: &Rule) -> Result<Str
     Ok(writer.words.join(" "))
 }
 
-/// As nft writes it.
+/// Return nft's text of the verdict.
 pub(super) fn verdict_text(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Drop => "drop".to_owned(),
@@ -96,14 +100,18 @@ impl Writer<'_> {
         }
     }
 
-    fn held(&self, sreg: Reg) -> Result<&Held, NoWords> {
+    fn held(&self, sreg: Reg) -> Result<&Held, Inexpressible> {
         self.registers
             .get(usize::from(sreg.unit()))
             .and_then(Option::as_ref)
-            .ok_or(NoWords("a register that nothing was loaded into"))
+            .ok_or(Inexpressible("a register that was never loaded"))
     }
 
-    fn expr(&mut self, expr: &Expr) -> Result<(), NoWords> {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "exhaustive match over all expressions"
+    )]
+    fn expr(&mut self, expr: &Expr) -> Result<(), Inexpressible> {
         match expr {
             Expr::Payload {
                 base,
@@ -165,18 +173,11 @@ impl Writer<'_> {
                     Family::Ip | Family::Inet => DataType::Ipv4Addr,
                 };
                 if bytes.len() != kind.size() {
-                    return Err(NoWords("a constant that is no address"));
+                    return Err(Inexpressible("a constant other than an address"));
                 }
                 let text = value::scalar(kind, bytes);
                 self.hold(*dreg, text, Kind::Constant, bytes.len());
             }
-            other => self.statement(other)?,
-        }
-        Ok(())
-    }
-
-    fn statement(&mut self, expr: &Expr) -> Result<(), NoWords> {
-        match expr {
             Expr::Verdict(v) => self.say(verdict_text(v)),
             Expr::Dynset {
                 set,
@@ -194,8 +195,16 @@ impl Writer<'_> {
             Expr::Counter { packets, bytes } => {
                 self.say(format!("counter packets {packets} bytes {bytes}"));
             }
-            Expr::Byteorder { .. } => return Err(NoWords("a change of byte order on its own")),
-            _ => return Err(NoWords("an expression that sluice does not program")),
+            Expr::Byteorder { .. } => return Err(Inexpressible("a byte order conversion")),
+            Expr::Fib {
+                result: FibResult::Oif | FibResult::OifName,
+                ..
+            }
+            | Expr::Redirect { .. }
+            | Expr::Limit { .. }
+            | Expr::Objref { .. } => {
+                return Err(Inexpressible("an expression that sluice does not program"));
+            }
         }
         Ok(())
     }
@@ -206,7 +215,7 @@ impl Writer<'_> {
         offset: u32,
         len: u32,
         dreg: Reg,
-    ) -> Result<(), NoWords> {
+    ) -> Result<(), Inexpressible> {
         let len = len as usize;
         let address = match self.family {
             Family::Ip6 => DataType::Ipv6Addr,
@@ -219,7 +228,7 @@ impl Writer<'_> {
             (PayloadBase::Network, Family::Ip6, 24, 1..=16) => ("ip6 daddr", address),
             (PayloadBase::Transport, _, 0, 2) => ("th sport", DataType::InetService),
             (PayloadBase::Transport, _, 2, 2) => ("th dport", DataType::InetService),
-            _ => return Err(NoWords("a header field that sluice does not look at")),
+            _ => return Err(Inexpressible("this header field")),
         };
         self.hold(dreg, text, Kind::Data(kind), len);
         Ok(())
@@ -237,7 +246,7 @@ impl Writer<'_> {
         self.hold(dreg, text, Kind::Data(DataType::Integer), 4);
     }
 
-    fn compare(&mut self, op: CmpOp, sreg: Reg, value: &Value) -> Result<(), NoWords> {
+    fn compare(&mut self, op: CmpOp, sreg: Reg, value: &Value) -> Result<(), Inexpressible> {
         let held = self.held(sreg)?.clone();
         let op = match op {
             CmpOp::Eq => "",
@@ -253,7 +262,7 @@ impl Writer<'_> {
             (Kind::Data(t @ (DataType::Ipv4Addr | DataType::Ipv6Addr)), mask) => {
                 let length = match mask {
                     Some(mask) => value::mask_length(mask.as_bytes())
-                        .ok_or(NoWords("a mask with holes on an address"))?,
+                        .ok_or(Inexpressible("a non-contiguous address mask"))?,
                     None => held.len * 8,
                 };
                 value::prefix(bytes, t.size(), length)
@@ -271,7 +280,7 @@ impl Writer<'_> {
                 let word = match (held.kind, host_number(mask.as_bytes())) {
                     (Kind::CtState, Some(NF_CT_STATE_NEW_BIT)) => "new",
                     (Kind::CtStatus, Some(IPS_DST_NAT)) => "dnat",
-                    _ => return Err(NoWords("a conntrack state that sluice does not ask for")),
+                    _ => return Err(Inexpressible("this conntrack state")),
                 };
                 let none = if op.is_empty() { "! " } else { "" };
                 self.say(format!("{} {none}{word}", held.text));
@@ -280,13 +289,19 @@ impl Writer<'_> {
             (Kind::FibType, None) if number() == Some(RTN_LOCAL) => "local".to_owned(),
             (Kind::Name, None) => name(bytes, held.len)?,
             (Kind::Data(t), None) => value::scalar(t, bytes),
-            _ => return Err(NoWords("this comparison")),
+            _ => return Err(Inexpressible("this comparison")),
         };
         self.say(format!("{} {op}{right}", held.text));
         Ok(())
     }
 
-    fn bitwise(&mut self, sreg: Reg, dreg: Reg, mask: &Value, xor: &Value) -> Result<(), NoWords> {
+    fn bitwise(
+        &mut self,
+        sreg: Reg,
+        dreg: Reg,
+        mask: &Value,
+        xor: &Value,
+    ) -> Result<(), Inexpressible> {
         let held = self.held(sreg)?.clone();
         let no_xor = xor.as_bytes().iter().all(|b| *b == 0);
         if held.mask.is_none() && no_xor {
@@ -303,26 +318,26 @@ impl Writer<'_> {
             .zip(xor.as_bytes())
             .all(|(m, x)| *m == !*x);
         let (Kind::Data(DataType::Mark), None) = (held.kind, held.mask) else {
-            return Err(NoWords("bit operations on this"));
+            return Err(Inexpressible("this bit operation"));
         };
         let right = value::scalar(DataType::Mark, xor.as_bytes());
         let text = match (all_ones, opposite) {
             (true, _) => format!("{} ^ {right}", held.text),
             (false, true) => format!("{} | {right}", held.text),
-            _ => return Err(NoWords("a mask and an exclusive-or at once")),
+            _ => return Err(Inexpressible("a mask combined with an exclusive-or")),
         };
         self.hold(dreg, text, held.kind, held.len);
         Ok(())
     }
 
-    /// The text of a key of so many bytes that begins at a register.
-    fn key(&self, from: Reg, len: usize) -> Result<String, NoWords> {
+    /// Return the text of a key of `len` bytes from a register on.
+    fn key(&self, from: Reg, len: usize) -> Result<String, Inexpressible> {
         let mut parts = Vec::new();
         let (mut at, mut taken) = (from, 0);
         loop {
             let held = self.held(at)?;
             if matches!(held.kind, Kind::Mapped | Kind::Constant) || held.mask.is_some() {
-                return Err(NoWords("a key that is not made of the packet alone"));
+                return Err(Inexpressible("a key from data other than the packet"));
             }
             parts.push(held.text.as_str());
             taken += held.len.next_multiple_of(4);
@@ -339,12 +354,12 @@ impl Writer<'_> {
         sreg: Reg,
         into: LookupInto,
         inverted: bool,
-    ) -> Result<(), NoWords> {
+    ) -> Result<(), Inexpressible> {
         let declared = &self
             .contents
             .sets
             .get(set)
-            .ok_or(NoWords("a set that the table does not have"))?
+            .ok_or(Inexpressible("a set that does not exist in the table"))?
             .set;
         let key = self.key(sreg, declared.key.len())?;
         let len = match &declared.data {
@@ -369,16 +384,16 @@ impl Writer<'_> {
         key: Reg,
         data: Option<Reg>,
         timeout_ms: Option<u64>,
-    ) -> Result<(), NoWords> {
+    ) -> Result<(), Inexpressible> {
         let declared = &self
             .contents
             .sets
             .get(set)
-            .ok_or(NoWords("a set that the table does not have"))?
+            .ok_or(Inexpressible("a set that does not exist in the table"))?
             .set;
         let key = self.key(key, declared.key.len())?;
         if data.is_some() {
-            return Err(NoWords("learning an element's data from a register"));
+            return Err(Inexpressible("an element whose data comes from a register"));
         }
         let op = match op {
             DynsetOp::Add => "add",
@@ -390,19 +405,23 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn nat(&mut self, nat: &Nat) -> Result<(), NoWords> {
+    fn nat(&mut self, nat: &Nat) -> Result<(), Inexpressible> {
         let word = match nat.kind {
             NatKind::Source => "snat",
             NatKind::Destination => "dnat",
         };
-        let address = nat.address.ok_or(NoWords("translating only the port"))?;
+        let address = nat
+            .address
+            .ok_or(Inexpressible("a translation of only the port"))?;
         let held = self.held(address)?;
         if held.kind == Kind::Constant {
             return self.nat_to_port(nat, word, &held.text.clone());
         }
         let split = nat.port.is_some_and(|port| port.unit() <= address.unit());
         if held.kind != Kind::Mapped || split {
-            return Err(NoWords("translating to what is not in a map"));
+            return Err(Inexpressible(
+                "a translation to data that is not from a map",
+            ));
         }
         let text = format!(
             "{word} {} to {}{}",
@@ -414,13 +433,17 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// To an address, at the port that a map has. nft wants to be told that there are ports at all;
-    /// the kernel does not, and a map has nothing for protocols without.
-    fn nat_to_port(&mut self, nat: &Nat, word: &str, address: &str) -> Result<(), NoWords> {
-        let port = nat.port.ok_or(NoWords("translating only the address"))?;
+    /// Translate to an address and a map's port. nft requires a match on protocols with ports; the kernel
+    /// does not, and the map has no data for others.
+    fn nat_to_port(&mut self, nat: &Nat, word: &str, address: &str) -> Result<(), Inexpressible> {
+        let port = nat
+            .port
+            .ok_or(Inexpressible("a translation of only the address"))?;
         let held = self.held(port)?;
         if held.kind != Kind::Mapped {
-            return Err(NoWords("translating to a port that is not in a map"));
+            return Err(Inexpressible(
+                "a translation to a port that is not from a map",
+            ));
         }
         let address = match nat.family {
             Family::Ip6 => format!("[{address}]"),
@@ -436,12 +459,12 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn reject(&mut self, reject: Reject) -> Result<(), NoWords> {
+    fn reject(&mut self, reject: Reject) -> Result<(), Inexpressible> {
         let text = match (reject, self.family) {
             (Reject::Icmp(ICMP_PORT_UNREACH), Family::Ip)
             | (Reject::Icmp(ICMPV6_PORT_UNREACH), Family::Ip6) => "reject",
             (Reject::TcpReset, _) => "reject with tcp reset",
-            _ => return Err(NoWords("rejecting with a code that sluice does not use")),
+            _ => return Err(Inexpressible("this reject code")),
         };
         self.say(text);
         Ok(())
@@ -460,31 +483,34 @@ fn host_number(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-/// An interface's name; without the terminating zero it is the beginning of one.
-fn name(bytes: &[u8], len: usize) -> Result<String, NoWords> {
+/// Return the text of an interface name; without the terminating NUL it is a prefix.
+fn name(bytes: &[u8], len: usize) -> Result<String, Inexpressible> {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     let text = bytes
         .get(..end)
         .and_then(|b| std::str::from_utf8(b).ok())
-        .ok_or(NoWords("an interface name that is not UTF-8"))?;
+        .ok_or(Inexpressible("an interface name that is not UTF-8"))?;
     let star = if bytes.len() < len { "*" } else { "" };
     Ok(format!("\"{text}{star}\""))
 }
 
-fn meta(key: MetaKey) -> Result<(&'static str, Kind, usize), NoWords> {
+fn meta(key: MetaKey) -> Result<(&'static str, Kind, usize), Inexpressible> {
     Ok(match key {
         MetaKey::Mark => ("meta mark", Kind::Data(DataType::Mark), 4),
         MetaKey::L4proto => ("meta l4proto", Kind::Data(DataType::InetProto), 1),
         MetaKey::IifName => ("iifname", Kind::Name, 16),
         MetaKey::OifName => ("oifname", Kind::Name, 16),
-        _ => return Err(NoWords("a meta key that sluice does not look at")),
+        _ => return Err(Inexpressible("this meta key")),
     })
 }
 
-fn ct(key: CtKey, direction: Option<CtDirection>) -> Result<(&'static str, Kind, usize), NoWords> {
+fn ct(
+    key: CtKey,
+    direction: Option<CtDirection>,
+) -> Result<(&'static str, Kind, usize), Inexpressible> {
     match (key, direction) {
         (CtKey::State, None) => Ok(("ct state", Kind::CtState, 4)),
         (CtKey::Status, None) => Ok(("ct status", Kind::CtStatus, 4)),
-        _ => Err(NoWords("a ct key that sluice does not look at")),
+        _ => Err(Inexpressible("this ct key")),
     }
 }

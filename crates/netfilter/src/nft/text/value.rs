@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::super::object::DataType;
 use super::super::value::Value;
 
-/// Names of protocols that every nft knows, whatever is in /etc/protocols.
+/// Protocol names that nft knows without /etc/protocols.
 const PROTOCOLS: [(u8, &str); 5] = [
     (1, "icmp"),
     (6, "tcp"),
@@ -14,7 +14,7 @@ const PROTOCOLS: [(u8, &str); 5] = [
     (132, "sctp"),
 ];
 
-/// One value of a type. What has not the type's size is written as hexadecimal digits.
+/// Return the text of a value; hexadecimal digits if it does not have the size of the type.
 pub(super) fn scalar(kind: DataType, bytes: &[u8]) -> String {
     match (kind, bytes) {
         (DataType::Ipv4Addr | DataType::Ipv6Addr, _) => match address(bytes) {
@@ -51,7 +51,7 @@ fn hex(bytes: &[u8]) -> String {
     out
 }
 
-/// A concatenation, or a concatenation of ranges where there is an end.
+/// Return the text of a concatenation, or of a concatenation of ranges if there is an end.
 pub(super) fn range(types: &[DataType], from: &Value, to: Option<&Value>) -> String {
     let mut fields = Vec::new();
     let mut at = 0;
@@ -67,7 +67,7 @@ pub(super) fn range(types: &[DataType], from: &Value, to: Option<&Value>) -> Str
     fields.join(" . ")
 }
 
-/// From one value to another, the last included: a prefix where it is one.
+/// Return the text of an inclusive range; a prefix if it is one.
 fn closed(kind: DataType, low: &[u8], high: &[u8]) -> String {
     let (from, to) = (wide(low), wide(high));
     let host_bits = (from ^ to).count_ones();
@@ -86,7 +86,7 @@ fn wide(bytes: &[u8]) -> u128 {
         .fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
-/// From a value up to another, that one not included; without one, to the last there is.
+/// Return the text of a range without its end; to the last value if there is no end.
 pub(super) fn half_open(kind: DataType, low: &Value, end: Option<&Value>) -> String {
     let low = low.as_bytes();
     let last = match end {
@@ -102,7 +102,7 @@ pub(super) fn half_open(kind: DataType, low: &Value, end: Option<&Value>) -> Str
     }
 }
 
-/// An address prefix from its first bytes.
+/// Return the text of an address prefix from its first bytes.
 pub(super) fn prefix(bytes: &[u8], size: usize, length: usize) -> String {
     let mut whole = bytes.to_vec();
     whole.resize(size, 0);
@@ -118,7 +118,7 @@ pub(super) fn prefix(bytes: &[u8], size: usize, length: usize) -> String {
     }
 }
 
-/// The length of a contiguous mask.
+/// Return the length of a contiguous mask.
 pub(super) fn mask_length(mask: &[u8]) -> Option<usize> {
     let number = wide(mask) << (128 - 8 * mask.len().min(16));
     let ones = number.leading_ones();

@@ -262,7 +262,7 @@ impl<'a> Attribute<'a> {
         std::str::from_utf8(self.c_string()).map_err(|_| DecodeError::NotUtf8(self.within))
     }
 
-    /// Return the text up to its end or the first NUL, with replacements for what is not UTF-8.
+    /// Return the text up to its end or the first NUL; invalid UTF-8 is replaced.
     pub fn string_lossy(&self) -> String {
         String::from_utf8_lossy(self.c_string()).into_owned()
     }

@@ -400,7 +400,7 @@ fn set_userdata(set: &Set) -> Vec<u8> {
     out
 }
 
-/// Return nft's byte order of a type; a concatenation has none.
+/// Return nft's byte order of a type: 0 for a concatenation.
 fn byteorder(fields: &Fields) -> u32 {
     if fields.is_concatenation() {
         0

@@ -391,7 +391,7 @@ impl Fields {
         }
     }
 
-    /// Return whether there are no fields; no valid set has none.
+    /// Return whether there are no fields, which no valid set has.
     pub fn is_empty(&self) -> bool {
         self.types().is_empty()
     }

@@ -295,20 +295,20 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn a_rule_survives_the_wire(rule in rule()) {
+    fn rule_round_trips(rule in rule()) {
         let body = only(&Op::AddRule(rule.clone()));
         let table = "kube-proxy".to_owned();
         prop_assert_eq!(body, Body::Rule { table, handle: 0, rule: Ok(rule) });
     }
 
     #[test]
-    fn a_set_survives_the_wire(set in set()) {
+    fn set_round_trips(set in set()) {
         let body = only(&Op::AddSet(set.clone()));
         prop_assert_eq!(body, Body::Set { table: "kube-proxy".to_owned(), set: Ok(set), count: None });
     }
 
     #[test]
-    fn elements_survive_the_wire(elements in vec(element(), 1..40)) {
+    fn elements_round_trip(elements in vec(element(), 1..40)) {
         let set = "service-ips".to_owned();
         let op = Op::AddElements { set: set.clone(), elements: elements.clone() };
         let body = only(&op);
@@ -316,7 +316,7 @@ proptest! {
     }
 
     #[test]
-    fn a_chain_survives_the_wire(
+    fn chain_round_trips(
         name in "[a-z-]{1,20}",
         hook in select(vec![
             Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting,
@@ -334,7 +334,7 @@ proptest! {
     }
 
     #[test]
-    fn a_trace_event_survives_the_wire(
+    fn trace_event_round_trips(
         id in any::<u32>(),
         mark in any::<u32>(),
         kind in prop_oneof![
@@ -367,13 +367,13 @@ proptest! {
     }
 
     #[test]
-    fn a_comment_always_fits(text in ".{0,200}") {
+    fn shortened_comment_fits(text in ".{0,200}") {
         let comment = fit_comment(&text);
         prop_assert!(comment.len() <= COMMENT_MAX);
         prop_assert!(!comment.contains('"'));
     }
 
-    /// Whatever the registers hold, the writer says something or says that it cannot.
+    /// Every register content is either written or reported as inexpressible.
     #[test]
     fn no_rule_makes_the_writer_panic(rule in rule()) {
         let _ = text::rule_text(Family::Ip, &table::Contents::default(), &rule);

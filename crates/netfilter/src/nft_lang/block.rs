@@ -7,14 +7,14 @@ use super::{
     TableDecl, TableFamily, TermType, Unknown, VerdictStatement, literal,
 };
 
-/// The tokens of a listing and how far they are read.
+/// The tokens of a listing, and the position in them.
 pub(super) struct Parser<'a> {
     pub(super) source: &'a str,
     tokens: Vec<Token<'a>>,
     at: usize,
 }
 
-const END: &str = "the listing ends here, in the middle: is it whole?";
+const END: &str = "the listing ends here: is it complete?";
 
 impl<'a> Parser<'a> {
     pub(super) fn new(source: &'a str) -> Result<Self, ParseError> {
@@ -39,7 +39,7 @@ impl<'a> Parser<'a> {
         Some(token)
     }
 
-    /// Takes the first `len` bytes off the token that is next, which then begins after them.
+    /// Cut the first `len` bytes off the next token.
     pub(super) fn shorten(&mut self, len: usize) {
         if let Some(token) = self.tokens.get_mut(self.at) {
             token.text = token.text.get(len..).unwrap_or_default();
@@ -67,7 +67,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The next token, which must be there.
+    /// Return the next token, or the error at the end of the listing.
     pub(super) fn some(&mut self) -> Result<Token<'a>, ParseError> {
         self.next().ok_or_else(|| self.end_error())
     }
@@ -80,7 +80,7 @@ impl<'a> Parser<'a> {
         self.peek().is_some_and(|t| t.is_word(word))
     }
 
-    /// Takes a sign if it is next.
+    /// Consume a sign if it is next.
     pub(super) fn take_sign(&mut self, sign: &str) -> bool {
         let there = self.is_sign(sign);
         self.at += usize::from(there);
@@ -98,7 +98,7 @@ impl<'a> Parser<'a> {
         if token.is_sign(sign) {
             Ok(token)
         } else {
-            Err(token.error(format!("{} where {sign:?} should be", token.shown())))
+            Err(token.error(format!("expected {sign:?}, found {}", token.shown())))
         }
     }
 
@@ -106,7 +106,7 @@ impl<'a> Parser<'a> {
         let token = self.some()?;
         match token.kind {
             Kind::Word | Kind::Quoted => Ok(token),
-            _ => Err(token.error(format!("{} where {what} should be", token.shown()))),
+            _ => Err(token.error(format!("expected {what}, found {}", token.shown()))),
         }
     }
 
@@ -116,7 +116,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Skips what ends a statement of a block.
+    /// Skip separators between the statements of a block.
     fn end_statement(&mut self) {
         while self
             .peek()
@@ -126,7 +126,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Goes behind the brace that closes the one just read.
+    /// Skip to behind the brace that closes the one just read.
     fn skip_block(&mut self) -> Result<(), ParseError> {
         let mut depth = 1_usize;
         while depth > 0 {
@@ -140,7 +140,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// The source between two places, white space evened out.
+    /// Return the source between two positions, with white space normalised.
     pub(super) fn text(&self, from: usize, to: usize) -> Box<str> {
         let start = self.tokens.get(from).map_or(0, |t| t.span.0);
         let end = to
@@ -169,7 +169,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Lines before which nft says that iptables-nft owns the table.
+/// Return the tables that nft marks as managed by iptables-nft.
 fn iptables_tables(source: &str) -> Vec<(&str, &str)> {
     let of_line = |line: &'_ str| -> Option<(usize, usize)> {
         let rest = line.strip_prefix("# Warning: table ")?;
@@ -194,7 +194,7 @@ pub(super) fn parse(source: &str) -> Result<Ruleset, ParseError> {
         let Some(token) = p.next() else { break };
         if !token.is_word("table") {
             return Err(token.error(format!(
-                "{} where \"table\" should be: is this `nft list ruleset`?",
+                "expected \"table\", found {}: is this `nft list ruleset`?",
                 token.shown()
             )));
         }
@@ -226,7 +226,7 @@ fn table(p: &mut Parser<'_>, table: &mut TableDecl) -> Result<(), ParseError> {
                 p.sign("{")?;
                 let chain = chain(p, name.text)?;
                 if !table.add_chain(chain) {
-                    return Err(name.error(format!("chain {} comes twice", name.shown())));
+                    return Err(name.error(format!("duplicate chain {}", name.shown())));
                 }
             }
             "set" | "map" => {
@@ -234,7 +234,7 @@ fn table(p: &mut Parser<'_>, table: &mut TableDecl) -> Result<(), ParseError> {
                 p.sign("{")?;
                 let set = set(p, name.text)?;
                 if !table.add_set(set) {
-                    return Err(name.error(format!("set {} comes twice", name.shown())));
+                    return Err(name.error(format!("duplicate set {}", name.shown())));
                 }
             }
             "flags" => {
@@ -247,7 +247,7 @@ fn table(p: &mut Parser<'_>, table: &mut TableDecl) -> Result<(), ParseError> {
                 p.word("a comment")?;
             }
             _ => {
-                // Named objects and whatever comes after this was written.
+                // Named objects, and keywords of newer versions.
                 loop {
                     let next = p.some()?;
                     if next.is_sign("{") {
@@ -258,7 +258,7 @@ fn table(p: &mut Parser<'_>, table: &mut TableDecl) -> Result<(), ParseError> {
                         break;
                     }
                     if next.is_sign("}") {
-                        return Err(next.error("a closing brace in the middle of a line"));
+                        return Err(next.error("unexpected closing brace"));
                     }
                 }
                 let unknown = p.unknown(from, p.place());
@@ -304,21 +304,21 @@ fn chain(p: &mut Parser<'_>, name: &str) -> Result<ChainDecl, ParseError> {
     }
 }
 
-/// `type nat hook prerouting priority dstnat - 10`, behind `type`.
+/// Parse `type nat hook prerouting priority dstnat - 10`, after `type`.
 fn base(p: &mut Parser<'_>) -> Result<BaseDecl, ParseError> {
     let kind = p.word("a chain type")?;
     let kind = match kind.text {
         "filter" => ChainType::Filter,
         "nat" => ChainType::Nat,
         "route" => ChainType::Route,
-        _ => return Err(kind.error(format!("{} is not a type of chain", kind.shown()))),
+        _ => return Err(kind.error(format!("{} is not a chain type", kind.shown()))),
     };
     let token = p.word("\"hook\"")?;
     if token.text != "hook" {
-        return Err(token.error(format!("{} where \"hook\" should be", token.shown())));
+        return Err(token.error(format!("expected \"hook\", found {}", token.shown())));
     }
     let hook = p.word("a hook")?;
-    // Between the hook and the priority, netdev chains have devices.
+    // Chains of family netdev have devices between the hook and the priority.
     loop {
         let token = p.some()?;
         if token.is_word("priority") {
@@ -354,7 +354,7 @@ fn base(p: &mut Parser<'_>) -> Result<BaseDecl, ParseError> {
     })
 }
 
-/// A priority by number or by name (`std_prios` of nft's `src/rule.c`, numbers of
+/// Return a priority by number or name (`std_prios` of nft's `src/rule.c`, with the numbers of
 /// `linux/netfilter_ipv4.h`).
 pub(super) fn priority(text: &str, hook: &str) -> Option<i32> {
     Some(match text {
@@ -382,8 +382,8 @@ fn rule(p: &mut Parser<'_>) -> Result<RuleDecl, ParseError> {
         let statement = p.statement();
         statements.push(statement);
         if p.place() == before {
-            // Nothing fits: a sign where no statement starts.
-            return Err(token.error(format!("{} where a statement should start", token.shown())));
+            // A sign where no statement starts.
+            return Err(token.error(format!("expected a statement, found {}", token.shown())));
         }
     }
     Ok(RuleDecl {
@@ -443,7 +443,7 @@ fn set(p: &mut Parser<'_>, name: &str) -> Result<SetDecl, ParseError> {
     }
 }
 
-/// `ipv4_addr . inet_service : verdict`.
+/// Parse `ipv4_addr . inet_service : verdict`.
 fn types(p: &mut Parser<'_>) -> Result<(Vec<TermType>, Vec<TermType>), ParseError> {
     let (mut key, mut data) = (Vec::new(), Vec::new());
     let mut in_data = false;
@@ -463,7 +463,7 @@ fn types(p: &mut Parser<'_>) -> Result<(Vec<TermType>, Vec<TermType>), ParseErro
 }
 
 impl Parser<'_> {
-    /// The types of `typeof ip daddr . th dport : ip daddr`.
+    /// Parse the types of `typeof ip daddr . th dport : ip daddr`.
     fn typeof_types(&mut self) -> Result<(Vec<TermType>, Vec<TermType>), ParseError> {
         let key = self.expression()?.types();
         let mut data = Vec::new();
@@ -478,7 +478,7 @@ impl Parser<'_> {
         Ok((key, data))
     }
 
-    /// Elements up to the closing brace, the opening one read.
+    /// Parse elements up to the closing brace; the opening one is consumed.
     pub(super) fn elements(
         &mut self,
         key: &[TermType],
@@ -496,7 +496,7 @@ impl Parser<'_> {
             if !self.take_sign(",") && !self.is_sign("}") {
                 let token = self.some()?;
                 return Err(token.error(format!(
-                    "{} where \",\" or \"}}\" should be, in a set's elements",
+                    "expected \",\" or \"}}\" in a set's elements, found {}",
                     token.shown()
                 )));
             }
@@ -528,8 +528,8 @@ impl Parser<'_> {
             } else if token.is_word("comment") {
                 element.comment = Some(self.word("a comment")?.text.into());
             }
-            // Anything else is a property of the element (timeout, expires, counter and the like)
-            // with its numbers, which has no bearing on whether a packet is in the set.
+            // Other words are properties of the element (timeout, expires, counter, …), which do not
+            // decide whether a packet is in the set.
         }
     }
 
@@ -541,7 +541,7 @@ impl Parser<'_> {
         Ok(Mapped::Items(self.items(types)?.into()))
     }
 
-    /// A verdict, where the next words are one.
+    /// Parse a verdict, if the next words are one.
     pub(super) fn verdict(&mut self) -> Result<Option<VerdictStatement>, ParseError> {
         let Some(token) = self.peek().filter(|t| t.kind == Kind::Word) else {
             return Ok(None);
@@ -567,7 +567,7 @@ impl Parser<'_> {
         Ok(Some(verdict))
     }
 
-    /// The parts of a key or value, separated by lone dots.
+    /// Parse the fields of a key or value, separated by dots.
     fn items(&mut self, types: &[TermType]) -> Result<Vec<super::Item>, ParseError> {
         let mut all = Vec::with_capacity(types.len().max(1));
         loop {

@@ -1,14 +1,14 @@
-//! Expressions of a listing.
+//! Expressions of the text form.
 
 use super::block::Parser;
 use super::lex::{Kind, Token};
 use super::literal::{self, number};
 use super::{BinaryOp, FibField, FibLookup, Literal, ParseError, SetDecl, SetRef, Term, TermType};
 
-/// How deep parentheses may go.
+/// Maximum depth of parentheses.
 const MAX_DEPTH: usize = 32;
 
-/// Words that start something with a value of its own, as opposed to a literal.
+/// Words that start an expression rather than a literal.
 pub(super) fn starts_expression(word: &str) -> bool {
     literal::meta(word).is_some()
         || matches!(
@@ -75,12 +75,12 @@ pub(super) fn starts_expression(word: &str) -> bool {
 }
 
 impl<'a> Parser<'a> {
-    /// A whole expression.
+    /// Parse a complete expression.
     pub(super) fn expression(&mut self) -> Result<Term, ParseError> {
         self.expression_of(&[], 0)
     }
 
-    /// A whole expression whose literals are of these types.
+    /// Parse a complete expression whose literals have these types.
     pub(super) fn expression_of(
         &mut self,
         types: &[TermType],
@@ -108,7 +108,7 @@ impl<'a> Parser<'a> {
         Ok(expr)
     }
 
-    /// A set by name or in place.
+    /// Parse a set by name or in place.
     pub(super) fn set_ref(
         &mut self,
         key: &[TermType],
@@ -129,7 +129,7 @@ impl<'a> Parser<'a> {
                 Ok(SetRef::Name(self.word("a set")?.text.into()))
             }
             Some(name) if token.kind == Kind::Word => Ok(SetRef::Name(name.into())),
-            _ => Err(token.error(format!("{} where a set should be", token.shown()))),
+            _ => Err(token.error(format!("expected a set, found {}", token.shown()))),
         }
     }
 
@@ -145,7 +145,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Operators of at least this binding strength.
+    /// Parse operators of at least this precedence.
     fn binary(&mut self, of: TermType, min: u8, depth: usize) -> Result<Term, ParseError> {
         let mut left = self.primary(of, depth)?;
         while let Some((op, strength)) = self.operator().filter(|(_, s)| *s > min) {
@@ -196,7 +196,7 @@ impl<'a> Parser<'a> {
                 Ok(Term::Range(first, literal::name(last.text)))
             }
             Kind::Word => self.word_expression(token, from, of),
-            _ => Err(token.error(format!("{} where a value should be", token.shown()))),
+            _ => Err(token.error(format!("expected a value, found {}", token.shown()))),
         }
     }
 
@@ -207,7 +207,7 @@ impl<'a> Parser<'a> {
         of: TermType,
     ) -> Result<Term, ParseError> {
         let head = token.text;
-        // `tcp` alone is a protocol where one is asked for; `tcp dport` is a field.
+        // `tcp` is a protocol where one is expected; `tcp dport` is a field.
         let follows = self.peek().filter(|t| t.kind == Kind::Word).map(|t| t.text);
         if let Some(expr) = follows.and_then(|name| literal::field(head, name)) {
             self.next();
@@ -230,7 +230,7 @@ impl<'a> Parser<'a> {
                 return Ok(expr);
             }
             if starts_expression(head) && follows.is_some() {
-                // A field that is not modelled has one more word; raw payload has none.
+                // Unknown fields have one more word; raw payload does not.
                 if !head.starts_with('@') {
                     self.next();
                 }
@@ -245,7 +245,7 @@ impl<'a> Parser<'a> {
             return Ok(Term::Flags(values.map(|w| literal::value(w, of)).collect()));
         }
         let first: Term = literal::item(head, of).into();
-        // The sign `,` parts flags of one value: `established,related`.
+        // A comma separates flags of one value: `established,related`.
         if let (Term::Value(value), true) = (&first, of.is_flags() && self.is_sign(",")) {
             let mut values = vec![value.clone()];
             while self.take_sign(",") {
@@ -270,14 +270,14 @@ impl<'a> Parser<'a> {
         Ok(known.unwrap_or_else(|| Term::Unknown(self.unknown(from, self.place()))))
     }
 
-    /// `saddr . iif oif`, behind `fib`.
+    /// Parse `saddr . iif oif`, after `fib`.
     fn fib_expression(&mut self, from: usize) -> Result<Term, ParseError> {
         let mut flags = vec![self.word("saddr or daddr")?.text];
         while self.take_word(".") {
             flags.push(self.word("a flag of fib")?.text);
         }
         let result = self.word("type, oif or oifname")?;
-        // `check`, and what else may come, is not modelled.
+        // `check` and other results are not modelled.
         Ok(fib(&flags, result.text)
             .unwrap_or_else(|| Term::Unknown(self.unknown(from, self.place()))))
     }
@@ -318,11 +318,11 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `mod 10 offset 5`.
+    /// Parse `mod 10 offset 5`.
     fn modulus(&mut self) -> Result<(u32, u32), ParseError> {
         if !self.take_word("mod") {
             let token = self.some()?;
-            return Err(token.error(format!("{} where \"mod\" should be", token.shown())));
+            return Err(token.error(format!("expected \"mod\", found {}", token.shown())));
         }
         let place = self.peek();
         let modulus = self.u32("a modulus")?;
@@ -340,11 +340,11 @@ impl<'a> Parser<'a> {
     fn u32(&mut self, what: &str) -> Result<u32, ParseError> {
         let token = self.word(what)?;
         let found = number(token.text).and_then(|n| u32::try_from(n).ok());
-        found.ok_or_else(|| token.error(format!("{} where {what} should be", token.shown())))
+        found.ok_or_else(|| token.error(format!("expected {what}, found {}", token.shown())))
     }
 }
 
-/// A `fib` expression from its flags and result.
+/// Return a `fib` expression from its flags and result.
 pub(super) fn fib(flags: &[&str], result: &str) -> Option<Term> {
     let has = |name: &str| flags.contains(&name);
     if flags
@@ -367,7 +367,7 @@ pub(super) fn fib(flags: &[&str], result: &str) -> Option<Term> {
     }))
 }
 
-/// The number of a value, where it is one.
+/// Return the number of a literal, if it is one.
 pub(super) fn as_int(value: &Literal) -> Option<u64> {
     match value {
         Literal::Int(n) => Some(*n),

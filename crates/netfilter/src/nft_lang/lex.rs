@@ -1,12 +1,12 @@
-//! Words and signs of a listing.
+//! Tokens of a listing.
 
 use super::ParseError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Anything between white space and signs: names, numbers, addresses, ranges.
+    /// A word: a name, number, address or range.
     Word,
-    /// In double quotes, which the text is without.
+    /// A quoted string; the text excludes the quotes.
     Quoted,
     /// One of `{ } ( ) ; , = == != < > <= >= & | ^ << >> !`.
     Sign,
@@ -20,7 +20,7 @@ pub(super) struct Token<'a> {
     pub(super) text: &'a str,
     pub(super) line: usize,
     pub(super) column: usize,
-    /// Where it starts and ends in the whole, quotes included.
+    /// Start and end in the source, including quotes.
     pub(super) span: (usize, usize),
 }
 
@@ -41,7 +41,7 @@ impl Token<'_> {
         self.kind == Kind::Word && self.text == word
     }
 
-    /// As it should be shown in a message.
+    /// Return the text for messages.
     pub(super) fn shown(&self) -> String {
         match self.kind {
             Kind::Newline => "the end of the line".to_owned(),
@@ -52,7 +52,7 @@ impl Token<'_> {
 
 const SIGNS: &[u8] = b"{}();,=<>&|^!";
 
-/// Takes a listing apart. Comments (`#` to the end of the line) are left out.
+/// Split a listing into tokens. Comments (`#` to the end of the line) are left out.
 pub(super) fn lex(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
     let bytes = text.as_bytes();
     let mut tokens = Vec::with_capacity(text.len() / 6);
@@ -96,7 +96,7 @@ pub(super) fn lex(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
                         return Err(ParseError {
                             line,
                             column: at - line_start + 1,
-                            message: "the quote is never closed on its line".to_owned(),
+                            message: "unterminated string".to_owned(),
                         });
                     }
                 }

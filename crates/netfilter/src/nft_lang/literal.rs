@@ -1,4 +1,4 @@
-//! Types of values, and values as they are written.
+//! Literals, and the types of expressions.
 
 use std::net::IpAddr;
 
@@ -49,7 +49,7 @@ const ICMP_TYPES: &[(&str, u64)] = &[
     ("address-mask-reply", 18),
 ];
 
-/// Codes of `Destination Unreachable`, which nft writes for any type's.
+/// Codes of `Destination Unreachable`; nft prints them for every type.
 const ICMP_CODES: &[(&str, u64)] = &[
     ("net-unreachable", 0),
     ("host-unreachable", 1),
@@ -91,7 +91,7 @@ const ICMPV6_TYPES: &[(&str, u64)] = &[
     ("mld2-listener-report", 143),
 ];
 
-/// Those that `nft -S`, and old versions without it, put into listings most often.
+/// Services that `nft -S` prints most often, as old versions always do.
 const SERVICES: &[(&str, u64)] = &[
     ("ssh", 22),
     ("domain", 53),
@@ -106,7 +106,7 @@ const SERVICES: &[(&str, u64)] = &[
 ];
 
 impl TermType {
-    /// The type of a name behind `type`.
+    /// Return the type of a name after `type`.
     pub(super) fn parse(name: &str) -> Self {
         match name {
             "ipv4_addr" => Self::Ipv4Addr,
@@ -134,7 +134,7 @@ impl TermType {
         }
     }
 
-    /// Values are sets of flags: an implicit comparison asks for any of them.
+    /// Return whether values are sets of flags; an implicit comparison then matches any of them.
     pub fn is_flags(self) -> bool {
         matches!(self, Self::CtState | Self::CtStatus | Self::TcpFlag)
     }
@@ -208,7 +208,7 @@ impl TermType {
 }
 
 impl Term {
-    /// The types of the value's parts.
+    /// Return the types of the value's fields.
     pub fn types(&self) -> Vec<TermType> {
         match self {
             Term::Concat(parts) => parts.iter().flat_map(Term::types).collect(),
@@ -216,7 +216,7 @@ impl Term {
         }
     }
 
-    /// The type of a value that is not a concatenation.
+    /// Return the type of a value that is not a concatenation.
     pub fn data_type(&self) -> TermType {
         match self {
             Term::Field(f) => match f {
@@ -263,7 +263,7 @@ impl Term {
     }
 }
 
-/// A number: decimal or hexadecimal.
+/// Parse a decimal or hexadecimal number.
 pub(super) fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
@@ -271,7 +271,7 @@ pub(super) fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// A single value of a type.
+/// Parse a single value of a type.
 pub(super) fn value(text: &str, of: TermType) -> Literal {
     if let Some((_, n)) = of.names().iter().find(|(name, _)| *name == text) {
         return Literal::Int(*n);
@@ -290,7 +290,7 @@ pub(super) fn value(text: &str, of: TermType) -> Literal {
     }
 }
 
-/// A name, or with a `*` at the end a wildcard.
+/// Parse a name; one that ends with `*` is a wildcard.
 pub(super) fn name(text: &str) -> Literal {
     match text.strip_suffix('*') {
         Some(prefix) => Literal::Wildcard(prefix.into()),
@@ -298,7 +298,7 @@ pub(super) fn name(text: &str) -> Literal {
     }
 }
 
-/// A word that may be a range or prefix.
+/// Parse a word that may be a range or a prefix.
 pub(super) fn item(text: &str, of: TermType) -> Item {
     if matches!(of, TermType::Ifname | TermType::IfaceIndex) {
         return Item::Value(value(text, of));
@@ -308,7 +308,7 @@ pub(super) fn item(text: &str, of: TermType) -> Item {
     {
         return Item::Prefix(net.trunc());
     }
-    // Some names have a dash (`ipv6-icmp`).
+    // Some names contain a dash (`ipv6-icmp`).
     let named = of.names().iter().any(|(name, _)| *name == text);
     if let Some((a, b)) = text.split_once('-').filter(|_| !named) {
         let (first, last) = (value(a, of), value(b, of));
@@ -331,7 +331,7 @@ impl From<Item> for Term {
     }
 }
 
-/// The field of a protocol's header, by the names of both.
+/// Return the field of a protocol's header.
 pub(super) fn field(protocol: &str, name: &str) -> Option<Term> {
     let port_of = match protocol {
         "th" => Some(None),
@@ -361,7 +361,7 @@ pub(super) fn field(protocol: &str, name: &str) -> Option<Term> {
     }))
 }
 
-/// A key of `meta`.
+/// Return a key of `meta`.
 pub(super) fn meta(key: &str) -> Option<Term> {
     Some(Term::Meta(match key {
         "l4proto" => Meta::L4proto,
@@ -377,7 +377,7 @@ pub(super) fn meta(key: &str) -> Option<Term> {
     }))
 }
 
-/// A key of `ct`, of a direction where the key has one.
+/// Return a key of `ct`, with a direction if the key has one.
 pub(super) fn ct(key: &str, direction: Option<&str>) -> Option<Term> {
     let reply = match direction {
         None => None,

@@ -1,4 +1,4 @@
-//! Statements of a rule in a listing.
+//! Statements of the text form.
 
 use super::block::Parser;
 use super::expr::starts_expression;
@@ -8,7 +8,7 @@ use super::{
     VerdictStatement,
 };
 
-/// Words that begin a statement which decides, and are nothing else where a statement begins.
+/// Words that set a verdict wherever a statement may begin.
 const DECIDING: [&str; 12] = [
     "accept",
     "drop",
@@ -25,8 +25,8 @@ const DECIDING: [&str; 12] = [
 ];
 
 impl Parser<'_> {
-    /// The next statement of a rule. What cannot be read is kept whole up to what decides, or to
-    /// the end of the line.
+    /// Parse the next statement of a rule. Text that cannot be parsed is kept verbatim up to the verdict,
+    /// or to the end of the line.
     pub(super) fn statement(&mut self) -> Statement {
         let from = self.place();
         match self.known_statement() {
@@ -62,7 +62,7 @@ impl Parser<'_> {
             return Err(self.end_error());
         };
         if token.kind != Kind::Word {
-            return Err(token.error("no statement starts so"));
+            return Err(token.error("expected a statement"));
         }
         if let Some(verdict) = self.verdict()? {
             if verdict == VerdictStatement::Queue {
@@ -120,12 +120,12 @@ impl Parser<'_> {
                 Ok(Statement::Inert(self.text(from, self.place())))
             }
             word if starts_expression(word) || word.starts_with('@') => self.comparison(from),
-            _ => Err(token.error("no statement starts so")),
+            _ => Err(token.error("expected a statement")),
         }
     }
 
-    /// `tcp option maxseg size set rt mtu` changes nothing that bears on the way; a comparison with
-    /// an option is not modelled.
+    /// `tcp option maxseg size set rt mtu` has no influence on the packet's path; comparisons with
+    /// an option are not modelled.
     fn tcp_option(&mut self, from: usize) -> Result<Statement, ParseError> {
         for _ in 0..4 {
             self.next();
@@ -136,10 +136,10 @@ impl Parser<'_> {
             return Ok(Statement::Inert(self.text(from, self.place())));
         }
         let token = self.some()?;
-        Err(token.error("options of TCP are not compared here"))
+        Err(token.error("comparisons with TCP options are not modelled"))
     }
 
-    /// Skips these words, numbers and ranges.
+    /// Skip these words, numbers and ranges.
     fn skip_words(&mut self, words: &[&str]) {
         while self.peek().is_some_and(|t| {
             t.kind == Kind::Word
@@ -206,7 +206,7 @@ impl Parser<'_> {
         })
     }
 
-    /// `over 10 mbytes used 0 bytes`, behind `quota`; of a named one only its object knows.
+    /// Parse `over 10 mbytes used 0 bytes`, after `quota`. The values of a named one are in its object.
     fn quota(&mut self, from: usize) -> Result<Statement, ParseError> {
         if self.take_word("name") {
             self.word("a quota")?;
@@ -220,13 +220,13 @@ impl Parser<'_> {
         })
     }
 
-    /// `@set { ip saddr timeout 5m : value }`, behind `add` or `update`.
+    /// Parse `@set { ip saddr timeout 5m : value }`, after `add` or `update`.
     fn dynset(&mut self, head: &str) -> Result<Statement, ParseError> {
         let (op, name) = match head {
             "update" => (SetOp::Update, self.word("a set")?),
             "delete" => (SetOp::Delete, self.word("a set")?),
             "add" => (SetOp::Add, self.word("a set")?),
-            // `set update ip saddr @set`, of older versions.
+            // `set update ip saddr @set`, from older versions.
             _ => {
                 let op = match self.word("add or update")?.text {
                     "update" => SetOp::Update,
@@ -282,13 +282,13 @@ impl Parser<'_> {
         };
         let (mut address, mut port) = (None, None);
         while self.take_word("ip") || self.take_word("ip6") || self.take_word("inet") {}
-        // `addr . port` says what a concatenation holds; so do the values.
+        // `addr . port` repeats the types of the concatenation.
         if self.take_word("addr") {
             self.skip_words(&[".", "port"]);
         }
         if self.is_word("prefix") || self.is_word("interval") {
             let token = self.some()?;
-            return Err(token.error("mapping prefixes to prefixes is not known here"));
+            return Err(token.error("mappings from prefixes to prefixes are not modelled"));
         }
         if self.take_word("to") {
             if let Some((a, p)) = self.plain_target() {
@@ -324,14 +324,14 @@ impl Parser<'_> {
         }))
     }
 
-    /// `10.0.0.1:80`, `[fd00::1]:80-90`, `:8080`; `None` where it is something else.
+    /// Parse `10.0.0.1:80`, `[fd00::1]:80-90`, `:8080`; `None` for anything else.
     fn plain_target(&mut self) -> Option<(Option<Term>, Option<Term>)> {
         let token = self.peek().filter(|t| t.kind == Kind::Word)?;
         if let Some((address, port)) = split_target(token.text) {
             self.next();
             return Some((address, port));
         }
-        // An address, with an expression right after it for the port: `10.0.0.1:th dport map @m`.
+        // An address directly followed by an expression for the port: `10.0.0.1:th dport map @m`.
         let (address, rest) = token.text.rsplit_once(':')?;
         let (address, None) = split_target(address)? else {
             return None;
@@ -341,7 +341,7 @@ impl Parser<'_> {
         Some((address, Some(port)))
     }
 
-    /// A comparison, a lookup in a verdict map or an assignment.
+    /// Parse a comparison, a lookup in a verdict map, or an assignment.
     fn comparison(&mut self, from: usize) -> Result<Statement, ParseError> {
         let left = self.expression()?;
         if self.take_word("vmap") {
@@ -351,7 +351,7 @@ impl Parser<'_> {
         let types = left.types();
         if self.take_word("set") {
             let value = self.expression_of(&types, 0)?;
-            // Only marks bear on where a packet goes.
+            // Only marks influence a packet's path.
             return Ok(match left {
                 Term::Meta(super::Meta::Mark) | Term::Ct(super::Ct::Mark) => {
                     Statement::Assign { field: left, value }
@@ -388,14 +388,14 @@ impl Parser<'_> {
             });
         }
         if let Term::Unknown(_) = left {
-            // What it is compared with is not always there (`tcp option maxseg exists` has a word,
-            // `rt ipsec missing` too); without a right side there is nothing more to read.
+            // Some operands have no right side (`tcp option maxseg exists`, `rt ipsec missing`); the rest
+            // of the statement is then empty.
             if self.peek().is_none_or(|t| t.kind == Kind::Newline) {
                 return Ok(Statement::Unknown(self.unknown(from, self.place())));
             }
         }
         let right = self.expression_of(&types, 0)?;
-        // `tcp flags syn / fin,syn,rst,ack`: of the mask, exactly these.
+        // `tcp flags syn / fin,syn,rst,ack`: exactly these of the mask.
         if self.take_word("/") {
             let mask = self.expression_of(&types, 0)?;
             return Ok(Statement::Match {
@@ -412,7 +412,7 @@ impl Parser<'_> {
     }
 }
 
-/// Flags as the one number that they make.
+/// Combine flags into one number.
 pub(super) fn all_flags(expr: Term) -> Term {
     match expr {
         Term::Flags(values) => Term::Value(Literal::Int(
@@ -425,7 +425,7 @@ pub(super) fn all_flags(expr: Term) -> Term {
     }
 }
 
-/// An address and port written as one word.
+/// Split an address and port that are written as one word.
 pub(super) fn split_target(text: &str) -> Option<(Option<Term>, Option<Term>)> {
     let address = |t: &str| -> Option<Term> {
         match super::literal::item(t.trim_matches(['[', ']']), TermType::Other) {
@@ -448,6 +448,6 @@ pub(super) fn split_target(text: &str) -> Option<(Option<Term>, Option<Term>)> {
         return Some((Some(a), None));
     }
     let (a, p) = text.rsplit_once(':')?;
-    // `fd00::1:80` without brackets is an address, and was taken as one above.
+    // `fd00::1:80` without brackets is an address, which was handled above.
     Some((Some(address(a)?), Some(port(p)?)))
 }

@@ -1,4 +1,4 @@
-//! The syntax tree.
+//! The syntax tree of a rule set.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,19 +12,19 @@ pub struct Ruleset {
     pub tables: Vec<TableDecl>,
 }
 
-/// Why a listing cannot be read.
+/// The position and reason of a syntax error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
 pub struct ParseError {
-    /// From 1.
+    /// Line, from 1.
     pub line: usize,
-    /// In bytes, from 1.
+    /// Column in bytes, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// The reason.
     pub message: String,
 }
 
-/// A table's family.
+/// The family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum TableFamily {
@@ -46,7 +46,7 @@ impl TableFamily {
         ("netdev", TableFamily::Netdev),
     ];
 
-    /// Its name.
+    /// Return the keyword.
     pub fn name(self) -> &'static str {
         Self::NAMES
             .iter()
@@ -54,7 +54,7 @@ impl TableFamily {
             .map_or("", |(n, _)| n)
     }
 
-    /// The family of a name.
+    /// Return the family of a keyword.
     pub fn parse(name: &str) -> Option<Self> {
         Self::NAMES
             .iter()
@@ -66,26 +66,26 @@ impl TableFamily {
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableDecl {
-    /// Its family.
+    /// The family.
     pub family: TableFamily,
-    /// Its name.
+    /// The name.
     pub name: Box<str>,
-    /// Its chains are not called (`flags dormant`).
+    /// Whether the kernel skips its chains (`flags dormant`).
     pub dormant: bool,
-    /// The listing says that iptables-nft made it: `iptables-save` shows the same rules.
+    /// Whether the listing says that iptables-nft manages it; `iptables-save` then shows the same rules.
     pub iptables: bool,
-    /// Its chains, in the order listed.
+    /// The chains, in the order listed.
     pub chains: Vec<ChainDecl>,
-    /// Its sets and maps, in the order listed.
+    /// The sets and maps, in the order listed.
     pub sets: Vec<SetDecl>,
-    /// Named objects, flowtables and the like, word for word.
+    /// Other objects (counters, flowtables, …), verbatim.
     pub others: Vec<Unknown>,
     chain_places: HashMap<Box<str>, usize>,
     set_places: HashMap<Box<str>, usize>,
 }
 
 impl TableDecl {
-    /// A table without anything in it.
+    /// Return an empty table.
     pub fn new(family: TableFamily, name: &str) -> Self {
         Self {
             family,
@@ -100,17 +100,17 @@ impl TableDecl {
         }
     }
 
-    /// A chain by name.
+    /// Return a chain by name.
     pub fn chain(&self, name: &str) -> Option<&ChainDecl> {
         self.chains.get(*self.chain_places.get(name)?)
     }
 
-    /// A set or map by name.
+    /// Return a set or map by name.
     pub fn set(&self, name: &str) -> Option<&SetDecl> {
         self.sets.get(*self.set_places.get(name)?)
     }
 
-    /// Adds a chain; `false`, and nothing done, where the name is taken.
+    /// Add a chain. Returns `false`, and adds nothing, if the name is taken.
     pub fn add_chain(&mut self, chain: ChainDecl) -> bool {
         if self.chain_places.contains_key(&chain.name) {
             return false;
@@ -121,7 +121,7 @@ impl TableDecl {
         true
     }
 
-    /// Adds a set or map; `false`, and nothing done, where the name is taken.
+    /// Add a set or map. Returns `false`, and adds nothing, if the name is taken.
     pub fn add_set(&mut self, set: SetDecl) -> bool {
         if self.set_places.contains_key(&set.name) {
             return false;
@@ -139,28 +139,28 @@ impl TableDecl {
 /// A chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChainDecl {
-    /// Its name.
+    /// The name.
     pub name: Box<str>,
-    /// Where the kernel calls it; `None` for a chain that only rules call.
+    /// The attachment to a hook; `None` for a chain that only rules call.
     pub base: Option<BaseDecl>,
-    /// Its rules, in order.
+    /// The rules, in order.
     pub rules: Vec<RuleDecl>,
 }
 
-/// How the kernel calls a chain.
+/// The attachment of a base chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseDecl {
-    /// Its type.
+    /// The type.
     pub kind: ChainType,
     /// The hook: `prerouting`, `input`, `forward`, `output`, `postrouting`, `ingress`, `egress`.
     pub hook: Box<str>,
-    /// Lower ones come first.
+    /// The priority; lower ones run earlier.
     pub priority: i32,
-    /// The policy is drop.
+    /// Whether the policy is `drop`.
     pub drops: bool,
 }
 
-/// A base chain's type.
+/// The type of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum ChainType {
@@ -172,91 +172,91 @@ pub enum ChainType {
 /// A rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleDecl {
-    /// What it does, in order; a match that does not hold ends it.
+    /// The statements, in order; a match that is false ends the rule.
     pub statements: Vec<Statement>,
-    /// As listed, on one line.
+    /// The text as listed, on one line.
     pub text: Box<str>,
-    /// The line of the listing, from 1; 0 where it was JSON.
+    /// The line of the listing, from 1; 0 in JSON.
     pub line: usize,
 }
 
-/// Something that is kept word for word because it is not modelled.
+/// Text that is not modelled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unknown {
-    /// The words.
+    /// The text, verbatim.
     pub text: Box<str>,
-    /// The line of the listing, from 1; 0 where it was JSON.
+    /// The line of the listing, from 1; 0 in JSON.
     pub line: usize,
-    /// The column, from 1; 0 where it was JSON.
+    /// The column, from 1; 0 in JSON.
     pub column: usize,
 }
 
-/// One statement of a rule.
+/// A statement of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Statement {
-    /// Goes on only where the comparison holds.
+    /// Ends the rule unless the comparison is true.
     Match {
-        /// What is compared.
+        /// The left side.
         left: Term,
-        /// How.
+        /// The operator.
         op: Op,
-        /// With what.
+        /// The right side.
         right: Term,
     },
-    /// Looks a verdict up; goes on where there is none.
+    /// Looks a verdict up; the rule continues if the map lacks the key.
     Vmap {
         /// The key.
         key: Term,
         /// The map.
         map: SetRef,
     },
-    /// Decides.
+    /// Sets the verdict.
     Verdict(VerdictStatement),
     /// Changes a field (`meta mark set …`).
     Assign {
-        /// Which.
+        /// The field.
         field: Term,
-        /// To what.
+        /// The new value.
         value: Term,
     },
-    /// Rewrites an address or port.
+    /// Translates an address or port.
     Nat(NatStatement),
-    /// Drops, and tells the sender with this.
+    /// Drops the packet and sends this error.
     Reject(Box<str>),
-    /// Adds to a set, updates it or takes from it.
+    /// Adds, updates or deletes an element of a set.
     Dynset {
-        /// What is done.
+        /// The operation.
         op: SetOp,
         /// The set's name.
         set: Box<str>,
-        /// The element.
+        /// The element's key.
         key: Term,
-        /// What it maps to.
+        /// The element's data.
         value: Option<Term>,
-        /// A condition on the element (`limit`, `ct count`), word for word: the rule goes on only
-        /// where it holds.
+        /// A condition on the element (`limit`, `ct count`), verbatim; the rule continues only if it is
+        /// true.
         condition: Option<Box<str>>,
     },
-    /// Goes on only within the rate (or, with `over`, only beyond it).
+    /// Ends the rule if the rate is exceeded or, with `over`, if it is not.
     Limit {
-        /// `over`.
+        /// Whether `over` is given.
         over: bool,
-        /// Word for word.
+        /// The text, verbatim.
         text: Box<str>,
     },
-    /// The connection is not to be tracked.
+    /// Exempts the packet from connection tracking.
     Notrack,
-    /// Does something that does not bear on where the packet goes: counts, logs, sets an option.
+    /// Has no influence on the packet's path: counts, logs, sets an option.
     Inert(Box<str>),
-    /// Not understood.
+    /// Not modelled.
     Unknown(Unknown),
 }
 
-/// How two values are compared.
+/// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Op {
-    /// None is written: equal, or in the set, or (for flags) having any of them.
+    /// No operator: equal, in the set, or (flags) any of them.
     Implicit,
     Eq,
     Ne,
@@ -264,11 +264,11 @@ pub enum Op {
     Gt,
     Le,
     Ge,
-    /// `!`: having none of the flags.
+    /// `!`: none of the flags.
     Not,
 }
 
-/// What becomes of the packet.
+/// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum VerdictStatement {
@@ -278,11 +278,11 @@ pub enum VerdictStatement {
     Return,
     Jump(Box<str>),
     Goto(Box<str>),
-    /// To a program in user space.
+    /// Passes the packet to a program in user space.
     Queue,
 }
 
-/// What a dynamic set statement does.
+/// The operation of a set statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum SetOp {
@@ -291,10 +291,10 @@ pub enum SetOp {
     Delete,
 }
 
-/// A translation.
+/// An address translation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatStatement {
-    /// Which.
+    /// The type.
     pub kind: NatType,
     /// The address, or address and port as a concatenation.
     pub address: Option<Term>,
@@ -304,7 +304,7 @@ pub struct NatStatement {
     pub flags: Vec<Box<str>>,
 }
 
-/// Which translation.
+/// The type of an address translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum NatType {
@@ -314,60 +314,60 @@ pub enum NatType {
     Redirect,
 }
 
-/// Something that has a value for a packet, or a value itself.
+/// A value, or something that has a value for each packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Term {
-    /// A field of the packet's headers.
+    /// A header field.
     Field(Field),
-    /// Something that the kernel keeps beside the packet.
+    /// Metadata of the packet.
     Meta(Meta),
-    /// Something of the packet's connection.
+    /// A property of the packet's connection.
     Ct(Ct),
-    /// What the routing tables say.
+    /// A lookup in the routing tables.
     Fib(FibLookup),
-    /// A number below `modulus`, plus `offset`: random or counting up.
+    /// A number from `offset` to `offset + modulus - 1`, random or incremental.
     #[allow(missing_docs)]
     Numgen {
         random: bool,
         modulus: u32,
         offset: u32,
     },
-    /// A hash of the packet, below `modulus`, plus `offset`.
+    /// A hash of the packet, from `offset` to `offset + modulus - 1`.
     #[allow(missing_docs)]
     Hash {
         text: Box<str>,
         modulus: u32,
         offset: u32,
     },
-    /// A value.
+    /// A literal.
     Value(Literal),
-    /// Flags separated by commas; any of them.
+    /// Flags separated by commas: any of them.
     Flags(Vec<Literal>),
-    /// Values from the first to the last.
+    /// An inclusive range.
     Range(Literal, Literal),
-    /// Addresses with a common prefix.
+    /// An address prefix.
     Prefix(IpNet),
-    /// Several values as one.
+    /// A concatenation.
     Concat(Vec<Term>),
     /// An anonymous set.
     Set(Box<SetDecl>),
     /// A named set.
     SetName(Box<str>),
-    /// What a map has for a key.
+    /// A lookup in a map.
     #[allow(missing_docs)]
     Map { key: Box<Term>, map: SetRef },
-    /// Two values combined bit by bit.
+    /// A bit operation.
     #[allow(missing_docs)]
     Binary {
         op: BinaryOp,
         left: Box<Term>,
         right: Box<Term>,
     },
-    /// Not understood.
+    /// Not modelled.
     Unknown(Unknown),
 }
 
-/// How bits are combined.
+/// A bit operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum BinaryOp {
@@ -390,7 +390,7 @@ pub enum Field {
     Protocol4,
     /// `ip6 nexthdr`.
     Nexthdr6,
-    /// A source port; of this protocol only, where one is given (`tcp sport` against `th sport`).
+    /// A source port; of this protocol only, if one is given (`tcp sport` instead of `th sport`).
     Sport(Option<u8>),
     Dport(Option<u8>),
     TcpFlags,
@@ -425,7 +425,7 @@ pub enum Ct {
     Status,
     Mark,
     Direction,
-    /// `ct original ip saddr` and its like; `reply` for the other direction.
+    /// `ct original ip saddr` and the like; `reply` selects the other direction.
     Saddr {
         reply: bool,
     },
@@ -446,19 +446,19 @@ pub enum Ct {
 /// A lookup in the routing tables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FibLookup {
-    /// By the source rather than the destination.
+    /// Whether to look up the source instead of the destination.
     pub source: bool,
     /// `mark`: with the packet's mark.
     pub mark: bool,
-    /// `iif`: only through the interface that the packet came in through.
+    /// `iif`: restricted to the input interface.
     pub iif: bool,
-    /// `oif`: only through the interface that it leaves through.
+    /// `oif`: restricted to the output interface.
     pub oif: bool,
-    /// What is asked.
+    /// The requested result.
     pub result: FibField,
 }
 
-/// What a lookup in the routing tables is for.
+/// The requested result of a lookup in the routing tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum FibField {
@@ -467,7 +467,7 @@ pub enum FibField {
     Oifname,
 }
 
-/// A value.
+/// A literal value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Literal {
     /// An address.
@@ -476,11 +476,11 @@ pub enum Literal {
     Int(u64),
     /// A name.
     Text(Box<str>),
-    /// Every name that starts so (`"eth*"`).
+    /// All names with this prefix (`"eth*"`).
     Wildcard(Box<str>),
 }
 
-/// A set that is looked into: by name or in place.
+/// A reference to a set: by name or in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum SetRef {
@@ -491,15 +491,15 @@ pub enum SetRef {
 /// A set or map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetDecl {
-    /// Its name; empty for an anonymous one.
+    /// The name; empty for an anonymous set.
     pub name: Box<str>,
-    /// The types of the key's parts.
+    /// The types of the key's fields.
     pub key: Vec<TermType>,
-    /// What its elements map to; empty for a set. A verdict map has [`TermType::Verdict`].
+    /// The types of the data; empty for a set, [`TermType::Verdict`] for a verdict map.
     pub data: Vec<TermType>,
-    /// The words behind `flags`.
+    /// The words after `flags`.
     pub flags: Vec<Box<str>>,
-    /// `timeout`, word for word.
+    /// `timeout`, verbatim.
     pub timeout: Option<Box<str>>,
     /// The elements, in the order listed.
     pub elements: Vec<ElementDecl>,
@@ -508,15 +508,15 @@ pub struct SetDecl {
 /// An element of a set or map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ElementDecl {
-    /// Its key, as many parts as the set's; empty for the catch-all element `*`.
+    /// The key, one item per field; empty for the catch-all element `*`.
     pub key: Box<[Item]>,
-    /// What it maps to.
+    /// The data.
     pub data: Option<Mapped>,
     /// `comment`.
     pub comment: Option<Box<str>>,
 }
 
-/// One part of an element's key.
+/// One field of an element's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Item {
@@ -525,7 +525,7 @@ pub enum Item {
     Prefix(IpNet),
 }
 
-/// What an element maps to.
+/// An element's data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Mapped {
@@ -534,14 +534,14 @@ pub enum Mapped {
 }
 
 impl Item {
-    /// Whether a value is meant by it.
+    /// Return whether the item includes a value.
     pub fn contains(&self, value: &Literal) -> bool {
         match (self, value) {
             (Item::Value(Literal::Wildcard(prefix)), Literal::Text(name)) => {
                 name.starts_with(&**prefix)
             }
             (Item::Value(v), value) => v == value,
-            // The derived order would set addresses of one family beside those of the other.
+            // The derived order places addresses of one family next to those of the other.
             (Item::Range(Literal::Ip(a), Literal::Ip(b)), Literal::Ip(ip)) => {
                 a.is_ipv4() == ip.is_ipv4() && (a..=b).contains(&ip)
             }
@@ -555,7 +555,7 @@ impl Item {
 }
 
 impl SetDecl {
-    /// The element that a key falls in: an exact one, else the catch-all.
+    /// Return the element that includes a key: an exact one, otherwise the catch-all.
     pub fn find(&self, key: &[Literal]) -> Option<&ElementDecl> {
         let matches = |e: &&ElementDecl| {
             e.key.len() == key.len()
@@ -569,7 +569,7 @@ impl SetDecl {
         found.or_else(|| self.elements.iter().find(|e| e.key.is_empty()))
     }
 
-    /// Whether any element may be meant by a key of which not every part is known.
+    /// Return whether any element may include a key of which some fields are unknown.
     pub fn may_find(&self, key: &[Option<Literal>]) -> bool {
         let fits = |(item, value): (&Item, &Option<Literal>)| {
             value.as_ref().is_none_or(|value| item.contains(value))
@@ -580,7 +580,7 @@ impl SetDecl {
     }
 }
 
-/// The type of a value: decides what a name stands for.
+/// The type of a value; it decides the meaning of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // nft's own words.
 pub enum TermType {

@@ -4,7 +4,7 @@ fn observed(name: &str) -> String {
     observed::read(&format!("{name}.nft"))
 }
 
-/// Everything that was kept word for word because it is not modelled.
+/// Return all text that is kept verbatim because it is not modelled.
 fn unknowns(ruleset: &Ruleset) -> Vec<String> {
     fn of(e: &Term, all: &mut Vec<String>) {
         match e {
@@ -52,7 +52,7 @@ const CONFIGS: [&str; 7] = [
 ];
 
 #[test]
-fn observed_listings_are_understood_whole() {
+fn observed_listings_are_fully_modelled() {
     for config in CONFIGS {
         for family in ["v4", "v6"] {
             let text = observed(&format!("nftables-{config}.{family}"));
@@ -93,7 +93,7 @@ fn base_chains() {
     assert!(!base("filter-forward").drops);
 }
 
-/// What firewalld, Docker, ufw, CNIs and people write.
+/// Rules as firewalld, Docker, ufw, CNIs and people write them.
 const ZOO: &str = r#"
 table inet firewalld {
 	flags dormant
@@ -158,7 +158,7 @@ table inet firewalld {
 "#;
 
 #[test]
-fn rules_of_others() {
+fn rules_of_other_programs() {
     let ruleset = Ruleset::parse(ZOO).unwrap();
     let table = &ruleset.tables[0];
     assert!(table.dormant);
@@ -198,7 +198,7 @@ fn rules_of_others() {
 }
 
 #[test]
-fn what_is_not_understood_stays_in_place() {
+fn unknown_text_stays_in_place() {
     let text = "table ip t {\n\tchain c {\n\t\tip ttl 64 frobnicate { 1 } hard drop\n\t\txt match \"u32\" accept\n\t}\n}\n";
     let ruleset = Ruleset::parse(text).unwrap();
     let rules = &ruleset.tables[0].chain("c").unwrap().rules;
@@ -251,7 +251,7 @@ fn a_translation_to_an_address_and_a_port_from_a_map() {
 }
 
 #[test]
-fn errors_name_the_place() {
+fn errors_name_line_and_column() {
     let at = |text: &str| {
         let e = Ruleset::parse(text).unwrap_err();
         (e.line, e.column)
@@ -283,7 +283,7 @@ fn errors_name_the_place() {
 }
 
 #[test]
-fn json_says_the_same_as_text() {
+fn json_and_text_give_the_same_tree() {
     let text = include_str!("testdata/zoo.nft");
     let json = include_str!("testdata/zoo.json");
     let strip = |mut r: Ruleset| {
@@ -346,7 +346,7 @@ fn json_says_the_same_as_text() {
 }
 
 #[test]
-fn json_is_shown_in_the_words_of_the_text() {
+fn json_statements_are_shown_as_text() {
     let texts = |listing: &str| -> Vec<String> {
         let ruleset = Ruleset::parse(listing).unwrap();
         let chains = ruleset.tables.iter().flat_map(|t| &t.chains);

@@ -1,4 +1,4 @@
-//! Expressions, values and elements in the JSON of `nft -j`.
+//! Expressions, values and elements of `nft -j`, as data and as text.
 
 use serde_json::Value as Json;
 
@@ -21,10 +21,10 @@ pub(super) fn unknown(json: &Json) -> Unknown {
 pub(super) fn string<'a>(body: &'a Json, key: &str) -> Result<&'a str, String> {
     body.get(key)
         .and_then(Json::as_str)
-        .ok_or_else(|| format!("{key:?} is not there or not a string"))
+        .ok_or_else(|| format!("{key:?} is missing or not a string"))
 }
 
-/// A string or a list of strings.
+/// Return a string or a list of strings.
 pub(super) fn names(json: Option<&Json>) -> Vec<Box<str>> {
     match json {
         Some(Json::String(s)) => vec![s.as_str().into()],
@@ -58,7 +58,7 @@ pub(super) fn elements(all: &[Json], key: &[TermType]) -> Option<Vec<ElementDecl
 }
 
 fn element(json: &Json, types: &[TermType]) -> Option<ElementDecl> {
-    // A map's element is a pair of key and value.
+    // A map's element is a pair of key and data.
     let (key, data) = match json {
         Json::Array(pair) => match pair.as_slice() {
             [key, data] => (key, Some(data)),
@@ -112,11 +112,11 @@ fn item(json: &Json, of: TermType) -> Option<Item> {
     })
 }
 
-/// A value, range or prefix.
+/// Return a value, range or prefix.
 fn literal_of(json: &Json, of: TermType) -> Option<Term> {
     match json {
         Json::Number(n) => Some(Term::Value(Literal::Int(n.as_u64()?))),
-        // Of a way: whether there is one.
+        // A route: whether it exists.
         Json::Bool(b) => {
             let word = if *b { "exists" } else { "missing" };
             Some(Term::Value(Literal::Text(word.into())))
@@ -180,7 +180,7 @@ pub(super) fn typed_expr(json: &Json, types: &[TermType]) -> Option<Term> {
     let of = types.first().copied().unwrap_or(TermType::Other);
     match json {
         Json::Array(all) => {
-            // Flags, any of which will do.
+            // Flags: any of them.
             let values: Option<Vec<Literal>> = all
                 .iter()
                 .map(|v| match literal_of(v, of)? {
@@ -290,13 +290,13 @@ pub(super) fn only(json: &Json) -> Option<(&str, &Json)> {
     Some((key, body))
 }
 
-/// An expression with the types of its parts.
+/// Return the text of an expression, and the types of its fields.
 pub(super) fn typed_text(json: &Json) -> (String, Vec<TermType>) {
     let types = expr(json).map_or(Vec::new(), |e| e.types());
     (expr_text(json, &types), types)
 }
 
-/// An expression or value of these types.
+/// Return the text of an expression or value of these types.
 pub(super) fn expr_text(json: &Json, types: &[TermType]) -> String {
     let of = types.first().copied().unwrap_or(TermType::Other);
     match json {
@@ -311,10 +311,10 @@ pub(super) fn expr_text(json: &Json, types: &[TermType]) -> String {
         Json::Number(n) if of == TermType::Mark => {
             n.as_u64().map_or(n.to_string(), |n| format!("{n:#010x}"))
         }
-        // Flags, any of which will do.
+        // Flags: any of them.
         Json::Array(all) => join(all, ",", types),
         Json::Object(_) => object_text(json, types).unwrap_or_else(|| json.to_string()),
-        // Of a way: whether there is one.
+        // A route: whether it exists.
         Json::Bool(there) => (if *there { "exists" } else { "missing" }).to_owned(),
         other => other.to_string(),
     }
@@ -418,7 +418,7 @@ fn operation(op: &str, operands: &[Json], types: &[TermType]) -> String {
     words.join(&format!(" {op} "))
 }
 
-/// An element of a set, with its comment, and what it maps to.
+/// Return the text of an element of a set, with its comment and data.
 fn element_text(json: &Json, types: &[TermType]) -> String {
     let (key, data) = match json {
         Json::Array(pair) => match pair.as_slice() {

@@ -17,7 +17,7 @@ use super::{
     Ruleset, SetDecl, SetOp, Statement, TableDecl, TableFamily, Term, TermType, Unknown, block,
 };
 
-/// Where an object of the list starts: parsed JSON does not remember.
+/// Return the position of an object of the list; parsed JSON does not contain it.
 fn place(text: &str, index: usize) -> (usize, usize) {
     let list = text.find("\"nftables\"").unwrap_or(0);
     let start = text.get(list..).and_then(|t| t.find('[')).unwrap_or(0) + list;
@@ -44,7 +44,7 @@ fn place(text: &str, index: usize) -> (usize, usize) {
     (1, 1)
 }
 
-/// What serde_json says, without the place that it ends with.
+/// Return serde_json's message without the position at its end.
 fn bare_message(e: &serde_json::Error) -> String {
     let said = e.to_string();
     said.split(" at line ")
@@ -81,13 +81,13 @@ pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
     Ok(reader.ruleset)
 }
 
-/// Takes the list's objects one by one: all at once they are many times as large as the text.
+/// Reads the objects of the list one by one: parsed JSON is many times as large as its text.
 #[derive(Default)]
 struct Reader {
     ruleset: Ruleset,
     places: HashMap<(TableFamily, Box<str>), usize>,
     found: bool,
-    /// The object that is not what it should be, and why.
+    /// The index of the invalid object, and the reason.
     failed: Option<(usize, String)>,
 }
 
@@ -115,7 +115,7 @@ impl<'de> Visitor<'de> for &mut Reader {
         while let Some(object) = seq.next_element::<Json>()? {
             if let Err(message) = self.object(index, &object) {
                 self.failed = Some((index, message));
-                return Err(serde::de::Error::custom("not what it should be"));
+                return Err(serde::de::Error::custom("invalid object"));
             }
             index += 1;
         }
@@ -141,7 +141,7 @@ impl Reader {
         }
         let at = |e: String| format!("nftables[{index}] ({kind}): {e}");
         let family = TableFamily::parse(string(body, "family").map_err(at)?)
-            .ok_or_else(|| at("its family is not known".into()))?;
+            .ok_or_else(|| at("unknown family".into()))?;
         let tables = &mut self.ruleset.tables;
         if kind == "table" {
             let name = string(body, "name").map_err(at)?;
@@ -155,7 +155,7 @@ impl Reader {
         let place = self.places.get(&(family, table_name.into()));
         let table = place
             .and_then(|i| tables.get_mut(*i))
-            .ok_or_else(|| at(format!("table {table_name} was not listed before it")))?;
+            .ok_or_else(|| at(format!("table {table_name} is not listed before it")))?;
         object_of(table, kind, body, object).map_err(at)
     }
 }
@@ -165,7 +165,7 @@ fn object_of(table: &mut TableDecl, kind: &str, body: &Json, whole: &Json) -> Re
         "chain" => {
             let chain = chain(body)?;
             if !table.add_chain(chain) {
-                return Err("a chain of this name comes twice".into());
+                return Err("duplicate chain".into());
             }
         }
         "rule" => {
@@ -173,14 +173,14 @@ fn object_of(table: &mut TableDecl, kind: &str, body: &Json, whole: &Json) -> Re
             let rule = rule(body);
             table
                 .chain_mut(name)
-                .ok_or_else(|| format!("chain {name} was not listed before it"))?
+                .ok_or_else(|| format!("chain {name} is not listed before it"))?
                 .rules
                 .push(rule);
         }
         "set" | "map" => {
             let set = set(body)?;
             if !table.add_set(set) {
-                return Err("a set of this name comes twice".into());
+                return Err("duplicate set".into());
             }
         }
         _ => table.others.push(unknown(whole)),
@@ -198,7 +198,7 @@ fn chain(body: &Json) -> Result<ChainDecl, String> {
             "filter" => ChainType::Filter,
             "nat" => ChainType::Nat,
             "route" => ChainType::Route,
-            other => return Err(format!("{other:?} is not a type of chain")),
+            other => return Err(format!("{other:?} is not a chain type")),
         };
         let priority = match body.get("prio") {
             Some(Json::Number(n)) => n.as_i64().and_then(|n| i32::try_from(n).ok()),
@@ -252,7 +252,7 @@ fn set(body: &Json) -> Result<SetDecl, String> {
         elements: Vec::new(),
     };
     if let Some(all) = body.get("elem").and_then(Json::as_array) {
-        set.elements = elements(all, &set.key).ok_or("an element is not understood")?;
+        set.elements = elements(all, &set.key).ok_or("an element is not modelled")?;
     }
     Ok(set)
 }
@@ -296,7 +296,7 @@ fn statement(json: &Json) -> Option<Statement> {
     })
 }
 
-/// In the words that the text has: `with icmpx admin-prohibited`, `with tcp reset`.
+/// Return the text of a reject: `with icmpx admin-prohibited`, `with tcp reset`.
 fn reject(body: &Json) -> String {
     let word = |key| body.get(key).and_then(Json::as_str);
     match (word("type"), body.get("expr")) {
@@ -322,7 +322,7 @@ fn comparison(body: &Json) -> Option<Statement> {
     };
     let right = body.get("right")?;
     let right = typed_expr(right, &left.types())?;
-    // nft prints == for what was written without an operator, too.
+    // nft prints == also where the rule was written without an operator.
     let plain = !left.data_type().is_flags() || matches!(right, Term::Set(_) | Term::SetName(_));
     let op = if op == Op::Eq && plain {
         Op::Implicit

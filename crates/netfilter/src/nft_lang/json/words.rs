@@ -1,15 +1,15 @@
-//! JSON's statements in the words that the text form has for them, to be shown to people.
+//! Statements of `nft -j` as text.
 
 use serde_json::{Map, Value as Json};
 
 use super::expr::{self, names};
 
-/// A statement of a table of this family; one that is not known stays JSON.
+/// Return the text of a statement; an unknown one stays JSON.
 pub(super) fn statement(json: &Json, family: &str) -> String {
     known_statement(json, family).unwrap_or_else(|| json.to_string())
 }
 
-/// Those of an element, in order.
+/// Return the text of the statements of an element.
 pub(super) fn statements(all: &Json) -> String {
     let all = all
         .as_array()
@@ -50,7 +50,7 @@ fn known_statement(json: &Json, family: &str) -> Option<String> {
     })
 }
 
-/// `packets 0 bytes 0`, of those that are there.
+/// Return `packets 0 bytes 0`, as far as present.
 fn numbers(of: &Map<String, Json>, keys: &[&str]) -> String {
     let there = keys.iter().filter_map(|key| Some((key, of.get(*key)?)));
     there.map(|(key, n)| format!(" {key} {n}")).collect()
@@ -64,7 +64,7 @@ fn comparison(body: &Json) -> Option<String> {
         "in" => "",
         other => other,
     };
-    // `tcp flags syn / fin,syn`: of the mask, exactly these.
+    // `tcp flags syn / fin,syn`: exactly these of the mask.
     let masked = left.get("&").and_then(Json::as_array);
     if let Some([field, mask @ Json::Array(_)]) = masked.map(Vec::as_slice) {
         let op = if op == "!=" { "!= " } else { "" };
@@ -154,7 +154,7 @@ fn quota(body: &Json) -> Option<String> {
     Some(text)
 }
 
-/// Whether only what goes beyond is meant.
+/// Return `over ` for an inverted limit.
 fn over(body: &Json) -> &'static str {
     let beyond = body.get("inv").and_then(Json::as_bool) == Some(true);
     if beyond { "over " } else { "" }
@@ -169,7 +169,7 @@ fn limit(body: &Json) -> Option<String> {
     let of_rate = word("rate_unit").filter(|u| *u != "packets");
     let unit = of_rate.map_or(String::new(), |u| format!(" {u}"));
     let mut text = format!("limit rate {over}{}{unit}/{per}", body.get("rate")?);
-    // Five packets go without saying.
+    // nft omits the default burst of five packets.
     let burst = body.get("burst").and_then(Json::as_u64);
     if let Some(burst) = burst.filter(|n| *n != 0 && *n != 5) {
         let unit = word("burst_unit").unwrap_or("packets");

@@ -1,6 +1,6 @@
-//! Answers questions about a node: why a Service does not respond ([`explain`]), what the kernel does
-//! with one packet ([`live`]), and how rules and packets look as a picture ([`diagram`]). [`facts`]
-//! collects what the answers depend on.
+//! Answers questions about a node: why a Service does not respond ([`explain`]), whether the rules do
+//! what the objects state ([`verify`]), what the kernel does with one packet ([`live`]), and how rules
+//! and packets look as a picture ([`diagram`]). [`facts`] collects what the answers depend on.
 //!
 //! Results are plain data that can be serialised. Text for people is made beside them; reading
 //! files, talking to the API server and the command line belong to the caller.
@@ -10,5 +10,6 @@ pub mod explain;
 pub mod facts;
 pub mod live;
 mod request;
+pub mod verify;
 
 pub use request::{Start, packet_between};

@@ -97,6 +97,8 @@ pub struct ServiceSpec {
     #[serde(rename = "externalIPs", deserialize_with = "null_as_default")]
     pub external_ips: Vec<String>,
     #[serde(deserialize_with = "null_as_default")]
+    pub selector: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_as_default")]
     pub load_balancer_source_ranges: Vec<String>,
     #[serde(deserialize_with = "null_as_default")]
     pub internal_traffic_policy: String,
@@ -168,6 +170,8 @@ pub struct LoadBalancerStatus {
 pub struct LoadBalancerIngress {
     #[serde(deserialize_with = "null_as_default")]
     pub ip: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub hostname: String,
     pub ip_mode: Option<String>,
 }
 

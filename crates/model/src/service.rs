@@ -29,6 +29,10 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[]` that have an `ip`.
     pub ingress: Vec<IngressIp>,
+    /// `status.loadBalancer.ingress[].hostname`.
+    pub load_balancer_names: Box<[Box<str>]>,
+    /// Whether `spec.selector` names pods; without, no controller makes EndpointSlices.
+    pub has_selector: bool,
     /// `spec.loadBalancerSourceRanges`, both families, in the order given.
     pub source_ranges: Vec<IpNet>,
     /// `spec.internalTrafficPolicy`.

@@ -11,7 +11,7 @@ use model::Mode;
 
 pub(crate) use trace_args::{
     ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, HostArgs, ObjectArgs,
-    TraceArgs, TraceOutput,
+    TraceArgs, TraceOutput, VerifyArgs,
 };
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
@@ -35,48 +35,54 @@ See what would be programmed, without root and without touching anything:
 Serve Services from files, as a kube-proxy without an API server:
   sluice proxy --manifests /etc/sluice --hostname-override worker-1
 
-Find out what becomes of a connection, and why; here, or elsewhere from a file (as root):
+Show what happens to a connection, and why; here as root, or anywhere from a file:
   sluice trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53
   sluice facts > bug.json
 
-Reach a cluster's Services from a laptop, as nobody in particular:
+Reach a cluster's Services from a laptop, without privileges:
   sluice proxy --proxy-mode userspace --kubeconfig ~/.kube/config --listen-map 8080=demo/web:http
 
-Called as `kube-proxy`, sluice takes kube-proxy's flags and does its job.";
+Called as `kube-proxy`, sluice takes kube-proxy's flags and replaces it.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Keep the node's rules in step with the cluster's Services.
+    /// Program Services into this node's kernel, and keep them up to date.
     ///
-    /// Takes every flag and configuration field of kube-proxy v1.36. Rules stay in force when
-    /// sluice ends, so that traffic goes on; `sluice cleanup` removes them.
+    /// Takes every flag and configuration field of kube-proxy v1.36. Rules stay in the kernel when
+    /// sluice ends, so that traffic continues; `sluice cleanup` removes them.
     Proxy(Box<ProxyArgs>),
 
-    /// Print the rules that a node would have. Needs no root and touches nothing.
+    /// Print the rules that a node would get. Needs no root and changes nothing.
     Render(RenderArgs),
 
-    /// Say what becomes of a packet on this node, or on the one that dumps are from, and why.
+    /// Show what happens to a packet on this node (or on the node the dumps came from), and why.
     ///
-    /// Walks it through every hook, chain and rule in the kernel's order, along every way that it
-    /// can go. Understands the rules of any kube-proxy and of what is commonly found beside it.
+    /// Walks the packet through every hook, chain and rule in the kernel's order, on every path that it
+    /// can take. Understands the rules of every kube-proxy, and those of common CNIs and firewalls.
     Trace(Box<TraceArgs>),
 
-    /// Say why a Service does not answer, and what to change.
+    /// Explain why a Service does not respond, and how to fix it.
     ///
-    /// Puts beside each other what the objects say, what this node should do about it, and what its
-    /// rules do to connections of a pod, of the node itself and from outside.
+    /// Compares what the objects state, what this node should do, and what its rules do to connections
+    /// from a pod, from the node itself and from outside.
     Explain(Box<ExplainArgs>),
 
-    /// Draw the way of a packet, or all chains and the jumps between them.
+    /// Check that this node's rules do what the objects state, for all Services.
+    ///
+    /// Works with rules of sluice and of every version and mode of kube-proxy. Problems are grouped by
+    /// cause.
+    Verify(Box<VerifyArgs>),
+
+    /// Draw the path of a packet, or all chains and the jumps between them.
     Diagram(Box<DiagramArgs>),
 
-    /// Print what decides about packets on this node, as JSON: for `sluice trace --facts`.
+    /// Print everything on this node that decides about packets, as JSON for `sluice trace --facts`.
     Facts,
 
-    /// Remove everything that sluice, or kube-proxy, has put into this node's kernel.
+    /// Remove everything that sluice or kube-proxy programmed into this node's kernel.
     Cleanup(CleanupArgs),
 
-    /// Raise, use and tear down clusters made of network namespaces on this machine.
+    /// Create, use and remove clusters of network namespaces on this machine.
     Lab {
         #[command(subcommand)]
         command: lab::cli::LabCommand,
@@ -87,26 +93,26 @@ pub(crate) enum Command {
     LabEcho(lab::echo::EchoArgs),
 }
 
-/// What `sluice proxy` takes beside kube-proxy's own flags.
+/// Flags of `sluice proxy` in addition to kube-proxy's.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ProxyArgs {
-    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders, in place
-    /// of an API server, and follow their changes.
+    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders instead of
+    /// an API server, and follow their changes.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) manifests: Vec<PathBuf>,
 
-    /// Sync once, then exit: 0 when the kernel has everything.
+    /// Sync once, then exit; status 0 if the kernel has accepted everything.
     #[arg(long)]
     pub(crate) once: bool,
 
-    /// In userspace mode: serve only this Service port, on a local port, without any privilege.
-    /// May be given several times. ADDRESS is both loopback addresses where there is none; the
-    /// Service's PORT is a name or a number, and may be left out where there is only one. A word
-    /// without `=` is a file with one of these to a line.
+    /// In userspace mode, serve only this Service port, on a local port, without privileges. May be
+    /// repeated. ADDRESS defaults to both loopback addresses. The Service's PORT is a name or a
+    /// number, optional if the Service has only one. A value without `=` is a file with one mapping
+    /// per line.
     #[arg(long, value_name = "[ADDRESS:]PORT=NAMESPACE/SERVICE[:PORT]|FILE")]
     pub(crate) listen_map: Vec<String>,
 
-    /// Which iptables to use. Without it: the one that holds the node's other Kubernetes rules.
+    /// The iptables back end. Default: the one that contains the node's other Kubernetes rules.
     #[arg(long, value_enum)]
     pub(crate) iptables_backend: Option<IptablesBackend>,
 
@@ -141,15 +147,15 @@ pub(crate) struct RenderArgs {
     #[arg(long, value_parser = mode_parser(), default_value_t = Mode::Iptables)]
     pub(crate) mode: Mode,
 
-    /// A KubeProxyConfiguration; its defaults where there is none.
+    /// A KubeProxyConfiguration. Default: its default values.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Which family's rules to print.
+    /// The address family.
     #[arg(long, value_enum, default_value = "ipv4")]
     pub(crate) ip_family: FamilyArg,
 
-    /// The node to render for.
+    /// The node's name.
     #[arg(long, value_name = "NAME")]
     pub(crate) node: String,
 
@@ -157,12 +163,12 @@ pub(crate) struct RenderArgs {
     #[arg(short = 'f', long = "filename", value_name = "PATH", num_args = 1.., required = true)]
     pub(crate) files: Vec<PathBuf>,
 
-    /// The node's addresses, at most one a family. Without it: the Node object's.
+    /// The node's addresses, at most one per family. Default: the Node object's.
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub(crate) node_ip: Vec<IpAddr>,
 
-    /// The addresses of the node's interfaces, which `nodePortAddresses` chooses from. Without it:
-    /// the node's addresses.
+    /// The addresses of the node's interfaces, from which `nodePortAddresses` selects. Default: the
+    /// node's addresses.
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub(crate) interface_addresses: Vec<IpAddr>,
 }
@@ -188,7 +194,7 @@ impl From<FamilyArg> for model::IpFamily {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CleanupArgs {
-    /// Say what would be removed, and remove nothing.
+    /// Print what would be removed, and remove nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Render(_)
             | Command::Trace(_)
             | Command::Explain(_)
+            | Command::Verify(_)
             | Command::Diagram(_)
             | Command::Facts
     ) && let Err(error) = kernel::process::end_with_the_reader()
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Render(args) => commands::render::command(args).map(|()| done),
         Command::Trace(args) => Ok(commands::trace::command(args)),
         Command::Explain(args) => Ok(commands::explain::command(args)),
+        Command::Verify(args) => Ok(commands::verify::command(args)),
         Command::Diagram(args) => commands::diagram::command(args).map(|()| done),
         Command::Facts => commands::facts::command().map(|()| done),
         Command::Cleanup(args) => commands::cleanup::command(args).map(|()| done),
@@ -53,12 +55,12 @@ fn main() -> ExitCode {
     })
 }
 
-/// The whole command line: clap's derived part, and kube-proxy's flags from their table.
+/// Return the command line: clap's derived part, and kube-proxy's flags from their table.
 fn command() -> clap::Command {
     Cli::command().mut_subcommand("proxy", config::augment)
 }
 
-/// Called as `kube-proxy`, sluice is one: its arguments are those of `sluice proxy`.
+/// Return the arguments; if the program is called `kube-proxy`, they are those of `sluice proxy`.
 fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.collect();
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn called_as_kube_proxy_it_is_one() {
+    fn called_as_kube_proxy_it_takes_its_arguments() {
         let expected: Vec<OsString> = ["/usr/local/bin/kube-proxy", "proxy", "--proxy-mode=ipvs"]
             .map(OsString::from)
             .into();

@@ -1,4 +1,4 @@
-//! `docs/paths.md`: the ways of connections in each mode, written by `sluice trace`. `UPDATE=1`
+//! `docs/paths.md`: the paths of connections in each mode, as `sluice trace` prints them. `UPDATE=1`
 //! rewrites it.
 
 mod support;
@@ -12,22 +12,22 @@ use serde_json::{Value, json};
 use support::{SLUICE, text};
 
 const HEAD: &str = "\
-# The ways of connections
+# The paths of connections
 
-What becomes of the first packet of a connection on a node, step by step, in each mode. `sluice
-trace` wrote this page (`make docs` writes it anew, and a test keeps it current); ask it the same of
-any node of yours.
+What happens to the first packet of a connection on a node, step by step, in each mode. The output is
+that of `sluice trace`, which works on any node; `make docs` rewrites this page, and a test compares
+it.
 
 The node is `node1` with the address 10.200.1.2; its pods are in 10.244.1.0/24 behind the bridge
 `cbr0`, those of `node2` in 10.244.2.0/24. The cluster is that of
-[testdata/observed](../testdata/observed/README.md). Each indented line is a rule that the packet
-met, with what it did after `=>`; where the ways part, each tells its odds. Only the first packet of
-a connection takes this way: connection tracking remembers what became of it, and treats later ones
-and the answers alike.
+[testdata/observed](../testdata/observed/README.md). The first
+line of an output is the answer. Each indented line is a rule that the packet matched, with its effect
+after `=>`. Where paths fork, each branch shows its odds. Only the first packet of a connection takes
+this path: connection tracking applies the result to later packets and to the answers.
 
-In every mode the same four things are decided, in this order: is this an address of a Service
-(PREROUTING, or OUTPUT for the node's own connections), which endpoint gets the connection, may it
-pass (FORWARD), and does the endpoint see the client or this node (POSTROUTING).
+Every mode makes the same four decisions, in this order: whether the destination is an address of a
+Service (PREROUTING, or OUTPUT for the node's own connections), which endpoint gets the connection,
+whether it may pass (FORWARD), and whether the endpoint sees the client or this node (POSTROUTING).
 ";
 
 /// Path, what it shows, source, destination, port.
@@ -43,7 +43,7 @@ const PATHS: [(&str, &str, &str, &str, &str); 4] = [
     (
         "NodePort",
         "A client outside connects to port 30008 of the node, of `demo/nodeport`. The endpoint sees \
-         the node's address: its answer has to come back through here, to be translated back.",
+         the node's address, so that its answer comes back through this node and is translated back.",
         "198.51.100.9",
         "10.200.1.2",
         "30008",
@@ -58,30 +58,30 @@ const PATHS: [(&str, &str, &str, &str, &str); 4] = [
     ),
     (
         "Hairpin",
-        "An endpoint of `demo/web` connects to the Service and may be given itself. It would drop \
-         packets from its own address, so that it gets to see the node's.",
+        "An endpoint of `demo/web` connects to the Service and may be sent to itself. It would drop \
+         packets from its own address, so it sees the node's.",
         "10.244.1.11",
         "10.96.10.1",
         "80",
     ),
 ];
 
-/// What a mode's ways have in common, before they are shown.
+/// An introduction to a mode's paths.
 fn about(mode: Mode) -> &'static str {
     match mode {
         Mode::Userspace => {
             "\nThe rules only lead to the relay: for each frontend, NAT sends the packet to a port of \
-             this\nnode, on which the relay listens. It accepts the connection, chooses an endpoint, and \
-             opens a\nconnection of its own to it. So the endpoint always sees the node's address, and \
-             a hairpin is a\nconnection like any other. `sluice explain` shows whom the relay may \
-             choose. Here its ports are\nnumbered from 20000 on, as `sluice render --mode userspace` \
-             numbers them.\n"
+             this\nnode on which the relay listens. The relay accepts the connection, chooses an \
+             endpoint, and opens\nits own connection to it. So the endpoint always sees the node's \
+             address, and a hairpin is a\nconnection like any other. `sluice explain` shows the \
+             endpoints from which the relay chooses. Its\nports are numbered from 20000 on here, as \
+             `sluice render --mode userspace` numbers them.\n"
         }
         Mode::Iptables | Mode::Ipvs | Mode::Nftables => "",
     }
 }
 
-/// `node1`, with rules in a mode: what `sluice trace` is told of it.
+/// Return the arguments that describe `node1` with the rules of a mode.
 fn mode_words(mode: Mode, folder: &Path) -> Vec<String> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trace/node1.json");
     let mut facts: Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
@@ -159,7 +159,7 @@ fn page() -> String {
             };
             let said = text(&output.stderr);
             assert!(tree.contains(end), "{mode} {path}: {tree}{said}");
-            // The relay is all that endpoints see.
+            // Endpoints only see the relay.
             let what = match what.split_once(". ") {
                 Some((before, _)) if mode == Mode::Userspace => format!("{before}."),
                 _ if mode == Mode::Userspace => {
@@ -177,7 +177,7 @@ fn page() -> String {
 }
 
 #[test]
-fn the_walk_through_is_what_sluice_says() {
+fn page_shows_the_output_of_trace() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/paths.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {
@@ -192,10 +192,9 @@ fn the_walk_through_is_what_sluice_says() {
     );
 }
 
-/// For every Service of the observed cluster, what the node's rules do is what its objects say, in
-/// each mode with that mode's own ways.
+/// The rules of every mode do what the objects state, for every Service of the observed cluster.
 #[test]
-fn explain_finds_the_rules_of_every_mode_right() {
+fn explain_finds_no_difference_in_any_mode() {
     let folder = tempfile::tempdir().unwrap();
     let objects = observed::path("objects.json");
     let list: Value = serde_json::from_str(&std::fs::read_to_string(&objects).unwrap()).unwrap();
@@ -232,6 +231,14 @@ fn explain_finds_the_rules_of_every_mode_right() {
                     "foreign-drop",
                     "no-route",
                     "reverse-path-filter",
+                    "foreign-rule",
+                    "stale-rules",
+                    "node-name",
+                    "chain-policy",
+                    "shares",
+                    "source-kept",
+                    "source-replaced",
+                    "reply-lost",
                 ];
                 assert!(!wrong.contains(&cause), "{mode} {service}: {finding:#}");
             }

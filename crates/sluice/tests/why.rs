@@ -1,4 +1,4 @@
-//! Asking why: what the running host says of a packet, and what a file taken from it says.
+//! trace, explain and diagram on a running host, and on files from it.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn json(output: &Output) -> Value {
         .unwrap_or_else(|e| panic!("{e}: {}{}", text(&output.stdout), text(&output.stderr)))
 }
 
-/// The observed node with pods behind a bridge, and the observed cluster's rules in a mode.
+/// The observed node with pods behind a bridge, and the observed cluster's rules in one mode.
 fn node(mode: &str) -> Host {
     let host = Host::new();
     for line in [
@@ -49,7 +49,7 @@ const QUESTIONS: [&[&str]; 4] = [
 ];
 
 #[test]
-fn a_file_of_facts_gives_the_answers_of_its_host() {
+fn facts_file_gives_the_same_answers_as_its_host() {
     for mode in ["iptables", "nftables"] {
         let host = node(mode);
         let folder = tempfile::tempdir().unwrap();
@@ -57,7 +57,7 @@ fn a_file_of_facts_gives_the_answers_of_its_host() {
         let facts = host.sluice(&["facts"]);
         assert!(facts.status.success(), "{}", text(&facts.stderr));
         std::fs::write(&file, &facts.stdout).unwrap();
-        // Another host, with nothing on it.
+        // Another host, without rules.
         let laptop = Host::new();
         for question in QUESTIONS {
             let mut words = vec!["trace", "-o", "json", "--reply"];
@@ -72,7 +72,7 @@ fn a_file_of_facts_gives_the_answers_of_its_host() {
 }
 
 #[test]
-fn inputs_of_every_kind_mix() {
+fn inputs_of_every_kind_can_be_combined() {
     let host = node("nftables");
     host.sh("ipset create clients hash:ip && ipset add clients 10.244.1.50");
     host.sh("iptables-nft -A FORWARD -m set --match-set clients src -d 10.244.2.0/24 -j DROP");
@@ -109,7 +109,7 @@ fn inputs_of_every_kind_mix() {
     }
     let words = [&["trace", "-o", "json"], QUESTIONS[0]].concat();
     assert_eq!(away(&words, &[])["outcomes"][1]["verdict"], "drop");
-    // And virtual servers, of which this kernel has none.
+    // IPVS is not in this kernel, but can be in files.
     let servers = "-A -t 10.200.1.2:8088 -s rr\n-a -t 10.200.1.2:8088 -r 10.244.1.12:80 -m -w 1\n";
     let servers = file("servers", servers);
     let words = [
@@ -124,7 +124,7 @@ fn inputs_of_every_kind_mix() {
 }
 
 #[test]
-fn every_mode_of_the_same_cluster_gives_the_same_ends() {
+fn every_mode_gives_the_same_ends_for_one_cluster() {
     let ends = |host: &Host, question: &[&str]| -> Vec<String> {
         let mut words = vec!["trace", "-o", "json"];
         words.extend(question);
@@ -157,7 +157,7 @@ fn every_mode_of_the_same_cluster_gives_the_same_ends() {
 }
 
 #[test]
-fn the_exit_status_tells_whether_the_packet_arrives() {
+fn exit_status_shows_whether_the_packet_arrives() {
     let host = node("iptables");
     let ask = |dport: &str, more: &[&str]| {
         let mut words = vec!["trace", "--src=198.51.100.9", "--dst=10.200.1.2", dport];
@@ -174,7 +174,7 @@ fn the_exit_status_tells_whether_the_packet_arrives() {
 }
 
 #[test]
-fn a_dump_alone_is_taken_to_be_of_another_host() {
+fn dump_without_facts_is_another_host() {
     let host = Host::new();
     let dump = observed::path("iptables-default.v4.iptables-save");
     let output = host.sluice(&[
@@ -199,7 +199,7 @@ fn a_dump_alone_is_taken_to_be_of_another_host() {
 }
 
 #[test]
-fn a_bad_dump_is_named_with_line_and_column() {
+fn error_in_a_dump_names_line_and_column() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bad.save");
     std::fs::write(&file, "*nat\n:PREROUTING ACCEPT [0:0]\n-A NOWHERE -j\n").unwrap();
@@ -219,7 +219,7 @@ fn a_bad_dump_is_named_with_line_and_column() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_panic() {
+fn closed_output_ends_the_process_without_panic() {
     let objects = observed::path("objects.json");
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -240,14 +240,14 @@ fn a_reader_that_goes_away_is_no_panic() {
 }
 
 #[test]
-fn nothing_to_draw_is_said() {
+fn diagram_without_rules_is_an_error() {
     let output = Host::new().sluice(&["diagram"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no rules to draw"));
 }
 
-/// What `sluice explain demo/web` finds wrong where these are all objects and the proxy has synced
-/// them: causes with their sentences.
+/// The problems that `sluice explain demo/web` finds once the proxy has synced these objects: causes
+/// and their descriptions.
 fn wrong(objects: &str, before: &str) -> Vec<(String, String)> {
     let host = Host::new();
     for line in [
@@ -300,7 +300,7 @@ fn wrong(objects: &str, before: &str) -> Vec<(String, String)> {
 
 #[track_caller]
 fn assert_wrong(found: &[(String, String)], cause: &str, words: &[&str]) {
-    let (first, what) = found.first().expect("something is wrong");
+    let (first, what) = found.first().expect("a problem is found");
     assert_eq!(first, cause, "{found:?}");
     for word in words {
         assert!(what.contains(word), "{word:?} is not in {what:?}");
@@ -308,13 +308,13 @@ fn assert_wrong(found: &[(String, String)], cause: &str, words: &[&str]) {
 }
 
 #[test]
-fn explain_asks_an_api_server() {
+fn explain_reads_objects_from_an_api_server() {
     use apiserver_sim::{Config, Sim};
     let host = node("nftables");
     let list: Value =
         serde_json::from_str(&std::fs::read_to_string(observed::path("objects.json")).unwrap())
             .unwrap();
-    // Its sockets are to be in the namespace.
+    // Its sockets have to be in the namespace.
     let sim = host.run(|| Sim::start(Config::default()).unwrap());
     sim.apply(list["items"].as_array().unwrap().clone());
     sim.apply(vec![serde_json::json!({
@@ -342,14 +342,14 @@ fn explain_asks_an_api_server() {
             "{what}"
         );
     }
-    // In which namespace it was said to be.
+    // The namespace is missing.
     let output = host.sluice(&[&["explain", "web"], &words[..]].concat());
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stderr);
     assert!(said.contains("did you mean demo/web?"), "{said}");
 }
 
-/// Its endpoint is on another node, so that no bridge of this one matters.
+/// A Service whose endpoint is on another node, so that this node's bridge does not matter.
 fn web_elsewhere() -> String {
     support::web("web", 1, "10.244.2.11").replace(
         "conditions: {ready: true}",
@@ -358,12 +358,30 @@ fn web_elsewhere() -> String {
 }
 
 #[test]
-fn explain_finds_nothing_wrong_where_nothing_is() {
+fn explain_finds_no_problems_on_a_healthy_node() {
     assert_eq!(wrong(&web_elsewhere(), "true"), []);
 }
 
 #[test]
-fn explain_names_endpoints_that_are_not_ready() {
+fn explain_takes_the_service_after_the_manifests() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("all.yaml"), web_elsewhere()).unwrap();
+    let manifests = folder.path().to_str().unwrap();
+    let words = ["explain", "--node=node1", "--manifests", manifests];
+    let output = host.sluice(&[&words[..], &["demo/web"]].concat());
+    assert!(
+        text(&output.stdout).starts_with("demo/web: "),
+        "{}",
+        text(&output.stderr)
+    );
+    let output = host.sluice(&words);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("name a Service"));
+}
+
+#[test]
+fn explain_names_unready_endpoints() {
     let objects = web_elsewhere().replace(
         "conditions: {ready: true}",
         "conditions: {ready: false}, targetRef: {kind: Pod, name: web-7}",
@@ -383,7 +401,7 @@ fn explain_names_a_port_that_no_endpoint_serves() {
 }
 
 #[test]
-fn explain_names_a_local_policy_without_a_local_pod() {
+fn explain_names_a_local_policy_without_local_endpoint() {
     let objects = web_elsewhere().replace(
         "ports: [{name: http, port: 80}]",
         "internalTrafficPolicy: Local, ports: [{name: http, port: 80}]",
@@ -393,7 +411,7 @@ fn explain_names_a_local_policy_without_a_local_pod() {
 }
 
 #[test]
-fn explain_names_forwarding_that_is_off() {
+fn explain_names_disabled_forwarding() {
     let found = wrong(&web_elsewhere(), "echo 0 > /proc/sys/net/ipv4/ip_forward");
     assert_wrong(&found, "forwarding-off", &["net.ipv4.ip_forward is 0"]);
 }
@@ -407,13 +425,13 @@ fn explain_names_a_foreign_chain_that_drops() {
 }
 
 #[test]
-fn explain_names_a_way_that_is_missing() {
+fn explain_names_a_missing_route() {
     let unreachable = "ip route add unreachable 10.244.2.0/24";
     let found = wrong(&web_elsewhere(), unreachable);
-    assert_wrong(&found, "no-route", &["10.244.2.11:8080", "no way there"]);
+    assert_wrong(&found, "no-route", &["10.244.2.11:8080", "no route leads"]);
 }
 
-/// Somebody else's translation of the Service's address, before the proxy's.
+/// Another program's translation of the Service's address, before the proxy's.
 fn early(hook: &str) -> String {
     format!(
         "nft 'add table ip early; \
@@ -423,16 +441,16 @@ fn early(hook: &str) -> String {
 }
 
 #[test]
-fn explain_names_rules_that_are_not_those_of_the_objects() {
+fn explain_names_a_foreign_translation() {
     let other = &format!("{}; {}", early("prerouting"), early("output"));
     let found = wrong(&web_elsewhere(), other);
-    let words = ["10.244.2.11:8080", "10.244.2.99:8080"];
-    assert_wrong(&found, "rules-differ", &words);
+    let words = ["10.244.2.11:8080", "10.244.2.99:8080", "table early"];
+    assert_wrong(&found, "foreign-rule", &words);
 }
 
 #[test]
-fn explain_names_connections_that_go_where_no_endpoint_is() {
-    // Nobody answers, so that the kernel remembers the flow for half a minute.
+fn explain_names_flows_to_a_removed_endpoint() {
+    // Without an answer the kernel keeps the flow for half a minute.
     let connect = "timeout 1 bash -c 'echo > /dev/tcp/10.96.10.1/80' || true";
     let stale = &format!("{}; {connect}; nft delete table ip early", early("output"));
     let found = wrong(&web_elsewhere(), stale);
@@ -441,10 +459,10 @@ fn explain_names_connections_that_go_where_no_endpoint_is() {
 }
 
 #[test]
-fn explain_connects_to_endpoints_where_it_is_asked_to() {
+fn explain_connects_to_endpoints_on_request() {
     let host = node("iptables");
     let folder = tempfile::tempdir().unwrap();
-    // On the node itself, where nothing listens.
+    // The node itself, where nothing listens.
     let objects = support::web("web", 1, "10.200.1.2");
     std::fs::write(folder.path().join("all.yaml"), objects).unwrap();
     let manifests = folder.path().to_str().unwrap();
@@ -465,7 +483,7 @@ fn explain_connects_to_endpoints_where_it_is_asked_to() {
 }
 
 #[test]
-fn the_ways_to_a_service_are_drawn() {
+fn paths_to_a_service_are_drawn() {
     let host = node("iptables");
     let objects = observed::path("objects.json");
     let draw = |format: &str, service: &str| {
@@ -498,9 +516,9 @@ fn the_ways_to_a_service_are_drawn() {
     assert!(text(&output.stderr).contains("did you mean demo/nodeport?"));
 }
 
-/// What people see for kube-proxy's own rules, whole. `UPDATE=1` rewrites the files.
+/// The whole output for kube-proxy's own rules. `UPDATE=1` rewrites the files.
 #[test]
-fn the_trees_of_the_observed_rules() {
+fn trees_of_the_observed_rules() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trace");
     let facts = folder.join("node1.json");
     for (mode, flag, dump) in [
@@ -542,9 +560,9 @@ fn the_trees_of_the_observed_rules() {
     }
 }
 
-/// A packet's way in each form. `UPDATE=1` rewrites the files.
+/// A packet's path in each format. `UPDATE=1` rewrites the files.
 #[test]
-fn the_pictures_of_the_observed_rules() {
+fn pictures_of_the_observed_rules() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let facts = golden.join("trace/node1.json");
     for (format, ending) in [

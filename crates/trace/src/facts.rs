@@ -193,8 +193,8 @@ pub struct Dumps {
     /// `ip6tables-save`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip6tables_save: Option<String>,
-    /// `iptables-legacy-save`, where `iptables_save` is that of the nf_tables back end and both have
-    /// rules.
+    /// `iptables-legacy-save`, if iptables-legacy has rules; `iptables_save` is then the nf_tables
+    /// back end's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iptables_legacy_save: Option<String>,
     /// `ip6tables-legacy-save`, likewise.
@@ -240,6 +240,11 @@ pub enum FactsError {
 impl Facts {
     /// Reads a facts file.
     pub fn parse(text: &str) -> Result<Self, FactsError> {
+        // Pasted with something around it, the object begins at its brace.
+        let begin = text.find('{').unwrap_or(0);
+        let end = text.rfind('}').map_or(text.len(), |end| end + 1);
+        let is_fenced = text.trim_start().starts_with("```");
+        let text = text.get(begin..end).filter(|_| is_fenced).unwrap_or(text);
         let facts: Facts = serde_json::from_str(text).map_err(|e| FactsError::Json {
             line: e.line(),
             // A string that is not closed on its line ends before the next one begins.

@@ -1,6 +1,6 @@
 //! The host's addresses, routes and sysctls, and the kernel's decisions that rest on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -19,6 +19,8 @@ pub struct Host {
     routes: BTreeMap<u32, Vec<Entry>>,
     rules: Vec<RoutingRule>,
     sysctls: BTreeMap<String, String>,
+    /// Addresses that belong to this host although no interface is known that has them.
+    assigned: BTreeSet<IpAddr>,
     /// Whether there are facts at all: without interfaces nothing is known about routing.
     known: bool,
 }
@@ -93,6 +95,7 @@ impl Host {
             interfaces: facts.interfaces.clone(),
             rules: facts.rules.clone(),
             sysctls: facts.sysctls.clone(),
+            assigned: BTreeSet::new(),
             known: !facts.interfaces.is_empty() || !facts.routes.is_empty(),
             routes: BTreeMap::new(),
         };
@@ -248,6 +251,7 @@ impl Host {
         match ip {
             IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.is_broadcast() => RouteKind::Broadcast,
             _ if ip.is_multicast() => RouteKind::Multicast,
+            _ if self.assigned.contains(&ip) => RouteKind::Local,
             _ => self.find(LOCAL, ip).map_or(RouteKind::Unicast, |e| e.kind),
         }
     }
@@ -255,6 +259,16 @@ impl Host {
     /// Whether an address is this host's own. Loopback always is.
     pub fn is_local(&self, ip: IpAddr) -> bool {
         ip.is_loopback() || self.addr_type(ip) == RouteKind::Local
+    }
+
+    /// Take an address to be one of this host's own, without knowing on which interface.
+    pub fn assign(&mut self, ip: IpAddr) {
+        self.assigned.insert(ip);
+    }
+
+    /// Return the addresses that were [assigned](Self::assign).
+    pub fn assigned(&self) -> impl Iterator<Item = &IpAddr> {
+        self.assigned.iter()
     }
 
     fn find(&self, table: u32, ip: IpAddr) -> Option<&Entry> {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::{Endpoint, Flow, Fraction};
+use crate::fraction::Fraction;
+use crate::packet::{Endpoint, Flow};
 
 /// Everything that can become of one packet.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +82,9 @@ pub enum Snat {
 pub struct Step {
     /// Where: a netfilter hook, or `bridge`, `routing`, `ipvs`.
     pub hook: &'static str,
+    /// The back end that contains the rule; `None` outside of rules, and for a dump of iptables that
+    /// does not state it.
+    pub backend: Option<Backend>,
     /// `ip`, `ip6` or `inet`, as the rule's table has it.
     pub family: &'static str,
     /// The table; empty outside of rules.
@@ -93,6 +97,25 @@ pub struct Step {
     pub effect: String,
     /// What it did, for programs.
     pub did: Did,
+}
+
+/// What runs a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backend {
+    /// iptables-legacy's tables.
+    Legacy,
+    /// nf_tables, for native rules and for iptables-nft's.
+    NfTables,
+}
+
+impl Backend {
+    /// `legacy` or `nf_tables`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Legacy => "legacy",
+            Backend::NfTables => "nf_tables",
+        }
+    }
 }
 
 /// What a step did to the packet's way.

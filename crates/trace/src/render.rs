@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::outcome::{Outcome, Snat, Step, Trace, Verdict};
-use crate::{Fraction, Packet};
+use crate::fraction::Fraction;
+use crate::outcome::{Backend, Outcome, Snat, Step, Trace, Verdict};
+use crate::packet::{Endpoint, Packet};
 
 /// Colours for a terminal, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Style {
 /// each branch tells its odds.
 pub fn render_tree(packet: &Packet, trace: &Trace, style: Style) -> String {
     let mut out = String::new();
-    let end = |ip: std::net::IpAddr, port| crate::Endpoint { ip, port }.to_string();
+    let end = |ip: std::net::IpAddr, port| Endpoint { ip, port }.to_string();
     let _ = if packet.proto.is_icmp() {
         writeln!(
             out,
@@ -55,14 +56,82 @@ pub fn render_tree(packet: &Packet, trace: &Trace, style: Style) -> String {
             packet.from
         )
     };
-    // In the order of the rules, so that shared beginnings stand together.
+    write_answers(&mut out, trace, style);
+    // In the order of the rules, so that shared beginnings are adjacent.
     let mut all: Vec<&Outcome> = trace.outcomes.iter().collect();
     group(&mut all);
-    branches(&mut out, &all, 0, Branch::TRUNK, style, &mut None);
+    let mut tree = Tree {
+        out: &mut out,
+        style,
+        has_ends: all.len() > 1,
+    };
+    tree.branches(&all, 0, Branch::TRUNK, &mut None);
     for warning in &trace.warnings {
         let _ = writeln!(out, "{} {warning}", style.paint("33", "warning:"));
     }
     out
+}
+
+/// A place where the packet can end, with every endpoint of it.
+struct Answer<'a> {
+    verdict: Verdict,
+    text: String,
+    odds: Fraction,
+    endpoints: Vec<String>,
+    assuming: Vec<&'a str>,
+}
+
+/// Write where the packet ends: a line for each end.
+fn write_answers(out: &mut String, trace: &Trace, style: Style) {
+    let mut answers: Vec<Answer<'_>> = Vec::new();
+    for o in &trace.outcomes {
+        let text = after_destination(o);
+        let assuming: Vec<&str> = o.assuming.iter().map(String::as_str).collect();
+        let is_same = |a: &&mut Answer<'_>| {
+            (a.verdict, &a.text, &a.assuming) == (o.verdict, &text, &assuming)
+        };
+        let endpoint = destination(o);
+        match answers.iter_mut().find(is_same) {
+            Some(answer) => {
+                answer.odds = answer.odds.plus(o.probability);
+                let new = endpoint.filter(|e| !answer.endpoints.contains(e));
+                answer.endpoints.extend(new);
+            }
+            None => answers.push(Answer {
+                verdict: o.verdict,
+                text,
+                odds: o.probability,
+                endpoints: endpoint.into_iter().collect(),
+                assuming,
+            }),
+        }
+    }
+    for answer in &answers {
+        let odds = if answer.assuming.is_empty() {
+            percent(answer.odds)
+        } else {
+            "perhaps".to_owned()
+        };
+        let to = match answer.endpoints.as_slice() {
+            [] => String::new(),
+            all => format!(", destination {}", listed(all)),
+        };
+        let verdict = style.verdict(answer.verdict);
+        let _ = writeln!(out, "{verdict} {odds}{to}{}", answer.text);
+        for what in &answer.assuming {
+            let _ = writeln!(out, "  {} {what}", style.paint("33", "assuming"));
+        }
+    }
+    out.push('\n');
+}
+
+/// At most [`MOST`] names, and how many more there are.
+fn listed(all: &[String]) -> String {
+    const MOST: usize = 8;
+    match all.len().checked_sub(MOST) {
+        None | Some(0) => all.join(" or "),
+        Some(more) => format!("{} or {more} more", all[..MOST].join(" or ")),
+    }
 }
 
 /// Brings outcomes with a common beginning together, without changing the order otherwise.
@@ -117,125 +186,235 @@ fn shared_assumptions(all: &[&Outcome]) -> usize {
     fewest.unwrap_or(first.assuming.len())
 }
 
-/// Outcomes that agree on the first `depth` steps.
-fn branches(
-    out: &mut String,
-    all: &[&Outcome],
-    mut depth: usize,
-    at: Branch<'_>,
+/// The part of the output that shows paths.
+struct Tree<'a> {
+    out: &'a mut String,
     style: Style,
-    hook: &mut Option<&'static str>,
-) {
-    let indent = at.indent;
-    let Some(first) = all.first() else { return };
-    // What all of them share.
-    while let Some(step) = first.path.get(depth) {
-        if !all.iter().all(|o| o.path.get(depth) == Some(step)) {
-            break;
+    /// Whether each path is followed by where it ends.
+    has_ends: bool,
+}
+
+impl Tree<'_> {
+    /// Write outcomes that agree on the first `depth` steps.
+    fn branches(
+        &mut self,
+        all: &[&Outcome],
+        mut depth: usize,
+        at: Branch<'_>,
+        hook: &mut Option<&'static str>,
+    ) {
+        let Some(first) = all.first() else { return };
+        while let Some(step) = first.path.get(depth) {
+            if !all.iter().all(|o| o.path.get(depth) == Some(step)) {
+                break;
+            }
+            self.step(step, at.indent, hook);
+            depth += 1;
         }
-        write_step(out, step, indent, style, hook);
-        depth += 1;
-    }
-    if all.iter().all(|o| o.path.len() <= depth) {
-        for o in all {
-            write_end(out, o, at, style);
+        if all.iter().all(|o| o.path.len() <= depth) {
+            if self.has_ends {
+                all.iter().for_each(|o| self.end(o, at));
+            }
+            return;
         }
-        return;
+        let siblings = alike(split(all, depth), depth);
+        let last = siblings.len().saturating_sub(1);
+        for (place, sibling) in siblings.iter().enumerate() {
+            let (corner, line) = if place == last {
+                ("└─", "   ")
+            } else {
+                ("├─", "│  ")
+            };
+            let assumed = shared_assumptions(sibling.shown);
+            let (odds, whole) = if assumed > at.assumed {
+                ("perhaps".to_owned(), sum(sibling.shown))
+            } else {
+                (percent(sum(sibling.shown).of(at.whole)), at.whole)
+            };
+            let indent = at.indent;
+            let odds = self.style.paint("1;36", &odds);
+            let _ = writeln!(self.out, "{indent}{corner} {odds}{}", sibling.others());
+            let deeper = Branch {
+                indent: &format!("{indent}{line}"),
+                assumed,
+                whole,
+            };
+            self.branches(sibling.shown, depth, deeper, &mut hook.clone());
+        }
     }
-    let mut next = 0;
-    while let Some(start) = all.get(next) {
-        let key = start.path.get(depth);
-        let len = all[next..]
-            .iter()
-            .take_while(|o| o.path.get(depth) == key)
-            .count()
-            .max(1);
-        let group = &all[next..next + len];
-        let odds = group
-            .iter()
-            .fold(Fraction::ZERO, |sum, o| sum.plus(o.probability));
-        let last = next + len == all.len();
-        let assumed = shared_assumptions(group);
-        let (text, whole) = if assumed > at.assumed {
-            ("perhaps".to_owned(), odds)
+
+    fn step(&mut self, step: &Step, indent: &str, hook: &mut Option<&'static str>) {
+        let style = self.style;
+        if *hook != Some(step.hook) {
+            *hook = Some(step.hook);
+            let _ = writeln!(self.out, "{indent}{}", style.paint("1", step.hook));
+        }
+        let place = if step.chain.is_empty() {
+            String::new()
         } else {
-            (percent(odds.of(at.whole)), at.whole)
+            format!("{}: ", place(step))
         };
         let _ = writeln!(
-            out,
-            "{indent}{} {}",
-            if last { "└─" } else { "├─" },
-            style.paint("1;36", &text)
+            self.out,
+            "{indent}  {}{} {} {}",
+            style.paint("36", &place),
+            step.rule,
+            style.paint("2", "=>"),
+            style.paint("1", &step.effect)
         );
-        let deeper = Branch {
-            indent: &format!("{indent}{}", if last { "   " } else { "│  " }),
-            assumed,
-            whole,
+    }
+
+    fn end(&mut self, o: &Outcome, at: Branch<'_>) {
+        let indent = at.indent;
+        let odds = if o.assuming.len() > at.assumed {
+            "perhaps".to_owned()
+        } else {
+            percent(o.probability.of(at.whole))
         };
-        branches(out, group, depth, deeper, style, &mut hook.clone());
-        next += len;
+        let to = destination(o).map_or(String::new(), |to| format!(", destination {to}"));
+        let verdict = self.style.verdict(o.verdict);
+        let rest = after_destination(o);
+        let _ = writeln!(self.out, "{indent}{verdict} {odds}{to}{rest}");
+        for what in &o.assuming {
+            let assuming = self.style.paint("33", "assuming");
+            let _ = writeln!(self.out, "{indent}  {assuming} {what}");
+        }
     }
 }
 
-fn write_step(
-    out: &mut String,
-    step: &Step,
-    indent: &str,
-    style: Style,
-    hook: &mut Option<&'static str>,
-) {
-    if *hook != Some(step.hook) {
-        *hook = Some(step.hook);
-        let _ = writeln!(out, "{indent}{}", style.paint("1", step.hook));
-    }
-    let place = if step.chain.is_empty() {
-        String::new()
-    } else {
-        format!("{} {} {}: ", step.family, step.table, step.chain)
-    };
-    let _ = writeln!(
-        out,
-        "{indent}  {}{} {} {}",
-        style.paint("36", &place),
-        step.rule,
-        style.paint("2", "=>"),
-        style.paint("1", &step.effect)
-    );
+fn sum(all: &[&Outcome]) -> Fraction {
+    let odds = all.iter().map(|o| o.probability);
+    odds.fold(Fraction::ZERO, Fraction::plus)
 }
 
-fn write_end(out: &mut String, o: &Outcome, at: Branch<'_>, style: Style) {
-    let indent = at.indent;
-    let odds = if o.assuming.len() > at.assumed {
-        "perhaps".to_owned()
-    } else {
-        percent(o.probability.of(at.whole))
+/// Split adjacent outcomes by their step at `depth`.
+fn split<'a, 'o>(all: &'a [&'o Outcome], depth: usize) -> Vec<&'a [&'o Outcome]> {
+    all.chunk_by(|a, b| a.path.get(depth) == b.path.get(depth))
+        .collect()
+}
+
+/// A branch, with the branches that differ from it only in the endpoint.
+struct Sibling<'a, 'o> {
+    shown: &'a [&'o Outcome],
+    others: Vec<&'a [&'o Outcome]>,
+}
+
+impl Sibling<'_, '_> {
+    fn others(&self) -> String {
+        let ends: Vec<String> = self.others.iter().filter_map(|all| endpoint(all)).collect();
+        match ends.as_slice() {
+            [] => String::new(),
+            all => format!(
+                ", and as much each to {}",
+                listed(all).replace(" or ", ", ")
+            ),
+        }
+    }
+}
+
+/// Combine branches that differ only in the endpoint to which they lead.
+fn alike<'a, 'o>(branches: Vec<&'a [&'o Outcome]>, depth: usize) -> Vec<Sibling<'a, 'o>> {
+    let mut all: Vec<(Option<Vec<String>>, Sibling<'a, 'o>)> = Vec::new();
+    for branch in branches {
+        let shape = shape(branch, depth);
+        let same = all.iter_mut().find(|(s, sibling)| {
+            shape.is_some() && *s == shape && sum(sibling.shown) == sum(branch)
+        });
+        match same {
+            Some((_, sibling)) => sibling.others.push(branch),
+            None => all.push((
+                shape,
+                Sibling {
+                    shown: branch,
+                    others: Vec::new(),
+                },
+            )),
+        }
+    }
+    all.into_iter().map(|(_, sibling)| sibling).collect()
+}
+
+/// Return the endpoint of outcomes that all lead to the same one.
+fn endpoint(all: &[&Outcome]) -> Option<String> {
+    let (first, rest) = all.split_first()?;
+    let to = first.dnat?;
+    rest.iter()
+        .all(|o| o.dnat == Some(to))
+        .then(|| to.to_string())
+}
+
+/// Return the steps from `depth` on and the ends, without what names the endpoint; `None` if there
+/// is not exactly one.
+fn shape(all: &[&Outcome], depth: usize) -> Option<Vec<String>> {
+    let to = endpoint(all)?;
+    let ip = all.first()?.dnat?.ip.to_string();
+    let without = |text: &str| {
+        let words = text.split_inclusive([' ', ',']).map(|word| {
+            let bare = word.trim_end_matches([' ', ',']);
+            let is_number = bare.parse::<f64>().is_ok();
+            let names = bare.contains(&to)
+                || bare.contains(&ip)
+                || bare.starts_with("KUBE-SEP-")
+                || bare.starts_with("endpoint-");
+            if is_number || names { "…" } else { word }
+        });
+        words.collect::<String>()
     };
-    let mut text = format!("{indent}{} {odds}", style.verdict(o.verdict));
-    if o.verdict == Verdict::Accept {
-        if let Some(to) = o.dnat {
-            let _ = write!(text, ", destination {to}");
+    let mut shape = Vec::new();
+    for o in all {
+        for step in o.path.get(depth..).unwrap_or_default() {
+            let chain = without(&step.chain);
+            let [rule, effect] = [&step.rule, &step.effect].map(|t| without(t));
+            shape.push(format!(
+                "{} {} {chain} {rule} {effect}",
+                step.hook, step.table
+            ));
         }
-        match o.snat {
-            Some(Snat::Masquerade(Some(ip))) => {
-                let _ = write!(text, ", masqueraded as {ip}");
-            }
-            Some(Snat::Masquerade(None)) => text.push_str(", masqueraded"),
-            Some(Snat::To(ip)) => {
-                let _ = write!(text, ", source {ip}");
-            }
-            None => {}
-        }
-        if let Some(out) = &o.out_iface {
-            let _ = write!(text, ", through {out}");
-        }
-        if o.hairpin {
-            text.push_str(", back to where it came from");
-        }
+        shape.push(format!("{} {}", o.verdict, without(&after_destination(o))));
+        shape.extend(o.assuming.iter().map(|a| without(a)));
     }
-    let _ = writeln!(out, "{text}");
-    for what in &o.assuming {
-        let _ = writeln!(out, "{indent}  {} {what}", style.paint("33", "assuming"));
+    Some(shape)
+}
+
+/// Return the destination that an accepted packet was given.
+fn destination(o: &Outcome) -> Option<String> {
+    let to = o.dnat.filter(|_| o.verdict == Verdict::Accept)?;
+    Some(to.to_string())
+}
+
+/// Return what follows the destination of an accepted packet: its new source, and its interface.
+fn after_destination(o: &Outcome) -> String {
+    let mut text = String::new();
+    if o.verdict != Verdict::Accept {
+        return text;
     }
+    match o.snat {
+        Some(Snat::Masquerade(Some(ip))) => {
+            let _ = write!(text, ", masqueraded as {ip}");
+        }
+        Some(Snat::Masquerade(None)) => text.push_str(", masqueraded"),
+        Some(Snat::To(ip)) => {
+            let _ = write!(text, ", source {ip}");
+        }
+        None => {}
+    }
+    if let Some(out) = &o.out_iface {
+        let _ = write!(text, ", through {out}");
+    }
+    if o.hairpin {
+        text.push_str(", back to where it came from");
+    }
+    text
+}
+
+/// Return where a rule is: `ip nat KUBE-SERVICES`, with `legacy ` before it for iptables-legacy.
+pub fn place(step: &Step) -> String {
+    let legacy = if step.backend == Some(Backend::Legacy) {
+        "legacy "
+    } else {
+        ""
+    };
+    format!("{legacy}{} {} {}", step.family, step.table, step.chain)
 }
 
 /// `50% (1/2)`.
@@ -287,6 +466,7 @@ fn outcome(o: &Outcome) -> Value {
 pub fn step_to_json(s: &Step) -> Value {
     json!({
         "hook": s.hook,
+        "backend": s.backend.map(Backend::name),
         "family": s.family,
         "table": s.table,
         "chain": s.chain,

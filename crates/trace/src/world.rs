@@ -7,12 +7,17 @@ use netfilter::nft_lang::Ruleset;
 
 use crate::facts::{Facts, FactsError};
 use crate::host::Host;
+use crate::infer;
+use crate::outcome::Backend;
+use crate::paste::{self, PasteError};
 
 /// The rules, sets, virtual servers and facts of one host.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     /// iptables' rule sets: one a family and back end.
     pub iptables: Vec<TableSet>,
+    /// Rule sets of iptables-legacy, where the dumps state that they are.
+    pub legacy: Vec<TableSet>,
     /// nf_tables' rule set.
     pub nft: Ruleset,
     /// ipsets.
@@ -43,6 +48,9 @@ pub enum WorldError {
     /// The dump of IPVS.
     #[error(transparent)]
     Ipvs(#[from] netfilter::ipvs::ParseError),
+    /// Text from another command, which lacks something.
+    #[error(transparent)]
+    Paste(#[from] PasteError),
 }
 
 impl World {
@@ -54,42 +62,74 @@ impl World {
             ..World::default()
         };
         let d = &facts.dumps;
-        for text in d.iptables_legacy_save.iter().chain(&d.iptables_save) {
-            world.add_iptables(Family::Ipv4, text)?;
-        }
-        for text in d.ip6tables_legacy_save.iter().chain(&d.ip6tables_save) {
-            world.add_iptables(Family::Ipv6, text)?;
+        for (family, legacy, other) in [
+            (Family::Ipv4, &d.iptables_legacy_save, &d.iptables_save),
+            (Family::Ipv6, &d.ip6tables_legacy_save, &d.ip6tables_save),
+        ] {
+            if let Some(text) = legacy {
+                world.legacy.push(parse_iptables(family, text)?);
+            }
+            if let Some(text) = other {
+                world.add_iptables(family, text)?;
+            }
         }
         if let Some(text) = &d.nft_ruleset {
             world.add_nft(text)?;
         }
         if let Some(text) = &d.ipset_save {
-            world.ipsets = Sets::parse(text)?;
+            world.ipsets = match Sets::parse(text) {
+                Ok(sets) => sets,
+                Err(_) => Sets::parse(&paste::ipset_save(text)?)?,
+            };
         }
         if let Some(text) = &d.ipvsadm_save {
-            world.ipvs = Services::parse(text)?;
+            world.ipvs = match Services::parse(text) {
+                Ok(services) => services,
+                Err(_) => Services::parse(&paste::ipvsadm_save(text)?)?,
+            };
         }
+        world.infer_addresses();
         Ok(world)
     }
 
     /// Adds what `iptables-save` (or `ip6tables-save`, by family) printed.
     pub fn add_iptables(&mut self, family: Family, text: &str) -> Result<(), WorldError> {
-        let tool = match family {
-            Family::Ipv4 => "iptables-save dump",
-            Family::Ipv6 => "ip6tables-save dump",
-        };
-        let set = TableSet::parse(family, text).map_err(|e| WorldError::Iptables(tool, e))?;
-        self.iptables.push(set);
+        self.iptables.push(parse_iptables(family, text)?);
         self.drop_duplicates();
+        self.infer_addresses();
         Ok(())
     }
 
     /// Adds what `nft list ruleset` printed, as text or as JSON.
     pub fn add_nft(&mut self, text: &str) -> Result<(), WorldError> {
-        let ruleset = Ruleset::parse(text)?;
+        let ruleset = match Ruleset::parse(text) {
+            Ok(ruleset) => ruleset,
+            Err(_) => Ruleset::parse(&paste::clean(text))?,
+        };
         self.nft.tables.extend(ruleset.tables);
         self.drop_duplicates();
+        self.infer_addresses();
         Ok(())
+    }
+
+    /// Without facts, some of the node's addresses follow from its rules.
+    fn infer_addresses(&mut self) {
+        if self.host.is_known() {
+            return;
+        }
+        for ip in infer::node_addresses(self) {
+            self.host.assign(ip);
+        }
+    }
+
+    /// The back end of [`Self::iptables`]: known if legacy's rules are separate.
+    pub(crate) fn iptables_backend(&self) -> Option<Backend> {
+        (!self.legacy.is_empty()).then_some(Backend::NfTables)
+    }
+
+    /// All rule sets of iptables, of both back ends.
+    pub fn all_iptables(&self) -> impl Iterator<Item = &TableSet> {
+        self.legacy.iter().chain(&self.iptables)
     }
 
     /// The tables that iptables-nft makes show up in both dumps. iptables' own is the better one:
@@ -114,5 +154,18 @@ impl World {
                 .all(|c| state.chains.keys().any(|n| n.as_str() == &*c.name));
             !(table.iptables || all_there)
         });
+    }
+}
+
+fn parse_iptables(family: Family, text: &str) -> Result<TableSet, WorldError> {
+    let tool = match family {
+        Family::Ipv4 => "iptables-save dump",
+        Family::Ipv6 => "ip6tables-save dump",
+    };
+    let parse =
+        |text: &str| TableSet::parse(family, text).map_err(|e| WorldError::Iptables(tool, e));
+    match parse(text) {
+        Ok(set) => Ok(set),
+        Err(_) => parse(&paste::iptables_save(text)?),
     }
 }

@@ -30,7 +30,10 @@ fn json_has_the_promised_form() {
     );
     let step = outcome["path"][0].as_object().unwrap();
     let keys: Vec<&String> = step.keys().collect();
-    assert_eq!(keys, ["chain", "effect", "family", "hook", "rule", "table"]);
+    let expected = [
+        "backend", "chain", "effect", "family", "hook", "rule", "table",
+    ];
+    assert_eq!(keys, expected);
     assert_eq!(step["hook"], "prerouting");
     assert!(json["warnings"].as_array().unwrap().is_empty());
 }
@@ -42,7 +45,8 @@ fn the_tree_shows_shared_steps_once() {
     let trace = walk(&world, &packet).unwrap();
     let tree = render_tree(&packet, &trace, Style::Plain);
     assert_eq!(tree.matches("jump services").count(), 2, "{tree}"); // the rule and its effect
-    assert_eq!(tree.matches("50% (1/2)").count(), 4, "{tree}"); // two branches, two ends
+    // Two answers, two branches, two ends.
+    assert_eq!(tree.matches("50% (1/2)").count(), 6, "{tree}");
     assert!(tree.starts_with("tcp 10.244.1.50:50000 -> 10.96.10.1:80 from a pod of this node\n"));
     assert!(!tree.contains('\x1b'));
     assert!(render_tree(&packet, &trace, Style::Ansi).contains("\x1b[1;32mACCEPT"));

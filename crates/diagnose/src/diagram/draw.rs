@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use super::graph::{Box, Graph, Kind};
 
-/// How long a line of a box may be.
+/// Longest line of a box.
 const WIDTH: usize = 100;
 
-/// At most so many characters, with a sign that there were more.
+/// Cut a text to a number of characters, with `…` if it was longer.
 pub(crate) fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
@@ -23,7 +23,7 @@ fn texts(b: &Box) -> impl Iterator<Item = String> {
         .map(|t| cut(t, WIDTH))
 }
 
-/// As a Mermaid flowchart.
+/// Draw a Mermaid flowchart.
 pub fn mermaid(graph: &Graph) -> String {
     // Quotes end a text, `#` starts an entity, and angle brackets are HTML.
     let escaped = |text: String| {
@@ -56,7 +56,7 @@ pub fn mermaid(graph: &Graph) -> String {
     out
 }
 
-/// As a digraph of Graphviz.
+/// Draw a Graphviz digraph.
 pub fn dot(graph: &Graph) -> String {
     let escaped = |text: String| text.replace('\\', "\\\\").replace('"', "\\\"");
     let mut out = String::from("digraph sluice {\n  node [shape=box, fontname=monospace];\n");
@@ -80,7 +80,7 @@ pub fn dot(graph: &Graph) -> String {
     out
 }
 
-/// As boxes for a terminal: one under the other, with what each leads to below it.
+/// Draw boxes for a terminal, one below the other, each with its arrows.
 pub fn boxes(graph: &Graph) -> String {
     let mut out = String::new();
     for (i, b) in graph.boxes.iter().enumerate() {

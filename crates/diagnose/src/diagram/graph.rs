@@ -1,4 +1,4 @@
-//! What a diagram shows, before anybody draws it.
+//! The content of a diagram.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,9 +7,9 @@ use serde::Serialize;
 /// Boxes and the arrows between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Graph {
-    /// In the order in which they were first met; an arrow's ends are places in this list.
+    /// In the order of their first use. The ends of arrows are indices of this list.
     pub boxes: Vec<Box>,
-    /// In the order in which they were first met.
+    /// In the order of their first use.
     pub arrows: Vec<Arrow>,
 }
 
@@ -20,11 +20,11 @@ pub struct Box {
     pub kind: Kind,
     /// Its name.
     pub title: String,
-    /// What stands in it, a line each.
+    /// Its lines.
     pub lines: Vec<String>,
 }
 
-/// What a box stands for.
+/// The kind of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -36,11 +36,11 @@ pub enum Kind {
     Arrives,
     /// Where packets are lost.
     Lost,
-    /// Many that are not drawn.
+    /// Several boxes that are not drawn.
     Folded,
 }
 
-/// From one box to another.
+/// An arrow from one box to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Arrow {
     /// The box where it begins.
@@ -60,7 +60,7 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// The place of a box; it is made where it is not there yet.
+    /// Return the index of a box, which is added if it does not exist.
     pub(crate) fn place(&mut self, kind: Kind, title: &str) -> usize {
         let boxes = &mut self.graph.boxes;
         *self
@@ -76,14 +76,14 @@ impl Builder {
             })
     }
 
-    /// Adds a line to a box.
+    /// Add a line to a box.
     pub(crate) fn line(&mut self, place: usize, line: String) {
         if let Some(b) = self.graph.boxes.get_mut(place) {
             b.lines.push(line);
         }
     }
 
-    /// Adds a line to a box that has not got it yet.
+    /// Add a line to a box that lacks it.
     pub(crate) fn line_once(&mut self, place: usize, line: String) {
         let boxes = &self.graph.boxes;
         if boxes.get(place).is_some_and(|b| !b.lines.contains(&line)) {
@@ -91,7 +91,7 @@ impl Builder {
         }
     }
 
-    /// Adds an arrow, once.
+    /// Add an arrow, once.
     pub(crate) fn arrow(&mut self, from: usize, to: usize, label: String) {
         if self.arrows.insert((from, to)) {
             self.graph.arrows.push(Arrow { from, to, label });
@@ -104,9 +104,9 @@ impl Builder {
 }
 
 impl Graph {
-    /// The same with at most `most` arrows of a kind out of any box; what is left out is one folded
-    /// box that says how many, and what only led from there is not drawn either. A chain that more
-    /// lead to and that leads nowhere says how many in place of their arrows.
+    /// Return the graph with at most `most` arrows from each box. One folded box stands for the rest,
+    /// and boxes that only the rest leads to are left out. A final chain with more arrows to it
+    /// states their number instead.
     pub fn folded(&self, most: usize) -> Graph {
         self.without_hubs(most).with_few_ways_out(most)
     }
@@ -144,7 +144,7 @@ impl Graph {
                 *to = true;
             }
         }
-        // In reverse, so that the first is taken first.
+        // Reversed: the last entry is handled first.
         let mut todo: Vec<usize> = (0..self.boxes.len())
             .rev()
             .filter(|i| !pointed[*i])

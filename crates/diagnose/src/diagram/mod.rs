@@ -11,7 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 
 use netfilter::iptables::{Counters, Family, TableSet};
-use trace::{Fraction, Packet, Step, Trace, Verdict, World};
+use trace::{Backend, Fraction, Packet, Step, Trace, Verdict, World};
 
 use crate::explain::Probe;
 use graph::{Builder, Kind};
@@ -21,14 +21,14 @@ pub use graph::Graph;
 pub use structure::of_world;
 pub use svg::svg;
 
-/// The chains that a packet goes through, with the rules that it meets there, to every end.
+/// Draw the chains on a packet's paths, with the rules that it matches.
 pub fn of_trace(world: &World, packet: &Packet, trace: &Trace) -> Graph {
     let mut builder = Builder::default();
     add_trace(&mut builder, &mut Counted::new(world), packet, trace);
     builder.done()
 }
 
-/// The ways of all kinds of client to a Service; chains that they share are there once.
+/// Draw the paths of all kinds of client to a Service. Chains that they share are drawn once.
 pub fn of_service(world: &World, probes: &[Probe]) -> Graph {
     let mut builder = Builder::default();
     let mut counted = Counted::new(world);
@@ -38,10 +38,10 @@ pub fn of_service(world: &World, probes: &[Probe]) -> Graph {
     builder.done()
 }
 
-/// The counters of iptables' rules, which a step's words are without; nft's have theirs in them.
+/// The counters of iptables rules, which steps do not contain; nft rules contain theirs.
 struct Counted<'w> {
     world: &'w World,
-    chains: HashMap<[String; 3], HashMap<String, Counters>>,
+    chains: HashMap<String, HashMap<String, Counters>>,
 }
 
 impl<'w> Counted<'w> {
@@ -50,7 +50,7 @@ impl<'w> Counted<'w> {
         Self { world, chains }
     }
 
-    /// `[7 packets, 70 bytes] ` before a step's rule, or nothing.
+    /// Return `[7 packets, 70 bytes] ` for a step's rule, or nothing.
     fn before(&mut self, step: &Step) -> String {
         let of = |set: &&TableSet| {
             let family = if set.family == Family::Ipv6 {
@@ -60,14 +60,14 @@ impl<'w> Counted<'w> {
             };
             family == step.family
         };
-        let key = [
-            step.family.to_owned(),
-            step.table.clone(),
-            step.chain.clone(),
-        ];
         let world = self.world;
+        let key = trace::place(step);
+        let sets = match step.backend {
+            Some(Backend::Legacy) => &world.legacy,
+            _ => &world.iptables,
+        };
         let chain = self.chains.entry(key).or_insert_with(|| {
-            let tables = world.iptables.iter().filter(of).flat_map(|s| &s.tables);
+            let tables = sets.iter().filter(of).flat_map(|s| &s.tables);
             let named = tables.filter(|(table, _)| table.name() == step.table);
             let chains = named.flat_map(|(_, table)| &table.chains);
             let chains = chains.filter(|(name, _)| name.as_str() == step.chain);
@@ -107,13 +107,13 @@ fn add_trace(builder: &mut Builder, counted: &mut Counted<'_>, packet: &Packet, 
         let mut at = start;
         let mut seen: HashMap<String, u32> = HashMap::new();
         let (mut here, mut again) = (String::new(), 1);
-        // That it leaves is what the end says.
+        // The end states that the packet leaves.
         for step in outcome.path.iter().filter(|s| s.hook != "wire") {
             let mut title = match step.chain.as_str() {
                 "" => format!("{}: {}", step.hook, step.rule),
-                chain => format!("{}: {} {} {chain}", step.hook, step.family, step.table),
+                _ => format!("{}: {}", step.hook, trace::place(step)),
             };
-            // A packet that comes back to a chain goes on in another box: arrows only go down.
+            // Another box if the packet returns to a chain: arrows only lead downwards.
             if title != here {
                 let times = seen.entry(title.clone()).or_insert(0_u32);
                 *times += 1;
@@ -142,17 +142,17 @@ fn add_trace(builder: &mut Builder, counted: &mut Counted<'_>, packet: &Packet, 
         let to = outcome.dnat.map_or(String::new(), |to| format!(" {to}"));
         go(at, builder.place(kind, &format!("{}{to}", outcome.verdict)));
     }
-    let mut ways: HashMap<usize, usize> = HashMap::new();
+    let mut forks: HashMap<usize, usize> = HashMap::new();
     for (from, _) in odds.keys() {
-        *ways.entry(*from).or_default() += 1;
+        *forks.entry(*from).or_default() += 1;
     }
     for (from, to) in order {
         let odds = odds.get(&(from, to)).copied().unwrap_or(Fraction::ONE);
         let text = format!("{:.2}", odds.to_f64() * 100.0);
         let text = text.trim_end_matches('0').trim_end_matches('.');
-        // Of ways that only come together again, it would say the same once more.
-        let forks = ways.get(&from).is_some_and(|n| *n > 1);
-        let label = if odds.is_one() || !forks {
+        // Only forks show odds.
+        let is_fork = forks.get(&from).is_some_and(|n| *n > 1);
+        let label = if odds.is_one() || !is_fork {
             String::new()
         } else {
             format!("{text}%")
@@ -161,7 +161,7 @@ fn add_trace(builder: &mut Builder, counted: &mut Counted<'_>, packet: &Packet, 
     }
 }
 
-/// A rule with what it did, where the rule does not say that itself.
+/// Return a rule, with its effect if the rule does not state it.
 fn line(step: &Step) -> String {
     const SAID: [&str; 7] = [
         "jump ",
@@ -174,7 +174,7 @@ fn line(step: &Step) -> String {
     ];
     let rule = plain(&step.rule);
     let effect = step.effect.as_str();
-    // What nft's verdict maps lead to, their rules do not say.
+    // Rules with verdict maps do not show the verdict.
     let is_said = SAID.iter().any(|word| effect.starts_with(word))
         && (rule.contains(" -j ") || rule.contains(effect) || rule.starts_with("-j "));
     if is_said || step.chain.is_empty() {
@@ -187,7 +187,7 @@ fn line(step: &Step) -> String {
     }
 }
 
-/// A rule of iptables without its ceremony: comments last, protocols not loaded twice.
+/// Shorten an iptables rule: comments last, protocols once.
 pub(crate) fn plain(rule: &str) -> String {
     const OPEN: &str = "-m comment --comment ";
     let mut text = rule.to_owned();
@@ -205,7 +205,7 @@ pub(crate) fn plain(rule: &str) -> String {
     for proto in ["tcp", "udp", "sctp"] {
         text = text.replace(&format!("-p {proto} -m {proto} "), &format!("-p {proto} "));
     }
-    // Eleven digits are iptables' own way of writing a share.
+    // iptables writes shares with eleven digits.
     const ODDS: &str = "-m statistic --mode random --probability ";
     if let Some((before, rest)) = text.split_once(ODDS) {
         let (number, after) = rest.split_once(' ').unwrap_or((rest, ""));

@@ -1,13 +1,13 @@
-//! In which order the boxes of a layer stand, so that arrows cross as little as may be.
+//! The order of the boxes in a layer, with few crossings of arrows.
 
 use super::graph::Graph;
 
-/// How often the layers are gone through, down and up.
+/// Number of passes over the layers, down and up.
 const SWEEPS: usize = 8;
 
-/// The boxes of each layer, from left to right: each is moved to where those stand, on average, that
-/// it is joined to (the barycentre heuristic of Sugiyama, Tagawa and Toda), as long as that spares
-/// crossings.
+/// Order the boxes of each layer from left to right. Each box moves to the average position of the
+/// boxes it is connected to (the barycentre heuristic of Sugiyama, Tagawa and Toda), as long as that
+/// reduces crossings.
 pub(crate) fn ordered(graph: &Graph, layer: &[usize]) -> Vec<Vec<usize>> {
     let count = layer.iter().max().map_or(0, |last| last + 1);
     let mut layers: Vec<Vec<usize>> = vec![Vec::new(); count];
@@ -28,7 +28,7 @@ pub(crate) fn ordered(graph: &Graph, layer: &[usize]) -> Vec<Vec<usize>> {
         };
         for number in turns {
             let towards = centres(graph, &layers, layer.len(), down);
-            // Stable: those that nothing draws stay where they are.
+            // Stable: unconnected boxes keep their places.
             layers[number].sort_by(|a, b| towards[*a].total_cmp(&towards[*b]));
         }
         let now = crossings(graph, &layers);
@@ -39,7 +39,7 @@ pub(crate) fn ordered(graph: &Graph, layer: &[usize]) -> Vec<Vec<usize>> {
     best
 }
 
-/// Where a box stands in its layer, as a share of the layer's width.
+/// Return the position of a box in its layer, as a share of the layer's width.
 #[allow(clippy::cast_precision_loss)] // Layers have some hundred boxes.
 fn places(layers: &[Vec<usize>], boxes: usize) -> Vec<f64> {
     let mut places = vec![0.0; boxes];
@@ -51,7 +51,7 @@ fn places(layers: &[Vec<usize>], boxes: usize) -> Vec<f64> {
     places
 }
 
-/// Where each box is drawn to: the average of those that lead to it (`down`), or that it leads to.
+/// Return the average position of the boxes that lead to a box (`down`), or that it leads to.
 fn centres(graph: &Graph, layers: &[Vec<usize>], boxes: usize, down: bool) -> Vec<f64> {
     let places = places(layers, boxes);
     let mut sums = vec![(0.0, 0.0); boxes];
@@ -69,7 +69,7 @@ fn centres(graph: &Graph, layers: &[Vec<usize>], boxes: usize, down: bool) -> Ve
         .collect()
 }
 
-/// How many pairs of arrows between the same layers cross.
+/// Count the pairs of arrows that cross between two layers.
 pub(crate) fn crossings(graph: &Graph, layers: &[Vec<usize>]) -> usize {
     let boxes = graph.boxes.len();
     let places = places(layers, boxes);

@@ -7,11 +7,14 @@ use trace::World;
 use super::graph::{Builder, Graph, Kind};
 use super::{plain, shown};
 
-/// All chains, from the hooks on, with their rules and, where the dumps have them, counters.
+/// Draw all chains with their rules, and with counters if the dumps contain them.
 pub fn of_world(world: &World) -> Graph {
     let mut builder = Builder::default();
+    for set in &world.legacy {
+        iptables(&mut builder, set, "legacy ");
+    }
     for set in &world.iptables {
-        iptables(&mut builder, set);
+        iptables(&mut builder, set, "");
     }
     for table in &world.nft.tables {
         nft(&mut builder, table);
@@ -19,9 +22,9 @@ pub fn of_world(world: &World) -> Graph {
     builder.done()
 }
 
-fn iptables(builder: &mut Builder, set: &TableSet) {
+fn iptables(builder: &mut Builder, set: &TableSet, backend: &str) {
     for (table, state) in &set.tables {
-        let name = |chain: &str| format!("{} {} {chain}", set.family, table.name());
+        let name = |chain: &str| format!("{backend}{} {} {chain}", set.family, table.name());
         let kind = |chain| {
             if table.is_built_in(chain) {
                 Kind::Hook
@@ -33,7 +36,7 @@ fn iptables(builder: &mut Builder, set: &TableSet) {
             let from = builder.place(kind(*chain), &name(chain.as_str()));
             for rule in &contents.rules {
                 let counted = rule.counters.as_ref().map_or(String::new(), shown);
-                // The chain is the box.
+                // The box states the chain.
                 let text = rule.to_string();
                 builder.line(from, format!("{counted}{}", plain(&text)));
                 if let Some(to) = rule
@@ -79,7 +82,7 @@ fn nft(builder: &mut Builder, table: &TableDecl) {
     }
 }
 
-/// The chains that a statement may lead to.
+/// Return the chains that a statement may lead to.
 fn targets<'t>(table: &'t TableDecl, statement: &'t Statement) -> Vec<&'t str> {
     let of = |verdict: &'t VerdictStatement| match verdict {
         VerdictStatement::Jump(chain) | VerdictStatement::Goto(chain) => Some(&**chain),

@@ -1,4 +1,4 @@
-//! A graph as SVG, drawn here: layers from top to bottom, each box below all that lead to it.
+//! A graph as SVG, in layers: each box is below all boxes that lead to it.
 
 use std::fmt::Write as _;
 
@@ -6,16 +6,16 @@ use super::draw::cut;
 use super::graph::{Graph, Kind};
 use super::order::ordered;
 
-/// How long a line of a box may be, in characters.
+/// Longest line of a box, in characters.
 const CHARS: usize = 90;
-/// Of a monospaced font of 12 pixels.
+/// Size of a character in a monospaced font of 12 pixels.
 const CHAR_WIDTH: usize = 8;
 const LINE: usize = 16;
 const PAD: usize = 8;
-/// Between boxes of a layer, and between layers.
+/// Distance between boxes of a layer, and between layers.
 const GAP: usize = 24;
 const LAYER_GAP: usize = 48;
-/// How wide a row may be before the rest of its layer goes into another below it.
+/// Widest row; the rest of a layer goes into another row below it.
 const ROW: usize = 2300;
 
 struct Placed {
@@ -26,7 +26,7 @@ struct Placed {
     lines: Vec<String>,
 }
 
-/// The picture.
+/// Draw an SVG picture.
 pub fn svg(graph: &Graph) -> String {
     let placed = place(graph);
     let right = placed.iter().map(|p| p.x + p.width).max().unwrap_or(0) + GAP;
@@ -53,7 +53,7 @@ pub fn svg(graph: &Graph) -> String {
             y2.saturating_sub(bend)
         );
         if !arrow.label.is_empty() {
-            // Above the arrow's tip, where no other arrow's label is.
+            // Above the tip of the arrow, away from other labels.
             let (x, y) = (x2 + 6, y2.saturating_sub(8));
             let text = escaped(&arrow.label);
             let _ = writeln!(out, "<text x=\"{x}\" y=\"{y}\" fill=\"#06c\">{text}</text>");
@@ -88,7 +88,7 @@ pub fn svg(graph: &Graph) -> String {
     out
 }
 
-/// Where each box is: left, top, width, height.
+/// Left, top, width and height of a box.
 #[cfg(test)]
 pub(crate) fn places(graph: &Graph) -> Vec<(usize, usize, usize, usize)> {
     let placed = place(graph);
@@ -97,17 +97,17 @@ pub(crate) fn places(graph: &Graph) -> Vec<(usize, usize, usize, usize)> {
 }
 
 fn escaped(text: &str) -> String {
-    // XML has no words for control characters.
+    // XML cannot contain control characters.
     let text = text.replace(char::is_control, "?");
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
 
-/// The layer of each box: one below the lowest of those that lead to it.
+/// Return the layer of each box: one below the lowest box that leads to it.
 pub(crate) fn layers(graph: &Graph) -> Vec<usize> {
     let mut layer = vec![0; graph.boxes.len()];
-    // A path has no more steps than there are boxes; a circle, which no rule set has, ends there.
+    // A path has at most as many steps as there are boxes; this also ends cycles.
     for _ in 0..graph.boxes.len() {
         let mut changed = false;
         for a in &graph.arrows {
@@ -157,7 +157,7 @@ fn place(graph: &Graph) -> Vec<Placed> {
     placed
 }
 
-/// Places a row's boxes, in as many lines as they take; where the next row begins.
+/// Place the boxes of a row, in as many lines as needed, and return where the next row begins.
 fn place_row<'a>(
     placed: &mut [Placed],
     row: impl Iterator<Item = &'a usize>,
@@ -183,8 +183,8 @@ fn place_row<'a>(
     }
 }
 
-/// Which part of the picture each box is in: what no arrow joins, a table's chains and another's
-/// mostly, stands below each other. Boxes alone are one part together.
+/// Return the part of the picture for each box. Parts without arrows between them, mostly tables, are
+/// placed below each other; unconnected boxes form one part.
 fn parts(graph: &Graph) -> Vec<usize> {
     let mut part: Vec<usize> = (1..=graph.boxes.len()).collect();
     let mut alone = vec![true; graph.boxes.len()];

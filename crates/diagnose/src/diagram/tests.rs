@@ -1,4 +1,4 @@
-//! Pictures of small and of large things.
+//! Small and large diagrams.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use trace::{Origin, Packet, Proto, World, walk};
 use super::graph::{Graph, Kind};
 use super::{draw, of_trace, structure, svg};
 
-/// A Service with so many endpoints, as kube-proxy lays it out.
+/// Rules of kube-proxy for one Service with this many endpoints.
 fn world(endpoints: usize) -> World {
     let mut chains = String::new();
     let mut rules = String::new();
@@ -50,7 +50,7 @@ fn count(graph: &Graph, kind: Kind) -> usize {
 fn ten_endpoints_are_all_drawn() {
     let graph = traced(10);
     assert_eq!(count(&graph, Kind::Arrives), 10);
-    // Drawn from the top in another order, and nothing left out.
+    // Another order from the top, and nothing left out.
     let folded = graph.folded(10);
     assert_eq!(folded.boxes.len(), graph.boxes.len());
     assert_eq!(folded.arrows.len(), graph.arrows.len());
@@ -76,11 +76,11 @@ fn a_thousand_endpoints_are_folded() {
 }
 
 #[test]
-fn counters_stand_beside_the_rules() {
+fn counters_are_shown_with_rules() {
     let graph = structure::of_world(&world(1));
     let boxes = draw::boxes(&graph);
     assert!(boxes.contains("[7 packets, 70 bytes]"), "{boxes}");
-    // Beside those that a packet meets, too.
+    // Also in the rules that a packet matches.
     let boxes = draw::boxes(&traced(1));
     assert!(
         boxes.contains("[7 packets, 70 bytes] -d 10.96.0.1/32"),
@@ -89,7 +89,7 @@ fn counters_stand_beside_the_rules() {
 }
 
 #[test]
-fn arrows_of_the_whole_picture_hardly_cross() {
+fn few_arrows_of_the_whole_picture_cross() {
     use super::order::{crossings, ordered};
     let mut world = World::default();
     let text = observed::read("iptables-default.v4.iptables-save");
@@ -128,7 +128,7 @@ fn jumps_of_verdict_maps_are_drawn() {
 }
 
 #[test]
-fn every_form_shows_every_box_and_escapes_its_text() {
+fn every_format_shows_every_box_and_escapes_text() {
     let graph = traced(3);
     for text in [
         draw::mermaid(&graph),
@@ -152,7 +152,7 @@ fn every_form_shows_every_box_and_escapes_its_text() {
 }
 
 #[test]
-fn each_box_is_below_all_that_lead_to_it() {
+fn each_box_is_below_the_boxes_that_lead_to_it() {
     let graph = traced(4);
     let layers = svg::layers(&graph);
     for arrow in &graph.arrows {
@@ -161,7 +161,7 @@ fn each_box_is_below_all_that_lead_to_it() {
 }
 
 #[test]
-fn rules_are_shown_without_ceremony() {
+fn rules_are_shortened() {
     for (rule, shown) in [
         (
             "-d 10.96.0.1/32 -p tcp -m comment --comment \"demo/web cluster IP\" -m tcp --dport 80 -j A",
@@ -178,9 +178,9 @@ fn rules_are_shown_without_ceremony() {
     }
 }
 
-/// Where ways part, each arrow tells its odds; where they only come together, none does.
+/// Arrows from a fork show odds, others do not.
 #[test]
-fn arrows_tell_odds_where_ways_part() {
+fn arrows_from_forks_show_odds() {
     let graph = traced(4);
     for arrow in &graph.arrows {
         let forks = graph.arrows.iter().filter(|a| a.from == arrow.from).count() > 1;
@@ -189,7 +189,7 @@ fn arrows_tell_odds_where_ways_part() {
     }
 }
 
-/// Every tag is closed, in order: what a reader of XML asks first.
+/// Every tag is closed, in order.
 #[test]
 fn svg_is_well_formed() {
     let mut graph = traced(12);

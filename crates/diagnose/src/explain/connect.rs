@@ -1,4 +1,4 @@
-//! Whether the endpoints answer, asked with connections from this node.
+//! Connections to the endpoints from this node.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -9,22 +9,22 @@ use super::subject::Subject;
 
 /// How many names a sentence lists.
 const MOST: usize = 5;
-/// So many endpoints of a port are asked.
+/// Upper bound on the endpoints tried for each port.
 const ASKED: usize = 20;
-/// How long an endpoint may take to accept a connection.
+/// Time limit for a connection.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What came of trying to connect.
+/// The result of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Accepts,
-    /// Its host is there, and nothing listens on that port.
+    /// The host answers, and nothing listens on that port.
     Refuses,
-    /// Why nothing came back.
+    /// No answer, and the error.
     Silent(String),
 }
 
-/// Connects to an endpoint, and closes the connection at once.
+/// Connect to an endpoint and close the connection at once.
 pub(crate) fn tcp(to: SocketAddr) -> Answer {
     match TcpStream::connect_timeout(&to, PATIENCE) {
         Ok(_) => Answer::Accepts,
@@ -33,8 +33,8 @@ pub(crate) fn tcp(to: SocketAddr) -> Answer {
     }
 }
 
-/// Asks the endpoints of each TCP port.
-pub(crate) fn findings(subject: &Subject, ask: impl Fn(SocketAddr) -> Answer) -> Vec<Finding> {
+/// Try the endpoints of each TCP port.
+pub(crate) fn findings(subject: &Subject<'_>, ask: impl Fn(SocketAddr) -> Answer) -> Vec<Finding> {
     let mut found = Vec::new();
     for (plan, _) in &subject.plans {
         if plan.protocol != model::Protocol::Tcp {
@@ -68,8 +68,8 @@ pub(crate) fn findings(subject: &Subject, ask: impl Fn(SocketAddr) -> Answer) ->
                     first.port(),
                     listed(&refuse, MOST)
                 ),
-                "compare the Service's targetPort with the port that the program in the pod listens \
-                 on (ss -ltn in the pod), and look whether it listens on 127.0.0.1 only",
+                "compare the Service's targetPort with the port on which the program in the pod \
+                 listens (ss -ltn in the pod), and check that it listens on more than 127.0.0.1",
             ));
         }
         let silent = of(|a| matches!(a, Answer::Silent(_)));
@@ -87,8 +87,8 @@ pub(crate) fn findings(subject: &Subject, ask: impl Fn(SocketAddr) -> Answer) ->
                     why.unwrap_or_default(),
                     listed(&silent, MOST)
                 ),
-                "try the same from the pod's own node: if it answers there, the network between the \
-                 nodes or a NetworkPolicy keeps it back, else the pod",
+                "try the same on the pod's node: if it answers there, check the network between the \
+                 nodes and NetworkPolicies; if not, check the pod",
             ));
         }
     }

@@ -4,73 +4,116 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// How much a finding weighs. The heaviest come first.
+/// How much a finding weighs. The most severe comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Weight {
     /// Connections fail.
     Broken,
-    /// Some connections fail, or may.
+    /// Some connections fail, may fail, or do not behave as the objects state.
     Partly,
-    /// Nothing is wrong; it explains what surprises people.
+    /// Nothing is wrong; the note explains what often surprises.
     Note,
 }
 
-/// What is the matter. One for each kind of cause, so that tests and scripts can name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Cause {
-    NotServed,
-    NoSlices,
-    NoReadyEndpoint,
-    EndpointsNotReady,
-    PortNotServed,
-    NobodyListens,
-    NoAnswer,
-    NoLocalEndpoint,
-    LeftOut,
-    SourceRanges,
-    SourceNotAllowed,
-    TrafficPolicy,
-    ForwardingOff,
-    BridgeBypass,
-    ReversePath,
-    ConntrackFull,
-    StaleFlow,
-    NoRoute,
-    ForeignDrop,
-    RulesDiffer,
-    Ping,
-    NetworkPolicy,
+macro_rules! causes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)+) => {
+        /// The kind of cause, for tests and scripts.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Cause {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Cause {
+            /// All causes.
+            pub const ALL: &[Cause] = &[$(Cause::$name),+];
+        }
+
+        impl fmt::Display for Cause {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Cause::$name => $text,)+
+                })
+            }
+        }
+    };
 }
 
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Cause::NotServed => "not-served",
-            Cause::NoSlices => "no-endpoint-slices",
-            Cause::NoReadyEndpoint => "no-ready-endpoint",
-            Cause::EndpointsNotReady => "endpoints-not-ready",
-            Cause::PortNotServed => "port-not-served",
-            Cause::NobodyListens => "nobody-listens",
-            Cause::NoAnswer => "no-answer",
-            Cause::NoLocalEndpoint => "no-local-endpoint",
-            Cause::LeftOut => "left-out",
-            Cause::SourceRanges => "source-ranges",
-            Cause::SourceNotAllowed => "source-not-allowed",
-            Cause::TrafficPolicy => "traffic-policy",
-            Cause::ForwardingOff => "forwarding-off",
-            Cause::BridgeBypass => "bridge-bypass",
-            Cause::ReversePath => "reverse-path-filter",
-            Cause::ConntrackFull => "conntrack-full",
-            Cause::StaleFlow => "stale-flow",
-            Cause::NoRoute => "no-route",
-            Cause::ForeignDrop => "foreign-drop",
-            Cause::RulesDiffer => "rules-differ",
-            Cause::Ping => "ping",
-            Cause::NetworkPolicy => "network-policy",
-        })
-    }
+causes! {
+    /// No rules are made for the Service.
+    NotServed = "not-served",
+    /// No EndpointSlice belongs to the Service.
+    NoSlices = "no-endpoint-slices",
+    /// Labels keep the proxy from seeing the EndpointSlices.
+    SlicesHidden = "endpoint-slices-hidden",
+    /// No endpoint is ready.
+    NoReadyEndpoint = "no-ready-endpoint",
+    /// Some endpoints are not ready.
+    EndpointsNotReady = "endpoints-not-ready",
+    /// No endpoint has the Service's port.
+    PortNotServed = "port-not-served",
+    /// Endpoints refuse connections.
+    NobodyListens = "nobody-listens",
+    /// Endpoints do not respond.
+    NoAnswer = "no-answer",
+    /// An endpoint is a NodePort of this node.
+    EndpointIsNodePort = "endpoint-is-node-port",
+    /// A Local policy, and no endpoint on this node.
+    NoLocalEndpoint = "no-local-endpoint",
+    /// A part of the Service that the plan leaves out.
+    LeftOut = "left-out",
+    /// The load balancer has no address yet.
+    LoadBalancerPending = "load-balancer-pending",
+    /// The load balancer has a host name only.
+    LoadBalancerName = "load-balancer-hostname",
+    /// An address that the load balancer itself serves (`ipMode: Proxy`).
+    LoadBalancerProxy = "load-balancer-proxy",
+    /// An external IP that is an address of a node.
+    ExternalIpIsNode = "external-ip-is-node",
+    /// Source ranges restrict the load-balancer addresses.
+    SourceRanges = "source-ranges",
+    /// The client is in no source range.
+    SourceNotAllowed = "source-not-allowed",
+    /// What the external policy means for client addresses.
+    TrafficPolicy = "traffic-policy",
+    /// The rules treat endpoints of this node as another node's.
+    NodeName = "node-name",
+    /// Forwarding is off.
+    ForwardingOff = "forwarding-off",
+    /// Packets between pods on one bridge bypass the rules.
+    BridgeBypass = "bridge-bypass",
+    /// The reverse path filter drops packets.
+    ReversePath = "reverse-path-filter",
+    /// The connection table is full.
+    ConntrackFull = "conntrack-full",
+    /// Flows that still go to a removed endpoint.
+    StaleFlow = "stale-flow",
+    /// No route leads to an endpoint.
+    NoRoute = "no-route",
+    /// A rule of another program drops or refuses connections.
+    ForeignDrop = "foreign-drop",
+    /// The policy of a chain drops connections.
+    ChainPolicy = "chain-policy",
+    /// A rule of another program decides before the Service rules.
+    ForeignRule = "foreign-rule",
+    /// A program on this node has the Service's address.
+    AnsweredHere = "answered-here",
+    /// The rules are not those of the objects.
+    RulesDiffer = "rules-differ",
+    /// Rules of an earlier proxy decide.
+    StaleRules = "stale-rules",
+    /// Endpoints get unequal shares.
+    Shares = "shares",
+    /// The client's address is replaced although it is to be kept.
+    SourceReplaced = "source-replaced",
+    /// The client's address is kept although it is to be replaced.
+    SourceKept = "source-kept",
+    /// Answers do not reach the client.
+    ReplyLost = "reply-lost",
+    /// Why a Service does not answer pings.
+    Ping = "ping",
+    /// What a NetworkPolicy sees.
+    NetworkPolicy = "network-policy",
 }
 
 impl Serialize for Cause {
@@ -79,16 +122,16 @@ impl Serialize for Cause {
     }
 }
 
-/// One thing that was found.
+/// One difference or cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How much it weighs.
     pub weight: Weight,
     /// The kind of cause.
     pub cause: Cause,
-    /// What is so, and what comes of it.
+    /// The fact, its consequence, and the object that decides.
     pub what: String,
-    /// What to do about it; empty where nothing needs doing.
+    /// What to do about it; empty if nothing has to be done.
     pub change: String,
 }
 

@@ -5,29 +5,36 @@
 //! these, in `objects`, `node` and `probe`; `connect` asks the endpoints.
 
 mod connect;
+mod differ;
+mod expect;
 mod finding;
 mod node;
 mod objects;
+mod owner;
 mod probe;
+mod source;
 mod subject;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use kernel::conntrack::{Conntrack, Filter};
-use model::{Event, IpFamily, Mode};
+use model::{Event, IpFamily, Mode, Service};
 use plan::Settings;
 use serde::Serialize;
 use serde_json::Value;
 use trace::{Facts, World};
 
+pub use expect::{Expectation, Expected};
 pub use finding::{Cause, Finding, Weight};
 pub use node::KnownFlow;
 pub use probe::Probe;
+use probe::Setting;
 use subject::Objects;
-pub use subject::Subject;
+pub use subject::{Cluster, Subject};
 
 /// A question about one Service.
 #[derive(Debug)]
@@ -46,6 +53,8 @@ pub struct Question<'a> {
     pub client: Option<IpAddr>,
     /// The rules come from files: a family without rules is unknown, not empty.
     pub is_partial: bool,
+    /// The settings are the running proxy's, not the defaults.
+    pub is_configured: bool,
 }
 
 /// A Service in the objects, in the plan and in the node's rules.
@@ -55,8 +64,10 @@ pub struct Asked {
     pub world: World,
     /// Connections from each kind of client.
     pub probes: Vec<Probe>,
+    service: String,
     facts: Facts,
-    subject: Subject,
+    cluster: Cluster,
+    mode: Mode,
     client: Option<IpAddr>,
     notes: Vec<String>,
 }
@@ -68,7 +79,7 @@ pub struct Explanation {
     pub service: String,
     /// The node for which it holds.
     pub node: String,
-    /// What is wrong or surprising, the most severe first.
+    /// Problems and notes, the most severe first.
     pub findings: Vec<Finding>,
     /// Connections through the node's rules.
     pub connections: Vec<Connection>,
@@ -132,10 +143,19 @@ pub fn ask(question: Question<'_>) -> anyhow::Result<Asked> {
         world,
         client,
         is_partial,
+        is_configured,
     } = question;
-    let mut subject = Subject::new(service, events, settings, addresses(&facts))?;
-    subject.mode = mode_of(&world);
-    let mut probes = probe::ask(&subject, &facts, &world, client)?;
+    let cluster = Cluster::new(events, settings, addresses(&facts));
+    let mode = mode_of(&world);
+    let subject = cluster.find(service, mode)?;
+    let setting = Setting {
+        facts: &facts,
+        world: &world,
+        client,
+        is_configured,
+        replies: true,
+    };
+    let mut probes = probe::ask(&subject, setting)?;
     let mut notes = world.warnings.clone();
     if is_partial {
         for family in IpFamily::ALL {
@@ -143,17 +163,19 @@ pub fn ask(question: Question<'_>) -> anyhow::Result<Asked> {
         }
     }
     Ok(Asked {
+        service: service.to_owned(),
         world,
         probes,
         facts,
-        subject,
+        cluster,
+        mode,
         client,
         notes,
     })
 }
 
 /// Return the mode that has objects of its own in the kernel, or iptables mode, which has only rules.
-fn mode_of(world: &World) -> Mode {
+pub(crate) fn mode_of(world: &World) -> Mode {
     let has_table = |name: &str| world.nft.tables.iter().any(|table| *table.name == *name);
     if !world.ipvs.services.is_empty() {
         Mode::Ipvs
@@ -166,6 +188,37 @@ fn mode_of(world: &World) -> Mode {
     }
 }
 
+/// Check the node's rules for one Service; return the number of connections, and the findings.
+pub(crate) fn checks(
+    cluster: &Cluster,
+    service: &Arc<Service>,
+    mode: Mode,
+    facts: &Facts,
+    world: &World,
+    (is_partial, is_configured): (bool, bool),
+) -> anyhow::Result<(usize, Vec<Finding>)> {
+    let subject = cluster.subject(Arc::clone(service), service.ports.clone(), mode);
+    if objects::not_served(&subject).is_some() {
+        return Ok((0, Vec::new()));
+    }
+    let setting = Setting {
+        facts,
+        world,
+        client: None,
+        is_configured,
+        replies: false,
+    };
+    let mut probes = probe::ask(&subject, setting)?;
+    if is_partial {
+        for family in IpFamily::ALL {
+            only_known(world, family, &mut probes);
+        }
+    }
+    let mut findings = node::settings(&subject, facts);
+    findings.extend(probe::findings(&probes));
+    Ok((probes.len(), findings))
+}
+
 /// Return the addresses of the host's interfaces.
 pub fn addresses(facts: &Facts) -> Vec<IpAddr> {
     let all = facts.interfaces.iter().flat_map(|i| &i.addresses);
@@ -173,9 +226,16 @@ pub fn addresses(facts: &Facts) -> Vec<IpAddr> {
 }
 
 impl Asked {
+    fn subject(&self) -> anyhow::Result<Subject<'_>> {
+        self.cluster.find(&self.service, self.mode)
+    }
+
     /// Return everything that the checks find. With `connect`, also try the endpoints from this node.
-    pub fn explain(self, flows: &[KnownFlow], connect: bool) -> Explanation {
-        let subject = &self.subject;
+    ///
+    /// # Errors
+    /// As [`ask`].
+    pub fn explain(self, flows: &[KnownFlow], connect: bool) -> anyhow::Result<Explanation> {
+        let subject = &self.subject()?;
         let mut findings = objects::findings(subject, self.client);
         findings.extend(node::findings(subject, &self.facts, flows));
         findings.extend(probe::findings(&self.probes));
@@ -184,22 +244,26 @@ impl Asked {
         }
         // Stable: of equal weight, causes in the objects precede those in the kernel.
         findings.sort_by_key(|f| f.weight);
-        Explanation {
+        Ok(Explanation {
             service: subject.service.name.to_string(),
-            node: subject.node_name.clone(),
+            node: subject.cluster.node_name.clone(),
             text: text::text(subject, &self.probes, &findings, &self.notes),
             findings,
             connections: self.probes.iter().map(connection).collect(),
-            notes: self.notes,
-        }
+            notes: self.notes.clone(),
+        })
     }
 
     /// Return the connections to the Service in this host's connection tracking, and a note if they
     /// cannot be read.
     pub fn known_flows(&self) -> (Vec<KnownFlow>, Option<String>) {
         let mut found = Vec::new();
-        let error = read_flows(&self.subject, &mut found).err();
-        let note = error.map(|e| format!("known connections are not considered: {e}"));
+        let read = self
+            .subject()
+            .and_then(|subject| Ok(read_flows(&subject, &mut found)?));
+        let note = read
+            .err()
+            .map(|e| format!("known connections are not considered: {e}"));
         (found, note)
     }
 }
@@ -219,7 +283,10 @@ fn connection(probe: &Probe) -> Connection {
     }
 }
 
-fn read_flows(subject: &Subject, found: &mut Vec<KnownFlow>) -> Result<(), kernel::netlink::Error> {
+fn read_flows(
+    subject: &Subject<'_>,
+    found: &mut Vec<KnownFlow>,
+) -> Result<(), kernel::netlink::Error> {
     let mut conntrack = Conntrack::open()?;
     for (plan, _) in &subject.plans {
         for ip in plan.frontends().filter_map(|f| f.ip) {
@@ -233,6 +300,7 @@ fn read_flows(subject: &Subject, found: &mut Vec<KnownFlow>) -> Result<(), kerne
                     client: flow.original.source(),
                     asked: flow.original.destination(),
                     given: SocketAddr::new(flow.reply.source, flow.reply.source_port),
+                    is_answered: flow.status.seen_reply(),
                 });
             })?;
         }
@@ -249,7 +317,7 @@ fn only_known(world: &World, family: IpFamily, probes: &mut Vec<Probe>) -> Optio
         IpFamily::V6 => (Ipv6, Ip6),
     };
     let mut tables = world.nft.tables.iter();
-    let is_known = world.iptables.iter().any(|set| set.family == of_iptables)
+    let is_known = world.all_iptables().any(|set| set.family == of_iptables)
         || tables.any(|t| t.family == of_nft || t.family == Inet);
     let before = probes.len();
     probes.retain(|p| is_known || IpFamily::of(p.packet.dst) != family);

@@ -1,4 +1,4 @@
-//! What the node's settings tell.
+//! The node's settings and its known connections.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -12,28 +12,35 @@ use super::subject::Subject;
 /// How many names a sentence lists.
 const MOST: usize = 5;
 
-/// A connection that the kernel knows: its destination as first asked for, and who answers.
+/// A connection in connection tracking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownFlow {
     /// `tcp` is 6, `udp` 17, `sctp` 132.
     pub protocol: u8,
     /// The client.
     pub client: SocketAddr,
-    /// What it asked for.
+    /// The destination before translation.
     pub asked: SocketAddr,
-    /// Who got it.
+    /// The endpoint that it was given.
     pub given: SocketAddr,
+    /// Whether packets were seen in both directions.
+    pub is_answered: bool,
 }
 
 /// Every check of this kind.
-pub(crate) fn findings(subject: &Subject, facts: &Facts, flows: &[KnownFlow]) -> Vec<Finding> {
-    let mut found = Vec::new();
-    found.extend(forwarding(subject, facts));
-    found.extend(bridge(subject, facts));
-    found.extend(conntrack_full(facts));
+pub(crate) fn findings(subject: &Subject<'_>, facts: &Facts, flows: &[KnownFlow]) -> Vec<Finding> {
+    let mut found = settings(subject, facts);
     for (plan, _) in &subject.plans {
         found.extend(stale_flows(plan, flows));
     }
+    found
+}
+
+/// Every check of the node's settings.
+pub(crate) fn settings(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
+    let mut found = forwarding(subject, facts);
+    found.extend(bridge(subject, facts));
+    found.extend(conntrack_full(facts));
     found
 }
 
@@ -41,8 +48,8 @@ fn number(facts: &Facts, sysctl: &str) -> Option<i64> {
     facts.sysctls.get(sysctl)?.trim().parse().ok()
 }
 
-/// Packets to pods are sent on, which this host has to be told to do.
-pub(crate) fn forwarding(subject: &Subject, facts: &Facts) -> Vec<Finding> {
+/// Check that the host forwards packets.
+pub(crate) fn forwarding(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     let sysctls = [
         ("net.ipv4.ip_forward", true),
@@ -58,11 +65,12 @@ pub(crate) fn forwarding(subject: &Subject, facts: &Facts) -> Vec<Finding> {
                 Weight::Broken,
                 Cause::ForwardingOff,
                 format!(
-                    "{sysctl} is 0: this node sends nothing on, so connections of pods and from \
-                     outside do not reach endpoints"
+                    "{sysctl} is 0: this node does not forward packets, so connections from pods and \
+                     from outside do not reach endpoints"
                 ),
                 format!(
-                    "sysctl -w {sysctl}=1, and put it into /etc/sysctl.d; look who turned it off"
+                    "sysctl -w {sysctl}=1, and put it into /etc/sysctl.d; find out which program \
+                     turned it off"
                 ),
             ));
         }
@@ -70,9 +78,9 @@ pub(crate) fn forwarding(subject: &Subject, facts: &Facts) -> Vec<Finding> {
     found
 }
 
-/// Answers between two pods on one bridge pass the node's IP layer by, unless the bridge is told to
-/// show them to it; the address of the Service is then not put back.
-pub(crate) fn bridge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
+/// Check that packets between pods on one bridge go through the rules. Otherwise answers bypass
+/// reverse translation, and come from the pod's address instead of the Service's.
+pub(crate) fn bridge(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     for (sysctl, is_v4) in [
         ("net.bridge.bridge-nf-call-iptables", true),
@@ -112,7 +120,7 @@ pub(crate) fn bridge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
                 Cause::BridgeBypass,
                 format!(
                     "{sysctl} {state}: pods on {} that connect to the Service and are given {ip}, on \
-                     the same bridge, get answers from an address that they did not ask",
+                     the same bridge, get answers from {ip} instead of the Service's address",
                     bridge.name
                 ),
                 format!("modprobe br_netfilter; sysctl -w {sysctl}=1"),
@@ -122,7 +130,7 @@ pub(crate) fn bridge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
     found
 }
 
-/// New connections are dropped when the table is full.
+/// Check that connection tracking has room.
 pub(crate) fn conntrack_full(facts: &Facts) -> Option<Finding> {
     let count = number(facts, "net.netfilter.nf_conntrack_count")?;
     let max = number(facts, "net.netfilter.nf_conntrack_max").filter(|max| *max > 0)?;
@@ -141,11 +149,12 @@ pub(crate) fn conntrack_full(facts: &Facts) -> Option<Finding> {
              new connections (\"nf_conntrack: table full, dropping packet\" in dmesg)"
         ),
         "raise net.netfilter.nf_conntrack_max (conntrack.maxPerCore and min in the proxy's \
-         configuration), and look who opens so many: conntrack -L",
+         configuration), and find out which clients open so many connections: conntrack -L",
     ))
 }
 
-/// Flows that keep going to where the Service no longer sends anybody.
+/// Find flows that keep going to a removed endpoint and harm new connections: UDP and SCTP, and TCP
+/// whose first packet was never answered. Established and closing TCP connections are harmless.
 pub(crate) fn stale_flows(plan: &PortPlan, flows: &[KnownFlow]) -> Option<Finding> {
     let protocol = match plan.protocol {
         model::Protocol::Tcp => 6,
@@ -166,6 +175,7 @@ pub(crate) fn stale_flows(plan: &PortPlan, flows: &[KnownFlow]) -> Option<Findin
     let stale: Vec<&KnownFlow> = flows
         .iter()
         .filter(|f| f.protocol == protocol && !good.contains(&f.given))
+        .filter(|f| plan.protocol != model::Protocol::Tcp || !f.is_answered)
         .filter(asked)
         .collect();
     let first = stale.first()?;
@@ -174,14 +184,14 @@ pub(crate) fn stale_flows(plan: &PortPlan, flows: &[KnownFlow]) -> Option<Findin
         Weight::Partly,
         Cause::StaleFlow,
         format!(
-            "{} known connections to {} still go where no endpoint of the Service is: {}",
+            "{} known connections to {} still go to addresses that are no endpoints of the Service: \
+             {}",
             stale.len(),
             plan.name,
             listed(shown, MOST)
         ),
         format!(
-            "the proxy forgets such flows when it runs (for UDP and SCTP); by hand: conntrack -D -p \
-             {} --orig-dst {} --dport {}",
+            "a running proxy removes such flows; by hand: conntrack -D -p {} --orig-dst {} --dport {}",
             plan.protocol.lower(),
             first.asked.ip(),
             first.asked.port()

@@ -1,9 +1,9 @@
-//! What the objects alone tell.
+//! Causes in the objects.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use model::{Endpoint, Mode, ServicePort, ServiceType, TrafficPolicy};
+use model::{Endpoint, IpMode, Mode, Service, ServicePort, ServiceType, TrafficPolicy};
 use plan::Traffic;
 
 use super::finding::{Cause, Finding, Weight, listed};
@@ -13,10 +13,13 @@ use super::subject::Subject;
 const MOST: usize = 5;
 
 /// Every check of this kind.
-pub(crate) fn findings(subject: &Subject, client: Option<IpAddr>) -> Vec<Finding> {
+pub(crate) fn findings(subject: &Subject<'_>, client: Option<IpAddr>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(not_served(subject));
     if found.is_empty() {
+        found.extend(load_balancer(subject));
+        found.extend(node_addresses(subject));
+        found.extend(own_node_ports(subject));
         found.extend(endpoints(subject));
         found.extend(ports(subject));
         found.extend(local_policies(subject));
@@ -30,8 +33,8 @@ pub(crate) fn findings(subject: &Subject, client: Option<IpAddr>) -> Vec<Finding
     found
 }
 
-/// Services that no rules are made for.
-pub(crate) fn not_served(subject: &Subject) -> Option<Finding> {
+/// Find out why no rules are made for the Service.
+pub(crate) fn not_served(subject: &Subject<'_>) -> Option<Finding> {
     let s = &subject.service;
     let (what, change) = if let Some(proxy) = &s.proxy_name {
         (
@@ -40,11 +43,18 @@ pub(crate) fn not_served(subject: &Subject) -> Option<Finding> {
                  so neither sluice nor kube-proxy makes rules for it",
                 s.name
             ),
-            "ask that proxy, or take the label away",
+            "check that proxy, or remove the label",
         )
     } else if s.service_type == ServiceType::ExternalName {
         let what = format!("{} is an ExternalName: only DNS answers for it", s.name);
-        (what, "look at what the cluster's DNS answers")
+        (what, "check what the cluster's DNS answers")
+    } else if s.headless && !s.cluster_ips.is_empty() {
+        let what = format!(
+            "{} has the label service.kubernetes.io/headless: no rules are made for its cluster IP {}",
+            s.name,
+            listed(&s.cluster_ips, MOST)
+        );
+        (what, "remove the label")
     } else if s.headless || s.cluster_ips.is_empty() {
         let what = format!(
             "{} is headless: its name resolves to the pods' own addresses, and no rules are made",
@@ -60,15 +70,15 @@ pub(crate) fn not_served(subject: &Subject) -> Option<Finding> {
     Some(Finding::new(Weight::Broken, Cause::NotServed, what, change))
 }
 
-/// The name of an endpoint's pod, where it is known.
-fn pod<'s>(subject: &'s Subject, endpoint: &Endpoint) -> Option<&'s str> {
+/// Return the name of the pod of an endpoint that is not ready.
+fn pod<'s>(subject: &'s Subject<'_>, endpoint: &Endpoint) -> Option<&'s str> {
     let all = subject.slices.iter().flat_map(|s| &s.unready_pods);
     let mut of = all.filter(|(ip, _)| *ip == endpoint.address);
     of.next().map(|(_, name)| &**name)
 }
 
 /// `pod web-1 (10.244.1.5) on node1 (not ready, terminating)`.
-fn state(subject: &Subject, endpoint: &Endpoint) -> String {
+fn state(subject: &Subject<'_>, endpoint: &Endpoint) -> String {
     let c = endpoint.conditions;
     let node = endpoint.node_name.as_deref().unwrap_or("no node");
     let mut words = vec![if c.ready { "ready" } else { "not ready" }];
@@ -79,30 +89,34 @@ fn state(subject: &Subject, endpoint: &Endpoint) -> String {
             "terminating"
         });
     }
-    let who = match pod(subject, endpoint) {
+    let name = match pod(subject, endpoint) {
         Some(pod) => format!("pod {pod} ({})", endpoint.address),
         None => endpoint.address.to_string(),
     };
-    format!("{who} on {node} ({})", words.join(", "))
+    format!("{name} on {node} ({})", words.join(", "))
 }
 
-/// No endpoint at all, none ready, or some that are not.
-pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
+/// Check that endpoints exist and are ready.
+pub(crate) fn endpoints(subject: &Subject<'_>) -> Option<Finding> {
     let name = &subject.service.name;
-    if subject.slices.is_empty() {
+    if let (true, Some(first)) = (subject.slices.is_empty(), subject.hidden.first()) {
+        let label = match &first.proxy_name {
+            Some(proxy) => format!("service.kubernetes.io/service-proxy-name: {proxy}"),
+            None => "service.kubernetes.io/headless".to_owned(),
+        };
         return Some(Finding::new(
             Weight::Broken,
-            Cause::NoSlices,
+            Cause::SlicesHidden,
             format!(
-                "no EndpointSlice belongs to {name} (label kubernetes.io/service-name): connections \
-                 are refused"
+                "the label {label} hides EndpointSlice {} from the proxy, and {name} has no other: \
+                 connections are refused",
+                first.name
             ),
-            format!(
-                "compare the Service's selector with the pods' labels: kubectl -n {} describe \
-                 service {}",
-                name.namespace, name.name
-            ),
+            "remove the label from the EndpointSlice",
         ));
+    }
+    if subject.slices.is_empty() {
+        return Some(no_slices(&subject.service));
     }
     let all: Vec<&Endpoint> = subject.slices.iter().flat_map(|s| &s.endpoints).collect();
     let bad: Vec<&&Endpoint> = all.iter().filter(|e| !e.conditions.ready).collect();
@@ -112,7 +126,7 @@ pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
             Weight::Broken,
             Cause::NoReadyEndpoint,
             format!("{name} has no endpoint: connections are refused"),
-            "start a pod that the selector matches, or look why those there are not running",
+            "start a pod that the selector matches, or find out why the existing ones do not run",
         ));
     }
     if bad.is_empty() {
@@ -135,7 +149,7 @@ pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
         Finding::new(
             Weight::Partly,
             Cause::NoReadyEndpoint,
-            format!("{name} has only endpoints that are ending: {states}"),
+            format!("{name} has only endpoints that are terminating: {states}"),
             change,
         )
     } else {
@@ -148,28 +162,54 @@ pub(crate) fn endpoints(subject: &Subject) -> Option<Finding> {
     })
 }
 
-/// How to find out why pods are not ready.
-fn find_out_why(subject: &Subject, bad: &[&&Endpoint]) -> String {
+fn no_slices(service: &Service) -> Finding {
+    let name = &service.name;
+    let change = if service.has_selector {
+        format!(
+            "compare the Service's selector with the pods' labels: kubectl -n {} describe service {}",
+            name.namespace, name.name
+        )
+    } else {
+        format!(
+            "the Service has no selector, so no controller makes slices: create an EndpointSlice with \
+             the label kubernetes.io/service-name: {} (Endpoints objects are mirrored only by the \
+             controller manager)",
+            name.name
+        )
+    };
+    Finding::new(
+        Weight::Broken,
+        Cause::NoSlices,
+        format!(
+            "no EndpointSlice belongs to {name} (label kubernetes.io/service-name): connections are \
+             refused"
+        ),
+        change,
+    )
+}
+
+/// Return how to find out why pods are not ready.
+fn find_out_why(subject: &Subject<'_>, bad: &[&&Endpoint]) -> String {
     let namespace = &subject.service.name.namespace;
     let some = || bad.iter().take(MOST);
     let pods: Vec<&str> = some().filter_map(|e| pod(subject, e)).collect();
     if pods.len() == some().count() {
         return format!(
-            "kubectl -n {namespace} describe pod {}: why they are not ready, their readinessProbe; \
-             and look at their logs",
+            "find out why they are not ready (readinessProbe, logs): kubectl -n {namespace} describe \
+             pod {}",
             pods.join(" ")
         );
     }
     let addresses: Vec<String> = some().map(|e| format!("-e {}", e.address)).collect();
     format!(
-        "find these pods (kubectl -n {namespace} get pods -o wide | grep -w {}) and why they are not \
-         ready: kubectl describe pod, its readinessProbe, its logs",
+        "find these pods (kubectl -n {namespace} get pods -o wide | grep -w {}) and find out why they \
+         are not ready: kubectl describe pod, the readinessProbe, the logs",
         addresses.join(" ")
     )
 }
 
-/// Service ports for which no slice has a port of that name and protocol.
-pub(crate) fn ports(subject: &Subject) -> Vec<Finding> {
+/// Find Service ports for which no slice has a port of that name and protocol.
+pub(crate) fn ports(subject: &Subject<'_>) -> Vec<Finding> {
     if subject.slices.iter().all(|s| s.endpoints.is_empty()) {
         return Vec::new();
     }
@@ -180,7 +220,7 @@ pub(crate) fn ports(subject: &Subject) -> Vec<Finding> {
         .collect()
 }
 
-fn unserved(subject: &Subject, port: &ServicePort) -> Option<Finding> {
+fn unserved(subject: &Subject<'_>, port: &ServicePort) -> Option<Finding> {
     let slices = || subject.slices.iter().filter(|s| !s.endpoints.is_empty());
     let offered = || slices().flat_map(|s| &s.ports);
     if offered().any(|p| p.name == port.name && p.protocol == port.protocol && p.port.is_some()) {
@@ -217,18 +257,18 @@ fn unserved(subject: &Subject, port: &ServicePort) -> Option<Finding> {
         Weight::Broken,
         Cause::PortNotServed,
         format!(
-            "port {} {}/{} is served by no endpoint: {why}",
+            "no endpoint serves port {} {}/{}: {why}",
             shown(&port.name),
             port.port,
             port.protocol
         ),
-        "names and protocols of the Service's ports and of the EndpointSlices' ports have to be \
-         the same; a targetPort given by name has to be the name of a containerPort of the pods",
+        "give the Service's port the name and protocol of the EndpointSlices' port; a targetPort given \
+         by name has to be the name of a containerPort of the pods",
     ))
 }
 
-/// Local policies where no endpoint is on this node.
-pub(crate) fn local_policies(subject: &Subject) -> Vec<Finding> {
+/// Find Local policies without an endpoint on this node.
+pub(crate) fn local_policies(subject: &Subject<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     for (plan, _) in &subject.plans {
         let nodes: BTreeSet<&str> = subject
@@ -241,14 +281,14 @@ pub(crate) fn local_policies(subject: &Subject) -> Vec<Finding> {
         let there = if nodes.is_empty() {
             String::new()
         } else {
-            format!(" (those that are ready are on {})", listed(nodes, MOST))
+            format!(" (ready endpoints are on {})", listed(nodes, MOST))
         };
-        let here = &subject.node_name;
+        let here = &subject.cluster.node_name;
         let mut add = |clients: &str, policy: &str| {
             if subject.mode == Mode::Ipvs {
                 let what = format!(
                     "{}: {policy} is Local and no endpoint is on {here}{there}: ipvs mode sends \
-                     connections {clients} to other nodes' endpoints in their place",
+                     connections {clients} to endpoints on other nodes instead",
                     plan.name
                 );
                 found.push(Finding::new(Weight::Note, Cause::NoLocalEndpoint, what, ""));
@@ -272,19 +312,142 @@ pub(crate) fn local_policies(subject: &Subject) -> Vec<Finding> {
             add("from outside", "externalTrafficPolicy");
         }
     }
-    // Of both families the sentence is the same.
+    // The sentence is the same for both families.
     found.dedup();
     found
 }
 
-/// What of the Service the plan leaves out: an address that another Service has, above all.
-pub(crate) fn left_out(subject: &Subject) -> Vec<Finding> {
+/// Check the addresses of the load balancer.
+pub(crate) fn load_balancer(subject: &Subject<'_>) -> Vec<Finding> {
+    let s = &subject.service;
+    let mut found = Vec::new();
+    if s.service_type == ServiceType::LoadBalancer
+        && s.ingress.is_empty()
+        && s.load_balancer_names.is_empty()
+    {
+        found.push(Finding::new(
+            Weight::Partly,
+            Cause::LoadBalancerPending,
+            format!(
+                "{} is of type LoadBalancer and has no address (EXTERNAL-IP is <pending>): clients \
+                 outside can only use its NodePorts",
+                s.name
+            ),
+            format!(
+                "find out why the cloud controller, or a load balancer such as MetalLB, assigns none: \
+                 kubectl -n {} describe service {}",
+                s.name.namespace, s.name.name
+            ),
+        ));
+    }
+    if s.ingress.is_empty() && !s.load_balancer_names.is_empty() {
+        found.push(Finding::new(
+            Weight::Note,
+            Cause::LoadBalancerName,
+            format!(
+                "the load balancer has a host name only ({}): no rules are made for it, and its \
+                 traffic arrives at the NodePorts",
+                listed(&s.load_balancer_names, MOST)
+            ),
+            "",
+        ));
+    }
+    let proxied = s.ingress.iter().filter(|i| i.mode == IpMode::Proxy);
+    let proxied: Vec<IpAddr> = proxied.map(|i| i.ip).collect();
+    if !proxied.is_empty() {
+        found.push(Finding::new(
+            Weight::Note,
+            Cause::LoadBalancerProxy,
+            format!(
+                "ipMode of {} is Proxy: no rules are made for it; connections, those of pods too, go \
+                 to the load balancer, which connects to the NodePorts",
+                listed(&proxied, MOST)
+            ),
+            "",
+        ));
+    }
+    found
+}
+
+/// Find external IPs that are addresses of nodes.
+pub(crate) fn node_addresses(subject: &Subject<'_>) -> Vec<Finding> {
+    let nodes = &subject.cluster.objects.nodes;
+    let of = |ip: IpAddr| {
+        let mut nodes = nodes.iter();
+        nodes.find(|n| n.addresses.iter().any(|a| a.ip == ip))
+    };
+    let mut found = Vec::new();
+    for ip in &subject.service.external_ips {
+        let Some(node) = of(*ip) else { continue };
+        let is_here = *node.name == *subject.cluster.node_name;
+        let (weight, consequence) = match (subject.mode, is_here) {
+            (Mode::Ipvs, false) => (
+                Weight::Broken,
+                "ipvs mode gives the address to this node, which then cannot reach that node any more",
+            ),
+            (_, false) => (
+                Weight::Partly,
+                "connections from here to that node's address and the Service's ports go to the \
+                 Service",
+            ),
+            (_, true) => (
+                Weight::Note,
+                "programs of the node cannot use the Service's ports on that address",
+            ),
+        };
+        found.push(Finding::new(
+            weight,
+            Cause::ExternalIpIsNode,
+            format!(
+                "externalIP {ip} is an address of node {}: {consequence}",
+                node.name
+            ),
+            "use an address that no node has, or a NodePort",
+        ));
+    }
+    found
+}
+
+/// Find endpoints that are NodePorts of this node: a packet is translated once, so that nothing
+/// answers there.
+pub(crate) fn own_node_ports(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (plan, _) in &subject.plans {
+        let all = plan.reachable();
+        let is_own = |e: &&plan::Endpoint| subject.is_own(e.ip);
+        let service = |e: &plan::Endpoint| subject.cluster.node_ports.get(&(plan.protocol, e.port));
+        for endpoint in all.iter().filter(is_own) {
+            let Some(other) = service(endpoint) else {
+                continue;
+            };
+            found.push(Finding::new(
+                if all.len() == 1 {
+                    Weight::Broken
+                } else {
+                    Weight::Partly
+                },
+                Cause::EndpointIsNodePort,
+                format!(
+                    "endpoint {endpoint} of {} is the NodePort of {other} on this node: a destination \
+                     is translated once, and no program listens on a NodePort, so connections that \
+                     get this endpoint here are refused",
+                    plan.name
+                ),
+                format!("use the endpoints of {other}, or the cluster IP of {other}, instead"),
+            ));
+        }
+    }
+    found
+}
+
+/// Report what the plan leaves out, above all addresses that another Service has.
+pub(crate) fn left_out(subject: &Subject<'_>) -> Vec<Finding> {
     let finding = |warning: &plan::Warning| {
         let (weight, change) = match &warning.reason {
             plan::Reason::Taken { by, .. } => (
                 Weight::Broken,
                 format!(
-                    "give this Service another address or port, or take it from {}",
+                    "give this Service another address or port, or remove it from {}",
                     by.service
                 ),
             ),
@@ -295,11 +458,11 @@ pub(crate) fn left_out(subject: &Subject) -> Vec<Finding> {
         };
         Finding::new(weight, Cause::LeftOut, warning.to_string(), change)
     };
-    subject.warnings.iter().map(finding).collect()
+    subject.warnings.iter().copied().map(finding).collect()
 }
 
-/// What no relay can carry, where there is one.
-fn not_relayed(subject: &Subject) -> Vec<Finding> {
+/// Report what the relay of userspace mode cannot carry.
+fn not_relayed(subject: &Subject<'_>) -> Vec<Finding> {
     let plans = subject
         .plans
         .iter()
@@ -308,7 +471,7 @@ fn not_relayed(subject: &Subject) -> Vec<Finding> {
         .filter_map(|(plan, _)| {
             let why = dataplane::userspace::unserved(plan)?;
             let what = format!("{}: {why}", plan.name);
-            let change = "run a mode that programs the kernel: nftables";
+            let change = "use a mode that programs the kernel, such as nftables";
             Some(Finding::new(Weight::Broken, Cause::NotServed, what, change))
         })
         .collect();
@@ -316,8 +479,8 @@ fn not_relayed(subject: &Subject) -> Vec<Finding> {
     found
 }
 
-/// Who may connect, and whether the client that is asked about is among them.
-pub(crate) fn source_ranges(subject: &Subject, client: Option<IpAddr>) -> Option<Finding> {
+/// Report which clients may connect, and whether the client in question may.
+pub(crate) fn source_ranges(subject: &Subject<'_>, client: Option<IpAddr>) -> Option<Finding> {
     let ranges = &subject.service.source_ranges;
     let (plan, _) = subject
         .plans
@@ -336,19 +499,21 @@ pub(crate) fn source_ranges(subject: &Subject, client: Option<IpAddr>) -> Option
                 "{client} is in none of loadBalancerSourceRanges ({allowed}): its connections to \
                  {addresses} are dropped"
             ),
-            "add the client's range; behind a proxy or NAT, that of the address which the node sees",
+            "add the client's range; behind a proxy or NAT, the range of the address that the node sees",
         ));
     }
     Some(Finding::new(
         Weight::Note,
         Cause::SourceRanges,
-        format!("only clients in {allowed} may connect to {addresses}; all others are dropped"),
+        format!(
+            "only clients in {allowed} may connect to {addresses}; connections of all other clients are dropped"
+        ),
         "",
     ))
 }
 
-/// What the external policy does to the client's address.
-pub(crate) fn external_policy(subject: &Subject) -> Option<Finding> {
+/// Report what the external policy means for client addresses.
+pub(crate) fn external_policy(subject: &Subject<'_>) -> Option<Finding> {
     let plan = subject
         .plans
         .iter()
@@ -356,19 +521,20 @@ pub(crate) fn external_policy(subject: &Subject) -> Option<Finding> {
         .find(|p| p.externally_accessible())?;
     let is_local = subject.service.external_policy == TrafficPolicy::Local;
     let what = if is_local {
-        "externalTrafficPolicy is Local: pods see clients' own addresses, and only nodes that have \
-         an endpoint answer"
+        "externalTrafficPolicy is Local: pods see clients' own addresses, and only nodes with an \
+         endpoint answer"
     } else {
-        "externalTrafficPolicy is Cluster: every node answers, and pods see a node's address in \
-         place of an outside client's"
+        "externalTrafficPolicy is Cluster: every node answers, and pods see a node's address instead \
+         of an outside client's"
     };
     let text = format!("{}: {what}", plan.name.service);
     Some(Finding::new(Weight::Note, Cause::TrafficPolicy, text, ""))
 }
 
-/// Why a cluster IP does not answer a ping.
-pub(crate) fn ping(subject: &Subject) -> Option<Finding> {
-    let ip = subject.service.cluster_ips.first()?;
+/// Explain why a cluster IP does not answer pings.
+pub(crate) fn ping(subject: &Subject<'_>) -> Option<Finding> {
+    let mut ips = subject.service.cluster_ips.iter();
+    let ip = ips.find(|ip| subject.mode == Mode::Ipvs || !subject.is_own(**ip))?;
     let ports = subject
         .service
         .ports
@@ -376,12 +542,12 @@ pub(crate) fn ping(subject: &Subject) -> Option<Finding> {
         .map(|p| format!("{}/{}", p.port, p.protocol));
     let text = if subject.mode == Mode::Ipvs {
         format!(
-            "ping of {ip} is answered by the node that it is sent from: ipvs mode gives every node the \
-             address. It tells nothing of the Service"
+            "a ping of {ip} is answered by the node that sends it: ipvs mode gives every node the \
+             address. It shows nothing about the Service"
         )
     } else {
         format!(
-            "ping of {ip} gets no answer: no interface has the address, only its ports exist ({}), as \
+            "a ping of {ip} gets no answer: no interface has the address, only its ports exist ({}), as \
              rules",
             listed(ports, MOST)
         )
@@ -389,8 +555,8 @@ pub(crate) fn ping(subject: &Subject) -> Option<Finding> {
     Some(Finding::new(Weight::Note, Cause::Ping, text, ""))
 }
 
-/// Why a NetworkPolicy cannot be written for a cluster IP.
-pub(crate) fn network_policy(subject: &Subject) -> Option<Finding> {
+/// Explain why a NetworkPolicy cannot name a cluster IP.
+pub(crate) fn network_policy(subject: &Subject<'_>) -> Option<Finding> {
     let (plan, _) = subject
         .plans
         .iter()
@@ -401,8 +567,11 @@ pub(crate) fn network_policy(subject: &Subject) -> Option<Finding> {
         Cause::NetworkPolicy,
         format!(
             "a NetworkPolicy sees connections with the pod's address and port ({endpoint}), not with \
-             the Service's ({}:{}): the destination is rewritten first",
-            plan.cluster_ip, plan.port
+             the Service's ({}): the destination is rewritten first",
+            trace::Endpoint {
+                ip: plan.cluster_ip,
+                port: plan.port.get()
+            }
         ),
         "",
     ))

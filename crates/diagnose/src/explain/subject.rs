@@ -1,38 +1,60 @@
-//! The Service that is asked about, with all that the objects say of it.
+//! The Service in question, with everything that the objects state about it.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use super::finding::listed;
 use anyhow::{Context as _, bail};
-use model::{Change, EndpointSlice, Event, IpFamily, Mode, Node, Protocol, Service, ServicePort};
-use plan::{NodeFacts, Planner, PortPlan, Settings, Warning};
+use model::{
+    Change, EndpointSlice, Event, IpFamily, Mode, NamespacedName, Node, Protocol, Service,
+    ServicePort,
+};
+use plan::{NodeFacts, Plan, Planner, PortPlan, Settings, Warning};
 
-/// Everything that the objects say of one Service, and the plan of this node for it.
+use super::finding::listed;
+
+/// One Service in the objects, and this node's plan for it.
 #[derive(Debug)]
-pub struct Subject {
-    /// The node.
-    pub(crate) node_name: String,
-    /// Its Node object, where there is one.
-    pub(crate) node: Option<Arc<Node>>,
+pub struct Subject<'c> {
+    /// All objects.
+    pub(crate) cluster: &'c Cluster,
     /// The Service.
     pub(crate) service: Arc<Service>,
-    /// Its ports that are asked about.
+    /// The ports in question.
     pub(crate) ports: Vec<ServicePort>,
     /// Its slices.
     pub(crate) slices: Vec<Arc<EndpointSlice>>,
+    /// Slices with its name that labels hide from the proxy.
+    pub(crate) hidden: Vec<Arc<EndpointSlice>>,
     /// The plan for each port and family, with what concerns the node in that family.
     pub(crate) plans: Vec<(Arc<PortPlan>, Arc<NodeFacts>)>,
-    /// What of it the plan leaves out.
-    pub(crate) warnings: Vec<Warning>,
-    /// Addresses of this node's pods that are no endpoints of the Service.
-    pub(crate) pods: Vec<IpAddr>,
+    /// What the plan leaves out.
+    pub(crate) warnings: Vec<&'c Warning>,
     /// Mode of the node's rules.
     pub(crate) mode: Mode,
 }
 
-/// All objects, as events.
+/// All objects, and what the plan of one node makes of them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The node's name.
+    pub(crate) node_name: String,
+    /// Its Node object.
+    pub(crate) node: Option<Arc<Node>>,
+    /// The addresses of its interfaces and of its Node.
+    pub(crate) own_addresses: BTreeSet<IpAddr>,
+    pub(crate) objects: Objects,
+    pub(crate) plans: [Plan; 2],
+    warnings: Vec<Warning>,
+    slices: HashMap<NamespacedName, Vec<Arc<EndpointSlice>>>,
+    /// Pods of this node, one address in each family, that can be used as clients.
+    pods: BTreeSet<IpAddr>,
+    /// The Service that has a NodePort.
+    pub(crate) node_ports: BTreeMap<(Protocol, u16), NamespacedName>,
+}
+
+/// All objects.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) services: Vec<Arc<Service>>,
@@ -54,7 +76,7 @@ impl Objects {
         objects
     }
 
-    /// The Service of a name, an address or a NodePort, and those of its ports that are meant.
+    /// Find a Service by name, address or NodePort, and the ports that are meant.
     pub(crate) fn find(&self, text: &str) -> anyhow::Result<(Arc<Service>, Vec<ServicePort>)> {
         if let Ok(ip) = text.parse::<IpAddr>() {
             let has = |s: &&Arc<Service>| {
@@ -144,19 +166,20 @@ impl Objects {
             .peekable();
         let elsewhere = self.of_name(name);
         let others = if there.peek().is_none() {
-            format!(", and none at all in {namespace}")
+            format!(", and {namespace} has no Services at all")
         } else if elsewhere.is_empty() {
-            format!("; in {namespace} there are {}", listed(there, MOST))
+            format!("; the Services in {namespace} are {}", listed(there, MOST))
         } else {
             String::new()
         };
-        format!("there is no Service {namespace}/{name}{others}{elsewhere}")
+        format!("Service {namespace}/{name} does not exist{others}{elsewhere}")
     }
 
-    /// The node that is meant: the one that is named, or that which has one of these addresses.
+    /// Return the name of the node: `named`, or `here`, or that of the Node with one of these
+    /// addresses.
     ///
     /// # Errors
-    /// There are nodes, and it is none of them.
+    /// Nodes exist, and none of them is meant.
     pub(crate) fn node_name(
         &self,
         named: Option<&str>,
@@ -176,77 +199,134 @@ impl Objects {
         }
         let names = self.nodes.iter().map(|n| &n.name);
         bail!(
-            "there is no Node {name} among the objects: say with --node which it is: {}",
+            "Node {name} does not exist; pass --node with one of these names: {}",
             listed(names, MOST)
         )
     }
 }
 
-impl Subject {
-    /// What the objects say of the Service that `text` names, on this node. `interfaces` are the
-    /// addresses of the node's interfaces; without any, the Node object's count.
-    pub(crate) fn new(
-        text: &str,
-        events: Vec<Event>,
-        settings: Settings,
-        interfaces: Vec<IpAddr>,
-    ) -> anyhow::Result<Self> {
+impl Cluster {
+    /// Plan all objects for one node. `interfaces` are the addresses of its interfaces; if empty, the
+    /// Node object's are used.
+    pub fn new(events: Vec<Event>, settings: Settings, interfaces: Vec<IpAddr>) -> Self {
         let objects = Objects::of(&events);
-        let (service, ports) = objects.find(text)?;
         let node_name = settings.node_name.clone();
+        let mut own_addresses: BTreeSet<IpAddr> = interfaces.iter().copied().collect();
         let mut planner = Planner::new(settings);
         planner.set_host_addresses(interfaces);
         planner.apply_all(events);
         planner.take_diff();
-        let mut warnings = planner.take_warnings();
-        warnings.retain(|w| w.object == model::Key::Service(service.name.clone()));
+        let warnings = planner.take_warnings();
+        let node = objects.nodes.iter().find(|n| *n.name == *node_name);
+        let node = node.cloned();
+        own_addresses.extend(node.iter().flat_map(|n| &n.addresses).map(|a| a.ip));
+        let mut slices: HashMap<NamespacedName, Vec<Arc<EndpointSlice>>> = HashMap::new();
+        for slice in &objects.slices {
+            if let Some(service) = &slice.service {
+                let all = slices.entry(service.clone()).or_default();
+                all.push(Arc::clone(slice));
+            }
+        }
+        // Pods in the host's network have the node's own addresses.
+        let pods = objects
+            .slices
+            .iter()
+            .flat_map(|s| &s.endpoints)
+            .filter(|e| e.node_name.as_deref() == Some(&*node_name))
+            .map(|e| e.address)
+            .filter(|ip| !own_addresses.contains(ip))
+            .collect();
+        let mut node_ports = BTreeMap::new();
+        for service in &objects.services {
+            for port in &service.ports {
+                if let Some(number) = port.node_port {
+                    node_ports.insert((port.protocol, number.get()), service.name.clone());
+                }
+            }
+        }
+        Self {
+            plans: IpFamily::ALL.map(|family| planner.plan(family).clone()),
+            node_name,
+            node,
+            own_addresses,
+            objects,
+            warnings,
+            slices,
+            pods,
+            node_ports,
+        }
+    }
+
+    /// Return all Services.
+    pub(crate) fn services(&self) -> &[Arc<Service>] {
+        &self.objects.services
+    }
+
+    /// Return the plan of a family.
+    pub(crate) fn plan(&self, family: IpFamily) -> &Plan {
+        match family {
+            IpFamily::V4 => &self.plans[0],
+            IpFamily::V6 => &self.plans[1],
+        }
+    }
+
+    /// Return the Service that `text` names.
+    pub(crate) fn find(&self, text: &str, mode: Mode) -> anyhow::Result<Subject<'_>> {
+        let (service, ports) = self.objects.find(text)?;
+        Ok(self.subject(service, ports, mode))
+    }
+
+    /// Return what the objects and the plan state about some ports of a Service.
+    pub(crate) fn subject(
+        &self,
+        service: Arc<Service>,
+        ports: Vec<ServicePort>,
+        mode: Mode,
+    ) -> Subject<'_> {
         let is_meant = |name: &str, protocol: Protocol| {
             ports
                 .iter()
                 .any(|p| &*p.name == name && p.protocol == protocol)
         };
         let mut plans = Vec::new();
-        for family in IpFamily::ALL {
-            let plan = planner.plan(family);
-            let found = plan.ports.values();
-            let found = found
-                .filter(|p| p.name.service == service.name && is_meant(&p.name.port, p.protocol));
+        for plan in &self.plans {
+            let found = plan.ports_of(&service.name).map(|(_, port)| port);
+            let found = found.filter(|p| is_meant(&p.name.port, p.protocol));
             plans.extend(found.map(|p| (Arc::clone(p), Arc::clone(&plan.node))));
         }
-        let is_own = |s: &&Arc<EndpointSlice>| s.service.as_ref() == Some(&service.name);
-        let slices: Vec<_> = objects.slices.iter().filter(is_own).cloned().collect();
-        let own = |ip| {
-            slices
-                .iter()
-                .flat_map(|s| &s.endpoints)
-                .any(|e| e.address == ip)
-        };
-        let node = objects
-            .nodes
-            .iter()
-            .find(|n| *n.name == *node_name)
-            .cloned();
-        // Pods in the host's network have the node's own addresses.
-        let of_node = |ip| node.iter().flat_map(|n| &n.addresses).any(|a| a.ip == ip);
-        let mut pods: Vec<IpAddr> = objects
+        let all = self
             .slices
-            .iter()
-            .flat_map(|s| &s.endpoints)
-            .filter(|e| e.node_name.as_deref() == Some(&*node_name))
-            .map(|e| e.address)
-            .filter(|ip| !own(*ip) && !of_node(*ip))
-            .collect();
-        pods.sort_unstable();
-        Ok(Self {
-            node_name,
-            node,
+            .get(&service.name)
+            .map_or(&[][..], Vec::as_slice);
+        let is_hidden = |s: &&Arc<EndpointSlice>| s.headless || s.proxy_name.is_some();
+        let (hidden, slices) = all.iter().partition::<Vec<_>, _>(is_hidden);
+        let key = model::Key::Service(service.name.clone());
+        Subject {
+            cluster: self,
+            slices: slices.into_iter().cloned().collect(),
+            hidden: hidden.into_iter().cloned().collect(),
+            warnings: self.warnings.iter().filter(|w| w.object == key).collect(),
             service,
             ports,
-            slices,
             plans,
-            warnings,
-            pods,
-            mode: Mode::Iptables,
-        })
+            mode,
+        }
+    }
+}
+
+impl Subject<'_> {
+    /// Whether an address belongs to the node.
+    pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
+        self.cluster.own_addresses.contains(&ip)
+    }
+
+    /// Return a pod of this node that is no endpoint of the Service.
+    pub(crate) fn pod(&self, is_v4: bool) -> Option<IpAddr> {
+        let own = |ip: &IpAddr| {
+            let all = self.slices.iter().chain(&self.hidden);
+            all.flat_map(|s| &s.endpoints).any(|e| e.address == *ip)
+        };
+        let pods = self.cluster.pods.iter().copied();
+        pods.filter(|ip| ip.is_ipv4() == is_v4).find(|ip| !own(ip))
     }
 }

@@ -6,7 +6,7 @@ use trace::{Facts, World};
 
 use super::finding::{Cause, Finding, Weight};
 use super::node::KnownFlow;
-use super::subject::Subject;
+use super::subject::{Cluster, Subject};
 use super::{node as host, objects, probe};
 
 fn web() -> Service {
@@ -24,13 +24,28 @@ fn slice_of(endpoints: Vec<Endpoint>) -> EndpointSlice {
     slice("web-a", "demo/web", &["http:8080"], endpoints)
 }
 
-fn subject(objects: Vec<Event>) -> Subject {
+fn subject(objects: Vec<Event>) -> Subject<'static> {
     let mut events = vec![node("node1", &["10.200.1.2"], &["10.244.1.0/24"]).applied()];
     events.extend(objects);
-    Subject::new("demo/web", events, settings("node1"), ips(&["10.200.1.2"])).unwrap()
+    let cluster = Cluster::new(events, settings("node1"), ips(&["10.200.1.2"]));
+    // For the life of the test.
+    let cluster: &'static Cluster = Box::leak(Box::new(cluster));
+    cluster.find("demo/web", Mode::Iptables).unwrap()
 }
 
-fn healthy() -> Subject {
+/// Walk connections, and their answers, through rules.
+fn walk(subject: &Subject<'_>, facts: &Facts, world: &World) -> Vec<probe::Probe> {
+    let setting = probe::Setting {
+        facts,
+        world,
+        client: None,
+        is_configured: false,
+        replies: true,
+    };
+    probe::ask(subject, setting).unwrap()
+}
+
+fn healthy() -> Subject<'static> {
     subject(vec![web().applied(), slice_of(pods()).applied()])
 }
 
@@ -60,12 +75,12 @@ fn assert_healthy(found: &[Finding]) {
 }
 
 #[test]
-fn nothing_is_wrong_with_a_healthy_service() {
+fn a_healthy_service_has_no_problems() {
     assert_healthy(&objects::findings(&healthy(), None));
 }
 
 #[test]
-fn no_slice() {
+fn service_without_slices_is_reported() {
     let found = objects::findings(&subject(vec![web().applied()]), None);
     assert_found(
         &found,
@@ -76,7 +91,7 @@ fn no_slice() {
 }
 
 #[test]
-fn no_ready_endpoint_names_those_that_are_not() {
+fn unready_endpoints_are_named() {
     let endpoints = pods().into_iter().map(unready).collect();
     let found = objects::findings(
         &subject(vec![web().applied(), slice_of(endpoints).applied()]),
@@ -101,7 +116,7 @@ fn no_ready_endpoint_names_those_that_are_not() {
 }
 
 #[test]
-fn one_endpoint_of_two_not_ready_is_worth_a_note() {
+fn one_unready_endpoint_of_two_is_a_note() {
     let [a, b] = pods().try_into().unwrap();
     let endpoints = vec![a, unready(b)];
     let found = objects::findings(
@@ -117,7 +132,7 @@ fn one_endpoint_of_two_not_ready_is_worth_a_note() {
 }
 
 #[test]
-fn a_port_of_another_name_or_protocol_serves_nobody() {
+fn slice_port_with_another_name_or_protocol_serves_no_service_port() {
     let other = slice("web-a", "demo/web", &["web:8080"], pods());
     let found = objects::findings(&subject(vec![web().applied(), other.applied()]), None);
     let words = ["\"http\" 80/TCP", "\"web\" (8080/TCP)", "targetPort"];
@@ -133,7 +148,7 @@ fn a_port_of_another_name_or_protocol_serves_nobody() {
 }
 
 #[test]
-fn local_policies_without_a_local_pod() {
+fn local_policy_without_a_local_endpoint_is_reported() {
     let elsewhere = slice_of(vec![endpoint("10.244.2.11", "node2")]);
     let internal = Service {
         internal_policy: TrafficPolicy::Local,
@@ -143,7 +158,11 @@ fn local_policies_without_a_local_pod() {
         &subject(vec![internal.applied(), elsewhere.clone().applied()]),
         None,
     );
-    let words = ["internalTrafficPolicy", "node1", "ready are on node2"];
+    let words = [
+        "internalTrafficPolicy",
+        "node1",
+        "ready endpoints are on node2",
+    ];
     assert_found(&found, Cause::NoLocalEndpoint, Weight::Partly, &words);
     let external = Service {
         external_policy: TrafficPolicy::Local,
@@ -164,7 +183,7 @@ fn local_policies_without_a_local_pod() {
 }
 
 #[test]
-fn an_address_that_another_service_has() {
+fn address_of_another_service_is_reported() {
     let with_external = |name, cluster_ip| Service {
         external_ips: ips(&["192.0.2.10"]),
         ..service(name, &[cluster_ip], &["http:80"])
@@ -185,7 +204,7 @@ fn an_address_that_another_service_has() {
 }
 
 #[test]
-fn source_ranges_and_a_client_that_is_in_none() {
+fn client_outside_all_source_ranges_is_reported() {
     let service = Service {
         service_type: model::ServiceType::LoadBalancer,
         ingress: vec![model::IngressIp {
@@ -213,7 +232,7 @@ fn source_ranges_and_a_client_that_is_in_none() {
 }
 
 #[test]
-fn what_no_rules_are_made_for() {
+fn services_without_rules_are_reported() {
     let headless = Service {
         headless: true,
         cluster_ips: Vec::new(),
@@ -269,12 +288,12 @@ fn facts(sysctls: &[(&str, &str)]) -> Facts {
 }
 
 #[test]
-fn nothing_is_wrong_with_a_healthy_node() {
+fn a_healthy_node_has_no_problems() {
     assert_healthy(&host::findings(&healthy(), &facts(&[]), &[]));
 }
 
 #[test]
-fn forwarding_is_off() {
+fn disabled_forwarding_is_reported() {
     let facts = facts(&[("net.ipv4.ip_forward", "0")]);
     let found = host::findings(&healthy(), &facts, &[]);
     assert_found(
@@ -286,7 +305,7 @@ fn forwarding_is_off() {
 }
 
 #[test]
-fn what_ipvs_and_the_relay_do_otherwise() {
+fn ipvs_and_the_relay_have_their_own_findings() {
     let endpoints = vec![endpoint("10.244.2.11", "node2")];
     let elsewhere = slice("web-a", "demo/web", &["http:8080/SCTP"], endpoints);
     let local = Service {
@@ -296,7 +315,7 @@ fn what_ipvs_and_the_relay_do_otherwise() {
     let mut subject = subject(vec![local.applied(), elsewhere.applied()]);
     subject.mode = Mode::Ipvs;
     let found = objects::findings(&subject, None);
-    let words = ["other nodes' endpoints in their place"];
+    let words = ["endpoints on other nodes instead"];
     assert_found(&found, Cause::NoLocalEndpoint, Weight::Note, &words);
     let words = ["ping of 10.96.0.1 is answered by the node"];
     assert_found(&found, Cause::Ping, Weight::Note, &words);
@@ -307,7 +326,7 @@ fn what_ipvs_and_the_relay_do_otherwise() {
 }
 
 #[test]
-fn bridges_that_bypass_the_rules() {
+fn bridge_that_bypasses_the_rules_is_reported() {
     let off = facts(&[("net.bridge.bridge-nf-call-iptables", "0")]);
     let found = host::findings(&healthy(), &off, &[]);
     let words = ["is 0", "cbr0", "10.244.1.11", "br_netfilter"];
@@ -328,7 +347,7 @@ fn bridges_that_bypass_the_rules() {
 }
 
 #[test]
-fn the_connection_table_is_full() {
+fn full_connection_table_is_reported() {
     let max = ("net.netfilter.nf_conntrack_max", "1000");
     let at = |count| facts(&[max, ("net.netfilter.nf_conntrack_count", count)]);
     assert_eq!(host::conntrack_full(&at("949")), None);
@@ -349,12 +368,13 @@ fn the_connection_table_is_full() {
 }
 
 #[test]
-fn connections_that_go_where_no_endpoint_is() {
+fn only_unanswered_flows_to_removed_endpoints_are_stale() {
     let flow = |given: &str| KnownFlow {
         protocol: 6,
         client: "10.244.1.50:4000".parse().unwrap(),
         asked: "10.96.0.1:80".parse().unwrap(),
         given: given.parse().unwrap(),
+        is_answered: false,
     };
     let good = [flow("10.244.1.11:8080")];
     assert_healthy(&host::findings(&healthy(), &facts(&[]), &good));
@@ -364,9 +384,15 @@ fn connections_that_go_where_no_endpoint_is() {
         "conntrack -D -p tcp --orig-dst 10.96.0.1 --dport 80",
     ];
     assert_found(&found, Cause::StaleFlow, Weight::Partly, &words);
+    // As after every rollout.
+    let closing = KnownFlow {
+        is_answered: true,
+        ..flow("10.244.9.9:8080")
+    };
+    assert_healthy(&host::findings(&healthy(), &facts(&[]), &[closing]));
 }
 
-/// Rules that do what the plan of [`healthy`] says, with more of others' before them.
+/// Rules that do what the plan of [`healthy`] states, with other programs' rules before them.
 fn rules(forward: &str, endpoint: &str) -> String {
     format!(
         "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
@@ -384,46 +410,51 @@ fn rules(forward: &str, endpoint: &str) -> String {
 fn asked(mut facts: Facts, rules: String) -> Vec<Finding> {
     facts.dumps.iptables_save = Some(rules);
     let world = World::from_facts(&facts).unwrap();
-    let probes = probe::ask(&healthy(), &facts, &world, None).unwrap();
-    assert_eq!(probes.len(), 2, "a pod and the node");
+    let probes = walk(&healthy(), &facts, &world);
+    assert_eq!(probes.len(), 3, "a pod, an endpoint and the node");
     probe::findings(&probes)
 }
 
 const GOOD: &str = "10.244.1.11:8080";
 
 #[test]
-fn nothing_is_wrong_with_rules_that_do_what_the_plan_says() {
+fn rules_as_planned_have_no_findings() {
     assert_eq!(asked(facts(&[]), rules("", GOOD)), []);
 }
 
 #[test]
-fn a_foreign_chain_drops_first() {
+fn foreign_drop_names_rule_and_owner() {
     let drop = "-A CNI-FORWARD -d 10.244.2.11/32 -j DROP\n";
     let found = asked(facts(&[]), rules(drop, GOOD));
-    let words = ["CNI-FORWARD", "10.244.2.11", "pod of this node", "filter"];
+    let words = [
+        "`-d 10.244.2.11/32 -j DROP`",
+        "chain CNI-FORWARD",
+        "the CNI plugin firewall",
+        "pod of this node",
+    ];
     assert_found(&found, Cause::ForeignDrop, Weight::Partly, &words);
     let found = asked(facts(&[]), rules("-A CNI-FORWARD -j DROP\n", GOOD));
-    assert_eq!(found.len(), 1, "of each end the same: {found:#?}");
+    assert_eq!(found.len(), 1, "one finding for all ends: {found:#?}");
 }
 
 #[test]
-fn an_endpoint_without_a_route() {
+fn endpoint_without_a_route_is_reported() {
     let mut facts = facts(&[]);
     facts
         .routes
         .retain(|r| r.dst != "default" && r.dst != "10.244.2.0/24");
     let found = asked(facts, rules("", GOOD));
-    let words = ["10.244.2.11:8080", "no way there", "CNI"];
+    let words = ["10.244.2.11:8080", "no route leads", "CNI"];
     assert_found(&found, Cause::NoRoute, Weight::Partly, &words);
 }
 
 #[test]
-fn the_reverse_path_is_another() {
-    // Pods' packets come in through cbr0, and the way back to them is eth0's.
+fn reverse_path_filter_is_reported() {
+    // The pod's packets enter through eth0, and the route back to it is through cbr0.
     let mut facts = facts(&[("net.ipv4.conf.all.rp_filter", "1")]);
     facts.dumps.iptables_save = Some(rules("", GOOD));
     let world = World::from_facts(&facts).unwrap();
-    let mut probes = probe::ask(&healthy(), &facts, &world, None).unwrap();
+    let mut probes = walk(&healthy(), &facts, &world);
     let probe = &mut probes[0];
     probe.packet.in_iface = Some("eth0".to_owned());
     probe.trace = trace::walk(&world, &probe.packet).unwrap();
@@ -437,7 +468,7 @@ fn the_reverse_path_is_another() {
 }
 
 #[test]
-fn endpoints_that_refuse_and_endpoints_that_are_silent() {
+fn endpoints_that_refuse_or_do_not_answer_are_reported() {
     use super::connect::{Answer, findings};
     assert_healthy(&findings(&healthy(), |_| Answer::Accepts));
     let found = findings(&healthy(), |_| Answer::Refuses);
@@ -454,12 +485,12 @@ fn endpoints_that_refuse_and_endpoints_that_are_silent() {
             Answer::Accepts
         }
     });
-    let words = ["10.244.2.11:8080", "timed out", "NetworkPolicy"];
+    let words = ["10.244.2.11:8080", "timed out", "NetworkPolicies"];
     assert_found(&found, Cause::NoAnswer, Weight::Partly, &words);
 }
 
 #[test]
-fn a_relay_chooses_for_itself() {
+fn rules_that_lead_to_the_relay_are_as_planned() {
     let rules = "table ip sluice-userspace {\n\tchain services {\n\t\ttype nat hook prerouting priority \
                  dstnat; policy accept;\n\t\tip daddr 10.96.0.1 dnat to 10.200.1.2:40000\n\t}\n\tchain \
                  own {\n\t\ttype nat hook output priority dstnat; policy accept;\n\t\tip daddr 10.96.0.1 \
@@ -467,13 +498,13 @@ fn a_relay_chooses_for_itself() {
     let mut facts = facts(&[]);
     facts.dumps.nft_ruleset = Some(rules.to_owned());
     let world = World::from_facts(&facts).unwrap();
-    let probes = probe::ask(&healthy(), &facts, &world, None).unwrap();
+    let probes = walk(&healthy(), &facts, &world);
     assert!(probes.iter().all(probe::Probe::is_relayed));
     assert_eq!(probe::findings(&probes), []);
 }
 
 #[test]
-fn what_could_have_been_meant_is_said() {
+fn errors_suggest_what_exists() {
     let events = [
         node("node1", &["10.200.1.2"], &[]).applied(),
         web().applied(),
@@ -482,8 +513,11 @@ fn what_could_have_been_meant_is_said() {
     let objects = super::subject::Objects::of(&events);
     for (text, word) in [
         ("web:80", "did you mean demo/web?"),
-        ("other/web", "none at all in other; did you mean demo/web?"),
-        ("demo/wbe", "in demo there are web"),
+        (
+            "other/web",
+            "other has no Services at all; did you mean demo/web?",
+        ),
+        ("demo/wbe", "the Services in demo are web"),
         ("10.244.1.11", "it is an endpoint of demo/web"),
     ] {
         let error = objects.find(text).unwrap_err().to_string();
@@ -495,17 +529,21 @@ fn what_could_have_been_meant_is_said() {
     assert_eq!(name(Some("node1"), &[]).unwrap(), "node1");
     for (named, interfaces) in [(None, &[][..]), (Some("node2"), &["10.200.1.2"])] {
         let error = name(named, interfaces).unwrap_err().to_string();
-        assert!(error.contains("--node which it is: node1"), "{error}");
+        assert!(
+            error.contains("--node with one of these names: node1"),
+            "{error}"
+        );
     }
 }
 
 #[test]
-fn rules_that_are_not_those_of_the_objects() {
+fn rules_of_other_objects_are_reported() {
     let found = asked(facts(&[]), rules("", "10.244.7.7:8080"));
     let words = [
         "10.244.1.11:8080",
         "10.244.7.7:8080",
-        "is the proxy running",
+        "chain KUBE-SERVICES",
+        "made from other objects",
     ];
     assert_found(&found, Cause::RulesDiffer, Weight::Broken, &words);
     let found = asked(
@@ -516,7 +554,11 @@ fn rules_that_are_not_those_of_the_objects() {
         &found,
         Cause::RulesDiffer,
         Weight::Broken,
-        &["no rule sends them anywhere"],
+        &[
+            "are not sent to any endpoint",
+            "no rule matches",
+            "check that the proxy runs",
+        ],
     );
 }
 
@@ -532,7 +574,7 @@ fn a_service_is_found_by_name_port_address_and_node_port() {
     assert_eq!(ports("10.96.0.1").unwrap(), 2);
     assert_eq!(ports("30080").unwrap(), 1);
     for (text, word) in [
-        ("demo/other", "no Service demo/other"),
+        ("demo/other", "Service demo/other does not exist"),
         ("demo/web:https", "it has http (80), dns (53)"),
         ("10.96.0.9", "10.96.0.9"),
         ("30081", "30081"),
@@ -541,4 +583,255 @@ fn a_service_is_found_by_name_port_address_and_node_port() {
         let error = objects.find(text).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
+}
+
+fn load_balancer(ingress: Vec<model::IngressIp>, names: &[&str]) -> Service {
+    Service {
+        service_type: model::ServiceType::LoadBalancer,
+        ingress,
+        load_balancer_names: names.iter().map(|name| (*name).into()).collect(),
+        ..service("demo/web", &["10.96.0.1"], &["http:80:30080"])
+    }
+}
+
+#[test]
+fn state_of_the_load_balancer_is_reported() {
+    let found = |service: Service| {
+        let subject = subject(vec![service.applied(), slice_of(pods()).applied()]);
+        objects::findings(&subject, None)
+    };
+    let pending = found(load_balancer(Vec::new(), &[]));
+    let words = [
+        "EXTERNAL-IP is <pending>",
+        "NodePorts",
+        "describe service web",
+    ];
+    assert_found(&pending, Cause::LoadBalancerPending, Weight::Partly, &words);
+    let named = found(load_balancer(Vec::new(), &["lb.example.org"]));
+    let words = ["lb.example.org", "NodePorts"];
+    assert_found(&named, Cause::LoadBalancerName, Weight::Note, &words);
+    assert_healthy(&named);
+    let proxied = model::IngressIp {
+        ip: "203.0.113.40".parse().unwrap(),
+        mode: model::IpMode::Proxy,
+    };
+    let proxied = found(load_balancer(vec![proxied], &[]));
+    let words = ["203.0.113.40", "ipMode", "no rules are made"];
+    assert_found(&proxied, Cause::LoadBalancerProxy, Weight::Note, &words);
+}
+
+#[test]
+fn slices_that_labels_hide_and_services_without_selector_are_reported() {
+    let mut hidden = slice_of(pods());
+    hidden.headless = true;
+    let found = objects::findings(&subject(vec![web().applied(), hidden.applied()]), None);
+    let words = ["service.kubernetes.io/headless", "web-a", "refused"];
+    assert_found(&found, Cause::SlicesHidden, Weight::Broken, &words);
+    let by_hand = Service {
+        has_selector: false,
+        ..web()
+    };
+    let found = objects::findings(&subject(vec![by_hand.applied()]), None);
+    let words = ["no selector", "create an EndpointSlice"];
+    assert_found(&found, Cause::NoSlices, Weight::Broken, &words);
+    let labelled = Service {
+        headless: true,
+        ..web()
+    };
+    let found = objects::findings(&subject(vec![labelled.applied()]), None);
+    let words = ["label service.kubernetes.io/headless", "remove the label"];
+    assert_found(&found, Cause::NotServed, Weight::Broken, &words);
+}
+
+#[test]
+fn endpoint_that_is_a_node_port_of_this_node_is_reported() {
+    let other = Service {
+        service_type: model::ServiceType::NodePort,
+        ..service("demo/stats", &["10.96.0.2"], &["http:80:30125"])
+    };
+    let endpoints = vec![
+        endpoint("10.200.1.2", "node1"),
+        endpoint("10.200.1.3", "node2"),
+    ];
+    let slice = slice("web-a", "demo/web", &["http:30125"], endpoints);
+    let found = objects::findings(
+        &subject(vec![web().applied(), other.applied(), slice.applied()]),
+        None,
+    );
+    let words = ["10.200.1.2:30125", "NodePort of demo/stats", "refused"];
+    assert_found(&found, Cause::EndpointIsNodePort, Weight::Partly, &words);
+}
+
+#[test]
+fn external_ip_of_a_node_is_reported() {
+    let claims = |ip: &str| Service {
+        external_ips: ips(&[ip]),
+        ..web()
+    };
+    let found = |ip: &str, mode: Mode| {
+        let control = node("control", &["10.200.1.9"], &[]);
+        let all = vec![
+            control.applied(),
+            claims(ip).applied(),
+            slice_of(pods()).applied(),
+        ];
+        let mut subject = subject(all);
+        subject.mode = mode;
+        objects::findings(&subject, None)
+    };
+    let other = found("10.200.1.9", Mode::Nftables);
+    let words = ["10.200.1.9", "node control"];
+    assert_found(&other, Cause::ExternalIpIsNode, Weight::Partly, &words);
+    let other = found("10.200.1.9", Mode::Ipvs);
+    let words = ["cannot reach that node"];
+    assert_found(&other, Cause::ExternalIpIsNode, Weight::Broken, &words);
+    let own = found("10.200.1.2", Mode::Nftables);
+    assert_found(&own, Cause::ExternalIpIsNode, Weight::Note, &["node1"]);
+}
+
+#[test]
+fn chain_policy_of_drop_is_named() {
+    let dump = rules("", GOOD).replace(":FORWARD ACCEPT", ":FORWARD DROP");
+    let found = asked(facts(&[]), dump);
+    let words = [
+        "the policy of chain FORWARD in table filter",
+        "iptables -t filter -P FORWARD ACCEPT",
+    ];
+    assert_found(&found, Cause::ChainPolicy, Weight::Broken, &words);
+}
+
+/// Rules of iptables mode for [`external`], with other rules before and in POSTROUTING.
+fn node_port_rules(policy: TrafficPolicy, mangle: &str, postrouting: &str) -> String {
+    let mark = match policy {
+        TrafficPolicy::Cluster => "-A KUBE-EXT-A -j KUBE-MARK-MASQ\n",
+        TrafficPolicy::Local => "",
+    };
+    format!(
+        "*mangle\n:FORWARD ACCEPT [0:0]\n{mangle}COMMIT\n\
+         *nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+         :POSTROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-EXT-A - [0:0]\n\
+         :KUBE-MARK-MASQ - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:FLANNEL-POSTRTG - [0:0]\n\
+         -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n\
+         {postrouting}-A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination {ENDPOINT}\n\
+         -A KUBE-SERVICES -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 30080 -j KUBE-EXT-A\n\
+         -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
+         {mark}-A KUBE-EXT-A -p tcp -j DNAT --to-destination {ENDPOINT}\n\
+         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+         -A KUBE-POSTROUTING -j MASQUERADE\nCOMMIT\n",
+        ENDPOINT = match policy {
+            TrafficPolicy::Cluster => "10.244.2.11:8080",
+            TrafficPolicy::Local => "10.244.1.11:8080",
+        }
+    )
+}
+
+fn external(policy: TrafficPolicy, mangle: &str, postrouting: &str) -> Vec<Finding> {
+    let endpoint = match policy {
+        TrafficPolicy::Cluster => endpoint("10.244.2.11", "node2"),
+        TrafficPolicy::Local => endpoint("10.244.1.11", "node1"),
+    };
+    let service = Service {
+        service_type: model::ServiceType::NodePort,
+        external_policy: policy,
+        ..service("demo/web", &["10.96.0.1"], &["http:80:30080"])
+    };
+    let subject = subject(vec![service.applied(), slice_of(vec![endpoint]).applied()]);
+    let mut facts = facts(&[]);
+    facts.dumps.iptables_save = Some(node_port_rules(policy, mangle, postrouting));
+    let world = World::from_facts(&facts).unwrap();
+    let mut probes = walk(&subject, &facts, &world);
+    // The rules above are those for clients outside.
+    probes.retain(|p| p.packet.from == trace::Origin::Outside);
+    assert!(!probes.is_empty());
+    probe::findings(&probes)
+}
+
+#[test]
+fn unwanted_and_missing_masquerading_names_the_rule() {
+    for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
+        assert_eq!(external(policy, "", ""), [], "{policy:?}");
+    }
+    let flannel = "-A POSTROUTING -j FLANNEL-POSTRTG\n\
+                   -A FLANNEL-POSTRTG -d 10.244.0.0/16 -j MASQUERADE\n";
+    let found = external(TrafficPolicy::Local, "", flannel);
+    let words = ["address is to be kept", "chain FLANNEL-POSTRTG", "flannel"];
+    assert_found(&found, Cause::SourceReplaced, Weight::Partly, &words);
+    let clears = "-A FORWARD -j MARK --set-xmark 0x0/0xffffffff\n";
+    let found = external(TrafficPolicy::Cluster, clears, "");
+    let words = ["10.244.2.11:8080", "mark", "table mangle, chain FORWARD"];
+    assert_found(&found, Cause::SourceKept, Weight::Broken, &words);
+    let accepts = "-A POSTROUTING -o eth0 -j ACCEPT\n";
+    let found = external(TrafficPolicy::Cluster, "", accepts);
+    let words = [
+        "`-o eth0 -j ACCEPT`",
+        "before the Service rules in POSTROUTING",
+    ];
+    assert_found(&found, Cause::SourceKept, Weight::Broken, &words);
+}
+
+#[test]
+fn program_that_answers_for_the_cluster_ip_is_a_note() {
+    let mut facts = facts(&[]);
+    let address = vec!["10.96.0.1/32".parse().unwrap()];
+    facts.interfaces.push(trace::Interface {
+        name: "cache0".to_owned(),
+        index: 9,
+        addresses: address,
+        up: true,
+        ..trace::Interface::default()
+    });
+    let notrack = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+                   -A PREROUTING -d 10.96.0.1/32 -p tcp -j NOTRACK\n\
+                   -A OUTPUT -d 10.96.0.1/32 -p tcp -j NOTRACK\nCOMMIT\n";
+    let found = asked(facts, format!("{notrack}{}", rules("", GOOD)));
+    assert_found(
+        &found,
+        Cause::AnsweredHere,
+        Weight::Note,
+        &["cache0", "10.96.0.1"],
+    );
+    assert_healthy(&found);
+}
+
+#[test]
+fn rules_of_a_proxy_under_another_node_name_are_reported() {
+    let service = Service {
+        service_type: model::ServiceType::NodePort,
+        external_policy: TrafficPolicy::Local,
+        ..service("demo/web", &["10.96.0.1"], &["http:80:30080"])
+    };
+    let slice = slice_of(vec![endpoint("10.244.1.11", "node1")]);
+    let subject = subject(vec![service.applied(), slice.applied()]);
+    let mut facts = facts(&[]);
+    facts.dumps.iptables_save = Some(
+        "*filter\n:INPUT ACCEPT [0:0]\n:KUBE-EXTERNAL-SERVICES - [0:0]\n\
+         -A INPUT -j KUBE-EXTERNAL-SERVICES\n\
+         -A KUBE-EXTERNAL-SERVICES -p tcp -m comment --comment \"demo/web:http has no local \
+         endpoints\" -m addrtype --dst-type LOCAL -m tcp --dport 30080 -j DROP\nCOMMIT\n"
+            .to_owned(),
+    );
+    let world = World::from_facts(&facts).unwrap();
+    let mut probes = walk(&subject, &facts, &world);
+    probes.retain(|p| p.packet.from == trace::Origin::Outside);
+    let found = probe::findings(&probes);
+    let words = ["has no local endpoints", "--hostname-override"];
+    assert_found(&found, Cause::NodeName, Weight::Broken, &words);
+}
+
+#[test]
+fn rules_that_an_earlier_proxy_left_in_the_other_back_end_are_named() {
+    let mut facts = facts(&[]);
+    let stale = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n\
+                 -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n\
+                 -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j DNAT \
+                 --to-destination 10.244.9.9:8080\nCOMMIT\n";
+    facts.dumps.iptables_legacy_save = Some(stale.to_owned());
+    let found = asked(facts.clone(), rules("", GOOD));
+    let words = ["iptables-legacy", "chain KUBE-SERVICES", "sluice cleanup"];
+    assert_found(&found, Cause::StaleRules, Weight::Partly, &words);
+    // Stale rules for an address that no Service has matter to no packet.
+    let unused = stale.replace("10.96.0.1/32", "10.96.77.1/32");
+    facts.dumps.iptables_legacy_save = Some(unused);
+    assert_eq!(asked(facts, rules("", GOOD)), []);
 }

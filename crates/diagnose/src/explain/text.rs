@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use model::ServiceType;
 use trace::{Snat, Summary, Verdict};
 
+use super::expect::Expected;
 use super::finding::{Finding, Weight, listed};
-use super::probe::{Expected, Probe};
+use super::probe::Probe;
 use super::subject::Subject;
 
 /// How many endpoints or ends a list shows.
@@ -14,7 +15,7 @@ const MOST: usize = 8;
 
 /// The explanation as text.
 pub(crate) fn text(
-    subject: &Subject,
+    subject: &Subject<'_>,
     probes: &[Probe],
     findings: &[Finding],
     notes: &[String],
@@ -30,8 +31,8 @@ pub(crate) fn text(
     out
 }
 
-/// First of all what is wrong: nobody in trouble reads to the end.
-fn verdict(out: &mut String, subject: &Subject, findings: &[Finding]) {
+/// Write the problems before anything else.
+fn verdict(out: &mut String, subject: &Subject<'_>, findings: &[Finding]) {
     let wrong: Vec<&Finding> = findings
         .iter()
         .filter(|f| f.weight != Weight::Note)
@@ -40,14 +41,14 @@ fn verdict(out: &mut String, subject: &Subject, findings: &[Finding]) {
     if wrong.is_empty() {
         let _ = writeln!(
             out,
-            "{name}: nothing wrong is found on {}",
-            subject.node_name
+            "{name}: no problems found on {}",
+            subject.cluster.node_name
         );
     } else {
         let _ = writeln!(
             out,
-            "{name}: what is wrong, seen from {}",
-            subject.node_name
+            "{name}: problems found on {}",
+            subject.cluster.node_name
         );
     }
     for (number, finding) in (1..).zip(wrong) {
@@ -62,7 +63,7 @@ fn verdict(out: &mut String, subject: &Subject, findings: &[Finding]) {
             finding.cause, finding.what
         );
         if !finding.change.is_empty() {
-            let _ = writeln!(out, "     to do: {}", finding.change);
+            let _ = writeln!(out, "     fix: {}", finding.change);
         }
     }
     for finding in findings.iter().filter(|f| f.weight == Weight::Note) {
@@ -70,7 +71,7 @@ fn verdict(out: &mut String, subject: &Subject, findings: &[Finding]) {
     }
 }
 
-fn objects(out: &mut String, subject: &Subject) {
+fn objects(out: &mut String, subject: &Subject<'_>) {
     let s = &subject.service;
     let _ = writeln!(out, "\nthe objects");
     let ips = listed(&s.cluster_ips, MOST);
@@ -127,8 +128,8 @@ fn kind(kind: ServiceType) -> &'static str {
     }
 }
 
-fn plan(out: &mut String, subject: &Subject) {
-    let _ = writeln!(out, "\nthe plan on {}", subject.node_name);
+fn plan(out: &mut String, subject: &Subject<'_>) {
+    let _ = writeln!(out, "\nthe plan on {}", subject.cluster.node_name);
     for (plan, _) in &subject.plans {
         for frontend in plan.frontends() {
             let port = frontend.port.get();
@@ -154,7 +155,7 @@ fn connections(out: &mut String, probes: &[Probe]) {
     let _ = writeln!(out, "\nwhere connections go, by the rules in the kernel");
     for probe in probes {
         let _ = writeln!(out, "  from {}", probe.question());
-        if let (true, Expected::To(all)) = (probe.is_relayed(), &probe.expected) {
+        if let (true, Expected::To(all)) = (probe.is_relayed(), &probe.expected.to) {
             let all = all.iter().map(|(ip, port)| trace::Endpoint {
                 ip: *ip,
                 port: *port,
@@ -166,9 +167,9 @@ fn connections(out: &mut String, probes: &[Probe]) {
             );
             continue;
         }
-        let ends = probe.trace.summary();
+        let ends = ends(&probe.trace.summary());
         for end in ends.iter().take(MOST) {
-            let _ = writeln!(out, "    {}", shown(end));
+            let _ = writeln!(out, "    {end}");
         }
         if ends.len() > MOST {
             let _ = writeln!(out, "    … and {} more", ends.len() - MOST);
@@ -176,29 +177,65 @@ fn connections(out: &mut String, probes: &[Probe]) {
     }
 }
 
-/// `50%: to 10.244.1.11:8080, as 10.200.1.2`.
-fn shown(end: &Summary) -> String {
+/// Return a line for each end; endpoints that differ in nothing else share one.
+fn ends(all: &[Summary]) -> Vec<String> {
+    let mut groups: Vec<Vec<&Summary>> = Vec::new();
+    for end in all {
+        let is_alike = |group: &&mut Vec<&Summary>| {
+            let key = |s: &Summary| {
+                (
+                    s.verdict,
+                    s.probability,
+                    s.snat,
+                    s.hairpin,
+                    s.dnat.is_some(),
+                )
+            };
+            group.first().is_some_and(|first| key(first) == key(end))
+        };
+        match groups.iter_mut().find(is_alike) {
+            Some(group) => group.push(end),
+            None => groups.push(vec![end]),
+        }
+    }
+    groups.iter().filter_map(|group| shown(group)).collect()
+}
+
+/// `50% each: to 10.244.1.11:8080, 10.244.2.11:8080, which see 10.200.1.2 as the client`.
+fn shown(group: &[&Summary]) -> Option<String> {
+    let end = group.first()?;
     let percent = format!("{:.2}", end.probability.to_f64() * 100.0);
     let percent = percent.trim_end_matches('0').trim_end_matches('.');
-    let mut text = format!("{percent}%: ");
+    let (each, sees) = if group.len() > 1 {
+        (" each", "see")
+    } else {
+        ("", "sees")
+    };
+    let mut text = format!("{percent}%{each}: ");
     text += match (end.verdict, end.dnat) {
         (Verdict::Accept, Some(_)) => "to",
-        (Verdict::Accept, None) => "arrives, not sent anywhere else",
+        (Verdict::Accept, None) => "arrives, its destination unchanged",
         (Verdict::Drop, _) => "dropped",
         (Verdict::Reject, _) => "refused",
     };
-    if let Some(to) = end.dnat {
+    if end.dnat.is_some() {
         if end.verdict != Verdict::Accept {
-            text.push_str(" on the way to");
+            text.push_str(" on the path to");
         }
-        let _ = write!(text, " {to}");
+        let _ = write!(
+            text,
+            " {}",
+            listed(group.iter().filter_map(|s| s.dnat), MOST)
+        );
     }
     match end.snat {
         Some(Snat::Masquerade(Some(ip)) | Snat::To(ip)) => {
-            let _ = write!(text, ", which sees {ip} as the client");
+            let _ = write!(text, ", which {sees} {ip} as the client");
         }
-        Some(Snat::Masquerade(None)) => text.push_str(", which sees this node as the client"),
+        Some(Snat::Masquerade(None)) => {
+            let _ = write!(text, ", which {sees} this node as the client");
+        }
         None => {}
     }
-    text
+    Some(text)
 }

@@ -9,10 +9,10 @@ use kernel::link::routing::{ListedRoute, ListedRule, RouteType, RuleAction};
 use kernel::sysctl::{Sysctl, SysctlTree};
 use trace::{Facts, Interface, NextHop, Route, RouteKind, RoutingRule};
 
-/// The version of the facts' form that is written.
+/// Version of the format.
 const VERSION: u32 = 1;
 
-/// What is asked of the whole host.
+/// Sysctls of the whole host.
 const SYSCTLS: [&str; 9] = [
     "net/ipv4/ip_forward",
     "net/ipv4/fib_multipath_hash_policy",
@@ -25,7 +25,7 @@ const SYSCTLS: [&str; 9] = [
     "net/ipv6/conf/all/forwarding",
 ];
 
-/// What is asked of each interface, beside `all` and `default`.
+/// Sysctls of each interface, and of `all` and `default`.
 const OF_INTERFACE: [(&str, &str); 6] = [
     ("ipv4", "accept_local"),
     ("ipv4", "forwarding"),
@@ -35,9 +35,9 @@ const OF_INTERFACE: [(&str, &str); 6] = [
     ("ipv6", "forwarding"),
 ];
 
-/// The facts without the rules.
+/// Collect the facts without the rules.
 pub(super) fn collect() -> anyhow::Result<Facts> {
-    let mut netlink = RtNetlink::open().context("reading this host's interfaces")?;
+    let mut netlink = RtNetlink::open().context("cannot read this host's interfaces")?;
     let links = netlink.links()?;
     let names: HashMap<u32, &str> = links.iter().map(|l| (l.index, l.name.as_str())).collect();
     let addresses = netlink.addresses()?;
@@ -79,7 +79,7 @@ pub(super) fn collect() -> anyhow::Result<Facts> {
     })
 }
 
-/// `None` where this kernel (or namespace) has no such setting.
+/// Return a sysctl; `None` if this kernel or namespace lacks it.
 fn read(path: &'static str) -> Option<String> {
     SysctlTree::default().read(&Sysctl::new(path)).ok()
 }
@@ -99,7 +99,7 @@ fn sysctls(interfaces: &[Interface]) -> BTreeMap<String, String> {
                 "ipv4" => netfilter::iptables::Family::Ipv4,
                 _ => netfilter::iptables::Family::Ipv6,
             };
-            // As sysctl(8): where dots separate, a dot of a name is a slash.
+            // As in sysctl(8), `/` stands for a dot in a name.
             let key = format!("net.{version}.conf.{}.{setting}", name.replace('.', "/"));
             if let Ok(value) = tree.read(&Sysctl::of_interface(family, name, setting)) {
                 found.insert(key, value);
@@ -109,7 +109,7 @@ fn sysctls(interfaces: &[Interface]) -> BTreeMap<String, String> {
     found
 }
 
-/// `None` for kinds that say nothing about where packets go.
+/// Return the kind of a route; `None` for kinds that do not decide where packets go.
 fn kind(kind: RouteType) -> Option<RouteKind> {
     Some(match kind {
         RouteType::Unicast => RouteKind::Unicast,
@@ -162,7 +162,7 @@ fn route(route: &ListedRoute, names: &HashMap<u32, &str>) -> Option<Route> {
     })
 }
 
-/// The policy rules; a note for each that has conditions which facts have no words for.
+/// Convert the policy rules, with a note for each that facts cannot express.
 fn policy(listed: Vec<ListedRule>, notes: &mut Vec<String>) -> Vec<RoutingRule> {
     let mut rules = Vec::new();
     for rule in listed {
@@ -173,7 +173,7 @@ fn policy(listed: Vec<ListedRule>, notes: &mut Vec<String>) -> Vec<RoutingRule> 
             RuleAction::Prohibit => Some(RouteKind::Prohibit),
             _ => {
                 notes.push(format!(
-                    "ip rule {} is not understood and left out",
+                    "ip rule {} is left out: its action is unknown",
                     rule.priority
                 ));
                 continue;
@@ -182,7 +182,7 @@ fn policy(listed: Vec<ListedRule>, notes: &mut Vec<String>) -> Vec<RoutingRule> 
         if !rule.other.is_empty() {
             let conditions = rule.other.join(", ");
             notes.push(format!(
-                "ip rule {} has {conditions}, which is not understood: the rule is left out",
+                "ip rule {} is left out: unknown conditions {conditions}",
                 rule.priority
             ));
             continue;

@@ -1,4 +1,4 @@
-//! What the host's tools print of its rules.
+//! The host's rules, as its tools print them.
 
 use std::io;
 use std::path::Path;
@@ -13,10 +13,10 @@ use model::IpFamily;
 use netfilter::nft::text::table_text;
 use trace::Facts;
 
-/// What a tool may take to print a very large rule set on a busy machine.
+/// Time limit for a tool; large rule sets take long on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Fills in the dumps. What cannot be had and could matter becomes a note.
+/// Fill in the dumps. A note names each dump that is missing and could matter.
 pub(super) fn collect(facts: &mut Facts) {
     for family in [Family::Ipv4, Family::Ipv6] {
         iptables(facts, family);
@@ -27,12 +27,12 @@ pub(super) fn collect(facts: &mut Facts) {
         Path::new("/sys/module/ip_set").exists()
     });
     facts.dumps.ipvsadm_save = tool("ipvsadm-save", &["-n"], notes, || {
-        // Three lines of head, then the virtual servers.
+        // The virtual servers follow three header lines.
         std::fs::read_to_string("/proc/net/ip_vs").is_ok_and(|t| t.lines().count() > 3)
     });
 }
 
-/// Of each back end, what it has; where only one has rules, it is `iptables-save`'s.
+/// Add the rules of each back end.
 fn iptables(facts: &mut Facts, family: Family) {
     let nft = backend(family, Backend::Nft, &mut facts.notes);
     let legacy = if may_have_legacy(family) {
@@ -40,18 +40,14 @@ fn iptables(facts: &mut Facts, family: Family) {
     } else {
         None
     };
-    let (main, second) = match (nft, legacy) {
-        (Some(nft), legacy) => (Some(nft), legacy),
-        (None, legacy) => (legacy, None),
-    };
     let dumps = &mut facts.dumps;
     match family {
-        Family::Ipv4 => (dumps.iptables_save, dumps.iptables_legacy_save) = (main, second),
-        Family::Ipv6 => (dumps.ip6tables_save, dumps.ip6tables_legacy_save) = (main, second),
+        Family::Ipv4 => (dumps.iptables_save, dumps.iptables_legacy_save) = (nft, legacy),
+        Family::Ipv6 => (dumps.ip6tables_save, dumps.ip6tables_legacy_save) = (nft, legacy),
     }
 }
 
-/// Whether the kernel has legacy tables. Asked first, since the tool loads modules.
+/// Whether the kernel has legacy tables. Checked first, because the tool loads modules.
 fn may_have_legacy(family: Family) -> bool {
     let names = match family {
         Family::Ipv4 => "/proc/net/ip_tables_names",
@@ -64,13 +60,13 @@ fn backend(family: Family, backend: Backend, notes: &mut Vec<String>) -> Option<
     let Ok(tools) = ToolSet::find(family, backend) else {
         if backend == Backend::Legacy {
             notes.push(format!(
-                "{family} has legacy iptables rules, and no iptables-legacy-save is there to read \
-                 them: they are not considered"
+                "{family} has iptables-legacy rules, which are not considered: iptables-legacy-save is \
+                 not installed"
             ));
         }
         return None;
     };
-    // With counters, which a diagram shows; without -t, which would make the tables.
+    // With counters, which diagrams show. -t would create the tables.
     let program = tools.save.display().to_string();
     let text = printed(&program, &["-c"], notes)?;
     text.lines()
@@ -91,7 +87,7 @@ fn nft(facts: &mut Facts) {
     }
 }
 
-/// Without nft: the tables of kube-proxy's name, read over netlink.
+/// Return the tables named kube-proxy, read over netlink, for hosts without nft.
 fn own_tables(notes: &mut Vec<String>) -> Option<String> {
     let mut text = String::new();
     for family in IpFamily::ALL {
@@ -109,14 +105,13 @@ fn own_tables(notes: &mut Vec<String>) -> Option<String> {
         }
     }
     notes.push(format!(
-        "nft is not there: of nf_tables only the tables {} were read, and rules of others are not \
-         considered",
+        "nft is not installed: only the nf_tables tables {} are considered",
         dataplane::nftables::TABLE
     ));
     (!text.is_empty()).then_some(text)
 }
 
-/// What a tool prints; `None` where it is not there, with a note where that `matters`.
+/// Return the output of a tool; `None` if it is not installed, with a note if that `matters`.
 fn tool(
     program: &str,
     arguments: &[&str],
@@ -124,12 +119,12 @@ fn tool(
     matters: impl Fn() -> bool,
 ) -> Option<String> {
     match exec::run(Command::new(program).args(arguments), b"", LIMIT) {
-        // Without the kernel's module the tools fail, and there is nothing to read.
+        // Without the kernel module the tool fails, and there is nothing to read.
         Ok(output) if !output.status.success() && !matters() => None,
         Ok(output) => accepted(program, &output, notes).filter(|t| !t.trim().is_empty()),
         Err(error) => {
             if matters() {
-                notes.push(format!("{error}: what it would print is not considered"));
+                notes.push(format!("{error}; its output is not considered"));
             }
             None
         }

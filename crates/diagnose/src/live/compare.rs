@@ -1,33 +1,33 @@
-//! What the kernel did, beside what was predicted.
+//! Comparison of what the kernel did with the prediction.
 
 use trace::{Fraction, Outcome, Snat, Step, Trace, Verdict};
 
 use super::follow::End;
 use super::observe::Observation;
 
-/// How they compare.
+/// Result of the comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Comparison {
-    /// The kernel did what this outcome says, of which the odds were these.
+    /// The kernel did what an outcome predicts; with the odds of such outcomes.
     Agrees(Fraction),
-    /// The packet arrived where this outcome has it, of which the odds were these, by other rules.
-    OtherWay(Fraction, Difference),
-    /// No outcome says what the kernel did; from the one that comes nearest.
+    /// The packet ended where an outcome predicts, by other rules; with the odds of such outcomes.
+    OtherPath(Fraction, Difference),
+    /// No outcome predicts what the kernel did; with the difference from the nearest one.
     Differs(Difference),
 }
 
-/// Where the ways part.
+/// Where prediction and kernel diverge.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Difference {
-    /// The step that was predicted; `None` where the prediction was at its end.
+    /// The predicted step; `None` at the end of the prediction.
     pub(super) predicted: Option<Step>,
-    /// What the kernel did instead; `None` where the packet was at its end.
+    /// The kernel's step; `None` at the end of the packet's path.
     pub(super) kernel: Option<Step>,
-    /// In words.
+    /// The difference as text.
     pub(super) what: String,
 }
 
-/// Compares. `is_silent` are steps of which the kernel says nothing: rules of legacy iptables.
+/// Compare. `is_silent` selects steps that the kernel does not report: rules of iptables-legacy.
 pub(super) fn compare(
     predicted: &Trace,
     seen: &Observation,
@@ -41,7 +41,7 @@ pub(super) fn compare(
                 return Comparison::Agrees(odds);
             }
             Some((far, difference)) => {
-                // Of those that come equally far, one that had something more to say.
+                // Of outcomes that agree equally far, prefer one with a further step.
                 let rank = (far, difference.predicted.is_some());
                 if nearest.as_ref().is_none_or(|(best, _)| rank > *best) {
                     nearest = Some((rank, difference));
@@ -63,17 +63,17 @@ pub(super) fn compare(
     if odds.is_zero() {
         Comparison::Differs(difference)
     } else {
-        Comparison::OtherWay(odds, difference)
+        Comparison::OtherPath(odds, difference)
     }
 }
 
-/// Of all outcomes of a kind.
+/// Return the odds of all outcomes of a kind.
 fn odds(predicted: &Trace, wanted: impl Fn(&Outcome) -> bool) -> Fraction {
     let all = predicted.outcomes.iter().filter(|o| wanted(o));
     all.fold(Fraction::ZERO, |sum, o| sum.plus(o.probability))
 }
 
-/// After how many steps an outcome is not what the kernel did; `None` where it is.
+/// Return after how many steps an outcome differs from the kernel; `None` if it does not.
 fn parting(
     outcome: &Outcome,
     seen: &Observation,
@@ -126,8 +126,8 @@ fn parted(
     predicted: Option<&Step>,
     kernel: Option<&Step>,
 ) -> Difference {
-    // Where one is at its end, how it ended says more than that no rule came after.
-    let told = |step: Option<&Step>, of: &Outcome| {
+    // At the end of a path its last step says more than the missing rule.
+    let described = |step: Option<&Step>, of: &Outcome| {
         let step = step.or(of.path.last());
         step.map_or_else(|| of.verdict.to_string(), place)
     };
@@ -135,9 +135,9 @@ fn parted(
         predicted: predicted.cloned(),
         kernel: kernel.cloned(),
         what: format!(
-            "predicted was {}; the kernel had {}",
-            told(predicted, outcome),
-            told(kernel, happened)
+            "predicted was {}; the kernel did {}",
+            described(predicted, outcome),
+            described(kernel, happened)
         ),
     }
 }
@@ -146,21 +146,22 @@ fn parted(
 fn place(step: &Step) -> String {
     let Step {
         hook,
-        family,
-        table,
         chain,
         rule,
         effect,
-        did: _,
+        ..
     } = step;
     if chain.is_empty() {
         format!("{hook}: {rule} => {effect}")
     } else {
-        format!("{hook}, {family} {table} {chain}: {rule} => {effect}")
+        format!("{hook}, {}: {rule} => {effect}", trace::place(step))
     }
 }
 
-/// Verdict and translations; `Err` with what differs.
+/// Compare verdict and translations.
+///
+/// # Errors
+/// The difference as text.
 fn ends_alike(predicted: &Outcome, happened: &Outcome, seen: &Observation) -> Result<(), String> {
     let lost = seen.end == End::Lost && predicted.verdict != Verdict::Accept;
     if predicted.verdict != happened.verdict && !lost {
@@ -179,7 +180,7 @@ fn ends_alike(predicted: &Outcome, happened: &Outcome, seen: &Observation) -> Re
         let [a, b] = [predicted.dnat, happened.dnat].map(|to| shown(to.map(|e| e.to_string())));
         return Err(format!("predicted destination: {a}; the kernel's: {b}"));
     }
-    // A packet that is kept on its way has not come to where its source is translated.
+    // A packet that does not pass never reaches the translation of its source.
     if happened.verdict != Verdict::Accept || !seen.is_whole {
         return Ok(());
     }
@@ -189,7 +190,7 @@ fn ends_alike(predicted: &Outcome, happened: &Outcome, seen: &Observation) -> Re
         None => None,
     };
     let (wanted, got) = (source(predicted.snat), source(happened.snat));
-    // A masquerade to the address that the packet has already cannot be seen.
+    // A masquerade to the packet's own address is not visible.
     let is_own = wanted.is_some_and(|ip| ip == seen.packet.src) && got.is_none();
     let is_unknown = matches!(predicted.snat, Some(Snat::Masquerade(None))) && got.is_some();
     if wanted != got && !is_own && !is_unknown {

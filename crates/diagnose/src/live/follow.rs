@@ -1,4 +1,4 @@
-//! One packet, picked out of what the kernel tells, to the end of its way.
+//! Sorts the kernel's events by packet, and follows each packet to its end.
 
 use netfilter::nft::{Family, Policy, TraceEvent, TraceKind, TracedPacket, Verdict};
 
@@ -7,16 +7,16 @@ use super::table;
 /// An event with the family of its table.
 pub(super) type Event = (Family, TraceEvent);
 
-/// How the way of a packet ended.
+/// How the path of a packet ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// It left this node.
     Left,
     /// It was delivered on this node.
     Delivered,
-    /// A rule or a policy of nf_tables kept it.
+    /// A rule or a policy of nf_tables dropped it.
     Kept,
-    /// It was not seen again, and nothing of nf_tables kept it.
+    /// It was not seen again, although nf_tables did not drop it.
     Lost,
 }
 
@@ -27,19 +27,19 @@ pub(super) struct Follower {
     table: String,
     /// The index of the loopback interface.
     loopback: Option<u32>,
-    /// In the order in which they were first seen.
+    /// Packets, in the order of their first events.
     ways: Vec<Way>,
-    /// How many packets of known connections came by.
+    /// Number of packets of known connections.
     pub(super) known: usize,
 }
 
-/// What one packet met so far.
+/// The events of one packet so far.
 #[derive(Debug)]
 struct Way {
-    /// By which its events are told; another after it came back in through loopback.
+    /// The id of its events; it changes when the packet enters again through loopback.
     id: u32,
     events: Vec<Event>,
-    /// As it was last seen.
+    /// The packet in its last event.
     last: TracedPacket,
     state: State,
 }
@@ -48,7 +48,7 @@ struct Way {
 enum State {
     /// On its way.
     Going,
-    /// It went out through loopback, and comes back in under another number.
+    /// It left through loopback, and enters again with another id.
     Looping,
     Ended(End),
     /// It belongs to a known connection.
@@ -65,7 +65,7 @@ impl Follower {
         }
     }
 
-    /// Takes note of an event.
+    /// Record an event.
     pub(super) fn take(&mut self, event: Event) {
         let id = event.1.id;
         let place = match starts(&event.1) {
@@ -105,7 +105,7 @@ impl Follower {
         way.events.push(event);
     }
 
-    /// The packet that went out through loopback and comes in again with this event.
+    /// Return the packet that left through loopback and enters again with this event.
     fn looping(&self, event: &TraceEvent) -> Option<usize> {
         let now = event.packet.filter(|p| p.iif == self.loopback)?;
         self.ways.iter().position(|w| {
@@ -114,7 +114,7 @@ impl Follower {
         })
     }
 
-    /// A new packet; or one on its way that has another number now, as after a bridge: only its
+    /// Add a new packet, or find the one that has another id now, as after a bridge: only its
     /// destination can have changed.
     fn place(&mut self, event: &TraceEvent) -> Option<usize> {
         let now = event.packet?;
@@ -133,18 +133,18 @@ impl Follower {
             .rposition(|w| w.state == State::Going && source(w.last) == source(now))
     }
 
-    /// The chain that looks at connection tracking came to its end without its rule: the connection
-    /// is an old one.
+    /// Whether the chain that tests for new connections ended without a match: the connection is
+    /// known.
     fn is_known(&self, event: &TraceEvent) -> bool {
         let tracked = [table::TRACKED_INCOMING, table::TRACKED_MADE_HERE];
         event.table == self.table
             && tracked.contains(&event.chain.as_str())
-            // The first event is not of the rule.
+            // The first event is not the rule's.
             && event.packet.is_some()
             && !matches!(event.kind, TraceKind::Rule { .. })
     }
 
-    /// The first packet whose way is at its end. When it is `quiet`, no more is to come of any.
+    /// Return the first packet whose path has ended. If it is `quiet`, no more events are expected.
     pub(super) fn done(&mut self, quiet: bool) -> Option<(Vec<Event>, End)> {
         let end = |way: &Way| match way.state {
             State::Ended(end) => Some(end),
@@ -159,7 +159,7 @@ impl Follower {
         Some((self.ways.swap_remove(place).events, end))
     }
 
-    /// Whether any packet is on its way.
+    /// Whether a packet is on its way.
     pub(super) fn has_any(&self) -> bool {
         self.ways.iter().any(|w| w.state != State::OfNoInterest)
     }
@@ -171,7 +171,8 @@ fn starts(event: &TraceEvent) -> bool {
     event.packet.is_some() && first.contains(&event.chain.as_str())
 }
 
-/// After the last chain of POSTROUTING. Its end is told twice, with the packet and without.
+/// Whether this is the end of the last chain in POSTROUTING, which is reported twice, with the packet
+/// and without.
 fn left(event: &TraceEvent, before: State, loopback: Option<u32>) -> State {
     match event.packet {
         Some(packet) if loopback.is_some() && packet.oif == loopback => State::Looping,

@@ -23,19 +23,19 @@ use kernel::nfnetlink::{
 use kernel::process::Termination;
 use netfilter::nft::Op;
 use serde_json::{Value, json};
-use trace::{Facts, Packet, Proto, Step, Style, Trace, Verdict, World};
+use trace::{Backend, Facts, Packet, Proto, Step, Style, Trace, Verdict, World};
 
 use crate::request::{Start, packet_between};
 use compare::{Comparison, compare};
 use follow::{End, Event, Follower};
 use observe::{Observation, Rules};
 
-/// After this long without an event a packet is taken to have gone no further.
+/// Time without an event after which a packet's path counts as ended.
 const QUIET: Duration = Duration::from_millis(500);
-/// How often somebody else may change the rules while they are read.
+/// How many times the rules are read again because another program changes them.
 const ATTEMPTS: u32 = 10;
 
-/// What decides about packets on this host, at one moment.
+/// Everything that decides about packets on this host, at one moment.
 struct Snapshot {
     facts: Facts,
     world: World,
@@ -43,11 +43,11 @@ struct Snapshot {
     generation: Generation,
 }
 
-/// A packet of the flow, to its end.
+/// The events of a packet, to its end.
 struct Caught {
     events: Vec<Event>,
     end: End,
-    /// The rules were changed since tracing began.
+    /// The rules have changed since tracing began.
     changed: bool,
 }
 
@@ -137,7 +137,7 @@ pub fn run(request: &Request, tell: impl Fn(&str)) -> anyhow::Result<Report> {
 }
 
 impl Snapshot {
-    /// Reads everything until nothing was changed meanwhile.
+    /// Read everything; repeat if the rules change meanwhile.
     fn take(nft: &mut NfTables) -> anyhow::Result<Self> {
         for _ in 0..ATTEMPTS {
             let (chains, generation) = nft.chains()?;
@@ -166,13 +166,8 @@ impl Snapshot {
         }
     }
 
-    /// Tells steps that no event can be of: those of legacy iptables.
+    /// Return a test for steps that cause no event: those of iptables-legacy.
     fn silent_tables(&self) -> impl Fn(&Step) -> bool + use<> {
-        let dumps = &self.facts.dumps;
-        let mixed = [
-            ("ip", dumps.iptables_legacy_save.is_some()),
-            ("ip6", dumps.ip6tables_legacy_save.is_some()),
-        ];
         let traced: HashSet<(&'static str, String, String)> = self
             .chains
             .iter()
@@ -182,18 +177,16 @@ impl Snapshot {
             })
             .collect();
         move |step| {
-            const OF_IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
             if step.chain.is_empty() {
                 return false;
             }
-            let both = mixed.contains(&(step.family, true));
-            both && OF_IPTABLES.contains(&&*step.table)
+            step.backend == Some(Backend::Legacy)
                 || !traced.contains(&(step.family, step.table.clone(), step.chain.clone()))
         }
     }
 }
 
-/// Switches tracing on for the flow.
+/// Start to trace the flow.
 fn start(
     nft: &mut NfTables,
     snapshot: &mut Snapshot,
@@ -202,19 +195,19 @@ fn start(
 ) -> anyhow::Result<(Tracing, TableId)> {
     let name = format!("{}{}", table::PREFIX, std::process::id());
     let own = TableId::new(table::family(asked.dst), name);
-    let comment = "sluice trace --live; it goes when that ends";
+    let comment = "sluice trace --live; removed when it ends";
     let ops = table::ops(asked, sport);
     for _ in 0..ATTEMPTS {
         match Tracing::start(own.clone(), comment, &ops, Some(snapshot.generation)) {
             Ok(tracing) => return Ok((tracing, own)),
             Err(TransactionError::GenerationChanged) => *snapshot = Snapshot::take(nft)?,
-            Err(error) => return Err(error).context("having nf_tables trace the flow"),
+            Err(error) => return Err(error).context("cannot make nf_tables trace the flow"),
         }
     }
     bail!("the rules of nf_tables change faster than they can be read")
 }
 
-/// Tables of runs that were killed, on kernels that do not take them away themselves.
+/// Remove the tables of killed runs, which older kernels do not remove themselves.
 fn remove_leftovers(nft: &mut NfTables, chains: &[ListedChain], tell: &impl Fn(&str)) {
     let mut tables: Vec<&TableId> = chains.iter().map(|c| &c.table).collect();
     tables.dedup();
@@ -238,7 +231,7 @@ fn remove_leftovers(nft: &mut NfTables, chains: &[ListedChain], tell: &impl Fn(&
     }
 }
 
-/// Waits for a packet and follows it to its end. Tracing is off when this returns, however it does.
+/// Wait for a packet and follow it to its end. Tracing has ended when this returns.
 fn catch(
     args: &Request,
     mut tracing: Tracing,
@@ -269,14 +262,14 @@ fn catch(
                 }
             }
             Heard::Nothing => {}
-            // What is known of the packets on their way has gaps: the next one is as good.
+            // The events of packets so far have gaps: wait for another packet.
             Heard::Overrun => follower = Follower::new(&own.name, loopback.map(|i| i.index)),
         }
         if let Some(done) = follower.done(last.elapsed() > QUIET) {
             break done;
         }
         if begun.elapsed() > limit && !follower.has_any() {
-            bail!("{}", nobody(args, asked, follower.known));
+            bail!("{}", timed_out(args, asked, follower.known));
         }
     };
     let changed = tracing.generation()?.generation != snapshot.generation.next();
@@ -295,7 +288,7 @@ fn flow(asked: &Packet) -> String {
     format!("{} {} -> {to}", asked.proto, asked.src)
 }
 
-/// How to have such a packet sent.
+/// Return a command that sends such a packet.
 fn provoke(asked: &Packet) -> String {
     let Packet { dst, dport, .. } = asked;
     match asked.proto {
@@ -309,7 +302,7 @@ fn provoke(asked: &Packet) -> String {
 
 fn invitation(args: &Request, asked: &Packet) -> String {
     format!(
-        "waiting up to {} s for a packet that opens a connection {}; to provoke one, where {} is: {}",
+        "waiting up to {} s for a packet that opens a connection {}; to send one, on {}: {}",
         args.timeout.as_secs(),
         flow(asked),
         asked.src,
@@ -317,18 +310,16 @@ fn invitation(args: &Request, asked: &Packet) -> String {
     )
 }
 
-fn nobody(args: &Request, asked: &Packet, known: usize) -> String {
+fn timed_out(args: &Request, asked: &Packet, known: usize) -> String {
     let others = match known {
         0 => String::new(),
         n => format!(
-            " ({n} packets of connections that the kernel knows already did: these go where their \
-             first one went)"
+            " ({n} packets of known connections did; they take the path of their first packet)"
         ),
     };
     format!(
-        "no packet that opens a connection {} came to this node within {} s{others}. Is it sent, \
-         and from that address? Look with: tcpdump -ni any host {} and host {}. To provoke one: \
-         {}, or --send",
+        "no packet that opens a connection {} arrived within {} s{others}; check that one is sent, \
+         from that address: tcpdump -ni any host {} and host {}. To send one: {}, or pass --send",
         flow(asked),
         args.timeout.as_secs(),
         asked.src,
@@ -351,7 +342,7 @@ impl Report {
         let kernel = trace::to_json(&self.seen.trace);
         let (agrees, odds, difference) = match &self.comparison {
             Comparison::Agrees(odds) => (true, Some(odds.to_f64()), None),
-            Comparison::OtherWay(odds, d) => (true, Some(odds.to_f64()), Some(d)),
+            Comparison::OtherPath(odds, d) => (true, Some(odds.to_f64()), Some(d)),
             Comparison::Differs(d) => (false, None, Some(d)),
         };
         value["live"] = json!({
@@ -367,7 +358,7 @@ impl Report {
         value
     }
 
-    /// The report for people.
+    /// The report as text.
     pub fn text(&self, style: Style) -> String {
         let packet = &self.seen.packet;
         let predicted = trace::render_tree(packet, &self.predicted, style);
@@ -379,7 +370,7 @@ impl Report {
                 "The kernel did what was predicted, for which the odds were {}.",
                 trace::percent(*odds)
             ),
-            Comparison::OtherWay(odds, difference) => writeln!(
+            Comparison::OtherPath(odds, difference) => writeln!(
                 out,
                 "The packet ended as predicted, for which the odds were {}, but by another path: {}.",
                 trace::percent(*odds),

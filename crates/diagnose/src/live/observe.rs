@@ -1,4 +1,4 @@
-//! What the kernel told of a packet, in the form of a prediction.
+//! Converts the kernel's events about a packet to the form of a prediction.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -8,13 +8,14 @@ use netfilter::iptables::Target;
 use netfilter::nft::{ChainKind, Family, Policy, TraceEvent, TraceKind, TracedPacket, Verdict};
 use netfilter::nft_lang::Statement;
 use trace::{
-    Did, Endpoint, Flow, Fraction, Origin, Outcome, Packet, Proto, Snat, Step, Trace, World,
+    Backend, Did, Endpoint, Flow, Fraction, Origin, Outcome, Packet, Proto, Snat, Step, Trace,
+    World,
 };
 
 use super::follow::{End, Event};
 use super::table;
 
-/// The rules at the time at which the packet went by.
+/// The rules at the time of the packet.
 pub(super) struct Rules<'a> {
     pub(super) world: &'a World,
     pub(super) chains: HashMap<(TableId, String), ListedChain>,
@@ -24,15 +25,14 @@ pub(super) struct Rules<'a> {
     pub(super) own: &'a str,
 }
 
-/// A packet that was seen, and what became of it.
+/// A packet and what happened to it.
 #[derive(Debug)]
 pub(super) struct Observation {
-    /// As it came.
+    /// The packet as it started.
     pub(super) packet: Packet,
-    /// One outcome, that which happened.
+    /// One outcome: what happened.
     pub(super) trace: Trace,
-    /// Places in its path of steps that let the packet go on and change nothing that a prediction
-    /// would mention.
+    /// Indices of steps in its path that only let the packet pass, which a prediction does not list.
     pub(super) passing: HashSet<usize>,
     /// How it ended.
     pub(super) end: End,
@@ -40,7 +40,7 @@ pub(super) struct Observation {
     pub(super) is_whole: bool,
 }
 
-/// The rule of an event, as the dumps have it.
+/// The rule of an event, from the dumps.
 struct Found {
     text: String,
     rejects: bool,
@@ -63,7 +63,7 @@ impl Rules<'_> {
                     .or_else(|| self.of_nft(family, event, place))
             })
             .unwrap_or_else(|| Found {
-                text: format!("a rule that is in no dump (handle {handle})"),
+                text: format!("a rule that no dump contains (handle {handle})"),
                 rejects: false,
                 masquerades: false,
             })
@@ -116,8 +116,7 @@ impl Rules<'_> {
     }
 }
 
-/// Puts together what happened to a packet of the kind of `asked`. `None` where its beginning is
-/// missing.
+/// Combine the events of a packet of the kind of `asked`; `None` if its beginning is missing.
 pub(super) fn observe(
     rules: &Rules<'_>,
     asked: &Packet,
@@ -159,7 +158,7 @@ fn ports(proto: Proto, packet: TracedPacket) -> Option<(u16, u16)> {
     })
 }
 
-/// The packet's way so far.
+/// The packet's path so far.
 struct Walk<'a> {
     rules: &'a Rules<'a>,
     proto: Proto,
@@ -169,14 +168,14 @@ struct Walk<'a> {
     /// Whether the base chain that the packet is in is one of NAT.
     in_nat: bool,
     mark: u32,
-    /// Source and destination as last seen, and at first.
+    /// Source and destination, in the last and in the first event.
     now: (Endpoint, Endpoint),
     before: (Endpoint, Endpoint),
-    /// Where the path has the last rule of NAT, until the packet is seen again.
+    /// Index of the last NAT rule in the path, until an event shows the packet again.
     translated: Option<usize>,
     masquerades: bool,
     rejected: bool,
-    /// It went out through loopback.
+    /// It left through loopback.
     came_back: bool,
     out: Option<String>,
 }
@@ -208,7 +207,7 @@ impl<'a> Walk<'a> {
             self.see(packet);
         }
         if event.table == self.rules.own {
-            // Of several events of a chain one has the packet.
+            // Only one of several events of a chain contains the packet.
             if event.packet.is_some() {
                 self.note(event);
             }
@@ -222,6 +221,7 @@ impl<'a> Walk<'a> {
         let hook = self.hook;
         let step = |rule: String, effect: String, did: Did| Step {
             hook,
+            backend: Some(Backend::NfTables),
             family: family.word(),
             table: event.table.clone(),
             chain: event.chain.clone(),
@@ -255,7 +255,7 @@ impl<'a> Walk<'a> {
         self.mark = event.mark;
     }
 
-    /// Whether the packet is in a chain of NAT, or of one that such a chain led to.
+    /// Whether the packet is in a NAT chain, or in one called from there.
     fn is_nat(&mut self, base: Option<netfilter::nft::BaseChain>) -> bool {
         match base {
             Some(base) => {
@@ -266,7 +266,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The packet's header, before a base chain: what NAT did since it was last seen.
+    /// Compare the packet's header before a base chain with the last one: the difference is NAT's.
     fn see(&mut self, packet: TracedPacket) {
         let Some((src, dst)) = packet.addresses else {
             return;
@@ -286,7 +286,7 @@ impl<'a> Walk<'a> {
         if let Some(step) = self.translated.take().and_then(|i| self.path.get_mut(i))
             && !changes.is_empty()
         {
-            // In place of "accept", which is what a translation says to the chain.
+            // Replaces "accept", the verdict of a translation.
             let kept = step.effect.strip_suffix("accept").unwrap_or(&step.effect);
             step.effect = format!("{kept}{}", changes.join(", "));
         } else {
@@ -297,10 +297,11 @@ impl<'a> Walk<'a> {
         self.now = now;
     }
 
-    /// Something that is not a rule's doing.
+    /// Add a step that no rule caused.
     fn outside(&mut self, hook: &'static str, rule: &str, effect: String) {
         self.path.push(Step {
             hook,
+            backend: None,
             family: if self.now.1.ip.is_ipv6() { "ip6" } else { "ip" },
             table: String::new(),
             chain: String::new(),
@@ -310,7 +311,7 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// A chain of our own: how far the packet came.
+    /// Record an event of our own chains, which shows how far the packet got.
     fn note(&mut self, event: &TraceEvent) {
         let oif = event.packet.and_then(|p| p.oif);
         let (src, dst) = self.now;
@@ -321,7 +322,7 @@ impl<'a> Walk<'a> {
                 let through = self.rules.interface(oif);
                 self.outside("routing", "seen", format!("sent on through {through}"));
             }
-            // It never left, and that is said already.
+            // It did not leave, which is recorded already.
             table::FOR_THIS_NODE if self.came_back => {}
             table::FOR_THIS_NODE => self.outside("routing", "seen", "for this node".to_owned()),
             table::DELIVERED => {
@@ -393,7 +394,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What a rule did to the packet's way; a reject is seen as the drop that it ends in.
+/// Return what a rule did; a reject appears as a drop.
 fn did(verdict: Option<&Verdict>) -> Did {
     match verdict {
         Some(Verdict::Accept) => Did::Accepted,
@@ -402,7 +403,7 @@ fn did(verdict: Option<&Verdict>) -> Did {
     }
 }
 
-/// What a rule did, in words, and whether that is nothing that a prediction would mention.
+/// Return what a rule did as text, and whether a prediction leaves it out.
 fn effect(mark: u32, before: u32, verdict: Option<&Verdict>, found: &Found) -> (String, bool) {
     let mut words = Vec::new();
     if mark != before {
@@ -416,7 +417,7 @@ fn effect(mark: u32, before: u32, verdict: Option<&Verdict>, found: &Found) -> (
         Some(Verdict::Return) => words.push("return".to_owned()),
         Some(Verdict::Jump(chain)) => words.push(format!("jump {chain}")),
         Some(Verdict::Goto(chain)) => words.push(format!("goto {chain}")),
-        None => words.push("taken out of the chains (queued, or stolen)".to_owned()),
+        None => words.push("taken from the chains (queued or stolen)".to_owned()),
     }
     let passes = verdict == Some(&Verdict::Continue);
     if words.is_empty() {

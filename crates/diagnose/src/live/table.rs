@@ -1,4 +1,4 @@
-//! The table that has the kernel trace one flow, and tell how far its packets come.
+//! The table that makes the kernel trace one flow and report how far its packets get.
 
 use std::net::IpAddr;
 
@@ -9,29 +9,29 @@ use netfilter::nft::{
 };
 use trace::{Packet, Proto};
 
-/// How the tables' names begin; the process's number follows.
+/// Prefix of the tables' names; the process id follows.
 pub(super) const PREFIX: &str = "sluice-trace-";
-/// Where packets that come in are marked for tracing, before anything else sees them.
+/// The chain that marks incoming packets for tracing, before all other chains.
 pub(super) const INCOMING: &str = "incoming";
-/// The same for packets that this node makes.
+/// The chain that marks packets of this node for tracing.
 pub(super) const MADE_HERE: &str = "made-here";
-/// Whether connection tracking has not seen the connection before: then a rule holds.
+/// The chain whose rule matches incoming packets of new connections.
 pub(super) const TRACKED_INCOMING: &str = "tracked-incoming";
-/// The same for packets that this node makes.
+/// The chain whose rule matches this node's packets of new connections.
 pub(super) const TRACKED_MADE_HERE: &str = "tracked-made-here";
-/// Routing has chosen to send the packet on.
+/// The chain that packets reach if routing forwards them.
 pub(super) const SENT_ON: &str = "sent-on";
-/// Routing has chosen to deliver it here.
+/// The chain that packets reach if routing delivers them here.
 pub(super) const FOR_THIS_NODE: &str = "for-this-node";
-/// Nothing after this keeps the packet from being delivered.
+/// The last chain before delivery.
 pub(super) const DELIVERED: &str = "delivered";
-/// Nothing after this keeps the packet from leaving.
+/// The last chain before a packet leaves.
 pub(super) const LEAVES: &str = "leaves";
 
-/// So many packets a second are traced, so that a flow of many does not slow the node down.
+/// Traced packets per second, so that a busy flow does not slow the node down.
 const PER_SECOND: u64 = 5;
 
-/// The family of the tables for packets to an address.
+/// Return the table's family for packets to an address.
 pub(super) fn family(dst: IpAddr) -> Family {
     match dst {
         IpAddr::V4(_) => Family::Ip,
@@ -39,7 +39,7 @@ pub(super) fn family(dst: IpAddr) -> Family {
     }
 }
 
-/// What is in the table. With a `sport`, only packets from that port are meant.
+/// Return the operations that make the table. With a `sport`, only packets from that port match.
 pub(super) fn ops(packet: &Packet, sport: Option<u16>) -> Vec<Op> {
     // After connection tracking (-200), before anything rewrites the destination (-100).
     const TRACKED: i32 = -199;
@@ -85,7 +85,7 @@ pub(super) fn ops(packet: &Packet, sport: Option<u16>) -> Vec<Op> {
     ops
 }
 
-/// Goes on if `len` bytes of a header are `value`.
+/// Match `len` bytes of a header.
 fn is(base: PayloadBase, offset: u32, value: Value) -> [Expr; 2] {
     let len = u32::try_from(value.len()).unwrap_or_default();
     let (dreg, op) = (Reg::FIRST, CmpOp::Eq);
@@ -104,7 +104,7 @@ fn is(base: PayloadBase, offset: u32, value: Value) -> [Expr; 2] {
     ]
 }
 
-/// Has packets traced that may open a connection of this kind.
+/// Return a rule that traces packets that may open a connection of this kind.
 fn marking(packet: &Packet, sport: Option<u16>) -> Vec<Expr> {
     let (src, dst) = match packet.dst {
         IpAddr::V4(_) => (12, 16),
@@ -164,7 +164,7 @@ fn marking(packet: &Packet, sport: Option<u16>) -> Vec<Expr> {
     exprs
 }
 
-/// Holds for packets that open a connection, or are not tracked.
+/// Return a rule that matches packets that open a connection or are not tracked.
 fn opening() -> Vec<Expr> {
     vec![
         Expr::Ct {

@@ -80,7 +80,7 @@ fn a_packet_is_followed_until_it_leaves() {
 }
 
 #[test]
-fn a_packet_that_is_dropped_or_lost() {
+fn dropped_and_lost_packets_end() {
     for kind in [
         TraceKind::Policy(Policy::Drop),
         TraceKind::Rule {
@@ -99,7 +99,7 @@ fn a_packet_that_is_dropped_or_lost() {
 
 /// Through loopback the kernel gives the packet another number; so it does after a bridge.
 #[test]
-fn a_packet_keeps_its_way_under_another_number() {
+fn a_packet_is_followed_under_another_id() {
     let mut events = vec![
         own(7, table::MADE_HERE, MATCHED, packet(80, None, Some(3))),
         own(
@@ -150,6 +150,7 @@ fn packets_of_known_connections_are_only_counted() {
 fn step(chain: &str, rule: &str) -> Step {
     Step {
         hook: "forward",
+        backend: None,
         family: "ip",
         table: "filter".to_owned(),
         chain: chain.to_owned(),
@@ -201,7 +202,7 @@ fn seen(outcome: Outcome, passing: &[usize], end: End) -> Observation {
 }
 
 #[test]
-fn what_the_kernel_did_is_one_of_the_outcomes() {
+fn kernel_is_compared_with_every_outcome() {
     use trace::Verdict::{Accept, Drop};
     let [a, b, log] = [step("A", "1"), step("B", "2"), step("A", "log")];
     let predicted = Trace {
@@ -229,7 +230,7 @@ fn what_the_kernel_did_is_one_of_the_outcomes() {
 
     // Where it was to go, by another rule.
     let kernel = seen(outcome(Accept, Some("10.1.0.2"), &path), &[], End::Left);
-    let Comparison::OtherWay(odds, difference) = compare(&predicted, &kernel, loud) else {
+    let Comparison::OtherPath(odds, difference) = compare(&predicted, &kernel, loud) else {
         panic!("another way");
     };
     assert_eq!((odds, difference.kernel), (half, Some(other)));

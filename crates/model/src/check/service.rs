@@ -93,6 +93,8 @@ impl Service {
             ports,
             external_ips,
             ingress,
+            load_balancer_names: load_balancer_names(&status.load_balancer.ingress),
+            has_selector: !spec.selector.is_empty(),
             source_ranges,
             internal_policy,
             external_policy,
@@ -290,6 +292,12 @@ fn external_ips(c: &mut Checker, stated: &[String]) -> Vec<IpAddr> {
         }
     }
     ips
+}
+
+fn load_balancer_names(stated: &[object::LoadBalancerIngress]) -> Box<[Box<str>]> {
+    let names = stated.iter().map(|i| &i.hostname);
+    let names = names.filter(|name| !name.is_empty());
+    names.map(|name| name.as_str().into()).collect()
 }
 
 fn ingress(c: &mut Checker, stated: &[object::LoadBalancerIngress]) -> Vec<IngressIp> {

@@ -93,6 +93,8 @@ pub fn service(full_name: &str, cluster_ips: &[&str], ports: &[&str]) -> Service
         ports: ports.iter().map(|text| port(text)).collect(),
         external_ips: Vec::new(),
         ingress: Vec::new(),
+        load_balancer_names: Box::default(),
+        has_selector: true,
         source_ranges: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,

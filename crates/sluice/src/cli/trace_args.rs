@@ -1,4 +1,4 @@
-//! The commands that say why.
+//! Arguments of trace, explain and diagram.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,41 +7,46 @@ use clap::{Args, ValueEnum};
 use diagnose::Start;
 use trace::Proto;
 
-/// Whose rules and routes are asked.
+/// The host whose rules and routes are used.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct HostArgs {
-    /// What `sluice facts` printed on the node that is asked about. Without any file: this host.
+    /// Output of `sluice facts` on the node in question. Without any file, this host is used.
     #[arg(long, value_name = "FILE", conflicts_with = "this_host")]
     pub(crate) facts: Option<PathBuf>,
 
-    /// What `iptables-save` printed, in place of what the facts have.
+    /// Output of `iptables-save` (or `iptables -S`, `iptables -L -n -v`); replaces the facts' dump.
     #[arg(long, value_name = "FILE")]
     pub(crate) iptables_save: Vec<PathBuf>,
 
-    /// What `ip6tables-save` printed.
+    /// Output of `ip6tables-save`.
     #[arg(long, value_name = "FILE")]
     pub(crate) ip6tables_save: Vec<PathBuf>,
 
-    /// What `nft list ruleset` or `nft -j list ruleset` printed.
+    /// Output of `nft list ruleset` or `nft -j list ruleset`.
     #[arg(long, value_name = "FILE")]
     pub(crate) nft: Vec<PathBuf>,
 
-    /// What `ipset save` printed.
+    /// Output of `ipset save` or `ipset list`.
     #[arg(long, value_name = "FILE")]
     pub(crate) ipset_save: Option<PathBuf>,
 
-    /// What `ipvsadm-save -n` printed.
+    /// Output of `ipvsadm-save -n` or `ipvsadm -Ln`.
     #[arg(long, value_name = "FILE")]
     pub(crate) ipvsadm_save: Option<PathBuf>,
 
-    /// Take from this host whatever no file gives. Without it, files are taken to be another
-    /// host's, and nothing is assumed of its addresses and routes.
+    /// An address of the node that the files are from; may be repeated. Without facts, any address
+    /// that the rules do not show to be the node's is assumed to be, and not to be.
+    #[arg(long, value_name = "IP", conflicts_with_all = ["facts", "this_host"])]
+    pub(crate) local: Vec<IpAddr>,
+
+    /// Use this host for everything that no file contains. Without it, files are assumed to be from
+    /// another host, whose addresses and routes are unknown.
     #[arg(long)]
     pub(crate) this_host: bool,
 }
 
 impl HostArgs {
-    /// Whether any file of rules is given.
+    /// Whether a file with rules is given.
     pub(crate) fn has_rule_files(&self) -> bool {
         !self.iptables_save.is_empty()
             || !self.ip6tables_save.is_empty()
@@ -52,9 +57,9 @@ impl HostArgs {
 }
 
 const TRACE_HELP: &str = "\
-Exit status: 0 when the packet is accepted whatever happens (with --reply, its answer too), 1 when \
-some or all of it is not, 2 when the question cannot be answered. With --live: 0 when the packet \
-arrived as predicted, 1 when it did not arrive or the kernel did something else, 2 when none came.
+Exit status: 0 if the packet is accepted on every path (with --reply, its answer too), 1 if it is \
+not, 2 if the question cannot be answered. With --live: 0 if the packet arrived as predicted, 1 if it \
+did not arrive or the kernel decided differently, 2 if no packet came.
 
 Examples:
   sluice trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53
@@ -65,27 +70,27 @@ Examples:
 #[derive(Args, Clone, Debug)]
 #[command(after_help = TRACE_HELP)]
 pub(crate) struct TraceArgs {
-    /// The packet's source address.
+    /// Source address.
     #[arg(long, value_name = "IP")]
     pub(crate) src: IpAddr,
 
-    /// Its destination address.
+    /// Destination address.
     #[arg(long, value_name = "IP")]
     pub(crate) dst: IpAddr,
 
-    /// tcp, udp, sctp, icmp, or a protocol's number.
+    /// tcp, udp, sctp, icmp, or a protocol number.
     #[arg(long, default_value = "tcp", value_parser = proto)]
     pub(crate) proto: Proto,
 
-    /// Its destination port; of ICMP, the code.
+    /// Destination port; for ICMP, the code.
     #[arg(long, value_name = "N")]
     pub(crate) dport: Option<u16>,
 
-    /// Its source port; of ICMP, the type (an echo request where not given).
+    /// Source port; for ICMP, the type (default: echo request).
     #[arg(long, value_name = "N")]
     pub(crate) sport: Option<u16>,
 
-    /// Where it starts: pod, node, outside, or the interface that it comes in through. Without it:
+    /// Where the packet starts: pod, node, outside, or the interface through which it enters. Default:
     /// guessed from the source address.
     #[arg(long, value_name = "pod|node|outside|INTERFACE")]
     pub(crate) from: Option<Start>,
@@ -93,66 +98,66 @@ pub(crate) struct TraceArgs {
     #[command(flatten)]
     pub(crate) host: HostArgs,
 
-    /// A tree for people, or JSON for machines.
+    /// Output format.
     #[arg(short, long, value_enum, default_value = "tree")]
     pub(crate) output: TraceOutput,
 
-    /// Walk the answers back, too.
+    /// Also walk the answers back.
     #[arg(long)]
     pub(crate) reply: bool,
 
-    /// Colours.
+    /// Whether to use colors.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) color: ColorArg,
 
-    /// Ask the kernel, too: have nf_tables trace the first packet of this flow that opens a
-    /// connection, and compare what becomes of it with the prediction. Needs root; of other flows
-    /// nothing is traced, and of this one no longer than the command runs.
+    /// Compare the prediction with the kernel: make nf_tables trace the next packet that opens a
+    /// connection of this flow. Needs root. Other flows are not traced, and tracing ends with the
+    /// command.
     #[arg(long, conflicts_with_all = ["reply", "facts", "iptables_save", "ip6tables_save", "nft",
         "ipset_save", "ipvsadm_save"])]
     pub(crate) live: bool,
 
-    /// How many seconds to wait for such a packet.
+    /// How long to wait for a packet, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "live")]
     pub(crate) timeout: u64,
 
-    /// Send one (tcp or udp) from the source address: from this network namespace, or from the one
-    /// of this name (`ip netns`).
+    /// Send a packet (tcp or udp) from the source address, in this network namespace or in the named
+    /// one (`ip netns`).
     #[arg(long, value_name = "NETNS", requires = "live")]
     pub(crate) send: Option<Option<String>>,
 }
 
 fn proto(text: &str) -> Result<Proto, String> {
-    Proto::parse(text).ok_or_else(|| "neither tcp, udp, sctp, icmp nor a number".to_owned())
+    Proto::parse(text).ok_or_else(|| "not tcp, udp, sctp, icmp or a number".to_owned())
 }
 
-/// Where the objects come from, and whose view of them is asked for.
+/// Where the objects come from, and the node that uses them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ObjectArgs {
-    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders, in place
-    /// of an API server.
+    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders instead of
+    /// an API server.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) manifests: Vec<PathBuf>,
 
-    /// How to reach the API server. Without it, the pod's own account is used.
+    /// How to reach the API server. Default: the pod's service account.
     #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
-    /// The node's name in the cluster. Without it: the host's name.
+    /// The node's name in the cluster. Default: the host name.
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
 
-    /// The node's KubeProxyConfiguration; its defaults where there is none.
+    /// The node's KubeProxyConfiguration. Default: its default values.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// A client outside that is asked for, too.
+    /// A client outside the cluster to check in addition.
     #[arg(long, value_name = "IP")]
     pub(crate) client: Option<IpAddr>,
 }
 
 const EXPLAIN_HELP: &str = "\
-Exit status: 0 when nothing is wrong, 1 when something is, 2 when the question cannot be answered.
+Exit status: 0 if there are no problems, 1 if there are, 2 if the question cannot be answered.
 
 Examples:
   sluice explain demo/web --kubeconfig /etc/kubernetes/kubelet.conf
@@ -163,13 +168,13 @@ Examples:
 pub(crate) struct ExplainArgs {
     /// NAMESPACE/NAME, NAMESPACE/NAME:PORT, an address of the Service, or a NodePort.
     #[arg(value_name = "SERVICE")]
-    pub(crate) service: String,
+    pub(crate) service: Option<String>,
 
     #[command(flatten)]
     pub(crate) objects: ObjectArgs,
 
     /// Also connect to the endpoints from this node (TCP; each connection is closed at once), and
-    /// say which do not answer.
+    /// report those that do not answer.
     #[arg(long, conflicts_with_all = ["facts", "iptables_save", "ip6tables_save", "nft",
         "ipset_save", "ipvsadm_save"])]
     pub(crate) connect: bool,
@@ -177,7 +182,28 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(crate) host: HostArgs,
 
-    /// Text for people, or JSON for machines.
+    /// Output format.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: ExplainOutput,
+}
+
+const VERIFY_HELP: &str = "\
+Exit status: 0 if there are no problems, 1 if there are, 2 if the rules cannot be checked.
+
+Examples:
+  sluice verify --kubeconfig /etc/kubernetes/kubelet.conf
+  sluice verify --manifests cluster.json --facts bug.json -o json";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = VERIFY_HELP)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) objects: ObjectArgs,
+
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+
+    /// Output format.
     #[arg(short, long, value_enum, default_value = "text")]
     pub(crate) output: ExplainOutput,
 }
@@ -196,7 +222,7 @@ pub(crate) enum TraceOutput {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ColorArg {
-    /// Where the output is a terminal.
+    /// If the output is a terminal.
     Auto,
     Always,
     Never,
@@ -204,7 +230,7 @@ pub(crate) enum ColorArg {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DiagramArgs {
-    /// Draw the ways of all kinds of client to this Service: NAMESPACE/NAME, NAMESPACE/NAME:PORT, an
+    /// Draw the paths of all kinds of client to this Service: NAMESPACE/NAME, NAMESPACE/NAME:PORT, an
     /// address of the Service, or a NodePort.
     #[arg(long, value_name = "SERVICE", conflicts_with_all = ["src", "dst"])]
     pub(crate) service: Option<String>,
@@ -212,34 +238,34 @@ pub(crate) struct DiagramArgs {
     #[command(flatten)]
     pub(crate) objects: ObjectArgs,
 
-    /// Draw the way of a packet from this address; without it, all chains.
+    /// Draw the path of a packet from this address. Default: draw all chains.
     #[arg(long, value_name = "IP", requires = "dst")]
     pub(crate) src: Option<IpAddr>,
 
-    /// The packet's destination address.
+    /// Destination address of the packet.
     #[arg(long, value_name = "IP", requires = "src")]
     pub(crate) dst: Option<IpAddr>,
 
-    /// tcp, udp, sctp, icmp, or a protocol's number.
+    /// tcp, udp, sctp, icmp, or a protocol number.
     #[arg(long, default_value = "tcp", value_parser = proto)]
     pub(crate) proto: Proto,
 
-    /// Its destination port.
+    /// Destination port of the packet.
     #[arg(long, value_name = "N")]
     pub(crate) dport: Option<u16>,
 
-    /// Where it starts: pod, node, outside, or the interface that it comes in through.
+    /// Where the packet starts: pod, node, outside, or the interface through which it enters.
     #[arg(long, value_name = "pod|node|outside|INTERFACE")]
     pub(crate) from: Option<Start>,
 
     #[command(flatten)]
     pub(crate) host: HostArgs,
 
-    /// What to draw.
+    /// Output format.
     #[arg(short, long, value_enum, default_value = "boxes")]
     pub(crate) output: DiagramFormat,
 
-    /// How many rules of a chain, and how many ways out of it, are drawn before the rest is folded.
+    /// How many rules of a chain, and jumps from it, are drawn before the rest is folded.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) most: usize,
 }

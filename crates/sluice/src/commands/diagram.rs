@@ -35,7 +35,7 @@ fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
     for warning in &world.warnings {
         eprintln!("sluice: {warning}");
     }
-    if world.iptables.is_empty() && world.nft.tables.is_empty() {
+    if world.all_iptables().next().is_none() && world.nft.tables.is_empty() {
         bail!("found no rules to draw: run this on the node, as root, or name files with rules");
     }
     Ok(match (args.src, args.dst) {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use diagnose::explain::{self, Asked, Question};
 use model::Event;
+use plan::Settings;
 use source::apiserver::{ApiServer, ClientOptions};
+use trace::{Facts, World};
 
 use super::trace::request;
 use crate::cli::{ExplainArgs, ExplainOutput, HostArgs, ObjectArgs};
@@ -35,8 +37,16 @@ fn is_live(host: &HostArgs) -> bool {
     host.facts.is_none() && !host.has_rule_files()
 }
 
-/// Find the Service and walk connections to it.
-pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Asked> {
+/// The node and the objects that the arguments name.
+pub(crate) struct Gathered {
+    pub(crate) events: Vec<Event>,
+    pub(crate) settings: Settings,
+    pub(crate) facts: Facts,
+    pub(crate) world: World,
+}
+
+/// Read what the arguments name.
+pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathered> {
     let facts = request::facts(host)?;
     let world = request::world_of(&facts, host)?;
     let here = match &args.node {
@@ -51,19 +61,32 @@ pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::
     let events = objects(args, &here)?;
     let named = args.node.as_deref();
     let node_name = explain::node_name(&events, named, here, &explain::addresses(&facts))?;
-    explain::ask(Question {
-        service,
+    Ok(Gathered {
         events,
         settings: setup::settings(&config, &node_name),
         facts,
         world,
+    })
+}
+
+/// Find the Service and walk connections to it.
+pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Asked> {
+    let gathered = gather(args, host)?;
+    explain::ask(Question {
+        service,
+        events: gathered.events,
+        settings: gathered.settings,
+        facts: gathered.facts,
+        world: gathered.world,
         client: args.client,
         is_partial: host.has_rule_files(),
+        is_configured: args.config.is_some(),
     })
 }
 
 fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
-    let asked = ask(&args.service, &args.objects, &args.host)?;
+    let (service, objects) = named(args)?;
+    let asked = ask(&service, &objects, &args.host)?;
     let flows = if is_live(&args.host) {
         let (flows, note) = asked.known_flows();
         if let Some(note) = note {
@@ -73,12 +96,26 @@ fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
     } else {
         Vec::new()
     };
-    let answer = asked.explain(&flows, args.connect);
+    let answer = asked.explain(&flows, args.connect)?;
     match args.output {
         ExplainOutput::Text => print!("{}", answer.text()),
         ExplainOutput::Json => println!("{}", serde_json::to_string_pretty(&answer)?),
     }
     Ok(answer.is_healthy())
+}
+
+/// Return the Service and where its objects are. In `--manifests FILE SERVICE` the parser takes the
+/// Service for another file.
+fn named(args: &ExplainArgs) -> anyhow::Result<(String, ObjectArgs)> {
+    let mut objects = args.objects.clone();
+    if let Some(service) = &args.service {
+        return Ok((service.clone(), objects));
+    }
+    let last = objects.manifests.pop().filter(|path| !path.exists());
+    match last.and_then(|path| path.into_os_string().into_string().ok()) {
+        Some(service) if !objects.manifests.is_empty() => Ok((service, objects)),
+        _ => bail!("name a Service: NAMESPACE/NAME, one of its addresses, or a NodePort"),
+    }
 }
 
 fn objects(args: &ObjectArgs, node_name: &str) -> anyhow::Result<Vec<Event>> {

@@ -7,3 +7,4 @@ pub(crate) mod facts;
 pub(crate) mod proxy;
 pub(crate) mod render;
 pub(crate) mod trace;
+pub(crate) mod verify;

@@ -153,6 +153,8 @@ fn service(name: &str, port: u16) -> Event {
         }],
         external_ips: Vec::new(),
         ingress: Vec::new(),
+        load_balancer_names: Box::default(),
+        has_selector: true,
         source_ranges: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,

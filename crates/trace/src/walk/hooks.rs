@@ -3,7 +3,8 @@
 use netfilter::iptables::{Chain, ChainState, Policy, Table, TableSet};
 use netfilter::nft_lang as nft;
 
-use crate::World;
+use crate::outcome::Backend;
+use crate::world::World;
 
 /// Which side of a packet a translation rewrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,7 @@ pub(crate) enum ChainRef<'w> {
         table: Table,
         name: Chain,
         state: &'w ChainState,
+        backend: Option<Backend>,
     },
     Nft {
         table: &'w nft::TableDecl,
@@ -110,6 +112,32 @@ impl<'w> ChainRef<'w> {
         }
     }
 
+    /// The iptables back end that contains the rule; `None` if that is not known.
+    pub(crate) fn backend(&self) -> Option<Backend> {
+        match self {
+            ChainRef::Ipt { backend, .. } => *backend,
+            ChainRef::Nft { .. } => Some(Backend::NfTables),
+        }
+    }
+
+    /// Whether a packet that passes the chain may notice it.
+    fn has_effect(&self) -> bool {
+        let has_rules = match self {
+            ChainRef::Ipt { state, .. } => !state.rules.is_empty(),
+            ChainRef::Nft { chain, .. } => !chain.rules.is_empty(),
+        };
+        has_rules || self.drops_by_policy()
+    }
+
+    /// `ip nat PREROUTING`, with `legacy` before it for iptables-legacy.
+    pub(crate) fn label(&self) -> String {
+        let legacy = match self.backend() {
+            Some(Backend::Legacy) => "legacy ",
+            _ => "",
+        };
+        format!("{legacy}{} {} {}", self.family(), self.table(), self.name())
+    }
+
     pub(crate) fn drops_by_policy(&self) -> bool {
         match self {
             ChainRef::Ipt { state, .. } => state.policy == Some(Policy::Drop),
@@ -135,7 +163,12 @@ pub(crate) enum EntryKind<'w> {
     /// NAT, which asks its chains in turn until one settles the translation.
     Nat {
         side: Side,
+        /// In the order of the calls, if chains of equal priority were registered in the order in
+        /// which they are listed: the kernel calls the one that was registered last first.
         chains: Vec<ChainRef<'w>>,
+        /// The opposite order of chains with equal priority; empty if there are none. The listings
+        /// do not contain the order of registration.
+        reversed: Vec<ChainRef<'w>>,
     },
     /// IPVS takes packets to its virtual servers.
     Ipvs,
@@ -162,7 +195,12 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
             kind: EntryKind::Conntrack,
         });
     }
-    for set in world.iptables.iter().filter(|s| is_v6(s) == v6) {
+    let sets = world
+        .iptables
+        .iter()
+        .map(|set| (set, world.iptables_backend()));
+    let legacy = world.legacy.iter().map(|set| (set, Some(Backend::Legacy)));
+    for (set, backend) in legacy.chain(sets).filter(|(s, _)| is_v6(s) == v6) {
         for (table, state) in &set.tables {
             let name = hook.built_in();
             let Some(chain) = state.chains.get(&name) else {
@@ -173,6 +211,7 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
                 table: *table,
                 name,
                 state: chain,
+                backend,
             };
             if *table == Table::Nat {
                 nat.push((hook.nat().map_or(0, |(p, _)| p), chain));
@@ -189,12 +228,24 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
     }
     nft_entries(world, hook, v6, &mut all, &mut nat);
     if let Some((priority, side)) = hook.nat() {
+        nat.retain(|(_, chain)| chain.has_effect());
+        nat.sort_by_key(|(p, _)| *p);
+        let is_tie = |pair: &[(i32, ChainRef<'_>)]| matches!(pair, [(a, _), (b, _)] if a == b);
+        let has_ties = nat.windows(2).any(is_tie);
+        let listed = nat.iter().map(|(_, chain)| *chain);
+        let reversed = if has_ties {
+            listed.collect()
+        } else {
+            Vec::new()
+        };
+        nat.reverse();
         nat.sort_by_key(|(p, _)| *p);
         all.push(Entry {
             priority,
             kind: EntryKind::Nat {
                 side,
-                chains: nat.into_iter().map(|(_, c)| c).collect(),
+                chains: nat.into_iter().map(|(_, chain)| chain).collect(),
+                reversed,
             },
         });
     }

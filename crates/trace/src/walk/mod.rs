@@ -1,5 +1,6 @@
 //! The walk: one packet through the hooks, along every way that it can go.
 
+mod assume;
 mod hooks;
 mod ipset;
 mod ipt;
@@ -9,11 +10,13 @@ mod nft;
 mod route;
 mod state;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::outcome::{Answer, Did, Outcome, Snat, Step, Trace, Verdict};
-use crate::{CtState, Flow, Fraction, Origin, Packet, World};
+use crate::packet::{CtState, Endpoint, Flow, Origin, Packet};
+use crate::world::World;
+use assume::{Assumed, Assumption, Fact};
 use hooks::{ChainRef, Entry, EntryKind, Hook};
 use state::{Cursor, Frame, Iface, Stage, State, Status};
 
@@ -107,7 +110,9 @@ pub(crate) struct Walker<'w> {
     entries: [Vec<Entry<'w>>; 5],
     pub(crate) warnings: Vec<String>,
     queue: Vec<State<'w>>,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<Assumed>,
+    /// What a rule that was just evaluated needs to know.
+    pending: Option<Fact>,
     places: HashMap<OutcomeKey, usize>,
     steps: u64,
     /// How much there is to tell so far.
@@ -116,10 +121,10 @@ pub(crate) struct Walker<'w> {
 
 type OutcomeKey = (
     Verdict,
-    Option<crate::Endpoint>,
+    Option<Endpoint>,
     Option<Snat>,
     Vec<Step>,
-    Vec<String>,
+    Vec<Rc<Assumption>>,
 );
 
 /// Walks a packet through everything that hangs on this host's hooks.
@@ -140,6 +145,7 @@ pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
         warnings: world.warnings.clone(),
         queue: Vec::new(),
         outcomes: Vec::new(),
+        pending: None,
         places: HashMap::new(),
         steps: 0,
         told: 0,
@@ -148,12 +154,27 @@ pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
         walker.warn(text);
     }
     let mut start = walker.start(packet);
+    // Where the packet starts determines whether its source is local.
+    start
+        .settled
+        .push((packet.src, packet.from == Origin::Node));
     walker.take_forks(&mut start);
     walker.queue.push(start);
     while let Some(state) = walker.queue.pop() {
         walker.run(state)?;
     }
-    let mut outcomes = walker.outcomes;
+    let merged = assume::merge(std::mem::take(&mut walker.outcomes));
+    let mut facts: HashSet<&Fact> = HashSet::new();
+    for assumption in merged.iter().flat_map(|(_, assuming)| assuming) {
+        if facts.insert(&assumption.fact) {
+            walker.warn(assumption.fact.question());
+        }
+    }
+    let with_texts = |(outcome, assuming): Assumed| Outcome {
+        assuming: assuming.iter().map(|a| a.text.to_string()).collect(),
+        ..outcome
+    };
+    let mut outcomes: Vec<Outcome> = merged.into_iter().map(with_texts).collect();
     // Stable: equally likely ones stay in the order of the rules.
     outcomes.sort_by_key(|o| std::cmp::Reverse(o.probability));
     if outcomes.iter().any(|o| !o.probability.is_exact()) {
@@ -170,7 +191,8 @@ impl<'w> Walker<'w> {
     /// The packet where it starts.
     fn start(&mut self, packet: &Packet) -> State<'w> {
         if !self.world.host.is_known() {
-            self.warn("no addresses and routes are known: what is not loopback is taken to be elsewhere, forwarding to be on".to_owned());
+            self.warn("the node's addresses and routes are not known: other addresses than loopback and those in \
+                 NodePort rules count as elsewhere, and forwarding as on; pass --facts, or --local IP".to_owned());
         }
         if packet.from == Origin::Node {
             let stages = vec![
@@ -185,7 +207,8 @@ impl<'w> Walker<'w> {
         let iif = packet.in_iface.clone().or_else(towards);
         if iif.is_none() {
             self.warn(format!(
-                "through which interface packets from {} come in is not known (there is no way back to it): say which",
+                "the interface through which packets from {} enter is not known, because no route leads back: \
+                 pass --from INTERFACE",
                 packet.src
             ));
         }
@@ -210,7 +233,7 @@ impl<'w> Walker<'w> {
         let what = format!(
             "{src} sends to {dst} through {bridge} alone, which with {sysctl} off asks no rules"
         );
-        let (mut past, other) = self.either(state.clone(), &what);
+        let (mut past, other) = self.either(state.clone(), Fact::Other(what.into()));
         let (end, did, effect) = match &*past.known {
             CtState::Established(Flow {
                 reply: true,
@@ -317,34 +340,30 @@ impl<'w> Walker<'w> {
                 mark: c.mark,
             },
             path: state.path.to_vec().iter().map(|s| (**s).clone()).collect(),
-            assuming: state
-                .assuming
-                .to_vec()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            assuming: Vec::new(),
         };
+        let assuming = state.assuming.to_vec();
         let key = (
             outcome.verdict,
             outcome.dnat,
             outcome.snat,
             outcome.path.clone(),
-            outcome.assuming.clone(),
+            assuming.clone(),
         );
         if let Some(same) = self
             .places
             .get(&key)
             .and_then(|i| self.outcomes.get_mut(*i))
         {
-            same.probability = same.probability.plus(outcome.probability);
+            same.0.probability = same.0.probability.plus(outcome.probability);
             return Ok(());
         }
-        self.told += outcome.path.len() + outcome.assuming.len() * 4;
+        self.told += outcome.path.len() + assuming.len() * 4;
         if self.outcomes.len() >= MAX_OUTCOMES || self.told >= MAX_TOLD {
             return Err(WalkError::TooManyOutcomes);
         }
         self.places.insert(key, self.outcomes.len());
-        self.outcomes.push(outcome);
+        self.outcomes.push((outcome, assuming));
         Ok(())
     }
 
@@ -409,9 +428,24 @@ impl<'w> Walker<'w> {
                     }
                 }
             }
-            EntryKind::Nat { side, chains } => {
-                let (side, chain) = (*side, chains.get(cursor.chain).copied());
+            EntryKind::Nat {
+                side,
+                chains,
+                reversed,
+            } => {
+                let side = *side;
                 let settled = nat::is_settled(state, side);
+                if cursor.chain == 0
+                    && !settled
+                    && let Some(fact) = order(chains, reversed)
+                    && state.assumed(&fact).is_none()
+                {
+                    let (as_listed, other) = self.either(state.clone(), fact);
+                    *state = as_listed;
+                    state.forks.push(other);
+                    return;
+                }
+                let chain = in_order(state, chains, reversed).get(cursor.chain).copied();
                 match chain {
                     Some(chain) if !settled => {
                         state.cursor = Some(Cursor {
@@ -461,7 +495,14 @@ impl<'w> Walker<'w> {
                     if let Some(last) = state.frames.last_mut() {
                         last.rule = index;
                     }
-                    if let Some(matched) = self.ipt_matches(&state, rule) {
+                    let matched = self.ipt_matches(&state, rule);
+                    if let Some(fact) = self.pending.take() {
+                        if let Some(last) = state.frames.last_mut() {
+                            last.rule = index - 1;
+                        }
+                        return Ok(self.fork_on(state, fact));
+                    }
+                    if let Some(matched) = matched {
                         return self.ipt_rule(state, frame.chain, rule, matched);
                     }
                 }
@@ -474,9 +515,21 @@ impl<'w> Walker<'w> {
                     if let Some(last) = state.frames.last_mut() {
                         last.rule = index;
                     }
-                    if !self.nft_surely_not(&state, frame.chain, rule) {
-                        return self.nft_rule(state, frame.chain, rule);
+                    if self.nft_surely_not(&state, frame.chain, rule) {
+                        self.pending = None;
+                        continue;
                     }
+                    let before = self.warnings.len();
+                    let ways = self.nft_rule(state.clone(), frame.chain, rule)?;
+                    let Some(fact) = self.pending.take() else {
+                        return Ok(ways);
+                    };
+                    // What it reported rests on what was not known yet.
+                    self.warnings.truncate(before);
+                    if let Some(last) = state.frames.last_mut() {
+                        last.rule = index - 1;
+                    }
+                    return Ok(self.fork_on(state, fact));
                 }
             }
         }
@@ -519,7 +572,10 @@ impl<'w> Walker<'w> {
         let entry = self.entries[cursor.hook as usize].get(cursor.entry);
         let chain = match entry.map(|e| &e.kind) {
             Some(EntryKind::Chain { chain, .. }) => Some(*chain),
-            Some(EntryKind::Nat { chains, .. }) => {
+            Some(EntryKind::Nat {
+                chains, reversed, ..
+            }) => {
+                let chains = in_order(state, chains, reversed);
                 chains.get(cursor.chain.saturating_sub(1)).copied()
             }
             _ => None,
@@ -527,6 +583,7 @@ impl<'w> Walker<'w> {
         if let Some(chain) = chain.filter(ChainRef::drops_by_policy) {
             state.path.push(Rc::new(Step {
                 hook: cursor.hook.name(),
+                backend: chain.backend(),
                 family: chain.family(),
                 table: chain.table().to_owned(),
                 chain: chain.name().to_owned(),
@@ -537,17 +594,32 @@ impl<'w> Walker<'w> {
             state.finish(Verdict::Drop);
         }
     }
+}
 
-    /// Two ways on, where it cannot be known which: each counts as an even chance.
-    pub(crate) fn either(&mut self, state: State<'w>, what: &str) -> (State<'w>, State<'w>) {
-        self.warn(format!("{what}: both possibilities are shown"));
-        let (mut yes, mut no) = (state.clone(), state);
-        let half = Fraction::new(1, 2).unwrap_or(Fraction::ONE);
-        yes.probability = yes.probability.times(half);
-        no.probability = no.probability.times(half);
-        yes.assuming.push(format!("{what}: holds").into());
-        no.assuming.push(format!("{what}: does not hold").into());
-        (yes, no)
+/// The fact that decides between two orders of NAT chains; `None` if there is only one.
+fn order(chains: &[ChainRef<'_>], reversed: &[ChainRef<'_>]) -> Option<Fact> {
+    if reversed.is_empty() {
+        return None;
+    }
+    let labels = |all: &[ChainRef<'_>]| all.iter().map(ChainRef::label).collect::<Vec<_>>();
+    let (chains, reversed) = (labels(chains), labels(reversed));
+    let mut pairs = chains.iter().zip(&reversed);
+    let (first, second) = pairs.find(|(a, b)| a != b)?;
+    Some(Fact::Order {
+        first: first.as_str().into(),
+        second: second.as_str().into(),
+    })
+}
+
+/// The NAT chains in the order that this path assumes.
+fn in_order<'a, 'w>(
+    state: &State<'w>,
+    chains: &'a [ChainRef<'w>],
+    reversed: &'a [ChainRef<'w>],
+) -> &'a [ChainRef<'w>] {
+    match order(chains, reversed).and_then(|fact| state.assumed(&fact)) {
+        Some(false) => reversed,
+        _ => chains,
     }
 }
 

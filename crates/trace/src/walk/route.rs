@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use super::Walker;
+use super::assume::Fact;
 use super::hooks::Hook;
 use super::state::{Iface, Stage, State};
 use crate::facts::RouteKind;
+use crate::fraction::Fraction;
 use crate::host::{Lookup, Martian, Way};
-use crate::{Answer, Did, Fraction, Verdict};
+use crate::outcome::{Answer, Did, Verdict};
 
 const AT: &str = "routing";
 
@@ -27,8 +29,8 @@ impl<'w> Walker<'w> {
             return;
         }
         if !host.is_known() {
-            if host.is_local(dst) {
-                deliver(state, "a loopback address");
+            if self.settle_local(state, dst) {
+                deliver(state, "an address of this node");
             } else {
                 self.forward(state, None);
             }
@@ -74,6 +76,16 @@ impl<'w> Walker<'w> {
         }
     }
 
+    /// Return whether an address belongs to this node, by what the path assumes; without an
+    /// assumption it does not, from here on.
+    fn settle_local(&self, state: &mut State<'w>, ip: IpAddr) -> bool {
+        let known = self.known_local(state, ip);
+        if known.is_none() {
+            state.settled.push((ip, false));
+        }
+        known.unwrap_or(false)
+    }
+
     /// Only groups that were joined are listened to, and routing tables do not say where else a
     /// group's packets go (`ip_route_input_rcu`, `ip6_mc_input`).
     fn multicast(&mut self, state: &mut State<'w>) {
@@ -89,7 +101,7 @@ impl<'w> Walker<'w> {
             "whether a program here joined {} is not known",
             state.dst.ip
         );
-        let (mut joined, mut other) = self.either(state.clone(), &what);
+        let (mut joined, mut other) = self.either(state.clone(), Fact::Other(what.into()));
         deliver(&mut joined, "a group that was joined");
         let effect = format!("nobody here joined {}: drop", state.dst.ip);
         other.note_as(AT, "multicast", effect, Did::Dropped);
@@ -181,7 +193,7 @@ impl<'w> Walker<'w> {
         let host = &self.world.host;
         let (src, dst) = (state.src.ip, state.dst.ip);
         if !host.is_known() {
-            if host.is_local(dst) || src == dst {
+            if src == dst || self.settle_local(state, dst) {
                 state.oif = Iface::Name("lo".into());
                 state.note(AT, "local", format!("{why}stays on this node"));
             } else {

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use super::assume::Assumption;
 use super::hooks::{ChainRef, Hook};
-use crate::outcome::{Did, Step};
-use crate::{Endpoint, Fraction, Packet, Proto, Rewrite, Verdict};
+use crate::fraction::Fraction;
+use crate::outcome::{Did, Step, Verdict};
+use crate::packet::{CtState, Endpoint, Packet, Proto, Rewrite};
 
 /// An interface name that may be absent, or not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,7 +194,7 @@ pub(crate) struct State<'w> {
     pub(crate) next_hop: Option<IpAddr>,
     pub(crate) conn: Conn,
     /// What connection tracking will say once it looks.
-    pub(crate) known: Rc<crate::CtState>,
+    pub(crate) known: Rc<CtState>,
     pub(crate) learnt: Shared<Learnt>,
     pub(crate) stages: Vec<Stage>,
     pub(crate) cursor: Option<Cursor>,
@@ -200,7 +202,9 @@ pub(crate) struct State<'w> {
     /// How often the walk jumped since the present entry of the hook began.
     pub(crate) jumps: u32,
     pub(crate) path: Shared<Rc<Step>>,
-    pub(crate) assuming: Shared<Rc<str>>,
+    pub(crate) assuming: Shared<Rc<Assumption>>,
+    /// Addresses of which the question itself, or routing, settles whether they are local.
+    pub(crate) settled: Shared<(IpAddr, bool)>,
     /// Other ways that routing or IPVS could have chosen, to be walked too.
     pub(crate) forks: Vec<State<'w>>,
     /// Set once the walk along this way is over.
@@ -250,6 +254,7 @@ impl<'w> State<'w> {
             jumps: 0,
             path: Shared::EMPTY,
             assuming: Shared::EMPTY,
+            settled: Shared::EMPTY,
             forks: Vec::new(),
             end: None,
         }
@@ -292,6 +297,7 @@ impl<'w> State<'w> {
     ) {
         self.path.push(Rc::new(Step {
             hook: at,
+            backend: None,
             family: if self.is_v6() { "ip6" } else { "ip" },
             table: String::new(),
             chain: String::new(),

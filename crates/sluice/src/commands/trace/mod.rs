@@ -1,4 +1,4 @@
-//! `sluice trace`: what becomes of one packet, and why.
+//! `sluice trace`: what happens to one packet, and why.
 
 pub(crate) mod request;
 
@@ -12,11 +12,11 @@ use trace::{Trace, Verdict};
 use crate::cli::{TraceArgs, TraceOutput};
 use request::{packet, style, world};
 
-/// What the exit status tells of a question that could not be answered.
+/// Exit status for a question that cannot be answered.
 const NO_ANSWER: u8 = 2;
 
-/// Carries out `sluice trace`: 0 when every possibility is accepted, 1 when not, 2 when the
-/// question cannot be answered.
+/// Run `sluice trace`: 0 if every outcome is accepted, 1 if not, 2 if the question cannot be
+/// answered.
 pub(crate) fn command(args: &TraceArgs) -> ExitCode {
     let answer = if args.live {
         run_live(args)

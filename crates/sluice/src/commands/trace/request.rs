@@ -10,7 +10,7 @@ use trace::{Facts, Packet, Style, World};
 
 use crate::cli::{ColorArg, HostArgs, TraceArgs};
 
-/// Colours where they are asked for, or where somebody looks on.
+/// Return the style of the output.
 pub(crate) fn style(color: ColorArg) -> Style {
     match color {
         ColorArg::Always => Style::Ansi,
@@ -24,10 +24,10 @@ fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The facts that the arguments ask for, with the dumps that other files replace taken out.
+/// Return the facts that the arguments name, without the dumps that other files replace.
 ///
-/// Without any file: this host's. With files of rules alone, nothing is taken from this host unless
-/// `--this-host` says so: they are most likely another's.
+/// Without any file, the facts are this host's. With files of rules only, this host is not used unless
+/// `--this-host` is given: they are most likely from another host.
 pub(crate) fn facts(args: &HostArgs) -> anyhow::Result<Facts> {
     let mut facts = match &args.facts {
         Some(path) => {
@@ -55,12 +55,12 @@ pub(crate) fn facts(args: &HostArgs) -> anyhow::Result<Facts> {
     Ok(facts)
 }
 
-/// Everything that the arguments name, put together.
+/// Return the world that the arguments name.
 pub(crate) fn world(args: &HostArgs) -> anyhow::Result<World> {
     world_of(&facts(args)?, args)
 }
 
-/// The same over facts that are there already.
+/// Return the world that the arguments name, from these facts.
 pub(crate) fn world_of(facts: &Facts, args: &HostArgs) -> anyhow::Result<World> {
     let mut world = World::from_facts(facts)?;
     type Add = fn(&mut World, &str) -> Result<(), trace::WorldError>;
@@ -74,10 +74,13 @@ pub(crate) fn world_of(facts: &Facts, args: &HostArgs) -> anyhow::Result<World> 
             add(&mut world, &read(path)?).with_context(|| format!("in {}", path.display()))?;
         }
     }
+    for ip in &args.local {
+        world.host.assign(*ip);
+    }
     Ok(world)
 }
 
-/// The packet that the arguments describe.
+/// Return the packet that the arguments describe.
 pub(crate) fn packet(args: &TraceArgs, world: &World) -> anyhow::Result<Packet> {
     let ends = (args.src, args.dst);
     let mut packet = packet_between(ends, (args.proto, args.dport), args.from.as_ref(), world)?;

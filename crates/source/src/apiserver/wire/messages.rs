@@ -135,6 +135,7 @@ message!(object::Service, |this, field| {
 
 message!(object::ServiceSpec, |this, field| {
     ports = 1 => this.ports.push(field.message()?),
+    selector = 2 => insert(&mut this.selector, field)?,
     clusterIP = 3 => this.cluster_ip = field.string()?,
     type = 4 => this.service_type = field.string()?,
     externalIPs = 5 => this.external_ips.push(field.string()?),
@@ -173,6 +174,7 @@ message!(object::LoadBalancerStatus, |this, field| {
 
 message!(object::LoadBalancerIngress, |this, field| {
     ip = 1 => this.ip = field.string()?,
+    hostname = 2 => this.hostname = field.string()?,
     ipMode = 3 => this.ip_mode = Some(field.string()?),
 });
 

@@ -14,8 +14,9 @@ use super::super::hooks::Hook;
 use super::super::state::{Iface, Learnt, State, Status};
 use super::Holds;
 use crate::facts::RouteKind;
+use crate::fraction::Fraction;
 use crate::host::Lookup;
-use crate::{Endpoint, Fraction, Proto};
+use crate::packet::{Endpoint, Proto};
 
 /// The conditions of a rule's header.
 pub(super) fn header(state: &State<'_>, h: &Header) -> [Holds; 6] {
@@ -32,20 +33,23 @@ pub(super) fn header(state: &State<'_>, h: &Header) -> [Holds; 6] {
                 .is_none_or(|p| p.holds(|p| p.0 == 0 || p.0 == state.proto.0)),
         ),
         Holds::of(fragment),
-        iface(&state.iif, h.in_interface.as_ref(), "in"),
-        iface(&state.oif, h.out_interface.as_ref(), "out"),
+        iface(state, false, h.in_interface.as_ref()),
+        iface(state, true, h.out_interface.as_ref()),
     ]
 }
 
 /// An absent interface has the empty name.
-fn iface(at: &Iface, want: Option<&Negatable<Interface>>, way: &str) -> Holds {
+fn iface(state: &State<'_>, leaves: bool, want: Option<&Negatable<Interface>>) -> Holds {
     let Some(want) = want else { return Holds::Yes };
+    let at = if leaves { &state.oif } else { &state.iif };
     match at {
         Iface::Absent => Holds::of(want.holds(|i| i.matches(""))),
         Iface::Name(name) => Holds::of(want.holds(|i| i.matches(name))),
-        Iface::Unknown => Holds::Unknown(format!(
-            "the interface that it goes {way} through is not known"
-        )),
+        // The walker forks on what is not assumed yet, and asks again.
+        Iface::Unknown => {
+            let assumed = state.assumed(&super::interface(leaves, &want.value));
+            Holds::of(assumed.is_none_or(|is_it| is_it != want.negated))
+        }
     }
 }
 
@@ -156,17 +160,13 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// The type of an address, `None` where it cannot be known.
-    pub(crate) fn addr_type(&self, ip: IpAddr) -> Option<RouteKind> {
-        let host = &self.world.host;
-        if host.is_known() || ip.is_loopback() || ip.is_multicast() {
-            return Some(if host.is_local(ip) {
-                RouteKind::Local
-            } else {
-                host.addr_type(ip)
-            });
-        }
-        None
+    /// Return the type of an address; `None` if the path has to fork first.
+    pub(crate) fn addr_type(&mut self, state: &State<'w>, ip: IpAddr) -> Option<RouteKind> {
+        Some(if self.is_local(state, ip)? {
+            RouteKind::Local
+        } else {
+            self.world.host.addr_type(ip)
+        })
     }
 
     fn addrtype(&mut self, state: &State<'w>, want: &MatchAddrType) -> Holds {
@@ -175,8 +175,9 @@ impl<'w> Walker<'w> {
             (&want.destination, state.dst.ip),
         ] {
             let Some(types) = types else { continue };
-            let Some(kind) = self.addr_type(ip) else {
-                return Holds::Unknown(format!("whether {ip} is a local address is not known"));
+            let Some(kind) = self.addr_type(state, ip) else {
+                // Asked again once the path has forked.
+                return Holds::Yes;
             };
             let mut holds = match ip {
                 IpAddr::V4(_) => in_types(types.value, kind),
@@ -284,7 +285,7 @@ impl<'w> Walker<'w> {
             }
             ("socket", words)
                 if words.contains(&"--transparent")
-                    || self.addr_type(state.dst.ip) == Some(RouteKind::Unicast) =>
+                    || self.known_local(state, state.dst.ip) == Some(false) =>
             {
                 self.warn("socket: no program here is taken to have a socket for it".to_owned());
                 Holds::No

@@ -7,16 +7,38 @@ pub(crate) use matches::{has_snat, original_tuple, reply_tuple, tcp_flags};
 use std::rc::Rc;
 
 use netfilter::iptables::{
-    ConnmarkAction, Interface, NatTarget, Negatable, RejectWith, Rule, SetDirection, Target,
-    TproxyTarget,
+    ConnmarkAction, Interface, NatTarget, RejectWith, Rule, SetDirection, Target, TproxyTarget,
 };
 
+use super::assume::Fact;
 use super::hooks::{ChainRef, Side};
 use super::nat::Wanted;
 use super::state::{Iface, Learnt, State, Status};
 use super::{Then, WalkError, Walker, Way};
-use crate::Fraction;
+use crate::fraction::Fraction;
 use crate::outcome::{Answer, Did, Step};
+
+/// Targets known by name after which a packet goes on to the next rule.
+pub(crate) const PASSING: [&str; 18] = [
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CONNSECMARK",
+    "DSCP",
+    "ECN",
+    "HL",
+    "IDLETIMER",
+    "LED",
+    "RATEEST",
+    "SECMARK",
+    "TCPOPTSTRIP",
+    "TEE",
+    "TOS",
+    "TRACE",
+    "TTL",
+    "ULOG",
+    "NFLOG",
+];
 
 /// Whether a condition holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,14 +83,39 @@ impl<'w> Walker<'w> {
             unknown: None,
             learnt: Vec::new(),
         };
-        for holds in matches::header(state, &rule.header) {
-            matched.note(holds)?;
-        }
+        let header = matches::header(state, &rule.header);
+        let mut holds = header.into_iter().try_for_each(|h| matched.note(h));
         for m in &rule.matches {
-            let holds = self.ipt_match(state, m, &mut matched.learnt);
-            matched.note(holds)?;
+            holds = holds.and_then(|()| {
+                let holds = self.ipt_match(state, m, &mut matched.learnt);
+                matched.note(holds)
+            });
         }
-        Some(matched)
+        // Only if everything else holds does it matter what is not known yet.
+        if holds.is_some()
+            && let Some(fact) = self.interface_fact(state, rule)
+        {
+            self.pending = Some(fact);
+        }
+        if holds.is_none() {
+            self.pending = None;
+        }
+        holds.map(|()| matched)
+    }
+
+    /// The interface of the rule about which nothing is known or assumed yet.
+    fn interface_fact(&self, state: &State<'w>, rule: &Rule) -> Option<Fact> {
+        let header = &rule.header;
+        let ends = [
+            (false, &state.iif, &header.in_interface),
+            (true, &state.oif, &header.out_interface),
+        ];
+        let mut facts = ends.into_iter().filter_map(|(leaves, at, want)| {
+            let want = want.as_ref().filter(|_| *at == Iface::Unknown)?;
+            let fact = interface(leaves, &want.value);
+            state.assumed(&fact).is_none().then_some(fact)
+        });
+        facts.next()
     }
 
     /// The ways on from a rule whose conditions hold, or may.
@@ -94,10 +141,17 @@ impl<'w> Walker<'w> {
                 chain.name(),
                 rule.to_string()
             );
-            let (yes, no) = self.either(state, &text);
-            state = yes;
-            assume_interfaces(&mut state, rule);
-            ways.insert(0, (no, Then::Next));
+            let fact = Fact::Other(text.into());
+            if let Some(known) = state.assumed(&fact) {
+                if !known {
+                    ways.insert(0, (state, Then::Next));
+                    return Ok(ways);
+                }
+            } else {
+                let (yes, no) = self.either(state, fact);
+                state = yes;
+                ways.insert(0, (no, Then::Next));
+            }
         }
         for learnt in matched.learnt {
             state.learnt.push(learnt);
@@ -238,7 +292,7 @@ impl<'w> Walker<'w> {
             rule.to_string(),
             to.port
         );
-        let (mut taken, mut dropped) = self.either(state, &text);
+        let (mut taken, mut dropped) = self.either(state, Fact::Other(text.into()));
         if let Some(xmark) = to.mark {
             taken.mark = xmark.apply(taken.mark);
         }
@@ -314,26 +368,6 @@ impl<'w> Walker<'w> {
         name: &str,
         ways: &mut Vec<Way<'w>>,
     ) {
-        const PASSING: [&str; 18] = [
-            "AUDIT",
-            "CHECKSUM",
-            "CLASSIFY",
-            "CONNSECMARK",
-            "DSCP",
-            "ECN",
-            "HL",
-            "IDLETIMER",
-            "LED",
-            "RATEEST",
-            "SECMARK",
-            "TCPOPTSTRIP",
-            "TEE",
-            "TOS",
-            "TRACE",
-            "TTL",
-            "ULOG",
-            "NFLOG",
-        ];
         if PASSING.contains(&name) {
             let s = step(chain, &state, rule, "goes on".to_owned());
             state.path.push(Rc::new(s));
@@ -346,7 +380,7 @@ impl<'w> Walker<'w> {
             chain.name(),
             rule.to_string()
         );
-        let (mut on, mut kept) = self.either(state, &text);
+        let (mut on, mut kept) = self.either(state, Fact::Other(text.into()));
         let s = step(chain, &on, rule, format!("{name} lets it go on"));
         on.path.push(Rc::new(s));
         let mut s = step(chain, &kept, rule, format!("{name} keeps it: drop"));
@@ -354,6 +388,17 @@ impl<'w> Walker<'w> {
         kept.path.push(Rc::new(s));
         ways.push((on, Then::Next));
         ways.push((kept, Then::Drop));
+    }
+}
+
+/// The fact that a packet enters or leaves through an interface.
+pub(super) fn interface(leaves: bool, want: &Interface) -> Fact {
+    Fact::Interface {
+        leaves,
+        pattern: match want {
+            Interface::Name(name) => name.clone(),
+            Interface::Prefix(prefix) => format!("{prefix}*").into(),
+        },
     }
 }
 
@@ -377,20 +422,6 @@ impl Matched {
         }
         Some(())
     }
-}
-
-/// Where a rule is assumed to hold that names an interface, that is the one: rules that come later
-/// need not be asked about it again.
-fn assume_interfaces(state: &mut State<'_>, rule: &Rule) {
-    let assume = |at: &mut Iface, want: &Option<Negatable<Interface>>| {
-        if let (Iface::Unknown, Some(want)) = (&*at, want)
-            && let (false, Interface::Name(name)) = (want.negated, &want.value)
-        {
-            *at = Iface::named(Some(name));
-        }
-    };
-    assume(&mut state.iif, &rule.header.in_interface);
-    assume(&mut state.oif, &rule.header.out_interface);
 }
 
 fn notrack(state: &mut State<'_>) -> String {
@@ -434,6 +465,7 @@ pub(crate) fn set_key(state: &State<'_>, directions: &[SetDirection]) -> Vec<u8>
 fn step(chain: ChainRef<'_>, state: &State<'_>, rule: &Rule, effect: String) -> Step {
     Step {
         hook: state.hook().name(),
+        backend: chain.backend(),
         family: chain.family(),
         table: chain.table().to_owned(),
         chain: chain.name().to_owned(),
@@ -466,13 +498,19 @@ fn answer_of(with: RejectWith) -> Answer {
 
 fn chain_of<'w>(from: ChainRef<'w>, name: netfilter::iptables::Chain) -> Option<ChainRef<'w>> {
     match from {
-        ChainRef::Ipt { set, table, .. } => {
+        ChainRef::Ipt {
+            set,
+            table,
+            backend,
+            ..
+        } => {
             let state = set.chain(table, name)?;
             Some(ChainRef::Ipt {
                 set,
                 table,
                 name,
                 state,
+                backend,
             })
         }
         ChainRef::Nft { .. } => None,

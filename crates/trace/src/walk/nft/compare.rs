@@ -1,13 +1,15 @@
 //! nf_tables' comparisons.
 
-use netfilter::nft_lang::{Ct, Item, Literal, Op, TableDecl, Term};
+use netfilter::nft_lang::{Ct, Item, Literal, Meta, Op, TableDecl, Term};
 
 use super::super::Walker;
+use super::super::assume::Fact;
 use super::super::ipt::Holds;
-use super::super::state::State;
+use super::super::state::{Iface, State};
 use super::expr::{Evaluated, all_bits};
 use super::{set_name, show};
-use crate::{CtState, Fraction};
+use crate::fraction::Fraction;
+use crate::packet::CtState;
 
 /// `IPS_ASSURED`, which takes more than one packet to know.
 fn asks_for_assured(right: &Term) -> bool {
@@ -18,6 +20,27 @@ fn asks_for_assured(right: &Term) -> bool {
         Term::Flags(all) => all.iter().any(bit),
         _ => false,
     }
+}
+
+/// Return the fact that a comparison asks for, and whether it is negated: the name of an interface
+/// that is not known.
+fn interface_fact(state: &State<'_>, left: &Term, op: Op, right: &Term) -> Option<(Fact, bool)> {
+    let leaves = match left {
+        Term::Meta(Meta::Iif | Meta::Iifname) if state.iif == Iface::Unknown => false,
+        Term::Meta(Meta::Oif | Meta::Oifname) if state.oif == Iface::Unknown => true,
+        _ => return None,
+    };
+    let negated = match op {
+        Op::Implicit | Op::Eq => false,
+        Op::Ne => true,
+        _ => return None,
+    };
+    let pattern = match right {
+        Term::Value(Literal::Text(name)) => name.clone(),
+        Term::Value(Literal::Wildcard(prefix)) => format!("{prefix}*").into(),
+        _ => return None,
+    };
+    Some((Fact::Interface { leaves, pattern }, negated))
 }
 
 impl<'w> Walker<'w> {
@@ -34,6 +57,11 @@ impl<'w> Walker<'w> {
         if *left == Term::Ct(Ct::Status) && asks_for_assured(right) && *state.known != CtState::New
         {
             return Holds::Unknown("what else was seen of the connection is not known".into());
+        }
+        if let Some((fact, negated)) = interface_fact(state, left, op, right) {
+            // Asked again once the path has forked.
+            let is_it = self.ask(state, fact).unwrap_or(!negated);
+            return Holds::of(is_it != negated);
         }
         let mut yes = Fraction::ZERO;
         let mut certain = None;

@@ -186,8 +186,8 @@ impl<'w> Walker<'w> {
             None
         };
         if fib.result == FibField::Type {
-            let Some(mut kind) = self.addr_type(ip) else {
-                return Evaluated::Unknown(format!("whether {ip} is a local address is not known"));
+            let Some(mut kind) = self.addr_type(state, ip) else {
+                return Evaluated::Unknown(format!("whether {ip} is local is not known"));
             };
             if let Some(iface) = iface
                 && kind == RouteKind::Local

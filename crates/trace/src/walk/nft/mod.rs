@@ -10,13 +10,15 @@ use netfilter::nft_lang::{
     SetRef, Statement, TableDecl, Term, TermType, VerdictStatement,
 };
 
+use super::assume::Fact;
 use super::hooks::{ChainRef, Side};
-use super::ipt::{Holds, translated};
+use super::ipt::{Holds, PASSING, translated};
 use super::nat::{Wanted, share};
 use super::state::{Learnt, State, Status};
 use super::{Then, WalkError, Walker, Way};
+use crate::fraction::Fraction;
 use crate::outcome::{Answer, Step};
-use crate::{Fraction, Proto};
+use crate::packet::Proto;
 use expr::Evaluated;
 
 /// A rule in the middle of its statements.
@@ -120,6 +122,7 @@ impl<'w> Walker<'w> {
         if !effects.is_empty() {
             state.path.push(Rc::new(Step {
                 hook: state.hook().name(),
+                backend: at.chain.backend(),
                 family: at.chain.family(),
                 table: at.chain.table().to_owned(),
                 chain: at.chain.name().to_owned(),
@@ -178,7 +181,14 @@ impl<'w> Walker<'w> {
                 let then = over.then_some(Then::Next);
                 vec![(within, then)]
             }
+            Statement::Unknown(unknown) if is_inert(&unknown.text) => vec![(within, None)],
             Statement::Unknown(unknown) => {
+                if unknown.text.starts_with("xt target ") {
+                    self.warn(Self::describe(
+                        at,
+                        "nft does not list the options of xtables targets; pass iptables-save, too",
+                    ));
+                }
                 let why = format!("{:?} is not understood", unknown.text);
                 self.go_on_if(at, within, Holds::Unknown(why))
             }
@@ -250,7 +260,7 @@ impl<'w> Walker<'w> {
 
     fn fork(&mut self, at: At<'w>, within: Within<'w>, why: &str) -> (Within<'w>, Within<'w>) {
         let text = Self::describe(at, why);
-        let (yes, no) = self.either(within.state, &text);
+        let (yes, no) = self.either(within.state, Fact::Other(text.into()));
         let with = |state| Within {
             state,
             next: within.next,
@@ -276,11 +286,42 @@ impl<'w> Walker<'w> {
                 no.state.probability = no.state.probability.times(odds.complement());
                 vec![(yes, None), (no, Some(Then::Next))]
             }
+            Holds::Unknown(_) if self.surely_ends(at, &within) => vec![(within, Some(Then::Next))],
             Holds::Unknown(why) => {
-                let (yes, no) = self.fork(at, within, &why);
-                vec![(yes, None), (no, Some(Then::Next))]
+                let fact = Fact::Other(Self::describe(at, &why).into());
+                match within.state.assumed(&fact) {
+                    Some(true) => vec![(within, None)],
+                    Some(false) => vec![(within, Some(Then::Next))],
+                    None => {
+                        let (yes, no) = self.fork(at, within, &why);
+                        vec![(yes, None), (no, Some(Then::Next))]
+                    }
+                }
             }
         }
+    }
+
+    /// Whether the rest of the rule does nothing with this packet, whatever the present statement
+    /// does: a later match does not hold, and nothing before it has an effect.
+    fn surely_ends(&mut self, at: At<'w>, within: &Within<'w>) -> bool {
+        let rest = at.rule.statements.get(within.next..).unwrap_or_default();
+        let asked = self.pending.clone();
+        let mut ends = false;
+        for statement in rest {
+            match statement {
+                Statement::Match { left, op, right } => {
+                    let holds = self.nft_match(&within.state, at.table, left, *op, right);
+                    if holds == Holds::No {
+                        ends = true;
+                        break;
+                    }
+                }
+                Statement::Inert(_) | Statement::Unknown(_) => {}
+                _ => break,
+            }
+        }
+        self.pending = if ends { None } else { asked };
+        ends
     }
 
     fn verdict(&mut self, at: At<'w>, verdict: &VerdictStatement) -> Result<Then<'w>, WalkError> {
@@ -378,9 +419,9 @@ impl<'w> Walker<'w> {
             let mut way = within.clone();
             way.clean = false;
             way.state.probability = way.state.probability.times(odds);
-            way.state
-                .assuming
-                .push(format!("{text}: {verdict:?}").into());
+            let fact = Fact::Other(text.clone().into());
+            let says = format!("{text}: {verdict:?}").into();
+            way.state.assume_answer(fact, ways.len(), says);
             let then = match verdict {
                 Some(v) => self.verdict(at, v)?,
                 None => Then::Next,
@@ -699,4 +740,15 @@ fn show(parts: &[Literal]) -> String {
         }
     }
     text
+}
+
+/// Whether an extension of xtables, which nft lists by name only, lets every packet pass.
+fn is_inert(text: &str) -> bool {
+    const MATCHES: [&str; 2] = ["comment", "nfacct"];
+    let named = |kind: &str| {
+        let rest = text.strip_prefix("xt ")?.strip_prefix(kind)?;
+        Some(rest.trim().trim_matches('"'))
+    };
+    named("match ").is_some_and(|name| MATCHES.contains(&name))
+        || named("target ").is_some_and(|name| PASSING.contains(&name) || name == "LOG")
 }

@@ -1,0 +1,361 @@
+//! Compares the rules of a node with the plan, for all Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use model::{Event, IpFamily, Service};
+use netfilter::iptables::{Chain, Match, Table, TableSet, Target};
+use netfilter::ipvs::ServiceId;
+use netfilter::nft_lang::{Item, Literal};
+use plan::Settings;
+use serde::Serialize;
+use trace::{Facts, World};
+
+use crate::explain::{Cause, Cluster, Finding, Weight, addresses, checks, mode_of};
+
+/// How many Services a group names.
+const MOST: usize = 10;
+
+/// A question about all Services of a node.
+#[derive(Debug)]
+pub struct Question {
+    /// All objects.
+    pub events: Vec<Event>,
+    /// What the node's plan depends on, with the node's name.
+    pub settings: Settings,
+    /// The node's interfaces, addresses and sysctls.
+    pub facts: Facts,
+    /// Its rules and routes.
+    pub world: World,
+    /// The rules come from files: a family without rules is unknown, not empty.
+    pub is_partial: bool,
+    /// The settings are the running proxy's, not the defaults.
+    pub is_configured: bool,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verification {
+    /// The node's name.
+    pub node: String,
+    /// How many Services were checked.
+    pub services: usize,
+    /// How many connections were walked.
+    pub connections: usize,
+    /// Problems, grouped by cause and fix, the most severe first.
+    pub problems: Vec<Group>,
+    /// What limits the answer.
+    pub notes: Vec<String>,
+}
+
+/// Problems with the same cause and the same fix.
+#[derive(Clone, Debug, Serialize)]
+pub struct Group {
+    /// How much they weigh.
+    pub weight: Weight,
+    /// The kind of cause.
+    pub cause: Cause,
+    /// How many Services have it; 0 if it concerns the node.
+    pub count: usize,
+    /// Some of these Services.
+    pub services: Vec<String>,
+    /// The first of the problems.
+    pub example: String,
+    /// What to do about them.
+    pub change: String,
+}
+
+impl Verification {
+    /// Whether the rules do what the objects state.
+    pub fn is_healthy(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// The answer as text.
+    pub fn text(&self) -> String {
+        let verdict = match self.problems.len() {
+            0 => "no problems".to_owned(),
+            1 => "1 kind of problem".to_owned(),
+            n => format!("{n} kinds of problems"),
+        };
+        let mut out = format!(
+            "{}: {verdict} found ({} Services, {} connections)\n",
+            self.node, self.services, self.connections
+        );
+        for (number, group) in (1..).zip(&self.problems) {
+            let partly = match group.weight {
+                Weight::Partly => " (in part)",
+                Weight::Broken | Weight::Note => "",
+            };
+            let of = match group.count {
+                0 => String::new(),
+                n => {
+                    let more = n.saturating_sub(group.services.len());
+                    let more = match more {
+                        0 => String::new(),
+                        more => format!(", … and {more} more"),
+                    };
+                    format!(" in {n} Services ({}{more})", group.services.join(", "))
+                }
+            };
+            out += &format!(
+                "  {number}. {}{partly}{of}\n     {}\n",
+                group.cause, group.example
+            );
+            if !group.change.is_empty() {
+                out += &format!("     fix: {}\n", group.change);
+            }
+        }
+        for note in &self.notes {
+            out += &format!("note: {note}\n");
+        }
+        out
+    }
+}
+
+/// What the checks found so far.
+#[derive(Debug, Default)]
+struct Found {
+    connections: usize,
+    /// By weight, cause and fix.
+    groups: BTreeMap<(Weight, Cause, String), (String, BTreeSet<String>)>,
+    error: Option<anyhow::Error>,
+}
+
+impl Found {
+    fn add(&mut self, finding: Finding, service: Option<&Service>) {
+        if finding.weight == Weight::Note {
+            return;
+        }
+        let key = (finding.weight, finding.cause, finding.change);
+        let (_, services) = self
+            .groups
+            .entry(key)
+            .or_insert_with(|| (finding.what, BTreeSet::new()));
+        services.extend(service.map(|s| s.name.to_string()));
+    }
+}
+
+/// Check every Service. `progress` receives how many of them are done.
+///
+/// # Errors
+/// The rules contain an endless loop.
+pub fn verify(
+    question: Question,
+    progress: impl Fn(usize, usize) + Sync,
+) -> anyhow::Result<Verification> {
+    let Question {
+        events,
+        settings,
+        facts,
+        world,
+        is_partial,
+        is_configured,
+    } = question;
+    let cluster = Cluster::new(events, settings, addresses(&facts));
+    let mode = mode_of(&world);
+    let services = cluster.services();
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let found = Mutex::new(Found::default());
+    let check = || {
+        while let Some(service) = services.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = checks(
+                &cluster,
+                service,
+                mode,
+                &facts,
+                &world,
+                (is_partial, is_configured),
+            );
+            let mut found = found
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            match result {
+                Ok((connections, findings)) => {
+                    found.connections += connections;
+                    for finding in findings {
+                        found.add(finding, Some(service));
+                    }
+                }
+                Err(error) => found.error = Some(error),
+            }
+            drop(found);
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, services.len());
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(check);
+        }
+        check();
+    });
+    let mut found = found
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(error) = found.error {
+        return Err(error);
+    }
+    for finding in stale(&cluster, &world) {
+        found.add(finding, None);
+    }
+    let group =
+        |((weight, cause, change), (example, services)): (_, (String, BTreeSet<String>))| Group {
+            weight,
+            cause,
+            count: services.len(),
+            services: services.into_iter().take(MOST).collect(),
+            example,
+            change,
+        };
+    Ok(Verification {
+        node: cluster.node_name.clone(),
+        services: services.len(),
+        connections: found.connections,
+        problems: found.groups.into_iter().map(group).collect(),
+        notes: world.warnings.clone(),
+    })
+}
+
+/// Address, protocol and port.
+type Frontend = (IpAddr, u8, u16);
+
+/// Find rules for frontends that no Service has.
+fn stale(cluster: &Cluster, world: &World) -> Vec<Finding> {
+    let mut known: BTreeSet<Frontend> = BTreeSet::new();
+    let mut node_ports: BTreeSet<(u8, u16)> = BTreeSet::new();
+    for family in IpFamily::ALL {
+        for port in cluster.plan(family).ports.values() {
+            let protocol = match port.protocol {
+                model::Protocol::Tcp => 6,
+                model::Protocol::Udp => 17,
+                model::Protocol::Sctp => 132,
+            };
+            for frontend in port.frontends() {
+                match frontend.ip {
+                    Some(ip) => known.insert((ip, protocol, frontend.port.get())),
+                    None => node_ports.insert((protocol, frontend.port.get())),
+                };
+            }
+        }
+    }
+    let is_stale = |(ip, protocol, port): &Frontend| {
+        let is_node_port =
+            cluster.own_addresses.contains(ip) && node_ports.contains(&(*protocol, *port));
+        !known.contains(&(*ip, *protocol, *port)) && !is_node_port
+    };
+    let mut found = Vec::new();
+    let sources = [
+        (
+            "iptables-legacy",
+            world.legacy.iter().flat_map(in_iptables).collect(),
+        ),
+        (
+            "iptables",
+            world.iptables.iter().flat_map(in_iptables).collect(),
+        ),
+        ("the nftables table kube-proxy", in_nft(world)),
+        ("IPVS", in_ipvs(world)),
+    ];
+    for (place, frontends) in sources {
+        let frontends: BTreeSet<Frontend> = frontends;
+        let stale: Vec<&Frontend> = frontends.iter().filter(|f| is_stale(f)).collect();
+        let Some((ip, protocol, port)) = stale.first() else {
+            continue;
+        };
+        let first = trace::Endpoint {
+            ip: *ip,
+            port: *port,
+        };
+        found.push(Finding {
+            weight: Weight::Partly,
+            cause: Cause::StaleRules,
+            what: format!(
+                "{place} has rules for {} addresses and ports that no Service has, such as {first} \
+                 (protocol {protocol})",
+                stale.len()
+            ),
+            change: format!(
+                "restart the proxy, which removes its stale rules; those of an earlier proxy in {place}: \
+                 sluice cleanup"
+            ),
+        });
+    }
+    found
+}
+
+/// Return the frontends in KUBE-SERVICES.
+fn in_iptables(set: &TableSet) -> Vec<Frontend> {
+    let services = const { Chain::literal("KUBE-SERVICES") };
+    let Some(chain) = set.chain(Table::Nat, services) else {
+        return Vec::new();
+    };
+    let frontend = |rule: &netfilter::iptables::Rule| {
+        let leads = matches!(&rule.target, Some(Target::Jump(to) | Target::Goto(to))
+            if ["KUBE-SVC-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SVL-", "KUBE-XLB-"]
+                .iter()
+                .any(|prefix| to.as_str().starts_with(prefix)));
+        let destination = rule
+            .header
+            .destination
+            .as_ref()
+            .filter(|d| leads && !d.negated)?;
+        let protocol = rule.header.protocol.as_ref()?.value.0;
+        let mut ports = rule.matches.iter().filter_map(|m| match m {
+            Match::Tcp(tcp) => tcp.ports.destination.as_ref(),
+            Match::Udp(p) | Match::Sctp(p) => p.destination.as_ref(),
+            _ => None,
+        });
+        Some((
+            destination.value.addr(),
+            protocol,
+            ports.next()?.value.first,
+        ))
+    };
+    chain.rules.iter().filter_map(frontend).collect()
+}
+
+/// The sets and maps whose keys are frontends.
+const FRONTEND_SETS: [&str; 3] = ["service-ips", "cluster-ip-ports", "no-endpoint-services"];
+
+/// Return the frontends in the sets and maps of the table kube-proxy.
+fn in_nft(world: &World) -> BTreeSet<Frontend> {
+    let tables = world.nft.tables.iter();
+    let tables = tables.filter(|t| *t.name == *dataplane::nftables::TABLE);
+    let sets = tables.flat_map(|t| &t.sets);
+    let sets = sets.filter(|s| FRONTEND_SETS.contains(&&*s.name));
+    let elements = sets.flat_map(|s| &s.elements);
+    let frontend = |key: &[Item]| match key {
+        [
+            Item::Value(Literal::Ip(ip)),
+            Item::Value(Literal::Int(protocol)),
+            Item::Value(Literal::Int(port)),
+        ] => Some((
+            *ip,
+            u8::try_from(*protocol).ok()?,
+            u16::try_from(*port).ok()?,
+        )),
+        _ => None,
+    };
+    elements.filter_map(|e| frontend(&e.key)).collect()
+}
+
+/// Return the frontends of virtual servers.
+fn in_ipvs(world: &World) -> BTreeSet<Frontend> {
+    use netfilter::ipvs::Protocol;
+    let frontend = |id: &ServiceId| match id {
+        ServiceId::Address { protocol, address } => {
+            let protocol = match protocol {
+                Protocol::Tcp => 6,
+                Protocol::Udp => 17,
+                Protocol::Sctp => 132,
+            };
+            Some((address.ip(), protocol, address.port()))
+        }
+        ServiceId::Mark { .. } => None,
+    };
+    let all = world.ipvs.services.iter();
+    all.filter_map(|s| frontend(&s.id)).collect()
+}

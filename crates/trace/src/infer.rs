@@ -1,0 +1,56 @@
+//! Addresses of a node whose facts are not known, inferred from its rules.
+
+use std::net::IpAddr;
+
+use netfilter::iptables::{Chain, Net, Table, TableSet, Target};
+use netfilter::nft_lang::{Item, Literal, Ruleset};
+
+use netfilter::ipvs::ServiceId;
+
+use crate::world::World;
+
+/// The sets in which kube-proxy's nftables mode and sluice keep the addresses that answer for
+/// NodePorts.
+const NODE_PORT_SETS: [&str; 2] = ["nodeport-ips", "node-port-ips"];
+
+/// Return the addresses that the rules treat as the node's own: those that answer for NodePorts, and
+/// those of IPVS virtual servers, which are on the node's dummy interface.
+pub(crate) fn node_addresses(world: &World) -> Vec<IpAddr> {
+    let mut all = Vec::new();
+    all.extend(in_sets(&world.nft));
+    for set in world.all_iptables() {
+        all.extend(of_node_ports(set));
+    }
+    all.extend(world.ipvs.services.iter().filter_map(|s| match s.id {
+        ServiceId::Address { address, .. } => Some(address.ip()),
+        _ => None,
+    }));
+    all
+}
+
+fn in_sets(nft: &Ruleset) -> impl Iterator<Item = IpAddr> {
+    let sets = nft.tables.iter().flat_map(|t| &t.sets);
+    let sets = sets.filter(|s| NODE_PORT_SETS.contains(&&*s.name));
+    let items = sets.flat_map(|s| &s.elements).flat_map(|e| &e.key);
+    items.filter_map(|item| match item {
+        Item::Value(Literal::Ip(ip)) => Some(*ip),
+        _ => None,
+    })
+}
+
+/// Return the destinations for which iptables mode calls KUBE-NODEPORTS, if they are single addresses.
+fn of_node_ports(set: &TableSet) -> Vec<IpAddr> {
+    let services = const { Chain::literal("KUBE-SERVICES") };
+    let Some(chain) = set.chain(Table::Nat, services) else {
+        return Vec::new();
+    };
+    let node_ports = const { Chain::literal("KUBE-NODEPORTS") };
+    let leads = |target: &Option<Target>| matches!(target, Some(Target::Jump(to) | Target::Goto(to)) if *to == node_ports);
+    let rules = chain.rules.iter().filter(|rule| leads(&rule.target));
+    let destinations = rules.filter_map(|rule| rule.header.destination.as_ref());
+    let single = destinations.filter(|d| !d.negated).filter_map(|d| {
+        let whole = Net::host(d.value.addr());
+        (d.value == whole).then_some(d.value.addr())
+    });
+    single.collect()
+}

@@ -269,7 +269,7 @@ impl Encoder<'_> {
     /// Request the table; the answer is the table or `ENOENT`.
     pub fn get_table(self) -> Message {
         self.message(NFT_MSG_GETTABLE, 0, |w| {
-            w.string(NFTA_TABLE_NAME, self.table)
+            w.string(NFTA_TABLE_NAME, self.table);
         })
     }
 }
@@ -359,7 +359,7 @@ fn set_description(w: &mut Writer<'_>, set: &Set) {
             w.nest(NFTA_SET_DESC_CONCAT, |w| {
                 for t in set.key.types() {
                     w.nest(NFTA_LIST_ELEM, |w| {
-                        w.be32(NFTA_SET_FIELD_LEN, t.size() as u32)
+                        w.be32(NFTA_SET_FIELD_LEN, t.size() as u32);
                     });
                 }
             });

@@ -1,9 +1,9 @@
 //! The relay beside HAProxy and socat, on loopback: `cargo bench -p relay --bench relay`.
 //!
-//! HAProxy is what one would otherwise put in this place: event-driven, on as many threads. It runs
-//! twice, as it comes and told to splice. socat makes a process for each connection and is there
-//! as a measure that everybody has at hand. Clients, server and relay are processes of their own and
-//! share the machine's cores, so the relay's own processor time says more than the rate.
+//! HAProxy is the usual alternative: event-driven, with the same number of threads. It runs twice, with
+//! its defaults and with splice. socat creates one process per connection and serves as a well-known
+//! reference. Clients, server and relay are separate processes on the same cores, so the relay's own
+//! processor time is more meaningful than the rate.
 
 mod support;
 
@@ -24,9 +24,9 @@ const BULK: usize = 4 << 30;
 const STREAMS: usize = 4;
 const CLIENTS: usize = 32;
 
-/// Connections to be open at a time, where so many files may be; each is two to a relay.
+/// Simultaneously open connections, if the limit of open files allows; each takes two files.
 const OPEN: usize = 10_000;
-/// For socat, which makes a process of each.
+/// The same for socat, which creates one process per connection.
 const OPEN_PROCESSES: usize = 1_000;
 
 fn main() -> ExitCode {
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 async fn measure(relay: &mut Process, at: SocketAddr, open: usize) -> String {
-    // What is loaded or allocated once is not what a connection takes.
+    // Excludes one-time loading and allocation.
     short(at, CLIENTS).await;
     let (rate, cpu) = timed(relay, SHORT, short(at, SHORT)).await;
     let connections = format!("{rate:>11.0}/s{:>9.1} us", cpu.as_secs_f64() * 1e6);
@@ -74,7 +74,7 @@ async fn measure(relay: &mut Process, at: SocketAddr, open: usize) -> String {
     format!("{connections}{round_trips}{bulk}{kept:>9}{memory:>6.0} MiB, {each:.1} KiB each")
 }
 
-/// How many a second, and the relay's processor time for each.
+/// Operations per second, and the relay's processor time for each.
 async fn timed(relay: &Process, count: usize, work: impl Future<Output = ()>) -> (f64, Duration) {
     let (cpu, start) = (relay.cpu(), Instant::now());
     work.await;
@@ -83,7 +83,7 @@ async fn timed(relay: &Process, count: usize, work: impl Future<Output = ()>) ->
     (count / took, (relay.cpu() - cpu).div_f64(count))
 }
 
-/// This many clients, each with its part of the work.
+/// Runs `count` clients, each with its share of the work.
 async fn clients<F>(count: usize, client: impl Fn() -> F)
 where
     F: Future<Output = std::io::Result<()>> + Send + 'static,
@@ -97,7 +97,7 @@ where
     }
 }
 
-/// Connections for one question and its answer.
+/// Connections with one request and its reply.
 async fn short(at: SocketAddr, count: usize) {
     clients(CLIENTS, move || async move {
         for _ in 0..count / CLIENTS {
@@ -112,7 +112,7 @@ async fn short(at: SocketAddr, count: usize) {
     .await;
 }
 
-/// Questions of 64 bytes over connections that stay.
+/// Requests of 64 bytes over open connections.
 async fn trips(at: SocketAddr, count: usize) {
     clients(CLIENTS, move || async move {
         let mut stream = TcpStream::connect(at).await?;
@@ -127,7 +127,7 @@ async fn trips(at: SocketAddr, count: usize) {
     .await;
 }
 
-/// Much in one direction, over a few connections.
+/// Bulk data in one direction, over a few connections.
 async fn bulk(at: SocketAddr) {
     clients(STREAMS, move || async move {
         let mut stream = TcpStream::connect(at).await?;
@@ -143,7 +143,7 @@ async fn bulk(at: SocketAddr) {
     .await;
 }
 
-/// Connections that are open and have carried something.
+/// Open connections that have carried data.
 async fn hold(at: SocketAddr, count: usize) -> Vec<TcpStream> {
     let mut held = Vec::new();
     for _ in 0..count {

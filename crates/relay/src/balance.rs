@@ -1,4 +1,4 @@
-//! Which endpoint a connection goes to.
+//! The choice of an endpoint for a connection.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,24 +9,24 @@ use tokio::sync::watch;
 
 use crate::Backends;
 
-/// Affinity entries beyond this many make way for new ones once they have expired.
+/// Number of affinity entries from which expired ones are removed.
 const SWEEP_AT: usize = 1024;
 
-/// More clients than this are not remembered: a client of IPv6 has addresses without end.
-const MOST: usize = 65_536;
+/// Upper bound on remembered clients: an IPv6 client can use any number of addresses.
+const MAX_CLIENTS: usize = 65_536;
 
 /// Chooses endpoints for the connections of one frontend.
 pub(crate) struct Balancer {
     choice: watch::Receiver<Choice>,
 }
 
-/// Out of what it chooses.
+/// The endpoints to choose from.
 pub(crate) struct Choice {
     endpoints: Arc<[SocketAddr]>,
     affinity: Option<(Duration, Arc<Mutex<Sticky>>)>,
 }
 
-/// What frontends share of their clients, as long as one of them has it.
+/// Client affinity shared by frontends, kept while one of them uses it.
 #[derive(Default)]
 pub(crate) struct Memories(HashMap<Arc<str>, Weak<Mutex<Sticky>>>);
 
@@ -44,13 +44,13 @@ impl Memories {
         }
     }
 
-    /// Forgets those that nobody has any more.
+    /// Remove entries that no frontend uses.
     pub(crate) fn sweep(&mut self) {
         self.0.retain(|_, memory| memory.strong_count() > 0);
     }
 }
 
-/// Which endpoint each client keeps to.
+/// The endpoint of each client.
 #[derive(Default)]
 pub(crate) struct Sticky {
     by_client: HashMap<IpAddr, (SocketAddr, Instant)>,
@@ -62,8 +62,8 @@ impl Balancer {
         Self { choice }
     }
 
-    /// All endpoints, in the order in which a connection of this client should try them: the one
-    /// it keeps to first, if that is still there; the others at random.
+    /// Return all endpoints in the order in which a connection of this client tries them: first the
+    /// client's endpoint by affinity, if it still exists, then the others in random order.
     pub(crate) fn candidates(&self, client: IpAddr, now: Instant) -> Vec<SocketAddr> {
         let choice = self.choice.borrow();
         let mut order = choice.endpoints.to_vec();
@@ -77,28 +77,28 @@ impl Balancer {
         order
     }
 
-    /// A connection of this client went to this endpoint.
+    /// Record that a connection of this client uses this endpoint.
     pub(crate) fn used(&self, client: IpAddr, endpoint: SocketAddr, now: Instant) {
         if let Some((timeout, memory)) = &self.choice.borrow().affinity {
             lock(memory).set(client, endpoint, now, *timeout);
         }
     }
 
-    /// The endpoint refused this client, which need not keep to it.
+    /// Remove the affinity of a client whose endpoint refused it.
     pub(crate) fn refused(&self, client: IpAddr, endpoint: SocketAddr) {
         if let Some((_, memory)) = &self.choice.borrow().affinity {
             lock(memory).forget(client, endpoint);
         }
     }
 
-    /// Whether connections may still go to this endpoint.
+    /// Whether new datagrams may still be sent to this endpoint.
     pub(crate) fn has(&self, endpoint: SocketAddr) -> bool {
         self.choice.borrow().endpoints.contains(&endpoint)
     }
 }
 
 fn lock(memory: &Mutex<Sticky>) -> std::sync::MutexGuard<'_, Sticky> {
-    // Valid after every step, also one that panicked.
+    // The map is valid after every step, even after a panic.
     memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -111,10 +111,10 @@ impl Sticky {
     fn set(&mut self, client: IpAddr, endpoint: SocketAddr, now: Instant, timeout: Duration) {
         if self.by_client.len() >= self.sweep_at.max(SWEEP_AT) {
             self.by_client.retain(|_, (_, until)| *until > now);
-            // Twice what is left, so that sweeping stays cheap however many clients are live.
+            // Twice the remaining entries, so that sweeping stays cheap with many active clients.
             self.sweep_at = self.by_client.len() * 2;
         }
-        if self.by_client.len() >= MOST
+        if self.by_client.len() >= MAX_CLIENTS
             && !self.by_client.contains_key(&client)
             && let Some(any) = self.by_client.keys().next().copied()
         {
@@ -163,7 +163,7 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     #[test]
-    fn every_endpoint_is_tried_once_and_all_come_first_in_turn() {
+    fn candidates_contain_every_endpoint_once_in_random_order() {
         let (_keep, balancer) = balancer(&[1, 2, 3], None);
         let mut first = std::collections::BTreeSet::new();
         for _ in 0..200 {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_keeps_to_its_endpoint_until_the_timeout() {
+    fn affinity_lasts_until_the_timeout() {
         let (_keep, balancer) = balancer(&[1, 2, 3, 4, 5, 6, 7, 8], Some(10));
         let start = Instant::now();
         balancer.used(CLIENT, endpoint(5), start);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_went_is_not_returned_to() {
+    fn affinity_ends_with_a_removed_endpoint() {
         let mut memories = Memories::default();
         let mut choice = |endpoints| memories.choice(backends(endpoints, Some(10)));
         let (sender, receiver) = watch::channel(choice(&[1, 2]));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_need_not_return_to_an_endpoint_that_refused() {
+    fn affinity_ends_when_the_endpoint_refuses() {
         let (_keep, balancer) = balancer(&[1, 2], Some(10));
         let now = Instant::now();
         balancer.used(CLIENT, endpoint(1), now);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn frontends_of_one_service_port_share_what_they_remember_as_long_as_there_is_one() {
+    fn frontends_of_one_service_port_share_affinity_while_one_exists() {
         let mut memories = Memories::default();
         let all = [1, 2, 3, 4, 5, 6, 7, 8];
         let mut served = |endpoints: &[u8]| {
@@ -245,19 +245,19 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_the_clients_that_are_remembered() {
+    fn the_number_of_remembered_clients_is_bounded() {
         let mut sticky = Sticky::default();
         let now = Instant::now();
-        for n in 0..u32::try_from(MOST).unwrap() + 5_000 {
+        for n in 0..u32::try_from(MAX_CLIENTS).unwrap() + 5_000 {
             let client = IpAddr::from(n.to_be_bytes());
             sticky.set(client, endpoint(1), now, Duration::from_secs(10_800));
             assert_eq!(sticky.get(client, now), Some(endpoint(1)));
         }
-        assert_eq!(sticky.by_client.len(), MOST);
+        assert_eq!(sticky.by_client.len(), MAX_CLIENTS);
     }
 
     #[test]
-    fn expired_clients_are_forgotten() {
+    fn expired_clients_are_removed() {
         let mut sticky = Sticky::default();
         let start = Instant::now();
         for n in 0..10_000_u32 {

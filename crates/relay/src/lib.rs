@@ -1,9 +1,8 @@
 //! An asynchronous relay: accepts connections for Services and carries them to endpoints itself.
 //!
-//! What the userspace mode consists of, and what serves NodePorts on loopback in nftables mode.
-//! The relay knows addresses and ports, nothing of Services: it is given [`Frontend`]s, each with
-//! its [`Backends`], and changes from one set to the next without touching what stays. A
-//! connection that is open keeps its endpoint for as long as it lives, whatever changes.
+//! Used by userspace mode, and by nftables mode for NodePorts on loopback. The relay knows addresses
+//! and ports, not Services: it receives [`Frontend`]s with their [`Backends`], and a change does not
+//! affect unchanged frontends. An open connection keeps its endpoint until it ends.
 
 mod balance;
 mod buffer;
@@ -25,51 +24,51 @@ use tokio::task::JoinHandle;
 pub use crate::limits::Limits;
 
 use crate::balance::{Balancer, Choice, Memories};
-use crate::limits::{Places, Seldom};
+use crate::limits::{Places, RateLimited};
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// The address and port.
     pub address: SocketAddr,
-    /// TCP or UDP; SCTP has no relay.
+    /// TCP or UDP; SCTP is not supported.
     pub protocol: Protocol,
 }
 
-/// Where connections go.
+/// The endpoints of a frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
-    /// The endpoints. While there are none nobody listens, so that the system refuses connections
-    /// and datagrams.
+    /// The endpoints. Without any, no socket listens, so that the system refuses connections and
+    /// datagrams.
     pub endpoints: Arc<[SocketAddr]>,
-    /// Clients keep to their endpoints; `None` balances every connection on its own.
+    /// Client affinity; `None` balances every connection separately.
     pub affinity: Option<Affinity>,
 }
 
-/// How clients keep to their endpoints.
+/// Client affinity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Affinity {
-    /// For how long after its last connection a client does.
+    /// Validity of an entry after the client's last connection.
     pub timeout: Duration,
-    /// Of what: frontends for which this is the same share what they remember.
+    /// The owner: frontends with the same owner share their entries.
     pub of: Arc<str>,
 }
 
-/// What could not be done.
+/// Why a request to the relay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The thread or its runtime could not be made.
+    /// The thread or its runtime cannot be created.
     #[error("cannot start the relay: {0}")]
     Start(std::io::Error),
-    /// A frontend could not be opened; the others are.
-    #[error("cannot listen on {} for {}: {source}", frontend.address, frontend.protocol)]
+    /// A frontend cannot be opened; the others are served.
+    #[error("cannot listen on {} for {}: {error}", frontend.address, frontend.protocol)]
     Listen {
         /// The frontend.
         frontend: Frontend,
-        /// The system's answer.
-        source: std::io::Error,
+        /// The system's error.
+        error: std::io::Error,
     },
-    /// SCTP has no relay.
+    /// The relay does not support SCTP.
     #[error("{} for {}: only TCP and UDP can be relayed", frontend.address, frontend.protocol)]
     Unsupported {
         /// The frontend.
@@ -87,7 +86,7 @@ pub struct Relay {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What is to become of frontends; `None` for those that shall go.
+/// Desired backends of frontends; `None` closes a frontend.
 type Changes = BTreeMap<Frontend, Option<Backends>>;
 
 enum Command {
@@ -100,29 +99,29 @@ enum Command {
     Stop(oneshot::Sender<()>),
 }
 
-/// A frontend that is being served.
+/// A listening frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// As it was asked for.
+    /// The frontend as requested.
     pub frontend: Frontend,
-    /// Where it listens: the same, with the port that the system chose where 0 was asked for.
+    /// The address it listens on: the requested one, with the port that the system chose for 0.
     pub address: SocketAddr,
 }
 
-/// What every connection shares.
+/// State shared by all connections.
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) connections: Arc<Places>,
     pub(crate) flows: Arc<Places>,
     pub(crate) pipes: Arc<Places>,
-    /// Messages of limits that are reached.
-    pub(crate) full: Seldom,
-    /// Messages of a system that gives no more sockets.
-    pub(crate) starved: Seldom,
+    /// Limits log messages about reached limits.
+    pub(crate) full: RateLimited,
+    /// Limits log messages about missing sockets or memory.
+    pub(crate) starved: RateLimited,
 }
 
 impl Relay {
-    /// Starts a relay that serves nothing yet.
+    /// Start a relay without frontends.
     ///
     /// # Errors
     ///
@@ -140,8 +139,8 @@ impl Relay {
             connections: Places::new(limits.connections),
             flows: Places::new(limits.flows),
             pipes: Places::new(limits.pipes),
-            full: Seldom::default(),
-            starved: Seldom::default(),
+            full: RateLimited::default(),
+            starved: RateLimited::default(),
         });
         let for_tasks = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -170,19 +169,19 @@ impl Relay {
     /// system chooses one, and it is in the frontend that comes back. [`Relay::change`] opens a
     /// frontend, or lets go of it.
     ///
-    /// For whoever has to keep others away from a port before it answers.
+    /// Used to protect a port with rules before it answers.
     ///
     /// # Errors
     ///
-    /// [`Error::Stopped`]; what could not be taken is an error in its place.
+    /// [`Error::Stopped`]; a frontend that cannot be bound has its own error in the result.
     pub fn reserve(&self, frontends: Vec<Frontend>) -> Result<Vec<Result<Frontend, Error>>, Error> {
         self.ask(|done| Command::Reserve(frontends, done))
     }
 
-    /// Serves these frontends, closes those with `None`, and leaves all others as they are. What
-    /// was served before and still is keeps its listener, its clients' affinity and its
-    /// connections; open TCP connections of a frontend that goes live on. Returns what could not be
-    /// opened; the rest is served.
+    /// Serve these frontends, close those with `None`, and leave all others unchanged. A frontend
+    /// that was served before keeps its listener, client affinity and connections. Open TCP
+    /// connections of a closed frontend continue. Returns the errors of frontends that cannot be
+    /// opened; the others are served.
     ///
     /// # Errors
     ///
@@ -194,8 +193,8 @@ impl Relay {
         self.ask(|done| Command::Change(changes, done))
     }
 
-    /// As [`Relay::change`], for all frontends that there shall be. Returns where they listen, and
-    /// what could not be opened.
+    /// Like [`Relay::change`], with the complete set of frontends. Returns the listening addresses
+    /// and the errors.
     ///
     /// # Errors
     ///
@@ -207,14 +206,14 @@ impl Relay {
         self.ask(|done| Command::Serve(frontends, done))
     }
 
-    /// Open connections and flows.
+    /// The number of open connections and flows.
     pub fn open_connections(&self) -> usize {
         self.shared.connections.taken() + self.shared.flows.taken()
     }
 
-    /// Waits for open connections to end, at most [`Limits::drain`], and stops. Most of that time
-    /// new ones are still served, for nobody else would; in the rest none is accepted, so that
-    /// short ones are not cut off.
+    /// Wait for open connections to end, at most [`Limits::drain`], and stop. New connections are
+    /// served for most of that time, since no other process would serve them, and rejected for the
+    /// rest, so that short ones can end.
     pub fn stop(mut self) {
         let _ = self.ask(Command::Stop);
         if let Some(thread) = self.thread.take() {
@@ -223,12 +222,12 @@ impl Relay {
     }
 }
 
-/// One frontend that is being served; dropping it closes the listener.
+/// An open frontend; dropping it closes the listener.
 struct Served {
     choice: watch::Sender<Choice>,
     address: SocketAddr,
     task: JoinHandle<()>,
-    /// Ends when the last who has the socket has let go of it.
+    /// Ends when the last owner of the socket has dropped it.
     closed: oneshot::Receiver<Infallible>,
 }
 
@@ -239,10 +238,10 @@ impl Drop for Served {
 }
 
 impl Served {
-    /// Closes the listener; the address is free afterwards.
+    /// Close the listener; the address is free afterwards.
     async fn close(mut self) {
         self.task.abort();
-        // Errors say that the task was aborted, and that nobody will ever say a word.
+        // The errors only report the abort and the dropped sender.
         let _ = (&mut self.task).await;
         let _ = (&mut self.closed).await;
     }
@@ -273,9 +272,9 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>
             }
             Command::Stop(done) => {
                 let drain = shared.limits.drain;
-                quiet(&shared, drain * 4 / 5).await;
+                drained(&shared, drain * 4 / 5).await;
                 drop(frontends);
-                quiet(&shared, drain / 5).await;
+                drained(&shared, drain / 5).await;
                 let _ = done.send(());
                 return;
             }
@@ -283,10 +282,10 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>
     }
 }
 
-/// Waits until there is no connection, or for so long.
-async fn quiet(shared: &Shared, longest: Duration) {
+/// Wait until no connection is open, at most `longest`.
+async fn drained(shared: &Shared, longest: Duration) {
     let deadline = tokio::time::Instant::now() + longest;
-    // A flow has no end that could be waited for.
+    // UDP flows have no end to wait for.
     while shared.connections.taken() > 0 && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -311,28 +310,28 @@ impl Frontends {
     }
 
     async fn change(&mut self, shared: &Arc<Shared>, changes: Changes) -> Vec<Error> {
-        let (mut going, mut coming) = (Vec::new(), Vec::new());
+        let (mut removed, mut added) = (Vec::new(), Vec::new());
         for (frontend, backends) in changes {
             let Some(backends) = backends.filter(|b| !b.endpoints.is_empty()) else {
-                going.extend(self.served.remove(&frontend));
+                removed.extend(self.served.remove(&frontend));
                 self.reserved.remove(&frontend);
                 continue;
             };
             let choice = self.memories.choice(backends);
             match self.served.get(&frontend) {
                 Some(old) => drop(old.choice.send_replace(choice)),
-                None => coming.push((frontend, choice)),
+                None => added.push((frontend, choice)),
             }
         }
-        let some_went = !going.is_empty();
-        for old in going {
+        let some_removed = !removed.is_empty();
+        for old in removed {
             old.close().await;
         }
-        if some_went {
+        if some_removed {
             self.memories.sweep();
         }
         let mut errors = Vec::new();
-        for (frontend, choice) in coming {
+        for (frontend, choice) in added {
             let reserved = self.reserved.remove(&frontend);
             match open(shared, frontend, reserved, choice) {
                 Ok(new) => {
@@ -354,7 +353,7 @@ impl Frontends {
     }
 }
 
-/// Binds the frontend's address; where its port is 0, the frontend with the port that it got.
+/// Bind the frontend's address. Returns the frontend with the port that the system chose for 0.
 fn bind(frontend: Frontend) -> Result<(Frontend, Socket), Error> {
     let Frontend { address, protocol } = frontend;
     let bound = match protocol {
@@ -362,7 +361,7 @@ fn bind(frontend: Frontend) -> Result<(Frontend, Socket), Error> {
         Protocol::Udp => udp::bind(address),
         Protocol::Sctp => return Err(Error::Unsupported { frontend }),
     };
-    let failed = |source| Error::Listen { frontend, source };
+    let failed = |error| Error::Listen { frontend, error };
     let socket = bound.map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
     let address = address.as_socket().unwrap_or(frontend.address);
@@ -382,7 +381,7 @@ fn open(
     let (sender, receiver) = watch::channel(choice);
     let shared = Arc::clone(shared);
     let balancer = Balancer::new(receiver);
-    let failed = |source| Error::Listen { frontend, source };
+    let failed = |error| Error::Listen { frontend, error };
     let (open, closed) = oneshot::channel();
     let (address, task) = match frontend.protocol {
         Protocol::Tcp => {

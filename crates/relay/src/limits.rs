@@ -1,31 +1,29 @@
-//! Bounds, so that no client can exhaust the process.
+//! Bounds that keep clients from exhausting the process.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the relay allows itself and its clients.
+/// Limits of the relay and its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open TCP connections, all frontends together. Beyond it new ones are reset.
+    /// Open TCP connections of all frontends. Further ones are reset.
     pub connections: usize,
-    /// UDP flows, all frontends together. Beyond it a new one takes the place of one that has been
-    /// idle for some time.
+    /// UDP flows of all frontends. A further one replaces an idle one.
     pub flows: usize,
-    /// Bulk transfers, all frontends together, that get a pipe to splice through.
+    /// Bulk transfers of all frontends that use a pipe for splice(2).
     pub pipes: usize,
-    /// How long to wait for an endpoint to accept before trying the next: time for one SYN to be
-    /// sent again.
+    /// Timeout for one endpoint before the next is tried: long enough for one retransmitted SYN.
     pub dial: Duration,
-    /// How long to try at all before the client is reset.
+    /// Timeout for all endpoints, after which the client is reset.
     pub dial_all: Duration,
-    /// A UDP flow without a datagram for this long is over. kube-proxy's userspace mode took
-    /// 250 ms; conntrack takes 30 s for one that was never answered.
+    /// Idle timeout of a UDP flow. kube-proxy's userspace mode used 250 ms; conntrack uses 30 s for
+    /// an unreplied flow.
     pub udp_idle: Duration,
-    /// How long open connections get to end when the relay stops.
+    /// Time for open connections to end when the relay stops.
     pub drain: Duration,
-    /// The mark of packets that go to endpoints (`SO_MARK`, needs `CAP_NET_ADMIN`), by which rules
-    /// that lead connections here can tell the relay's own from others. 0: none.
+    /// Mark of packets to endpoints (`SO_MARK`, needs `CAP_NET_ADMIN`), by which redirecting rules
+    /// recognise the relay's own connections. 0: no mark.
     pub mark: u32,
 }
 
@@ -45,8 +43,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// For a process that may have so many files open. A connection takes two, and so does a pipe; a
-    /// flow takes one. An eighth is left for listeners and whatever else there is.
+    /// Limits for a process with this limit of open files. A connection and a pipe take two files, a
+    /// flow one. An eighth is left for listeners and everything else.
     pub fn for_open_files(files: u64) -> Self {
         let eighth = usize::try_from(files / 8).unwrap_or(usize::MAX);
         let most = Self::default();
@@ -59,13 +57,13 @@ impl Limits {
     }
 }
 
-/// So many places, and how many of them are taken.
+/// A bounded number of places.
 pub(crate) struct Places {
     limit: usize,
     taken: AtomicUsize,
 }
 
-/// A place that is taken until this is dropped.
+/// A taken place; dropping it frees the place.
 pub(crate) struct Place(Arc<Places>);
 
 impl Places {
@@ -78,7 +76,7 @@ impl Places {
         self.taken.load(Ordering::Acquire)
     }
 
-    /// Takes a place, or `None` where all are.
+    /// Take a place; `None` if all are taken.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
         let one_more = |n| (n < self.limit).then_some(n + 1);
         self.taken
@@ -94,15 +92,15 @@ impl Drop for Place {
     }
 }
 
-/// Lets through one message in a while, where a flood of clients would make a flood of messages.
+/// Limits the rate of a log message that many clients may cause.
 #[derive(Default)]
-pub(crate) struct Seldom(Mutex<Option<Instant>>);
+pub(crate) struct RateLimited(Mutex<Option<Instant>>);
 
-impl Seldom {
+impl RateLimited {
     const PAUSE: Duration = Duration::from_secs(30);
 
-    /// Whether it is time for another.
-    pub(crate) fn now(&self) -> bool {
+    /// Whether a message is due.
+    pub(crate) fn is_due(&self) -> bool {
         let now = Instant::now();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.is_none_or(|last| now.duration_since(last) >= Self::PAUSE);
@@ -128,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_given_back() {
+    fn dropped_places_are_free_again() {
         let places = Places::new(2);
         let (one, two) = (places.take(), places.take());
         assert!(one.is_some() && two.is_some() && places.take().is_none());
@@ -139,9 +137,9 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_seldom() {
-        let seldom = Seldom::default();
-        assert!(seldom.now());
-        assert!(!seldom.now());
+    fn messages_are_rate_limited() {
+        let limited = RateLimited::default();
+        assert!(limited.is_due());
+        assert!(!limited.is_due());
     }
 }

@@ -1,4 +1,4 @@
-//! TCP: one task a connection.
+//! TCP: one task per connection.
 
 mod splice;
 
@@ -21,23 +21,22 @@ use crate::buffer::{SIZE, with_buffer};
 use crate::limits::Places;
 use crate::{Limits, Shared};
 
-/// How long to wait after an `accept` that failed for want of file descriptors or memory.
+/// Pause after `accept` failed for lack of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections that wait to be accepted; the kernel has a limit of its own (`somaxconn`).
+/// Length of the accept queue; the kernel limits it further (`somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// So many full buffers in a row are a bulk transfer.
+/// Number of consecutive full buffers that make a bulk transfer.
 const BULK: u32 = 8;
 
-/// An end that vanished without a word is noticed after two minutes; its connection would
-/// otherwise stay for ever.
+/// Detects a vanished peer after two minutes.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
     .with_retries(4);
 
-/// A socket that has the address and refuses connections.
+/// Bind a socket without listening, so that connections are refused.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
@@ -50,7 +49,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
 }
 
 pub(crate) fn listen(socket: Socket) -> io::Result<TcpListener> {
-    // What is accepted inherits it.
+    // Accepted sockets inherit these options.
     prepare(&SockRef::from(&socket))?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -66,21 +65,22 @@ pub(crate) async fn serve(listener: TcpListener, balancer: Balancer, shared: Arc
     loop {
         let (client, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
-            // The client has gone again.
+            // The client closed the connection before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                if shared.starved.now() {
-                    tracing::warn!("cannot accept a connection, trying again: {error}");
+                if shared.starved.is_due() {
+                    tracing::warn!(%error, "Cannot accept a connection; retrying");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let Some(place) = shared.connections.take() else {
-            if shared.full.now() {
+            if shared.full.is_due() {
                 let limit = shared.limits.connections;
                 tracing::warn!(
-                    "{limit} connections are open, the most there may be: resetting more"
+                    limit,
+                    "Limit of open connections reached; resetting further ones"
                 );
             }
             refuse(&client);
@@ -91,7 +91,7 @@ pub(crate) async fn serve(listener: TcpListener, balancer: Balancer, shared: Arc
             let _place = place;
             let dialled = dial(&balancer, peer, &shared.limits);
             match tokio::time::timeout(shared.limits.dial_all, dialled).await {
-                // How a connection ends is its two ends' business.
+                // Errors of a connection concern only its two ends.
                 Ok(Some(endpoint)) => drop(carry(client, endpoint, &shared.pipes).await),
                 Ok(None) | Err(_) => refuse(&client),
             }
@@ -99,14 +99,13 @@ pub(crate) async fn serve(listener: TcpListener, balancer: Balancer, shared: Arc
     }
 }
 
-/// Closes with a reset: what a client sees of a port where nobody listens, as nearly as it can be
-/// had once the kernel has accepted.
+/// Close with a reset: the closest match to a closed port after the kernel has accepted.
 fn refuse(client: &TcpStream) {
-    // Without it the client gets an orderly end, which says less.
+    // Without this option the client sees an orderly close.
     let _ = client.set_zero_linger();
 }
 
-/// The first endpoint that accepts, in the balancer's order.
+/// Connect to the first endpoint that accepts, in the balancer's order.
 async fn dial(balancer: &Balancer, peer: SocketAddr, limits: &Limits) -> Option<TcpStream> {
     for endpoint in balancer.candidates(peer.ip(), Instant::now()) {
         match tokio::time::timeout(limits.dial, connect(endpoint, limits.mark)).await {
@@ -114,8 +113,10 @@ async fn dial(balancer: &Balancer, peer: SocketAddr, limits: &Limits) -> Option<
                 balancer.used(peer.ip(), endpoint, Instant::now());
                 return Some(stream);
             }
-            Ok(Err(error)) => tracing::debug!("{endpoint} refuses, trying the next: {error}"),
-            Err(_) => tracing::debug!("{endpoint} does not answer, trying the next"),
+            Ok(Err(error)) => {
+                tracing::debug!(%endpoint, %error, "Endpoint refused; trying the next");
+            }
+            Err(_) => tracing::debug!(%endpoint, "Endpoint does not answer; trying the next"),
         }
     }
     None
@@ -134,7 +135,7 @@ async fn connect(endpoint: SocketAddr, mark: u32) -> io::Result<TcpStream> {
     socket.connect(endpoint).await
 }
 
-/// Carries both directions until both have ended; the end of one is passed on (half-close).
+/// Carry both directions until both have ended. The end of one direction is forwarded (half-close).
 async fn carry(
     mut client: TcpStream,
     mut endpoint: TcpStream,
@@ -147,14 +148,14 @@ async fn carry(
         copy(from_endpoint, to_client, pipes)
     );
     if result.is_err() {
-        // One end was reset: so is the other.
+        // A reset of one end resets the other.
         let _ = client.set_zero_linger();
         let _ = endpoint.set_zero_linger();
     }
     result.map(drop)
 }
 
-/// Reads and writes in turn, so that a slow receiver slows the sender down (back-pressure).
+/// Read and write alternately, so that a slow receiver slows the sender down (back-pressure).
 async fn copy(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -162,11 +163,11 @@ async fn copy(
 ) -> io::Result<()> {
     let mut full = 0;
     loop {
-        match poll_fn(|context| pass_on(&mut from, &to, context)).await? {
-            Passed::All(SIZE) => full += 1,
-            Passed::All(_) => full = 0,
-            Passed::Part(rest) => to.write_all(&rest).await?,
-            Passed::End => return to.shutdown().await,
+        match poll_fn(|context| forward(&mut from, &to, context)).await? {
+            Forwarded::All(SIZE) => full += 1,
+            Forwarded::All(_) => full = 0,
+            Forwarded::Part(rest) => to.write_all(&rest).await?,
+            Forwarded::End => return to.shutdown().await,
         }
         if full < BULK {
             continue;
@@ -181,26 +182,26 @@ async fn copy(
     }
 }
 
-enum Passed {
-    /// What was read, so many bytes, has been written.
+enum Forwarded {
+    /// All bytes that were read have been written: their number.
     All(usize),
-    /// This is left to write: the receiver's window is full.
+    /// These bytes remain to be written: the receiver's window is full.
     Part(Vec<u8>),
-    /// There is no more to read.
+    /// End of the stream.
     End,
 }
 
-/// One read, once there is something, and one write, which does not wait.
-fn pass_on(
+/// Read once, when data is available, and write once, without waiting.
+fn forward(
     from: &mut ReadHalf<'_>,
     to: &WriteHalf<'_>,
     context: &mut Context<'_>,
-) -> Poll<io::Result<Passed>> {
+) -> Poll<io::Result<Forwarded>> {
     with_buffer(|mut buffer| {
         ready!(Pin::new(from).poll_read(context, &mut buffer))?;
         let read = buffer.filled();
         if read.is_empty() {
-            return Poll::Ready(Ok(Passed::End));
+            return Poll::Ready(Ok(Forwarded::End));
         }
         let written = match to.try_write(read) {
             Ok(written) => written,
@@ -208,8 +209,8 @@ fn pass_on(
             Err(error) => return Poll::Ready(Err(error)),
         };
         Poll::Ready(Ok(match read.get(written..) {
-            None | Some([]) => Passed::All(written),
-            Some(rest) => Passed::Part(rest.to_vec()),
+            None | Some([]) => Forwarded::All(written),
+            Some(rest) => Forwarded::Part(rest.to_vec()),
         }))
     })
 }

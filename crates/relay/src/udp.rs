@@ -1,6 +1,6 @@
-//! UDP: one socket towards the endpoint for each client, so that answers find their way.
+//! UDP: one socket to the endpoint per client, so that replies can be assigned to clients.
 //!
-//! Sending never waits: what does not fit into a socket's buffer is lost, as on any wire.
+//! Sending never waits: datagrams that do not fit into a socket's buffer are lost.
 
 mod flows;
 mod message;
@@ -20,14 +20,14 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 
 use self::flows::{Flow, Flows};
-use self::message::{Beside, Client};
+use self::message::{Client, ControlBuffer};
 use crate::Shared;
 use crate::balance::Balancer;
 use crate::buffer::with_buffer;
 use crate::limits::Place;
 
-/// A frontend. Whoever carries answers holds it only while sending one, so that its address is free
-/// as soon as nobody serves it.
+/// A frontend. Tasks that carry replies hold it only while they send one, so that its address is free
+/// as soon as it is no longer served.
 struct Server {
     socket: UdpSocket,
     _open: oneshot::Sender<Infallible>,
@@ -36,23 +36,23 @@ struct Server {
     flows: Mutex<Flows>,
 }
 
-/// A flow's way to its endpoint.
+/// The socket from a flow to its endpoint.
 struct Upstream {
     socket: UdpSocket,
     endpoint: SocketAddr,
     last_used: Mutex<Instant>,
-    /// The endpoint's host said that nobody listens there.
+    /// The endpoint's host reported a closed port.
     refused: AtomicBool,
 }
 
-/// A socket that has the address. What comes before it is served is dropped.
+/// Bind a socket. Datagrams that arrive before it is served are dropped.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = socket_for(address)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     if address.ip().is_unspecified() {
-        message::tell_addresses(&socket, address.is_ipv6())?;
+        message::request_addresses(&socket, address.is_ipv6())?;
     }
     socket.bind(&address.into())?;
     Ok(socket)
@@ -64,14 +64,14 @@ fn socket_for(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Leaves behind what came while the port was only reserved: nobody was meant to use it.
+/// Discard the datagrams that arrived while the port was only reserved.
 pub(crate) fn open(socket: Socket) -> io::Result<UdpSocket> {
     let socket: std::net::UdpSocket = socket.into();
     while socket.recv(&mut [0]).is_ok() {}
     UdpSocket::from_std(socket)
 }
 
-/// Serves a frontend; when its socket is closed, `open` is dropped.
+/// Serve a frontend; `open` is dropped when its socket is closed.
 pub(crate) async fn serve(
     socket: UdpSocket,
     open: oneshot::Sender<Infallible>,
@@ -85,22 +85,22 @@ pub(crate) async fn serve(
         shared,
         flows: Mutex::default(),
     });
-    let mut beside = Beside::new();
+    let mut control = ControlBuffer::new();
     loop {
         let received = server.socket.readable().await.and_then(|()| {
             with_buffer(|mut buffer| {
                 let buffer = buffer.initialize_unfilled();
-                let (client, length) = message::receive(&server.socket, buffer, &mut beside)?;
+                let (client, length) = message::receive(&server.socket, buffer, &mut control)?;
                 server.forward(client, buffer.get(..length).unwrap_or_default());
                 Ok(())
             })
         });
         match received {
             Ok(()) => {}
-            // Not a datagram after all.
+            // Spurious wake-up.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // An ICMP error that an earlier answer met; the socket is well.
-            Err(error) => tracing::debug!("receiving a datagram: {error}"),
+            // The ICMP error of an earlier reply; the socket still works.
+            Err(error) => tracing::debug!(%error, "Cannot receive a datagram"),
         }
     }
 }
@@ -110,23 +110,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// Sends a datagram on: to where the client's flow leads, unless that endpoint is gone or
-    /// refuses, and then elsewhere.
+    /// Forward a datagram to the endpoint of the client's flow, or to another one if that endpoint
+    /// was removed or refuses.
     fn forward(self: &Arc<Self>, client: Client, datagram: &[u8]) {
         let known = lock(&self.flows).get(client);
         let mut refused = None;
         if let Some(upstream) = known {
             let endpoint = upstream.endpoint;
-            let there = self.balancer.has(endpoint);
-            // An error that an earlier datagram met shows here, and this one has not been sent.
-            if there && !upstream.refused.load(Ordering::Acquire) && upstream.send(datagram) {
+            let exists = self.balancer.has(endpoint);
+            // The error of an earlier datagram is reported here, and then this datagram was not sent.
+            if exists && !upstream.refused.load(Ordering::Acquire) && upstream.send(datagram) {
                 *lock(&upstream.last_used) = Instant::now();
                 return;
             }
             lock(&self.flows).remove(client, &upstream);
-            if there {
-                tracing::debug!("{endpoint} refuses, {} goes elsewhere", client.address);
-                self.balancer.refused(client.address.ip(), endpoint);
+            if exists {
+                let client = client.address;
+                tracing::debug!(%endpoint, %client, "Endpoint refused; choosing another");
+                self.balancer.refused(client.ip(), endpoint);
                 refused = Some(endpoint);
             }
         }
@@ -135,7 +136,7 @@ impl Server {
         }
     }
 
-    /// A new flow; to the endpoint that refused only where there is no other.
+    /// Start a flow, to the endpoint that refused only if it is the only one.
     fn begin(
         self: &Arc<Self>,
         client: Client,
@@ -149,38 +150,38 @@ impl Server {
         let upstream = match Upstream::connect(endpoint, self.shared.limits.mark, now) {
             Ok(upstream) => Arc::new(upstream),
             Err(error) => {
-                if self.shared.starved.now() {
-                    tracing::warn!("a datagram for {endpoint} is lost: {error}");
+                if self.shared.starved.is_due() {
+                    tracing::warn!(%endpoint, %error, "Cannot open a socket; datagram lost");
                 }
                 return None;
             }
         };
         self.balancer.used(client.address.ip(), endpoint, now);
         let (carried, server) = (Arc::clone(&upstream), Arc::downgrade(self));
-        let task = tokio::spawn(answers(carried, client, server));
+        let task = tokio::spawn(carry_replies(carried, client, server));
         let flow = Flow::new(Arc::clone(&upstream), task.abort_handle(), place);
         lock(&self.flows).insert(client, flow);
         Some(upstream)
     }
 
-    /// A place for a new flow, where need be that of an idle one.
+    /// Take a place for a new flow, if necessary that of an idle flow.
     fn place(&self, now: Instant) -> Option<Place> {
         let places = &self.shared.flows;
         let free = places.take();
         if free.is_some() {
             return free;
         }
-        if self.shared.full.now() {
+        if self.shared.full.is_due() {
             let limit = self.shared.limits.flows;
-            tracing::warn!("{limit} UDP flows are open, the most there may be: idle ones make way");
+            tracing::warn!(limit, "Limit of UDP flows reached; replacing idle ones");
         }
         lock(&self.flows).evict(now);
         places.take()
     }
 
-    fn answer(&self, client: Client, datagram: &[u8]) {
+    fn reply(&self, client: Client, datagram: &[u8]) {
         if let Err(error) = message::send(&self.socket, client, datagram) {
-            tracing::debug!("an answer for {} is lost: {error}", client.address);
+            tracing::debug!(client = %client.address, %error, "Cannot send a reply; datagram lost");
         }
     }
 }
@@ -200,7 +201,7 @@ impl Upstream {
         })
     }
 
-    /// Sends it, if there is room; false if the endpoint is known not to get it.
+    /// Send a datagram if the buffer has room. False if the endpoint is known to be unreachable.
     fn send(&self, datagram: &[u8]) -> bool {
         use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
         match SockRef::from(&self.socket).send(datagram) {
@@ -213,8 +214,8 @@ impl Upstream {
     }
 }
 
-/// Carries answers back until the flow has been idle for too long in both directions.
-async fn answers(upstream: Arc<Upstream>, client: Client, server: Weak<Server>) {
+/// Carry replies until both directions have been idle for the timeout.
+async fn carry_replies(upstream: Arc<Upstream>, client: Client, server: Weak<Server>) {
     let Some(idle) = server.upgrade().map(|s| s.shared.limits.udp_idle) else {
         return;
     };
@@ -229,9 +230,9 @@ async fn answers(upstream: Arc<Upstream>, client: Client, server: Weak<Server>) 
                 match received {
                     Ok(()) => {
                         *lock(&upstream.last_used) = Instant::now();
-                        server.answer(client, buffer.filled());
+                        server.reply(client, buffer.filled());
                     }
-                    // The client's next datagram goes elsewhere.
+                    // The client's next datagram goes to another endpoint.
                     Err(_) => upstream.refused.store(true, Ordering::Release),
                 }
                 Poll::Ready(true)
@@ -239,11 +240,11 @@ async fn answers(upstream: Arc<Upstream>, client: Client, server: Weak<Server>) 
         });
         tokio::select! {
             biased;
-            goes_on = carried => if !goes_on {
+            open = carried => if !open {
                 return;
             },
             () = &mut end => {
-                // Not set anew with every datagram, but looked at when it is over.
+                // Cheaper than resetting the timer with every datagram.
                 let until = *lock(&upstream.last_used) + idle;
                 if until <= Instant::now() {
                     break;

@@ -1,4 +1,4 @@
-//! A process that may open no more files. In a process of its own: the limit is for all of it.
+//! The relay at the limit of open files. In a process of its own, because the limit applies to the process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,7 +12,7 @@ use relay::{Backends, Frontend, Limits, Relay};
 use socket2::{Domain, Socket, Type};
 
 #[test]
-fn who_cannot_be_accepted_for_want_of_files_is_served_when_there_are_some_again() {
+fn a_client_waits_while_files_are_exhausted_and_is_served_afterwards() {
     let relay = Relay::start(Limits::default()).unwrap();
     let endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
     let backends = Backends {

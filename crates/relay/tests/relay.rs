@@ -29,7 +29,7 @@ fn frontend(protocol: Protocol) -> Frontend {
     }
 }
 
-/// A frontend to be closed and opened again: at a port that the system gives to nobody meanwhile.
+/// A frontend to close and open again: at a port that the system assigns to no other socket meanwhile.
 fn fixed(port: u16, protocol: Protocol) -> Frontend {
     Frontend {
         address: ([127, 77, 0, 1], port).into(),
@@ -44,7 +44,7 @@ fn to(endpoints: &[SocketAddr]) -> Backends {
     }
 }
 
-/// Serves one frontend and tells where.
+/// Serves one frontend and returns its address.
 fn serve(relay: &Relay, protocol: Protocol, backends: Backends) -> SocketAddr {
     let (bound, errors) = relay
         .serve(BTreeMap::from([(frontend(protocol), backends)]))
@@ -53,7 +53,7 @@ fn serve(relay: &Relay, protocol: Protocol, backends: Backends) -> SocketAddr {
     bound[0].address
 }
 
-/// Sends its name, then everything back that it gets, then ends.
+/// Sends its name, echoes everything until the end of the stream, and ends.
 fn tcp_echo(name: &'static str) -> SocketAddr {
     tcp_echo_at("127.0.0.1:0", name)
 }
@@ -88,18 +88,18 @@ fn who(address: SocketAddr) -> std::io::Result<char> {
     Ok(char::from(name[0]))
 }
 
-/// An address where nobody listens.
-fn nobody() -> SocketAddr {
+/// An address without a listener.
+fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
 }
 
-fn eventually(what: &str, wanted: impl Fn() -> bool) {
+fn eventually(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + SOON;
-    while !wanted() {
-        assert!(Instant::now() < deadline, "never came true: {what}");
+    while !condition() {
+        assert!(Instant::now() < deadline, "timeout: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -121,20 +121,20 @@ fn tcp_is_carried_both_ways_and_half_closed() {
     sender.join().unwrap();
     assert_eq!(received[0], b'a');
     assert!(received[1..] == sent[..], "the echo differs");
-    eventually("the slot is given back", || relay.open_connections() == 0);
+    eventually("the place is free", || relay.open_connections() == 0);
 }
 
 #[test]
-fn connections_are_spread_and_an_endpoint_that_refuses_is_passed_over() {
+fn connections_are_spread_and_skip_an_endpoint_that_refuses() {
     let relay = Relay::start(limits()).unwrap();
-    let endpoints = [tcp_echo("a"), nobody(), tcp_echo("b")];
+    let endpoints = [tcp_echo("a"), closed_port(), tcp_echo("b")];
     let address = serve(&relay, Protocol::Tcp, to(&endpoints));
     let seen: BTreeSet<char> = (0..60).map(|_| who(address).unwrap()).collect();
     assert_eq!(seen, BTreeSet::from(['a', 'b']));
 }
 
 #[test]
-fn an_endpoint_that_does_not_answer_is_passed_over() {
+fn connections_skip_an_endpoint_that_does_not_answer() {
     let relay = Relay::start(limits()).unwrap();
     // Connections beyond a full backlog get no answer.
     let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -157,15 +157,15 @@ fn an_endpoint_that_does_not_answer_is_passed_over() {
 }
 
 #[test]
-fn where_no_endpoint_accepts_the_client_is_reset() {
+fn a_client_is_reset_if_no_endpoint_accepts() {
     let relay = Relay::start(limits()).unwrap();
-    let address = serve(&relay, Protocol::Tcp, to(&[nobody(), nobody()]));
+    let address = serve(&relay, Protocol::Tcp, to(&[closed_port(), closed_port()]));
     let error = who(address).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[test]
-fn without_endpoints_nobody_listens() {
+fn a_frontend_without_endpoints_is_closed() {
     let relay = Relay::start(limits()).unwrap();
     let (endpoint, _) = udp_echo("u");
     let frontends = [Protocol::Tcp, Protocol::Udp].map(|p| fixed(7701, p));
@@ -190,7 +190,7 @@ fn without_endpoints_nobody_listens() {
 }
 
 #[test]
-fn a_change_leaves_other_frontends_alone() {
+fn a_change_does_not_affect_other_frontends() {
     let relay = Relay::start(limits()).unwrap();
     let [one, two] = [7702, 7703].map(|port| fixed(port, Protocol::Tcp));
     let both = [
@@ -209,7 +209,7 @@ fn a_change_leaves_other_frontends_alone() {
 }
 
 #[test]
-fn the_endpoint_may_end_its_half_first() {
+fn an_endpoint_can_close_its_half_first() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let relay = Relay::start(limits()).unwrap();
     let endpoint = listener.local_addr().unwrap();
@@ -226,7 +226,7 @@ fn the_endpoint_may_end_its_half_first() {
     let mut rest = String::new();
     server.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "wait, one more");
-    eventually("the end of both", || relay.open_connections() == 0);
+    eventually("both directions end", || relay.open_connections() == 0);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_reset_of_one_end_resets_the_other() {
 }
 
 #[test]
-fn ipv6_is_carried_too() {
+fn ipv6_is_carried() {
     let relay = Relay::start(limits()).unwrap();
     let udp = UdpSocket::bind("[::1]:0").unwrap();
     let six = [Protocol::Tcp, Protocol::Udp].map(|protocol| Frontend {
@@ -314,7 +314,7 @@ fn open_connections_survive_a_change_and_closed_frontends_accept_nothing() {
 }
 
 #[test]
-fn beyond_the_limit_connections_are_reset() {
+fn connections_beyond_the_limit_are_reset() {
     let relay = Relay::start(Limits {
         connections: 2,
         ..limits()
@@ -327,12 +327,12 @@ fn beyond_the_limit_connections_are_reset() {
     }
     assert!(who(address).is_err());
     drop(held);
-    eventually("there is room again", || who(address).is_ok());
+    eventually("a place is free again", || who(address).is_ok());
 }
 
 #[test]
 fn a_slow_receiver_slows_the_sender_down() {
-    // An endpoint that never reads.
+    // The endpoint never reads.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let relay = Relay::start(limits()).unwrap();
     let endpoint = listener.local_addr().unwrap();
@@ -343,20 +343,20 @@ fn a_slow_receiver_slows_the_sender_down() {
         .unwrap();
     let chunk = vec![0; 1 << 20];
     let mut sent = 0;
-    // Bounded: the sockets' buffers on the way hold some megabytes, the relay one chunk.
+    // Bounded by the socket buffers, some megabytes, and one chunk in the relay.
     while sent < 256 {
         if stream.write_all(&chunk).is_err() {
             return;
         }
         sent += 1;
     }
-    panic!("{sent} MiB went where nobody reads");
+    panic!("{sent} MiB were accepted without a reader");
 }
 
 #[test]
-fn stopping_waits_for_open_connections_and_serves_meanwhile() {
+fn stop_serves_while_it_waits_for_open_connections() {
     let relay = Relay::start(limits()).unwrap();
-    // Where nobody else listens afterwards.
+    // A port that no other socket uses afterwards.
     let frontend = fixed(7709, Protocol::Tcp);
     let served = relay.serve(BTreeMap::from([(frontend, to(&[tcp_echo("a")]))]));
     assert!(served.unwrap().1.is_empty());
@@ -375,7 +375,7 @@ fn stopping_waits_for_open_connections_and_serves_meanwhile() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_ever() {
+fn stop_waits_for_a_bounded_time() {
     let relay = Relay::start(Limits {
         drain: Duration::from_millis(100),
         ..limits()
@@ -389,7 +389,7 @@ fn stopping_does_not_wait_for_ever() {
 }
 
 #[test]
-fn a_taken_address_is_an_error_that_names_it_and_the_others_are_served() {
+fn a_used_address_is_reported_and_the_others_are_served() {
     let relay = Relay::start(limits()).unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let bad = Frontend {
@@ -409,7 +409,7 @@ fn a_taken_address_is_an_error_that_names_it_and_the_others_are_served() {
     assert!(texts[1].starts_with(&format!("cannot listen on {} for TCP: ", bad.address)));
 }
 
-/// Answers each datagram with its name and the datagram; counts the clients that it has seen.
+/// Answers each datagram with its name and the datagram, and counts its clients.
 fn udp_echo(name: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
@@ -445,7 +445,7 @@ fn ask(socket: &UdpSocket, text: &str) -> String {
 }
 
 #[test]
-fn a_udp_client_keeps_its_flow_and_two_have_two() {
+fn each_udp_client_has_one_flow() {
     let relay = Relay::start(limits()).unwrap();
     let (endpoint, clients) = udp_echo("a");
     let address = serve(&relay, Protocol::Udp, to(&[endpoint]));
@@ -458,9 +458,9 @@ fn a_udp_client_keeps_its_flow_and_two_have_two() {
     assert_eq!(relay.open_connections(), 2);
 }
 
-/// A client that hears from another address than it has asked does not know who that is.
+/// Clients ignore replies from another address than the one they sent to.
 #[test]
-fn a_udp_answer_comes_from_the_address_that_was_asked() {
+fn a_udp_reply_has_the_requested_address_as_source() {
     let (endpoint, _) = udp_echo("a");
     let relay = Relay::start(limits()).unwrap();
     let wildcard = Frontend {
@@ -471,7 +471,7 @@ fn a_udp_answer_comes_from_the_address_that_was_asked() {
     let port = served.unwrap().0[0].address.port();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
-    // In turn, with one port: each address has its own flow.
+    // Alternating with one port: each address has its own flow.
     for _ in 0..3 {
         for ip in [[127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 3]] {
             let asked = SocketAddr::from((ip, port));
@@ -484,7 +484,7 @@ fn a_udp_answer_comes_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn an_idle_udp_flow_ends_and_the_next_datagram_begins_another() {
+fn an_idle_udp_flow_ends_and_the_next_datagram_starts_another() {
     let relay = Relay::start(Limits {
         udp_idle: Duration::from_millis(100),
         ..limits()
@@ -500,7 +500,7 @@ fn an_idle_udp_flow_ends_and_the_next_datagram_begins_another() {
 }
 
 #[test]
-fn a_udp_flow_leaves_an_endpoint_that_went() {
+fn a_udp_flow_leaves_a_removed_endpoint() {
     let relay = Relay::start(limits()).unwrap();
     let ((a, _), (b, _)) = (udp_echo("a"), udp_echo("b"));
     let address = serve(&relay, Protocol::Udp, to(&[a]));
@@ -511,7 +511,7 @@ fn a_udp_flow_leaves_an_endpoint_that_went() {
 }
 
 #[test]
-fn a_udp_flow_leaves_an_endpoint_that_refuses_and_affinity_does_not_hold_it() {
+fn a_udp_flow_leaves_an_endpoint_that_refuses_despite_affinity() {
     let relay = Relay::start(limits()).unwrap();
     let gone = UdpSocket::bind("127.0.0.1:0")
         .unwrap()
@@ -532,13 +532,13 @@ fn a_udp_flow_leaves_an_endpoint_that_refuses_and_affinity_does_not_hold_it() {
     client
         .set_read_timeout(Some(Duration::from_millis(50)))
         .unwrap();
-    eventually("the flow moves on", || {
+    eventually("the flow changes its endpoint", || {
         client.send(b"x").unwrap();
         client.recv(&mut [0; 8]).is_ok()
     });
     client.set_read_timeout(Some(SOON)).unwrap();
     client.send(b"y").unwrap();
-    // Behind the answers that came too late above.
+    // Skip late replies to the datagrams above.
     let mut answer = [0; 2];
     while answer != *b"ay" {
         client.recv(&mut answer).unwrap();
@@ -550,14 +550,14 @@ fn the_largest_datagram_is_carried_both_ways() {
     let relay = Relay::start(limits()).unwrap();
     let (endpoint, _) = udp_echo("a");
     let address = serve(&relay, Protocol::Udp, to(&[endpoint]));
-    // 65,507 bytes with the name, the most that IPv4 carries.
+    // 65,507 bytes with the name, the maximum over IPv4.
     let large = "x".repeat(65_506);
     assert_eq!(ask(&udp_client(address), &large), format!("a{large}"));
     assert_eq!(ask(&udp_client(address), ""), "a");
 }
 
 #[test]
-fn beyond_the_limit_idle_udp_flows_make_way() {
+fn idle_udp_flows_are_replaced_at_the_limit() {
     let relay = Relay::start(Limits {
         flows: 2,
         ..limits()
@@ -579,14 +579,14 @@ fn beyond_the_limit_idle_udp_flows_make_way() {
 }
 
 #[test]
-fn a_udp_frontend_that_went_frees_its_port() {
+fn a_closed_udp_frontend_frees_its_port() {
     let relay = Relay::start(limits()).unwrap();
     let (endpoint, _) = udp_echo("a");
     let address = serve(&relay, Protocol::Udp, to(&[endpoint]));
     assert_eq!(ask(&udp_client(address), ""), "a");
     relay.serve(BTreeMap::new()).unwrap();
     eventually("the port is free", || UdpSocket::bind(address).is_ok());
-    eventually("its flows are gone", || relay.open_connections() == 0);
+    eventually("its flows end", || relay.open_connections() == 0);
 }
 
 #[test]
@@ -616,7 +616,7 @@ fn a_reserved_port_refuses_until_it_is_served() {
 }
 
 #[test]
-fn a_reserved_port_that_is_not_served_is_free_again() {
+fn a_reserved_port_that_is_not_served_is_freed() {
     let relay = Relay::start(limits()).unwrap();
     let taken = relay.reserve(vec![frontend(Protocol::Udp)]).unwrap();
     let address = taken[0].as_ref().unwrap().address;

@@ -11,7 +11,7 @@ use model::Protocol;
 use relay::{Backends, Frontend, Limits, Relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// What this program is when it is started by itself.
+/// The role of this program when the bench starts it again.
 pub(crate) enum Role {
     Server,
     Relay(SocketAddr),
@@ -40,8 +40,8 @@ fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Ends with the process that started this one.
-fn until_told() {
+/// Blocks until the parent process ends.
+fn wait_for_parent() {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
@@ -59,10 +59,10 @@ fn relay(to: SocketAddr) {
         .serve(BTreeMap::from([(frontend, backends)]))
         .expect("it serves");
     println!("{}", bound[0].address);
-    until_told();
+    wait_for_parent();
 }
 
-/// Sends questions back, and swallows what begins with `!`.
+/// Echoes requests, and discards data that begins with `!`.
 fn serve() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let listener = TcpListener::bind(loopback()).expect("a port");
@@ -76,7 +76,7 @@ fn serve() {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             tokio::spawn(async move {
                 stream.set_nodelay(true)?;
-                // Not held by connections that only stay open.
+                // Idle connections hold no buffer.
                 let mut small = [0; 64];
                 loop {
                     let length = stream.read(&mut small).await?;
@@ -92,10 +92,10 @@ fn serve() {
             });
         }
     });
-    until_told();
+    wait_for_parent();
 }
 
-/// A process that is ended, with its children, when this is dropped.
+/// A process that is killed, with its children, on drop.
 pub(crate) struct Process(Child);
 
 impl Drop for Process {
@@ -109,7 +109,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// This program in another role, and the address that it prints.
+    /// Starts this program in another role. Returns the address that it prints.
     fn role(words: &[String]) -> (Self, SocketAddr) {
         let program = std::env::current_exe().expect("this program");
         let mut child = Command::new(program)
@@ -137,14 +137,14 @@ impl Process {
         children.chain([self.id()]).collect()
     }
 
-    /// Processor time, with that of children; those that have ended are in their parent's.
+    /// Processor time including children.
     pub(crate) fn cpu(&self) -> Duration {
         let ticks: u64 = self.family().iter().map(|pid| ticks(*pid)).sum();
-        // USER_HZ, the same on every Linux that there is.
+        // USER_HZ is 100 on every Linux architecture that this runs on.
         Duration::from_millis(ticks * 10)
     }
 
-    /// Memory in KiB; what several share is counted once.
+    /// Memory in KiB, shared pages counted once.
     pub(crate) fn memory(&self) -> u64 {
         let of = |pid: &i32| {
             let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
@@ -157,7 +157,7 @@ impl Process {
 
 fn ticks(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may hold anything: user, system, and the same of ended children.
+    // After the name, which may contain any character: user, system, and both for ended children.
     let fields = stat.rsplit(')').next().unwrap_or_default();
     let times = fields.split_whitespace().skip(11).take(4);
     times.filter_map(|t| t.parse::<u64>().ok()).sum()
@@ -171,10 +171,10 @@ pub(crate) fn server() -> (Process, SocketAddr) {
 /// One relay.
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
-    /// It makes a process for each connection.
+    /// It creates one process per connection.
     pub(crate) forks: bool,
     to: SocketAddr,
-    /// What listens at one address and leads to the other; `None`: the relay of this crate.
+    /// The command that relays from one address to another; `None`: the relay of this crate.
     command: Option<fn(at: SocketAddr, to: SocketAddr) -> Command>,
 }
 

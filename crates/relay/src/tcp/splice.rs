@@ -1,6 +1,6 @@
-//! Bulk transfers by `splice(2)`: pages go from socket to pipe to socket inside the kernel, which
-//! takes less than half of the processor time that reading and writing takes. A pipe costs two files
-//! and memory, so only who keeps filling the buffer has one, and gives it back in the first pause.
+//! Bulk transfers with `splice(2)`: pages move from socket to pipe to socket inside the kernel, in
+//! less than half of the processor time of read and write. A pipe costs two files and memory, so only
+//! connections that keep filling the buffer get one, until the sender pauses.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,15 +10,15 @@ use nix::unistd::pipe2;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// What a pipe is to hold. More made no difference, 64 KiB took half as long again.
+/// Capacity of a pipe in bytes. More makes no difference; 64 KiB takes 1.5 times as long.
 const SIZE: i32 = 256 * 1024;
 
-/// Why a transfer has stopped.
+/// Why a transfer stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
-    /// There is nothing to read for now.
+    /// No data is available at present.
     Pause,
-    /// There is no more to read.
+    /// End of the stream.
     End,
 }
 
@@ -31,12 +31,12 @@ pub(super) struct Pipe {
 impl Pipe {
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
-        // Refused where the user has many pipes; a small one does too.
+        // Refused for a user with many pipes; a small pipe works too.
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(SIZE));
         Ok(Self { read, write })
     }
 
-    /// Carries until the sender pauses. Nothing is left in the pipe then.
+    /// Carry data until the sender pauses. The pipe is empty then.
     pub(super) async fn carry(self, from: &TcpStream, to: &TcpStream) -> io::Result<Stopped> {
         loop {
             from.readable().await?;
@@ -59,7 +59,7 @@ impl Pipe {
                     Err(error) => return Err(error),
                 }
             }
-            // Others on this thread have their turn.
+            // Let other tasks of this thread run.
             tokio::task::consume_budget().await;
         }
     }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_comes_through_a_pipe_however_slow_the_receiver_is() {
+    async fn a_pipe_carries_everything_to_a_slow_receiver() {
         let ((mut client, from), (to, mut server)) = (pair().await, pair().await);
         let sent: Vec<u8> = (0..8_000_000_u32).flat_map(u32::to_le_bytes).collect();
         let data = sent.clone();
@@ -104,21 +104,21 @@ mod tests {
             drop(to);
             pauses
         });
-        // The sender is blocked by now, or soon.
+        // The sender is blocked now or soon.
         let mut received = vec![0; sent.len()];
         server.read_exact(&mut received).await.unwrap();
-        assert!(received == sent, "what came is not what was sent");
+        assert!(received == sent, "received and sent data differ");
         drop(sender.await.unwrap());
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
         carrier.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_receiver_that_is_gone_is_an_error() {
+    async fn a_closed_receiver_is_an_error() {
         let ((mut client, from), (to, server)) = (pair().await, pair().await);
         drop(server);
         let carrier = tokio::spawn(async move {
-            // Pauses are the sender's.
+            // The sender pauses in between.
             while Pipe::new().unwrap().carry(&from, &to).await.is_ok() {}
         });
         while client.write_all(&[0; 4096]).await.is_ok() && !carrier.is_finished() {

@@ -9,25 +9,25 @@ use tokio::task::AbortHandle;
 use super::{Client, Upstream, lock};
 use crate::limits::Place;
 
-/// How many flows are looked at to find one that is idle: of a few the longest idle is, of all, most
-/// likely among the longest idle.
-const LOOKED_AT: usize = 8;
+/// Size of the random sample in which an idle flow is searched: its longest idle flow is probably
+/// among the longest idle of all.
+const SAMPLE: usize = 8;
 
-/// A flow that was used within this time does not make way for another.
+/// A flow used within this time is not replaced.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// Flows by client.
 #[derive(Default)]
 pub(super) struct Flows {
     by_client: HashMap<Client, Flow>,
-    /// The clients, in no order: to take some at random.
+    /// The clients, unordered, for random samples.
     clients: Vec<Client>,
 }
 
 pub(super) struct Flow {
     upstream: Arc<Upstream>,
     task: AbortHandle,
-    /// Where the client is in [`Flows::clients`].
+    /// Index of the client in [`Flows::clients`].
     at: usize,
     _place: Place,
 }
@@ -59,14 +59,14 @@ impl Flows {
         Some(Arc::clone(&flow.upstream))
     }
 
-    /// Puts in a flow of a client that has none.
+    /// Insert the flow of a client without one.
     pub(super) fn insert(&mut self, client: Client, mut flow: Flow) {
         flow.at = self.clients.len();
         self.clients.push(client);
         self.by_client.insert(client, flow);
     }
 
-    /// Ends this flow of the client, unless it has another by now.
+    /// End this flow of the client, unless another has replaced it.
     pub(super) fn remove(&mut self, client: Client, upstream: &Arc<Upstream>) {
         let flow = self.by_client.get(&client);
         if flow.is_some_and(|flow| Arc::ptr_eq(&flow.upstream, upstream)) {
@@ -74,12 +74,12 @@ impl Flows {
         }
     }
 
-    /// Ends a flow that is idle, if there is one among those that are looked at.
+    /// End an idle flow, if the sample contains one.
     pub(super) fn evict(&mut self, now: Instant) {
-        let looked_at = (0..LOOKED_AT.min(self.clients.len()))
+        let sample = (0..SAMPLE.min(self.clients.len()))
             .filter_map(|_| fastrand::choice(&self.clients).copied())
             .filter_map(|client| Some((self.by_client.get(&client)?.last_used(), client)));
-        if let Some((last_used, client)) = looked_at.min_by_key(|(last_used, _)| *last_used)
+        if let Some((last_used, client)) = sample.min_by_key(|(last_used, _)| *last_used)
             && last_used + BUSY <= now
         {
             self.take_out(client);

@@ -1,4 +1,4 @@
-//! Datagrams with the address of this host that they were sent to.
+//! Datagrams together with the local address that they were sent to.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -14,16 +14,16 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// Who sent a datagram, and to which address where the socket has all of this host's: answers must
-/// come from there, or the client takes them for somebody else's.
+/// The sender of a datagram, and the local address it was sent to if the socket is bound to all
+/// addresses: clients ignore replies from another address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Client {
     pub(super) address: SocketAddr,
-    asked: Option<IpAddr>,
+    local: Option<IpAddr>,
 }
 
-/// Has the kernel say which address datagrams were sent to.
-pub(super) fn tell_addresses(socket: &Socket, v6: bool) -> io::Result<()> {
+/// Request the destination address of each datagram from the kernel.
+pub(super) fn request_addresses(socket: &Socket, v6: bool) -> io::Result<()> {
     if v6 {
         setsockopt(socket, Ipv6RecvPacketInfo, &true)?;
     } else {
@@ -32,29 +32,33 @@ pub(super) fn tell_addresses(socket: &Socket, v6: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Room for what the kernel says beside a datagram.
-pub(super) struct Beside(Vec<u8>);
+/// Buffer for the control messages of a datagram.
+pub(super) struct ControlBuffer(Vec<u8>);
 
-impl Beside {
+impl ControlBuffer {
     pub(super) fn new() -> Self {
         Self(cmsg_space!(in6_pktinfo))
     }
 }
 
-/// Receives a datagram, if there is one; returns its length.
+/// Receive a datagram. Returns its sender and length.
+///
+/// # Errors
+/// `WouldBlock` without a datagram, or the error of an earlier reply.
 pub(super) fn receive(
     socket: &UdpSocket,
     buffer: &mut [u8],
-    beside: &mut Beside,
+    control: &mut ControlBuffer,
 ) -> io::Result<(Client, usize)> {
     let fd = socket.as_raw_fd();
     socket.try_io(Interest::READABLE, || {
         let mut parts = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::empty();
-        let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut beside.0), flags)?;
+        let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control.0), flags)?;
         let address = message.address.as_ref().and_then(address);
-        let address = address.ok_or_else(|| io::Error::other("from nobody"))?;
-        let asked = message.cmsgs()?.find_map(|said| match said {
+        let address =
+            address.ok_or_else(|| io::Error::other("datagram without a source address"))?;
+        let local = message.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
                 let octets = info.ipi_spec_dst.s_addr.to_ne_bytes();
                 Some(Ipv4Addr::from(octets).into())
@@ -64,20 +68,20 @@ pub(super) fn receive(
             }
             _ => None,
         });
-        Ok((Client { address, asked }, message.bytes))
+        Ok((Client { address, local }, message.bytes))
     })
 }
 
-/// Sends a client an answer, if there is room.
+/// Send a reply to a client if the buffer has room.
 pub(super) fn send(socket: &UdpSocket, client: Client, datagram: &[u8]) -> io::Result<()> {
-    let Client { address, asked } = client;
+    let Client { address, local } = client;
     let parts = [IoSlice::new(datagram)];
     let to = SockaddrStorage::from(address);
-    let send = |beside: &[ControlMessage<'_>]| {
+    let send = |control: &[ControlMessage<'_>]| {
         let flags = MsgFlags::empty();
-        sendmsg(socket.as_raw_fd(), &parts, beside, flags, Some(&to))
+        sendmsg(socket.as_raw_fd(), &parts, control, flags, Some(&to))
     };
-    match asked {
+    match local {
         None => send(&[]),
         Some(IpAddr::V4(ip)) => send(&[ControlMessage::Ipv4PacketInfo(&in_pktinfo {
             ipi_ifindex: 0,
@@ -90,7 +94,7 @@ pub(super) fn send(socket: &UdpSocket, client: Client, datagram: &[u8]) -> io::R
             ipi6_addr: in6_addr {
                 s6_addr: ip.octets(),
             },
-            // Where the address alone does not say it, the client's does.
+            // The client's address determines the interface.
             ipi6_ifindex: 0,
         })]),
     }?;

@@ -273,7 +273,10 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>
             Command::Stop(done) => {
                 let drain = shared.limits.drain;
                 drained(&shared, drain * 4 / 5).await;
-                drop(frontends);
+                for served in frontends.served.into_values() {
+                    served.close().await;
+                }
+                drop(frontends.reserved);
                 drained(&shared, drain / 5).await;
                 let _ = done.send(());
                 return;

@@ -7,6 +7,7 @@
 mod found;
 pub mod iptables;
 pub mod ipvs;
+mod nft_table;
 pub mod nftables;
 mod refusal;
 mod terms;

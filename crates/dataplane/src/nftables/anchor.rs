@@ -9,7 +9,7 @@
 use model::IpFamily;
 use netfilter::nft::{BaseChain, Chain, ChainKind, Hook, Op, Policy};
 
-use super::rules::Build;
+use crate::nft_table::build::Build;
 
 /// The name of that table.
 pub const ANCHOR: &str = "sluice-nat";

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::Protocol;
 use netfilter::nft::{Element, Value, Verdict, fit_comment};
 use plan::{Endpoint, Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
@@ -10,6 +9,7 @@ use plan::{Endpoint, Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
 use super::names::{LOCAL_INDEX, SetId};
 use super::pick::{At, Pick, Role};
 use super::skeleton::REJECT;
+use crate::nft_table::source_range_elements;
 
 /// What Service ports put into the table.
 #[derive(Debug, Default)]
@@ -280,43 +280,6 @@ impl PortElements {
             self.push(SetId::SourceRanges, || e);
         }
     }
-}
-
-/// The sources that may use the frontend of this key, each a range after the key.
-pub(crate) fn source_range_elements(key: Value, port: &PortPlan, node: &NodeFacts) -> Vec<Element> {
-    let mut ranges = port.source_ranges.clone();
-    let from_node = |node_ip: &IpAddr| ranges.iter().any(|range| range.contains(node_ip));
-    // A node that reaches the load balancer's address may well have it itself, and then it is
-    // also the source.
-    if node.node_ip.as_ref().is_some_and(from_node) {
-        ranges.extend(port.load_balancer_ips.iter().copied().map(IpNet::from));
-    }
-    let elements = disjoint(&ranges).into_iter().map(|range| Element {
-        key_end: Some(Box::new(key.with_ip(range.broadcast()))),
-        ..Element::key(key.with_ip(range.network()))
-    });
-    elements.collect()
-}
-
-/// The ranges without overlaps, which a set of ranges does not take.
-fn disjoint(ranges: &[IpNet]) -> Vec<IpNet> {
-    let v4: Vec<Ipv4Net> = ranges
-        .iter()
-        .filter_map(|r| match r {
-            IpNet::V4(r) => Some(r.trunc()),
-            IpNet::V6(_) => None,
-        })
-        .collect();
-    let v6: Vec<Ipv6Net> = ranges
-        .iter()
-        .filter_map(|r| match r {
-            IpNet::V6(r) => Some(r.trunc()),
-            IpNet::V4(_) => None,
-        })
-        .collect();
-    let v4 = Ipv4Net::aggregate(&v4).into_iter().map(IpNet::V4);
-    let v6 = Ipv6Net::aggregate(&v6).into_iter().map(IpNet::V6);
-    v4.chain(v6).collect()
 }
 
 /// Where a frontend's traffic goes; `None` where it gets no endpoint from anywhere.

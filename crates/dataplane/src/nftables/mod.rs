@@ -20,12 +20,10 @@
 //! reads back, repairs, and finds the Service that the kernel refuses.
 
 mod anchor;
-pub(crate) mod base;
-pub(crate) mod elements;
+mod elements;
 mod names;
-pub(crate) mod pick;
+mod pick;
 mod readback;
-pub(crate) mod rules;
 mod skeleton;
 mod state;
 mod sync;
@@ -36,8 +34,9 @@ mod tests;
 use netfilter::nft::text;
 use plan::Plan;
 
+pub use crate::nft_table::table_family;
 pub use anchor::{ANCHOR, ANCHOR_COMMENT, anchor};
-pub use names::{LOCAL_INDEX, SetId, TABLE, table_family};
+pub use names::{LOCAL_INDEX, SetId, TABLE};
 pub use pick::{At, Pick, Role};
 pub use state::{Change, State, Target};
 pub use sync::{Expected, Outcome, Step, Sync, Transport};

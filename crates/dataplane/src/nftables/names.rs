@@ -4,19 +4,12 @@
 //! and types: a kube-proxy that starts on a node that sluice served recreates the first and takes
 //! over the second in its first transaction, and what else sluice leaves behind nothing jumps to.
 
+use crate::nft_table::SetName;
 use model::IpFamily;
-use netfilter::nft::{DataType, Family, Fields, Selector, Set, SetData, SetFlags};
+use netfilter::nft::{DataType, Fields, Selector, Set, SetData, SetFlags};
 
 /// The table's name, in the families `ip` and `ip6`: kube-proxy's, so that its clean-up finds it.
 pub const TABLE: &str = "kube-proxy";
-
-/// The family of the table of an address family.
-pub fn table_family(family: IpFamily) -> Family {
-    match family {
-        IpFamily::V4 => Family::Ip,
-        IpFamily::V6 => Family::Ip6,
-    }
-}
 
 /// How many clients are remembered: what bounds the kernel's memory for affinity (some 200 bytes
 /// each). A client that finds the map full is balanced as if there were no affinity.
@@ -230,5 +223,11 @@ impl SetId {
             SetId::ServiceIps => "other ClusterIP, ExternalIP and LoadBalancer IP traffic",
             SetId::ServiceNodePorts => "NodePort traffic",
         }
+    }
+}
+
+impl SetName for SetId {
+    fn set_name(self) -> &'static str {
+        self.name()
     }
 }

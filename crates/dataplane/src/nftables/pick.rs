@@ -23,11 +23,11 @@ use std::fmt;
 
 use model::{IpFamily, Protocol};
 use netfilter::nft::{CmpOp, DynsetOp, Expr, FibAddress, Reg, Rule};
-use plan::{LocalDetector, NodeFacts};
+use plan::NodeFacts;
 
 use super::Options;
 use super::names::{LOCAL_INDEX, SetId};
-use super::rules::{Build, FRONTEND, Field, NODE_PORT, address_len};
+use crate::nft_table::build::{Build, FRONTEND, Field, NODE_PORT, address_len};
 
 /// What the packet's destination is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,7 +215,7 @@ impl Pick {
     ) {
         let chain = self.to_string();
         let any = self.with(Role::Any).to_string();
-        if let Some(pods) = is_pod(Build::new(family), CmpOp::Eq, &node.local) {
+        if let Some(pods) = Build::new(family).from_pods(CmpOp::Eq, &node.local) {
             let rule = pods.goto(&any);
             rules.push(rule.rule_with_comment(&chain, "short-circuit pod traffic"));
         }
@@ -435,15 +435,4 @@ struct Registers {
     protocol: Reg,
     port: Reg,
     endpoint: Reg,
-}
-
-/// Goes on only if the traffic comes from this node's pods (or does not, with [`CmpOp::Neq`]);
-/// `None` where nothing is known to.
-pub(crate) fn is_pod(build: Build, op: CmpOp, local: &LocalDetector) -> Option<Build> {
-    match local {
-        LocalDetector::None => None,
-        LocalDetector::Source(range) => Some(build.in_range(true, op, range)),
-        LocalDetector::Interface(name) => Some(build.interface(op, name, true)),
-        LocalDetector::InterfacePrefix(prefix) => Some(build.interface(op, prefix, false)),
-    }
 }

@@ -12,7 +12,8 @@ use plan::{PortKey, PortPlan};
 use super::elements::{Shared, comment, port_elements};
 use super::names::SetId;
 use super::skeleton;
-use super::state::{State, add_elements, delete_elements, remake};
+use super::state::State;
+use crate::nft_table::{add_elements, delete_elements, remake};
 
 type Elements = Vec<(SetId, Element)>;
 

@@ -3,16 +3,14 @@
 use std::net::IpAddr;
 
 use model::{Cidr, IpFamily};
-use netfilter::nft::{
-    Chain, CmpOp, Element, Expr, FibAddress, Reject, Rule, Value, Verdict, consts,
-};
+use netfilter::nft::{Chain, CmpOp, Element, FibAddress, Rule, Value, Verdict};
 use plan::NodeFacts;
 
 use super::Options;
-use super::base;
 use super::names::SetId;
-use super::pick::{self, is_pod};
-use super::rules::{Build, FRONTEND, Field, NODE_PORT};
+use super::pick;
+use crate::nft_table::build::{Build, FRONTEND, Field, NODE_PORT};
+use crate::nft_table::{base, enforce_source_ranges, reject};
 
 /// The table's comment.
 pub(super) const COMMENT: &str = "rules for kube-proxy, by sluice";
@@ -83,16 +81,12 @@ pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Ve
             .verdict_map(&FRONTEND, SetId::NoEndpointServices)
             .rule(SERVICE_CHECK),
     );
-    rules.push(
-        build()
-            .member(&FRONTEND, SetId::SourceRanged)
-            .not_member(
-                &[Field::Daddr, Field::Protocol, Field::Dport, Field::Saddr],
-                SetId::SourceRanges,
-            )
-            .verdict(Verdict::Drop)
-            .rule(FIREWALL_CHECK),
-    );
+    rules.push(enforce_source_ranges(
+        family,
+        SetId::SourceRanged,
+        SetId::SourceRanges,
+        FIREWALL_CHECK,
+    ));
     rules.extend(masquerade_cluster_ips(family, options, node));
     rules.push(
         build()
@@ -129,7 +123,7 @@ fn masquerade_cluster_ips(family: IpFamily, options: &Options, node: &NodeFacts)
     } else {
         // Pods need not look any further.
         let comment = "masquerade clusterIP traffic from outside cluster";
-        (is_pod(build, CmpOp::Neq, &node.local)?, comment)
+        (build.from_pods(CmpOp::Neq, &node.local)?, comment)
     };
     let rule = build
         .member(&[Field::Daddr], SetId::ClusterIps)
@@ -156,11 +150,7 @@ fn masquerading(family: IpFamily, options: &Options) -> [Rule; 2] {
 }
 
 fn cluster_ips_check(family: IpFamily) -> [Rule; 3] {
-    let code = match family {
-        IpFamily::V4 => consts::ICMP_PORT_UNREACH,
-        IpFamily::V6 => consts::ICMPV6_PORT_UNREACH,
-    };
-    let reject = Expr::Reject(Reject::Icmp(code));
+    let reject = reject(family);
     [
         Build::new(family)
             .member(&[Field::Daddr], SetId::ClusterIps)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use model::IpFamily;
 use netfilter::nft::table::{ChainContents, Contents, SetContents};
-use netfilter::nft::{Chain, Element, Op, Value};
+use netfilter::nft::{Chain, Element, Op};
 use plan::{NodeFacts, Plan, PortKey, PortPlan};
 
 use super::Options;
@@ -13,6 +13,7 @@ use super::elements::{PortElements, Shared, port_elements};
 use super::names::SetId;
 use super::pick::{self, Pick};
 use super::skeleton;
+use crate::nft_table::{Chains, add_elements, delete_elements, difference, remake, with_rules};
 
 /// A Service port as it shall be; `None` for one that shall go.
 pub type Target = (PortKey, Option<Arc<PortPlan>>);
@@ -305,16 +306,8 @@ impl State {
     /// Every chain that a table with these picks has, at other facts of the node than the state's.
     fn chains_of(&self, picks: impl Iterator<Item = Pick>, node: &NodeFacts) -> Chains {
         let (family, options) = (self.family, &self.options);
-        let whole = |chain: Chain| {
-            let rules = Vec::new();
-            (chain.name.clone(), ChainContents { chain, rules })
-        };
-        let mut chains: Chains = skeleton::chains().into_iter().map(whole).collect();
-        for rule in skeleton::rules(family, options, node) {
-            if let Some(there) = chains.get_mut(&rule.chain) {
-                there.rules.push(rule);
-            }
-        }
+        let rules = skeleton::rules(family, options, node);
+        let mut chains = with_rules(skeleton::chains(), rules);
         for (name, rules) in pick::chains(picks, family, options, node) {
             let chain = Chain {
                 name: name.clone(),
@@ -353,35 +346,6 @@ fn add(count: u32, by: i64) -> u32 {
     u32::try_from(i64::from(count) + by).unwrap_or(0)
 }
 
-/// Chains with their rules.
-pub(super) type Chains = BTreeMap<String, ChainContents>;
-
-/// What makes chains and rules into others: what elements may rest on, and the deletion of what they
-/// may still rest on.
-pub(super) fn remake(before: &Chains, after: &Chains) -> (Vec<Op>, Vec<Op>) {
-    let (mut chains, mut rules, mut gone) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, is) in after {
-        match before.get(name) {
-            Some(was) if was.rules == is.rules => continue,
-            Some(_) => rules.push(Op::FlushChain(name.clone())),
-            None => chains.push(Op::AddChain(is.chain.clone())),
-        }
-        rules.extend(is.rules.iter().cloned().map(Op::AddRule));
-    }
-    let names = || {
-        before
-            .keys()
-            .filter(|name| !after.contains_key(*name))
-            .cloned()
-    };
-    // One can go to another that goes too: first all rules, then all chains.
-    gone.extend(names().map(Op::FlushChain));
-    gone.extend(names().map(Op::DeleteChain));
-    // Chains may go to each other whatever their order.
-    chains.extend(rules);
-    (chains, gone)
-}
-
 /// Counts what a port has in common with others, and the chains that its elements go to.
 fn count(
     elements: &PortElements,
@@ -394,74 +358,5 @@ fn count(
     }
     for pick in &elements.picks {
         *picks.entry(*pick).or_insert(0) += by;
-    }
-}
-
-type Elements = Vec<(SetId, Element)>;
-
-fn place(e: &(SetId, Element)) -> (SetId, Value, bool) {
-    (e.0, e.1.key, e.1.interval_end)
-}
-
-/// What is only in the old, and what is only in the new; what is different is in both.
-fn difference(mut old: Elements, mut new: Elements) -> (Elements, Elements) {
-    if old.is_empty() {
-        return (old, new);
-    }
-    old.sort_unstable_by_key(place);
-    old.dedup_by_key(|e| place(e));
-    if new.is_empty() {
-        return (old, new);
-    }
-    new.sort_unstable_by_key(place);
-    new.dedup_by_key(|e| place(e));
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
-    let mut new = new.into_iter().peekable();
-    for was in old {
-        while let Some(next) = new.next_if(|next| place(next) < place(&was)) {
-            come.push(next);
-        }
-        match new.next_if(|next| place(next) == place(&was)) {
-            Some(is) if is == was => {}
-            Some(is) => {
-                gone.push(was);
-                come.push(is);
-            }
-            None => gone.push(was),
-        }
-    }
-    come.extend(new);
-    (gone, come)
-}
-
-/// Splits elements by set, in the order in which sets point at others.
-fn by_set(elements: Elements) -> BTreeMap<SetId, Vec<Element>> {
-    let mut counts: BTreeMap<SetId, usize> = BTreeMap::new();
-    for (id, _) in &elements {
-        *counts.entry(*id).or_default() += 1;
-    }
-    let sets = counts.into_iter();
-    let mut sets: BTreeMap<_, _> = sets
-        .map(|(id, count)| (id, Vec::with_capacity(count)))
-        .collect();
-    for (id, e) in elements {
-        sets.entry(id).or_default().push(e);
-    }
-    sets
-}
-
-/// Operations that add elements, what points at others last.
-pub(super) fn add_elements(elements: Elements, ops: &mut Vec<Op>) {
-    for (id, elements) in by_set(elements) {
-        let set = id.name().to_owned();
-        ops.push(Op::AddElements { set, elements });
-    }
-}
-
-/// Operations that delete elements, what points at others first.
-pub(super) fn delete_elements(elements: Elements, ops: &mut Vec<Op>) {
-    for (id, elements) in by_set(elements).into_iter().rev() {
-        let set = id.name().to_owned();
-        ops.push(Op::DeleteElements { set, elements });
     }
 }

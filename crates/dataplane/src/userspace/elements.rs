@@ -6,7 +6,7 @@ use plan::{Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
 
 use super::listeners::{Outside, RelayPorts, Spread, unserved, ways};
 use super::names::{REJECT, SetId};
-use crate::nftables::elements::source_range_elements;
+use crate::nft_table::source_range_elements;
 
 /// An element and its set.
 pub(super) type Placed = (SetId, Element);

@@ -100,6 +100,6 @@ pub fn render(plan: &Plan, options: Options) -> String {
     };
     let change = state.change(plan.ports.values().map(target).collect(), None);
     state.commit(change);
-    let family = crate::nftables::table_family(plan.family);
+    let family = crate::nft_table::table_family(plan.family);
     table_text(family, TABLE, &state.contents())
 }

@@ -3,7 +3,7 @@
 use model::IpFamily;
 use netfilter::nft::{DataType, Fields, Set, SetData, SetFlags};
 
-use crate::nftables::rules::SetName;
+use crate::nft_table::SetName;
 
 /// The table's name, in the families `ip` and `ip6`.
 pub const TABLE: &str = "sluice-userspace";

@@ -1,8 +1,6 @@
 //! What is in the table whatever the Services.
 
-use netfilter::nft::{
-    Chain, CmpOp, Element, Expr, FibAddress, Reg, Reject, Rule, Value, Verdict, consts,
-};
+use netfilter::nft::{Chain, CmpOp, Element, Expr, FibAddress, Reg, Rule, Value, Verdict};
 
 use model::IpFamily;
 use plan::NodeFacts;
@@ -10,9 +8,8 @@ use plan::NodeFacts;
 use super::Options;
 use super::elements::Placed;
 use super::names::{REJECT, SetId};
-use crate::nftables::base;
-use crate::nftables::pick::is_pod;
-use crate::nftables::rules::{Build, FRONTEND, Field, NODE_PORT, address_len};
+use crate::nft_table::build::{Build, FRONTEND, Field, NODE_PORT, address_len};
+use crate::nft_table::{base, enforce_source_ranges, reject};
 
 /// The table's comment.
 pub(super) const COMMENT: &str = "leads Services to sluice's relay";
@@ -55,16 +52,12 @@ pub(super) fn chains() -> Vec<Chain> {
 pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
     let build = || Build::new(family);
     let mut rules = base::rules(family, &JUMPS);
-    rules.push(
-        build()
-            .member(&FRONTEND, SetId::SourceRanged)
-            .not_member(
-                &[Field::Daddr, Field::Protocol, Field::Dport, Field::Saddr],
-                SetId::SourceRanges,
-            )
-            .verdict(Verdict::Drop)
-            .rule(FIREWALL),
-    );
+    rules.push(enforce_source_ranges(
+        family,
+        SetId::SourceRanged,
+        SetId::SourceRanges,
+        FIREWALL,
+    ));
     rules.push(
         build()
             .if_not_dnat()
@@ -105,7 +98,7 @@ fn to_node_port(family: IpFamily, options: &Options, node: &NodeFacts) -> Build 
 /// Goes on only if the source is neither a pod of this node nor the node itself.
 fn from_outside(build: Build, family: IpFamily, node: &NodeFacts) -> Build {
     let build = build.if_not_local(FibAddress::Source);
-    match is_pod(Build::new(family), CmpOp::Neq, &node.local) {
+    match Build::new(family).from_pods(CmpOp::Neq, &node.local) {
         Some(no_pod) => build.then(no_pod),
         None => build,
     }
@@ -175,13 +168,6 @@ fn own_services(family: IpFamily, options: &Options, node: &NodeFacts) -> [Rule;
         )
         .rule(OWN_SERVICES),
     ]
-}
-
-fn reject(family: IpFamily) -> Expr {
-    Expr::Reject(Reject::Icmp(match family {
-        IpFamily::V4 => consts::ICMP_PORT_UNREACH,
-        IpFamily::V6 => consts::ICMPV6_PORT_UNREACH,
-    }))
 }
 
 /// The elements that come from what is known of the node.

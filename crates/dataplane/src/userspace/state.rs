@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{IpFamily, Protocol};
-use netfilter::nft::table::{ChainContents, Contents, SetContents};
-use netfilter::nft::{Element, Op, Value};
+use netfilter::nft::Op;
+use netfilter::nft::table::{Contents, SetContents};
 use plan::{NodeFacts, PortKey, PortPlan};
 
 use super::elements::{Placed, port_elements, relay_port};
 use super::listeners::RelayPorts;
 use super::names::SetId;
 use super::{Options, skeleton};
+use crate::nft_table::{Chains, add_elements, delete_elements, difference, remake, with_rules};
 
 /// A Service port as it shall be, with the relay's ports for it; `None` for one that shall go.
 pub type Target = (PortKey, Option<(Arc<PortPlan>, RelayPorts)>);
@@ -32,16 +33,6 @@ pub struct Change {
     pub ops: Vec<Op>,
     targets: Vec<Target>,
     node: Option<Arc<NodeFacts>>,
-}
-
-/// Elements by where they are, so that the order in which ports put them there does not count.
-type Elements = BTreeMap<(SetId, Value, bool), Element>;
-
-fn keyed(elements: impl IntoIterator<Item = Placed>) -> Elements {
-    let keyed = elements.into_iter();
-    keyed
-        .map(|(set, e)| ((set, e.key, e.interval_end), e))
-        .collect()
 }
 
 impl State {
@@ -73,26 +64,20 @@ impl State {
     /// The operations that keep everybody but those who are led there away from ports of the relay:
     /// for ports that are about to be opened, before a [`State::change`] leads anybody to them.
     pub fn guard(ports: impl IntoIterator<Item = (Protocol, u16)>) -> Vec<Op> {
-        let ports = ports.into_iter();
-        let elements = keyed(ports.map(|(protocol, port)| relay_port(protocol.number(), port)));
+        let guards = ports.into_iter();
+        let guards = guards.map(|(protocol, port)| relay_port(protocol.number(), port));
         let mut ops = Vec::new();
-        for (set, elements) in by_set(elements) {
-            ops.push(Op::AddElements { set, elements });
-        }
+        add_elements(guards.collect(), &mut ops);
         ops
     }
 
     /// The operations that undo [`State::guard`], for ports that are closed.
     pub fn unguard(ports: impl IntoIterator<Item = (Protocol, u16)>) -> Vec<Op> {
-        let elements = ports.into_iter();
-        let elements: Vec<Element> = elements
-            .map(|(protocol, port)| relay_port(protocol.number(), port).1)
-            .collect();
-        if elements.is_empty() {
-            return Vec::new();
-        }
-        let set = SetId::RelayPorts.name().to_owned();
-        vec![Op::DeleteElements { set, elements }]
+        let guards = ports.into_iter();
+        let guards = guards.map(|(protocol, port)| relay_port(protocol.number(), port));
+        let mut ops = Vec::new();
+        delete_elements(guards.collect(), &mut ops);
+        ops
     }
 
     /// What brings these ports to what they shall be, and the table to other facts of the node. All
@@ -112,19 +97,12 @@ impl State {
         if node.is_some() {
             old.extend(skeleton::node_elements(&self.options, &self.node));
             new.extend(skeleton::node_elements(&self.options, &next));
-            self.change_rules(&next, &mut ops);
+            ops.extend(remake(&self.chains(&self.node), &self.chains(&next)).0);
             self.move_source_ranges(&targets, &next, &mut old, &mut new);
         }
-        let (old, new) = (keyed(old), keyed(new));
-        let gone = old.iter().filter(|(at, e)| new.get(at) != Some(e));
-        let come = new.iter().filter(|(at, e)| old.get(at) != Some(e));
-        let clone = |(at, e): (&(SetId, Value, bool), &Element)| (*at, e.clone());
-        for (set, elements) in by_set(gone.map(clone).collect()) {
-            ops.push(Op::DeleteElements { set, elements });
-        }
-        for (set, elements) in by_set(come.map(clone).collect()) {
-            ops.push(Op::AddElements { set, elements });
-        }
+        let (removed, added) = difference(old, new);
+        delete_elements(removed, &mut ops);
+        add_elements(added, &mut ops);
         Change { ops, targets, node }
     }
 
@@ -145,22 +123,9 @@ impl State {
         }
     }
 
-    /// Rewrites the chains whose rules depend on facts of the node that are different now.
-    fn change_rules(&self, next: &NodeFacts, ops: &mut Vec<Op>) {
-        let rules_at = |node: &NodeFacts| {
-            let mut chains: BTreeMap<String, Vec<_>> = BTreeMap::new();
-            for rule in skeleton::rules(self.family, &self.options, node) {
-                chains.entry(rule.chain.clone()).or_default().push(rule);
-            }
-            chains
-        };
-        let before = rules_at(&self.node);
-        for (chain, rules) in rules_at(next) {
-            if before.get(&chain) != Some(&rules) {
-                ops.push(Op::FlushChain(chain));
-                ops.extend(rules.into_iter().map(Op::AddRule));
-            }
-        }
+    fn chains(&self, node: &NodeFacts) -> Chains {
+        let rules = skeleton::rules(self.family, &self.options, node);
+        with_rules(skeleton::chains(), rules)
     }
 
     /// Takes in what the kernel has committed.
@@ -182,16 +147,7 @@ impl State {
             comment: Some(skeleton::COMMENT.to_owned()),
             ..Contents::default()
         };
-        for chain in skeleton::chains() {
-            let name = chain.name.clone();
-            let rules = Vec::new();
-            contents.chains.insert(name, ChainContents { chain, rules });
-        }
-        for rule in skeleton::rules(self.family, &self.options, &self.node) {
-            if let Some(chain) = contents.chains.get_mut(&rule.chain) {
-                chain.rules.push(rule);
-            }
-        }
+        contents.chains = self.chains(&self.node);
         for id in SetId::ALL {
             let set = id.declare(self.family);
             let elements = BTreeMap::new();
@@ -201,9 +157,10 @@ impl State {
         let of_ports = self.ports.values();
         let of_ports = of_ports.flat_map(|(port, ports)| port_elements(port, *ports, &self.node));
         let of_node = skeleton::node_elements(&self.options, &self.node);
-        for ((set, key, end), element) in keyed(of_node.into_iter().chain(of_ports)) {
+        for (set, element) in of_node.into_iter().chain(of_ports) {
             if let Some(set) = contents.sets.get_mut(set.name()) {
-                set.elements.insert((key, end), element);
+                let place = (element.key, element.interval_end);
+                set.elements.insert(place, element);
             }
         }
         contents
@@ -216,13 +173,4 @@ impl State {
         let clear = [Op::AddTable { comment: None }, Op::DeleteTable];
         clear.into_iter().chain(create).collect()
     }
-}
-
-/// Elements by the name of their set.
-fn by_set(elements: Elements) -> BTreeMap<String, Vec<Element>> {
-    let mut sets: BTreeMap<String, Vec<Element>> = BTreeMap::new();
-    for ((set, ..), element) in elements {
-        sets.entry(set.name().to_owned()).or_default().push(element);
-    }
-    sets
 }

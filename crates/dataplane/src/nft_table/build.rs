@@ -11,20 +11,9 @@ use netfilter::nft::{
     CmpOp, CtKey, Expr, FibAddress, FibResult, LookupInto, MetaKey, Nat, NatKind, NumgenKind,
     PayloadBase, Reg, Rule, Value, Verdict, consts,
 };
+use plan::LocalDetector;
 
-use super::names::{SetId, table_family};
-
-/// The name of a set, of whichever table.
-pub(crate) trait SetName {
-    /// The name.
-    fn set_name(self) -> &'static str;
-}
-
-impl SetName for SetId {
-    fn set_name(self) -> &'static str {
-        self.name()
-    }
-}
+use super::{SetName, table_family};
 
 /// A rule under construction.
 #[derive(Clone, Debug)]
@@ -331,7 +320,18 @@ impl Build {
         self.push(Expr::Meta { key, dreg }).compare(op, value)
     }
 
-    /// Goes on only if the destination is not a loopback address.
+    /// Continue only if the traffic comes from this node's pods, or with [`CmpOp::Neq`] if it does
+    /// not; `None` if pods cannot be recognised.
+    pub(crate) fn from_pods(self, op: CmpOp, local: &LocalDetector) -> Option<Self> {
+        match local {
+            LocalDetector::None => None,
+            LocalDetector::Source(range) => Some(self.in_range(true, op, range)),
+            LocalDetector::Interface(name) => Some(self.interface(op, name, true)),
+            LocalDetector::InterfacePrefix(prefix) => Some(self.interface(op, prefix, false)),
+        }
+    }
+
+    /// Continue only if the destination is not a loopback address.
     pub(crate) fn not_to_loopback(self) -> Self {
         match self.family {
             IpFamily::V4 => self

@@ -10,7 +10,7 @@
 use model::IpFamily;
 use netfilter::nft::{BaseChain, Chain, ChainKind, Hook, Policy, Rule};
 
-use super::rules::Build;
+use super::build::Build;
 
 /// `NF_IP_PRI_NAT_DST`.
 const NAT_DST: i32 = -100;

@@ -19,7 +19,7 @@ fn said(proxy: &Proxy, family: &str, what: &str) -> usize {
 }
 
 fn reports(proxy: &Proxy, family: &str) -> usize {
-    said(proxy, family, "somebody else changed the rules")
+    said(proxy, family, "Another program changed the rules")
 }
 
 /// A proxy whose watches have begun.

@@ -76,7 +76,7 @@ fn flushed_rules_are_put_back() {
     proxy.host.sh("iptables-nft -t nat -F KUBE-SERVICES");
     proxy.wait_for("KUBE-SVC-", true);
     proxy.wait_for("-A KUBE-SERVICES -d 10.96.10.1/32", true);
-    assert!(proxy.log().contains("somebody else changed the rules"));
+    assert!(proxy.log().contains("Another program changed the rules"));
 }
 
 #[test]

@@ -406,7 +406,7 @@ fn a_table_that_is_lost_is_put_back_and_a_restart_serves_again() {
     wait_until_served(&proxy, "one");
     proxy.host.sh("nft flush map ip sluice-userspace frontends");
     wait_until_served(&proxy, "one");
-    assert!(proxy.log().contains("somebody else changed the rules"));
+    assert!(proxy.log().contains("Another program changed the rules"));
     proxy.kill();
     // The table stays and leads to a port where nobody listens.
     assert_eq!(
@@ -546,8 +546,8 @@ fn a_listen_map_waits_for_services_and_ports_and_says_so() {
     host.sh(&format!("chmod a+r {}", object.display()));
     served("[::1]:9080");
     said("cannot listen on 127.0.0.1:9080 for TCP: Address already in use");
-    said("demo/web has several ports, name one: echo, http, sctp");
-    said("there is no port demo/web:htp (yet), but: echo, http, sctp");
+    said("Service demo/web has several ports; name one of echo, http, sctp");
+    said("port demo/web:htp does not exist yet; existing ports: echo, http, sctp");
     drop(taken);
     served("127.0.0.1:9080");
     fs::write(&object, without_endpoints()).unwrap();

@@ -1,7 +1,7 @@
 //! The sync state machine: events in, syncs out.
 //!
-//! Everything that decides is here and in [`Schedule`]; time is an argument, and the kernel is
-//! behind [`Driver`]. Nothing is written before every object has been seen once.
+//! Decides when each family is synced, with [`Schedule`]; time is an argument and the kernel is behind
+//! [`Driver`]. Nothing is written before the first list of all objects is complete.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,21 +16,21 @@ use super::driver::{Chain, Driver, SyncError, Synced};
 use super::pending::Pending;
 use super::schedule::{Intervals, Schedule, Work};
 
-/// Told what the engine did; health, metrics, conntrack and Events hang on it.
+/// Receives what the engine did, for health, metrics and connection tracking.
 pub(crate) trait Observer {
-    /// Objects changed: so many Services, so many EndpointSlices.
+    /// This many Services and EndpointSlices changed.
     fn received(&mut self, services: usize, slices: usize);
-    /// All objects were looked at again: so many Services, so many EndpointSlices.
+    /// All objects, this many Services and EndpointSlices, were planned again.
     fn refreshed(&mut self, _services: usize, _slices: usize) {}
-    /// A change is waiting for the kernel.
+    /// A change is waiting to be written.
     fn queued(&mut self, family: IpFamily, now: Instant);
-    /// A sync ended well.
+    /// A sync succeeded.
     fn synced(&mut self, report: &mut SyncReport<'_>);
     /// A sync failed.
     fn failed(&mut self, family: IpFamily, work: Work, error: &SyncError);
 }
 
-/// Nobody looks: for a single sync.
+/// Observes nothing, for a single sync.
 pub(crate) struct Unobserved;
 
 impl Observer for Unobserved {
@@ -40,7 +40,7 @@ impl Observer for Unobserved {
     fn failed(&mut self, _: IpFamily, _: Work, _: &SyncError) {}
 }
 
-/// A sync that ended well.
+/// A successful sync.
 pub(crate) struct SyncReport<'a> {
     pub(crate) family: IpFamily,
     pub(crate) work: Work,
@@ -48,8 +48,8 @@ pub(crate) struct SyncReport<'a> {
     pub(crate) ended: Instant,
     pub(crate) synced: &'a Synced,
     pub(crate) node: &'a NodeFacts,
-    /// What is in the kernel now and was not after the last sync that ended well. Not the whole
-    /// plan: nobody who hears of a sync may take longer for it the larger the cluster is.
+    /// The changes since the last successful sync. Not the whole plan: the cost of observing a sync
+    /// must not grow with the cluster.
     pub(crate) changes: Pending,
 }
 
@@ -74,7 +74,7 @@ struct Family {
 }
 
 impl Engine {
-    /// An engine that has seen nothing yet.
+    /// An engine without objects.
     pub(crate) fn new(
         planner: Planner,
         drivers: Vec<(IpFamily, Box<dyn Driver>)>,
@@ -103,7 +103,7 @@ impl Engine {
         }
     }
 
-    /// Objects changed.
+    /// Apply changed objects.
     pub(crate) fn events(&mut self, events: Vec<Event>, now: Instant) {
         let services = events.iter().filter(|e| matches!(e, Event::Service(_)));
         let slices = events
@@ -114,16 +114,15 @@ impl Engine {
         self.settle(now);
     }
 
-    /// Works out again what all objects mean, as if each had come anew (`configSyncPeriod`). The
-    /// kernel is written to only if that is something else than before.
+    /// Plan all objects again (`configSyncPeriod`). The kernel is written only if the result differs.
     pub(crate) fn refresh(&mut self, now: Instant) {
         let (services, slices) = self.planner.refresh();
-        tracing::trace!("looked at {services} Services and {slices} EndpointSlices again");
+        tracing::trace!(services, slices, "Planned all objects again");
         self.observer.refreshed(services, slices);
         self.settle(now);
     }
 
-    /// Every object has been seen once: from now on the kernel is written to.
+    /// The first list of all objects is complete: from now on the kernel is written.
     pub(crate) fn complete(&mut self, now: Instant) {
         if !self.complete {
             self.complete = true;
@@ -135,7 +134,7 @@ impl Engine {
         self.settle(now);
     }
 
-    /// The host's addresses changed.
+    /// Apply the host's addresses.
     pub(crate) fn host_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
         self.planner.set_host_addresses(addresses);
         self.settle(now);
@@ -151,14 +150,14 @@ impl Engine {
         }
     }
 
-    /// Somebody else has changed a family's rules: they are compared and put right.
+    /// Compare and restore the rules of a family, which another program changed.
     pub(crate) fn disturbed(&mut self, family: IpFamily) {
         for f in self.families.iter_mut().filter(|f| f.family == family) {
-            f.put_back();
+            f.restore();
         }
     }
 
-    /// Works out what the events mean.
+    /// Plan what changed.
     fn settle(&mut self, now: Instant) {
         let mut diff = self.planner.take_diff();
         for warning in self.planner.take_warnings() {
@@ -180,7 +179,7 @@ impl Engine {
         }
     }
 
-    /// When [`Engine::run`] should be called next, if nothing happens before.
+    /// When to call [`Engine::run`] next, if no input arrives before.
     pub(crate) fn next(&self) -> Option<Instant> {
         let syncs = self.families.iter().map(|f| f.schedule.next(&self.budget));
         let chores = self.families.iter().filter_map(|f| f.driver.due());
@@ -188,7 +187,7 @@ impl Engine {
         next.filter(|_| self.complete)
     }
 
-    /// Does what it is time for. Families do not wait for each other's success.
+    /// Do the work that is due. Families are independent of each other's success.
     pub(crate) fn run(&mut self) {
         if !self.complete {
             return;
@@ -201,9 +200,9 @@ impl Engine {
             while let Some(work) = family.schedule.due(&self.budget, Instant::now()) {
                 if work == Work::Check {
                     if family.driver.disturbed(plan) {
-                        family.put_back();
+                        family.restore();
                     } else if !family.quarantined.is_empty() {
-                        // What was refused may be taken by now.
+                        // The kernel may accept what it rejected before.
                         family.schedule.changed();
                     }
                     continue;
@@ -214,7 +213,7 @@ impl Engine {
         }
     }
 
-    /// Whether every family has everything. The answer that `--once` waits for.
+    /// Whether every family is in sync, which `--once` waits for.
     pub(crate) fn settled(&self) -> Result<bool, String> {
         if let Some(error) = self.families.iter().find_map(|f| f.last_error.as_ref()) {
             return Err(error.clone());
@@ -224,11 +223,8 @@ impl Engine {
 }
 
 impl Family {
-    fn put_back(&mut self) {
-        tracing::warn!(
-            "{}: somebody else changed the rules; putting them back",
-            self.family
-        );
+    fn restore(&mut self) {
+        tracing::warn!(family = %self.family, "Another program changed the rules; restoring them");
         self.schedule.mark_unverified();
     }
 
@@ -245,7 +241,7 @@ impl Family {
             Ok(synced) => {
                 self.schedule.succeeded(work, ended);
                 if self.last_error.take().is_some() {
-                    tracing::info!("{}: synced again", self.family);
+                    tracing::info!(family = %self.family, "Sync succeeded again");
                 }
                 if std::mem::take(&mut self.starting)
                     && let Some(found) = synced.found
@@ -262,8 +258,12 @@ impl Family {
                 self.note_quarantined(&synced.quarantined);
                 let mut changes = std::mem::take(&mut self.pending);
                 changes.stale_flows = self.driver.stale_flows(changes.stale_flows);
-                let (family, took) = (self.family, ended.duration_since(started));
-                tracing::debug!("{family}: wrote {} in {took:?}", work.name());
+                tracing::debug!(
+                    family = %self.family,
+                    work = work.name(),
+                    took = ?ended.duration_since(started),
+                    "Synced"
+                );
                 observer.synced(&mut SyncReport {
                     family: self.family,
                     work,
@@ -279,7 +279,12 @@ impl Family {
                 observer.failed(self.family, work, &error);
                 let message = format!("{}: {}", self.family, Chain(&error));
                 if self.last_error.as_ref() != Some(&message) {
-                    tracing::error!("sync failed, trying again in {pause:?}: {message}");
+                    tracing::error!(
+                        family = %self.family,
+                        error = %Chain(&error),
+                        retry_in = ?pause,
+                        "Sync failed; retrying"
+                    );
                     self.last_error = Some(message);
                 }
             }
@@ -289,14 +294,19 @@ impl Family {
     fn note_quarantined(&mut self, quarantined: &Refusals) {
         for (key, reason) in quarantined {
             if self.quarantined.insert(key.clone()) {
-                tracing::error!("{}: {} is left out: {reason}", self.family, key.0);
+                tracing::error!(
+                    family = %self.family,
+                    port = %key.0,
+                    error = %reason,
+                    "Service port rejected; serving all others"
+                );
             }
         }
         let family = self.family;
         self.quarantined.retain(|key| {
             let still = quarantined.contains(key);
             if !still {
-                tracing::info!("{family}: {} is served again, or gone", key.0);
+                tracing::info!(%family, port = %key.0, "Service port accepted or removed");
             }
             still
         });

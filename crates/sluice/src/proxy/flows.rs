@@ -1,5 +1,5 @@
-//! Removes connection-tracking entries that lead where nobody answers any more, on a thread of its
-//! own: a sync never waits for it.
+//! Removal of connection-tracking entries of endpoints that no longer serve, on a thread of its own,
+//! so that no sync waits for it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,16 +13,16 @@ use plan::FlowFrontend;
 
 use crate::system::kernel_family;
 
-/// The host's own addresses, where NodePorts are.
+/// The host's own addresses, on which NodePorts answer.
 pub(crate) type HostAddresses = Arc<Mutex<Vec<IpAddr>>>;
 
-/// What is to go, by family.
+/// Flows to remove, by family.
 pub(crate) type Order = (IpFamily, Vec<plan::StaleFlows>);
 
-/// How long to gather orders before looking: one dump then serves them all.
+/// How long to gather orders, so that one dump serves them all.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Starts the thread. It ends with the sender.
+/// Start the thread. It ends with the sender.
 pub(crate) fn start(addresses: HostAddresses, metrics: Metrics) -> std::io::Result<Sender<Order>> {
     let (sender, orders) = channel();
     std::thread::Builder::new()
@@ -31,8 +31,8 @@ pub(crate) fn start(addresses: HostAddresses, metrics: Metrics) -> std::io::Resu
     Ok(sender)
 }
 
-/// Takes orders that nobody carries out: where no rules make flows, none go stale.
-pub(crate) fn nobody() -> Sender<Order> {
+/// Return a sender of orders that are discarded, for modes without rules.
+pub(crate) fn discard() -> Sender<Order> {
     channel().0
 }
 
@@ -60,15 +60,16 @@ fn run(orders: &Receiver<Order>, addresses: &HostAddresses, metrics: &Metrics) {
                         .with_label_values(&label)
                         .inc_by(deleted);
                     if reported {
-                        tracing::info!("stale connection-tracking entries are removed again");
+                        tracing::info!(%family, "Stale flows are removed again");
                         reported = false;
                     }
                 }
                 Err(error) => {
                     if !reported {
                         tracing::error!(
-                            "cannot remove stale connection-tracking entries, clients may \
-                             keep talking to endpoints that are gone: {error}"
+                            %family,
+                            %error,
+                            "Cannot remove stale flows; clients may keep using removed endpoints"
                         );
                     }
                     reported = true;
@@ -82,8 +83,8 @@ fn run(orders: &Receiver<Order>, addresses: &HostAddresses, metrics: &Metrics) {
     }
 }
 
-/// In the kernel's terms. Where a frontend is named more than once the last word counts: it is the
-/// newest.
+/// Convert to the kernel's terms. If a frontend is named more than once, the last entry counts, as
+/// the newest.
 fn resolve<'a>(host: &[IpAddr], flows: impl Iterator<Item = &'a plan::StaleFlows>) -> StaleFlows {
     let mut stale = StaleFlows::new(host.iter().copied());
     for flow in flows {

@@ -1,4 +1,4 @@
-//! What wakes the engine: objects, the host's addresses, signals, its own configuration file.
+//! The inputs of the engine: objects, the host's addresses, signals, its own configuration file.
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -15,29 +15,29 @@ use source::{Batch, Running, Source, What};
 
 use crate::system::spawn;
 
-/// How often a thread that waits for the kernel looks whether anybody still listens.
+/// How often a thread that waits for the kernel checks whether it is still needed.
 const LISTENING: Duration = Duration::from_secs(1);
 
-/// Something that the engine has to know.
+/// An input.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// Objects changed.
     Objects(Batch),
-    /// The host's addresses changed; these they are now.
+    /// The host's addresses after a change.
     HostAddresses(Vec<IpAddr>),
-    /// Somebody else has changed a family's rules.
+    /// Another program changed the rules of a family.
     Disturbed(IpFamily),
-    /// It is time to end, for this reason.
+    /// End the process.
     Stop(Stop),
 }
 
-/// Why to end.
+/// The reason to end the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// Somebody asked.
+    /// A signal, by name.
     Signal(String),
-    /// The configuration file is another one now: kube-proxy ends so that it is started again with
-    /// it, and so do we.
+    /// The configuration file changed. As kube-proxy does, the process ends in order to be started
+    /// again with the new one.
     ConfigChanged(PathBuf),
 }
 
@@ -58,12 +58,12 @@ impl Inputs {
         }
     }
 
-    /// Another sender, for a driver that watches its own rules.
+    /// Return a sender for a driver that watches its own rules.
     pub(crate) fn sender(&self) -> Sender<Input> {
         self.sender.clone()
     }
 
-    /// The next input, if one comes before `until`.
+    /// Wait for the next input, at most until `until`.
     pub(crate) fn next(&self, until: Option<Instant>) -> Option<Input> {
         let Some(until) = until else {
             return self.receiver.recv().ok();
@@ -72,12 +72,12 @@ impl Inputs {
         self.receiver.recv_timeout(left).ok()
     }
 
-    /// Everything that has come already, without waiting.
+    /// Return all inputs that have arrived, without waiting.
     pub(crate) fn ready(&self) -> impl Iterator<Item = Input> + '_ {
         self.receiver.try_iter()
     }
 
-    /// Objects from a source.
+    /// Follow the objects of a source.
     pub(crate) fn follow(&mut self, source: impl Source) -> anyhow::Result<()> {
         let sender = self.sender();
         let running = source
@@ -90,7 +90,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// Signals that ask to end. Has to be called before other threads are made.
+    /// Follow the signals that end the process. Must be called before other threads start.
     pub(crate) fn follow_signals(&self) -> anyhow::Result<()> {
         let termination = Termination::take_over().context("cannot take over signals")?;
         let sender = self.sender();
@@ -105,7 +105,7 @@ impl Inputs {
                         }
                     }
                     Err(error) => {
-                        tracing::error!("cannot wait for signals: {error}");
+                        tracing::error!(%error, "Cannot wait for signals");
                         return;
                     }
                 }
@@ -113,7 +113,7 @@ impl Inputs {
         })
     }
 
-    /// The host's addresses, now and when they change. Returns those of now.
+    /// Follow the host's addresses. Return the current ones.
     pub(crate) fn follow_addresses(&self) -> anyhow::Result<Vec<IpAddr>> {
         // Opened before the first look, so that no change falls in between.
         let what = "cannot watch the host's addresses";
@@ -132,7 +132,7 @@ impl Inputs {
                     Ok(false) => continue,
                     Ok(true) => {}
                     Err(error) => {
-                        tracing::error!("cannot watch the host's addresses: {error}");
+                        tracing::error!(%error, "Cannot watch the host's addresses any more");
                         return;
                     }
                 }
@@ -144,15 +144,17 @@ impl Inputs {
                         }
                     }
                     Ok(_) => {}
-                    Err(error) => tracing::error!("{error:#}"),
+                    Err(error) => {
+                        tracing::error!(error = format!("{error:#}"), "Keeping the last addresses");
+                    }
                 }
             }
         })?;
         Ok(now)
     }
 
-    /// The configuration file: ends the process when its content is not what was read. Looked at by
-    /// its name, which a ConfigMap's volume gives to another file when the ConfigMap changes.
+    /// End the process when the content of the configuration file changes. The file is read by name,
+    /// which the volume of a ConfigMap gives to another file when the ConfigMap changes.
     pub(crate) fn follow_config(&self, file: ConfigFile) -> anyhow::Result<()> {
         let sender = self.sender();
         spawn("config", move || {
@@ -164,7 +166,7 @@ impl Inputs {
                         let _ = send(&sender, Input::Stop(stop));
                         return;
                     }
-                    // A file that is away for a moment is being replaced.
+                    // A missing file is being replaced.
                     Ok(_) | Err(_) => {}
                 }
             }
@@ -172,7 +174,7 @@ impl Inputs {
     }
 }
 
-/// Whether anybody still listens.
+/// Send an input. Break if the receiver has ended.
 fn send(sender: &Sender<Input>, input: Input) -> ControlFlow<()> {
     match sender.send(input) {
         Ok(()) => ControlFlow::Continue(()),
@@ -183,7 +185,7 @@ fn send(sender: &Sender<Input>, input: Input) -> ControlFlow<()> {
 /// The addresses of the host's interfaces, sorted.
 pub(crate) fn host_addresses() -> anyhow::Result<Vec<IpAddr>> {
     let found = addresses().context("cannot read the host's addresses")?;
-    // The Services' own, in ipvs mode, are none of the node's.
+    // In ipvs mode this interface has the Services' addresses.
     let found = found.into_iter();
     let own = found.filter(|a| a.interface != dataplane::ipvs::DEVICE);
     let mut ips: Vec<IpAddr> = own.map(|a| a.address.addr()).collect();

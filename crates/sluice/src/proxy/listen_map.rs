@@ -36,7 +36,7 @@ enum Which {
     Called(Box<str>),
 }
 
-/// What is wrong with a [`ListenSpec`].
+/// An invalid [`ListenSpec`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?}: {reason}; expected [ADDRESS:]PORT=NAMESPACE/SERVICE[:PORT], as in 127.0.0.1:8080=demo/web:http"
@@ -68,7 +68,7 @@ impl FromStr for ListenSpec {
             _ => return Err(bad(format!("{at:?} is neither a port nor ADDRESS:PORT"))),
         };
         if addresses.iter().any(|address| address.port() == 0) {
-            return Err(bad("port 0 is none to connect to".to_owned()));
+            return Err(bad("port 0 cannot be connected to".to_owned()));
         }
         let (service, port) = match service.split_once(':') {
             Some((_, "")) => return Err(bad("the Service's port is empty".to_owned())),
@@ -101,7 +101,7 @@ impl fmt::Display for ListenSpec {
     }
 }
 
-/// Reads what `--listen-map` was given: specs, and files with one to a line.
+/// Read the values of `--listen-map`: specs, and files with one spec per line.
 pub(crate) fn read(given: &[String]) -> anyhow::Result<Vec<ListenSpec>> {
     let mut specs = Vec::new();
     for word in given {
@@ -143,7 +143,7 @@ struct ListenMap {
     relay: Rc<SharedRelay>,
     v4: Ports,
     v6: Ports,
-    /// What was said of specs that lead nowhere.
+    /// The warning logged for each spec without a Service.
     missing: BTreeMap<String, String>,
 }
 
@@ -157,7 +157,7 @@ impl ListenMap {
         }
     }
 
-    /// What is to be listened to.
+    /// Return the desired frontends.
     fn frontends(&mut self) -> BTreeMap<Frontend, Backends> {
         let mut frontends = BTreeMap::new();
         for spec in &self.specs {
@@ -171,7 +171,7 @@ impl ListenMap {
             } else {
                 let why = self.why_missing(spec);
                 if self.missing.get(&name) != Some(&why) {
-                    tracing::warn!("--listen-map: {why}");
+                    tracing::warn!(reason = why, "An entry of --listen-map serves nothing");
                     self.missing.insert(name, why);
                 }
             }
@@ -195,17 +195,20 @@ impl ListenMap {
         let of_service = keys.filter(|(name, _)| name.service == spec.service);
         let ports: BTreeSet<&str> = of_service.map(|(name, _)| &*name.port).collect();
         if ports.is_empty() {
-            return format!("there is no Service {} (yet)", spec.service);
+            return format!("Service {} does not exist yet", spec.service);
         }
         let ports = Vec::from_iter(ports).join(", ");
         match &spec.port {
-            Which::Only => format!("{} has several ports, name one: {ports}", spec.service),
-            Which::Called(_) => format!("there is no port {spec} (yet), but: {ports}"),
+            Which::Only => format!(
+                "Service {} has several ports; name one of {ports}",
+                spec.service
+            ),
+            Which::Called(_) => format!("port {spec} does not exist yet; existing ports: {ports}"),
         }
     }
 
-    /// The endpoints of the family that is spoken to, or where there are none the other's: to a
-    /// relay it is all the same.
+    /// Return the endpoints of the address's own family, or of the other family if there are none:
+    /// a relay can cross families.
     fn backends(&self, key: &PortKey, address: SocketAddr) -> Backends {
         let (first, second) = match IpFamily::of(address.ip()) {
             IpFamily::V4 => (&self.v4, &self.v6),
@@ -213,7 +216,7 @@ impl ListenMap {
         };
         let found = [first, second].into_iter().filter_map(|ports| {
             let port = ports.get(key)?;
-            // As a pod of this node would reach the cluster IP.
+            // The endpoints that a pod of this node reaches at the cluster IP.
             Some(backends(
                 port,
                 match port.internal_traffic() {
@@ -281,7 +284,7 @@ impl Driver for ListenMapDriver {
         let frontends = map.frontends();
         let served = map.relay.get().and_then(|relay| relay.serve(frontends));
         let (_, errors) = served.map_err(SyncError::failed(LISTEN))?;
-        // Each address is one family's to tell of; the sync is tried again until it is free.
+        // Each family reports its own addresses; the sync is retried until they are free.
         let mine = errors.into_iter().find(|e| match e {
             Error::Listen { frontend, .. } | Error::Unsupported { frontend } => {
                 IpFamily::of(frontend.address.ip()) == self.family
@@ -295,7 +298,7 @@ impl Driver for ListenMapDriver {
     }
 
     fn disturbed(&mut self, _: &Plan) -> bool {
-        // Nobody can take a port from its listener.
+        // No program can take a port from its listener.
         false
     }
 }

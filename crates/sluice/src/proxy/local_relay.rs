@@ -1,4 +1,4 @@
-//! The one relay of this process, for whoever needs it.
+//! The one relay of this process, shared by its users.
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
@@ -8,22 +8,21 @@ use std::time::Duration;
 use plan::{Endpoint, PortKey, PortPlan};
 use relay::{Affinity, Backends, Error, Limits, Relay};
 
-/// A relay that is started when there is something to serve: by then the signals have found their
-/// thread, and whoever needs none has none. Both families share it, and its limits. When the last of
-/// them lets go of it, connections get some time to end.
+/// A relay that starts when there is something to serve; by then the thread for signals exists. Both
+/// families share it and its limits. When the last user drops it, connections get some time to end.
 pub(crate) struct SharedRelay {
     mark: u32,
     relay: OnceCell<Relay>,
 }
 
 impl SharedRelay {
-    /// A relay whose packets to endpoints have this mark; 0: none.
+    /// A relay whose packets to endpoints have this mark; 0 sets none.
     pub(crate) fn new(mark: u32) -> Rc<Self> {
         let relay = OnceCell::new();
         Rc::new(Self { mark, relay })
     }
 
-    /// The relay, started if need be.
+    /// Return the relay; start it if needed.
     pub(crate) fn get(&self) -> Result<&Relay, Error> {
         if let Some(relay) = self.relay.get() {
             return Ok(relay);
@@ -32,7 +31,7 @@ impl SharedRelay {
         Ok(self.relay.get_or_init(|| relay))
     }
 
-    /// The relay, if it runs.
+    /// Return the relay if it runs.
     pub(crate) fn running(&self) -> Option<&Relay> {
         self.relay.get()
     }
@@ -41,7 +40,7 @@ impl SharedRelay {
         let limits = match kernel::process::raise_open_files() {
             Ok(files) => Limits::for_open_files(files),
             Err(error) => {
-                tracing::warn!("{error}; going on with fewer connections at a time");
+                tracing::warn!(%error, "Serving fewer connections at a time");
                 Limits::for_open_files(1024)
             }
         };
@@ -58,13 +57,17 @@ impl Drop for SharedRelay {
         let open = relay.open_connections();
         if open > 0 {
             let drain = self.limits().drain;
-            tracing::info!("ending; {open} open connections and flows get {drain:?} to end");
+            tracing::info!(
+                count = open,
+                ?drain,
+                "Waiting for open connections and flows to end"
+            );
         }
         relay.stop();
     }
 }
 
-/// Connections of a Service port to these endpoints.
+/// Return the back ends of a Service port with these endpoints.
 pub(crate) fn backends(port: &PortPlan, endpoints: &[Endpoint]) -> Backends {
     let endpoints = endpoints.iter().map(|e| SocketAddr::new(e.ip, e.port));
     let timeout = port.affinity.map(|a| a.timeout_seconds);
@@ -75,7 +78,7 @@ pub(crate) fn backends(port: &PortPlan, endpoints: &[Endpoint]) -> Backends {
     }
 }
 
-/// Clients keep to their endpoints by Service port, whichever address they come by.
+/// Return affinity by Service port, whichever address a client connects to.
 pub(crate) fn affinity((name, protocol): &PortKey, timeout: Duration) -> Affinity {
     let of = format!("{name}/{protocol}").into();
     Affinity { timeout, of }

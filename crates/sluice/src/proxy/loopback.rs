@@ -1,9 +1,8 @@
-//! NodePorts on loopback by way of the relay, for the nftables mode.
+//! NodePorts on loopback in nftables mode, served by the relay.
 //!
-//! kube-proxy's nftables mode never answers there, and its users miss it (kubernetes/kubernetes
-//! 138427): what DNAT makes of a packet from 127.0.0.1 cannot leave the host without
-//! `route_localnet`. A relay has no such trouble, and serves ::1 too. When it does,
-//! [`localhost`](crate::wiring::node_ports::localhost) says.
+//! DNAT cannot serve them: a packet from 127.0.0.1 does not leave the host without `route_localnet`.
+//! The relay has no such limit, and serves ::1 too. The setting is in
+//! [`localhost`](crate::wiring::node_ports::localhost).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,14 +21,14 @@ pub(crate) struct LoopbackNodePorts {
     ip: IpAddr,
     relay: Rc<SharedRelay>,
     served: BTreeMap<PortKey, Frontend>,
-    /// What could not be opened; tried again with every sync.
+    /// Frontends that could not be opened; tried again in every sync.
     failed: Changes,
 }
 
 type Changes = BTreeMap<Frontend, Option<Backends>>;
 
 impl LoopbackNodePorts {
-    /// Serves nothing yet.
+    /// Serve nothing yet.
     pub(crate) fn new(ip: IpAddr, relay: Rc<SharedRelay>) -> Self {
         Self {
             ip,

@@ -1,4 +1,4 @@
-//! The nftables mode at the kernel: transactions over netlink, and a watch for those of others.
+//! nftables mode: transactions over netlink, and a watch for those of other programs.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -27,10 +27,10 @@ use super::driver::{Driver, SyncError, Synced};
 use super::input::Input;
 use super::loopback::LoopbackNodePorts;
 
-/// More steps than any honest sync takes; somebody who keeps meddling must not keep us for ever.
+/// Upper bound on the steps of a sync, so that concurrent writers cannot keep it busy forever.
 const STEPS: usize = 10_000;
 
-/// How often the watching thread looks whether anybody still listens.
+/// How often the watching thread checks whether it is still needed.
 const LISTENING: Duration = Duration::from_secs(1);
 
 /// One family of the nftables mode.
@@ -38,16 +38,16 @@ pub(crate) struct NftablesDriver {
     family: IpFamily,
     sync: Sync,
     table: Table,
-    /// Where to report foreign changes; taken once the watch has begun.
+    /// Where to report foreign changes; taken when the watch begins.
     inputs: Option<Sender<Input>>,
-    /// Keeps translated connections going whatever becomes of the table.
+    /// Keeps translated connections working while the table is missing.
     anchor: Option<NfTables>,
-    /// NodePorts on loopback, which no rule of this mode can serve.
+    /// NodePorts on loopback, which rules cannot serve.
     loopback: Option<LoopbackNodePorts>,
 }
 
-/// The generation that the last read, or our last commit, left behind. nf_tables has one for all
-/// its tables, so the families share it; they take turns, never in the middle of a run.
+/// The generation after the last read or own commit. nf_tables has one for all its tables, so the
+/// families share it; they run on one thread, one after the other.
 pub(crate) type SharedGeneration = Rc<Cell<Option<Generation>>>;
 
 /// The table in this thread's network namespace.
@@ -55,12 +55,12 @@ struct Table {
     nft: NfTables,
     id: TableId,
     generation: SharedGeneration,
-    /// Of the last read, as long as something rests on it.
+    /// The witness of the last read, while operations depend on it.
     witness: Option<Witness>,
 }
 
 impl NftablesDriver {
-    /// A driver that knows nothing of the kernel yet.
+    /// A driver without knowledge of the kernel.
     pub(crate) fn new(
         family: IpFamily,
         options: Options,
@@ -82,12 +82,12 @@ impl NftablesDriver {
         })
     }
 
-    /// Has NodePorts answer on loopback too.
+    /// Serve NodePorts on loopback too.
     pub(crate) fn serve_loopback(&mut self, loopback: LoopbackNodePorts) {
         self.loopback = Some(loopback);
     }
 
-    /// What the table cannot do, once it is in force.
+    /// Sync what the table cannot do, after it is in force.
     fn sync_loopback(
         &mut self,
         synced: &mut Synced,
@@ -101,7 +101,7 @@ impl NftablesDriver {
         Ok(())
     }
 
-    /// Carries out all steps, and begins to watch when that has been done for the first time.
+    /// Run all steps, and begin to watch after the first time.
     fn run(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
         let ran = self.run_and_watch(plan);
         self.table.witness = None;
@@ -119,7 +119,7 @@ impl NftablesDriver {
         if let Some(inputs) = self.inputs.take()
             && self.watch(inputs)
         {
-            // Somebody was there between our last commit and the beginning of the watch.
+            // Another program committed between our last commit and the beginning of the watch.
             self.sync.mark_unverified();
             self.run_steps(plan)?;
         }
@@ -143,11 +143,15 @@ impl NftablesDriver {
         }
     }
 
-    /// Begins to watch. Not before the first sync: while anybody listens, the kernel tells of every
-    /// element of a big load. Whether somebody else has committed since our last transaction.
+    /// Begin to watch. Not before the first sync: while a socket listens, the kernel reports every
+    /// element of a big load. Return whether another program committed since our last transaction.
     fn watch(&mut self, inputs: Sender<Input>) -> bool {
         if let Err(error) = watch(self.family, &self.table.id, self.table.nft.port(), inputs) {
-            tracing::warn!("{error:#}; foreign changes show only at the next full sync");
+            tracing::warn!(
+                family = %self.family,
+                error = format!("{error:#}"),
+                "Foreign changes are found only by the next resync"
+            );
             return false;
         }
         if let Some(witness) = &mut self.table.witness {
@@ -168,9 +172,11 @@ impl Driver for NftablesDriver {
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
         if self.anchor.is_none() {
-            // Not to be had in old kernels, nor where another sluice is about to end.
+            // Old kernels lack owned tables; another sluice that is about to end may have this one.
             self.anchor = make_anchor(self.family)
-                .inspect_err(|error| tracing::debug!("{}: no table {ANCHOR}: {error}", self.family))
+                .inspect_err(|error| {
+                    tracing::debug!(family = %self.family, table = ANCHOR, %error, "Table not created");
+                })
                 .ok();
         }
         self.sync.retry();
@@ -181,7 +187,7 @@ impl Driver for NftablesDriver {
     }
 
     fn disturbed(&mut self, _: &Plan) -> bool {
-        // The watch tells, at once.
+        // The watch reports changes at once.
         false
     }
 }
@@ -217,14 +223,14 @@ impl Transport for Table {
             }
             Err(TransactionError::Netlink(error)) => Err(error),
             Err(error) => {
-                tracing::debug!("{}: {error}; reading the table back", self.id);
+                tracing::debug!(table = %self.id, %error, "Transaction lost; reading the table");
                 Ok(Outcome::Unknown)
             }
         }
     }
 }
 
-/// Makes the table that lives as long as what this returns.
+/// Create the table that lives as long as the returned socket.
 fn make_anchor(family: IpFamily) -> Result<NfTables, TransactionError> {
     let mut nft = NfTables::open()?;
     let table = TableId::new(table_family(family), ANCHOR);
@@ -232,14 +238,14 @@ fn make_anchor(family: IpFamily) -> Result<NfTables, TransactionError> {
     Ok(nft)
 }
 
-/// Reports changes to the table that others than the socket `own` make.
+/// Report changes to the table by other sockets than `own`.
 fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> anyhow::Result<()> {
     let mut monitor = Monitor::open().context("cannot watch nf_tables")?;
     let table = table.clone();
     std::thread::Builder::new()
         .name(format!("watch-{family}"))
         .spawn(move || {
-            // Whether the commit that is being told of is one.
+            // Whether the commit that is being reported is foreign.
             let mut foreign = false;
             loop {
                 let ready = monitor.wait(LISTENING);
@@ -257,7 +263,7 @@ fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> 
                     }
                 }
                 if let Err(error) = ready {
-                    tracing::error!("cannot watch nf_tables any more: {error}");
+                    tracing::error!(%family, %error, "Cannot watch nf_tables any more");
                     return;
                 }
                 if disturbed && inputs.send(Input::Disturbed(family)).is_err() {

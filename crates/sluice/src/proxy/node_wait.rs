@@ -1,6 +1,5 @@
-//! Waiting for this node's own Node object, without which the kernel would be given rules that are
-//! wrong as soon as it is there: the node's addresses, and its pod range where that tells local
-//! traffic. As kube-proxy waits; pure, time is an argument.
+//! Waiting for this node's own Node object, as kube-proxy does: rules depend on the node's addresses,
+//! and on its pod range if that identifies local traffic. Pure, time is an argument.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,16 +22,16 @@ pub(crate) struct NodeWait {
     node: Option<Arc<Node>>,
 }
 
-/// What the wait says.
+/// The state of the wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Go on.
+    /// Continue.
     Ready,
-    /// Go on, but say this.
+    /// Continue, and log this.
     ReadyWithout(String),
-    /// Not before this time, unless the Node comes.
+    /// Wait until this time, unless the Node arrives.
     Until(Instant),
-    /// It cannot go on.
+    /// The proxy cannot start, for this reason.
     Never(String),
 }
 
@@ -47,7 +46,7 @@ impl NodeWait {
         }
     }
 
-    /// Looks for the Node among events.
+    /// Take the Node from events.
     pub(crate) fn see(&mut self, events: &[Event]) {
         for event in events {
             if let Event::Node(Change::Applied(node)) = event
@@ -58,12 +57,12 @@ impl NodeWait {
         }
     }
 
-    /// The Node as it was last seen.
+    /// The last version of the Node.
     pub(crate) fn node(&self) -> Option<&Node> {
         self.node.as_deref()
     }
 
-    /// Whether to go on.
+    /// Return whether the proxy can continue.
     pub(crate) fn answer(&self, now: Instant) -> Answer {
         let node = &self.node_name;
         let has = |what: fn(&Node) -> bool| self.node().is_some_and(what);
@@ -87,8 +86,8 @@ impl NodeWait {
             return Answer::Until(end);
         }
         Answer::ReadyWithout(format!(
-            "Node {node} does not exist or has no addresses; going on without after {ADDRESSES:?}. \
-             If its name is wrong, --hostname-override sets it"
+            "Node {node} does not exist or has no addresses; continuing without it after {ADDRESSES:?}. \
+             If the name is wrong, set --hostname-override"
         ))
     }
 }

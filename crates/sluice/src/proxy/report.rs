@@ -1,4 +1,4 @@
-//! What a sync means for health, metrics and health-check node ports.
+//! Health, metrics and health-check node ports after a sync.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,19 +14,19 @@ use super::engine::{Observer, SyncReport};
 use super::flows::Order;
 use super::schedule::Work;
 
-/// Passes what the engine did on to those who look at it.
+/// Reports what the engine did to health, metrics and connection tracking.
 pub(crate) struct Reporter {
     server: Server,
     mode: Mode,
-    /// Flows to remove are found and removed off the sync path.
+    /// Flows are found and removed off the sync path.
     stale_flows: Sender<Order>,
     services: BTreeMap<NamespacedName, [Option<ServiceHealth>; 2]>,
-    /// Where health-check ports are open.
+    /// The addresses on which health-check ports are open.
     addresses: BTreeMap<IpFamily, Vec<IpAddr>>,
 }
 
 impl Reporter {
-    /// Reports to a server whose metrics are those of `set`.
+    /// A reporter for a server and a mode.
     pub(crate) fn new(server: Server, mode: Mode, stale_flows: Sender<Order>) -> Self {
         Self {
             server,
@@ -89,7 +89,7 @@ impl Reporter {
         m.service_changes_pending.set(0);
     }
 
-    /// Health-check ports are open where NodePorts are.
+    /// Open health-check ports on the addresses that answer for NodePorts.
     fn health_addresses(&mut self, family: IpFamily, node: &NodeFacts) {
         let every = match family {
             IpFamily::V4 => IpAddr::from([0; 4]),

@@ -23,7 +23,7 @@ use crate::system::spawn;
 use crate::wiring::admission::admit;
 use crate::wiring::families;
 
-/// Everything that a proxy is to know, resolved.
+/// The resolved settings of a proxy.
 pub(crate) struct Setup {
     pub(crate) settings: Settings,
     /// `--node-ip`, or a bind address that is one.
@@ -33,29 +33,29 @@ pub(crate) struct Setup {
     pub(crate) intervals: Intervals,
     pub(crate) metrics: Metrics,
     pub(crate) observe: observe::Options,
-    /// Ends the process when it changes.
+    /// The process ends when this file changes.
     pub(crate) config_file: Option<ConfigFile>,
-    /// Where the source is one that will have this node's Node.
+    /// If the source has this node's Node.
     pub(crate) cluster: Option<Cluster>,
-    /// Nothing is asked of the kernel but sockets, as an unprivileged user may.
+    /// Use nothing of the kernel but sockets, without privilege.
     pub(crate) sockets_only: bool,
     pub(crate) mode: Mode,
-    /// How often everything is worked out again.
+    /// Interval between plans of all objects.
     pub(crate) config_sync_period: Duration,
 }
 
-/// What has to be seen of a cluster before anything is programmed.
+/// The objects of a cluster that must exist before anything is programmed.
 pub(crate) struct Cluster {
-    /// The Node has to be there,
+    /// The wait for the Node.
     pub(crate) wait: NodeWait,
-    /// and fit this.
+    /// The configuration that the Node must fit.
     pub(crate) config: Config,
 }
 
-/// The drivers of a mode, one for each family that the host has.
+/// The drivers of a mode, one for each address family of the host.
 pub(crate) type Drivers = Vec<(IpFamily, Box<dyn Driver>)>;
 
-/// Runs until something asks to stop. Rules stay in force.
+/// Run until a stop is requested. The rules stay in force.
 pub(crate) fn run(
     setup: Setup,
     source: impl Source,
@@ -65,7 +65,7 @@ pub(crate) fn run(
     let node_name = setup.settings.node_name.clone();
     let server = Server::start(setup.observe, setup.metrics)?;
     if setup.cluster.is_some() {
-        // Until its Node has been seen, no load balancer should count on this node.
+        // Until its Node has been seen, no load balancer should use this node.
         server.set_node(NodeEligibility::Ineligible);
     }
     let addresses = if setup.sockets_only {
@@ -78,7 +78,7 @@ pub(crate) fn run(
     }
     let host = Arc::new(Mutex::new(addresses.clone()));
     let orders = if setup.sockets_only {
-        flows::nobody()
+        flows::discard()
     } else {
         flows::start(Arc::clone(&host), server.metrics().clone())
             .context("cannot start the conntrack thread")?
@@ -105,7 +105,7 @@ pub(crate) fn run(
     loop {
         let next = engine.next().map(|next| next.min(refresh_at));
         let first = inputs.next(start.next()?.or(next));
-        // What came together is planned together.
+        // Inputs that arrived together are planned together.
         let all = first.into_iter().chain(inputs.ready());
         for input in all {
             match input {
@@ -141,15 +141,17 @@ pub(crate) fn run(
     }
 }
 
-/// What other modes have left on this node is removed as well as can be: all Services are served
-/// already.
+/// Remove the rules that other modes left on this node, now that all Services are served.
 fn remove_leftovers(mode: Mode) {
     if let Err(error) = cleanup::remove_leftovers(mode) {
-        tracing::warn!("what another proxy mode has left on this node is still there: {error:#}");
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "Cannot remove the rules of another proxy mode; they stay in force"
+        );
     }
 }
 
-/// What has to be there before anything is programmed.
+/// The conditions for programming the kernel for the first time.
 struct Start {
     listed: bool,
     cluster: Option<Cluster>,
@@ -164,7 +166,7 @@ impl Start {
         }
     }
 
-    /// Until when to wait for input at most; `None` where the engine knows.
+    /// The longest wait for input; `None` if the engine decides.
     fn next(&self) -> anyhow::Result<Option<Instant>> {
         let cluster = self.cluster.as_ref();
         let answer = cluster.map(|cluster| cluster.wait.answer(Instant::now()));
@@ -175,7 +177,7 @@ impl Start {
         }
     }
 
-    /// Whether everything is there.
+    /// Whether all conditions hold.
     fn is_over(&mut self) -> anyhow::Result<bool> {
         if !self.listed {
             return Ok(false);
@@ -207,7 +209,10 @@ impl Start {
     }
 }
 
-/// Syncs once. Every family is tried; an error if any is not in sync in the end.
+/// Sync once. Every family is tried.
+///
+/// # Errors
+/// A family is not in sync after three attempts.
 pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyhow::Result<()> {
     for problem in &batch.problems {
         tracing::error!(error = %problem, "Object or manifest ignored");
@@ -239,7 +244,7 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
     Ok(())
 }
 
-/// `/healthz` depends on this node's own Node object.
+/// Report this node's own Node object to the server, as `/healthz` depends on it.
 fn note_node(batch: &Batch, node_name: &str, server: &Server) {
     for event in &batch.events {
         let eligible = match event {

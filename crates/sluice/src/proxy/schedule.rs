@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use super::budget::Budget;
 
-/// How upstream calls what it does hourly whatever happens (`FullSyncPeriod`).
+/// Upstream's `FullSyncPeriod`.
 const FULL_SYNC_PERIOD: Duration = Duration::from_secs(3600);
 
 /// The first pause after a failure; each further one is twice as long.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
-/// After this many partial syncs that failed in a row the next one is full.
+/// After this many failed syncs of changes in a row the next one is a resync.
 const PARTIAL_ATTEMPTS: u32 = 2;
 
 /// The intervals, from the configuration.
@@ -26,27 +26,27 @@ const PARTIAL_ATTEMPTS: u32 = 2;
 pub(crate) struct Intervals {
     /// The longest time from the start of a sync to the start of the next, if changes are waiting.
     pub(crate) min: Duration,
-    /// How often to look for foreign changes; also the longest pause before a retry.
+    /// Interval between checks for foreign changes; also the longest pause before a retry.
     pub(crate) check: Duration,
 }
 
-/// What it is time for.
+/// Work that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Write what changed.
     Changes,
     /// Compare everything with the kernel and write the difference.
     Everything,
-    /// Look whether somebody else changed our rules.
+    /// Check whether another program changed the rules.
     Check,
 }
 
 impl Work {
-    /// For the log: what a sync of this kind writes.
+    /// The kind of sync, for the log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Work::Changes => "changes",
-            Work::Everything | Work::Check => "what differed of everything",
+            Work::Everything | Work::Check => "resync",
         }
     }
 }
@@ -55,11 +55,11 @@ impl Work {
 #[derive(Debug)]
 pub(crate) struct Schedule {
     intervals: Intervals,
-    /// When this schedule was made: a moment that is always past.
+    /// When this schedule was made; always in the past.
     since: Instant,
-    /// There is something to write.
+    /// Changes are waiting to be written.
     pending: bool,
-    /// What is written next must be everything.
+    /// The next sync must be a resync.
     full: bool,
     last_start: Option<Instant>,
     retry_at: Option<Instant>,
@@ -69,7 +69,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Nothing is pending; the first sync will be a full one.
+    /// A schedule without pending changes, whose first sync is a resync.
     pub(crate) fn new(intervals: Intervals, now: Instant) -> Self {
         Self {
             intervals,
@@ -84,12 +84,12 @@ impl Schedule {
         }
     }
 
-    /// There is something to write.
+    /// Changes are waiting to be written.
     pub(crate) fn changed(&mut self) {
         self.pending = true;
     }
 
-    /// Our rules are no longer what we believe: everything has to be compared, soon.
+    /// The known state may be wrong: everything must be compared soon.
     pub(crate) fn mark_unverified(&mut self) {
         self.pending = true;
         self.full = true;
@@ -104,7 +104,7 @@ impl Schedule {
         }
     }
 
-    /// When what is pending may be written; `None` where nothing is.
+    /// When pending changes may be written; `None` if there are none.
     fn write_at(&self, budget: &Budget) -> Option<Instant> {
         if !self.pending {
             return None;
@@ -144,7 +144,7 @@ impl Schedule {
         self.pending = false;
     }
 
-    /// The sync wrote everything it was to write.
+    /// The sync succeeded.
     pub(crate) fn succeeded(&mut self, work: Work, now: Instant) {
         self.failures = 0;
         if work == Work::Everything {

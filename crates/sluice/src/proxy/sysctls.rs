@@ -1,15 +1,16 @@
-//! Kernel settings that the proxy wants, set as kube-proxy sets them.
+//! Kernel settings of the proxy, the same as kube-proxy's.
 
 use config::Config;
 use kernel::sysctl::{Sysctl, SysctlTree};
 use model::Mode;
 
+use super::driver::Chain;
 use crate::wiring::node_ports::localhost_node_ports;
 
 /// The most connection-tracking entries that `maxPerCore` asks for, however many cores there are.
 const CONNTRACK_LIMIT: u64 = 1_048_576;
 
-/// What to set, in order.
+/// Return the settings in the order in which they are written.
 fn wanted(config: &Config, cores: usize) -> Vec<(Sysctl, String)> {
     let conntrack = &config.conntrack;
     let mut wanted = Vec::new();
@@ -110,9 +111,11 @@ fn apply_to(sysctls: &SysctlTree, sys: &SysctlTree, config: &Config, cores: usiz
 
 fn set(tree: &SysctlTree, name: &Sysctl, value: &str) {
     match tree.set(name, value) {
-        Ok(true) => tracing::info!("set {} to {value}", name.path()),
+        Ok(true) => tracing::info!(path = %name.path(), value, "Sysctl set"),
         Ok(false) => {}
-        Err(error) => tracing::warn!("{error}; going on without it"),
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "Sysctl not set; continuing without it")
+        }
     }
 }
 
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_kube_proxys() {
+    fn defaults_agree_with_kube_proxy() {
         assert_eq!(
             names_and_values(&config(""), 2),
             [

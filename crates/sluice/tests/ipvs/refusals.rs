@@ -51,7 +51,7 @@ fn a_refused_destination_quarantines_its_port() {
         host.sh("ip route add broadcast 10.244.1.99 dev eth0 table local");
         let bad = web("bad", 2, "10.244.1.99");
         proxy.write("bad.yaml", &bad);
-        let left_out = "demo/bad:http is left out: \
+        let left_out = "port=\"demo/bad:http\" error=\"\
                         ipvs: -a -t 10.96.10.2:80 -r 10.244.1.99:8080 -w 1: EINVAL";
         eventually_says(&proxy, left_out);
         // Services after it are served, and so is its other endpoint.
@@ -71,14 +71,17 @@ fn a_refused_destination_quarantines_its_port() {
         eventually("its other endpoint", || {
             client.ask(Probe::http(to)).answer().is_some()
         });
-        assert!(!proxy.log().contains("is served again"));
+        assert!(!proxy.log().contains("accepted or removed"));
         // It is not a foreign change either, which the next check would report.
         host.sh("ip addr add 10.99.99.99/32 dev kube-ipvs0");
-        eventually_says(&proxy, "somebody else changed the rules");
-        assert_eq!(proxy.log().matches("somebody else changed").count(), 1);
+        eventually_says(&proxy, "Another program changed the rules");
+        assert_eq!(proxy.log().matches("Another program changed").count(), 1);
         // Refused pieces are tried again from time to time.
         host.sh("ip route del broadcast 10.244.1.99 dev eth0 table local");
-        eventually_says(&proxy, "demo/bad:http is served again, or gone");
+        eventually_says(
+            &proxy,
+            "Service port accepted or removed family=\"IPv4\" port=\"demo/bad:http\"",
+        );
         assert!(
             host.sh(SERVERS)
                 .contains("-a -t 10.96.10.2:80 -r 10.244.1.99:8080 -m -w 1")
@@ -106,7 +109,7 @@ fn a_full_set_and_a_refused_address_quarantine_their_ports() {
         proxy.write("two.yaml", &web("two", 2, "10.244.1.12"));
         eventually_says(
             &proxy,
-            "IPv4: demo/two:http is left out: \
+            "family=\"IPv4\" port=\"demo/two:http\" error=\"\
              ipset KUBE-CLUSTER-IP, 10.96.10.2,tcp:80: the set is full",
         );
         eventually_has(&proxy, SERVERS, "-a -t 10.96.10.2:80 -r 10.244.1.12:8080");
@@ -116,7 +119,7 @@ fn a_full_set_and_a_refused_address_quarantine_their_ports() {
         );
         for port in ["http", "dns", "sctp"] {
             let said = format!(
-                "IPv6: demo/three:{port} is left out: \
+                "family=\"IPv6\" port=\"demo/three:{port}\" error=\"\
                  address fd00:10:96::3 of the Services' interface"
             );
             eventually_says(&proxy, &said);
@@ -157,11 +160,11 @@ fn a_missing_set_type_affects_no_other_set() {
         });
         eventually_says(
             &proxy,
-            "IPv4: ipset KUBE-LOAD-BALANCER-SOURCE-CIDR: the kernel has no such type of set: \
+            "ipset KUBE-LOAD-BALANCER-SOURCE-CIDR: the kernel has no such type of set: \
              load its module",
         );
         restore_modprobe();
-        eventually_says(&proxy, "IPv4: synced again");
+        eventually_says(&proxy, "Sync succeeded again family=\"IPv4\"");
     });
 }
 
@@ -184,7 +187,7 @@ fn a_refused_filter_table_closes_only_restricted_servers() {
         let client = Machine::outside(host);
         proxy.write("web.yaml", &traffic::web("web", 1, 30080, "", &pods));
         proxy.write("lb.yaml", &guarded);
-        eventually_says(&proxy, "sync failed, trying again");
+        eventually_says(&proxy, "Sync failed; retrying family=");
         eventually_says(&proxy, "iptables-legacy-restore: refused");
         let to = "10.200.1.2:30080".parse().unwrap();
         let masqueraded = || {
@@ -201,7 +204,7 @@ fn a_refused_filter_table_closes_only_restricted_servers() {
         restore_modprobe();
         host.sh("/run/modprobe xt_ipvs");
         proxy.write("other.yaml", &web("other", 2, "10.244.1.12"));
-        eventually_says(&proxy, "IPv4: synced again");
+        eventually_says(&proxy, "Sync succeeded again family=\"IPv4\"");
         client.answer(Probe::http(lb).from(OUTSIDE[0].parse().unwrap()));
         assert_eq!(stranger(), Outcome::TimedOut);
     });

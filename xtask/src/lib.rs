@@ -1,3 +1,6 @@
-//! Chores. As a library for tests that bring their own kernel: [`vm`].
+//! Development commands. A library for tests that need another kernel than the host's.
 
+mod image;
+pub mod kernels;
+pub mod stock;
 pub mod vm;

@@ -1,48 +1,98 @@
-//! Chores: `cargo xtask vm -- COMMAND…`.
+//! Development commands: `cargo xtask --help`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use xtask::kernels;
+use xtask::stock::{KERNELS, Kernel, StockVm};
 use xtask::vm::Vm;
 
-/// Chores of the sluice workspace.
+/// Development commands of the sluice workspace.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Subcommand)]
-enum Chore {
-    /// Run a command as root in a virtual machine whose kernel has IPVS, on this machine's own
-    /// files, which it cannot write. Ends with the command's status.
+enum Task {
+    /// Run a command as root in a virtual machine and exit with its status
+    ///
+    /// Without --kernel: User Mode Linux, whose kernel has IPVS, with the host's files, read-only.
+    /// With --kernel: an unmodified Debian kernel under qemu, with the command's program and the
+    /// files that --file names.
     Vm {
-        /// End it after so many seconds.
+        /// A Debian kernel: 5.10, 6.1, 6.12 or sid
+        #[arg(long)]
+        kernel: Option<String>,
+        /// Seconds after which the machine is stopped
         #[arg(long, default_value_t = 300)]
         timeout: u64,
-        /// Its memory, in MiB.
-        #[arg(long, default_value_t = 512)]
-        memory: u32,
-        /// The command and its arguments.
+        /// Memory in MiB [default: 512; with --kernel: 2048]
+        #[arg(long)]
+        memory: Option<u32>,
+        /// File or folder to copy into the machine (with --kernel)
+        #[arg(long = "file", requires = "kernel")]
+        files: Vec<std::path::PathBuf>,
+        /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true)]
         command: Vec<OsString>,
+    },
+    /// Run the demo and the kernel tests on Debian's stock kernels
+    TestKernels {
+        /// Only these kernels [default: all]
+        #[arg(long = "kernel")]
+        kernels: Vec<String>,
+        /// Only the part that `make test` runs
+        #[arg(long)]
+        quick: bool,
     },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let Chore::Vm {
-        timeout,
-        memory,
-        command,
-    } = Cli::parse().chore;
-    let vm = Vm {
-        timeout: Duration::from_secs(timeout),
-        memory_mib: memory,
-        ..Vm::default()
-    };
-    let status = vm.run(&command)?;
-    Ok(ExitCode::from(status))
+    match Cli::parse().task {
+        Task::Vm {
+            kernel: None,
+            timeout,
+            memory,
+            command,
+            ..
+        } => {
+            let vm = Vm {
+                timeout: Duration::from_secs(timeout),
+                memory_mib: memory.unwrap_or(512),
+                ..Vm::default()
+            };
+            Ok(ExitCode::from(vm.run(&command)?))
+        }
+        Task::Vm {
+            kernel: Some(kernel),
+            timeout,
+            memory,
+            files,
+            command,
+        } => {
+            let vm = StockVm {
+                timeout: Duration::from_secs(timeout),
+                memory_mib: memory.unwrap_or(2048),
+                files,
+                ..StockVm::new(Kernel::named(&kernel)?)
+            };
+            Ok(ExitCode::from(vm.run(&command)?))
+        }
+        Task::TestKernels { kernels, quick } => {
+            let named = kernels.iter().map(|name| Kernel::named(name));
+            let mut chosen = named.collect::<anyhow::Result<Vec<_>>>()?;
+            if chosen.is_empty() {
+                chosen = KERNELS.to_vec();
+            }
+            match kernels::run(&chosen, quick)? {
+                true => Ok(ExitCode::SUCCESS),
+                false => Ok(ExitCode::FAILURE),
+            }
+        }
+    }
 }

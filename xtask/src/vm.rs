@@ -1,8 +1,8 @@
-//! Runs a command in a virtual machine: User Mode Linux, the Debian package `user-mode-linux`.
+//! Virtual machines with User Mode Linux, the Debian package `user-mode-linux`.
 //!
-//! Its kernel (6.1) has what this machine's may lack: IPVS, dummy interfaces, all ipset types and
-//! iptables modules. It boots this machine's own file system, read-only, in about two seconds; no
-//! privilege is needed for it.
+//! Its kernel (6.1) has features that the host's may lack: IPVS, dummy interfaces, all ipset types
+//! and iptables modules. It boots the host's file system, read-only, in about two seconds, and
+//! needs no privilege.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -17,38 +17,38 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-/// The kernel, a program.
+/// The kernel, which is a program.
 const KERNEL: &str = "linux.uml";
 
-/// What makes it run on processors that have come after it; see there.
+/// Library that lets the kernel run on processors newer than it; see its source.
 const PTRACE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ptrace.so"));
 
-/// What a command finds in the machine.
+/// A virtual machine.
 #[derive(Clone, Debug)]
 pub struct Vm {
-    /// After this long the machine is ended, and that is an error.
+    /// Time after which the machine is stopped, which is an error.
     pub timeout: Duration,
     /// Memory, in MiB.
     pub memory_mib: u32,
-    /// Kernel modules that are loaded first; others as they are asked for.
+    /// Kernel modules to load at boot; the kernel loads others on demand.
     pub modules: Vec<String>,
-    /// Environment variables, beside `PATH`.
+    /// Environment variables, in addition to `PATH`.
     pub environment: Vec<(String, String)>,
-    /// Folders of this machine that are there though they are in `/tmp`, which is empty otherwise.
+    /// Folders of the host below `/tmp` that the guest sees; its `/tmp` is otherwise empty.
     pub folders: Vec<PathBuf>,
 }
 
-/// How a command in the machine ended.
+/// The result of a command in the machine.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Its exit status; 128 and more where a signal ended it.
+    /// Exit status; 128 and more if a signal ended the command.
     pub status: u8,
-    /// What it printed, among the kernel's complaints.
+    /// Output of the command and of the kernel.
     pub text: String,
 }
 
 impl Default for Vm {
-    /// With all that the ipvs mode needs, and this workspace with what was built of it.
+    /// With all modules of ipvs mode, and with the workspace and its build folder.
     fn default() -> Self {
         let modules = [
             "ip_vs",
@@ -78,13 +78,14 @@ impl Default for Vm {
     }
 }
 
-fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     let mut folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     folder.pop();
     folder
 }
 
-/// Where cargo puts programs: this one is there, or in a folder beside them if it is a test.
+/// Return cargo's output folder, which contains this program, or its parent folder if this is a
+/// test.
 fn built() -> PathBuf {
     let this = std::env::current_exe().unwrap_or_default();
     this.ancestors()
@@ -93,85 +94,67 @@ fn built() -> PathBuf {
         .unwrap_or_default()
 }
 
-/// Gone when dropped, with all that is in it.
-struct Folder(PathBuf);
+/// A temporary folder, deleted on drop.
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sluice-vm-{}-{n}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left of it is a few small files for the system to clear away.
+        // A few small files in /tmp are harmless.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
 impl Vm {
-    /// Runs a command in the present folder, as root. What it prints comes out on standard output.
-    /// Returns its exit status; 128 and more where a signal ended it.
+    /// Run a command in the current folder, as root, with its output on standard output. Return its
+    /// exit status; 128 and more if a signal ended it.
     ///
     /// # Errors
-    /// The machine does not boot, or was ended for taking too long.
+    /// The machine does not boot, or exceeds its time.
     pub fn run(&self, command: &[OsString]) -> anyhow::Result<u8> {
         self.run_in(&Folder::new()?, command, Stdio::inherit())
     }
 
-    /// The same, with what it prints.
+    /// Run a command likewise and return its output.
     ///
     /// # Errors
-    /// The machine does not boot, or was ended for taking too long. What was printed until then is
-    /// in the error.
+    /// The machine does not boot, or exceeds its time. The error contains the output so far.
     pub fn output(&self, command: &[OsString]) -> anyhow::Result<Output> {
         let folder = Folder::new()?;
         let printed = folder.0.join("printed");
-        let stdout = fs::File::create(&printed).context("cannot make a file for the output")?;
+        let stdout = fs::File::create(&printed).context("cannot create a file for the output")?;
         let result = self.run_in(&folder, command, stdout.into());
         let text = fs::read(printed).context("cannot read the output")?;
-        // It is a terminal's.
+        // The console is a terminal.
         let text = String::from_utf8_lossy(&text).replace('\r', "");
-        let status = result.with_context(|| format!("it printed:\n{text}"))?;
+        let status = result.with_context(|| format!("output so far:\n{text}"))?;
         Ok(Output { status, text })
     }
 
     fn run_in(&self, folder: &Folder, command: &[OsString], stdout: Stdio) -> anyhow::Result<u8> {
         let folder = &folder.0;
         let script = folder.join("init");
-        let here = std::env::current_dir().context("no present folder")?;
+        let here = std::env::current_dir().context("the current folder does not exist")?;
         fs::write(&script, self.script(command, &here, folder))?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
         let mut child = self.boot(folder, &script, stdout)?;
-        let end = Instant::now() + self.timeout;
-        let ended = loop {
-            if child
-                .try_wait()
-                .context("waiting for the machine")?
-                .is_some()
-            {
-                break true;
-            }
-            if Instant::now() >= end {
-                break false;
-            }
-            sleep(Duration::from_millis(20));
-        };
-        // Also after a clean end: none of its processes may stay behind.
-        kill_group(&mut child);
-        if !ended {
-            bail!(
-                "the virtual machine was ended: the command took longer than {:?}",
-                self.timeout
-            );
-        }
+        wait(&mut child, self.timeout)?;
         let Ok(text) = fs::read_to_string(folder.join("status")) else {
-            bail!("the virtual machine ended before the command had");
+            bail!("the virtual machine ended before the command did");
         };
         let code: u32 = text.trim().parse().context("the command's status")?;
         Ok(u8::try_from(code).unwrap_or(255))
@@ -179,7 +162,7 @@ impl Vm {
 
     fn boot(&self, folder: &Path, script: &Path, stdout: Stdio) -> anyhow::Result<Child> {
         let preload = folder.join("ptrace.so");
-        fs::write(&preload, PTRACE).context("cannot write the kernel's library")?;
+        fs::write(&preload, PTRACE).context("cannot write the library for the kernel")?;
         let mut init = OsString::from("init=");
         init.push(script);
         let child = Command::new(KERNEL)
@@ -187,13 +170,13 @@ impl Vm {
             .args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"])
             .arg(init)
             .args(["con=null", "con0=fd:0,fd:1", "quiet"])
-            // It keeps its sockets and memory there.
+            // For its sockets and memory.
             .env("HOME", folder)
             .env("TMPDIR", folder)
             .env("LD_PRELOAD", preload)
             .stdin(Stdio::null())
             .stdout(stdout)
-            // Only complaints of the kernel program itself.
+            // Only messages of the kernel program itself.
             .stderr(Stdio::null())
             .process_group(0)
             .spawn();
@@ -205,7 +188,7 @@ impl Vm {
         })
     }
 
-    /// What runs in the machine as its first process.
+    /// The guest's first process.
     fn script(&self, command: &[OsString], here: &Path, folder: &Path) -> String {
         let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
         let mut environment = String::new();
@@ -234,7 +217,7 @@ chmod +x /run/modprobe
 echo /run/modprobe >/proc/sys/kernel/modprobe
 for module in {modules}; do /run/modprobe \"$module\" || echo \"no module $module\"; done
 ip link set lo up
-# Of 4096, too few for a minute of a lab's traffic. It can only be set here, not by a proxy in a lab.
+# The default of 4096 is too small for a lab, and a proxy in a namespace cannot change it.
 echo 131072 >/proc/sys/net/netfilter/nf_conntrack_max
 cd {here}
 {command}
@@ -250,19 +233,40 @@ exec halt -f -p --no-wtmp >/dev/null 2>&1
     }
 }
 
-/// As one word to a shell.
-fn quoted(word: &OsStr) -> String {
+/// Quote a word for a shell.
+pub(crate) fn quoted(word: &OsStr) -> String {
     format!("'{}'", word.to_string_lossy().replace('\'', "'\\''"))
 }
 
-/// Ends the machine's processes, which are one group.
+/// Wait until a machine ends, and kill it if it exceeds its time.
+pub(crate) fn wait(child: &mut Child, timeout: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + timeout;
+    let ended = loop {
+        let status = child.try_wait().context("waiting for the machine")?;
+        if status.is_some() {
+            break true;
+        }
+        if Instant::now() >= end {
+            break false;
+        }
+        sleep(Duration::from_millis(20));
+    };
+    // After a clean end too: none of its processes may be left.
+    kill_group(child);
+    if !ended {
+        bail!("the virtual machine was stopped: the command took longer than {timeout:?}");
+    }
+    Ok(())
+}
+
+/// Kill the machine's processes, which are one group.
 fn kill_group(child: &mut Child) {
     let group = format!("-{}", child.id());
     let kill = Command::new("kill")
         .args(["-KILL", "--", &group])
         .stderr(Stdio::null())
         .status();
-    // Without it the machine's first process at least.
+    // If `kill` is missing, at least the first process.
     if !kill.is_ok_and(|status| status.success()) {
         let _ = child.kill();
     }
@@ -278,14 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn the_status_comes_out() {
+    fn status_of_the_command_is_returned() {
         let vm = Vm::default();
         assert_eq!(run(&vm, "test -d /sys/module/ip_vs").unwrap(), 0);
         assert_eq!(run(&vm, "exit 7").unwrap(), 7);
     }
 
     #[test]
-    fn what_it_prints_and_reads_is_there() {
+    fn output_is_returned_and_folders_are_visible() {
         let folder = Folder::new().unwrap();
         fs::write(folder.0.join("file"), "42\n").unwrap();
         let vm = Vm {
@@ -302,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_takes_too_long_is_ended() {
+    fn machine_that_exceeds_its_time_is_stopped() {
         let vm = Vm {
             timeout: Duration::from_secs(6),
             modules: Vec::new(),

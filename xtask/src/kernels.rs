@@ -1,0 +1,234 @@
+//! The tests that run on Debian's stock kernels: `cargo xtask test-kernels`.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use crate::stock::{Kernel, StockVm};
+use crate::vm::workspace;
+
+/// A step in a virtual machine.
+struct Step {
+    name: &'static str,
+    program: Program,
+    arguments: &'static [&'static str],
+    /// Whether `make test` runs it too.
+    quick: bool,
+}
+
+enum Program {
+    Sluice,
+    /// An integration test: package and name.
+    Test(&'static str, &'static str),
+}
+
+const fn demo(name: &'static str, arguments: &'static [&'static str], quick: bool) -> Step {
+    Step {
+        name,
+        program: Program::Sluice,
+        arguments,
+        quick,
+    }
+}
+
+const fn test(
+    name: &'static str,
+    (package, test): (&'static str, &'static str),
+    arguments: &'static [&'static str],
+    quick: bool,
+) -> Step {
+    Step {
+        name,
+        program: Program::Test(package, test),
+        arguments,
+        quick,
+    }
+}
+
+const STEPS: [Step; 10] = [
+    demo(
+        "demo nftables",
+        &["lab", "demo", "--mode=nftables", "--patience=8"],
+        true,
+    ),
+    demo(
+        "demo iptables, nft back end",
+        &[
+            "lab",
+            "demo",
+            "--mode=iptables",
+            "--patience=8",
+            "--",
+            "--iptables-backend=nft",
+        ],
+        false,
+    ),
+    demo(
+        "demo iptables, legacy back end",
+        &[
+            "lab",
+            "demo",
+            "--mode=iptables",
+            "--patience=8",
+            "--",
+            "--iptables-backend=legacy",
+        ],
+        false,
+    ),
+    demo(
+        "demo ipvs, nft back end",
+        &[
+            "lab",
+            "demo",
+            "--mode=ipvs",
+            "--patience=8",
+            "--",
+            "--iptables-backend=nft",
+        ],
+        false,
+    ),
+    demo(
+        "demo ipvs, legacy back end",
+        &[
+            "lab",
+            "demo",
+            "--mode=ipvs",
+            "--patience=8",
+            "--",
+            "--iptables-backend=legacy",
+        ],
+        false,
+    ),
+    demo(
+        "demo userspace",
+        &["lab", "demo", "--mode=userspace", "--patience=8"],
+        false,
+    ),
+    test(
+        "nftables fates",
+        ("dataplane", "nft_fate"),
+        &["--test-threads=1"],
+        false,
+    ),
+    test(
+        "iptables read-back, nft back end",
+        ("sluice", "observed"),
+        &["the_kernel_has_the_observed_rules_after_one_sync_nft"],
+        true,
+    ),
+    test(
+        "iptables read-back, legacy back end",
+        ("sluice", "observed"),
+        &["the_kernel_has_the_observed_rules_after_one_sync_legacy"],
+        false,
+    ),
+    test(
+        "ipvs read-back",
+        ("sluice", "ipvs"),
+        &["state::", "--test-threads=1"],
+        true,
+    ),
+];
+
+/// Run the steps on kernels, print a line for each, and return whether all passed.
+///
+/// # Errors
+/// A program does not build, or a machine does not boot.
+pub fn run(kernels: &[Kernel], quick: bool) -> anyhow::Result<bool> {
+    let steps: Vec<&Step> = STEPS.iter().filter(|step| step.quick || !quick).collect();
+    let mut programs = Vec::new();
+    for step in &steps {
+        programs.push(step.program.build()?);
+    }
+    let mut passed = true;
+    for kernel in kernels {
+        println!("kernel {}", kernel.name);
+        let mut script = "failed=0; uname -r\n".to_owned();
+        for (step, program) in steps.iter().zip(&programs) {
+            script += &format!(
+                "start=$(cut -d. -f1 /proc/uptime)
+if timeout 900 {} {} >/tmp/output 2>&1; then result=pass; else result=FAIL; failed=1; cat /tmp/output; fi
+grep -E 'passed|test result' /tmp/output | sed 's/^/    /'
+echo \"{}: $result, $(($(cut -d. -f1 /proc/uptime) - start)) s\"
+",
+                program.display(),
+                step.arguments.join(" "),
+                step.name,
+            );
+        }
+        script += "(exit $failed)";
+        let mut files = programs.clone();
+        // The tests of the binary start it from this path.
+        files.push(Program::Sluice.build()?);
+        files.push(workspace().join("testdata"));
+        let vm = StockVm {
+            timeout: Duration::from_secs(3600),
+            files,
+            environment: vec![("SLUICE_TEST_IN_VM".to_owned(), "1".to_owned())],
+            ..StockVm::new(*kernel)
+        };
+        passed &= vm.run_script(&script)? == 0;
+    }
+    Ok(passed)
+}
+
+impl Program {
+    /// Build it and return its path.
+    fn build(&self) -> anyhow::Result<PathBuf> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(workspace()).stdin(Stdio::null());
+        match self {
+            Program::Sluice => cargo.args(["build", "--package", "sluice"]),
+            Program::Test(package, name) => {
+                cargo.args(["test", "--no-run", "--package", package, "--test", name])
+            }
+        };
+        let output = cargo
+            .args(["--message-format", "json-render-diagnostics"])
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot run cargo")?;
+        ensure!(output.status.success(), "cargo: {}", output.status);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let wanted = match self {
+            Program::Sluice => "sluice",
+            Program::Test(_, name) => name,
+        };
+        executable(&text, wanted).with_context(|| format!("cargo built no {wanted}"))
+    }
+}
+
+/// Return the executable of a target among cargo's messages, one JSON object per line.
+fn executable(messages: &str, target: &str) -> Option<PathBuf> {
+    let mut lines = messages.lines().rev();
+    lines.find_map(|line| {
+        let field = |start: &str, name: &str| -> Option<String> {
+            let rest = line.split_once(start)?.1;
+            let value = rest.split_once(&format!("\"{name}\":\""))?.1;
+            Some(value.split_once('"')?.0.to_owned())
+        };
+        let is_target = field("\"target\":{", "name").as_deref() == Some(target);
+        is_target.then(|| field("\"filenames\":", "executable").map(PathBuf::from))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executable_is_that_of_the_target() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"sluice"},"filenames":["/t/sluice"],"executable":"/t/sluice","fresh":true}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"observed"},"filenames":["/t/observed-1"],"executable":"/t/observed-1","fresh":true}
+{"reason":"build-finished","success":true}
+"#;
+        assert_eq!(
+            executable(messages, "observed"),
+            Some("/t/observed-1".into())
+        );
+        assert_eq!(executable(messages, "sluice"), Some("/t/sluice".into()));
+        assert_eq!(executable(messages, "other"), None);
+    }
+}

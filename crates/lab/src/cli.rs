@@ -8,7 +8,7 @@ use clap::Subcommand;
 use model::Mode;
 
 use crate::commands::{echo_command, mode_parser, proxy_command};
-use crate::control::{Applied, Target};
+use crate::control::{Applied, Target, WorkloadKind};
 use crate::demo::{self, DemoArgs};
 use crate::manifest::{Documents, ObjectName};
 use crate::names::LabName;
@@ -50,7 +50,7 @@ pub enum LabCommand {
         /// Seconds that pods keep serving, instead of their own grace period
         #[arg(long, value_name = "SECONDS")]
         grace_period: Option<u32>,
-        /// service, deployment, pod or endpointslice
+        /// service, endpointslice, pod, deployment, statefulset or daemonset
         #[arg(
             requires = "object",
             conflicts_with = "files",
@@ -61,13 +61,13 @@ pub enum LabCommand {
         #[arg(value_name = "NAME")]
         object: Option<String>,
     },
-    /// Change the number of a Deployment's pods
+    /// Change the number of pods of a Deployment or StatefulSet
     Scale {
         /// Which lab.
         #[command(flatten)]
         lab: Which,
-        /// The Deployment, as NAME or NAMESPACE/NAME
-        deployment: String,
+        /// The workload, as NAME or NAMESPACE/NAME
+        workload: String,
         /// How many pods
         replicas: u32,
     },
@@ -185,11 +185,9 @@ pub fn run(command: &LabCommand) -> Result<ExitCode> {
         ),
         LabCommand::Scale {
             lab,
-            deployment,
+            workload,
             replicas,
-        } => say(&lab
-            .open()?
-            .scale(&ObjectName::parse(deployment), *replicas)?),
+        } => say(&lab.open()?.scale(&ObjectName::parse(workload), *replicas)?),
         LabCommand::Move { lab, pod, node } => {
             say(&lab.open()?.move_pod(&ObjectName::parse(pod), node)?)
         }
@@ -235,10 +233,8 @@ fn delete(
         .good
         .iter()
         .filter(|d| {
-            matches!(
-                d.kind.as_str(),
-                "Service" | "EndpointSlice" | "Deployment" | "Pod"
-            )
+            matches!(d.kind.as_str(), "Service" | "EndpointSlice" | "Pod")
+                || WorkloadKind::named(&d.kind).is_some()
         })
         .map(|d| Target {
             kind: d.kind.clone(),

@@ -10,6 +10,7 @@ use crate::manifest::{Document, Documents, ManifestError, ObjectName};
 
 pub mod address;
 mod node;
+mod reconcile;
 pub(crate) mod service;
 mod slices;
 #[cfg(test)]
@@ -17,7 +18,7 @@ mod tests;
 mod workload;
 
 pub use node::Node;
-pub use workload::{ContainerPort, Deployment, Pod, PodTemplate};
+pub use workload::{ContainerPort, Pod, PodTemplate, Workload, WorkloadKind, WorkloadName};
 pub(crate) use workload::{protocol, protocol_of};
 
 /// How long a pod keeps serving while it terminates, where its manifest does not say: shorter than
@@ -36,8 +37,8 @@ pub struct Cluster {
     pub services: BTreeMap<ObjectName, Value>,
     /// EndpointSlices that manifests state; those from selectors are not kept but computed.
     pub slices: BTreeMap<ObjectName, Value>,
-    /// Deployments.
-    pub deployments: BTreeMap<ObjectName, Deployment>,
+    /// Deployments, StatefulSets and DaemonSets.
+    pub workloads: BTreeMap<WorkloadName, Workload>,
     /// Pods.
     pub pods: BTreeMap<PodId, Pod>,
     /// The id of the pod to be made next.
@@ -140,10 +141,14 @@ impl Cluster {
             "Pod" => self
                 .apply_pod(document, now)
                 .map(|(known, changed)| done(known, changed)),
-            "Deployment" => self
-                .apply_deployment(document, now)
-                .map(|(known, changed)| done(known, changed)),
-            "Node" => self.apply_node(document).map(|changed| done(true, changed)),
+            "Node" => self
+                .apply_node(document, now)
+                .map(|changed| done(true, changed)),
+            other if WorkloadKind::named(other).is_some() => {
+                let kind = WorkloadKind::named(other).unwrap_or(WorkloadKind::Deployment);
+                self.apply_workload(kind, document, now)
+                    .map(|(known, changed)| done(known, changed))
+            }
             other => Ok(format!(
                 "{}/{} ignored: a lab has no use for {other}",
                 other.to_lowercase(),
@@ -152,7 +157,7 @@ impl Cluster {
         }
     }
 
-    fn apply_node(&mut self, document: &Document) -> Result<bool, ManifestError> {
+    fn apply_node(&mut self, document: &Document, now: u64) -> Result<bool, ManifestError> {
         let name = &document.name.name;
         let Some(old) = self.nodes.get(name) else {
             let known: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
@@ -165,6 +170,8 @@ impl Cluster {
         new.last_host = old.last_host;
         let changed = *old != new;
         self.nodes.insert(name.clone(), new);
+        self.reconcile_daemon_sets(now)
+            .map_err(|e| document.root().error(e.0))?;
         Ok(changed)
     }
 
@@ -196,61 +203,11 @@ impl Cluster {
         Ok((old.is_some(), true))
     }
 
-    fn apply_deployment(
-        &mut self,
-        document: &Document,
-        now: u64,
-    ) -> Result<(bool, bool), ManifestError> {
-        let root = document.root();
-        let mut new = Deployment::read(&root)?;
-        let old = self.deployments.get(&document.name).cloned();
-        if let Some(old) = &old {
-            new.next = old.next;
-        }
-        let changed = old.as_ref() != Some(&new);
-        self.deployments.insert(document.name.clone(), new);
-        self.reconcile(&document.name, now)
-            .map_err(|e| root.get("spec").error(e.0))?;
-        Ok((old.is_some(), changed))
-    }
-
-    /// Makes a Deployment's pods what it says: new ones first, then the surplus and those of an
-    /// older template terminate.
-    fn reconcile(&mut self, name: &ObjectName, now: u64) -> Result<(), Refused> {
-        let Some(deployment) = self.deployments.get(name).cloned() else {
-            return Ok(());
-        };
-        let (current, outdated): (Vec<PodId>, Vec<PodId>) = self
-            .live_pods_of(name)
-            .partition(|id| self.pods[id].template == deployment.template);
-        let wanted = deployment.replicas as usize;
-        for _ in current.len()..wanted {
-            self.add_replica(name, deployment.template.clone())?;
-        }
-        let surplus = current.iter().skip(wanted);
-        for &id in surplus.chain(&outdated) {
-            self.terminate(id, None, now);
-        }
-        Ok(())
-    }
-
-    fn add_replica(&mut self, owner: &ObjectName, template: PodTemplate) -> Result<PodId, Refused> {
-        let number = self.deployments.get_mut(owner).map_or(1, |deployment| {
-            deployment.next += 1;
-            deployment.next - 1
-        });
-        let name = ObjectName {
-            namespace: owner.namespace.clone(),
-            name: format!("{}-{number}", owner.name),
-        };
-        self.add_pod(name, template, Some(owner.clone()))
-    }
-
     fn add_pod(
         &mut self,
         name: ObjectName,
         template: PodTemplate,
-        owner: Option<ObjectName>,
+        owner: Option<WorkloadName>,
     ) -> Result<PodId, Refused> {
         let node_name = self.schedule(&template, owner.as_ref())?;
         let used: Vec<[std::net::IpAddr; 2]> = self.pods.values().map(|pod| pod.ips).collect();
@@ -290,7 +247,7 @@ impl Cluster {
     fn schedule(
         &self,
         template: &PodTemplate,
-        owner: Option<&ObjectName>,
+        owner: Option<&WorkloadName>,
     ) -> Result<String, Refused> {
         if let Some(wanted) = &template.node_name {
             return if self.nodes.contains_key(wanted) {
@@ -299,12 +256,6 @@ impl Cluster {
                 Err(Refused(format!("nodeName: there is no node {wanted}")))
             };
         }
-        let fits = |node: &Node| {
-            template
-                .node_selector
-                .iter()
-                .all(|(key, value)| node.labels.get(key) == Some(value))
-        };
         let load = |name: &String| {
             let here = || {
                 self.pods
@@ -318,7 +269,7 @@ impl Cluster {
         };
         self.nodes
             .iter()
-            .filter(|(_, node)| fits(node))
+            .filter(|(_, node)| template.fits(node))
             .map(|(name, _)| name)
             .min_by_key(|name| load(name))
             .cloned()
@@ -330,13 +281,6 @@ impl Cluster {
         self.pods
             .iter()
             .find(|(_, pod)| pod.name == *name && pod.gone_at.is_none())
-            .map(|(id, _)| *id)
-    }
-
-    fn live_pods_of<'a>(&'a self, owner: &'a ObjectName) -> impl Iterator<Item = PodId> + 'a {
-        self.pods
-            .iter()
-            .filter(move |(_, pod)| pod.owner.as_ref() == Some(owner) && pod.gone_at.is_none())
             .map(|(id, _)| *id)
     }
 
@@ -382,13 +326,6 @@ impl Cluster {
         let found = match kind.as_str() {
             "service" | "services" | "svc" => self.services.remove(name).is_some(),
             "endpointslice" | "endpointslices" => self.slices.remove(name).is_some(),
-            "deployment" | "deployments" | "deploy" => {
-                let pods: Vec<PodId> = self.live_pods_of(name).collect();
-                for id in pods {
-                    self.terminate(id, grace_seconds, now);
-                }
-                self.deployments.remove(name).is_some()
-            }
             "pod" | "pods" | "po" => match self.live_pod(name) {
                 None => false,
                 Some(id) => {
@@ -403,10 +340,15 @@ impl Cluster {
             "node" | "nodes" => {
                 return Err(Refused("a lab's nodes live as long as the lab".to_owned()));
             }
-            _ => {
-                return Err(Refused(format!(
-                    "a lab has no {kind}: it knows service, endpointslice, deployment and pod"
-                )));
+            other => {
+                let Some(kind) = WorkloadKind::named(other) else {
+                    return Err(Refused(format!(
+                        "a lab has no {kind}: it has service, endpointslice, pod, deployment, \
+                         statefulset and daemonset"
+                    )));
+                };
+                let name = name.clone();
+                self.delete_workload(&WorkloadName { kind, name }, grace_seconds, now)
             }
         };
         if found {
@@ -414,50 +356,6 @@ impl Cluster {
         } else {
             Err(Refused(format!("there is no {kind} {name}")))
         }
-    }
-
-    /// Changes a Deployment's `spec.replicas`.
-    pub fn scale(&mut self, name: &ObjectName, replicas: u32, now: u64) -> Result<String, Refused> {
-        let deployment = self
-            .deployments
-            .get_mut(name)
-            .ok_or_else(|| Refused(format!("there is no deployment {name}")))?;
-        if replicas > 250 {
-            return Err(Refused(
-                "a lab's Deployment has at most 250 replicas".to_owned(),
-            ));
-        }
-        deployment.replicas = replicas;
-        self.reconcile(name, now)?;
-        Ok(format!("deployment/{} scaled to {replicas}", name.name))
-    }
-
-    /// Replaces a pod by one on another node; the old one terminates once the new one is there.
-    /// A Deployment's replacement has a new name.
-    pub fn move_pod(&mut self, name: &ObjectName, node: &str, now: u64) -> Result<String, Refused> {
-        let id = self
-            .live_pod(name)
-            .ok_or_else(|| Refused(format!("there is no pod {name}")))?;
-        let old = self.pods[&id].clone();
-        let pinned = PodTemplate {
-            node_name: Some(node.to_owned()),
-            ..old.template.clone()
-        };
-        let new = match &old.owner {
-            Some(owner) => self.add_replica(owner, pinned)?,
-            None => self.add_pod(name.clone(), pinned, None)?,
-        };
-        // The replacement is described as its predecessor was, or the next change to its
-        // Deployment would find it outdated.
-        if let Some(pod) = self.pods.get_mut(&new) {
-            pod.template = old.template;
-        }
-        self.terminate(id, None, now);
-        let new_name = &self.pods[&new].name.name;
-        Ok(format!(
-            "pod/{new_name} on {node} replaces pod/{} on {}",
-            name.name, old.node
-        ))
     }
 
     /// Sets a pod's condition Ready.

@@ -263,3 +263,90 @@ fn nodes_of_the_manifests_replace_the_default_ones() {
         applied.errors
     );
 }
+
+/// WEB as another kind of workload.
+fn web_as(kind: &str) -> Cluster {
+    good(&WEB.replace("kind: Deployment", &format!("kind: {kind}")))
+}
+
+#[test]
+fn stateful_set_has_numbered_pods_and_keeps_their_names() {
+    let mut cluster = web_as("StatefulSet");
+    let expected = ["web-0", "web-1", "web-2"].map(|pod| (pod.to_owned(), READY));
+    assert_eq!(endpoints(&cluster, "IPv4"), expected);
+    let id = cluster.live_pod(&name("web-1")).unwrap();
+    let labels = &cluster.pods[&id].template.labels;
+    assert_eq!(labels["statefulset.kubernetes.io/pod-name"], "web-1");
+    assert_eq!(labels["apps.kubernetes.io/pod-index"], "1");
+
+    let target = Target {
+        kind: "pod".to_owned(),
+        name: name("web-1"),
+    };
+    cluster.delete(&target, None, 0).unwrap();
+    cluster.reap(10_000);
+    assert!(
+        cluster
+            .live_pod(&name("web-1"))
+            .is_some_and(|new| new != id)
+    );
+    cluster.scale(&name("web"), 1, 10_000).unwrap();
+    cluster.reap(20_000);
+    assert_eq!(endpoints(&cluster, "IPv6"), [("web-0".to_owned(), READY)]);
+    cluster.move_pod(&name("web-0"), "node3", 20_000).unwrap();
+    cluster.reap(30_000);
+    let moved = cluster.live_pod(&name("web-0")).unwrap();
+    assert_eq!(cluster.pods[&moved].node, "node3");
+}
+
+#[test]
+fn daemon_set_has_one_pod_on_each_node_that_its_selector_admits() {
+    let mut cluster = web_as("DaemonSet");
+    let nodes = |cluster: &Cluster| -> Vec<String> {
+        let live = cluster.pods.values().filter(|p| p.gone_at.is_none());
+        live.map(|p| p.node.clone()).collect()
+    };
+    assert_eq!(nodes(&cluster), ["node1", "node2", "node3"]);
+    assert_eq!(endpoints(&cluster, "IPv4").len(), 3);
+    assert!(cluster.scale(&name("web"), 1, 0).is_err());
+    let refused = cluster.move_pod(&name("web-1"), "node2", 0).unwrap_err();
+    assert_eq!(
+        refused.0,
+        "pod default/web-1 is bound to its node by DaemonSet default/web"
+    );
+    let selective = WEB.replace("kind: Deployment", "kind: DaemonSet").replace(
+        "spec: {containers",
+        "spec: {nodeSelector: {role: web}, containers",
+    );
+    cluster.apply(&Documents::from_text("test.yaml", &selective), 0);
+    assert_eq!(nodes(&cluster), [] as [&str; 0]);
+    let label = "{kind: Node, metadata: {name: node2, labels: {role: web}}}";
+    cluster.apply(&Documents::from_text("test.yaml", label), 0);
+    assert_eq!(nodes(&cluster), ["node2"]);
+    let target = Target {
+        kind: "ds".to_owned(),
+        name: name("web"),
+    };
+    cluster.delete(&target, None, 0).unwrap();
+    assert_eq!(nodes(&cluster), [] as [&str; 0]);
+}
+
+#[test]
+fn workloads_of_one_name_and_different_kinds_coexist() {
+    let both = format!(
+        "{WEB}---{}",
+        WEB.replace("kind: Deployment", "kind: StatefulSet")
+    );
+    let mut cluster = good(&both);
+    assert_eq!(endpoints(&cluster, "IPv4").len(), 6);
+    let saved = serde_json::to_string(&cluster).unwrap();
+    assert_eq!(serde_json::from_str::<Cluster>(&saved).unwrap(), cluster);
+    let target = Target {
+        kind: "StatefulSet".to_owned(),
+        name: name("web"),
+    };
+    cluster.delete(&target, None, 0).unwrap();
+    cluster.reap(10_000);
+    let left = ["web-1", "web-2", "web-3"].map(|pod| (pod.to_owned(), READY));
+    assert_eq!(endpoints(&cluster, "IPv4"), left);
+}

@@ -1,4 +1,4 @@
-//! Pods and Deployments.
+//! Pods and the workloads that own them.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ pub(super) fn read_protocol(field: &Field<'_>) -> Result<Protocol, ManifestError
 }
 
 impl PodTemplate {
-    /// Reads a Pod, or a Deployment's `spec.template`.
+    /// Read a Pod, or a workload's `spec.template`.
     pub(super) fn read(pod: &Field<'_>) -> Result<Self, ManifestError> {
         let spec = pod.get("spec");
         let containers = spec.get("containers");
@@ -89,6 +89,14 @@ impl PodTemplate {
     }
 }
 
+impl PodTemplate {
+    /// Whether `spec.nodeSelector` admits a node.
+    pub(super) fn fits(&self, node: &super::Node) -> bool {
+        let mut wanted = self.node_selector.iter();
+        wanted.all(|(key, value)| node.labels.get(key) == Some(value))
+    }
+}
+
 impl ContainerPort {
     fn read(field: &Field<'_>) -> Result<Self, ManifestError> {
         let number = field.get("containerPort");
@@ -102,19 +110,96 @@ impl ContainerPort {
     }
 }
 
-/// What the lab keeps of a Deployment.
+/// The kinds of workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WorkloadKind {
+    /// Interchangeable pods.
+    Deployment,
+    /// Pods with fixed names.
+    StatefulSet,
+    /// One pod on each node that its node selector admits.
+    DaemonSet,
+}
+
+impl WorkloadKind {
+    const ALL: [Self; 3] = [Self::Deployment, Self::StatefulSet, Self::DaemonSet];
+
+    /// `kind` in manifests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+        }
+    }
+
+    /// Find a kind by its name in any case, singular, plural or short.
+    pub fn named(text: &str) -> Option<Self> {
+        let text = text.to_lowercase();
+        let short = |kind| match kind {
+            Self::Deployment => "deploy",
+            Self::StatefulSet => "sts",
+            Self::DaemonSet => "ds",
+        };
+        Self::ALL.into_iter().find(|kind| {
+            let name = kind.name().to_lowercase();
+            text == name || text == format!("{name}s") || text == short(*kind)
+        })
+    }
+}
+
+/// Kind and name of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WorkloadName {
+    /// `kind`.
+    pub kind: WorkloadKind,
+    /// `metadata.namespace` and `metadata.name`.
+    pub name: ObjectName,
+}
+
+/// `kind namespace/name`.
+impl std::fmt::Display for WorkloadName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind.name(), self.name)
+    }
+}
+
+impl From<WorkloadName> for String {
+    fn from(name: WorkloadName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for WorkloadName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parts = text.split_once(' ');
+        let known = parts.and_then(|(kind, name)| Some((WorkloadKind::named(kind)?, name)));
+        let (kind, name) = known.ok_or_else(|| format!("{text}: not a workload"))?;
+        Ok(Self {
+            kind,
+            name: ObjectName::parse(name),
+        })
+    }
+}
+
+/// The lab's part of a Deployment, StatefulSet or DaemonSet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
-    /// `spec.replicas`.
+pub struct Workload {
+    /// `spec.replicas`; not used by DaemonSets.
     pub replicas: u32,
+    /// `spec.ordinals.start` of StatefulSets.
+    pub first: u32,
     /// `spec.template`.
     pub template: PodTemplate,
-    /// The number in the name of the pod to be made next.
+    /// Number in the name of the next pod; not used by StatefulSets.
     pub next: u32,
 }
 
-impl Deployment {
-    pub(super) fn read(root: &Field<'_>) -> Result<Self, ManifestError> {
+impl Workload {
+    pub(super) fn read(root: &Field<'_>, kind: WorkloadKind) -> Result<Self, ManifestError> {
         let spec = root.get("spec");
         let template = PodTemplate::read(&spec.get("template"))?;
         let selector = spec.get("selector").get("matchLabels");
@@ -127,8 +212,13 @@ impl Deployment {
                 "{key}={value} is not among the labels of spec.template"
             )));
         }
+        let first = match kind {
+            WorkloadKind::StatefulSet => spec.get("ordinals").get("start").number(0..=100_000)?,
+            WorkloadKind::Deployment | WorkloadKind::DaemonSet => None,
+        };
         Ok(Self {
             replicas: spec.get("replicas").number(0..=250)?.unwrap_or(1),
+            first: first.unwrap_or(0),
             template,
             next: 1,
         })
@@ -142,8 +232,8 @@ pub struct Pod {
     pub name: ObjectName,
     /// Its description.
     pub template: PodTemplate,
-    /// The Deployment that made it.
-    pub owner: Option<ObjectName>,
+    /// The workload that created it.
+    pub owner: Option<WorkloadName>,
     /// The node that it is on.
     pub node: String,
     /// Its addresses, IPv4 first; the node's own for `hostNetwork`.

@@ -4,6 +4,7 @@
 #                               MODE=iptables, ipvs (in a virtual machine) or userspace
 #   make check                  formatting, lints and the tests that need neither root nor network
 #   make test                   all tests; called by .ci/run
+#   make test-kernels           the demo and the kernel tests on Debian's stock kernels: docs/kernels.md
 #   make bench                  the figures of the README
 #   make docs                   regenerate docs/paths.md
 #   make static                 target/static/sluice: the statically linked release program of the image,
@@ -14,7 +15,7 @@
 MODE ?= nftables
 CARGO ?= cargo
 
-.PHONY: demo check test bench docs static lint release deps
+.PHONY: demo check test test-kernels bench docs static lint release deps
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +36,10 @@ endif
 
 test: deps
 	$(CARGO) test --workspace
+
+test-kernels:
+	scripts/deps kernels
+	$(CARGO) xtask test-kernels $(addprefix --kernel ,$(KERNELS))
 
 bench: deps
 	$(CARGO) bench --package plan --bench plan

@@ -16,7 +16,6 @@ mod name;
 mod node;
 pub mod object;
 mod service;
-mod service_cidr;
 mod settings;
 
 pub use change::{Change, Event, Key};
@@ -28,9 +27,9 @@ pub use mode::{Mode, UnknownMode};
 pub use name::{NamespacedName, ServicePortName};
 pub use node::{Node, NodeAddress, NodeAddressType, TopologyLabels};
 pub use service::{
-    IngressIp, IpMode, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
+    IngressIp, IpMode, Service, ServiceCidr, ServicePort, ServiceType, SessionAffinity,
+    TrafficPolicy,
 };
-pub use service_cidr::ServiceCidr;
 pub use settings::{LocalTraffic, NodePortAddresses};
 
 /// An address range, host bits masked off.

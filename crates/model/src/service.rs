@@ -43,9 +43,6 @@ pub struct Service {
     pub health_check_node_port: Option<NonZeroU16>,
     /// `spec.sessionAffinity`.
     pub affinity: SessionAffinity,
-    /// Whether `spec.trafficDistribution` or the annotation `service.kubernetes.io/topology-mode`
-    /// asks for hints to be used. Hints in slices are honoured either way (KEP-2433, KEP-4444).
-    pub topology_hints: bool,
 }
 
 /// `spec.type`.
@@ -111,4 +108,13 @@ pub enum SessionAffinity {
         /// `sessionAffinityConfig.clientIP.timeoutSeconds`, 1 to 86400; 10800 where none is given.
         timeout_seconds: u32,
     },
+}
+
+/// A range from which cluster IPs are allocated (KEP-1880).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `spec.cidrs`, at most one per family.
+    pub cidrs: Vec<IpNet>,
 }

@@ -29,7 +29,7 @@ const REBIND: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address could not be bound and `bindAddressHardFail` is set.
-    #[error("cannot listen on {address} for {what}: {source}")]
+    #[error("cannot listen on {address} for {what}")]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -39,8 +39,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The thread or its runtime could not be made.
-    #[error("cannot start the thread that serves health and metrics: {0}")]
-    Thread(std::io::Error),
+    #[error("cannot start the thread that serves health and metrics")]
+    Thread(#[source] std::io::Error),
 }
 
 /// A handle on the serving thread, which lives as long as the process.

@@ -338,10 +338,10 @@ fn an_address_that_is_taken_is_an_error_with_hard_fail() {
     let error = Server::start(options, Metrics::new(Mode::Ipvs).unwrap())
         .err()
         .unwrap();
-    assert!(
-        error
-            .to_string()
-            .starts_with(&format!("cannot listen on {address} for healthz: ")),
-        "{error}"
+    assert_eq!(
+        error.to_string(),
+        format!("cannot listen on {address} for healthz")
     );
+    let cause = std::error::Error::source(&error).unwrap();
+    assert!(cause.to_string().starts_with("Address already in use"));
 }

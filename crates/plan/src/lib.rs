@@ -24,7 +24,6 @@
 
 mod diff;
 mod endpoint;
-mod health;
 mod plan;
 mod planner;
 mod settings;
@@ -34,8 +33,9 @@ mod warning;
 
 pub use diff::{FamilyDiff, FlowFrontend, HealthChange, PlanDiff, PortChange, StaleFlows};
 pub use endpoint::Endpoint;
-pub use health::HealthCheck;
-pub use plan::{Affinity, Frontend, FrontendKind, NodeFacts, Plan, PortKey, PortPlan, Traffic};
+pub use plan::{
+    Affinity, Frontend, FrontendKind, HealthCheck, NodeFacts, Plan, PortKey, PortPlan, Traffic,
+};
 pub use planner::Planner;
 pub use settings::{LocalDetector, LocalTraffic, NodePortAddresses, Settings};
 pub use warning::{Reason, Warning};

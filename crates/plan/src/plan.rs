@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use model::{Cidr, IpFamily, NamespacedName, Protocol, ServicePortName};
 
-use crate::{Endpoint, HealthCheck, LocalDetector};
+use crate::{Endpoint, LocalDetector};
 
 /// Names a Service port within one family.
 pub type PortKey = (ServicePortName, Protocol);
@@ -28,7 +28,18 @@ pub struct Plan {
     pub node: Arc<NodeFacts>,
 }
 
-/// What of a plan is not about any one Service.
+/// Answer of one Service's `healthCheckNodePort` in one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port to listen on.
+    pub port: NonZeroU16,
+    /// Number of the Service's ready endpoint addresses on this node. A pod that serves two ports
+    /// counts once. Terminating endpoints do not count, even while traffic falls back to them, so
+    /// that load balancers turn away in time (KEP-1669).
+    pub local_ready: usize,
+}
+
+/// Node-wide parts of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
     /// How traffic from this node's pods is recognised.

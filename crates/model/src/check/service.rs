@@ -73,13 +73,6 @@ impl Service {
         let external_ips = external_ips(c, &spec.external_ips);
         let mut ingress = ingress(c, &status.load_balancer.ingress);
         let source_ranges = source_ranges(c, &spec.load_balancer_source_ranges, &mut ingress);
-        let topology_hints = !spec.traffic_distribution.is_empty()
-            || ["topology-mode", "topology-aware-hints"].iter().any(|a| {
-                let annotation = metadata
-                    .annotations
-                    .get(&format!("service.kubernetes.io/{a}"));
-                annotation.is_some_and(|mode| mode.eq_ignore_ascii_case("auto"))
-            });
         let value = Service {
             name: NamespacedName {
                 namespace: interner.intern(&c.object.namespace),
@@ -100,7 +93,6 @@ impl Service {
             external_policy,
             health_check_node_port,
             affinity,
-            topology_hints,
         };
         Ok(checker.done(value))
     }

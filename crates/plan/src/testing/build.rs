@@ -100,7 +100,6 @@ pub fn service(full_name: &str, cluster_ips: &[&str], ports: &[&str]) -> Service
         external_policy: TrafficPolicy::Cluster,
         health_check_node_port: None,
         affinity: SessionAffinity::None,
-        topology_hints: false,
     }
 }
 

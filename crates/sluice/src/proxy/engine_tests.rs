@@ -160,7 +160,6 @@ fn service(name: &str, port: u16) -> Event {
         external_policy: TrafficPolicy::Cluster,
         health_check_node_port: None,
         affinity: SessionAffinity::None,
-        topology_hints: false,
     })))
 }
 

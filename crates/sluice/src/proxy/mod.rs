@@ -22,4 +22,6 @@ pub(crate) mod userspace;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
+mod metrics_tests;
+#[cfg(test)]
 mod report_tests;

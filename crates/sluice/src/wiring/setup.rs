@@ -126,7 +126,7 @@ pub(crate) fn count_request(metrics: &Metrics, sent: &Sent<'_>) {
 }
 
 /// Brings what the process uses into the metrics.
-fn scrape_process(metrics: &Metrics) {
+pub(crate) fn scrape_process(metrics: &Metrics) {
     let used = kernel::process::usage();
     for (metric, value) in [
         (&metrics.process_open_fds, used.open_files),

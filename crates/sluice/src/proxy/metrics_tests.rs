@@ -1,0 +1,182 @@
+//! Every metric changes when what it measures happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant, SystemTime};
+
+use model::{Endpoint, IpFamily, Mode, TrafficPolicy};
+use observe::{Metrics, Options, Pages, Server};
+use plan::Planner;
+use plan::testing::{Applied as _, endpoint, service, settings, slice};
+use source::apiserver::Sent;
+
+use super::driver::{RuleCount, SyncError, Synced};
+use super::engine::{Observer as _, SyncReport};
+use super::flows;
+use super::report::Reporter;
+use super::schedule::Work;
+use crate::wiring::setup;
+
+/// Metrics that change only with the kernel, and the integration test that shows it.
+const SHOWN_ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
+        include_str!("../../tests/metrics.rs"),
+    ),
+    (
+        "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
+        include_str!("../../tests/metrics.rs"),
+    ),
+    (
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+        include_str!("../../tests/metrics.rs"),
+    ),
+    (
+        "kubeproxy_conntrack_reconciler_deleted_entries_total",
+        include_str!("../../tests/metrics.rs"),
+    ),
+];
+
+/// A server for health on a free port, and its address.
+fn server(mode: Mode) -> (Server, SocketAddr) {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let options = Options {
+        healthz: Some(address),
+        metrics: None,
+        bind_hard_fail: true,
+        health_timeout: Duration::from_secs(60),
+        pages: Pages {
+            proxy_mode: mode.to_string(),
+            configz: serde_json::Value::Null,
+            flags: None,
+            statusz: false,
+            version: String::new(),
+            started: SystemTime::UNIX_EPOCH,
+        },
+        set_verbosity: None,
+        before_scrape: Box::new(|_| {}),
+        listen_failed: Box::new(|_, _, _| {}),
+    };
+    let server = Server::start(options, Metrics::new(mode).unwrap()).unwrap();
+    (server, address)
+}
+
+fn get(address: SocketAddr, path: &str) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// The samples of each metric, in the text format.
+fn samples(metrics: &Metrics) -> BTreeMap<String, BTreeSet<String>> {
+    let names = metrics
+        .names()
+        .map(|name| (name.to_owned(), BTreeSet::new()));
+    let mut all: BTreeMap<_, BTreeSet<String>> = names.collect();
+    for line in metrics.text().unwrap().lines() {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let name = ["", "_sum", "_count"].iter().find_map(|suffix| {
+            let name = name.strip_suffix(suffix)?;
+            all.contains_key(name).then_some(name)
+        });
+        if let Some(name) = name {
+            all.get_mut(name).unwrap().insert(line.to_owned());
+        }
+    }
+    all
+}
+
+/// The plan's change when Services appear that drop traffic for want of a local endpoint.
+fn planned() -> (Planner, plan::FamilyDiff) {
+    let mut planner = Planner::new(settings("node1"));
+    let mut local = service("demo/local", &["10.96.0.1"], &["http:80"]);
+    local.internal_policy = TrafficPolicy::Local;
+    let elsewhere: Vec<Endpoint> = vec![endpoint("10.244.2.1", "node2")];
+    let mut elsewhere = slice("local-a", "demo/local", &["http:8080"], elsewhere);
+    elsewhere.last_change_trigger = Some(1);
+    planner.apply_all([local.applied(), elsewhere.applied()]);
+    let diff = planner.take_diff().v4;
+    (planner, diff)
+}
+
+/// Everything that a proxy measures, once.
+fn happen(mode: Mode, server: &Server, address: SocketAddr) {
+    let mut reporter = Reporter::new(server.clone(), mode, flows::nobody());
+    reporter.refreshed(1, 1);
+    reporter.queued(IpFamily::V4, Instant::now());
+    let (planner, changes) = planned();
+    let quarantined = changes.ports.iter().map(|change| change.key().clone());
+    let synced = Synced {
+        quarantined: quarantined.map(|key| (key, "refused".into())).collect(),
+        rules: vec![RuleCount {
+            table: "nat",
+            total: 2,
+            written: 1,
+        }],
+    };
+    let started = Instant::now();
+    let works = [Work::Everything, Work::Changes];
+    for (work, changes) in works
+        .into_iter()
+        .zip([changes, plan::FamilyDiff::default()])
+    {
+        reporter.synced(&mut SyncReport {
+            family: IpFamily::V4,
+            work,
+            started,
+            ended: started + Duration::from_millis(1),
+            synced: &synced,
+            node: &planner.plan(IpFamily::V4).node,
+            changes,
+        });
+    }
+    let error = SyncError {
+        family: IpFamily::V4,
+        reason: "refused".into(),
+    };
+    reporter.failed(IpFamily::V4, Work::Changes, &error);
+    reporter.received(1, 1);
+    get(address, "/healthz");
+    get(address, "/livez");
+    let sent = Sent {
+        host: "10.96.0.1:443",
+        method: "GET",
+        code: Some(200),
+        watch: false,
+        took: Duration::from_millis(1),
+    };
+    setup::count_request(server.metrics(), &sent);
+    setup::scrape_process(server.metrics());
+    let constant = setup::metrics(mode).unwrap();
+    let start = constant.process_start.get();
+    server.metrics().process_start.set(start);
+    assert!(constant.text().unwrap().contains("kubernetes_build_info{"));
+    server
+        .metrics()
+        .build_info
+        .with_label_values(&[""; 9])
+        .set(1);
+}
+
+#[test]
+fn every_metric_changes() {
+    for mode in Mode::ALL {
+        let (server, address) = server(mode);
+        let before = samples(server.metrics());
+        happen(mode, &server, address);
+        let after = samples(server.metrics());
+        let unchanged: Vec<&str> = after
+            .iter()
+            .filter(|(name, now)| now.is_empty() || before[*name] == **now)
+            .map(|(name, _)| name.as_str())
+            .filter(|name| {
+                let shown = SHOWN_ELSEWHERE.iter().find(|(shown, _)| shown == name);
+                !shown.is_some_and(|(name, test)| test.contains(name))
+            })
+            .collect();
+        assert_eq!(unchanged, [""; 0], "{mode}: no test changes these");
+    }
+}

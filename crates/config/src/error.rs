@@ -15,12 +15,12 @@ pub enum ConfigError {
         error: std::io::Error,
     },
     /// The file is not a KubeProxyConfiguration.
-    #[error("{}{error}", path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default())]
+    #[error("{}{}", path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default(), join(errors))]
     Decode {
         /// The file, if there is one.
         path: Option<PathBuf>,
-        /// The field (empty if none can be named) and the reason.
-        error: FieldError,
+        /// The fields and the reasons; a field is empty if none can be named.
+        errors: Vec<FieldError>,
     },
     /// The values cannot be used.
     #[error("{}", join(.0))]

@@ -1,34 +1,51 @@
-//! The feature gates of kube-proxy v1.36. All Kubernetes components share one list, so most of them
-//! are about something else; a file made for a whole cluster may name any of them.
+//! The feature gates of kube-proxy v1.36, and those that v1.37 added for kube-proxy.
+//!
+//! All Kubernetes components share one list, so most gates concern other components; a file made
+//! for a whole cluster may name any of them.
 
 use std::collections::BTreeMap;
 
 use crate::FieldError;
 
-/// One a line; `NAME=VALUE` where the value can no longer be chosen.
+/// One gate per line; `NAME=VALUE` if the value is locked.
 const KNOWN: &str = include_str!("gates.txt");
 
-/// The gates that mean something to a proxy on Linux.
-pub(crate) const WITH_EFFECT: [&str; 7] = [
+/// The gates with an effect in sluice.
+pub(crate) const WITH_EFFECT: [&str; 9] = [
     "AllAlpha",
     "AllBeta",
     "AllowServiceExternalIPs",
     "ComponentFlagz",
     "ComponentStatusz",
+    "KubeProxyIPVS",
+    "KubeProxyNFTablesLocalhostNodePorts",
     "LoggingAlphaOptions",
     "LoggingBetaOptions",
 ];
 
-/// How far a feature has come; one word switches all of a stage.
+/// Maturity of a feature; `AllAlpha` and `AllBeta` switch a whole stage.
 #[derive(Clone, Copy)]
 pub(crate) enum Stage {
-    /// Off, unless switched on.
+    /// Off by default.
     Alpha,
-    /// On, unless switched off.
+    /// On by default.
     Beta,
 }
 
-/// Whether a feature is on, by its own gate or that of its stage.
+/// Whether ipvs mode is available: `KubeProxyIPVS`, deprecated and on by default.
+pub(crate) fn has_ipvs(gates: &BTreeMap<String, bool>) -> bool {
+    gates.get("KubeProxyIPVS").copied().unwrap_or(true)
+}
+
+/// Whether NodePorts may answer on loopback in nftables mode: unless the gate
+/// `KubeProxyNFTablesLocalhostNodePorts` says otherwise. sluice served them before kube-proxy did,
+/// wherever the configuration asks for them, so the gate need not be switched on.
+pub(crate) fn allows_nftables_localhost(gates: &BTreeMap<String, bool>) -> bool {
+    let gate = gates.get("KubeProxyNFTablesLocalhostNodePorts");
+    gate.copied().unwrap_or(true)
+}
+
+/// Return whether a feature is on, by its own gate or by the gate of its stage.
 pub(crate) fn is_on(gates: &BTreeMap<String, bool>, name: &str, stage: Stage) -> bool {
     let (all, default) = match stage {
         Stage::Alpha => ("AllAlpha", false),
@@ -38,7 +55,7 @@ pub(crate) fn is_on(gates: &BTreeMap<String, bool>, name: &str, stage: Stage) ->
     stated.copied().unwrap_or(default)
 }
 
-/// Gates that do not exist, and values that cannot be had.
+/// Return an error for each unknown gate and each value that contradicts a locked one.
 pub(crate) fn refused(gates: &BTreeMap<String, bool>) -> Vec<FieldError> {
     let reason = |name: &str, value: bool| {
         let known = KNOWN.lines().find_map(|line| match line.split_once('=') {
@@ -46,9 +63,9 @@ pub(crate) fn refused(gates: &BTreeMap<String, bool>) -> Vec<FieldError> {
             None => (line == name).then_some(None),
         });
         match known {
-            None => Some("there is no such feature gate".to_owned()),
+            None => Some("unknown feature gate".to_owned()),
             Some(Some(locked)) if locked != value => {
-                Some(format!("is always {locked} in Kubernetes 1.36"))
+                Some(format!("is locked to {locked} in Kubernetes 1.36"))
             }
             Some(_) => None,
         }

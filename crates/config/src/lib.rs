@@ -1,24 +1,24 @@
 //! Flags and KubeProxyConfiguration, resolved once into one struct.
 //!
-//! The surface is kube-proxy v1.36's. [`augment`] adds its flags to a command, [`Resolved::from_matches`]
-//! turns what was given, with the file of `--config`, into a [`Config`] of typed values; nothing
-//! else in sluice reads a flag or a field. Where upstream has quirks they are kept, and said here:
-//! - With `--config` the file alone counts, and flags are ignored, but for the logging flags,
-//!   `--hostname-override` and `--master`, and those that say what to do (`--cleanup`,
-//!   `--init-only`, `--write-config-to`, `--version`).
-//! - `--iptables-sync-period` and `--iptables-min-sync-period` also drive nftables mode, and are
-//!   ignored in ipvs mode; the `--ipvs-…` ones act in ipvs mode only. With flags alone ipvs mode
-//!   has a minimum sync period of 1 s, from a file 0 s.
-//! - `--bind-address` with an IPv6 address does not move the health and metrics servers to IPv6;
+//! The surface is that of kube-proxy 1.36, with the additions of 1.37. [`augment`] adds the flags to a
+//! command. [`Resolved::from_matches`] turns the arguments and the file of `--config` into a
+//! [`Config`] of typed values; nothing else in sluice reads a flag or a field. It keeps these
+//! peculiarities of kube-proxy:
+//! - With `--config`, all flags are ignored except the logging flags, `--hostname-override`,
+//!   `--master`, and the flags that select an action (`--cleanup`, `--init-only`,
+//!   `--write-config-to`, `--version`).
+//! - `--iptables-sync-period` and `--iptables-min-sync-period` also apply to nftables mode, and not to
+//!   ipvs mode; the `--ipvs-…` flags apply to ipvs mode only. In ipvs mode the minimum sync period
+//!   defaults to 1 s with flags, and to 0 s in a file.
+//! - An IPv6 address in `--bind-address` does not move the health and metrics servers to IPv6;
 //!   `bindAddress` in a file does.
-//! - `--healthz-bind-address` and `--metrics-bind-address` with nothing mean the default, whatever
-//!   upstream's help says.
+//! - Empty `--healthz-bind-address` and `--metrics-bind-address` select the default, contrary to
+//!   upstream's help.
+//! - Unknown fields, and all but the last of duplicate fields, are ignored with a warning.
 //!
-//! Differences: unknown and duplicate fields in the file are refused, where upstream reads such a
-//! file a second time without minding them; `--metrics-port=0` switches the server off, as
-//! upstream's help says but its validation prevents; the mode `userspace` is sluice's own. These and
-//! the lesser ones, each with an example, are at the end of `testdata/verdicts.txt`; but for them
-//! kube-proxy's verdict on a configuration is sluice's.
+//! Differences: `--metrics-port=0` switches the server off, as upstream's help says but its
+//! validation prevents; the mode `userspace` is sluice's own. All differences are listed, each with
+//! an example, at the end of `testdata/verdicts.txt`.
 
 mod duration;
 mod error;
@@ -31,6 +31,9 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+/// Minor versions of Kubernetes whose kube-proxy sluice stands in for.
+pub const KUBERNETES_VERSIONS: &str = "1.36 and 1.37";
+
 pub use duration::GoDuration;
 pub use error::{ConfigError, FieldError};
 pub use file::{
@@ -42,7 +45,7 @@ pub use file::{
 pub use flags::{FLAGS, Flag, augment, command_args, normalize};
 pub use resolve::{
     Action, ClientConnection, Config, ConfigFile, Conntrack, Ipvs, LogFormat, LogStream, Logging,
-    Resolved,
+    Resolved, ignored_note,
 };
 
 /// For fuzzing: a file that can be read can be written, and reads back as the same; nothing

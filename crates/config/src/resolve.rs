@@ -1,7 +1,7 @@
 //! From flags and file to the one struct that the rest of sluice reads.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -21,9 +21,11 @@ pub struct Resolved {
     pub config: Config,
     /// The file of `--config`; kube-proxy exits when it changes.
     pub config_file: Option<ConfigFile>,
-    /// What should be told to the operator: flags that are ignored or deprecated, fields and
-    /// feature gates without effect. One line each.
+    /// Warnings, one line each: ignored or deprecated flags, ignored fields, fields and feature
+    /// gates without effect.
     pub notes: Vec<String>,
+    /// Unknown and duplicate fields of the file, which are ignored.
+    pub ignored: Vec<FieldError>,
 }
 
 /// A file as it was read.
@@ -188,15 +190,15 @@ pub struct LogStream {
 }
 
 impl Resolved {
-    /// Resolves what was given to a command that [`augment`](crate::augment) was applied to,
-    /// reading the file of `--config`.
+    /// Resolve the arguments of a command that [`augment`](crate::augment) was applied to, and read
+    /// the file of `--config`. `strict` turns unknown and duplicate fields of the file into errors.
     ///
     /// # Errors
-    /// A file that cannot be read or decoded, or values that cannot be used, all of them named.
-    pub fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
+    /// A file that cannot be read or decoded, or invalid values; all of them are named.
+    pub fn from_matches(matches: &ArgMatches, strict: bool) -> Result<Self, ConfigError> {
         let mut draft = Draft::new();
         draft.apply(matches, |flag| flag.name == "config")?;
-        let mut notes = Vec::new();
+        let (mut notes, mut ignored) = (Vec::new(), Vec::new());
         let config_file = match draft.config.as_str() {
             "" => None,
             path => Some(ConfigFile::read(path.into())?),
@@ -207,7 +209,8 @@ impl Resolved {
         };
         let localhost_stated;
         if let Some(file) = &config_file {
-            draft.file = file.decode()?;
+            (draft.file, ignored) = file.decode(strict)?;
+            notes.extend(ignored_note(&file.path, &ignored));
             localhost_stated = draft.file.iptables.localhost_node_ports.is_some();
             draft.file.set_defaults();
             // A flag's patterns come before the file's, so that they win.
@@ -221,13 +224,19 @@ impl Resolved {
         }
         for flag in FLAGS.iter().filter(|flag| is_given(matches, flag)) {
             if config_file.is_some() && !flag.beside_config {
-                notes.push(format!("--{} is ignored beside --config", flag.name));
+                notes.push(format!(
+                    "--{} is ignored because --config is given",
+                    flag.name
+                ));
             } else if let Some(instead) = flag.deprecated {
                 notes.push(format!("--{} is deprecated; use {instead}", flag.name));
             }
         }
         if !draft.hostname_override.is_empty() {
             draft.file.hostname_override = lower_name(&draft.hostname_override)?;
+        }
+        if draft.file.mode.is_empty() || (config_file.is_none() && !given("proxy-mode")) {
+            notes.push(NO_MODE.into());
         }
         let mut config = Config::from_file(draft.file)?;
         if given("cluster-cidr") && config.local_traffic == LocalTraffic::ClusterCidr(Vec::new()) {
@@ -257,6 +266,7 @@ impl Resolved {
             config,
             config_file,
             notes,
+            ignored,
         })
     }
 }
@@ -269,15 +279,40 @@ impl ConfigFile {
         }
     }
 
-    fn decode(&self) -> Result<KubeProxyConfiguration, ConfigError> {
-        KubeProxyConfiguration::from_yaml(&self.text).map_err(|error| match error {
-            ConfigError::Decode { error, .. } => ConfigError::Decode {
+    /// Decode the file; return the ignored fields with it.
+    fn decode(
+        &self,
+        strict: bool,
+    ) -> Result<(KubeProxyConfiguration, Vec<FieldError>), ConfigError> {
+        let decoded = if strict {
+            KubeProxyConfiguration::from_yaml(&self.text).map(|file| (file, Vec::new()))
+        } else {
+            KubeProxyConfiguration::from_yaml_lenient(&self.text)
+        };
+        decoded.map_err(|error| match error {
+            ConfigError::Decode { errors, .. } => ConfigError::Decode {
                 path: Some(self.path.clone()),
-                error,
+                errors,
             },
             other => other,
         })
     }
+}
+
+/// The default mode applies.
+const NO_MODE: &str = "mode is not set: using iptables; a later Kubernetes release changes the \
+    default to nftables (KEP-5343), so set it";
+
+/// Return the warning that lists all ignored fields of a file.
+pub fn ignored_note(path: &Path, ignored: &[FieldError]) -> Option<String> {
+    let fields: Vec<_> = ignored.iter().map(FieldError::to_string).collect();
+    (!fields.is_empty()).then(|| {
+        format!(
+            "{}: ignored {}; --strict-config refuses such a file",
+            path.display(),
+            fields.join(", ")
+        )
+    })
 }
 
 fn lower_name(name: &str) -> Result<String, ConfigError> {
@@ -392,7 +427,9 @@ impl Config {
             masquerade_bit: masquerade_bit
                 .and_then(|b| u8::try_from(b).ok())
                 .unwrap_or(14),
-            localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or(true),
+            localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or(true)
+                && (mode != Mode::Nftables
+                    || gates::allows_nftables_localhost(&file.feature_gates)),
             localhost_node_ports_stated: false,
             node_port_addresses: node_port_addresses(&file),
             sync_period: duration(period),
@@ -411,7 +448,7 @@ impl Config {
         })
     }
 
-    /// A line for each statement that has no effect here.
+    /// Return one line for each setting without effect.
     fn without_effect(&self) -> Vec<String> {
         let mut lines: Vec<_> = self
             .file
@@ -421,14 +458,17 @@ impl Config {
             .map(|gate| format!("featureGates.{gate}: has no effect in sluice"))
             .collect();
         if !self.file.show_hidden_metrics_for_version.is_empty() {
-            let nothing = "Kubernetes 1.36 hides no metric of a proxy, so there is none to show";
-            lines.push(format!("showHiddenMetricsForVersion: {nothing}"));
+            lines.push(
+                "showHiddenMetricsForVersion: has no effect, Kubernetes 1.36 and 1.37 hide no \
+                 metrics of kube-proxy"
+                    .into(),
+            );
         }
         if self.file.windows_run_as_service {
-            lines.push("windowsRunAsService: is for Windows, and ignored".into());
+            lines.push("windowsRunAsService: has no effect on Linux".into());
         }
         if self.file.winkernel != crate::WinkernelConfiguration::default() {
-            lines.push("winkernel: is for Windows, and ignored".into());
+            lines.push("winkernel: has no effect on Linux".into());
         }
         if !self.file.port_range.is_empty() {
             lines.push("portRange: has no effect, as in kube-proxy".into());
@@ -487,10 +527,23 @@ fn local_traffic(file: &KubeProxyConfiguration) -> Result<LocalTraffic, FieldErr
 fn node_port_addresses(file: &KubeProxyConfiguration) -> NodePortAddresses {
     match file.node_port_addresses.as_deref().unwrap_or_default() {
         [] => NodePortAddresses::All,
-        [primary] if primary == "primary" => NodePortAddresses::Primary,
-        ranges => NodePortAddresses::Ranges(ranges.iter().filter_map(|r| parse_cidr(r)).collect()),
+        stated if stated.iter().any(|s| s == "all") => NodePortAddresses::All,
+        stated => {
+            let mut ranges: Vec<Cidr> = stated.iter().filter_map(|r| parse_cidr(r)).collect();
+            if stated.iter().any(|s| s == "localhost") {
+                ranges.extend(LOOPBACK.iter().filter_map(|r| parse_cidr(r)));
+            }
+            match stated.iter().any(|s| s == "primary") {
+                false => NodePortAddresses::Ranges(ranges),
+                true if ranges.is_empty() => NodePortAddresses::Primary,
+                true => NodePortAddresses::PrimaryAnd(ranges),
+            }
+        }
     }
 }
+
+/// The keyword `localhost` of `nodePortAddresses`.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 fn ipvs(file: &KubeProxyConfiguration) -> Ipvs {
     let ipvs = &file.ipvs;

@@ -10,13 +10,17 @@ use clap::Command;
 
 use crate::{ConfigError, KubeProxyConfiguration, Resolved, augment, normalize};
 
-/// What a command line comes to.
+/// Resolve a command line.
 fn resolve(args: &[&str]) -> Result<Resolved, String> {
+    resolve_with(args, false)
+}
+
+fn resolve_with(args: &[&str], strict: bool) -> Result<Resolved, String> {
     let args = std::iter::once("kube-proxy").chain(args.iter().copied());
     let matches = augment(Command::new("kube-proxy"))
         .try_get_matches_from(normalize(args.map(Into::into)))
         .map_err(|e| e.to_string())?;
-    Resolved::from_matches(&matches).map_err(|e| e.to_string())
+    Resolved::from_matches(&matches, strict).map_err(|e| e.to_string())
 }
 
 /// A file of `--config` that states this, and its path.

@@ -7,8 +7,11 @@ use model::{Cidr, IpFamily, Mode, family_of_net, parse_cidr, parse_ip};
 
 use crate::{FieldError, GoDuration, KubeProxyConfiguration, gates};
 
-/// The minor version before the one whose metrics are served.
-const PREVIOUS_VERSION: &str = "1.35";
+/// The minor versions before those whose metrics are served.
+const PREVIOUS_VERSIONS: [&str; 2] = ["1.35", "1.36"];
+
+/// What `nodePortAddresses` may contain beside address ranges.
+const NODE_PORT_KEYWORDS: [&str; 3] = ["primary", "localhost", "all"];
 
 /// Gathers what is wrong.
 #[derive(Default)]
@@ -108,6 +111,12 @@ pub(crate) fn validate(config: &KubeProxyConfiguration) -> Errors {
         }
     };
     e.0.extend(gates::refused(&config.feature_gates));
+    if mode == Mode::Ipvs && !gates::has_ipvs(&config.feature_gates) {
+        e.add(
+            "mode",
+            "ipvs is switched off by the feature gate KubeProxyIPVS",
+        );
+    }
     e.in_range(
         "iptables.masqueradeBit",
         config.iptables.masquerade_bit.unwrap_or(14),
@@ -217,17 +226,18 @@ fn addresses(e: &mut Errors, config: &KubeProxyConfiguration) {
         }
     }
     let node_ports = config.node_port_addresses.as_deref().unwrap_or_default();
-    match node_ports.iter().position(|a| a == "primary") {
-        Some(0) if node_ports.len() == 1 => {}
-        Some(i) => e.add(
-            format!("nodePortAddresses[{i}]"),
-            "\"primary\" cannot stand beside anything else",
-        ),
-        None => e.ranges("nodePortAddresses", node_ports),
+    for (i, stated) in node_ports.iter().enumerate() {
+        if !NODE_PORT_KEYWORDS.contains(&stated.as_str()) && parse_cidr(stated).is_none() {
+            let keywords = NODE_PORT_KEYWORDS.join(", ");
+            e.add(
+                format!("nodePortAddresses[{i}]"),
+                format!("{stated:?} is neither an address range nor one of {keywords}"),
+            );
+        }
     }
-    let version = &config.show_hidden_metrics_for_version;
-    if !version.is_empty() && version != PREVIOUS_VERSION {
-        let reason = format!("{version:?} is not {PREVIOUS_VERSION:?}, the only one possible");
+    let version = config.show_hidden_metrics_for_version.as_str();
+    if !version.is_empty() && !PREVIOUS_VERSIONS.contains(&version) {
+        let reason = format!("{version:?} is not one of {}", PREVIOUS_VERSIONS.join(", "));
         e.add("showHiddenMetricsForVersion", reason);
     }
 }

@@ -25,27 +25,32 @@ pub enum NodePortAddresses {
     All,
     /// `primary`: the Node's InternalIP of each family.
     Primary,
-    /// Local addresses in these ranges.
+    /// Local addresses in these ranges. A family without a range is unrestricted.
     Ranges(Vec<Cidr>),
+    /// `primary` together with ranges. A family without a range has its primary address only.
+    PrimaryAnd(Vec<Cidr>),
 }
 
 impl NodePortAddresses {
     /// Return whether the setting includes IPv4 loopback addresses. Together with
     /// `localhostNodePorts` this decides whether `route_localnet` is needed.
     pub fn contains_ipv4_loopback(&self) -> bool {
-        let loopback = Ipv4Addr::LOCALHOST;
+        let mut v4 = self.ranges().iter().filter_map(|range| match range {
+            Cidr::V4(range) => Some(range),
+            Cidr::V6(_) => None,
+        });
         match self {
             NodePortAddresses::All => true,
-            NodePortAddresses::Primary => false,
-            NodePortAddresses::Ranges(ranges) => {
-                let mut v4 = ranges.iter().filter_map(|range| match range {
-                    Cidr::V4(range) => Some(range),
-                    Cidr::V6(_) => None,
-                });
-                // A family that no range is given for is not restricted.
-                v4.clone().next().is_none()
-                    || v4.any(|range| range.addr().is_loopback() || range.contains(&loopback))
-            }
+            NodePortAddresses::Ranges(_) if v4.clone().next().is_none() => true,
+            _ => v4.any(|range| range.addr().is_loopback() || range.contains(&Ipv4Addr::LOCALHOST)),
+        }
+    }
+
+    /// Return the address ranges of the setting.
+    pub fn ranges(&self) -> &[Cidr] {
+        match self {
+            NodePortAddresses::All | NodePortAddresses::Primary => &[],
+            NodePortAddresses::Ranges(ranges) | NodePortAddresses::PrimaryAnd(ranges) => ranges,
         }
     }
 }

@@ -16,10 +16,18 @@ pub(crate) use trace_args::{
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "sluice", version = version(), max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+fn version() -> String {
+    let kubernetes = config::KUBERNETES_VERSIONS;
+    format!(
+        "{} (for Kubernetes {kubernetes})",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 const EXAMPLES: &str = "\
@@ -100,6 +108,11 @@ pub(crate) struct ProxyArgs {
     /// an API server, and follow their changes.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) manifests: Vec<PathBuf>,
+
+    /// Refuse a file of --config with unknown or duplicate fields, instead of ignoring them with a
+    /// warning
+    #[arg(long)]
+    pub(crate) strict_config: bool,
 
     /// Sync once, then exit; status 0 if the kernel has accepted everything.
     #[arg(long)]

@@ -76,18 +76,15 @@ impl Cluster {
 }
 
 #[test]
-fn the_version_is_printed_in_kube_proxys_form() {
+fn version_has_the_form_of_kube_proxy() {
     let print = |flag: &str| {
         let output = Command::new(SLUICE).args(["proxy", flag]).output().unwrap();
         (output.status.success(), text(&output.stdout))
     };
     let version = env!("CARGO_PKG_VERSION");
-    let line = format!("Kubernetes v{version} (sluice)\n");
-    assert_eq!(print("--version"), (true, line));
-    assert_eq!(
-        print("--version=raw"),
-        (true, format!("v{version} (sluice)\n"))
-    );
+    let line = format!("v{version} (sluice, for Kubernetes 1.36 and 1.37)\n");
+    assert_eq!(print("--version"), (true, format!("Kubernetes {line}")));
+    assert_eq!(print("--version=raw"), (true, line));
 }
 
 #[test]
@@ -192,7 +189,7 @@ fn hidden_metrics_are_said_to_be_none() {
     let lines = proxy.log();
     let said = lines
         .lines()
-        .filter(|line| line.contains("hides no metric"));
+        .filter(|line| line.contains("hide no metrics"));
     assert_eq!(said.count(), 1, "{lines}");
 }
 

@@ -32,7 +32,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "sluice/tests/effects.rs",
-        "the_version_is_printed_in_kube_proxys_form",
+        "version_has_the_form_of_kube_proxy",
         "version",
     ),
     (

@@ -1,8 +1,8 @@
 //! The file's text, both ways.
 
-use serde::de::Error as _;
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use serde_saphyr::{DefaultMessageFormatter, DuplicateKeyPolicy, MessageFormatter};
 
 use super::{API_VERSION, KIND, KubeProxyConfiguration};
@@ -68,8 +68,11 @@ impl<'de> Deserialize<'de> for Quantity {
     }
 }
 
-pub(super) fn from_yaml(text: &str) -> Result<KubeProxyConfiguration, FieldError> {
-    let mut tree = tree(text)?;
+/// Decode a file; return the ignored fields with it.
+pub(super) fn from_yaml(
+    text: &str,
+) -> Result<(KubeProxyConfiguration, Vec<FieldError>), FieldError> {
+    let (mut tree, mut ignored) = tree(text)?;
     let stated = |field: &str| tree.get(field).and_then(Value::as_str).unwrap_or("");
     for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
         if stated(field) != expected {
@@ -84,17 +87,39 @@ pub(super) fn from_yaml(text: &str) -> Result<KubeProxyConfiguration, FieldError
     no_list_for_block(&tree)?;
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(tree, &mut track);
-    KubeProxyConfiguration::deserialize(tracked).map_err(|e| {
-        let path = track.path().to_string();
-        error(if path == "." { "" } else { &path }, reason(&e.to_string()))
-    })
+    let unknown = &mut |path: serde_ignored::Path<'_>| {
+        ignored.push(error(&field_name(&path), "unknown field"));
+    };
+    let file =
+        KubeProxyConfiguration::deserialize(serde_ignored::Deserializer::new(tracked, unknown))
+            .map_err(|e| {
+                let path = track.path().to_string();
+                error(if path == "." { "" } else { &path }, reason(&e.to_string()))
+            })?;
+    Ok((file, ignored))
+}
+
+/// Return the path of an ignored field as upstream writes it: `logging.vmodule[0].level`.
+fn field_name(path: &serde_ignored::Path<'_>) -> String {
+    match path {
+        serde_ignored::Path::Root => String::new(),
+        serde_ignored::Path::Seq { parent, index } => format!("{}[{index}]", field_name(parent)),
+        serde_ignored::Path::Map { parent, key } => join_path(&field_name(parent), key),
+        serde_ignored::Path::Some { parent }
+        | serde_ignored::Path::NewtypeStruct { parent }
+        | serde_ignored::Path::NewtypeVariant { parent } => field_name(parent),
+    }
+}
+
+fn join_path(parent: &str, key: &str) -> String {
+    match parent {
+        "" => key.to_owned(),
+        parent => format!("{parent}.{key}"),
+    }
 }
 
 /// serde's words for what people should read.
 fn reason(message: &str) -> String {
-    if message.starts_with("unknown field") {
-        return "there is no such field".into();
-    }
     let Some((found, expected)) = message
         .strip_prefix("invalid type: ")
         .or_else(|| message.strip_prefix("invalid value: "))
@@ -121,36 +146,115 @@ fn error(field: &str, reason: impl Into<String>) -> FieldError {
     }
 }
 
-fn tree(text: &str) -> Result<Value, FieldError> {
-    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::Error };
+/// A node of the document, decoded into a [`Value`]. Duplicate fields are noted; the last one
+/// counts, as in kube-proxy.
+struct Node<'a> {
+    path: String,
+    duplicates: &'a mut Vec<FieldError>,
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(Node {
+            path: format!("{}[{}]", self.path, list.len()),
+            duplicates: self.duplicates,
+        })? {
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            let path = join_path(&self.path, &key);
+            if map.contains_key(&key) {
+                self.duplicates.push(error(&path, "duplicate field"));
+            }
+            let node = Node {
+                path,
+                duplicates: self.duplicates,
+            };
+            map.insert(key, entries.next_value_seed(node)?);
+        }
+        Ok(map.into())
+    }
+}
+
+/// Decode YAML; return the duplicate fields with it.
+fn tree(text: &str) -> Result<(Value, Vec<FieldError>), FieldError> {
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough };
     let text = text.trim_end();
     let text = text.strip_suffix("\n---").unwrap_or(text);
-    let mut track = serde_path_to_error::Track::new();
+    let mut duplicates = Vec::new();
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| {
-        Value::deserialize(serde_path_to_error::Deserializer::new(yaml, &mut track))
+        let root = Node {
+            path: String::new(),
+            duplicates: &mut duplicates,
+        };
+        root.deserialize(yaml)
     });
     let tree = read.map_err(|e| {
-        let line = e.location().map(|l| format!("line {}", l.line()));
+        let line = e.location().map(|l| format!("line {}: ", l.line()));
         let what = match e.without_snippet() {
-            serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
-                // The path ends in a field that is not known yet.
-                let path = track.path().to_string();
-                let field = format!("{}{key}", path.trim_end_matches('?'));
-                let again = line.map(|l| format!(", again in {l}")).unwrap_or_default();
-                return error(&field, format!("stands twice{again}"));
-            }
             serde_saphyr::Error::MultipleDocuments { .. } => {
-                "a second document; a configuration is one".to_owned()
+                "a second document; a configuration is one document".to_owned()
             }
             other => DefaultMessageFormatter
                 .format_message(other)
                 .replace(|c: char| c.is_control(), " "),
         };
-        let line = line.map(|l| l + ": ").unwrap_or_default();
-        error("", format!("{line}{what}"))
+        error("", format!("{}{what}", line.unwrap_or_default()))
     })?;
     match tree {
-        Value::Object(_) => Ok(tree),
+        Value::Object(_) => Ok((tree, duplicates)),
         _ => Err(error("", "is not a KubeProxyConfiguration")),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::GoDuration;
+use crate::{ConfigError, FieldError, GoDuration};
 pub use decode::{FlushFrequency, Quantity};
 pub(crate) use defaults::append_port;
 
@@ -18,7 +18,7 @@ pub const KIND: &str = "KubeProxyConfiguration";
 
 /// The configuration as a file states it; empty strings, zeros and `None` are what is not stated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct KubeProxyConfiguration {
     /// [`API_VERSION`].
@@ -96,7 +96,7 @@ pub struct KubeProxyConfiguration {
 
 /// `clientConnection`: how to talk to the API server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct ClientConnectionConfiguration {
     /// Content types to accept; empty: what `contentType` says.
@@ -118,7 +118,7 @@ pub struct ClientConnectionConfiguration {
 
 /// `conntrack`: sysctls of connection tracking.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct ConntrackConfiguration {
     /// Entries for each CPU core; 0 leaves the limit as it is.
@@ -146,7 +146,7 @@ pub struct ConntrackConfiguration {
 
 /// `detectLocal`: what belongs to `detectLocalMode`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct DetectLocalConfiguration {
     /// For BridgeInterface.
@@ -159,7 +159,7 @@ pub struct DetectLocalConfiguration {
 
 /// `iptables`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct IpTablesConfiguration {
     /// Whether NodePorts answer on IPv4 loopback.
@@ -181,7 +181,7 @@ pub struct IpTablesConfiguration {
 
 /// `ipvs`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct IpvsConfiguration {
     /// Ranges whose virtual servers are left alone in clean-up.
@@ -212,7 +212,7 @@ pub struct IpvsConfiguration {
 
 /// `nftables`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct NfTablesConfiguration {
     /// Masquerade everything that goes to a cluster IP.
@@ -231,7 +231,7 @@ pub struct NfTablesConfiguration {
 
 /// `winkernel`: for Windows; without effect here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct WinkernelConfiguration {
     #[serde(rename = "enableDSR")]
@@ -248,7 +248,7 @@ pub struct WinkernelConfiguration {
 
 /// `logging`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct LoggingConfiguration {
     /// How long messages may be held back.
@@ -270,7 +270,7 @@ pub struct LoggingConfiguration {
 
 /// One of `logging.vmodule`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct VModuleItem {
     /// Which source files; `*` and `?` are wildcards.
@@ -283,7 +283,7 @@ pub struct VModuleItem {
 
 /// `logging.options`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct FormatOptions {
     /// Of the format `json`.
@@ -296,7 +296,7 @@ pub struct FormatOptions {
 
 /// `logging.options.json` or `.text`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct OutputRoutingOptions {
     /// How many bytes of messages may be held back.
@@ -308,13 +308,30 @@ pub struct OutputRoutingOptions {
 }
 
 impl KubeProxyConfiguration {
-    /// Reads a file, strictly: a field that does not exist, stands twice or has the wrong type is
-    /// an error that names it. Defaults are not filled in yet.
+    /// Decode a file, without filling in defaults.
+    ///
+    /// Like kube-proxy, ignore unknown fields and all but the last of duplicate fields; return
+    /// them beside the configuration.
     ///
     /// # Errors
-    /// [`ConfigError::Decode`](crate::ConfigError::Decode).
-    pub fn from_yaml(text: &str) -> Result<Self, crate::ConfigError> {
-        decode::from_yaml(text).map_err(|error| crate::ConfigError::Decode { path: None, error })
+    /// [`ConfigError::Decode`], with the first value of the wrong type.
+    pub fn from_yaml_lenient(text: &str) -> Result<(Self, Vec<FieldError>), ConfigError> {
+        decode::from_yaml(text).map_err(|error| ConfigError::Decode {
+            path: None,
+            errors: vec![error],
+        })
+    }
+
+    /// Decode a file strictly: unknown and duplicate fields are errors.
+    ///
+    /// # Errors
+    /// [`ConfigError::Decode`], with all unknown and duplicate fields, or the first value of the
+    /// wrong type.
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        match Self::from_yaml_lenient(text)? {
+            (file, ignored) if ignored.is_empty() => Ok(file),
+            (_, errors) => Err(ConfigError::Decode { path: None, errors }),
+        }
     }
 
     /// As a file, its fields in alphabetical order, as `kube-proxy --write-config-to` writes it.

@@ -1,18 +1,24 @@
-//! Configurations that kube-proxy v1.36.2 was given, and its verdict on each.
+//! Configurations with the verdicts of kube-proxy v1.36.2 and of sluice.
 
 use super::{file, resolve};
 
-/// What kube-proxy was seen to do, by the headings of the table.
-const REFUSES: &str = "## kube-proxy refuses";
-const TAKES: &str = "## kube-proxy takes";
-const DIFFERS: &str = "## kube-proxy decides otherwise";
+/// kube-proxy's recorded verdicts: the headings of the table.
+const REFUSED: &str = "## refused";
+const ACCEPTED: &str = "## accepted";
+const WARNED: &str = "## accepted with warning";
+/// kube-proxy's verdict differs, or the versions differ.
+const DIFFERS: &str = "## differs";
 
 const TABLE: &str = include_str!("../../testdata/verdicts.txt");
 
-/// `taken`, or why not.
+/// Return `accepted`, `accepted with warning: …` or the reason of the refusal.
 fn verdict(stated: &str) -> String {
-    let taken = |args: &[&str]| match resolve(args) {
-        Ok(_) => "taken".to_owned(),
+    let judge = |args: &[&str]| match resolve(args) {
+        Ok(resolved) if resolved.ignored.is_empty() => "accepted".to_owned(),
+        Ok(resolved) => {
+            let ignored: Vec<_> = resolved.ignored.iter().map(ToString::to_string).collect();
+            format!("accepted with warning: {}", ignored.join(", "))
+        }
         // clap's advice follows on further lines.
         Err(said) => {
             let first = said.lines().next().unwrap_or_default();
@@ -24,7 +30,7 @@ fn verdict(stated: &str) -> String {
         let first = flags.next().unwrap_or_default().to_owned();
         let others = flags.map(|flag| format!("--{flag}"));
         let flags: Vec<String> = std::iter::once(first).chain(others).collect();
-        return taken(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+        return judge(&flags.iter().map(String::as_str).collect::<Vec<_>>());
     }
     let text = stated.replace("\\n", "\n").replace("\\t", "\t");
     let text = match text.strip_prefix('!') {
@@ -35,13 +41,13 @@ fn verdict(stated: &str) -> String {
     let path = folder.path().join("config.yaml");
     std::fs::write(&path, text).expect("written");
     let path = path.to_str().expect("a plain path");
-    let said = taken(&[&format!("--config={path}")]);
+    let said = judge(&[&format!("--config={path}")]);
     said.replace(&format!("{path}: "), "")
 }
 
-/// `stated => what is said`, line by line. `UPDATE=1` rewrites what is said.
+/// Each line is `stated => verdict of sluice`. `UPDATE=1` rewrites the verdicts.
 #[test]
-fn kube_proxys_verdicts_are_kept() {
+fn verdicts_match_those_of_kube_proxy() {
     let (mut heading, mut rewritten, mut wrong) = ("", String::new(), Vec::new());
     for line in TABLE.lines() {
         if line.starts_with('#') {
@@ -53,23 +59,22 @@ fn kube_proxys_verdicts_are_kept() {
             rewritten += &format!("{line}\n");
             continue;
         }
-        let (stated, says) = line
-            .split_once(" => ")
-            .expect("a statement and what is said");
+        let (stated, says) = line.split_once(" => ").expect("a statement and a verdict");
         let said = verdict(stated);
         rewritten += &format!("{stated} => {said}\n");
         if said != says {
             wrong.push(format!("{stated}\n  expected: {says}\n  said:     {said}"));
         }
         let as_upstream = match heading {
-            REFUSES => said != "taken",
-            TAKES => said == "taken",
+            REFUSED => !said.starts_with("accepted"),
+            ACCEPTED => said == "accepted",
+            WARNED => said.starts_with("accepted with warning: "),
             DIFFERS => true,
-            other => panic!("{other:?} is no heading"),
+            other => panic!("{other:?} is not a heading"),
         };
         assert!(
             as_upstream,
-            "{heading}, sluice does not: {stated} => {said}"
+            "kube-proxy: {heading}; sluice: {stated} => {said}"
         );
     }
     if std::env::var_os("UPDATE").is_some() {

@@ -96,23 +96,21 @@ impl Facts {
     }
 
     fn node_port_ips(&self, family: IpFamily, node_ip: Option<IpAddr>) -> Option<Vec<IpAddr>> {
-        let ranges = match &self.settings.node_port_addresses {
-            NodePortAddresses::All => return None,
-            NodePortAddresses::Primary => return Some(node_ip.into_iter().collect()),
-            NodePortAddresses::Ranges(ranges) => ranges,
-        };
+        let addresses = &self.settings.node_port_addresses;
         let of_family = |range: &&Cidr| family_of_net(range) == family;
-        let mut ranges = ranges.iter().filter(of_family).peekable();
-        // A family that no range is given for is not restricted.
-        ranges.peek()?;
-        let ranges: Vec<_> = ranges.collect();
+        let ranges: Vec<_> = addresses.ranges().iter().filter(of_family).collect();
+        let primary = match addresses {
+            NodePortAddresses::All => return None,
+            NodePortAddresses::Ranges(_) if ranges.is_empty() => return None,
+            NodePortAddresses::Ranges(_) => None,
+            NodePortAddresses::Primary | NodePortAddresses::PrimaryAnd(_) => node_ip,
+        };
         if ranges.iter().any(|range| range.prefix_len() == 0) {
             return None;
         }
-        let addresses = self.host_addresses.iter().copied();
-        let mut ips: Vec<_> = addresses
-            .filter(|ip| ranges.iter().any(|range| range.contains(ip)))
-            .collect();
+        let host = self.host_addresses.iter().copied();
+        let selected = host.filter(|ip| ranges.iter().any(|range| range.contains(ip)));
+        let mut ips: Vec<_> = selected.chain(primary).collect();
         ips.sort_unstable();
         ips.dedup();
         Some(ips)

@@ -93,6 +93,22 @@ fn node_ports_answer_where_they_are_told_to() {
             [some(&["10.200.1.2"]), some(&[v6])],
             false,
         ),
+        // The keywords of kube-proxy 1.37: primary beside ranges, for each family by itself.
+        (
+            NodePortAddresses::PrimaryAnd(cidrs(&["127.0.0.0/8", "192.0.2.0/24"])),
+            [some(&["10.200.1.2", "127.0.0.1", "192.0.2.9"]), some(&[v6])],
+            true,
+        ),
+        (
+            NodePortAddresses::PrimaryAnd(cidrs(&["10.200.1.0/24"])),
+            [some(&["10.200.1.2"]), some(&[v6])],
+            false,
+        ),
+        (
+            NodePortAddresses::PrimaryAnd(cidrs(&["0.0.0.0/0"])),
+            [None, some(&[v6])],
+            true,
+        ),
         // A family without a range is not restricted.
         (
             ranges(&["192.0.2.0/24"]),

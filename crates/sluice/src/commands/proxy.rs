@@ -19,7 +19,7 @@ use crate::wiring::setup::{api_server, setup_of};
 
 /// Carries out `sluice proxy`.
 pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<()> {
-    let resolved = Resolved::from_matches(matches)?;
+    let resolved = Resolved::from_matches(matches, args.strict_config)?;
     let logs = logging::start(&resolved.config.logging)?;
     for note in &resolved.notes {
         tracing::warn!("{note}");
@@ -37,7 +37,11 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         }
         Action::Version { raw } => {
             let name = if *raw { "" } else { "Kubernetes " };
-            println!("{name}v{} (sluice)", env!("CARGO_PKG_VERSION"));
+            println!(
+                "{name}v{} (sluice, for Kubernetes {})",
+                env!("CARGO_PKG_VERSION"),
+                config::KUBERNETES_VERSIONS
+            );
             return Ok(());
         }
     }

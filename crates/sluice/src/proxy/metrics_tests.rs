@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
+use dataplane::Refusal;
 use model::{Endpoint, IpFamily, Mode, TrafficPolicy};
 use observe::{Metrics, Options, Pages, Server};
 use plan::Planner;
@@ -14,6 +15,7 @@ use source::apiserver::Sent;
 use super::driver::{RuleCount, SyncError, Synced};
 use super::engine::{Observer as _, SyncReport};
 use super::flows;
+use super::pending::Pending;
 use super::report::Reporter;
 use super::schedule::Work;
 use crate::wiring::setup;
@@ -90,7 +92,7 @@ fn samples(metrics: &Metrics) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// The plan's change when Services appear that drop traffic for want of a local endpoint.
-fn planned() -> (Planner, plan::FamilyDiff) {
+fn planned() -> (Planner, Pending) {
     let mut planner = Planner::new(settings("node1"));
     let mut local = service("demo/local", &["10.96.0.1"], &["http:80"]);
     local.internal_policy = TrafficPolicy::Local;
@@ -98,8 +100,9 @@ fn planned() -> (Planner, plan::FamilyDiff) {
     let mut elsewhere = slice("local-a", "demo/local", &["http:8080"], elsewhere);
     elsewhere.last_change_trigger = Some(1);
     planner.apply_all([local.applied(), elsewhere.applied()]);
-    let diff = planner.take_diff().v4;
-    (planner, diff)
+    let mut pending = Pending::default();
+    pending.add(planner.take_diff().v4);
+    (planner, pending)
 }
 
 /// Everything that a proxy measures, once.
@@ -108,9 +111,11 @@ fn happen(mode: Mode, server: &Server, address: SocketAddr) {
     reporter.refreshed(1, 1);
     reporter.queued(IpFamily::V4, Instant::now());
     let (planner, changes) = planned();
-    let quarantined = changes.ports.iter().map(|change| change.key().clone());
+    let refused = changes.ports.iter().cloned();
     let synced = Synced {
-        quarantined: quarantined.map(|key| (key, "refused".into())).collect(),
+        quarantined: refused
+            .map(|key| (key, Refusal::Rejected("too long".into())))
+            .collect(),
         rules: vec![RuleCount {
             table: "nat",
             total: 2,
@@ -119,10 +124,7 @@ fn happen(mode: Mode, server: &Server, address: SocketAddr) {
     };
     let started = Instant::now();
     let works = [Work::Everything, Work::Changes];
-    for (work, changes) in works
-        .into_iter()
-        .zip([changes, plan::FamilyDiff::default()])
-    {
+    for (work, changes) in works.into_iter().zip([changes, Pending::default()]) {
         reporter.synced(&mut SyncReport {
             family: IpFamily::V4,
             work,
@@ -133,11 +135,7 @@ fn happen(mode: Mode, server: &Server, address: SocketAddr) {
             changes,
         });
     }
-    let error = SyncError {
-        family: IpFamily::V4,
-        reason: "refused".into(),
-    };
-    reporter.failed(IpFamily::V4, Work::Changes, &error);
+    reporter.failed(IpFamily::V4, Work::Changes, &SyncError::Contended);
     reporter.received(1, 1);
     get(address, "/healthz");
     get(address, "/livez");

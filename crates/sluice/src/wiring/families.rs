@@ -82,7 +82,7 @@ impl Verdict {
 
     fn node_ports(&mut self, config: &Config, primary: IpFamily, pods: &[Cidr]) {
         let ranges = match &config.node_port_addresses {
-            NodePortAddresses::Primary => return,
+            NodePortAddresses::Primary | NodePortAddresses::PrimaryAnd(_) => return,
             NodePortAddresses::All => {
                 let line = "nodePortAddresses is unset: NodePorts answer on all addresses of this \
                             node; \"primary\" would limit them to the Node's own";

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use config::Config;
-use model::{Cidr, IpFamily, NodePortAddresses};
+use model::{Cidr, IpFamily};
 
 /// Whether NodePorts are to answer on IPv4 loopback: asked for, and not excluded by
 /// `nodePortAddresses`.
@@ -20,10 +20,7 @@ pub(crate) fn localhost(config: &Config, family: IpFamily) -> Option<IpAddr> {
         IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
-    let ranges = match &config.node_port_addresses {
-        NodePortAddresses::Ranges(ranges) => ranges.as_slice(),
-        NodePortAddresses::All | NodePortAddresses::Primary => &[],
-    };
+    let ranges = config.node_port_addresses.ranges();
     let of_family = |range: &&Cidr| IpFamily::of(range.addr()) == family && range.prefix_len() > 0;
     let mut ranges = ranges.iter().filter(of_family).peekable();
     let asked = match ranges.peek() {
@@ -59,5 +56,8 @@ mod tests {
             [false, true]
         );
         assert_eq!(asked(true, true, &["10.0.0.0/8"]), [false, true]);
+        assert_eq!(asked(false, true, &["primary", "localhost"]), [true, true]);
+        assert_eq!(asked(false, false, &["localhost"]), [false, false]);
+        assert_eq!(asked(false, true, &["all"]), [false, false]);
     }
 }

@@ -16,8 +16,13 @@ pub(crate) fn read_config(path: Option<&Path>, mode: Option<Mode>) -> anyhow::Re
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
-            KubeProxyConfiguration::from_yaml(&text)
-                .with_context(|| format!("in {}", path.display()))?
+            let (file, ignored) = KubeProxyConfiguration::from_yaml_lenient(&text)
+                .with_context(|| format!("in {}", path.display()))?;
+            if !ignored.is_empty() {
+                let fields: Vec<_> = ignored.iter().map(ToString::to_string).collect();
+                eprintln!("sluice: {}: ignored {}", path.display(), fields.join(", "));
+            }
+            file
         }
     };
     if let Some(mode) = mode {

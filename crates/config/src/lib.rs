@@ -31,9 +31,6 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-/// Minor versions of Kubernetes whose kube-proxy sluice stands in for.
-pub const KUBERNETES_VERSIONS: &str = "1.36 and 1.37";
-
 pub use duration::GoDuration;
 pub use error::{ConfigError, FieldError};
 pub use file::{

@@ -16,19 +16,28 @@ pub(crate) use trace_args::{
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version = version(), max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "sluice", version = VERSION, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-fn version() -> String {
-    let kubernetes = config::KUBERNETES_VERSIONS;
-    format!(
-        "{} (for Kubernetes {kubernetes})",
-        env!("CARGO_PKG_VERSION")
-    )
+macro_rules! kubernetes {
+    () => {
+        "for Kubernetes 1.36 and 1.37"
+    };
 }
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", kubernetes!(), ")");
+
+/// The version as `kube-proxy --version=raw` prints it.
+pub(crate) const PROXY_VERSION: &str = concat!(
+    "v",
+    env!("CARGO_PKG_VERSION"),
+    " (sluice, ",
+    kubernetes!(),
+    ")"
+);
 
 const EXAMPLES: &str = "\
 Try it without a cluster (as root):

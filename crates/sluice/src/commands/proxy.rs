@@ -8,7 +8,7 @@ use config::{Action, Config, Resolved};
 use model::Mode;
 use source::ManifestFiles;
 
-use crate::cli::ProxyArgs;
+use crate::cli::{PROXY_VERSION, ProxyArgs};
 use crate::logging;
 use crate::proxy::input::{Inputs, Stop};
 use crate::proxy::run::{self, Setup};
@@ -37,11 +37,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         }
         Action::Version { raw } => {
             let name = if *raw { "" } else { "Kubernetes " };
-            println!(
-                "{name}v{} (sluice, for Kubernetes {})",
-                env!("CARGO_PKG_VERSION"),
-                config::KUBERNETES_VERSIONS
-            );
+            println!("{name}{PROXY_VERSION}");
             return Ok(());
         }
     }

@@ -113,6 +113,7 @@ fn happen(mode: Mode, server: &Server, address: SocketAddr) {
     let (planner, changes) = planned();
     let refused = changes.ports.iter().cloned();
     let synced = Synced {
+        cleanup_failures: 1,
         quarantined: refused
             .map(|key| (key, Refusal::Rejected("too long".into())))
             .collect(),
@@ -121,6 +122,7 @@ fn happen(mode: Mode, server: &Server, address: SocketAddr) {
             total: 2,
             written: 1,
         }],
+        ..Synced::default()
     };
     let started = Instant::now();
     let works = [Work::Everything, Work::Changes];

@@ -147,18 +147,53 @@ fn timestamp(time: Option<SystemTime>) -> String {
     )
 }
 
-/// What one Service's health-check port reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// State of one Service's health-check port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceHealth {
     /// `healthCheckNodePort`.
     pub port: u16,
-    /// Ready endpoints on this node.
-    pub local_endpoints: usize,
+    /// Number of ready endpoints on this node over IPv4 and over IPv6; `None` if the Service lacks
+    /// the family.
+    pub local_endpoints: [Option<usize>; 2],
+}
+
+impl ServiceHealth {
+    /// Return the number of local endpoints that a check over `family` reports.
+    ///
+    /// A dual-stack Service answers per family if `both_listen`: checks can arrive over either
+    /// family. In all other cases the larger number counts.
+    pub fn count(&self, family: IpFamily, both_listen: bool) -> usize {
+        let [v4, v6] = self.local_endpoints;
+        match (v4, v6, family) {
+            (Some(count), Some(_), IpFamily::V4) | (Some(_), Some(count), IpFamily::V6)
+                if both_listen =>
+            {
+                count
+            }
+            _ => v4.max(v6).unwrap_or(0),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dual_stack_services_answer_per_family() {
+        let health = |v4, v6| ServiceHealth {
+            port: 1,
+            local_endpoints: [v4, v6],
+        };
+        let counts =
+            |health: ServiceHealth, both| IpFamily::ALL.map(|family| health.count(family, both));
+        assert_eq!(counts(health(Some(0), Some(2)), true), [0, 2]);
+        assert_eq!(counts(health(Some(1), Some(0)), true), [1, 0]);
+        // Checks arrive over one family only, or the Service has only one.
+        assert_eq!(counts(health(Some(0), Some(2)), false), [2, 2]);
+        assert_eq!(counts(health(Some(3), None), true), [3, 3]);
+        assert_eq!(counts(health(None, Some(3)), true), [3, 3]);
+    }
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 

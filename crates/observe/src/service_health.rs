@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use model::NamespacedName;
+use model::{IpFamily, NamespacedName};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -75,9 +75,11 @@ async fn listen_all(
         }
         let address = SocketAddr::new(*ip, port);
         let listener = bind(address).await.map_err(|e| (address, e))?;
-        let router = Router::new()
-            .fallback(answer)
-            .with_state((Arc::clone(shared), name.clone()));
+        let router = Router::new().fallback(answer).with_state((
+            Arc::clone(shared),
+            name.clone(),
+            IpFamily::of(*ip),
+        ));
         let serving = tokio::spawn(async move {
             // Ends only by being aborted.
             let _ = axum::serve(listener, router).await;
@@ -104,8 +106,10 @@ async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn answer(State((shared, name)): State<(Arc<Shared>, NamespacedName)>) -> Response {
-    let count = shared.local_endpoints(&name);
+async fn answer(
+    State((shared, name, family)): State<(Arc<Shared>, NamespacedName, IpFamily)>,
+) -> Response {
+    let count = shared.local_endpoints(&name, family);
     let healthy = shared.is_healthy();
     let status = if count != 0 && healthy {
         StatusCode::OK

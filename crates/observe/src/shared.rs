@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::NamespacedName;
+use model::{IpFamily, NamespacedName};
 use tokio::sync::Notify;
 
 use crate::{Health, Metrics, Pages, ServiceHealth};
@@ -65,11 +65,18 @@ impl Shared {
         lock(&self.health).is_healthy(Instant::now())
     }
 
-    pub(crate) fn local_endpoints(&self, name: &NamespacedName) -> usize {
-        lock(&self.services)
-            .by_name
-            .get(name)
-            .map_or(0, |s| s.local_endpoints)
+    /// Return the number of local endpoints that a check over `family` reports.
+    pub(crate) fn local_endpoints(&self, name: &NamespacedName, family: IpFamily) -> usize {
+        let services = lock(&self.services);
+        let listens = |family| {
+            services
+                .addresses
+                .iter()
+                .any(|ip| IpFamily::of(*ip) == family)
+        };
+        let both_listen = IpFamily::ALL.into_iter().all(listens);
+        let health = services.by_name.get(name);
+        health.map_or(0, |health| health.count(family, both_listen))
     }
 
     pub(crate) fn service_ports(&self) -> (BTreeMap<NamespacedName, u16>, Vec<IpAddr>) {

@@ -239,7 +239,7 @@ fn a_service_port_is_open_on_the_addresses_that_are_wanted() {
     let open = |ip| TcpStream::connect((ip, port)).is_ok();
     let health = ServiceHealth {
         port,
-        local_endpoints: 1,
+        local_endpoints: [Some(1), None],
     };
     served
         .server
@@ -284,7 +284,7 @@ fn a_service_port_reports_local_endpoints_and_closes() {
     let service = |local_endpoints| {
         let health = ServiceHealth {
             port,
-            local_endpoints,
+            local_endpoints: [None, Some(local_endpoints)],
         };
         [(name.clone(), Some(health))]
     };
@@ -304,6 +304,32 @@ fn a_service_port_reports_local_endpoints_and_closes() {
     eventually("closed", || TcpStream::connect(address).is_err());
 }
 
+/// kube-proxy 1.37: a node without a local IPv4 endpoint fails checks over IPv4 only.
+#[test]
+fn a_dual_stack_service_answers_per_family() {
+    let served = start();
+    let name = NamespacedName::new("demo", "web");
+    let port = free_port(IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let health = ServiceHealth {
+        port,
+        local_endpoints: [Some(0), Some(2)],
+    };
+    let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+    let status = |address| get(address, "/").0;
+    served.server.change_services([(name, Some(health))]);
+    eventually("open", || {
+        [v4, v6].iter().all(|at| TcpStream::connect(at).is_ok())
+    });
+    assert_eq!([status(v4), status(v6)], [503, 200]);
+    // Checks over one family are for both.
+    let only = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    served.server.set_service_health_addresses(only);
+    eventually("moved", || TcpStream::connect(v6).is_err());
+    eventually("listens", || TcpStream::connect(v4).is_ok());
+    assert_eq!(status(v4), 200);
+}
+
 #[test]
 fn a_port_that_is_taken_is_reported_and_others_open() {
     let served = start();
@@ -314,7 +340,7 @@ fn a_port_that_is_taken_is_reported_and_others_open() {
     let with_port = |name, port| {
         let health = ServiceHealth {
             port,
-            local_endpoints: 1,
+            local_endpoints: [Some(1), None],
         };
         (NamespacedName::new("demo", name), Some(health))
     };

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, bail};
 use config::Config;
 use dataplane::iptables::Nfacct;
-use model::{IpFamily, Mode};
+use model::{Change, Event, IpFamily, Mode};
 use plan::{Plan, Planner};
 use source::{Batch, Severity};
 
@@ -25,10 +25,11 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let failed = tell_problems(&batch);
     known_node(&batch.events, &args.node)?;
     let family = args.ip_family.into();
-    let plan = plan(args, &config, batch, family);
+    let addresses = addresses(args, &batch.events);
+    let plan = plan(args, &config, batch, &addresses, family);
     let text = match args.mode {
         Mode::Iptables => iptables(&plan, &config)?,
-        Mode::Ipvs => ipvs(&plan, &config, args)?,
+        Mode::Ipvs => ipvs(&plan, &config, &addresses)?,
         Mode::Nftables => {
             let options = dataplane::nftables::Options {
                 masquerade_bit: config.masquerade_bit,
@@ -53,15 +54,29 @@ fn tell_problems(batch: &Batch) -> bool {
     problems.any(|p| p.severity() == Severity::Error)
 }
 
-fn plan(args: &RenderArgs, config: &Config, batch: Batch, family: IpFamily) -> Plan {
+/// Return the addresses of the node's interfaces: as given, or those of `--node-ip` and of the Node.
+fn addresses(args: &RenderArgs, events: &[Event]) -> Vec<IpAddr> {
+    if !args.interface_addresses.is_empty() {
+        return args.interface_addresses.clone();
+    }
+    let nodes = events.iter().filter_map(|event| match event {
+        Event::Node(Change::Applied(node)) if *node.name == *args.node => Some(node),
+        _ => None,
+    });
+    let stated = nodes.flat_map(|node| node.addresses.iter().map(|address| address.ip));
+    args.node_ip.iter().copied().chain(stated).collect()
+}
+
+fn plan(
+    args: &RenderArgs,
+    config: &Config,
+    batch: Batch,
+    addresses: &[IpAddr],
+    family: IpFamily,
+) -> Plan {
     let mut planner = Planner::new(setup::settings(config, &args.node));
-    let addresses: Vec<IpAddr> = if args.interface_addresses.is_empty() {
-        args.node_ip.clone()
-    } else {
-        args.interface_addresses.clone()
-    };
     planner.set_node_ips(args.node_ip.clone());
-    planner.set_host_addresses(addresses);
+    planner.set_host_addresses(addresses.to_vec());
     planner.apply_all(batch.events);
     planner.take_diff();
     for warning in planner.take_warnings() {
@@ -70,13 +85,9 @@ fn plan(args: &RenderArgs, config: &Config, batch: Batch, family: IpFamily) -> P
     planner.plan(family).clone()
 }
 
-fn ipvs(plan: &Plan, config: &Config, args: &RenderArgs) -> anyhow::Result<String> {
-    let mut addresses = args.interface_addresses.clone();
-    if addresses.is_empty() {
-        addresses.extend(plan.node.node_ip);
-    }
+fn ipvs(plan: &Plan, config: &Config, addresses: &[IpAddr]) -> anyhow::Result<String> {
     let options = setup::ipvs_options(config, true);
-    Ok(dataplane::ipvs::render(plan, &options, &addresses)?.to_string())
+    Ok(dataplane::ipvs::render(plan, &options, addresses)?.to_string())
 }
 
 fn userspace(plan: &Plan, config: &Config) -> anyhow::Result<String> {

@@ -20,7 +20,7 @@ pub(crate) struct Reporter {
     mode: Mode,
     /// Flows are found and removed off the sync path.
     stale_flows: Sender<Order>,
-    services: BTreeMap<NamespacedName, [Option<ServiceHealth>; 2]>,
+    services: BTreeMap<NamespacedName, ServiceHealth>,
     /// The addresses on which health-check ports are open.
     addresses: BTreeMap<IpFamily, Vec<IpAddr>>,
 }
@@ -104,28 +104,24 @@ impl Reporter {
         }
     }
 
-    /// A Service has one health-check port whatever its families; each family counts its own
-    /// endpoints, of which a dual-stack pod has one in each.
+    /// A Service has one health-check port; each family counts its own endpoints.
     fn service_health(
         &mut self,
         family: IpFamily,
         changes: &BTreeMap<NamespacedName, Option<HealthCheck>>,
     ) {
         let changed = changes.iter().map(|(name, check)| {
-            let families = self.services.entry(name.clone()).or_default();
-            families[family as usize] = check.map(|check| ServiceHealth {
-                port: check.port.get(),
-                local_endpoints: check.local_ready,
-            });
-            let both = families.iter().flatten().copied();
-            let merged = both.reduce(|first, second| ServiceHealth {
-                local_endpoints: first.local_endpoints.max(second.local_endpoints),
-                ..first
-            });
-            if merged.is_none() {
-                self.services.remove(name);
+            let health = self.services.entry(name.clone()).or_default();
+            health.local_endpoints[family as usize] = check.map(|check| check.local_ready);
+            if let Some(check) = check {
+                health.port = check.port.get();
             }
-            (name.clone(), merged)
+            let health = *health;
+            if health.local_endpoints == [None, None] {
+                self.services.remove(name);
+                return (name.clone(), None);
+            }
+            (name.clone(), Some(health))
         });
         self.server.change_services(changed);
     }

@@ -137,6 +137,8 @@ pub struct Faults {
     pub chunk: usize,
     /// Requests to refuse.
     pub refusals: Vec<Refusal>,
+    /// Verbs that the client's role lacks, with their resources: `("watch", "services")`.
+    pub forbidden: HashSet<(&'static str, &'static str)>,
 }
 
 /// Configuration of a server.

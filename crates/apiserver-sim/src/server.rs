@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
@@ -77,6 +77,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
     if let Some(refused) = refused(&mut shared.state(), resource) {
         return Ok(refusal(format, &refused));
     }
+    if let Some(forbidden) = forbidden(&shared.state(), &method, &uri) {
+        return Ok(refusal(format, &forbidden));
+    }
     if method != Method::GET && path.starts_with("/apis/events.k8s.io/v1/namespaces/") {
         let body = request.into_body().collect().await?.to_bytes();
         let event: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -140,6 +143,29 @@ fn is_authenticated(shared: &Shared, authorization: &str) -> bool {
     let tokens = shared.tokens.lock().unwrap_or_else(PoisonError::into_inner);
     let bearer = authorization.strip_prefix("Bearer ");
     tokens.is_empty() || bearer.is_some_and(|token| tokens.iter().any(|t| t == token))
+}
+
+/// The refusal of a request that the client's role does not allow.
+fn forbidden(state: &State, method: &Method, uri: &Uri) -> Option<Value> {
+    let watch = uri.query().is_some_and(|q| q.contains("watch=true"));
+    let verb = match *method {
+        Method::GET if watch => "watch",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PATCH => "patch",
+        _ => return None,
+    };
+    let mut words = uri.path().split('/');
+    let denied = |word: &str| {
+        let found = state.faults.forbidden.iter();
+        found.copied().any(|denied| denied == (verb, word))
+    };
+    let resource = words.find(|word| denied(word))?;
+    let message = format!(
+        "{resource} is forbidden: User \"sluice\" cannot {verb} resource \"{resource}\" at the \
+         cluster scope"
+    );
+    Some(status(403, "Forbidden", &message, None))
 }
 
 /// Take the next refusal for a request.

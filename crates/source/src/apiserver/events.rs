@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::Method;
@@ -73,13 +74,35 @@ pub struct NewEvent {
 /// Sends Events from any thread without blocking.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    queue: mpsc::Sender<NewEvent>,
+    queue: mpsc::Sender<Queued>,
+}
+
+/// An Event in the queue.
+#[derive(Debug)]
+struct Queued {
+    event: NewEvent,
+    /// Dropped once the Event has been sent or given up.
+    _done: Option<SyncSender<()>>,
 }
 
 impl Recorder {
     /// Queue an Event. It is dropped if the queue is full or the source has ended.
     pub fn record(&self, event: NewEvent) {
-        if self.queue.try_send(event).is_err() {
+        self.queue(event, None);
+    }
+
+    /// Queue an Event and wait, up to `limit`, until it has been sent or given up: for the last one
+    /// before the process ends.
+    pub fn record_and_wait(&self, event: NewEvent, limit: Duration) {
+        let (done, sent) = std::sync::mpsc::sync_channel(0);
+        self.queue(event, Some(done));
+        // Ends when the sender is dropped.
+        let _ = sent.recv_timeout(limit);
+    }
+
+    fn queue(&self, event: NewEvent, done: Option<SyncSender<()>>) {
+        let queued = Queued { event, _done: done };
+        if self.queue.try_send(queued).is_err() {
             tracing::debug!("Event dropped: the queue is full");
         }
     }
@@ -87,7 +110,7 @@ impl Recorder {
 
 /// The receiving end of recorders.
 #[derive(Debug)]
-pub(super) struct Queue(mpsc::Receiver<NewEvent>);
+pub(super) struct Queue(mpsc::Receiver<Queued>);
 
 pub(super) fn recorder() -> (Recorder, Queue) {
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -144,7 +167,7 @@ struct SentEvent {
 pub(super) async fn send_all(client: Rc<Client>, mut queue: Queue, node_name: &str) {
     let instance = format!("kube-proxy-{node_name}");
     let mut sent: HashMap<NewEvent, SentEvent> = HashMap::new();
-    while let Some(event) = queue.0.recv().await {
+    while let Some(Queued { event, _done }) = queue.0.recv().await {
         let now = Instant::now();
         sent.retain(|_, t| now.saturating_duration_since(t.first) < SERIES_LIFETIME);
         if let Some(known) = sent.get_mut(&event) {

@@ -4,6 +4,7 @@ mod auth;
 mod events;
 mod follow;
 mod misbehaviour;
+mod rbac;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

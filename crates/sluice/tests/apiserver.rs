@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -484,6 +484,152 @@ fn the_service_account_of_a_pod_is_used_and_its_token_rotates() {
     cluster.sim.cut_connections();
     cluster.sim.delete(Resource::Services, "demo", "sticky");
     cluster.wait_until_right("with the second token");
+}
+
+/// The Service `kubernetes` and its EndpointSlice, which names the server's real address.
+fn kubernetes(address: SocketAddr) -> [Value; 2] {
+    let metadata = json!({
+        "name": "kubernetes",
+        "namespace": "default",
+        "labels": {"kubernetes.io/service-name": "kubernetes"},
+    });
+    let service = json!({
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": SERVICE_IP,
+            "clusterIPs": [SERVICE_IP],
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443}],
+        },
+    });
+    let slice = json!({
+        "kind": "EndpointSlice",
+        "metadata": metadata,
+        "addressType": "IPv4",
+        "ports": [{"name": "https", "protocol": "TCP", "port": address.port()}],
+        "endpoints": [{"addresses": [address.ip().to_string()]}],
+    });
+    [service, slice]
+}
+
+const SERVICE_IP: &str = "10.96.0.1";
+
+/// The API server listens at a real address of the node; Pods know its Service only.
+fn cluster_with_service() -> Cluster {
+    let listen: SocketAddr = "10.200.1.2:6443".parse().unwrap();
+    let config = Config {
+        listen,
+        certificate_addresses: vec![SERVICE_IP.parse().unwrap()],
+        ..Config::default()
+    };
+    let cluster = Cluster::with(config, objects());
+    cluster.sim.apply(kubernetes(listen));
+    cluster
+        .host
+        .sh("ip route add default via 10.200.1.1 2>/dev/null || ip route add default dev eth0");
+    cluster
+}
+
+impl Cluster {
+    /// Start the proxy like its Pod: with a service account and a state folder.
+    fn start_pod(&mut self) {
+        let account = self.folder.path().join("account");
+        fs::create_dir_all(&account).unwrap();
+        fs::write(account.join("ca.crt"), self.sim.ca_pem()).unwrap();
+        fs::write(account.join("token"), "abc").unwrap();
+        let line = format!(
+            "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount && \
+             mount --bind {} /run/secrets/kubernetes.io/serviceaccount && exec {SLUICE} \"$@\"",
+            account.display()
+        );
+        let mut command = self.host.command("unshare");
+        command
+            .args(["--mount", "sh", "-c", &line, "sluice"])
+            .env("KUBERNETES_SERVICE_HOST", SERVICE_IP)
+            .env("KUBERNETES_SERVICE_PORT", "443");
+        let state = self.state();
+        let state = format!("--api-server-addresses={}", state.display());
+        self.start(command, &[&state]);
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state/api-servers.json")
+    }
+}
+
+#[test]
+fn a_rebooted_node_reaches_the_api_server_at_its_stored_address() {
+    let mut cluster = cluster_with_service();
+    // Another proxy has programmed the Service before the first start.
+    cluster.host.sh("nft add table ip other; \
+         nft add chain ip other output '{ type nat hook output priority -100; }'; \
+         nft add rule ip other output ip daddr 10.96.0.1 tcp dport 443 dnat to 10.200.1.2:6443");
+    cluster.start_pod();
+    cluster.wait_until_right("behind another proxy");
+    eventually("the address is stored", || {
+        fs::read_to_string(cluster.state()).is_ok_and(|text| text.contains("10.200.1.2:6443"))
+    });
+    // The reboot: rules and connection tracking are lost, the state folder is kept.
+    cluster.proxy = None;
+    cluster
+        .host
+        .sh("nft flush ruleset; conntrack -F 2>/dev/null || true");
+    assert_eq!(cluster.table(), "");
+    cluster.start_pod();
+    cluster.wait_until_right("after the reboot");
+    assert!(
+        cluster.table().contains("10.200.1.2 . 6443"),
+        "the Service works"
+    );
+    assert!(
+        !cluster.log().contains("Cannot reach the API server"),
+        "{}",
+        cluster.log()
+    );
+}
+
+#[test]
+fn a_node_that_never_ran_a_proxy_asks_for_the_api_servers_address() {
+    let mut cluster = cluster_with_service();
+    cluster.start_pod();
+    let asked = "no proxy has run here";
+    eventually("the log asks for it", || cluster.log().contains(asked));
+    let log = cluster.log();
+    let line = log.lines().find(|line| line.contains(asked)).unwrap();
+    for part in ["--master=https://HOST:PORT", "apiServer", "10.96.0.1:443"] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert!(cluster.is_running(), "it retries: {log}");
+    assert_eq!(cluster.log().matches(asked).count(), 1, "once: {log}");
+}
+
+#[test]
+fn a_changed_configuration_is_announced_as_an_event() {
+    let mut cluster = Cluster::new(objects());
+    let config = cluster.folder.path().join("config.conf");
+    let text = format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+         mode: nftables\nhostnameOverride: node1\nclusterCIDR: {CLUSTER_CIDR}\n\
+         clientConnection: {{kubeconfig: {}}}\n",
+        cluster.kubeconfig.display()
+    );
+    fs::write(&config, &text).unwrap();
+    let mut command = cluster.host.command(SLUICE);
+    command.arg("proxy").arg("--config").arg(&config);
+    let log = fs::File::create(cluster.folder.path().join("log")).unwrap();
+    command.stderr(Stdio::from(log));
+    cluster.proxy = Some(Running(command.spawn().unwrap()));
+    cluster.wait_until_right("at start");
+    fs::write(&config, format!("{text}# changed\n")).unwrap();
+    eventually("the process ends", || !cluster.is_running());
+    let announced = |e: &Value| {
+        e["reason"] == "ConfigurationChanged"
+            && e["regarding"]["name"] == "node1"
+            && e["note"].as_str().unwrap().contains("config.conf")
+    };
+    let events = cluster.sim.posted_events();
+    assert!(events.iter().any(announced), "{events:#?}");
 }
 
 proptest! {

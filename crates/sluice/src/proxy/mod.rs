@@ -12,6 +12,7 @@ pub(crate) mod local_relay;
 pub(crate) mod loopback;
 pub(crate) mod nftables;
 pub(crate) mod node_wait;
+mod own_node;
 mod pending;
 mod report;
 pub(crate) mod run;

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use config::{Config, ConfigFile};
-use model::{Change, Event, IpFamily, Mode};
+use model::{IpFamily, Mode};
 use observe::{Metrics, NodeEligibility, Server};
 use plan::{Planner, Settings};
+use source::apiserver::Recorder;
 use source::{Batch, Source};
 
 use super::driver::Driver;
@@ -16,6 +17,7 @@ use super::engine::Engine;
 use super::flows;
 use super::input::{Input, Inputs, Stop, host_addresses};
 use super::node_wait::{Answer, NodeWait};
+use super::own_node::NodeReport;
 use super::report::Reporter;
 use super::schedule::Intervals;
 use crate::commands::cleanup;
@@ -37,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) config_file: Option<ConfigFile>,
     /// If the source has this node's Node.
     pub(crate) cluster: Option<Cluster>,
+    /// Sends Events, if the source is an API server.
+    pub(crate) recorder: Option<Recorder>,
     /// Use nothing of the kernel but sockets, without privilege.
     pub(crate) sockets_only: bool,
     pub(crate) mode: Mode,
@@ -64,6 +68,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<Stop> {
     let node_name = setup.settings.node_name.clone();
     let server = Server::start(setup.observe, setup.metrics)?;
+    let mut own_node = NodeReport::new(&node_name, server.clone(), setup.recorder);
     if setup.cluster.is_some() {
         // Until its Node has been seen, no load balancer should use this node.
         server.set_node(NodeEligibility::Ineligible);
@@ -111,7 +116,7 @@ pub(crate) fn run(
             match input {
                 Input::Objects(mut batch) => {
                     admit(&mut batch.events, setup.allow_external_ips);
-                    note_node(&batch, &node_name, &server);
+                    own_node.apply(&batch.events);
                     start.see(&batch);
                     engine.events(batch.events, Instant::now());
                 }
@@ -122,11 +127,15 @@ pub(crate) fn run(
                     engine.host_addresses(addresses, Instant::now());
                 }
                 Input::Disturbed(family) => engine.disturbed(family),
-                Input::Stop(stop) => return Ok(stop),
+                Input::Stop(stop) => {
+                    own_node.announce(&stop);
+                    return Ok(stop);
+                }
             }
         }
         let now = Instant::now();
         if start.is_over()? {
+            own_node.report_mismatch();
             engine.complete(now);
             if now >= refresh_at {
                 engine.refresh(now);
@@ -242,20 +251,4 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
         }
     }
     Ok(())
-}
-
-/// Report this node's own Node object to the server, as `/healthz` depends on it.
-fn note_node(batch: &Batch, node_name: &str, server: &Server) {
-    for event in &batch.events {
-        let eligible = match event {
-            Event::Node(Change::Applied(node)) if *node.name == *node_name => !node.deleting,
-            Event::Node(Change::Deleted(name)) if **name == *node_name => false,
-            _ => continue,
-        };
-        server.set_node(if eligible {
-            NodeEligibility::Eligible
-        } else {
-            NodeEligibility::Ineligible
-        });
-    }
 }

@@ -74,6 +74,7 @@ pub(crate) fn setup_of(
         observe: observe_options(resolved, verbosity, flags),
         config_file: resolved.config_file.clone(),
         cluster: None,
+        recorder: None,
         sockets_only: false,
         mode: config.mode,
         config_sync_period: config.config_sync_period,
@@ -264,6 +265,7 @@ impl Setup {
         for event in events_at_start(config.mode, node) {
             recorder.record(event);
         }
+        self.recorder = Some(recorder.clone());
         self.cluster = Some(Cluster {
             wait: NodeWait::new(node, needs_pod_range, Instant::now()),
             config: config.clone(),
@@ -284,15 +286,28 @@ impl Setup {
     }
 }
 
-/// About the Node. (kube-proxy has two more, for servers that cannot listen where that ends it; it
-/// ends before they are sent.)
-fn events_at_start(mode: Mode, node: &str) -> Vec<NewEvent> {
-    let event = |event_type, reason: &str, note: &str| NewEvent {
+/// An Event about this node's Node.
+pub(crate) fn node_event(
+    node: &str,
+    event_type: EventType,
+    reason: &str,
+    action: &str,
+    note: &str,
+) -> NewEvent {
+    NewEvent {
         regarding: regarding("Node", "", node),
         event_type,
         reason: reason.to_owned(),
-        action: "StartKubeProxy".to_owned(),
+        action: action.to_owned(),
         note: note.to_owned(),
+    }
+}
+
+/// About the Node. (kube-proxy has two more, for servers that cannot listen where that ends it; it
+/// ends before they are sent.)
+fn events_at_start(mode: Mode, node: &str) -> Vec<NewEvent> {
+    let event = |event_type, reason: &str, note: &str| {
+        node_event(node, event_type, reason, "StartKubeProxy", note)
     };
     let mut events = vec![event(EventType::Normal, "Starting", "")];
     if mode == Mode::Ipvs {

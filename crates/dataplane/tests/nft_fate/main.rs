@@ -10,6 +10,7 @@ mod support_nft;
 mod affinity;
 mod fabric;
 mod flows;
+mod order;
 mod packet;
 mod world;
 

@@ -540,7 +540,7 @@ fn a_listen_map_waits_for_services_and_ports_and_says_so() {
         eventually(&format!("{what}\n{}", log()), || log().contains(what));
     };
     let served = |to: &str| eventually(to, || host.run(|| who(&http(to).ask()) == "one"));
-    said("there is no Service demo/web (yet)");
+    said("Service demo/web does not exist yet");
     let object = objects.join("a.yaml");
     fs::write(&object, web("Cluster", 8080, "node1")).unwrap();
     host.sh(&format!("chmod a+r {}", object.display()));

@@ -1,5 +1,5 @@
-//! Building rules: loads and tests in the order in which nft itself would put them, so that a rule
-//! programmed here and its text loaded by `nft -f` are the same to the last register.
+//! Builder of rules. Loads and comparisons are in nft's own order, so that a rule programmed here and
+//! its text loaded by `nft -f` are identical.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub(crate) struct Build {
     exprs: Vec<Expr>,
 }
 
-/// Fields of a key, to be loaded one after the other.
+/// A field of a key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Field {
     Saddr,
@@ -38,7 +38,7 @@ pub(crate) const FRONTEND: [Field; 3] = [Field::Daddr, Field::Protocol, Field::D
 /// The key of a NodePort.
 pub(crate) const NODE_PORT: [Field; 2] = [Field::Protocol, Field::Dport];
 
-/// How many bytes an address has.
+/// Return the number of bytes of an address.
 pub(crate) fn address_len(family: IpFamily) -> usize {
     match family {
         IpFamily::V4 => 4,
@@ -69,7 +69,7 @@ impl Build {
         }
     }
 
-    /// This, then what the other does.
+    /// Append the expressions of another rule.
     pub(crate) fn then(mut self, other: Build) -> Self {
         self.exprs.extend(other.exprs);
         self
@@ -120,7 +120,7 @@ impl Build {
         }
     }
 
-    /// Loads the first bytes of the packet's source or destination address.
+    /// Load the first bytes of the packet's source or destination address.
     fn address(&self, source: bool, len: usize, dreg: Reg) -> Expr {
         let offset = match (self.family, source) {
             (IpFamily::V4, true) => 12,
@@ -145,29 +145,29 @@ impl Build {
         })
     }
 
-    /// Goes on only if the fields are in the set.
+    /// Continue only if the fields are in the set.
     pub(crate) fn member(self, fields: &[Field], set: impl SetName) -> Self {
         self.load(fields, Reg::FIRST)
             .lookup_into(set, Reg::FIRST, LookupInto::Nothing, false)
     }
 
-    /// Goes on only if the fields are not in the set.
+    /// Continue only if the fields are not in the set.
     pub(crate) fn not_member(self, fields: &[Field], set: impl SetName) -> Self {
         self.load(fields, Reg::FIRST)
             .lookup_into(set, Reg::FIRST, LookupInto::Nothing, true)
     }
 
-    /// Goes on only if the key at `sreg` is in the set.
+    /// Continue only if the key at `sreg` is in the set.
     pub(crate) fn member_at(self, set: impl SetName, sreg: Reg) -> Self {
         self.lookup_into(set, sreg, LookupInto::Nothing, false)
     }
 
-    /// Loads what the map has for the key at `sreg`; goes on only if it has something.
+    /// Load the value of the key at `sreg`; continue only if the map has one.
     pub(crate) fn map(self, set: impl SetName, sreg: Reg, dreg: Reg) -> Self {
         self.lookup_into(set, sreg, LookupInto::Register(dreg), false)
     }
 
-    /// Follows the verdict that the map has for the fields.
+    /// Follow the verdict of the fields in the map.
     pub(crate) fn verdict_map(self, fields: &[Field], set: impl SetName) -> Self {
         self.load(fields, Reg::FIRST)
             .lookup_into(set, Reg::FIRST, LookupInto::Verdict, false)
@@ -199,13 +199,13 @@ impl Build {
         })
     }
 
-    /// Goes on only if none of the bits is set in what is loaded.
+    /// Continue only if none of the bits is set in what is loaded.
     fn no_bit(self, bits: u32) -> Self {
         self.mask(Value::host_u32(bits), Value::host_u32(0))
             .compare(CmpOp::Eq, Value::host_u32(0))
     }
 
-    /// Goes on only if any of the bits is set in what is loaded.
+    /// Continue only if any of the bits is set in what is loaded.
     fn any_bit(self, bits: u32) -> Self {
         self.mask(Value::host_u32(bits), Value::host_u32(0))
             .compare(CmpOp::Neq, Value::host_u32(0))
@@ -269,32 +269,32 @@ impl Build {
         self.push(Expr::MetaSet { key, sreg })
     }
 
-    /// Goes on only if any of the bits is set in the mark.
+    /// Continue only if any of the bits is set in the mark.
     pub(crate) fn if_marked(self, bits: u32) -> Self {
         self.mark().any_bit(bits)
     }
 
-    /// Sets bits of the mark.
+    /// Set bits of the mark.
     pub(crate) fn add_to_mark(self, bits: u32) -> Self {
         self.mark()
             .mask(Value::host_u32(!bits), Value::host_u32(bits))
             .set_mark()
     }
 
-    /// Flips bits of the mark.
+    /// Flip bits of the mark.
     pub(crate) fn flip_in_mark(self, bits: u32) -> Self {
         self.mark()
             .mask(Value::host_u32(u32::MAX), Value::host_u32(bits))
             .set_mark()
     }
 
-    /// Goes on only if the source or destination is in the range, or is not, after `op`.
+    /// Continue only if the source or destination is in the range, or is not, after `op`.
     pub(crate) fn in_range(self, source: bool, op: CmpOp, range: &Cidr) -> Self {
         let length = usize::from(range.prefix_len());
         let whole = Value::ip(range.network());
         let full = whole.len();
         if length.is_multiple_of(8) && length > 0 {
-            // As nft does: only the bytes that count are loaded.
+            // As nft does, load only the bytes of the prefix.
             let bytes = whole.as_bytes().get(..length / 8).unwrap_or(&[]);
             let value = Value::new(bytes).unwrap_or(whole);
             let load = self.address(source, length / 8, Reg::FIRST);
@@ -306,7 +306,7 @@ impl Build {
         self.push(load).mask(mask, zero).compare(op, whole)
     }
 
-    /// `iifname` compared with a name, or with the beginning of one.
+    /// `iifname` compared with a name, or with a prefix.
     pub(crate) fn interface(self, op: CmpOp, name: &str, whole: bool) -> Self {
         let (key, dreg) = (MetaKey::IifName, Reg::FIRST);
         let mut bytes = name.as_bytes().to_vec();
@@ -350,14 +350,14 @@ impl Build {
         self.push(load)
     }
 
-    /// Translates the destination to the address and port from `at` on.
+    /// Translate the destination to the address and port from `at` on.
     pub(crate) fn dnat(self, at: Reg) -> Self {
         let nat = Nat {
             kind: NatKind::Destination,
             family: table_family(self.family),
             address: Some(at),
             port: Some(at.after(address_len(self.family))),
-            // What the kernel sets for an address and a port, so that a dump is the same.
+            // The flags that the kernel sets for an address and a port.
             flags: NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED,
         };
         self.push(Expr::Nat(nat))

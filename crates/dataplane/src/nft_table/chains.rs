@@ -8,10 +8,10 @@ use netfilter::nft::{Chain, Op, Rule};
 /// Chains with their rules.
 pub(crate) type Chains = BTreeMap<String, ChainContents>;
 
-/// What makes chains and rules into others: what elements may rest on, and the deletion of what they
-/// may still rest on.
+/// Return the operations that turn chains into others: those that must precede added elements, and
+/// the deletions that must follow removed ones.
 pub(crate) fn remake(before: &Chains, after: &Chains) -> (Vec<Op>, Vec<Op>) {
-    let (mut chains, mut rules, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut chains, mut rules, mut removed) = (Vec::new(), Vec::new(), Vec::new());
     for (name, is) in after {
         match before.get(name) {
             Some(was) if was.rules == is.rules => continue,
@@ -26,12 +26,12 @@ pub(crate) fn remake(before: &Chains, after: &Chains) -> (Vec<Op>, Vec<Op>) {
             .filter(|name| !after.contains_key(*name))
             .cloned()
     };
-    // One can go to another that goes too: first all rules, then all chains.
-    gone.extend(names().map(Op::FlushChain));
-    gone.extend(names().map(Op::DeleteChain));
-    // Chains may go to each other whatever their order.
+    // A deleted chain can lead to another: first all rules, then all chains.
+    removed.extend(names().map(Op::FlushChain));
+    removed.extend(names().map(Op::DeleteChain));
+    // Rules follow all chains, since they may lead to any.
     chains.extend(rules);
-    (chains, gone)
+    (chains, removed)
 }
 
 /// Return chains with those of the rules that belong to them.

@@ -1,24 +1,24 @@
-//! What keeps connections alive that are there already, should somebody take the table away.
+//! A second table that keeps open connections working if another program deletes the first.
 //!
-//! The kernel remembers how it translates them, but does so only while there is a chain of type nat in
-//! the family, and follows them only while there is a rule that asks for their state. On a node where
-//! nobody else has such, `nft flush ruleset` would have answers arrive with the endpoint's address, and
-//! connections reset. So for as long as sluice runs there is one more table, of its own socket's, which
-//! nobody else can delete and which the kernel takes away with the process.
+//! The kernel translates known connections only while the family has a chain of type nat, and tracks
+//! them only while a rule matches their state. On a node where no other program has these, replies
+//! would arrive with the endpoint's address after `nft flush ruleset`, and connections would be reset.
+//! So while sluice runs there is one more table. Its owner is sluice's socket: other programs cannot
+//! delete it, and the kernel deletes it when the process ends.
 
 use model::IpFamily;
 use netfilter::nft::{BaseChain, Chain, ChainKind, Hook, Op, Policy};
 
 use crate::nft_table::build::Build;
 
-/// The name of that table.
+/// The name of the table.
 pub const ANCHOR: &str = "sluice-nat";
 /// Its comment.
-pub const ANCHOR_COMMENT: &str = "keeps connections translated whatever becomes of other tables";
+pub const ANCHOR_COMMENT: &str = "keeps connections translated if other tables are deleted";
 
 const CHAIN: &str = "keep";
 
-/// What is in it: a chain that new connections to the node itself pass, and that lets them pass.
+/// Return the contents of the table: a chain that accepts new connections to the node itself.
 pub fn anchor(family: IpFamily) -> [Op; 2] {
     let chain = Chain {
         name: CHAIN.to_owned(),

@@ -1,4 +1,4 @@
-//! What one Service port is in the table: elements, and nothing but elements.
+//! The elements of one Service port. A Service port has nothing else in the table.
 
 use std::net::IpAddr;
 
@@ -11,19 +11,19 @@ use super::pick::{At, Pick, Role};
 use super::skeleton::REJECT;
 use crate::nft_table::source_range_elements;
 
-/// What Service ports put into the table.
+/// The elements of Service ports.
 #[derive(Debug, Default)]
 pub(super) struct PortElements {
-    /// Elements that are one port's alone.
+    /// Elements that belong to one port.
     pub(super) own: Vec<(SetId, Element)>,
-    /// The chains that its elements lead to, once for each frontend.
+    /// The chains to which elements lead, once for each frontend.
     pub(super) picks: Vec<Pick>,
-    /// Elements that ports can have in common, for each port once.
+    /// Elements that ports can share, once for each port.
     pub(super) shared: Vec<Shared>,
     wanted: Wanted,
 }
 
-/// Which of their own elements are asked for.
+/// Selection of their own elements.
 #[derive(Debug, Default)]
 enum Wanted {
     #[default]
@@ -32,12 +32,12 @@ enum Wanted {
     None,
 }
 
-/// An element that several ports can ask for.
+/// An element that several ports can share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Shared {
-    /// Ports of one Service have their cluster IP in common.
+    /// The cluster IP, shared by the ports of a Service.
     ClusterIp(IpAddr),
-    /// Services can have an endpoint in common.
+    /// An endpoint, which can be shared by Services.
     Hairpin(IpAddr, u16, u8),
 }
 
@@ -56,7 +56,7 @@ impl Shared {
     }
 }
 
-/// Where a frontend stands in the maps.
+/// The place of a frontend in the maps.
 #[derive(Clone, Copy)]
 enum Place {
     Address(IpAddr, u16),
@@ -108,12 +108,12 @@ fn endpoint_value(endpoint: &Endpoint) -> Value {
     Value::ip(endpoint.ip).with_port(endpoint.port)
 }
 
-/// What stands at a port's frontends: its name.
+/// Return the comment of a port's frontends: its name.
 pub(super) fn comment(port: &PortPlan) -> String {
     fit_comment(&port.name.to_string())
 }
 
-/// Everything that a port puts into the table.
+/// Return all elements of a port.
 pub(super) fn port_elements(port: &PortPlan, node: &NodeFacts) -> PortElements {
     let mut found = PortElements::default();
     found.add(port, node);
@@ -121,7 +121,7 @@ pub(super) fn port_elements(port: &PortPlan, node: &NodeFacts) -> PortElements {
 }
 
 impl PortElements {
-    /// For the elements of one set.
+    /// Select the elements of one set.
     pub(super) fn of(set: SetId) -> Self {
         Self {
             wanted: Wanted::Of(set),
@@ -129,15 +129,15 @@ impl PortElements {
         }
     }
 
-    /// For what is not one port's alone.
-    pub(super) fn in_common() -> Self {
+    /// Select only shared elements and chains.
+    pub(super) fn only_shared() -> Self {
         Self {
             wanted: Wanted::None,
             ..Self::default()
         }
     }
 
-    /// Adds what a port puts into the table.
+    /// Add the elements of a port.
     pub(super) fn add(&mut self, port: &PortPlan, node: &NodeFacts) {
         let others = self.shared.len();
         self.shared.push(Shared::ClusterIp(port.cluster_ip));
@@ -200,7 +200,7 @@ impl PortElements {
         if affinity.is_some() {
             self.live(port, place, main.iter().chain(local));
         }
-        // Of the verdict map's elements the kernel follows every one when one more comes.
+        // When an element is added to a verdict map, the kernel follows all of its elements.
         if let (Place::Address(..), Role::Any, None) = (place, role, affinity) {
             self.push(SetId::ClusterIpPorts, || {
                 Element::key(key).with_comment(comment(port))
@@ -252,7 +252,7 @@ impl PortElements {
         }
     }
 
-    /// The endpoints that affinity may return to.
+    /// Add the endpoints to which affinity may return.
     fn live<'a>(
         &mut self,
         port: &PortPlan,
@@ -282,12 +282,12 @@ impl PortElements {
     }
 }
 
-/// Where a frontend's traffic goes; `None` where it gets no endpoint from anywhere.
+/// Return the role of a frontend's chain; `None` if no client reaches an endpoint.
 fn role(frontend: &Frontend) -> Option<Role> {
     let internal = frontend.kind == FrontendKind::ClusterIp;
     match frontend.traffic {
         Traffic::Reject => None,
-        // Nobody gets through to a cluster IP, pods and the node itself do to the others.
+        // A cluster IP drops all clients; other frontends serve pods and the node itself.
         Traffic::Drop if internal => None,
         Traffic::Cluster | Traffic::Local if internal => Some(Role::Any),
         Traffic::Cluster => Some(Role::Masquerade),
@@ -295,7 +295,7 @@ fn role(frontend: &Frontend) -> Option<Role> {
     }
 }
 
-/// The endpoints of a frontend, and those that are only for clients from outside.
+/// Return the endpoints of a frontend, and those only for clients from outside.
 fn lists<'a>(port: &'a PortPlan, frontend: &Frontend) -> (&'a [Endpoint], &'a [Endpoint]) {
     let internal = frontend.kind == FrontendKind::ClusterIp;
     match frontend.traffic {

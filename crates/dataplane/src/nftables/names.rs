@@ -1,18 +1,18 @@
 //! The names in the table.
 //!
-//! Base chains, and the sets that mean what kube-proxy's of that name mean, have kube-proxy's names
-//! and types: a kube-proxy that starts on a node that sluice served recreates the first and takes
-//! over the second in its first transaction, and what else sluice leaves behind nothing jumps to.
+//! Base chains, and sets with the same meaning as in kube-proxy's table, have kube-proxy's names and
+//! types: a kube-proxy that starts after sluice recreates the former and takes over the latter in its
+//! first transaction, and nothing jumps to the other chains that sluice leaves behind.
 
 use crate::nft_table::SetName;
 use model::IpFamily;
 use netfilter::nft::{DataType, Fields, Selector, Set, SetData, SetFlags};
 
-/// The table's name, in the families `ip` and `ip6`: kube-proxy's, so that its clean-up finds it.
+/// The table's name in the families `ip` and `ip6`: kube-proxy's, so that its cleanup finds it.
 pub const TABLE: &str = "kube-proxy";
 
-/// How many clients are remembered: what bounds the kernel's memory for affinity (some 200 bytes
-/// each). A client that finds the map full is balanced as if there were no affinity.
+/// The most clients with affinity, which bounds the kernel's memory (some 200 bytes each). If the map
+/// is full, further clients are balanced without affinity.
 const AFFINITY_SIZE: u32 = 1 << 20;
 
 /// The index of the first endpoint that is only for clients from outside, in the maps of endpoints.
@@ -23,13 +23,13 @@ pub const LOCAL_INDEX: u32 = 1 << 16;
 pub enum SetId {
     /// Every cluster IP.
     ClusterIps,
-    /// The Service ranges, from which cluster IPs are given.
+    /// The Service ranges, from which cluster IPs are allocated.
     ServiceCidrs,
     /// The addresses that answer for NodePorts.
     NodePortIps,
-    /// Endpoints on this node: whoever reaches itself through a Service must be masqueraded.
+    /// Endpoints on this node: a connection to itself through a Service must be masqueraded.
     Hairpin,
-    /// What becomes of traffic that no endpoint gets: dropped or rejected.
+    /// The verdict on traffic without an endpoint: drop or reject.
     NoEndpointServices,
     /// The same for NodePorts.
     NoEndpointNodePorts,
@@ -37,39 +37,39 @@ pub enum SetId {
     SourceRanged,
     /// Those sources.
     SourceRanges,
-    /// How many endpoints frontends have, as the powers of two that it is the sum of; of those that
-    /// are only for clients from outside, plus [`LOCAL_INDEX`].
+    /// The number of endpoints of each frontend, as a sum of powers of two; for those only for clients
+    /// from outside, plus [`LOCAL_INDEX`].
     EndpointCounts,
     /// The same for NodePorts.
     NodePortEndpointCounts,
-    /// The endpoints of frontends by index; those that are only for clients from outside under
-    /// external policy Local begin at [`LOCAL_INDEX`].
+    /// The endpoints of frontends by index; those only for clients from outside under external policy
+    /// Local begin at [`LOCAL_INDEX`].
     Endpoints,
     /// The same for NodePorts.
     NodePortEndpoints,
-    /// The endpoint that each client of a frontend with affinity keeps to.
+    /// The endpoint of each client of a frontend with affinity.
     Affinity,
     /// The same for NodePorts.
     NodePortAffinity,
-    /// What [`SetId::Endpoints`] has for frontends with affinity, in the shape in which affinity
-    /// remembers it.
+    /// The content of [`SetId::Endpoints`] for frontends with affinity, in the form in which affinity
+    /// learns it.
     StickyEndpoints,
     /// The same for NodePorts.
     NodePortStickyEndpoints,
-    /// The endpoints of frontends with affinity, to tell whether one is still there.
+    /// The live endpoints of frontends with affinity.
     LiveEndpoints,
     /// The same for NodePorts.
     NodePortLiveEndpoints,
-    /// Cluster IPs whose traffic is distributed and nothing else.
+    /// Cluster IPs that need nothing but an endpoint.
     ClusterIpPorts,
-    /// Where all other frontends go to.
+    /// The chains of all other frontends.
     ServiceIps,
-    /// Where NodePorts go to.
+    /// The chains of NodePorts.
     ServiceNodePorts,
 }
 
 impl SetId {
-    /// All of them, what points at others last.
+    /// All sets; those that refer to others come last.
     pub const ALL: [SetId; 21] = [
         SetId::ClusterIps,
         SetId::ServiceCidrs,
@@ -94,7 +94,7 @@ impl SetId {
         SetId::ServiceNodePorts,
     ];
 
-    /// The set's name.
+    /// Return the set's name.
     pub fn name(self) -> &'static str {
         match self {
             SetId::ClusterIps => "cluster-ips",
@@ -121,17 +121,17 @@ impl SetId {
         }
     }
 
-    /// The set of a name.
+    /// Return the set of a name.
     pub fn from_name(name: &str) -> Option<Self> {
         SetId::ALL.into_iter().find(|id| id.name() == name)
     }
 
-    /// Whether rules fill the set, so that what is in it is the kernel's business.
+    /// Whether rules fill the set.
     pub fn is_learned(self) -> bool {
         matches!(self, SetId::Affinity | SetId::NodePortAffinity)
     }
 
-    /// The set as it is declared.
+    /// Return the declaration of the set.
     pub fn declare(self, family: IpFamily) -> Set {
         let (key, data) = self.types(family);
         let comment = self.comment().to_owned();
@@ -160,7 +160,7 @@ impl SetId {
         let types = |types: &[DataType]| Fields::Types(types.to_vec());
         // See `pick` for why affinity has the frontend's port before the endpoint.
         let remembered = SetData::Fields(types(&[Port, ip, Port]));
-        // A field of type integer cannot be declared but by typeof.
+        // A field of type integer can only be declared with typeof.
         let index = Selector::RandomIndex;
         let (protocol, dport) = (Selector::L4proto, Selector::Dport);
         let endpoint = SetData::Fields(Fields::Typeof(vec![daddr, dport]));

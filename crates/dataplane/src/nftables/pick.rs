@@ -1,11 +1,10 @@
-//! The chains that pick an endpoint, whatever the number of Services: these only lead to them.
+//! The chains that pick an endpoint. Their number is independent of the number of Services.
 //!
-//! A rule can only choose among a number of endpoints that is written in it, so there is one chain
-//! for each number that is in use. Which of them is a frontend's could be told by a verdict map of
-//! all frontends, but after a change to such a map the kernel follows every element of it
-//! (`nft_table_validate`), some 0.2 µs each. So the number is in a plain set, as the powers of two
-//! that it is the sum of, and a tree of tests leads to the chain: at most one for each bit in which
-//! the numbers in use differ, none where there is only one.
+//! A rule can only choose among a constant number of endpoints, so there is one chain for each number
+//! in use. A verdict map could lead each frontend to its chain, but after a change to such a map the
+//! kernel follows all of its elements (`nft_table_validate`), some 0.2 µs each. So the number is in a
+//! plain set, as a sum of powers of two, and a tree of tests leads to the chain: at most one test for
+//! each bit in which the numbers in use differ, none if there is only one number.
 //!
 //! ```text
 //! chain pick     { F . 8 @endpoint-counts goto pick-8-15   (F: ip daddr . meta l4proto . th dport)
@@ -15,8 +14,7 @@
 //!                   goto pick-8 }
 //! ```
 //!
-//! (What stands there as 8 is `numgen random mod 1 offset 8` in nft's words, which has none for a
-//! number among other fields.)
+//! (nft syntax lacks constants in a concatenation; `8` is written as `numgen random mod 1 offset 8`.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,44 +27,44 @@ use super::Options;
 use super::names::{LOCAL_INDEX, SetId};
 use crate::nft_table::build::{Build, FRONTEND, Field, NODE_PORT, address_len};
 
-/// What the packet's destination is.
+/// The destination of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum At {
-    /// An address of the Service's own.
+    /// An address of the Service.
     Address,
     /// A port on a node-port address.
     NodePort,
 }
 
-/// What a chain does with a frontend's traffic.
+/// The action of a chain on a frontend's traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Leads to one of the frontend's endpoints.
+    /// Lead to one of the frontend's endpoints.
     Any,
-    /// Leads to one of those that are only for clients from outside.
+    /// Lead to one of the endpoints only for clients from outside.
     Local,
-    /// Has it masqueraded, then as [`Role::Any`].
+    /// Mark for masquerading, then as [`Role::Any`].
     Masquerade,
     /// External policy Local: [`Role::Any`] for pods and the node itself, [`Role::Local`] for
     /// everyone else.
     LocalPolicy,
-    /// Goes to one of exactly `n` endpoints.
+    /// Translate to one of exactly `n` endpoints.
     OneOf {
-        /// Those that are only for clients from outside.
+        /// Whether they are only for clients from outside.
         local: bool,
-        /// How many.
+        /// Their number.
         n: u32,
     },
 }
 
-/// One chain that elements lead to, directly or, to [`Role::OneOf`], by the number that they state.
+/// One chain to which elements lead, directly or, for [`Role::OneOf`], by their number of endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pick {
-    /// For which destinations.
+    /// The destinations.
     pub at: At,
-    /// What it does.
+    /// The action.
     pub role: Role,
-    /// For how many seconds a client keeps to its endpoint.
+    /// Seconds for which a client keeps its endpoint.
     pub affinity: Option<u32>,
 }
 
@@ -84,7 +82,7 @@ impl fmt::Display for Pick {
     }
 }
 
-/// The sets that a pick looks into.
+/// The sets that a pick uses.
 struct Sets {
     counts: SetId,
     endpoints: SetId,
@@ -106,7 +104,7 @@ impl Pick {
         }
     }
 
-    /// The pick of a chain's name; `None` if no pick has that name.
+    /// Parse the name of a chain; `None` if no pick has that name.
     pub fn parse(name: &str) -> Option<Self> {
         let mut words = name.split('-');
         let at = match words.next()? {
@@ -141,7 +139,7 @@ impl Pick {
     }
 }
 
-/// Where cluster IPs go to whose traffic is distributed and nothing else.
+/// The chain of cluster IPs that need nothing but an endpoint.
 pub(super) const PLAIN: Pick = Pick {
     at: At::Address,
     role: Role::Any,
@@ -151,7 +149,7 @@ pub(super) const PLAIN: Pick = Pick {
 /// Rules by chain.
 pub(super) type Chains = BTreeMap<String, Vec<Rule>>;
 
-/// The chains of these picks, with all that lead from one to another.
+/// Return the chains of these picks, with those between them.
 pub(super) fn chains(
     picks: impl Iterator<Item = Pick>,
     family: IpFamily,
@@ -160,7 +158,7 @@ pub(super) fn chains(
 ) -> Chains {
     let mut chains = Chains::new();
     let mut pools: BTreeMap<Pool, BTreeSet<u32>> = BTreeMap::new();
-    // What a rule goes to that is always there.
+    // The constant rules lead there.
     pools.entry(Pool::of(PLAIN, false)).or_default();
     for pick in picks {
         let mut pool = |local, n: Option<u32>| {
@@ -219,7 +217,7 @@ impl Pick {
             let rule = pods.goto(&any);
             rules.push(rule.rule_with_comment(&chain, "short-circuit pod traffic"));
         }
-        // The source that the host chose may be the frontend's own address.
+        // The host may have chosen the frontend's own address as source.
         let host = Build::new(family)
             .if_local(FibAddress::Source)
             .add_to_mark(options.masquerade_mark())
@@ -230,11 +228,11 @@ impl Pick {
     }
 }
 
-/// Chains that choose from the same endpoints in the same way, and differ in how many there are.
+/// Chains that choose among the same endpoints in the same way, and differ in their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Pool {
     at: At,
-    /// Whether these are the endpoints for clients from outside.
+    /// Whether the endpoints are only for clients from outside.
     local: bool,
     affinity: Option<u32>,
 }
@@ -261,7 +259,7 @@ impl Pool {
         self.pick(if self.local { Role::Local } else { Role::Any })
     }
 
-    /// The name of the chain for all numbers from `first` to `last`.
+    /// Return the name of the chain for all numbers from `first` to `last`.
     fn range(self, first: u32, last: u32) -> String {
         let name = self.pick(Role::OneOf {
             local: self.local,
@@ -272,8 +270,8 @@ impl Pool {
             .replacen(&format!("-{first}"), &format!("-{first}-{last}"), 1)
     }
 
-    /// Adds rules to a chain that lead to that of the frontend's number of endpoints, one of
-    /// `numbers`, which are sorted.
+    /// Add rules to a chain that lead to the chain of the frontend's number of endpoints, one of the
+    /// sorted `numbers`.
     fn lead(self, family: IpFamily, chain: &str, numbers: &[u32], chains: &mut Chains) {
         let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else {
             return;
@@ -326,7 +324,7 @@ impl Pool {
         }
     }
 
-    /// A frontend and a random number: one of `n` from `first` on, as they count in this pool.
+    /// A frontend and a random index: one of `n` from the first of this pool.
     fn field(self, n: u32, first: u32) -> Vec<Field> {
         let frontend: &[Field] = match self.at {
             At::Address => &FRONTEND,
@@ -346,7 +344,7 @@ impl Pool {
         if let Some(seconds) = self.affinity {
             rules.extend(Protocol::ALL.map(|p| self.stick(family, p, chain, n, seconds)));
         }
-        // With affinity: for a client that finds the map full.
+        // With affinity, for clients that find the map full.
         let any = Build::new(family)
             .load(&self.field(n, 0), Reg::FIRST)
             .map(self.sets().endpoints, Reg::FIRST, Reg::FIRST)
@@ -354,18 +352,18 @@ impl Pool {
         rules.push(any.rule(chain));
     }
 
-    /// Affinity: the endpoint that a client was sent to before, if it is still there.
+    /// Affinity: return to the last endpoint of the client if it is still live.
     ///
-    /// The registers hold client, protocol, frontend and endpoint one after the other: the first
-    /// three are the key of what was learned, the last three that of what is still there.
+    /// The registers hold client, protocol, frontend and endpoint in this order: the first three are
+    /// the key of learned elements, the last three that of live endpoints.
     ///
-    /// nft has no words for this, but it must be able to list it. It gives what comes from a map no
-    /// length, and aborts (1.0.6) on a key with a part that has none. So the maps begin one register
-    /// early, with the frontend's port, which is loaded there once more afterwards: where the
-    /// endpoint is, nft still sees the packet's own destination, which was loaded there before.
-    /// A rule that is loaded from such a listing looks for a frontend that is its own endpoint,
-    /// finds none, and leaves the packet to the rule without affinity. It loads such a listing only if
-    /// the rule says which protocol's ports these are, so there is a rule for each.
+    /// nft syntax cannot express this, but nft must be able to list it. nft gives values from a map no
+    /// length, and 1.0.6 aborts on a key with such a part. So the maps begin one register early, with
+    /// the frontend's port, which is loaded again afterwards: in the registers of the endpoint nft
+    /// still sees the packet's destination, which was loaded before. A rule loaded from such a listing
+    /// matches a frontend that is its own endpoint, so it never matches, and the rule without affinity
+    /// decides. nft loads the listing only if the rule names the protocol of the ports, so there is one
+    /// rule per protocol.
     fn keep(self, family: IpFamily, protocol: Protocol, chain: &str, seconds: u32) -> Rule {
         let (sets, at) = (self.sets(), self.registers(family));
         Build::new(family)
@@ -380,7 +378,7 @@ impl Pool {
             .rule_with_comment(chain, "the endpoint that the client keeps to")
     }
 
-    /// Affinity: one of `n` endpoints, which is learned.
+    /// Affinity: pick one of `n` endpoints and learn it.
     fn stick(
         self,
         family: IpFamily,
@@ -390,7 +388,7 @@ impl Pool {
         seconds: u32,
     ) -> Rule {
         let (sets, at) = (self.sets(), self.registers(family));
-        // What was learned may be an endpoint that is gone; an update would only prolong it.
+        // The learned endpoint may have been removed; an update would only prolong it.
         Build::new(family)
             .if_protocol(protocol)
             .load(&[Field::Daddr, Field::Dport], at.endpoint)
@@ -423,14 +421,14 @@ impl Pool {
             set: self.sets().affinity.name().to_owned(),
             op,
             key: Reg::FIRST,
-            // The kernel wants it for a map even where it has no use for it.
+            // The kernel requires it for a map even if it is unused.
             data: Some(self.registers(family).port),
             timeout_ms: (op != DynsetOp::Delete).then_some(u64::from(seconds) * 1000),
         }
     }
 }
 
-/// Where the rules for affinity have what.
+/// The registers of the affinity rules.
 struct Registers {
     protocol: Reg,
     port: Reg,

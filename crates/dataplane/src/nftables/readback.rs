@@ -1,4 +1,4 @@
-//! What was read back against what shall be there: the difference, in pieces that each leave every
+//! Diffs the table read from the kernel against the desired state, in pieces that each leave every
 //! Service whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,51 +17,51 @@ use crate::nft_table::{add_elements, delete_elements, remake};
 
 type Elements = Vec<(SetId, Element)>;
 
-/// The difference between a table and what it shall be.
+/// The difference between a table and the desired state.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
-    /// What must come first: chains and their rules, and elements that only make more possible.
+    /// Operations that must come first: chains, rules, and shared elements.
     pub(super) first: Vec<Op>,
-    /// For each Service port that is not right: what makes it right.
+    /// One piece for each Service port that differs.
     pub(super) ports: Vec<Piece>,
-    /// What must come last: what nothing asks for.
+    /// Operations that must come last: deletions of unused objects.
     pub(super) last: Vec<Op>,
 }
 
-/// Elements that go and come together.
+/// Elements that are deleted and added together.
 #[derive(Debug, Default)]
 pub(super) struct Piece {
-    /// The port that they are for; `None` for frontends that no port has any more.
+    /// The port; `None` for frontends that belong to no port.
     pub(super) key: Option<PortKey>,
     /// To be deleted.
-    pub(super) gone: Elements,
+    pub(super) removed: Elements,
     /// To be added.
-    pub(super) come: Elements,
+    pub(super) added: Elements,
 }
 
 impl Piece {
     pub(super) fn len(&self) -> usize {
-        self.gone.len() + self.come.len()
+        self.removed.len() + self.added.len()
     }
 }
 
-/// The operations of several pieces.
+/// Return the operations of several pieces.
 pub(super) fn ops(pieces: &[Piece]) -> Vec<Op> {
     let mut ops = Vec::new();
     let all = |of: fn(&Piece) -> &Elements| pieces.iter().flat_map(of).cloned().collect();
-    delete_elements(all(|p| &p.gone), &mut ops);
-    add_elements(all(|p| &p.come), &mut ops);
+    delete_elements(all(|p| &p.removed), &mut ops);
+    add_elements(all(|p| &p.added), &mut ops);
     ops
 }
 
-/// What kube-proxy has in its table, whatever the Services, and sluice has not.
-const KUBE_PROXYS: &str = "firewall-ips";
+/// A set of kube-proxy's layout that sluice's lacks.
+const KUBE_PROXY_SET: &str = "firewall-ips";
 
-/// Whether the table is one of ours: its sets and base chains are declared as ours are. Of anything
-/// else nothing can be kept.
+/// Whether the table has this layout: its sets and base chains are declared in the same way. A table
+/// of another layout is replaced.
 ///
-/// A kube-proxy that comes after us leaves our sets where they are, and base chains are the same: by
-/// what it adds to them it is known.
+/// A kube-proxy that starts after sluice leaves sluice's sets in the table; it is recognised by the
+/// sets that it adds.
 pub(super) fn is_ours(contents: &Contents, family: IpFamily) -> bool {
     let sets = SetId::ALL.iter().all(|id| {
         let ours = id.declare(family);
@@ -82,27 +82,28 @@ pub(super) fn is_ours(contents: &Contents, family: IpFamily) -> bool {
     let foreign_base = contents.chains.values().any(|there| {
         there.chain.base.is_some() && ours.iter().all(|chain| chain.name != there.chain.name)
     });
-    let taken_over = contents.sets.contains_key(KUBE_PROXYS);
+    let taken_over = contents.sets.contains_key(KUBE_PROXY_SET);
     sets && chains && !foreign_base && !taken_over
 }
 
-/// Whose a frontend is.
+/// The owner of a frontend.
 #[derive(Clone, Copy)]
 enum Owner {
-    /// The port's with the piece of this number.
+    /// The port with the piece of this number.
     Piece(usize),
-    /// One's that the kernel refuses to change.
+    /// A refused port.
     Refused,
 }
 
 type Owners = HashMap<Value, Owner>;
 
-/// What makes a table of ours into `target`. What ports in `refused` have in the table is left as it
-/// is, and what that needs is in the target afterwards: whose it is, the elements' comments tell.
+/// Return the difference between a table of this layout and `target`. Elements of ports in `refused`
+/// stay, and the target afterwards has the shared elements that they need. The comments of elements
+/// name their port.
 pub(super) fn compare(mut found: Contents, target: &mut State, refused: &[&PortPlan]) -> Repair {
     let mut repair = Repair::default();
-    let (come, gone) = remake(&found.chains, &target.chains());
-    repair.first = come;
+    let (added, removed) = remake(&found.chains, &target.chains());
+    repair.first = added;
     let mut owners = match_ports(&mut found, target, &mut repair.ports);
     owners_by_name(&found, target, refused, &mut owners);
     for shared in sort_out(&mut found, &owners, &mut repair.ports) {
@@ -115,21 +116,22 @@ pub(super) fn compare(mut found: Contents, target: &mut State, refused: &[&PortP
     for (id, e) in target.common_elements() {
         match_element(&mut found, id, e, &mut common);
     }
-    add_elements(common.come, &mut repair.first);
-    let mut last = common.gone;
+    add_elements(common.added, &mut repair.first);
+    let mut last = common.removed;
     for id in SetId::ALL.into_iter().filter(|id| is_common(*id)) {
         last.extend(take_elements(&mut found, id).map(|e| (id, e)));
     }
     repair.ports.retain(|piece| piece.len() > 0);
     delete_elements(last, &mut repair.last);
-    repair.last.extend(gone);
+    repair.last.extend(removed);
     let sets = found.sets.keys();
     let strangers = sets.filter(|name| SetId::from_name(name).is_none());
     repair.last.extend(strangers.cloned().map(Op::DeleteSet));
     repair
 }
 
-/// Matches what ports shall have against what is there: a piece for each, and whose each frontend is.
+/// Match the desired elements of ports with those found. Return a piece for each port, and the owner
+/// of each frontend.
 fn match_ports(found: &mut Contents, target: &State, pieces: &mut Vec<Piece>) -> Owners {
     let mut owners = Owners::new();
     for (key, port) in target.ports() {
@@ -148,8 +150,8 @@ fn match_ports(found: &mut Contents, target: &State, pieces: &mut Vec<Piece>) ->
     owners
 }
 
-/// Whose the frontends are that are in the table and nowhere else: those that a port gives up go with
-/// its other changes or not at all.
+/// Add the owners of frontends that are only in the table: a frontend that a port gives up is removed
+/// together with the port's other changes or not at all.
 fn owners_by_name(found: &Contents, target: &State, refused: &[&PortPlan], owners: &mut Owners) {
     let named = SetId::ALL.into_iter().filter(|id| names_owner(*id));
     let elements = named
@@ -171,8 +173,8 @@ fn owners_by_name(found: &Contents, target: &State, refused: &[&PortPlan], owner
     owners.extend(known.filter_map(|(key, name)| Some((key, *names.get(name)?))));
 }
 
-/// Sorts what was not asked for into the pieces of those whose it is, and new ones for what is
-/// nobody's. Returns what the elements need that are left as they are.
+/// Sort undesired elements into the pieces of their owners, and into new pieces if they have none.
+/// Return the shared elements that those of refused ports need.
 fn sort_out(found: &mut Contents, owners: &Owners, pieces: &mut Vec<Piece>) -> BTreeSet<Shared> {
     let mut orphans: BTreeMap<Value, Piece> = BTreeMap::new();
     let mut kept = BTreeSet::new();
@@ -185,11 +187,11 @@ fn sort_out(found: &mut Contents, owners: &Owners, pieces: &mut Vec<Piece>) -> B
             match owners.get(&frontend) {
                 Some(Owner::Piece(number)) => {
                     if let Some(piece) = pieces.get_mut(*number) {
-                        piece.gone.push((id, e));
+                        piece.removed.push((id, e));
                     }
                 }
                 Some(Owner::Refused) => kept.extend(rests_on(id, &e)),
-                None => orphans.entry(frontend).or_default().gone.push((id, e)),
+                None => orphans.entry(frontend).or_default().removed.push((id, e)),
             }
         }
     }
@@ -208,7 +210,7 @@ fn has(found: &Contents, id: SetId, e: &Element) -> bool {
     set.is_some_and(|set| set.elements.contains_key(&(e.key, e.interval_end)))
 }
 
-/// Matches an element that shall be there against what is; what matches is taken out of `found`.
+/// Match a desired element with those found; remove a matching one from `found`.
 fn match_element(found: &mut Contents, id: SetId, e: Element, piece: &mut Piece) {
     let there = found
         .sets
@@ -217,14 +219,14 @@ fn match_element(found: &mut Contents, id: SetId, e: Element, piece: &mut Piece)
     match there {
         Some(there) if there == e => {}
         Some(there) => {
-            piece.gone.push((id, there));
-            piece.come.push((id, e));
+            piece.removed.push((id, there));
+            piece.added.push((id, e));
         }
-        None => piece.come.push((id, e)),
+        None => piece.added.push((id, e)),
     }
 }
 
-/// Whether the comments of its elements name the port whose they are: every frontend has one.
+/// Whether the comments of a set's elements name their port.
 fn names_owner(id: SetId) -> bool {
     matches!(
         id,
@@ -236,7 +238,7 @@ fn names_owner(id: SetId) -> bool {
     )
 }
 
-/// Whether its elements are not one port's alone.
+/// Whether a set's elements belong to the node or to several ports.
 fn is_common(id: SetId) -> bool {
     matches!(
         id,
@@ -244,8 +246,8 @@ fn is_common(id: SetId) -> bool {
     )
 }
 
-/// The frontend that an element is about: protocol and port, and the address where it has one.
-/// `None` where elements are not one frontend's.
+/// Return the frontend of an element: protocol and port, and the address if it has one. `None` if the
+/// set's elements do not belong to one frontend.
 fn frontend(id: SetId, key: &Value) -> Option<Value> {
     let bytes = key.as_bytes();
     let first = |len: usize| bytes.get(..len).and_then(Value::new);
@@ -282,7 +284,7 @@ fn frontend(id: SetId, key: &Value) -> Option<Value> {
     }
 }
 
-/// What an element of a port needs of what ports have in common.
+/// Return the shared element that an element of a port needs.
 fn rests_on(id: SetId, e: &Element) -> Option<Shared> {
     let key = e.key.as_bytes();
     match (id, &e.data) {

@@ -21,7 +21,7 @@ const SERVICE_CHECK: &str = "service-endpoints-check";
 const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 const SERVICES: &str = "services";
 const MASQUERADING: &str = "masquerading";
-/// Where elements for frontends without endpoints go to.
+/// The chain of frontends without endpoints.
 pub(super) const REJECT: &str = "reject-chain";
 
 const JUMPS: [(&str, &[&str]); 8] = [
@@ -35,7 +35,7 @@ const JUMPS: [(&str, &[&str]); 8] = [
     (base::NAT_POSTROUTING, &[MASQUERADING]),
 ];
 
-/// The chains that are there whatever the Services, but for what picks an endpoint.
+/// Return the constant chains, except those that pick an endpoint.
 pub(super) fn chains() -> Vec<Chain> {
     let plain = |name: &str, comment: Option<&str>| Chain {
         name: name.to_owned(),
@@ -59,7 +59,7 @@ pub(super) fn chains() -> Vec<Chain> {
         .collect()
 }
 
-/// The rules of those chains.
+/// Return the rules of those chains.
 pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
     let build = || Build::new(family);
     let mut rules = base::rules(family, &JUMPS);
@@ -114,14 +114,14 @@ pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Ve
     rules
 }
 
-/// A static route for the Service range can lead to any node, which may then send the packet on to
-/// another: the answer must come back the same way.
+/// A static route for the Service range can lead to any node, which may then forward the packet to
+/// another node: the reply must return through the same node.
 fn masquerade_cluster_ips(family: IpFamily, options: &Options, node: &NodeFacts) -> Option<Rule> {
     let build = Build::new(family);
     let (build, comment) = if node.masquerade_all {
         (build, "masquerade all clusterIP traffic")
     } else {
-        // Pods need not look any further.
+        // Pods skip the rest of the rule.
         let comment = "masquerade clusterIP traffic from outside cluster";
         (build.from_pods(CmpOp::Neq, &node.local)?, comment)
     };
@@ -167,11 +167,11 @@ fn cluster_ips_check(family: IpFamily) -> [Rule; 3] {
     ]
 }
 
-/// The elements that come from what is known of the node.
+/// Return the elements that depend on the node.
 pub(super) fn node_elements(node: &NodeFacts) -> Vec<(SetId, Element)> {
     let mut found = Vec::new();
     for ip in node.node_port_ips.iter().flatten() {
-        // NodePorts never answer on loopback in this mode: what comes back would be martian.
+        // NodePorts never answer on loopback by rules: replies would be martian.
         if !ip.is_loopback() {
             found.push((SetId::NodePortIps, Element::key(Value::ip(*ip))));
         }

@@ -1,4 +1,4 @@
-//! What is in the kernel, and what a change to it takes.
+//! The table as the kernel has committed it, and the operations of a change.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::pick::{self, Pick};
 use super::skeleton;
 use crate::nft_table::{Chains, add_elements, delete_elements, difference, remake, with_rules};
 
-/// A Service port as it shall be; `None` for one that shall go.
+/// Desired state of a Service port; `None` removes it.
 pub type Target = (PortKey, Option<Arc<PortPlan>>);
 
-/// The table as one committed transaction after the other has made it.
+/// The table after all committed transactions.
 ///
-/// It is kept as the plan that it was made from, shared with the planner: what elements that means
-/// is worked out again when it is asked for. Only what several ports have in common is counted.
+/// Stored as the plan of each port that was written, shared with the planner; elements are derived
+/// from it when needed. Only elements that several ports share are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     family: IpFamily,
@@ -29,13 +29,13 @@ pub struct State {
     node: Arc<NodeFacts>,
     ports: BTreeMap<PortKey, Arc<PortPlan>>,
     shared: HashMap<Shared, u32>,
-    /// How many frontends lead to each chain. One that none leads to any more stays until it is swept:
-    /// kernels before 6.2 refuse to delete it right after the element that went to it, and the next
-    /// change may well need it.
+    /// The number of frontends that lead to each chain. An unused chain stays until it is swept: kernels
+    /// before 6.2 refuse to delete it right after the element that led to it, and the next change may
+    /// need it.
     picks: BTreeMap<Pick, u32>,
 }
 
-/// Operations that belong together, and what they make of the state once they are committed.
+/// The operations of one transaction, and their effect on the state after the commit.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
     /// For the kernel, as one transaction.
@@ -48,7 +48,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// The ports that it is about.
+    /// Return the keys of the ports.
     pub fn keys(&self) -> impl Iterator<Item = &PortKey> {
         self.targets.iter().map(|(key, _)| key)
     }
@@ -58,7 +58,7 @@ impl Change {
         !self.swept.is_empty()
     }
 
-    /// Whether there is nothing for the kernel to do.
+    /// Whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
@@ -77,21 +77,21 @@ impl State {
         }
     }
 
-    /// The table of a plan.
+    /// Return the table of a plan.
     pub fn lower(plan: &Plan, options: Options) -> Self {
         let mut state = Self::new(plan.family, options, plan.node.clone());
         let targets = plan.ports.iter().map(|(k, p)| (k.clone(), Some(p.clone())));
-        state.take_in(targets.collect());
+        state.apply(targets.collect());
         state
     }
 
-    /// Makes the state as if these had been committed, without working out operations.
-    pub(super) fn take_in(&mut self, targets: Vec<Target>) {
+    /// Apply targets as if they had been committed, without operations.
+    pub(super) fn apply(&mut self, targets: Vec<Target>) {
         let mut change = Change {
             targets,
             ..Change::default()
         };
-        let (mut old, mut new) = (PortElements::in_common(), PortElements::in_common());
+        let (mut old, mut new) = (PortElements::only_shared(), PortElements::only_shared());
         for (key, target) in &change.targets {
             if let Some(port) = self.ports.get(key) {
                 old.add(port, &self.node);
@@ -105,7 +105,7 @@ impl State {
         self.commit(change);
     }
 
-    /// The operations that make the table and all that is in it, where there is none.
+    /// Return the operations that create the table with its contents.
     pub fn create(&self) -> Vec<Op> {
         let mut ops = self.make(&self.chains_in_use());
         let mut elements = PortElements::default();
@@ -137,14 +137,14 @@ impl State {
         &self.node
     }
 
-    /// The operations that make the table without its Services, where there is none.
+    /// Return the operations that create the table without Services.
     pub fn install(&self) -> Vec<Op> {
         let mut ops = self.make(&self.chains_of([].into_iter(), &self.node));
         add_elements(skeleton::node_elements(&self.node), &mut ops);
         ops
     }
 
-    /// The operations that make the table with these chains and without elements.
+    /// Return the operations that create the table with these chains and without elements.
     fn make(&self, chains: &Chains) -> Vec<Op> {
         let mut ops = vec![Op::AddTable {
             comment: Some(skeleton::COMMENT.to_owned()),
@@ -155,10 +155,10 @@ impl State {
         ops
     }
 
-    /// What brings these ports to what they shall be, and the table to other facts of the node.
+    /// Return the operations that bring ports, and the facts of the node, to the desired state.
     ///
-    /// All of it is one transaction: of no port is there ever half. Elements go first and come
-    /// last, and new chains before what points at them.
+    /// They are one transaction, so no packet passes half of a port. Elements are deleted first and
+    /// added last, and chains are added before the elements that lead to them.
     pub fn change(&self, targets: Vec<Target>, node: Option<Arc<NodeFacts>>) -> Change {
         let mut change = Change {
             targets,
@@ -196,16 +196,16 @@ impl State {
         }
         if change.node.is_some() || change.picks.keys().any(|p| !self.picks.contains_key(p)) {
             let picks = self.picks.keys().chain(change.picks.keys());
-            let (come, gone) = remake(&self.chains(), &self.chains_of(picks.copied(), &next));
-            change.ops.extend(come.into_iter().chain(gone));
+            let (added, removed) = remake(&self.chains(), &self.chains_of(picks.copied(), &next));
+            change.ops.extend(added.into_iter().chain(removed));
         }
-        let (gone, come) = difference(old, new);
-        delete_elements(gone, &mut change.ops);
-        add_elements(come, &mut change.ops);
+        let (removed, added) = difference(old, new);
+        delete_elements(removed, &mut change.ops);
+        add_elements(added, &mut change.ops);
         change
     }
 
-    /// Takes in what the kernel has committed.
+    /// Apply a change that the kernel has committed.
     pub fn commit(&mut self, change: Change) {
         for (key, target) in change.targets {
             match target {
@@ -232,27 +232,27 @@ impl State {
         }
     }
 
-    /// Deletes the chains that nothing goes to any more.
+    /// Return the operations that delete idle chains.
     pub fn sweep(&self) -> Change {
         let swept: Vec<Pick> = self
             .picks
             .iter()
             .filter_map(|(pick, count)| (*count == 0).then_some(*pick))
             .collect();
-        let (come, gone) = remake(&self.chains(), &self.chains_in_use());
+        let (added, removed) = remake(&self.chains(), &self.chains_in_use());
         Change {
-            ops: come.into_iter().chain(gone).collect(),
+            ops: added.into_iter().chain(removed).collect(),
             swept,
             ..Change::default()
         }
     }
 
-    /// How many chains nothing goes to any more.
+    /// Return the number of idle chains.
     pub fn idle_chains(&self) -> usize {
         self.picks.values().filter(|count| **count == 0).count()
     }
 
-    /// Everything that is in the table, idle chains not counted.
+    /// Return the contents of the table, without idle chains.
     pub fn contents(&self) -> Contents {
         let mut contents = Contents {
             comment: Some(skeleton::COMMENT.to_owned()),
@@ -273,8 +273,7 @@ impl State {
         contents
     }
 
-    /// Passes every element that is in the table to `each`; a live endpoint that is listed twice may
-    /// come twice.
+    /// Pass every element of the table to `each`, a live endpoint that is listed twice possibly twice.
     pub fn each_element(&self, mut each: impl FnMut(SetId, Element)) {
         for (id, e) in self.common_elements() {
             each(id, e);
@@ -286,14 +285,14 @@ impl State {
         }
     }
 
-    /// The elements that are not one port's alone.
+    /// Return the elements that belong to the node or to several ports.
     pub(super) fn common_elements(&self) -> Vec<(SetId, Element)> {
         let mut found = skeleton::node_elements(&self.node);
         found.extend(self.shared.keys().map(|shared| shared.element()));
         found
     }
 
-    /// Every chain that is in the table.
+    /// Return all chains of the table.
     pub(super) fn chains(&self) -> Chains {
         self.chains_of(self.picks.keys().copied(), &self.node)
     }
@@ -303,7 +302,7 @@ impl State {
         self.chains_of(used.map(|(pick, _)| *pick), &self.node)
     }
 
-    /// Every chain that a table with these picks has, at other facts of the node than the state's.
+    /// Return all chains of a table with these picks and facts of the node.
     fn chains_of(&self, picks: impl Iterator<Item = Pick>, node: &NodeFacts) -> Chains {
         let (family, options) = (self.family, &self.options);
         let rules = skeleton::rules(family, options, node);
@@ -319,7 +318,7 @@ impl State {
         chains
     }
 
-    /// Corrects which idle chains there are: those of the ones found that no frontend leads to.
+    /// Set the idle chains: the found ones to which no frontend leads.
     pub fn set_idle(&mut self, found: impl Iterator<Item = Pick>) {
         self.picks.retain(|_, count| *count > 0);
         for pick in found {
@@ -327,12 +326,12 @@ impl State {
         }
     }
 
-    /// Keeps what no port of this state has, but something else in the table needs.
+    /// Keep a shared element that the elements of a refused port need.
     pub(super) fn keep(&mut self, shared: Shared) {
         *self.shared.entry(shared).or_insert(0) += 1;
     }
 
-    /// Ports whose source ranges must be looked at again, since the node has another address.
+    /// Add the ports whose source ranges depend on the address of the node.
     fn add_source_ranged(&self, targets: &mut Vec<Target>) {
         let ranged = self.ports.iter().filter(|(key, port)| {
             !port.source_ranges.is_empty() && !targets.iter().any(|(k, _)| k == *key)
@@ -346,7 +345,7 @@ fn add(count: u32, by: i64) -> u32 {
     u32::try_from(i64::from(count) + by).unwrap_or(0)
 }
 
-/// Counts what a port has in common with others, and the chains that its elements go to.
+/// Count the shared elements of ports and the chains that their elements lead to.
 fn count(
     elements: &PortElements,
     by: i64,

@@ -1,20 +1,20 @@
-//! Keeping a table as the plan says: what to do next, and what came of it. No I/O, no clock.
+//! The state machine that keeps a table equal to the plan. No I/O, no clock.
 //!
 //! ```text
 //!            plan, changes                    Step::Read        Step::Commit
 //!                 v                               |                 |
-//!   unknown --- read ---> nothing there ----> install ---> known <--+
-//!      ^          |-----> not ours ---------> replace ------^  |
-//!      |          `-----> ours -------------> repair -------^  |
-//!      `------ refused, lost, raced, meddled with -------------'
+//!   unknown --- read ---> no table ---------> install ---> known <--+
+//!      ^          |-----> another layout ---> replace ------^  |
+//!      |          `-----> our layout -------> repair -------^  |
+//!      `------ refused, lost, raced, foreign change ------------'
 //! ```
 //!
-//! While the table is known a change is one transaction worked out from the committed state alone. A
-//! transaction that fails for whatever reason makes the table unknown: it is read back, and the
-//! difference to the plan is sent in pieces, one for each Service port. A piece that is refused on
-//! its own is the one at fault: its port is put aside, what the kernel has of it is left alone, and
-//! all others go on. Afterwards the table is read once more, since what all rest on may have come for
-//! the refused one too.
+//! While the table is known, a change is one transaction derived from the committed state. A
+//! transaction that fails for any reason makes the table unknown: it is read, and the difference to
+//! the plan is sent in pieces, one for each Service port. A piece that is refused on its own is at
+//! fault: its port is quarantined, its elements in the kernel stay, and all others continue.
+//! Afterwards the table is read again, since shared objects may have been added for the refused port
+//! too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
@@ -34,21 +34,21 @@ use super::readback::{self, Piece, Repair};
 use super::state::{Change, State};
 use crate::{Found, Origin, Refusals};
 
-/// How many elements a transaction has at most, single ports aside: so many take the kernel some
-/// ten milliseconds, in which it lets other writers wait.
+/// The most elements in a transaction, unless one port has more. The kernel needs some ten
+/// milliseconds for them, during which other writers wait.
 const BATCH: usize = 10_000;
-/// From how many idle chains on they are swept away.
+/// The number of idle chains above which they are deleted.
 const IDLE_CHAINS: usize = 32;
 
-/// What is to be done next.
+/// The next step.
 #[derive(Debug)]
 pub enum Step {
-    /// Nothing: the table is as the plan says, but for what [`Sync::refused`] says.
+    /// The table agrees with the plan, except for [`Sync::refused`].
     Idle,
-    /// Read the table and give it to [`Sync::on_read`].
+    /// Read the table and pass it to [`Sync::on_read`].
     Read,
-    /// Commit these as one transaction and tell [`Sync::on_outcome`] what came of it. If `guarded`, only
-    /// if nobody else has committed since the table was read: the operations rest on that.
+    /// Commit one transaction and pass the outcome to [`Sync::on_outcome`]. If `guarded`, only if no
+    /// other program has committed since the table was read.
     Commit {
         /// The operations.
         ops: Vec<Op>,
@@ -57,36 +57,36 @@ pub enum Step {
     },
 }
 
-/// What came of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The kernel has committed it.
     Committed,
-    /// The kernel refused it and has changed nothing; with its reason.
+    /// The kernel refused it and changed nothing; with its reason.
     Refused(String),
-    /// It is not known whether it was committed, or somebody else committed first.
+    /// It is unknown whether it was committed, or another program committed first.
     Unknown,
 }
 
-/// The elements that should be in the set of a name.
+/// The desired elements of the set of a name.
 pub type Expected<'a> = dyn Fn(&str) -> Vec<Element> + 'a;
 
-/// What carries steps out; the binary puts the kernel behind it, tests a fake.
+/// Access to the table. The binary implements it with the kernel, tests with a fake.
 pub trait Transport {
-    /// Why the table could not be read or nothing be sent.
+    /// Why the table could not be read, or nothing could be sent.
     type Error;
 
-    /// Reads the table; `None` if it is not there. The second says whether there is anything in it
-    /// that could not be decoded. What rules have learned may be left out.
+    /// Read the table; `None` if it does not exist. The flag is set if anything could not be decoded.
+    /// Elements that rules have learned may be left out.
     ///
-    /// `expected` says what should be in the set of a name: asking for that is faster than listing
-    /// a large set.
+    /// `expected` returns the desired elements of a set: asking for these is faster than listing a
+    /// large set.
     ///
     /// # Errors
     /// The table cannot be read.
     fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error>;
 
-    /// Commits a transaction.
+    /// Commit a transaction.
     ///
     /// # Errors
     /// Nothing was sent.
@@ -94,14 +94,14 @@ pub trait Transport {
 }
 
 #[derive(Debug)]
-enum Truth {
-    /// The table has to be read.
+enum Knowledge {
+    /// The table must be read.
     Unknown,
-    /// The table is as this says.
+    /// The table is in this state.
     Known(State),
-    /// The table is on its way to what it shall be.
+    /// The table is being brought to a desired state.
     Repairing(Box<Repairing>),
-    /// What is there is not ours and shall make room for this.
+    /// The table has another layout and is to be replaced with this state.
     Replacing(Box<State>),
 }
 
@@ -109,14 +109,14 @@ enum Truth {
 struct Repairing {
     target: State,
     batches: VecDeque<Batch>,
-    /// A port was refused, so that the target is not what the table comes to.
+    /// A port was refused, so that the table will not reach the target.
     refused: bool,
 }
 
 impl Repairing {
     fn next(&mut self) -> Option<Batch> {
         let refused = self.refused;
-        // What nothing rests on now, the former version of a refused port may.
+        // The former version of a refused port may still use objects that nothing else uses.
         let next = self.batches.pop_front();
         next.filter(|batch| !(refused && matches!(batch, Batch::Last(_))))
     }
@@ -124,11 +124,11 @@ impl Repairing {
 
 #[derive(Debug)]
 enum Batch {
-    /// What everything else rests on.
+    /// Objects that elements refer to.
     First(Vec<Op>),
     /// Elements, by port.
     Pieces(Vec<Piece>),
-    /// What nothing rests on.
+    /// Objects that no element refers to.
     Last(Vec<Op>),
 }
 
@@ -136,7 +136,7 @@ enum Batch {
 enum InFlight {
     Change(Change),
     Batch(Batch),
-    /// The whole table at once, in the place of one that was there.
+    /// The whole table, instead of the existing one.
     Replace(Box<State>),
 }
 
@@ -147,29 +147,29 @@ pub struct Sync {
     /// The ports that the current run has yet to compare with the table.
     todo: BTreeSet<PortKey>,
     refused: Refusals,
-    /// What was refused though it is about no one port.
+    /// The kernel's reason for refusing something that belongs to no single port.
     refused_common: Option<String>,
-    truth: Truth,
+    knowledge: Knowledge,
     in_flight: Option<InFlight>,
-    /// Idle chains could not be swept away.
+    /// The kernel refused to delete idle chains.
     cannot_sweep: bool,
-    /// A replacement in one transaction was refused: build the table up piece by piece.
+    /// A replacement in one transaction was refused: build the table piece by piece.
     in_pieces: bool,
     /// How many transactions that sweep idle chains were refused.
     sweep_failures: u64,
-    /// The table that the last read found.
+    /// The table that was read.
     found: Option<Found>,
 }
 
 impl Sync {
-    /// A machine that knows nothing of the table.
+    /// A machine without knowledge of the table.
     pub fn new(options: Options) -> Self {
         Self {
             options,
             todo: BTreeSet::new(),
             refused: Refusals::default(),
             refused_common: None,
-            truth: Truth::Unknown,
+            knowledge: Knowledge::Unknown,
             in_flight: None,
             cannot_sweep: false,
             in_pieces: false,
@@ -190,12 +190,12 @@ impl Sync {
         }
     }
 
-    /// Somebody else has changed the table, or may have: it is read before anything else.
+    /// Another program may have changed the table: read it before anything else.
     pub fn mark_unverified(&mut self) {
-        self.truth = Truth::Unknown;
+        self.knowledge = Knowledge::Unknown;
     }
 
-    /// Tries once more what was refused. To be called now and then.
+    /// Try again what was refused. To be called in every resync.
     pub fn retry(&mut self) {
         self.cannot_sweep = false;
         self.in_pieces = false;
@@ -216,7 +216,7 @@ impl Sync {
         &self.refused
     }
 
-    /// What the kernel refused though it is about no one port, with its reason.
+    /// The kernel's reason for refusing something that belongs to no single port.
     pub fn refused_common(&self) -> Option<&str> {
         self.refused_common.as_deref()
     }
@@ -231,32 +231,32 @@ impl Sync {
         self.found.take()
     }
 
-    /// What is in the kernel, where that is known.
+    /// The table, if known.
     pub fn state(&self) -> Option<&State> {
-        match &self.truth {
-            Truth::Known(state) => Some(state),
-            Truth::Unknown | Truth::Repairing(_) | Truth::Replacing(_) => None,
+        match &self.knowledge {
+            Knowledge::Known(state) => Some(state),
+            Knowledge::Unknown | Knowledge::Repairing(_) | Knowledge::Replacing(_) => None,
         }
     }
 
-    /// What is to be done next. A [`Step::Read`] or [`Step::Commit`] must be answered before the next.
+    /// Return the next step. A [`Step::Read`] or [`Step::Commit`] must be answered before the next.
     pub fn step(&mut self, plan: &Plan) -> Step {
-        match mem::replace(&mut self.truth, Truth::Unknown) {
+        match mem::replace(&mut self.knowledge, Knowledge::Unknown) {
             // Nothing can be built on a table that refuses its foundations.
-            Truth::Unknown if self.refused_common.is_some() => Step::Idle,
-            Truth::Unknown => Step::Read,
-            Truth::Replacing(target) => {
+            Knowledge::Unknown if self.refused_common.is_some() => Step::Idle,
+            Knowledge::Unknown => Step::Read,
+            Knowledge::Replacing(target) => {
                 let mut ops = vec![Op::DeleteTable];
                 ops.extend(target.create());
                 self.in_flight = Some(InFlight::Replace(target));
-                // Whatever is there goes.
+                // The old table is deleted whatever it contains.
                 let guarded = false;
                 Step::Commit { ops, guarded }
             }
-            Truth::Repairing(mut repairing) => {
+            Knowledge::Repairing(mut repairing) => {
                 let Some(batch) = repairing.next() else {
                     if !repairing.refused {
-                        self.truth = Truth::Known(repairing.target);
+                        self.knowledge = Knowledge::Known(repairing.target);
                     }
                     return self.step(plan);
                 };
@@ -265,12 +265,12 @@ impl Sync {
                     Batch::Pieces(pieces) => readback::ops(pieces),
                 };
                 self.in_flight = Some(InFlight::Batch(batch));
-                self.truth = Truth::Repairing(repairing);
+                self.knowledge = Knowledge::Repairing(repairing);
                 Step::Commit { ops, guarded: true }
             }
-            Truth::Known(mut state) => {
+            Knowledge::Known(mut state) => {
                 let change = self.next_change(plan, &mut state);
-                self.truth = Truth::Known(state);
+                self.knowledge = Knowledge::Known(state);
                 let Some(mut change) = change else {
                     return Step::Idle;
                 };
@@ -282,13 +282,12 @@ impl Sync {
         }
     }
 
-    /// The next transaction on a known table; changes for which the kernel has nothing to do are
-    /// taken in at once.
+    /// Return the next transaction on a known table. Changes without operations are applied at once.
     fn next_change(&mut self, plan: &Plan, state: &mut State) -> Option<Change> {
         loop {
             let node = (*state.node() != plan.node).then(|| plan.node.clone());
             if self.todo.is_empty() && node.is_none() {
-                // A port that was refused may have a former version that leads there.
+                // The former version of a refused port may lead to an idle chain.
                 let can_sweep = !self.cannot_sweep && self.refused.is_empty();
                 let sweep = can_sweep && state.idle_chains() > IDLE_CHAINS;
                 return sweep.then(|| state.sweep());
@@ -302,7 +301,7 @@ impl Sync {
         }
     }
 
-    /// What the Services should have in the set of a name, for [`Step::Read`].
+    /// Return the desired elements of Services in the set of a name, for [`Step::Read`].
     pub fn expected(plan: &Plan, set: &str) -> Vec<Element> {
         let Some(wanted) = SetId::from_name(set) else {
             return Vec::new();
@@ -321,8 +320,8 @@ impl Sync {
             .collect()
     }
 
-    /// Takes in what was read; `None` if there is no table. `foreign` says whether there is something
-    /// in it that could not be decoded.
+    /// Apply what was read; `None` if the table does not exist. `foreign` is set if anything could not
+    /// be decoded.
     pub fn on_read(&mut self, plan: &Plan, found: Option<Contents>, foreign: bool) {
         self.todo.clear();
         let count = plan.ports.len();
@@ -336,13 +335,13 @@ impl Sync {
             if self.in_pieces {
                 return self.build(plan, vec![Op::DeleteTable]);
             }
-            // In the same transaction in which ours comes, so that no packet is without either.
-            self.truth = Truth::Replacing(Box::new(target));
+            // One transaction deletes it and creates ours, so that every packet passes one of them.
+            self.knowledge = Knowledge::Replacing(Box::new(target));
             return;
         }
         let refused = self.refused.keys().filter_map(|key| plan.ports.get(key));
         let refused: Vec<&PortPlan> = refused.map(Arc::as_ref).collect();
-        // Until a port's elements are what they shall be, they lead where they did.
+        // Until a port is repaired, its elements lead to chains that are otherwise idle.
         target.set_idle(found.chains.keys().filter_map(|name| Pick::parse(name)));
         let repair = readback::compare(found, &mut target, &refused);
         let written = repair.ports.iter().filter(|piece| piece.key.is_some());
@@ -363,14 +362,14 @@ impl Sync {
     }
 
     fn repair(&mut self, target: State, batches: VecDeque<Batch>) {
-        self.truth = Truth::Repairing(Box::new(Repairing {
+        self.knowledge = Knowledge::Repairing(Box::new(Repairing {
             target,
             batches,
             refused: false,
         }));
     }
 
-    /// Builds the table from nothing: first what is there without Services, then they.
+    /// Build the table: first its constant part, then the Services.
     fn build(&mut self, plan: &Plan, mut ops: Vec<Op>) {
         let target = State::new(plan.family, self.options, plan.node.clone());
         self.todo.extend(plan.ports.keys().cloned());
@@ -378,52 +377,54 @@ impl Sync {
         self.repair(target, VecDeque::from([Batch::First(ops)]));
     }
 
-    /// The table as it shall be, without what the kernel refuses.
+    /// Return the desired table without the refused ports.
     fn target(&self, plan: &Plan) -> State {
         let mut state = State::new(plan.family, self.options, plan.node.clone());
         let wanted = plan.ports.iter();
         let wanted = wanted.filter(|(key, _)| !self.refused.contains(key));
         let targets = wanted.map(|(k, p)| (k.clone(), Some(p.clone())));
-        state.take_in(targets.collect());
+        state.apply(targets.collect());
         state
     }
 
-    /// Takes in what came of a transaction.
+    /// Apply the outcome of a transaction.
     pub fn on_outcome(&mut self, outcome: Outcome) {
         let Some(flight) = self.in_flight.take() else {
             return;
         };
         match (flight, outcome) {
             (InFlight::Change(change), Outcome::Committed) => {
-                if let Truth::Known(state) = &mut self.truth {
+                if let Knowledge::Known(state) = &mut self.knowledge {
                     state.commit(change);
                 }
             }
-            (InFlight::Replace(state), Outcome::Committed) => self.truth = Truth::Known(*state),
+            (InFlight::Replace(state), Outcome::Committed) => {
+                self.knowledge = Knowledge::Known(*state)
+            }
             (InFlight::Batch(_), Outcome::Committed) => {}
             (InFlight::Replace(_), Outcome::Refused(_)) => {
                 self.in_pieces = true;
-                self.truth = Truth::Unknown;
+                self.knowledge = Knowledge::Unknown;
             }
             (InFlight::Batch(batch), Outcome::Refused(why)) => self.split(batch, why),
             (InFlight::Change(change), Outcome::Refused(_)) => {
                 self.cannot_sweep |= change.is_sweep();
                 self.sweep_failures += u64::from(change.is_sweep());
-                self.truth = Truth::Unknown;
+                self.knowledge = Knowledge::Unknown;
             }
-            (_, Outcome::Unknown) => self.truth = Truth::Unknown,
+            (_, Outcome::Unknown) => self.knowledge = Knowledge::Unknown,
         }
     }
 
-    /// A batch of a repair was refused: its halves are tried, and what is refused alone is put aside.
+    /// Split a refused batch of a repair into halves; quarantine a port that is refused on its own.
     fn split(&mut self, batch: Batch, why: String) {
-        let Truth::Repairing(repairing) = &mut self.truth else {
+        let Knowledge::Repairing(repairing) = &mut self.knowledge else {
             return;
         };
         match batch {
             Batch::First(_) => {
                 self.refused_common = Some(why);
-                self.truth = Truth::Unknown;
+                self.knowledge = Knowledge::Unknown;
             }
             Batch::Last(_) => self.refused_common = Some(why),
             Batch::Pieces(mut pieces) if pieces.len() > 1 => {
@@ -441,8 +442,8 @@ impl Sync {
         }
     }
 
-    /// Carries out steps until there is nothing left to do, or `limit` of them: somebody who keeps
-    /// meddling must not keep us here for ever. Returns how many there were.
+    /// Run steps until the table agrees with the plan, but at most `limit`, so that concurrent writers
+    /// cannot keep it busy forever. Return the number of steps.
     ///
     /// # Errors
     /// The transport's; the table then counts as unknown.
@@ -473,8 +474,8 @@ impl Sync {
     }
 }
 
-/// Takes ports to be changed, as many as go into a transaction. One that gives up a frontend goes
-/// together with the one that gets it.
+/// Take as many ports as fit into a transaction. A port that gives up a frontend is in the same
+/// transaction as the one that gets it.
 fn take_targets(
     todo: &mut BTreeSet<PortKey>,
     ports: &BTreeMap<PortKey, Arc<PortPlan>>,
@@ -514,7 +515,7 @@ fn take_targets(
         }
         targets.push((key, port));
     }
-    // Those that go together go now, whatever the size.
+    // Ports that belong together are taken whatever the size.
     for key in together {
         let port = ports.get(&key).cloned();
         targets.push((key, port));
@@ -522,7 +523,7 @@ fn take_targets(
     targets
 }
 
-/// The transactions of a repair.
+/// Return the transactions of a repair.
 fn batches(repair: Repair) -> VecDeque<Batch> {
     let mut batches = VecDeque::new();
     if !repair.first.is_empty() {

@@ -1,10 +1,10 @@
-//! What one Service port is in the table.
+//! The elements of one Service port.
 
 use netfilter::nft::table::Contents;
 use netfilter::nft::{Data, Element, Value, Verdict, fit_comment};
 use plan::{Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
 
-use super::listeners::{Outside, RelayPorts, Spread, unserved, ways};
+use super::listeners::{Outside, RelayPorts, Spread, routes, unserved};
 use super::names::{REJECT, SetId};
 use crate::nft_table::source_range_elements;
 
@@ -17,7 +17,7 @@ pub(super) fn relay_port(protocol: u8, port: u16) -> Placed {
     (SetId::RelayPorts, Element::key(key))
 }
 
-/// Everything that a Service port puts into the table when the relay listens for it at `ports`.
+/// Return all elements of a Service port for which the relay listens at `ports`.
 pub(super) fn port_elements(port: &PortPlan, ports: RelayPorts, node: &NodeFacts) -> Vec<Placed> {
     let mut found = Vec::new();
     let number = port.protocol.number();
@@ -34,13 +34,12 @@ pub(super) fn port_elements(port: &PortPlan, ports: RelayPorts, node: &NodeFacts
     found
 }
 
-/// The relay's ports that a table leads to for a Service port: where a process before this one
-/// listened.
+/// Return the relay's ports to which a table leads for a Service port: those of an earlier process.
 pub fn ports_in(table: &Contents, port: &PortPlan) -> RelayPorts {
     let mut found = RelayPorts::default();
     for frontend in port.frontends() {
         let (key, sets) = place(port, &frontend);
-        let (everyone, outside) = ways(frontend.kind, frontend.traffic);
+        let (everyone, outside) = routes(frontend.kind, frontend.traffic);
         let outside = match outside {
             Outside::Listener(spread) => Some(spread),
             Outside::Same | Outside::Dropped => None,
@@ -65,7 +64,7 @@ fn port_at(table: &Contents, set: SetId, key: Value) -> Option<u16> {
     Some(u16::from_be_bytes(bytes))
 }
 
-/// The sets that a frontend's elements go to.
+/// The sets of a frontend's elements.
 struct Sets {
     no_endpoints: SetId,
     local: SetId,
@@ -87,7 +86,7 @@ const OF_NODE_PORTS: Sets = Sets {
     everyone: SetId::NodePorts,
 };
 
-/// A frontend's key, and the sets that it is a key of.
+/// Return a frontend's key, and the sets in which it is used.
 fn place(port: &PortPlan, frontend: &Frontend) -> (Value, Sets) {
     let (start, sets) = match frontend.ip {
         Some(ip) => (Value::ip(ip), OF_ADDRESSES),
@@ -124,7 +123,7 @@ fn frontend_elements(
         let data = Value::port(ports.get(spread)?);
         Some(Element::map(key, data))
     };
-    let (everyone, outside) = ways(frontend.kind, traffic);
+    let (everyone, outside) = routes(frontend.kind, traffic);
     if let Some(element) = everyone.and_then(to) {
         add(sets.everyone, element);
     }

@@ -1,4 +1,4 @@
-//! Where the relay has to listen, and for which endpoints.
+//! The sockets that a Service port needs, and the endpoints of each.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::Protocol;
 use plan::{Endpoint, FrontendKind, PortPlan, Traffic};
 
-/// Which of a Service port's endpoints connections are spread over.
+/// The endpoints over which connections are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Spread {
     /// [`PortPlan::cluster`].
@@ -17,18 +17,18 @@ pub enum Spread {
 }
 
 impl Spread {
-    /// Both.
+    /// Both spreads.
     pub const ALL: [Spread; 2] = [Spread::Cluster, Spread::Local];
 }
 
-/// What the relay does with the connections that one of its ports gets.
+/// A listening socket of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Which endpoints these are.
+    /// The kind of endpoints.
     pub spread: Spread,
     /// The endpoints.
     pub endpoints: Arc<[SocketAddr]>,
-    /// For how long a client keeps to its endpoint.
+    /// For how long a client keeps its endpoint.
     pub affinity: Option<Duration>,
 }
 
@@ -58,24 +58,24 @@ impl RelayPorts {
         }
     }
 
-    /// The ports that there are.
+    /// Return the ports.
     pub fn iter(self) -> impl Iterator<Item = u16> {
         Spread::ALL.into_iter().filter_map(move |s| self.get(s))
     }
 }
 
-/// Why a Service port cannot be served in this mode, if so.
+/// Return why a Service port cannot be served in this mode; `None` if it can.
 pub fn unserved(port: &PortPlan) -> Option<&'static str> {
     (port.protocol == Protocol::Sctp)
         .then_some("SCTP cannot be relayed in userspace mode; connections are rejected")
 }
 
-/// What the relay has to listen for, at most once for each [`Spread`]. Nothing where all
-/// connections are rejected or dropped, and for SCTP.
+/// Return the listeners of a Service port, at most one for each [`Spread`]. None if all connections
+/// are rejected or dropped, or for SCTP.
 pub fn listeners(port: &PortPlan) -> Vec<Listener> {
     let needs = |spread| {
         port.frontends().any(|frontend| {
-            let (everyone, outside) = ways(frontend.kind, frontend.traffic);
+            let (everyone, outside) = routes(frontend.kind, frontend.traffic);
             everyone == Some(spread) || outside == Outside::Listener(spread)
         })
     };
@@ -97,20 +97,20 @@ pub fn listeners(port: &PortPlan) -> Vec<Listener> {
     served.filter(|s| needs(*s)).map(listener).collect()
 }
 
-/// What is different for clients that are neither pods of this node nor the node itself.
+/// The difference for clients that are neither pods of this node nor the node itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outside {
-    /// Nothing.
+    /// No difference.
     Same,
-    /// They go to another listener.
+    /// They are led to another listener.
     Listener(Spread),
-    /// They go nowhere.
+    /// They are dropped.
     Dropped,
 }
 
-/// The listener that a frontend's connections are led to, if any, and what is different for clients
-/// outside.
-pub(super) fn ways(kind: FrontendKind, traffic: Traffic) -> (Option<Spread>, Outside) {
+/// Return the listener to which a frontend's connections are led, if any, and the difference for
+/// clients outside.
+pub(super) fn routes(kind: FrontendKind, traffic: Traffic) -> (Option<Spread>, Outside) {
     let internal = kind == FrontendKind::ClusterIp;
     match traffic {
         Traffic::Reject => (None, Outside::Same),

@@ -1,36 +1,34 @@
-//! The userspace mode: a relay carries the connections, and one small table in each family leads
-//! them to it.
+//! userspace mode: a relay carries the connections, and one small table per family leads them to it.
 //!
-//! This module decides nothing that the plan has not decided: [`listeners`] says where the relay
-//! has to listen for a Service port and which endpoints each listener is for, and [`State`] lays
-//! out the table. Rules are constant in number; a Service is elements of sets and maps:
+//! All decisions are the plan's: [`listeners`] returns the sockets of a Service port with their
+//! endpoints, [`State`] lays out the table, and [`Sync`] sequences both. Rules are constant in number;
+//! a Service is elements of sets and maps:
 //!
 //! ```text
 //! chain services { dnat to NODE-IP : ip daddr . meta l4proto . th dport map @frontends ... }
 //! ```
 //!
-//! **What becomes of a connection** is what the other modes make of it, as far as a relay can:
+//! Connections are treated as in the other modes, as far as a relay can:
 //!
-//! | frontend | policy | who | goes to |
+//! | frontend | policy | client | result |
 //! |---|---|---|---|
-//! | any | any, no endpoint anywhere | all | rejected |
-//! | cluster IP | internal Cluster | all | the cluster's endpoints |
-//! | cluster IP | internal Local | all | this node's endpoints; dropped where there are none |
-//! | the others | external Cluster | all | the cluster's endpoints |
-//! | the others | external Local | pods, the node | the cluster's endpoints |
-//! | the others | external Local | others | this node's endpoints; dropped where there are none |
+//! | any | any, no endpoint anywhere | any | rejected |
+//! | cluster IP | internal Cluster | any | all endpoints |
+//! | cluster IP | internal Local | any | this node's endpoints; dropped if there are none |
+//! | other | external Cluster | any | all endpoints |
+//! | other | external Local | pods, the node | all endpoints |
+//! | other | external Local | other | this node's endpoints; dropped if there are none |
 //!
-//! kube-proxy's userspace mode, gone since 1.26, knew no policies and refused where it had nobody
-//! to send to. What no relay can do: endpoints see the node's address, not the client's, and SCTP is
-//! not served ([`unserved`]); it is rejected, so that clients need not wait.
+//! kube-proxy's userspace mode, removed in 1.26, had no policies. Limits of a relay: endpoints see the
+//! node's address instead of the client's, and SCTP is not served ([`unserved`]); it is rejected, so
+//! that clients do not wait.
 //!
-//! **Why DNAT to the node's address and not `redirect`**: redirect takes the address of the
-//! interface that the packet came in through, and drops the packet where that has none, as the
-//! interfaces of routed pods do not. One address also means that a UDP answer leaves from the
-//! address that the question was led to, without `IP_PKTINFO`.
+//! DNAT to the node's address instead of `redirect`: redirect uses the address of the input interface
+//! and drops the packet if it has none, as with routed pods. One address also means that a UDP reply
+//! leaves from the address to which the request was led, without `IP_PKTINFO`.
 //!
-//! Source ranges are enforced before the translation, while the packet still says which address of
-//! the Service it asked for, and the relay's ports take nothing that was not led to them.
+//! Source ranges are enforced before the translation, while the packet still has the address of the
+//! Service. The relay's ports reject connections that the table did not lead to them.
 
 mod elements;
 mod listeners;
@@ -68,15 +66,13 @@ pub struct Settings {
 pub struct Options {
     /// The address of this host, of the table's family, that the relay listens on.
     pub relay_ip: IpAddr,
-    /// The bit of the packet mark that the relay's own packets have, so that they are not led back
-    /// to it.
+    /// The bit of the packet mark that exempts the relay's own packets from the table.
     pub relay_mark: u32,
-    /// Whether NodePorts answer on loopback addresses too, where `nodePortAddresses` does not
-    /// exclude them.
+    /// Whether NodePorts answer on loopback addresses too, unless `nodePortAddresses` excludes them.
     pub localhost_node_ports: bool,
 }
 
-/// The relay's ports as they would be if each listener got the next free one from 20,000 on.
+/// Return ports for all listeners, numbered from 20,000.
 pub fn numbered_ports(plan: &Plan) -> BTreeMap<PortKey, RelayPorts> {
     let mut free = 20_000_u16..=u16::MAX;
     let of = |port: &std::sync::Arc<plan::PortPlan>| {
@@ -89,7 +85,7 @@ pub fn numbered_ports(plan: &Plan) -> BTreeMap<PortKey, RelayPorts> {
     plan.ports.values().map(of).collect()
 }
 
-/// The whole table in nft's language, with [`numbered_ports`].
+/// Return the table in nft syntax, with [`numbered_ports`].
 pub fn render(plan: &Plan, options: Options) -> String {
     let ports = numbered_ports(plan);
     let mut state = State::new(plan.family, options, plan.node.clone());

@@ -1,4 +1,4 @@
-//! What is in the table whatever the Services.
+//! The constant part of the table.
 
 use netfilter::nft::{Chain, CmpOp, Element, Expr, FibAddress, Reg, Rule, Value, Verdict};
 
@@ -63,7 +63,7 @@ pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Ve
             .if_not_dnat()
             .member(&NODE_PORT, SetId::RelayPorts)
             .goto(REJECT)
-            .rule_with_comment(GUARD, "only what was led to the relay may reach it"),
+            .rule_with_comment(GUARD, "only connections led to the relay may reach it"),
     );
     rules.push(
         build()
@@ -81,7 +81,7 @@ pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Ve
     rules
 }
 
-/// Goes on only if the destination answers for NodePorts.
+/// Continue only if the destination answers for NodePorts.
 fn to_node_port(family: IpFamily, options: &Options, node: &NodeFacts) -> Build {
     let build = Build::new(family);
     if node.node_port_ips.is_some() {
@@ -95,7 +95,7 @@ fn to_node_port(family: IpFamily, options: &Options, node: &NodeFacts) -> Build 
     }
 }
 
-/// Goes on only if the source is neither a pod of this node nor the node itself.
+/// Continue only if the source is neither a pod of this node nor the node itself.
 fn from_outside(build: Build, family: IpFamily, node: &NodeFacts) -> Build {
     let build = build.if_not_local(FibAddress::Source);
     match Build::new(family).from_pods(CmpOp::Neq, &node.local) {
@@ -104,9 +104,9 @@ fn from_outside(build: Build, family: IpFamily, node: &NodeFacts) -> Build {
     }
 }
 
-/// Leads to the relay at the port that the map has for the fields.
+/// Lead to the relay at the port that the map has for the fields.
 fn to_relay(build: Build, family: IpFamily, fields: &[Field], map: SetId, at: &Options) -> Build {
-    // Behind the longest key: two registers of sixteen bytes.
+    // After the longest key: two registers of sixteen bytes.
     let address = Reg::FIRST.after(32);
     let value = Value::ip(at.relay_ip);
     build
@@ -119,7 +119,7 @@ fn to_relay(build: Build, family: IpFamily, fields: &[Field], map: SetId, at: &O
         .dnat(address)
 }
 
-/// What comes from elsewhere, pods of this node included.
+/// Return the rules for packets from elsewhere, including pods of this node.
 fn services(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
     let start = Build::new(family);
     let node_port = to_node_port(family, options, node);
@@ -144,20 +144,20 @@ fn services(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> 
         let led = to_relay(from_outside.clone(), family, fields, outside, options);
         rules.push(led.rule_with_comment(SERVICES, "policy Local, from outside"));
         let nowhere = from_outside.member(fields, local).verdict(Verdict::Return);
-        rules.push(nowhere.rule_with_comment(SERVICES, "policy Local, nobody here"));
+        rules.push(nowhere.rule_with_comment(SERVICES, "policy Local, no endpoint here"));
         rules.push(to_relay(start, family, fields, everyone, options).rule(SERVICES));
     }
     rules
 }
 
-/// What this host sends.
+/// Return the rules for packets that this host sends.
 fn own_services(family: IpFamily, options: &Options, node: &NodeFacts) -> [Rule; 3] {
     let build = || Build::new(family);
     [
         build()
             .if_marked(options.relay_mark)
             .verdict(Verdict::Return)
-            .rule_with_comment(OWN_SERVICES, "the relay's own"),
+            .rule_with_comment(OWN_SERVICES, "packets of the relay"),
         to_relay(build(), family, &FRONTEND, SetId::Frontends, options).rule(OWN_SERVICES),
         to_relay(
             to_node_port(family, options, node),
@@ -170,7 +170,7 @@ fn own_services(family: IpFamily, options: &Options, node: &NodeFacts) -> [Rule;
     ]
 }
 
-/// The elements that come from what is known of the node.
+/// Return the elements that depend on the node.
 pub(super) fn node_elements(options: &Options, node: &NodeFacts) -> Vec<Placed> {
     let ips = node.node_port_ips.iter().flatten();
     ips.filter(|ip| options.localhost_node_ports || !ip.is_loopback())

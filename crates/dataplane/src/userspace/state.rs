@@ -1,4 +1,4 @@
-//! What is in the kernel, and what a change to it takes.
+//! The table as the kernel has committed it, and the operations of a change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::names::SetId;
 use super::{Options, skeleton};
 use crate::nft_table::{Chains, add_elements, delete_elements, difference, remake, with_rules};
 
-/// A Service port as it shall be, with the relay's ports for it; `None` for one that shall go.
+/// Desired state of a Service port, with the relay's ports for it; `None` removes it.
 pub type Target = (PortKey, Option<(Arc<PortPlan>, RelayPorts)>);
 
-/// The table as one committed transaction after the other has made it.
+/// The table after all committed transactions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     family: IpFamily,
@@ -26,7 +26,7 @@ pub struct State {
     ports: BTreeMap<PortKey, (Arc<PortPlan>, RelayPorts)>,
 }
 
-/// Operations that belong together, and what they make of the state once they are committed.
+/// The operations of one transaction, and their effect on the state after the commit.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
     /// For the kernel, as one transaction.
@@ -61,8 +61,8 @@ impl State {
         &self.ports
     }
 
-    /// The operations that keep everybody but those who are led there away from ports of the relay:
-    /// for ports that are about to be opened, before a [`State::change`] leads anybody to them.
+    /// Return the operations that guard ports of the relay: the table rejects connections that it did
+    /// not lead there. For ports that are about to be opened, before a [`State::change`] leads there.
     pub fn guard(ports: impl IntoIterator<Item = (Protocol, u16)>) -> Vec<Op> {
         let guards = ports.into_iter();
         let guards = guards.map(|(protocol, port)| relay_port(protocol.number(), port));
@@ -80,8 +80,8 @@ impl State {
         ops
     }
 
-    /// What brings these ports to what they shall be, and the table to other facts of the node. All
-    /// of it is one transaction: of no port is there ever half.
+    /// Return the operations that bring ports, and the facts of the node, to the desired state. They
+    /// are one transaction, so no packet passes half of a port.
     pub fn change(&self, targets: Vec<Target>, node: Option<Arc<NodeFacts>>) -> Change {
         let next = node.clone().unwrap_or_else(|| self.node.clone());
         let (mut old, mut new) = (Vec::new(), Vec::new());
@@ -106,8 +106,7 @@ impl State {
         Change { ops, targets, node }
     }
 
-    /// Ports that nothing else is to happen to have other source ranges where the node has another
-    /// address.
+    /// Add the elements of unchanged ports whose source ranges depend on the address of the node.
     fn move_source_ranges(
         &self,
         targets: &[Target],
@@ -128,7 +127,7 @@ impl State {
         with_rules(skeleton::chains(), rules)
     }
 
-    /// Takes in what the kernel has committed.
+    /// Apply a change that the kernel has committed.
     pub fn commit(&mut self, change: Change) {
         for (key, target) in change.targets {
             match target {
@@ -141,7 +140,7 @@ impl State {
         }
     }
 
-    /// Everything that is in the table.
+    /// Return the contents of the table.
     pub fn contents(&self) -> Contents {
         let mut contents = Contents {
             comment: Some(skeleton::COMMENT.to_owned()),
@@ -166,10 +165,10 @@ impl State {
         contents
     }
 
-    /// The operations that put this table in the place of whatever has its name, at once.
+    /// Return the operations that replace any table of this name, as one transaction.
     pub fn replace(&self) -> Vec<Op> {
         let create = self.contents().create();
-        // Deleting what is not there is refused; so it is made first.
+        // The kernel refuses to delete a missing table, so create it first.
         let clear = [Op::AddTable { comment: None }, Op::DeleteTable];
         clear.into_iter().chain(create).collect()
     }

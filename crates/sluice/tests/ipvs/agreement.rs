@@ -87,7 +87,7 @@ fn clean(net: &Net) {
 
 #[test]
 fn packets_take_the_predicted_path() {
-    in_vm("agreement::packets_fare_as_predicted", || {
+    in_vm("agreement::packets_take_the_predicted_path", || {
         let net = Net::new();
         let mut bed = Bed::new(&net);
         let mut random = Random(13);

@@ -199,7 +199,7 @@ fn clean(host: &Host) {
 /// same from `render`; and `cleanup` removes everything.
 #[test]
 fn state_equals_the_observation() {
-    in_vm("state::equals_the_observation", || {
+    in_vm("state::state_equals_the_observation", || {
         for case in CASES {
             let host = node();
             let mut before = BTreeSet::new();
@@ -232,7 +232,7 @@ fn one_service() -> TempDir {
 #[test]
 fn other_programs_servers_timeouts_and_node_ports() {
     in_vm(
-        "state::virtual_servers_of_others_timeouts_and_node_ports",
+        "state::other_programs_servers_timeouts_and_node_ports",
         || {
             let host = node();
             host.sh(
@@ -280,9 +280,69 @@ fn other_programs_servers_timeouts_and_node_ports() {
     );
 }
 
+/// `KUBE-LOOP-BACK` has every endpoint of the node in any condition. `KUBE-HEALTH-CHECK-NODE-PORT` has
+/// the Service only while its NodePort has an address. As in kube-proxy.
+#[test]
+fn sets_of_local_endpoints_and_of_health_checks() {
+    in_vm(
+        "state::sets_of_local_endpoints_and_of_health_checks",
+        || {
+            let host = node();
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("lb.yaml"), LOAD_BALANCER).unwrap();
+            for (flags, check) in [
+                (&[][..], &["KUBE-HEALTH-CHECK-NODE-PORT 32077"][..]),
+                (&["--nodeport-addresses=192.0.2.0/24"], &[]),
+            ] {
+                let output = once(&host, folder.path(), flags);
+                assert!(output.status.success(), "{}", text(&output.stderr));
+                let saved = host.sh("ipset save");
+                let elements = |set: &str| -> BTreeSet<String> {
+                    let added = saved.lines().filter_map(|line| line.strip_prefix("add "));
+                    let added = added.filter(|added| added.split(' ').next() == Some(set));
+                    added.map(str::to_owned).collect()
+                };
+                let local = ["10.244.1.71", "10.244.1.72", "10.244.1.73"];
+                let local = local.map(|ip| format!("KUBE-LOOP-BACK {ip},tcp:8080,{ip}"));
+                assert_eq!(elements("KUBE-LOOP-BACK"), local.into(), "{flags:?}");
+                let check: BTreeSet<String> = check.iter().map(ToString::to_string).collect();
+                assert_eq!(elements("KUBE-HEALTH-CHECK-NODE-PORT"), check, "{flags:?}");
+            }
+        },
+    );
+}
+
+/// A load balancer of Local policy with a ready, an unready and a terminating endpoint on node1, and
+/// one elsewhere.
+const LOAD_BALANCER: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: lb, namespace: demo}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 32077
+  clusterIP: 10.96.10.7
+  clusterIPs: [10.96.10.7]
+  ipFamilies: [IPv4]
+  ports: [{name: http, port: 80, nodePort: 30577, protocol: TCP, targetPort: 8080}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.7}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: lb-1, namespace: demo, labels: {kubernetes.io/service-name: lb}}
+addressType: IPv4
+ports: [{name: http, port: 8080, protocol: TCP}]
+endpoints:
+- {addresses: [10.244.1.71], nodeName: node1, conditions: {ready: true, serving: true, terminating: false}}
+- {addresses: [10.244.1.72], nodeName: node1, conditions: {ready: false, serving: false, terminating: false}}
+- {addresses: [10.244.1.73], nodeName: node1, conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.244.2.71], nodeName: node2, conditions: {ready: true, serving: true, terminating: false}}
+"#;
+
 #[test]
 fn foreign_changes_are_repaired() {
-    in_vm("state::foreign_changes_are_put_right", || {
+    in_vm("state::foreign_changes_are_repaired", || {
         let flags = ["--ipvs-sync-period=1s"];
         let (one, two) = (web("one", 1, "10.244.1.11"), web("two", 2, "10.244.1.12"));
         let files = [("one.yaml", &*one), ("two.yaml", &*two)];
@@ -346,7 +406,7 @@ fn schedulers() -> Vec<String> {
 
 #[test]
 fn every_scheduler_of_the_kernel_works() {
-    in_vm("state::every_scheduler", || {
+    in_vm("state::every_scheduler_of_the_kernel_works", || {
         let host = node();
         let objects = one_service();
         let all = schedulers();
@@ -387,7 +447,7 @@ fn a_kernel_without_ipvs_is_one_error() {
             .into(),
         ..Vm::default()
     };
-    in_this_vm("state::a_kernel_without_ipvs", vm, || {
+    in_this_vm("state::a_kernel_without_ipvs_is_one_error", vm, || {
         fs::write("/proc/sys/kernel/modprobe", "/bin/false").unwrap();
         let host = Host::new();
         let objects = one_service();

@@ -123,7 +123,7 @@ fn number(pod: &str) -> u8 {
 #[test]
 fn endpoints_are_removed_when_their_connections_end() {
     in_vm(
-        "traffic::endpoints_go_when_their_connections_have_ended",
+        "traffic::endpoints_are_removed_when_their_connections_end",
         || {
             let mut proxy = start("", &[1, 2]);
             let _pods = [1, 2].map(|n| Machine::pod(&proxy.host, n));
@@ -178,7 +178,7 @@ fn endpoints_are_removed_when_their_connections_end() {
 /// kubernetes/kubernetes 81775 and 71809.
 #[test]
 fn affinity_and_reused_client_ports() {
-    in_vm("traffic::affinity_and_ports_that_are_used_again", || {
+    in_vm("traffic::affinity_and_reused_client_ports", || {
         let sticky = "  sessionAffinity: ClientIP\n  \
                       sessionAffinityConfig: {clientIP: {timeoutSeconds: 600}}\n";
         let proxy = start(sticky, &[1, 2, 3]);
@@ -225,7 +225,7 @@ fn affinity_and_reused_client_ports() {
 /// protocols.
 #[test]
 fn every_path_to_a_service() {
-    in_vm("traffic::every_way_in", || {
+    in_vm("traffic::every_path_to_a_service", || {
         let external = ["192.0.2.80", "2001:db8::80"].map(|ip| ip.parse::<IpAddr>().unwrap());
         let more = format!("  externalIPs: ['{}', '{}']\n", external[0], external[1]);
         let proxy = start(&more, &[1]);
@@ -369,25 +369,28 @@ fn local_policy_and_source_ranges() {
 /// so that several nodes can have it; a node without strict ARP does.
 #[test]
 fn strict_arp_controls_replies_for_service_addresses() {
-    in_vm("traffic::strict_arp", || {
-        for (flag, answers) in [
-            ("--ipvs-strict-arp=false", true),
-            ("--ipvs-strict-arp", false),
-        ] {
-            let file = web("web", 1, 30080, "", &here(&[1]));
-            let proxy = Proxy::start(Mode::Ipvs, &[("web.yaml", &file)], &[flag]);
-            wait_for(&proxy, &destination("pod1", 1), true);
-            let _pod = Machine::pod(&proxy.host, 1);
-            let client = Machine::outside(&proxy.host);
-            // The host must not reply for other hosts' addresses, as it does in other tests.
-            proxy
-                .host
-                .sh("echo 0 >/proc/sys/net/ipv4/conf/ext/proxy_arp");
-            let probe = Probe::http((V4, TCP).into()).from(OUTSIDE[0].parse().unwrap());
-            let outcome = client.ask(probe.timeout(Duration::from_secs(20)));
-            assert_eq!(outcome.answer().is_some(), answers, "{flag}: {outcome}");
-            let neighbour = client.sh("ip neigh show 10.96.10.1");
-            assert_eq!(neighbour.contains("lladdr"), answers, "{flag}: {neighbour}");
-        }
-    });
+    in_vm(
+        "traffic::strict_arp_controls_replies_for_service_addresses",
+        || {
+            for (flag, answers) in [
+                ("--ipvs-strict-arp=false", true),
+                ("--ipvs-strict-arp", false),
+            ] {
+                let file = web("web", 1, 30080, "", &here(&[1]));
+                let proxy = Proxy::start(Mode::Ipvs, &[("web.yaml", &file)], &[flag]);
+                wait_for(&proxy, &destination("pod1", 1), true);
+                let _pod = Machine::pod(&proxy.host, 1);
+                let client = Machine::outside(&proxy.host);
+                // The host must not reply for other hosts' addresses, as it does in other tests.
+                proxy
+                    .host
+                    .sh("echo 0 >/proc/sys/net/ipv4/conf/ext/proxy_arp");
+                let probe = Probe::http((V4, TCP).into()).from(OUTSIDE[0].parse().unwrap());
+                let outcome = client.ask(probe.timeout(Duration::from_secs(20)));
+                assert_eq!(outcome.answer().is_some(), answers, "{flag}: {outcome}");
+                let neighbour = client.sh("ip neigh show 10.96.10.1");
+                assert_eq!(neighbour.contains("lladdr"), answers, "{flag}: {neighbour}");
+            }
+        },
+    );
 }

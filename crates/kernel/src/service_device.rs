@@ -73,6 +73,14 @@ impl ServiceDevice {
         Ok(Some(ours.map(|a| a.address.addr()).collect()))
     }
 
+    /// Whether the interface exists.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn exists(&mut self) -> Result<bool, Error> {
+        Ok(self.index()?.is_some())
+    }
+
     fn index(&mut self) -> Result<Option<u32>, Error> {
         link_index(&mut self.socket, &self.name)
     }

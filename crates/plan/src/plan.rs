@@ -94,6 +94,8 @@ pub struct PortPlan {
     /// established flow may keep going to any of these, whatever policies and topology say of new
     /// ones; see [`StaleFlows`](crate::StaleFlows).
     pub flow_endpoints: Arc<[Endpoint]>,
+    /// All endpoints of this node, sorted: also those that are not ready or are terminating.
+    pub on_node: Arc<[Endpoint]>,
 }
 
 /// ClientIP affinity.

@@ -122,7 +122,9 @@ pub(super) fn pieces(port: &PortPlan, context: &Context, each: &mut dyn FnMut(Pi
             member(SetKind::LoadBalancerLocal, element);
         }
     }
-    if let Some(check) = port.health_check_node_port {
+    // As in kube-proxy, a NodePort without an address to answer on also omits the health check.
+    let unreachable = port.node_port.is_some() && context.node_port_ips.is_empty();
+    if let Some(check) = port.health_check_node_port.filter(|_| !unreachable) {
         member(SetKind::HealthCheckNodePort, Member::Port(check.get()));
     }
     each(Piece::Server(
@@ -143,25 +145,12 @@ pub(super) fn pieces(port: &PortPlan, context: &Context, each: &mut dyn FnMut(Pi
     node_port(port, context, each);
 }
 
-/// A pod that reaches itself through its Service must see another source than its own address.
+/// A pod that reaches itself through its Service must see another source than its own address. As in
+/// kube-proxy, every endpoint of this node has an element, in any condition.
 fn hairpin(port: &PortPlan, each: &mut dyn FnMut(Piece)) {
-    let mut before = None;
-    // An endpoint of both lists has one element. Both lists are sorted, and shared if equal.
-    let same = Arc::ptr_eq(&port.cluster, &port.local);
-    let second: &[Endpoint] = if same { &[] } else { &port.local };
-    let mut one = |e: &Endpoint| {
+    for e in port.on_node.iter() {
         let element = Member::IpPortIp(e.ip, port.protocol, e.port, e.ip);
-        if before.replace(element) != Some(element) {
-            each(Piece::Item(Item::Member(SetKind::LoopBack, element)));
-        }
-    };
-    for e in port.cluster.iter().filter(|e| e.is_local) {
-        one(e);
-    }
-    for e in second.iter().filter(|e| e.is_local) {
-        if port.cluster.binary_search(e).is_err() {
-            one(e);
-        }
+        each(Piece::Item(Item::Member(SetKind::LoopBack, element)));
     }
 }
 

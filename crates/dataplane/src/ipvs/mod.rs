@@ -32,7 +32,8 @@ pub use options::Options;
 pub use render::{Rendered, render};
 pub use sets::is_ours as is_own_set;
 pub use sync::{
-    RefusedAddress, RefusedElement, RefusedServer, RestoreFailure, Sync, SyncError, Transport,
+    Addresses, RefusedAddress, RefusedElement, RefusedServer, RestoreFailure, Sync, SyncError,
+    Transport,
 };
 pub use termination::Termination;
 pub use transaction::Transaction;

@@ -25,17 +25,11 @@ pub trait Transport {
     /// Why the state could not be read or written.
     type Error: Error + Send + std::marker::Sync + 'static;
 
-    /// The addresses of the node's interfaces without those of [`DEVICE`](super::DEVICE).
+    /// The addresses of all interfaces, from one dump.
     ///
     /// # Errors
     /// The addresses cannot be read.
-    fn interface_addresses(&mut self) -> Result<Vec<IpAddr>, Self::Error>;
-
-    /// The addresses of [`DEVICE`](super::DEVICE); `None` if it does not exist.
-    ///
-    /// # Errors
-    /// The addresses cannot be read.
-    fn device_addresses(&mut self) -> Result<Option<Vec<IpAddr>>, Self::Error>;
+    fn addresses(&mut self) -> Result<Addresses, Self::Error>;
 
     /// This mode's ipsets.
     ///
@@ -100,6 +94,15 @@ pub trait Transport {
         add: &[IpAddr],
         remove: &[IpAddr],
     ) -> Result<Vec<RefusedAddress>, Self::Error>;
+}
+
+/// The addresses of a node.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    /// Those of the node's interfaces without those of [`DEVICE`](super::DEVICE).
+    pub interfaces: Vec<IpAddr>,
+    /// Those of [`DEVICE`](super::DEVICE); `None` if it does not exist.
+    pub device: Option<Vec<IpAddr>>,
 }
 
 /// A refused change of an ipset.
@@ -238,7 +241,6 @@ impl Sync {
         transport: &mut T,
     ) -> Result<(), SyncError<T::Error>> {
         self.mode.update_all(plan);
-        self.read_addresses(plan, transport)?;
         self.mode.forget();
         self.write(plan, now, transport)
     }
@@ -257,7 +259,7 @@ impl Sync {
         if self.mode.needs_observation() {
             return Ok(false);
         }
-        let observation = self.read(CHECKED_SERVERS, transport)?;
+        let observation = self.read(plan, CHECKED_SERVERS, transport)?;
         self.mode.observe(observation);
         Ok(match self.mode.transaction(plan) {
             Ok(difference) if difference.is_empty() => {
@@ -279,7 +281,8 @@ impl Sync {
         plan: &Plan,
         transport: &mut T,
     ) -> Result<bool, SyncError<T::Error>> {
-        self.read_addresses(plan, transport)?;
+        let addresses = transport.addresses().map_err(reading("addresses"))?;
+        self.mode.set_addresses(plan, addresses.interfaces);
         // Without knowledge of the kernel a resync is pending anyway.
         let difference = self.mode.transaction(plan);
         Ok(difference.is_ok_and(|difference| !difference.is_empty()))
@@ -315,20 +318,21 @@ impl Sync {
         Ok(refused.map(|refusal| refusal.message).collect())
     }
 
-    /// Read the kernel's state, but the destinations of at most `servers` virtual servers. The
-    /// others are assumed to be as known.
+    /// Read the addresses of the node's interfaces, and the kernel's state with the destinations of
+    /// at most `servers` virtual servers. The others are assumed to be as known.
     fn read<T: Transport>(
         &mut self,
+        plan: &Plan,
         servers: usize,
         transport: &mut T,
     ) -> Result<Observation, SyncError<T::Error>> {
         let services = self.read_servers(servers, transport)?;
+        let addresses = transport.addresses().map_err(reading("addresses"))?;
+        self.mode.set_addresses(plan, addresses.interfaces);
         let seen = Seen {
             services,
             rules: transport.rules().map_err(reading("iptables rules"))?,
-            device: transport
-                .device_addresses()
-                .map_err(reading("addresses of kube-ipvs0"))?,
+            device: addresses.device,
             sets: transport.sets().map_err(reading("ipsets"))?,
         };
         Observation::new(self.mode.family(), seen).map_err(SyncError::Parse)
@@ -363,17 +367,6 @@ impl Sync {
         Ok(Services { services })
     }
 
-    fn read_addresses<T: Transport>(
-        &mut self,
-        plan: &Plan,
-        transport: &mut T,
-    ) -> Result<(), SyncError<T::Error>> {
-        let addresses = transport.interface_addresses();
-        let addresses = addresses.map_err(reading("addresses of the node's interfaces"))?;
-        self.mode.set_addresses(plan, addresses);
-        Ok(())
-    }
-
     fn write<T: Transport>(
         &mut self,
         plan: &Plan,
@@ -384,7 +377,7 @@ impl Sync {
             match self.mode.transaction(plan) {
                 Ok(transaction) => break transaction,
                 Err(NeedsObservation) => {
-                    let observation = self.read(usize::MAX, transport)?;
+                    let observation = self.read(plan, usize::MAX, transport)?;
                     self.mode.observe(observation);
                 }
             }

@@ -222,6 +222,11 @@ pub(super) fn serving(all: &[Candidate]) -> Arc<[Endpoint]> {
     select(all, |c| c.is(Candidate::SERVING))
 }
 
+/// The endpoints of this node in any condition.
+pub(super) fn on_node(all: &[Candidate]) -> Arc<[Endpoint]> {
+    select(all, |c| c.endpoint.is_local)
+}
+
 fn select(all: &[Candidate], wanted: impl Fn(&Candidate) -> bool) -> Arc<[Endpoint]> {
     let count = all.iter().filter(|c| wanted(c)).count();
     if count == 0 {

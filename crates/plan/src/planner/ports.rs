@@ -175,8 +175,14 @@ fn set_endpoints(port: &mut PortPlan, all: &[Candidate]) {
             serving
         };
     }
+    let on_node = endpoints::on_node(all);
     port.cluster = usable.cluster;
     port.local = usable.local;
+    let mut equal = [&port.local, &port.cluster].into_iter();
+    port.on_node = match equal.find(|endpoints| **endpoints == on_node) {
+        Some(shared) => shared.clone(),
+        None => on_node,
+    };
     port.has_any_endpoint = usable.has_any;
 }
 
@@ -229,6 +235,7 @@ impl<H: Fn(&Claim) -> Option<ServicePortName>> Frontends<'_, H> {
             local: Arc::default(),
             has_any_endpoint: false,
             flow_endpoints: Arc::default(),
+            on_node: Arc::default(),
         })
     }
 

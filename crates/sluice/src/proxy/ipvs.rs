@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use dataplane::ipvs::{
-    DEVICE, Options, RefusedAddress, RefusedElement, RefusedServer, RestoreFailure, Sync,
-    Transport, is_own_set,
+    Addresses, DEVICE, Options, RefusedAddress, RefusedElement, RefusedServer, RestoreFailure,
+    Sync, Transport, is_own_set,
 };
+use kernel::address::InterfaceAddress;
 use kernel::ipset::IpSets;
-use kernel::iptables::{Iptables, RestoreError};
+use kernel::iptables::{Backend, Iptables, RestoreError};
 use kernel::ipvs::Ipvs;
 use kernel::service_device::{DeviceError, ServiceDevice};
 use kernel::{iptables, ipvs, netlink};
@@ -119,6 +120,10 @@ impl Driver for IpvsDriver {
             })
     }
 
+    fn iptables_backend(&self) -> Option<Backend> {
+        Some(self.tools.rules.backend())
+    }
+
     fn due(&self) -> Option<Instant> {
         Some(self.started + self.sync.next_due()?)
     }
@@ -142,14 +147,15 @@ pub(crate) enum ToolError {
 impl Transport for Tools {
     type Error = ToolError;
 
-    fn interface_addresses(&mut self) -> Result<Vec<IpAddr>, ToolError> {
+    fn addresses(&mut self) -> Result<Addresses, ToolError> {
         let all = kernel::address::addresses()?.into_iter();
-        let own = all.filter(|a| a.interface != DEVICE);
-        Ok(own.map(|a| a.address.addr()).collect())
-    }
-
-    fn device_addresses(&mut self) -> Result<Option<Vec<IpAddr>>, ToolError> {
-        Ok(self.device.addresses()?)
+        let (own, other): (Vec<_>, Vec<_>) = all.partition(|a| a.interface == DEVICE);
+        let ips = |all: Vec<InterfaceAddress>| all.iter().map(|a| a.address.addr()).collect();
+        let exists = !own.is_empty() || self.device.exists()?;
+        Ok(Addresses {
+            interfaces: ips(other),
+            device: exists.then(|| ips(own)),
+        })
     }
 
     fn sets(&mut self) -> Result<Sets, ToolError> {

@@ -130,6 +130,65 @@ fn foreign_changes_are_repaired_and_nothing_else() {
     assert_eq!(is.comparable(), should);
 }
 
+/// kube-proxy's KUBE-LOOP-BACK does not depend on the endpoints' conditions.
+#[test]
+fn every_endpoint_of_the_node_is_in_the_loop_back_set() {
+    let (mut planner, mut mode, mut host) = started();
+    let new = service("demo/new", &["10.96.77.1"], &["http:80"]);
+    planner.apply(Event::Service(Change::Applied(Arc::new(new))));
+    let condition = |ip: &str, ready, serving, terminating| {
+        let mut endpoint = endpoint(ip, "node1");
+        endpoint.conditions.ready = ready;
+        endpoint.conditions.serving = serving;
+        endpoint.conditions.terminating = terminating;
+        endpoint
+    };
+    let pods = vec![
+        condition("10.244.1.71", true, true, false),
+        condition("10.244.1.72", false, false, false),
+        condition("10.244.1.73", false, true, true),
+        condition("10.244.1.74", false, false, true),
+        endpoint("10.244.2.75", "node2"),
+    ];
+    let slice = slice("new-x", "demo/new", &["http:8080"], pods);
+    planner.apply(Event::EndpointSlice(Change::Applied(Arc::new(slice))));
+    change(&mut planner, &mut mode);
+    host.sync(&mut mode, planner.plan(IpFamily::V4), 0);
+    let elements = host.sets["KUBE-LOOP-BACK"].elements.iter();
+    let mut elements: Vec<String> = elements.map(ToString::to_string).collect();
+    elements.retain(|element| element.contains(",tcp:8080,") && element.contains(".7"));
+    elements.sort_unstable();
+    let expected = [71, 72, 73, 74].map(|n| format!("10.244.1.{n},tcp:8080,10.244.1.{n}"));
+    assert_eq!(elements, expected);
+    let server = host
+        .services
+        .keys()
+        .find(|id| id.to_string() == "-t 10.96.77.1:80");
+    assert_eq!(host.services[server.unwrap()].destinations.len(), 2);
+}
+
+/// As in kube-proxy, which skips the rest of a Service port without NodePort addresses.
+#[test]
+fn without_node_port_addresses_no_health_check_is_accepted() {
+    for (addresses, elements) in [(vec![], 0), (vec!["10.200.1.2"], 1)] {
+        let mut planner = planner("default");
+        let mut new = service("demo/lb", &["10.96.77.1"], &["http:80:31077"]);
+        new.service_type = model::ServiceType::LoadBalancer;
+        new.external_policy = model::TrafficPolicy::Local;
+        new.health_check_node_port = std::num::NonZeroU16::new(32077);
+        planner.apply(Event::Service(Change::Applied(Arc::new(new))));
+        drop(planner.take_diff());
+        let mut plan = planner.plan(IpFamily::V4).clone();
+        let mut node = plan::NodeFacts::clone(&plan.node);
+        node.node_port_ips = Some(ips(&addresses));
+        plan.node = Arc::new(node);
+        let rendered = render(&plan, &options("default"), &interface_addresses()).unwrap();
+        let set = rendered.sets.get("KUBE-HEALTH-CHECK-NODE-PORT").unwrap();
+        let has = set.elements.iter().filter(|e| e.to_string() == "32077");
+        assert_eq!(has.count(), elements, "{addresses:?}");
+    }
+}
+
 #[test]
 fn excluded_addresses_are_never_deleted() {
     let exclude = cidrs(&["10.9.0.0/16"]);

@@ -35,6 +35,8 @@ struct Fake {
     /// The virtual servers whose destinations were read.
     read: Vec<ServiceId>,
     connections: u64,
+    /// The number of address dumps.
+    dumps: usize,
 }
 
 impl Fake {
@@ -48,6 +50,7 @@ impl Fake {
             unreadable: false,
             read: Vec::new(),
             connections: 0,
+            dumps: 0,
         }
     }
 
@@ -59,13 +62,13 @@ impl Fake {
 impl Transport for Fake {
     type Error = Trouble;
 
-    fn interface_addresses(&mut self) -> Result<Vec<IpAddr>, Trouble> {
-        Ok(self.interfaces.clone())
-    }
-
-    fn device_addresses(&mut self) -> Result<Option<Vec<IpAddr>>, Trouble> {
+    fn addresses(&mut self) -> Result<Addresses, Trouble> {
+        self.dumps += 1;
         let device = self.host.device.as_ref();
-        Ok(device.map(|device| device.iter().copied().collect()))
+        Ok(Addresses {
+            interfaces: self.interfaces.clone(),
+            device: device.map(|device| device.iter().copied().collect()),
+        })
     }
 
     fn sets(&mut self) -> Result<Sets, Trouble> {
@@ -401,6 +404,16 @@ fn checks_read_the_destinations_of_all_servers_in_turn() {
     assert!(!bench.is_disturbed());
     let read: BTreeSet<ServiceId> = bench.fake.read.iter().copied().collect();
     assert_eq!(read.len(), servers);
+}
+
+#[test]
+fn a_resync_dumps_the_addresses_once() {
+    let mut bench = Bench::started();
+    assert_eq!(bench.fake.dumps, 1);
+    bench.change().unwrap();
+    assert_eq!(bench.fake.dumps, 1);
+    bench.resync().unwrap();
+    assert_eq!(bench.fake.dumps, 2);
 }
 
 #[test]

@@ -115,8 +115,8 @@ fn by_hints(evidence: Evidence) -> Option<Backend> {
 
 /// Looks at the rules of the current network namespace and chooses.
 pub(super) fn look(family: Family) -> Result<Choice, Error> {
-    let nft = ToolSet::find(family, Backend::Nft);
-    let legacy = ToolSet::find(family, Backend::Legacy);
+    let nft = known(ToolSet::find(family, Backend::Nft))?;
+    let legacy = known(ToolSet::find(family, Backend::Legacy))?;
     let mut installed = Vec::new();
     if nft.is_ok() {
         installed.push(Backend::Nft);
@@ -127,15 +127,15 @@ pub(super) fn look(family: Family) -> Result<Choice, Error> {
     // One back end only: there is nothing to choose, whatever the other's rules.
     let evidence = |family| match installed.len() {
         2 => gather(family),
-        _ => Evidence::default(),
+        _ => Ok(Evidence::default()),
     };
-    let own = evidence(family);
+    let own = evidence(family)?;
     let other = if by_hints(own).is_none() && family::in_kernel(family::other(family)) {
-        evidence(family::other(family))
+        evidence(family::other(family))?
     } else {
         Evidence::default()
     };
-    let plain = ToolSet::plain_backend(family).filter(|plain| installed.contains(plain));
+    let plain = ToolSet::plain_backend(family)?.filter(|plain| installed.contains(plain));
     match choose(own, other, plain, &installed) {
         Some(choice) => Ok(choice),
         None => nft.and(legacy).map(|tools| Choice {
@@ -145,9 +145,19 @@ pub(super) fn look(family: Family) -> Result<Choice, Error> {
     }
 }
 
-/// Counts kube software's chains. A listing that fails counts as empty: a table that cannot be
-/// read is not one to join.
-fn gather(family: Family) -> Evidence {
+/// Pass on a transient failure, which does not show whether the tools are installed.
+fn known<T>(found: Result<T, Error>) -> Result<Result<T, Error>, Error> {
+    match found {
+        Err(error) if error.is_transient() => Err(error),
+        found => Ok(found),
+    }
+}
+
+/// Count the chains of kube software. A table that cannot be read counts as empty.
+///
+/// # Errors
+/// A listing failed for a transient reason.
+fn gather(family: Family) -> Result<Evidence, Error> {
     let nft = kube_chains(family).unwrap_or_default();
     let hint = |(table, name): &&(Table, String)| {
         *table == Table::Mangle && HINTS.contains(&name.as_str())
@@ -157,18 +167,18 @@ fn gather(family: Family) -> Evidence {
         ..Evidence::default()
     };
     if evidence.nft_hints > 0 {
-        return evidence;
+        return Ok(evidence);
     }
-    let legacy = |table| legacy_kube_chains(family, table).unwrap_or_default();
-    let in_mangle = legacy(Table::Mangle);
+    let legacy = |table| known(legacy_kube_chains(family, table)).map(Result::unwrap_or_default);
+    let in_mangle = legacy(Table::Mangle)?;
     let hint = |name: &&String| HINTS.contains(&name.as_str());
     evidence.legacy_hints = in_mangle.iter().filter(hint).count();
     if evidence.legacy_hints == 0 {
         evidence.nft_chains = nft.len();
-        let others = legacy(Table::Nat).len() + legacy(Table::Filter).len();
+        let others = legacy(Table::Nat)?.len() + legacy(Table::Filter)?.len();
         evidence.legacy_chains = in_mangle.len() + others;
     }
-    evidence
+    Ok(evidence)
 }
 
 /// The tables in which kube software has chains.
@@ -202,20 +212,24 @@ pub fn legacy_tables(family: Family) -> bool {
     tables.any(|table| legacy_table_exists(family, table))
 }
 
-/// The same in a table of the legacy back end, by its tool; `None` where that fails.
-fn legacy_kube_chains(family: Family, table: Table) -> Option<Vec<String>> {
+/// The chains of kube software in a table of the legacy back end, read with its tool; empty if the
+/// tool refuses.
+fn legacy_kube_chains(family: Family, table: Table) -> Result<Vec<String>, Error> {
     if !legacy_table_exists(family, table) {
-        return None;
+        return Ok(Vec::new());
     }
-    let tools = ToolSet::find(family, Backend::Legacy).ok()?;
+    let tools = ToolSet::find(family, Backend::Legacy)?;
     let mut command = Command::new(&tools.save);
-    let output = exec::run(command.args(["-t", table.name()]), b"", LOOK_LIMIT).ok()?;
-    let saved = String::from_utf8(output.stdout).ok()?;
+    let output = exec::run(command.args(["-t", table.name()]), b"", LOOK_LIMIT)?;
+    if !output.status.success() {
+        return Ok(Vec::new());
+    }
+    let saved = String::from_utf8_lossy(&output.stdout);
     let chains = saved.lines().filter_map(|line| {
         let name = line.strip_prefix(':')?.split(' ').next()?;
         name.starts_with("KUBE-").then(|| name.to_owned())
     });
-    output.status.success().then(|| chains.collect())
+    Ok(chains.collect())
 }
 
 /// Whether the legacy table is there already. Asking the legacy tool for one that is not would

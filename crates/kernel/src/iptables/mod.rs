@@ -12,6 +12,7 @@ mod tools;
 mod tests;
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -116,6 +117,25 @@ pub enum Error {
         /// What it wrote to stderr, trimmed.
         stderr: String,
     },
+}
+
+impl Error {
+    /// Whether the failure may pass: a tool that was too slow, or could not be started for lack of
+    /// resources. Nothing is known then about what is installed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Exec(exec::Error::TimedOut { .. }) => true,
+            Error::Exec(exec::Error::Io { cause, .. }) => matches!(
+                cause.kind(),
+                ErrorKind::WouldBlock
+                    | ErrorKind::Interrupted
+                    | ErrorKind::OutOfMemory
+                    | ErrorKind::ExecutableFileBusy
+                    | ErrorKind::ResourceBusy
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// The iptables of one family: its tools, back end and version.

@@ -126,10 +126,19 @@ impl ToolSet {
         })
     }
 
-    /// The back end of the plain `iptables`, where there is one.
-    pub(super) fn plain_backend(family: Family) -> Option<Backend> {
-        let program = find(prefix(family))?;
-        ask_version(&program).ok().map(|(_, backend)| backend)
+    /// The back end of the plain `iptables`, if it is installed.
+    ///
+    /// # Errors
+    /// The program could not be asked for a transient reason.
+    pub(super) fn plain_backend(family: Family) -> Result<Option<Backend>, Error> {
+        let Some(program) = find(prefix(family)) else {
+            return Ok(None);
+        };
+        match ask_version(&program) {
+            Ok((_, backend)) => Ok(Some(backend)),
+            Err(error) if error.is_transient() => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 }
 

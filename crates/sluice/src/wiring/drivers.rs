@@ -1,12 +1,12 @@
 //! The drivers of each mode, with what they need of this host.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use config::Config;
 use kernel::ipset::IpSets;
-use kernel::iptables::{Backend, Iptables};
+use kernel::iptables::{Backend, Error, Iptables};
 use kernel::ipvs::Ipvs;
 use kernel::service_device::ServiceDevice;
 use model::{IpFamily, Mode};
@@ -14,7 +14,7 @@ use netfilter::ipvs::netlink::Timeouts;
 
 use super::{node_ports, setup};
 use crate::cli::{IptablesBackend, ProxyArgs};
-use crate::proxy::input::Inputs;
+use crate::proxy::input::{Input, Inputs};
 use crate::proxy::iptables::{IptablesDriver, SharedVerified};
 use crate::proxy::ipvs;
 use crate::proxy::local_relay::SharedRelay;
@@ -24,6 +24,11 @@ use crate::proxy::run::Drivers;
 use crate::proxy::userspace::UserspaceDriver;
 use crate::system::kernel_family;
 
+/// The pause after the first failed probe of iptables; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between probes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// The drivers of the mode.
 pub(crate) fn drivers(
     config: &Config,
@@ -31,10 +36,10 @@ pub(crate) fn drivers(
     inputs: &Inputs,
 ) -> anyhow::Result<Drivers> {
     match config.mode {
-        Mode::Iptables => iptables_drivers(config, args.iptables_backend),
+        Mode::Iptables => iptables_drivers(config, args.iptables_backend, inputs),
         Mode::Nftables => nftables_drivers(config, inputs),
         Mode::Userspace => userspace_drivers(config),
-        Mode::Ipvs => ipvs_drivers(config, args.iptables_backend),
+        Mode::Ipvs => ipvs_drivers(config, args.iptables_backend, inputs),
     }
 }
 
@@ -81,31 +86,66 @@ fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
     Ok(drivers)
 }
 
-/// The iptables of each family that has one.
-fn iptables_tools(backend: Option<IptablesBackend>) -> Vec<(IpFamily, Iptables)> {
+/// The iptables tools of each family that has them.
+fn iptables_tools(
+    backend: Option<IptablesBackend>,
+    inputs: &Inputs,
+) -> anyhow::Result<Vec<(IpFamily, Iptables)>> {
     let mut all = Vec::new();
     for family in IpFamily::ALL {
-        let found = match backend {
-            Some(IptablesBackend::Nft) => {
-                Iptables::with_backend(kernel_family(family), Backend::Nft)
-            }
-            Some(IptablesBackend::Legacy) => {
-                Iptables::with_backend(kernel_family(family), Backend::Legacy)
-            }
-            None => Iptables::find(kernel_family(family)).map(|(tools, choice)| {
-                tracing::info!("{family}: iptables' back end is {choice}");
-                tools
-            }),
-        };
-        match found {
+        match retry_probe(family, inputs, || probe(family, backend))? {
             Ok(tools) => all.push((family, tools)),
-            Err(error) => tracing::warn!("no Services over {family}: {error}"),
+            Err(error) => tracing::warn!(%family, %error, "Not serving this address family"),
         }
     }
-    all
+    Ok(all)
 }
 
-fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
+fn probe(family: IpFamily, backend: Option<IptablesBackend>) -> Result<Iptables, Error> {
+    let kernel_family = kernel_family(family);
+    match backend {
+        Some(IptablesBackend::Nft) => Iptables::with_backend(kernel_family, Backend::Nft),
+        Some(IptablesBackend::Legacy) => Iptables::with_backend(kernel_family, Backend::Legacy),
+        None => Iptables::find(kernel_family).map(|(tools, choice)| {
+            tracing::info!(%family, backend = %choice, "Using iptables");
+            tools
+        }),
+    }
+}
+
+/// Repeat a probe that fails for a transient reason, since a busy node is normal at boot. The inner
+/// result is final.
+///
+/// # Errors
+/// The process is asked to stop meanwhile.
+fn retry_probe<T>(
+    family: IpFamily,
+    inputs: &Inputs,
+    mut probe: impl FnMut() -> Result<T, Error>,
+) -> anyhow::Result<Result<T, Error>> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match probe() {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%family, %error, retry_in = ?pause, "Cannot probe iptables; retrying");
+            }
+            result => return Ok(result),
+        }
+        let until = Instant::now() + pause;
+        while let Some(input) = inputs.next(Some(until)) {
+            if matches!(input, Input::Stop(_)) {
+                bail!("asked to stop while iptables could not be probed");
+            }
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn ipvs_drivers(
+    config: &Config,
+    backend: Option<IptablesBackend>,
+    inputs: &Inputs,
+) -> anyhow::Result<Drivers> {
     let seconds = |timeout: Option<Duration>| {
         let seconds = timeout.unwrap_or_default().as_secs();
         u32::try_from(seconds).unwrap_or(u32::MAX)
@@ -125,7 +165,7 @@ fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Re
         tracing::warn!("{error}; going on without it");
     }
     let mut drivers = Drivers::new();
-    for (family, rules) in iptables_tools(backend) {
+    for (family, rules) in iptables_tools(backend, inputs)? {
         let options = setup::ipvs_options(config, rules.random_fully());
         let mut tools = ipvs::Tools {
             rules,
@@ -144,10 +184,14 @@ fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Re
     Ok(drivers)
 }
 
-fn iptables_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
+fn iptables_drivers(
+    config: &Config,
+    backend: Option<IptablesBackend>,
+    inputs: &Inputs,
+) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::new();
     let verified = SharedVerified::default();
-    for (family, tools) in iptables_tools(backend) {
+    for (family, tools) in iptables_tools(backend, inputs)? {
         let options = setup::host_iptables_options(config, tools.random_fully());
         let driver = IptablesDriver::new(family, tools, options, Rc::clone(&verified));
         drivers.push((family, Box::new(driver)));

@@ -7,6 +7,7 @@ mod listing;
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -95,6 +96,74 @@ fn once(backend: &str) {
             }
         }
     }
+}
+
+/// `proxy --once` of the first configuration with this back end, which must succeed; its log.
+fn run_once(host: &Host, backend: &str, path: Option<&str>) -> String {
+    let mut command = proxy(&CASES[0], host, Mode::Iptables);
+    command.arg(format!("--iptables-backend={backend}"));
+    if let Some(path) = path {
+        command.env("PATH", path);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+/// A node whose iptables back end changes, or on which an old rule set was restored.
+#[test]
+fn an_earlier_proxys_rules_are_removed_from_the_other_back_end() {
+    for (before, after) in [("legacy", "nft"), ("nft", "legacy")] {
+        let host = Host::new();
+        run_once(&host, before, None);
+        host.sh(&format!(
+            "iptables-{before} -t nat -N MINE; iptables-{before} -t nat -A PREROUTING -j MINE"
+        ));
+        let log = run_once(&host, after, None);
+        for (family, tool) in [(Family::Ipv4, "iptables"), (Family::Ipv6, "ip6tables")] {
+            let ours = host.rules(&format!("{tool}-{after}-save"), family);
+            let what = format!("from {before} to {after}: {tool}");
+            assert_same(&ours, &expected(&CASES[0], family), &what);
+            let left = host.sh(&format!("{tool}-{before}-save"));
+            let mut chains = left.lines().filter(|line| line.starts_with(":KUBE-"));
+            // As in a change of the mode: the chain protects loopback addresses.
+            assert!(
+                chains.all(|chain| chain.starts_with(":KUBE-FIREWALL ")),
+                "{what}: {left}{log}"
+            );
+        }
+        let left = host.sh(&format!("iptables-{before}-save -t nat"));
+        assert!(left.contains("-A PREROUTING -j MINE"), "{left}");
+    }
+}
+
+/// A tool that does not reply in time on a busy node is not a missing tool.
+#[test]
+fn a_slow_probe_of_iptables_is_repeated() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    let tool = folder.path().join("iptables-nft-restore");
+    let real = host.sh("command -v iptables-nft-restore");
+    let script = format!(
+        "#!/bin/sh\nmkdir {0}/asked 2>/dev/null && exec sleep 600\nexec {1} \"$@\"\n",
+        folder.path().display(),
+        real.trim()
+    );
+    fs::write(&tool, script).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let log = run_once(
+        &host,
+        "nft",
+        Some(&format!("{}:{path}", folder.path().display())),
+    );
+    assert!(log.contains("Cannot probe iptables; retrying"), "{log}");
+    let ours = host.rules("iptables-nft-save", Family::Ipv4);
+    assert_same(
+        &ours,
+        &expected(&CASES[0], Family::Ipv4),
+        "after a slow probe",
+    );
 }
 
 /// Load a table in a namespace of its own, and return the listing of `nft`.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Instant;
 
 use dataplane::{Found, Refusals};
+use kernel::iptables::Backend;
 use plan::{Plan, PortKey, StaleFlows};
 
 /// One address family of one proxy mode, connected to the kernel. Stores only its knowledge of the
@@ -32,6 +33,11 @@ pub(crate) trait Driver {
     /// plan's terms into the mode's: a mode may lead flows elsewhere than to endpoints.
     fn stale_flows(&self, flows: Vec<StaleFlows>) -> Vec<StaleFlows> {
         flows
+    }
+
+    /// The iptables back end that contains rules of this mode.
+    fn iptables_backend(&self) -> Option<Backend> {
+        None
     }
 
     /// The time of the next call to [`attend`](Self::attend).

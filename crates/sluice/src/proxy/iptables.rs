@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use dataplane::iptables::{Failure, Options, Sync, Transport, Verified};
-use kernel::iptables::{Error, Iptables, RestoreError};
+use kernel::iptables::{Backend, Error, Iptables, RestoreError};
 use kernel::nfnetlink::Generation;
 use model::IpFamily;
 use netfilter::iptables::Table;
@@ -81,6 +81,10 @@ impl Driver for IptablesDriver {
     fn disturbed(&mut self, plan: &Plan) -> bool {
         let mut verified = self.verified.borrow_mut();
         self.sync.is_disturbed(plan, &mut verified, &mut self.tools)
+    }
+
+    fn iptables_backend(&self) -> Option<Backend> {
+        Some(self.tools.0.backend())
     }
 }
 

@@ -20,7 +20,7 @@ use super::node_wait::{Answer, NodeWait};
 use super::own_node::NodeReport;
 use super::report::Reporter;
 use super::schedule::Intervals;
-use crate::commands::cleanup;
+use crate::commands::cleanup::{self, InForce};
 use crate::system::spawn;
 use crate::wiring::admission::admit;
 use crate::wiring::families;
@@ -92,6 +92,7 @@ pub(crate) fn run(
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(addresses);
     let reporter = Reporter::new(server.clone(), setup.mode, orders);
+    let in_force = in_force(setup.mode, &drivers);
     let mut start = Start {
         listed: false,
         cluster: setup.cluster,
@@ -106,7 +107,7 @@ pub(crate) fn run(
     );
     inputs.follow(source)?;
     let mut refresh_at = Instant::now() + setup.config_sync_period;
-    let mut leftovers = (!setup.sockets_only).then_some(setup.mode);
+    let mut leftovers = (!setup.sockets_only).then_some(in_force);
     loop {
         let next = engine.next().map(|next| next.min(refresh_at));
         let first = inputs.next(start.next()?.or(next));
@@ -143,20 +144,31 @@ pub(crate) fn run(
             }
         }
         engine.run();
-        if let Some(mode) = leftovers.take_if(|_| engine.settled() == Ok(true)) {
+        if let Some(in_force) = leftovers.take_if(|_| engine.settled() == Ok(true)) {
             // On a thread of its own: no sync waits for it.
-            spawn("leftovers", move || remove_leftovers(mode))?;
+            spawn("leftovers", move || remove_leftovers(&in_force))?;
         }
     }
 }
 
-/// Remove the rules that other modes left on this node, now that all Services are served.
-fn remove_leftovers(mode: Mode) {
-    if let Err(error) = cleanup::remove_leftovers(mode) {
+/// Remove the state of an earlier proxy in another mode or iptables back end. A failure is only
+/// reported, since all Services are served.
+fn remove_leftovers(in_force: &InForce) {
+    if let Err(error) = cleanup::remove_leftovers(in_force) {
         tracing::warn!(
             error = format!("{error:#}"),
-            "Cannot remove the rules of another proxy mode; they stay in force"
+            "Cannot remove the rules of an earlier proxy; they stay in force"
         );
+    }
+}
+
+/// The mode whose state must stay, with its iptables back ends.
+fn in_force(mode: Mode, drivers: &Drivers) -> InForce {
+    let backends = drivers.iter();
+    let backends = backends.filter_map(|(family, d)| Some((*family, d.iptables_backend()?)));
+    InForce {
+        mode,
+        backends: backends.collect(),
     }
 }
 
@@ -230,6 +242,7 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(host_addresses()?);
+    let in_force = in_force(setup.mode, &drivers);
     let mut engine = Engine::new(
         planner,
         drivers,
@@ -243,7 +256,7 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
         engine.run();
         match engine.settled() {
             Ok(_) => {
-                remove_leftovers(setup.mode);
+                remove_leftovers(&in_force);
                 return Ok(());
             }
             Err(error) if attempt == 3 => bail!("not in sync: {error}"),

@@ -17,7 +17,7 @@ use super::tools;
 
 /// Remove everything of ipvs mode, if its device or sets exist. Continue after a failure and report
 /// all failures.
-pub(crate) fn run(scope: Scope, failures: &mut Vec<String>) {
+pub(crate) fn run(scope: Scope<'_>, failures: &mut Vec<String>) {
     let mut note = |result: anyhow::Result<()>| {
         if let Err(error) = result {
             failures.push(format!("ipvs: {error:#}"));
@@ -32,11 +32,16 @@ pub(crate) fn run(scope: Scope, failures: &mut Vec<String>) {
     // Rules first: a set that a rule names cannot be destroyed.
     for family in IpFamily::ALL {
         for backend in [Backend::Nft, Backend::Legacy] {
-            note(rules(family, backend, &found, scope));
+            if scope.removes_rules(Mode::Ipvs, family, backend) {
+                note(rules(family, backend, &found, scope));
+            }
         }
     }
+    if scope.mode() == Some(Mode::Ipvs) {
+        return;
+    }
     for family in IpFamily::ALL {
-        let result = found.cleanup(family, String::new(), scope);
+        let result = found.cleanup(family, String::new(), false);
         note(result.and_then(|cleanup| found.execute(&cleanup, dry_run)));
     }
     if found.device.is_some() {
@@ -75,7 +80,8 @@ impl Found {
         }))
     }
 
-    fn cleanup(&self, family: IpFamily, rules: String, scope: Scope) -> anyhow::Result<Cleanup> {
+    /// With `shared`, chains that iptables mode has too stay.
+    fn cleanup(&self, family: IpFamily, rules: String, shared: bool) -> anyhow::Result<Cleanup> {
         let seen = Seen {
             device: self.device.clone(),
             sets: self.sets.clone(),
@@ -84,7 +90,6 @@ impl Found {
         };
         let observation =
             Observation::new(family, seen).context("cannot parse the output of iptables-save")?;
-        let shared = scope.in_force == Some(Mode::Iptables);
         Ok(leftovers(family, &observation, |table, chain| {
             shared && is_fixed_chain(table, chain)
         }))
@@ -125,11 +130,17 @@ fn remove_device() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn rules(family: IpFamily, backend: Backend, found: &Found, scope: Scope) -> anyhow::Result<()> {
+fn rules(
+    family: IpFamily,
+    backend: Backend,
+    found: &Found,
+    scope: Scope<'_>,
+) -> anyhow::Result<()> {
     let tables = [Table::Filter, Table::Nat];
     let Some(tools) = tools::Found::read(family, backend, &tables, scope)? else {
         return Ok(());
     };
-    let input = found.cleanup(family, tools.rules.clone(), scope)?.rules;
+    let shared = scope.mode_in(family, backend) == Some(Mode::Iptables);
+    let input = found.cleanup(family, tools.rules.clone(), shared)?.rules;
     tools.restore(&input, Mode::Ipvs)
 }

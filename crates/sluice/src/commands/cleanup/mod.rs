@@ -16,6 +16,7 @@ use model::{IpFamily, Mode};
 use netfilter::iptables::Table;
 use netfilter::nft::Op;
 
+pub(crate) use self::scope::InForce;
 use self::scope::Scope;
 use self::tools::Found;
 use crate::cli::CleanupArgs;
@@ -38,25 +39,28 @@ pub(crate) fn remove_all() -> anyhow::Result<()> {
     })
 }
 
-/// Remove the state of all modes except this one. Call it when this mode's rules are in force, so
-/// that connections never find the node without rules.
-pub(crate) fn remove_leftovers(in_force: Mode) -> anyhow::Result<()> {
-    tracing::debug!(mode = %in_force, "Checking for the state of other modes");
+/// Remove the state of all modes except this one, and this mode's rules in the other iptables back
+/// end. Call it when this mode's rules are in force, so that connections never find the node without
+/// rules.
+pub(crate) fn remove_leftovers(in_force: &InForce) -> anyhow::Result<()> {
+    let mode = in_force.mode;
+    tracing::debug!(%mode, "Checking for the state of an earlier proxy");
     run(Scope {
         in_force: Some(in_force),
         dry_run: false,
     })
 }
 
-fn run(scope: Scope) -> anyhow::Result<()> {
+fn run(scope: Scope<'_>) -> anyhow::Result<()> {
     let mut failures = Vec::new();
     let mut modes = Mode::ALL;
     // Before iptables mode, with which it shares chains.
     modes.sort_by_key(|mode| *mode != Mode::Ipvs);
-    for mode in modes.into_iter().filter(|mode| scope.includes(*mode)) {
+    for mode in modes {
         match mode {
             Mode::Iptables => all_iptables(scope, &mut failures),
             Mode::Ipvs => ipvs::run(scope, &mut failures),
+            mode if scope.mode() == Some(mode) => {}
             Mode::Nftables => tables(dataplane::nftables::TABLE, scope, &mut failures),
             Mode::Userspace => tables(dataplane::userspace::TABLE, scope, &mut failures),
         }
@@ -74,17 +78,19 @@ fn run(scope: Scope) -> anyhow::Result<()> {
 }
 
 /// Remove rules from both back ends, whichever this node uses today.
-fn all_iptables(scope: Scope, failures: &mut Vec<String>) {
+fn all_iptables(scope: Scope<'_>, failures: &mut Vec<String>) {
     for backend in [Backend::Nft, Backend::Legacy] {
         for family in IpFamily::ALL {
-            if let Err(error) = iptables(family, backend, scope) {
+            if scope.removes_rules(Mode::Iptables, family, backend)
+                && let Err(error) = iptables(family, backend, scope)
+            {
                 failures.push(format!("{family}, {backend}: {error:#}"));
             }
         }
     }
 }
 
-fn tables(table: &str, scope: Scope, failures: &mut Vec<String>) {
+fn tables(table: &str, scope: Scope<'_>, failures: &mut Vec<String>) {
     for family in IpFamily::ALL {
         if let Err(error) = nftables(family, table, scope.dry_run) {
             failures.push(format!("{family}, nftables table {table}: {error:#}"));
@@ -92,7 +98,7 @@ fn tables(table: &str, scope: Scope, failures: &mut Vec<String>) {
     }
 }
 
-fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<()> {
+fn iptables(family: IpFamily, backend: Backend, scope: Scope<'_>) -> anyhow::Result<()> {
     let tables = [Table::Mangle, Table::Filter, Table::Nat];
     let Some(found) = Found::read(family, backend, &tables, scope)? else {
         return Ok(());
@@ -108,8 +114,12 @@ fn iptables(family: IpFamily, backend: Backend, scope: Scope) -> anyhow::Result<
             input
         }
         None => cleanup(&observation),
-        Some(Mode::Ipvs) => leftovers(&observation, dataplane::ipvs::is_chain),
-        Some(_) => leftovers(&observation, |_, _| false),
+        Some(_) => {
+            let shared = scope.mode_in(family, backend) == Some(Mode::Ipvs);
+            leftovers(&observation, |table, chain| {
+                shared && dataplane::ipvs::is_chain(table, chain)
+            })
+        }
     };
     found.restore(&input, Mode::Iptables)
 }

@@ -24,7 +24,7 @@ impl Found {
         family: IpFamily,
         backend: Backend,
         tables: &[Table],
-        scope: Scope,
+        scope: Scope<'_>,
     ) -> anyhow::Result<Option<Self>> {
         let kernel_family = kernel_family(family);
         let found = match backend {
@@ -78,7 +78,7 @@ impl Found {
 
 /// Whether nf_tables has chains to remove, read without the tools: those list every set of every
 /// table, which takes seconds with many elements. An unreadable state counts as yes.
-fn has_chains(family: IpFamily, scope: Scope) -> bool {
+fn has_chains(family: IpFamily, scope: Scope<'_>) -> bool {
     let stays = |name: &str| match name {
         // kubelet's.
         "KUBE-IPTABLES-HINT" | "KUBE-KUBELET-CANARY" => true,

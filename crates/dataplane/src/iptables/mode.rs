@@ -131,8 +131,11 @@ impl Mode {
         let fallback = Observation::nothing();
         let observation = self.known.observation.as_ref().unwrap_or(&fallback);
         let resync = Resync::new(globals.context(), observation);
-        let (writer, total) = resync.run(&mut ports, &self.known.ports, &mut self.problems);
-        finish(writer, total, Next::All(ports), globals)
+        let (writer, total, found) = resync.run(&mut ports, &self.known.ports, &mut self.problems);
+        Transaction {
+            found: Some(found),
+            ..finish(writer, total, Next::All(ports), globals)
+        }
     }
 
     fn change(
@@ -247,6 +250,7 @@ fn finish(writer: Writer, total: RuleCounts, next: Next, globals: Globals) -> Tr
         written: writer.written,
         deleted_chains: writer.deleted_chains,
         text: writer.finish(),
+        found: None,
         total,
         next,
         globals,

@@ -12,6 +12,7 @@ use super::lower::{self, Context, Port};
 use super::names::{self, TABLES};
 use super::observe::{Digest, Observation, Seen};
 use super::transaction::{RuleCounts, Writer};
+use crate::{Found, Origin};
 
 /// The maximum number of single-rule changes of a shared chain. Beyond it the chain is rewritten.
 const SINGLE_RULES: usize = 64;
@@ -21,8 +22,11 @@ pub(super) struct Resync<'a> {
     seen: BTreeMap<Table, &'a Seen>,
     writer: Writer,
     total: RuleCounts,
-    /// The rules of the shared chains, as text.
+    /// The desired rules of the shared chains, as text.
     dispatch: HashMap<(Table, Chain), Vec<String>>,
+    /// The observed rules of the shared chains.
+    present: HashSet<(Table, Chain, &'a str)>,
+    found: Found,
     /// The existing chains of Service ports without the desired ones.
     stale: HashSet<Chain>,
     /// A scratch buffer for rules.
@@ -40,6 +44,19 @@ impl<'a> Resync<'a> {
             writer: Writer::default(),
             total: RuleCounts::default(),
             dispatch: HashMap::new(),
+            present: seen
+                .iter()
+                .flat_map(|(t, seen)| rules_of(*t, seen))
+                .collect(),
+            found: Found {
+                origin: if observation.is_nothing() {
+                    Origin::Nothing
+                } else {
+                    Origin::SameLayout
+                },
+                kept: 0,
+                written: 0,
+            },
             stale: chains
                 .filter(|chain| names::is_service_chain(*chain))
                 .collect(),
@@ -47,7 +64,7 @@ impl<'a> Resync<'a> {
         }
     }
 
-    /// Write the difference. Return the writer and the total number of rules. Ports without valid
+    /// Write the difference. Return the writer, the total number of rules and a summary. Ports without valid
     /// rules are added to `problems` and replaced in `ports` by their last good version, or
     /// removed.
     pub(super) fn run(
@@ -55,7 +72,7 @@ impl<'a> Resync<'a> {
         ports: &mut BTreeMap<PortKey, Arc<PortPlan>>,
         last_good: &BTreeMap<PortKey, Arc<PortPlan>>,
         problems: &mut BTreeMap<PortKey, Problem>,
-    ) -> (Writer, RuleCounts) {
+    ) -> (Writer, RuleCounts, Found) {
         for table in TABLES {
             self.missing_chains(table);
         }
@@ -93,7 +110,7 @@ impl<'a> Resync<'a> {
             }
         }
         self.stale_chains();
-        (self.writer, self.total)
+        (self.writer, self.total, self.found)
     }
 
     fn has_chain(&self, table: Table, chain: Chain) -> bool {
@@ -109,8 +126,8 @@ impl<'a> Resync<'a> {
         }
     }
 
-    /// Write a chain unless it was observed with the same rules.
-    fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule]) {
+    /// Write a chain unless it was observed with the same rules. Return whether it was.
+    fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule]) -> bool {
         self.total.add(table, rules.len());
         let seen = self
             .seen
@@ -122,20 +139,28 @@ impl<'a> Resync<'a> {
         if !same {
             self.writer.chain(table, chain, rules);
         }
+        same
     }
 
     fn port(&mut self, plan: &PortPlan) -> Result<(), Problem> {
         let mut port = Port::new(plan)?;
         let context = self.context;
+        let mut kept = true;
         port.chains(&context, |chain, rules| {
             self.stale.remove(&chain);
-            self.chain(Table::Nat, chain, rules);
+            kept &= self.chain(Table::Nat, chain, rules);
         });
         port.dispatch(&context, |table, chain, rule| {
             let mut text = String::with_capacity(160);
             rule.write(&mut text);
+            kept &= self.present.contains(&(table, chain, text.as_str()));
             self.dispatch.entry((table, chain)).or_default().push(text);
         });
+        if kept {
+            self.found.kept += 1;
+        } else {
+            self.found.written += 1;
+        }
         Ok(())
     }
 
@@ -193,6 +218,12 @@ impl<'a> Resync<'a> {
             }
         }
     }
+}
+
+/// The rules of the shared chains of a table.
+fn rules_of(table: Table, seen: &Seen) -> impl Iterator<Item = (Table, Chain, &str)> {
+    let chains = seen.dispatch.iter();
+    chains.flat_map(move |(chain, rules)| rules.iter().map(move |rule| (table, *chain, &**rule)))
 }
 
 pub(super) fn text_of(rule: &Rule) -> String {

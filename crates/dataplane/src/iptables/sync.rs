@@ -8,7 +8,7 @@ use netfilter::iptables::ParseError;
 use plan::{Plan, PortKey};
 
 use super::{Mode, Observation, Options, RuleCounts, Transaction};
-use crate::{Refusal, Refusals};
+use crate::{Found, Refusal, Refusals};
 
 /// The number of rules up to which [`Sync::is_disturbed`] compares every rule. Beyond it only the
 /// canaries are checked: reading all rules back would keep a core busy for seconds.
@@ -108,6 +108,7 @@ pub struct Sync {
     /// resync.
     rejected: Refusals,
     counts: Option<Counts>,
+    found: Option<Found>,
 }
 
 /// The result of one restore.
@@ -124,6 +125,7 @@ impl Sync {
             mode: Mode::new(family, options),
             rejected: Refusals::default(),
             counts: None,
+            found: None,
         }
     }
 
@@ -135,6 +137,11 @@ impl Sync {
             (key.clone(), refusal)
         });
         problems.chain(self.rejected.clone()).collect()
+    }
+
+    /// Return the state that the first read since the last call found.
+    pub fn take_found(&mut self) -> Option<Found> {
+        self.found.take()
     }
 
     /// The rule counts of the last commit; `None` before the first.
@@ -283,6 +290,7 @@ impl Sync {
                 },
             }
         };
+        self.found = self.found.or(transaction.found);
         if transaction.is_empty() {
             self.commit(plan, transaction);
             return Attempt::Committed;

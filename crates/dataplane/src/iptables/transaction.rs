@@ -9,6 +9,7 @@ use plan::{Endpoint, NodeFacts, PortKey, PortPlan};
 use super::lower::{Context, Port};
 use super::names::{self, TABLES};
 use super::{Options, Problem};
+use crate::Found;
 
 /// One input for `iptables-restore --noflush` (or `ip6tables-restore`).
 ///
@@ -23,6 +24,8 @@ pub struct Transaction {
     pub total: RuleCounts,
     /// The number of chains that it deletes.
     pub deleted_chains: usize,
+    /// The observed state, if the transaction starts from an observation.
+    pub found: Option<Found>,
     pub(super) next: Next,
     pub(super) globals: Globals,
 }

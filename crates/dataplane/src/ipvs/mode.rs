@@ -383,6 +383,17 @@ impl Mode {
         self.refused = Refused::default();
     }
 
+    /// The number of Service ports that the transaction leaves unchanged, and of those that it writes.
+    pub fn count_kept(&self, transaction: &Transaction) -> (usize, usize) {
+        let servers = transaction.servers.iter().map(Op::service).collect();
+        let items = transaction.next.items.iter();
+        // Rules are compared as such, not by port.
+        let items = items.filter(|(item, is)| *is && !matches!(item, Item::NoNodeAccess(..)));
+        let items = items.map(|(item, _)| *item).collect();
+        let written = self.wanted.count_owners(&servers, &items);
+        (self.wanted.ports() - written, written)
+    }
+
     /// The known destinations of a virtual server; `None` if the server is not known.
     pub fn destinations(&self, id: &ServiceId) -> Option<Vec<Destination>> {
         let applied = self.known.as_ref()?.servers.get(id)?;

@@ -14,7 +14,7 @@ use netfilter::ipvs::{Destination, Op, Service, ServiceId, Services};
 use plan::{Plan, PortKey};
 
 use super::{Mode, NeedsObservation, Observation, Options, Seen, Transaction, Unprogrammed};
-use crate::Refusals;
+use crate::{Found, Origin, Refusals};
 
 /// The number of virtual servers whose destinations [`Sync::is_disturbed`] reads: each takes a dump
 /// of its own. The next call continues with the others.
@@ -198,6 +198,7 @@ pub struct Sync {
     refusals: Refusals,
     /// The last virtual server whose destinations were read.
     last_checked: Option<ServiceId>,
+    found: Option<Found>,
 }
 
 impl Sync {
@@ -207,12 +208,18 @@ impl Sync {
             mode: Mode::new(family, options),
             refusals: Refusals::default(),
             last_checked: None,
+            found: None,
         }
     }
 
     /// The Service ports of which the last sync left something out.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Return the state that the first read since the last call found.
+    pub fn take_found(&mut self) -> Option<Found> {
+        self.found.take()
     }
 
     /// Write the Service ports that changed.
@@ -373,15 +380,29 @@ impl Sync {
         now: Duration,
         transport: &mut T,
     ) -> Result<(), SyncError<T::Error>> {
+        let mut origin = None;
         let transaction = loop {
             match self.mode.transaction(plan) {
                 Ok(transaction) => break transaction,
                 Err(NeedsObservation) => {
                     let observation = self.read(plan, usize::MAX, transport)?;
+                    origin = Some(if observation.is_nothing() {
+                        Origin::Nothing
+                    } else {
+                        Origin::SameLayout
+                    });
                     self.mode.observe(observation);
                 }
             }
         };
+        if let Some(origin) = origin.filter(|_| self.found.is_none()) {
+            let (kept, written) = self.mode.count_kept(&transaction);
+            self.found = Some(Found {
+                origin,
+                kept,
+                written,
+            });
+        }
         let refused = match self.execute(&transaction, transport) {
             Ok(refused) => refused,
             Err(error) => {

@@ -245,6 +245,31 @@ impl Wanted {
         owners
     }
 
+    /// The number of Service ports.
+    pub(super) fn ports(&self) -> usize {
+        self.counted.len()
+    }
+
+    /// The number of Service ports that own any of these pieces. Goes through every port.
+    pub(super) fn count_owners(
+        &self,
+        servers: &HashSet<ServiceId>,
+        items: &HashSet<Item>,
+    ) -> usize {
+        let ports = self.counted.values();
+        let owners = ports.filter(|port| {
+            let mut owns = false;
+            pieces(port, &self.context, &mut |piece| {
+                owns |= match piece {
+                    Piece::Item(item) => items.contains(&item),
+                    Piece::Server(id, _) => servers.contains(&id),
+                };
+            });
+            owns
+        });
+        owners.count()
+    }
+
     pub(super) fn rules(&self, plan: &Plan, options: &Options) -> Inputs {
         let node = &plan.node;
         Inputs {

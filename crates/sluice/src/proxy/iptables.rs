@@ -41,7 +41,7 @@ impl IptablesDriver {
         }
     }
 
-    fn synced(&self) -> Synced {
+    fn synced(&mut self) -> Synced {
         let counts = self.sync.counts().into_iter().flat_map(|counts| {
             let count = |table, total, written| RuleCount {
                 table,
@@ -56,6 +56,7 @@ impl IptablesDriver {
         Synced {
             quarantined: self.sync.refusals(),
             rules: counts.collect(),
+            found: self.sync.take_found(),
             ..Synced::default()
         }
     }
@@ -63,17 +64,20 @@ impl IptablesDriver {
 
 impl Driver for IptablesDriver {
     fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
-        let mut verified = self.verified.borrow_mut();
         self.sync
-            .sync(plan, changed, &mut verified, &mut self.tools)
+            .sync(
+                plan,
+                changed,
+                &mut self.verified.borrow_mut(),
+                &mut self.tools,
+            )
             .map_err(SyncError::failed("cannot program iptables"))?;
         Ok(self.synced())
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
-        let mut verified = self.verified.borrow_mut();
         self.sync
-            .resync(plan, &mut verified, &mut self.tools)
+            .resync(plan, &mut self.verified.borrow_mut(), &mut self.tools)
             .map_err(SyncError::failed("cannot program iptables"))?;
         Ok(self.synced())
     }

@@ -62,6 +62,7 @@ impl IpvsDriver {
         self.check_terminating();
         Synced {
             quarantined: self.sync.refusals().clone(),
+            found: self.sync.take_found(),
             ..Synced::default()
         }
     }

@@ -8,7 +8,7 @@ use plan::{Planner, PortKey};
 
 use super::observed::{options, planner};
 use super::*;
-use crate::Refusals;
+use crate::{Origin, Refusals};
 
 /// Tables behind `iptables-restore`, which fails as ordered.
 struct Host {
@@ -323,4 +323,33 @@ fn a_rejected_port_is_not_a_disturbance() {
     bench.add(&["demo/a", "demo/b"]).unwrap();
     bench.host.meddle("*nat\n-A POSTROUTING -j OTHER\nCOMMIT\n");
     assert!(!bench.is_disturbed());
+}
+
+#[test]
+fn a_start_reports_the_state_that_it_found() {
+    let mut bench = Bench::started();
+    let ports = bench.planner.plan(IpFamily::V4).ports.len();
+    let found = bench.sync.take_found().unwrap();
+    assert_eq!(found.origin, Origin::Nothing);
+    assert_eq!((found.kept, found.written), (0, ports));
+    // A new process finds everything in place, then one port damaged.
+    for (damage, written) in [
+        ("*nat\nCOMMIT\n", 0),
+        ("*nat\n-D KUBE-SERVICES 1\nCOMMIT\n", 1),
+    ] {
+        bench.host.meddle(damage);
+        bench.sync = Sync::new(IpFamily::V4, options("default", true));
+        bench.resync().unwrap();
+        let found = bench.sync.take_found().unwrap();
+        assert_eq!(found.origin, Origin::SameLayout);
+        assert_eq!((found.kept, found.written), (ports - written, written));
+    }
+    bench.resync().unwrap();
+    assert!(
+        bench
+            .sync
+            .take_found()
+            .is_some_and(|found| found.written == 0)
+    );
+    assert_eq!(bench.sync.take_found(), None);
 }

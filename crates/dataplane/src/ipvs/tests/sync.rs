@@ -13,7 +13,7 @@ use plan::testing::{cidrs, endpoint, ips, service, slice};
 
 use super::host::Host;
 use super::*;
-use crate::Refusals;
+use crate::{Origin, Refusals};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -453,4 +453,24 @@ fn new_node_addresses_require_a_sync_only_if_they_change_something() {
     assert!(changed(&mut bench));
     bench.change().unwrap();
     assert!(!changed(&mut bench));
+}
+
+#[test]
+fn a_start_reports_the_state_that_it_found() {
+    let mut bench = Bench::started();
+    let ports = bench.planner.plan(IpFamily::V4).ports.len();
+    let found = bench.sync.take_found().unwrap();
+    assert_eq!(found.origin, Origin::Nothing);
+    assert_eq!((found.kept, found.written), (0, ports));
+    // A new process finds everything in place, then one port damaged.
+    for written in [0, 1] {
+        if written == 1 {
+            bench.fake.host.services.pop_first();
+        }
+        bench.sync = Sync::new(IpFamily::V4, options("default"));
+        bench.resync().unwrap();
+        let found = bench.sync.take_found().unwrap();
+        assert_eq!(found.origin, Origin::SameLayout);
+        assert_eq!((found.kept, found.written), (ports - written, written));
+    }
 }

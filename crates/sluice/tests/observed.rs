@@ -112,7 +112,7 @@ fn run_once(host: &Host, backend: &str, path: Option<&str>) -> String {
 
 /// A node whose iptables back end changes, or on which an old rule set was restored.
 #[test]
-fn an_earlier_proxys_rules_are_removed_from_the_other_back_end() {
+fn rules_of_an_earlier_proxy_are_removed_from_the_other_back_end() {
     for (before, after) in [("legacy", "nft"), ("nft", "legacy")] {
         let host = Host::new();
         run_once(&host, before, None);

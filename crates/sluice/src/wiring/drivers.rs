@@ -155,7 +155,7 @@ fn ipvs_drivers(
         tcp_fin: seconds(config.ipvs.tcp_fin_timeout),
         udp: seconds(config.ipvs.udp_timeout),
     };
-    // Says in one line what is missing where the kernel has no IPVS.
+    // One error that names the missing feature if the kernel lacks IPVS.
     let mut ipvs = Ipvs::open()?;
     ipvs.load_scheduler(&config.ipvs.scheduler)?;
     tracing::warn!("{}", setup::IPVS_DEPRECATED);

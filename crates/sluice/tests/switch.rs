@@ -124,7 +124,7 @@ fn no_connection_fails_from_iptables_to_nftables_and_back() {
     assert!(count > 100, "{count} connections: {failures:?}");
     assert_eq!(failures, [""; 0], "of {count} connections");
     assert!(
-        !proxy.log().contains("Cannot remove the state"),
+        !proxy.log().contains("Cannot remove the rules"),
         "{}",
         proxy.log()
     );

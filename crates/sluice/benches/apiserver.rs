@@ -14,7 +14,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -41,6 +41,8 @@ struct Sizes {
     changes: u32,
     /// Changes with the default minSyncPeriod, each after a quiet time.
     paced_changes: u32,
+    /// Changes at a constant rate, with the default minSyncPeriod.
+    stream: u32,
     soak: u32,
 }
 
@@ -52,6 +54,7 @@ impl Sizes {
             starts: 3,
             changes: 300,
             paced_changes: 20,
+            stream: 1000,
             soak: 0,
         }
     }
@@ -75,6 +78,7 @@ impl Sizes {
                 starts: 1,
                 changes: 30,
                 paced_changes: 3,
+                stream: 100,
                 ..Self::of(500, 10)
             }];
         } else if all.is_empty() {
@@ -123,10 +127,11 @@ fn measure(sizes: &Sizes) -> anyhow::Result<()> {
     }
     drop(proxy);
     host.sh("nft delete table ip kube-proxy");
-    let (_proxy, _) = host.run(|| bench.start(&[]))?;
+    let (proxy, _) = host.run(|| bench.start(&[]))?;
     // A change made before would be none.
     let done = sizes.changes + sizes.soak;
     let quiet = Duration::from_millis(1100);
+    let settled = all(&processor_time(&proxy)?);
     let mut times = host.run(|| bench.changes(done, sizes.paced_changes, quiet))?;
     row(
         "event to commit after a quiet time, default, median",
@@ -136,8 +141,32 @@ fn measure(sizes: &Sizes) -> anyhow::Result<()> {
     row(
         "event to commit after a quiet time, default, p99",
         &ms(quantile(&mut times, 0.99)),
+        "50 ms",
+    );
+    let used = all(&processor_time(&proxy)?) - settled;
+    row(
+        "  processor time for one change",
+        &ms(used / sizes.paced_changes),
         "",
     );
+    let done = done + sizes.paced_changes;
+    let second = Duration::from_secs(1);
+    for (name, per_second, one) in [("100 changes/s", 100, false), ("rollout", 30, true)] {
+        let before = all(&processor_time(&proxy)?);
+        let started = Instant::now();
+        let stream = || bench.stream(done, sizes.stream, second / per_second, one);
+        let mut times = host.run(stream)?;
+        let used = all(&processor_time(&proxy)?) - before;
+        let share = 100.0 * used.as_secs_f64() / started.elapsed().as_secs_f64();
+        for (label, q, aim) in [("median", 0.5, "20 ms"), ("p99", 0.99, "50 ms")] {
+            row(
+                &format!("event to commit, {name}, default, {label}"),
+                &ms(quantile(&mut times, q)),
+                aim,
+            );
+        }
+        row("  share of one core", &format!("{share:.1} %"), "");
+    }
     Ok(())
 }
 
@@ -285,11 +314,67 @@ impl<'a> Bench<'a> {
         Ok(times)
     }
 
+    /// Change an endpoint every `every`, of one Service or of different ones. Return for each change the
+    /// time until the commit that contains it. To be called in the namespace.
+    fn stream(
+        &self,
+        first: u32,
+        count: u32,
+        every: Duration,
+        one_service: bool,
+    ) -> anyhow::Result<Vec<Duration>> {
+        let mut monitor = Monitor::open()?;
+        let (mut waiting, mut seen) = (HashMap::new(), Vec::new());
+        let (mut times, start) = (Vec::new(), Instant::now());
+        let mut next = 0;
+        while next < count || !waiting.is_empty() {
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "changes are missing\n{}",
+                self.log()
+            );
+            if next < count && start.elapsed() >= every * next {
+                let slice = self.changed_slice(first + next, one_service);
+                waiting.insert(new_address(first + next), Instant::now());
+                self.sim.apply([slice]);
+                next += 1;
+            }
+            monitor.wait(Duration::from_millis(1))?;
+            while let Some(notice) = monitor.receive()? {
+                let Notice::Changes(messages) = notice else {
+                    bail!("notifications were lost");
+                };
+                for message in messages {
+                    let message = message?;
+                    if GenerationInfo::read(&message)?.is_some() {
+                        let now = Instant::now();
+                        let committed = seen.drain(..).filter_map(|a| waiting.remove(&a));
+                        times.extend(committed.map(|at: Instant| now - at));
+                        continue;
+                    }
+                    let windows = message.payload.windows(4);
+                    let addresses = windows.filter_map(|w| <[u8; 4]>::try_from(w).ok());
+                    seen.extend(addresses.filter(|a| waiting.contains_key(a)));
+                }
+            }
+        }
+        Ok(times)
+    }
+
     /// Some slice with one other endpoint, of addresses that no other slice has.
     fn changed(&self, n: u32) -> serde_json::Value {
-        let number = n.wrapping_mul(7919) % self.sizes.services;
+        self.changed_slice(n, false)
+    }
+
+    /// A slice with one other endpoint: always of the same Service, or of a different one each time.
+    fn changed_slice(&self, n: u32, one_service: bool) -> serde_json::Value {
+        let number = if one_service {
+            0
+        } else {
+            n.wrapping_mul(7919) % self.sizes.services
+        };
         let mut slice = slice_of(number, self.sizes.endpoints, 0);
-        let address = format!("10.240.{}.{}", (n >> 8) & 0xff, n & 0xff);
+        let address = std::net::Ipv4Addr::from(new_address(n)).to_string();
         slice["endpoints"][0]["addresses"][0] = json!(address);
         slice
     }
@@ -321,7 +406,12 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Until somebody has committed.
+/// The address of the endpoint that the `n`th change adds.
+fn new_address(n: u32) -> [u8; 4] {
+    [10, 240, (n >> 8) as u8, n as u8]
+}
+
+/// Wait for a commit.
 fn wait_for_commit(monitor: &mut Monitor) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {

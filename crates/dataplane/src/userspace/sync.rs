@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! reserve sockets      they refuse connections
-//! guard them           the table rejects what was not led to them
+//! guard them           the table rejects connections that it did not lead to them
 //! serve                the relay answers
 //! lead                 the table leads frontends to them
 //! ```

@@ -1,4 +1,4 @@
-//! The state machine against a mode that keeps what it was given, and fails when told to.
+//! The state machine against a mode that records its calls, and fails on request.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use super::driver::{Driver, SyncError, Synced};
 use super::engine::{Engine, Observer, SyncReport};
 use super::schedule::{Intervals, Work};
 
-/// What the mode was asked, and what it is to answer.
+/// Recorded calls, and the answers to give.
 #[derive(Default)]
 struct Script {
     log: Vec<String>,
@@ -236,7 +236,7 @@ fn a_failed_sync_loses_nothing_and_ends_in_a_full_one() {
         engine.settled(),
         Err("IPv4: the kernel rejects the table: refused".to_owned())
     );
-    // What comes while the first is still waiting goes with it.
+    // Changes that arrive before the retry are written with it.
     engine.events(vec![service("b", 81)], Instant::now());
     run_for(&mut engine, Duration::from_secs(2));
     assert_eq!(
@@ -264,7 +264,7 @@ fn foreign_changes_lead_to_a_full_sync() {
     engine.run();
     fake.take_log();
     run_for(&mut engine, Duration::from_millis(100));
-    assert!(fake.take_log().is_empty(), "nobody changed anything");
+    assert!(fake.take_log().is_empty(), "no foreign change");
     fake.0.borrow_mut().disturbed = true;
     run_for(&mut engine, Duration::from_millis(100));
     assert_eq!(fake.take_log(), ["everything 0"]);

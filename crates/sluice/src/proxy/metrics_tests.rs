@@ -107,7 +107,7 @@ fn planned() -> (Planner, Pending) {
 
 /// Everything that a proxy measures, once.
 fn happen(mode: Mode, server: &Server, address: SocketAddr) {
-    let mut reporter = Reporter::new(server.clone(), mode, flows::nobody());
+    let mut reporter = Reporter::new(server.clone(), mode, flows::discard());
     reporter.refreshed(1, 1);
     reporter.queued(IpFamily::V4, Instant::now());
     let (planner, changes) = planned();

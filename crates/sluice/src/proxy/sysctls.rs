@@ -77,7 +77,7 @@ fn conntrack_max(conntrack: &config::Conntrack, cores: usize) -> Option<u64> {
     })
 }
 
-/// Sets what is wanted. What cannot be set (a namespace may forbid it) is a warning: Services
+/// Apply the settings. A failure, for example in a restricted namespace, is a warning: Services
 /// still work without.
 pub(crate) fn apply(config: &Config) {
     if config.mode == Mode::Ipvs {

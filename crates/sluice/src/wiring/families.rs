@@ -14,7 +14,7 @@ use model::{
 pub(crate) struct Verdict {
     /// Nothing may be programmed with this.
     pub(crate) refused: Vec<String>,
-    /// Probably not what was meant.
+    /// Probably unintended.
     pub(crate) doubtful: Vec<String>,
     /// Good to know.
     pub(crate) notes: Vec<String>,
@@ -68,7 +68,7 @@ impl Verdict {
         if has(ranges, primary) {
             return;
         }
-        let meaning = "pods' traffic cannot be told from other traffic";
+        let meaning = "traffic of pods cannot be distinguished from other traffic";
         let line =
             format!("{field} has no range for {primary}, the node's primary family: {meaning}");
         if ranges.is_empty() {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn kube_proxys_verdicts_are_kept_where_both_families_are_served() {
+    fn verdicts_agree_with_kube_proxy_where_both_families_are_served() {
         let cases = [
             (V4, PODS4, "", ""),
             (V4, PODS4, "clusterCIDR: 10.244.0.0/16", ""),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn kube_proxys_verdicts_are_kept_where_only_ipv4_is_served() {
+    fn verdicts_agree_with_kube_proxy_where_only_ipv4_is_served() {
         let cases = [
             (V4, PODS4, "detectLocalMode: NodeCIDR", ""),
             (V4, PODS4, "clusterCIDR: fd00::/56", "refused clusterCIDR"),

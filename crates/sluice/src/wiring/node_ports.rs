@@ -1,20 +1,18 @@
-//! Which addresses answer for NodePorts, as the configuration says.
+//! The addresses that answer for NodePorts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use config::Config;
 use model::{Cidr, IpFamily};
 
-/// Whether NodePorts are to answer on IPv4 loopback: asked for, and not excluded by
-/// `nodePortAddresses`.
+/// Whether NodePorts answer on IPv4 loopback: enabled, and not excluded by `nodePortAddresses`.
 pub(crate) fn localhost_node_ports(config: &Config) -> bool {
     config.localhost_node_ports && config.node_port_addresses.contains_ipv4_loopback()
 }
 
-/// The loopback address on which the relay answers for NodePorts in nftables mode, where somebody
-/// asked for that: by a loopback range in `nodePortAddresses`, or by stating
-/// `iptables.localhostNodePorts` where no ranges say otherwise. Its default asks for nothing, as
-/// upstream's nftables mode stays silent there.
+/// Return the loopback address on which the relay answers for NodePorts in nftables mode: if
+/// `nodePortAddresses` contain it, or, without ranges of the family, if `iptables.localhostNodePorts`
+/// is set explicitly. The default serves nothing there, like upstream's nftables mode.
 pub(crate) fn localhost(config: &Config, family: IpFamily) -> Option<IpAddr> {
     let ip = match family {
         IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -35,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_relay_answers_on_loopback_only_where_somebody_asked() {
+    fn relay_answers_on_loopback_only_if_configured() {
         let asked = |stated, value, ranges: &[&str]| {
             let mut file = config::KubeProxyConfiguration::defaulted();
             file.mode = "nftables".to_owned();

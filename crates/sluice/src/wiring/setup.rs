@@ -258,7 +258,7 @@ pub(crate) fn observe_options(
 }
 
 impl Setup {
-    /// What comes with an API server: Events can be sent there, and the Node will be there.
+    /// Attach an API server: it receives Events and has the Node.
     pub(crate) fn attach(&mut self, config: &Config, recorder: Recorder) {
         let needs_pod_range = config.local_traffic == LocalTraffic::NodeCidr;
         let node = &self.settings.node_name;

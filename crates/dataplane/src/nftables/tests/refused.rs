@@ -142,7 +142,7 @@ fn a_refused_change_leaves_the_former_version_whole() {
     for family in IpFamily::ALL {
         let mut world = with_refused_change(family);
         let before = world.table();
-        // Who reads the table back, for another reason or as the next process, leaves it too.
+        // Reading the table again, in this process or the next, changes nothing.
         world.sync.mark_unverified();
         world.run();
         assert_eq!(world.table(), before);

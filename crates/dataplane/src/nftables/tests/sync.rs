@@ -243,7 +243,7 @@ fn a_service_that_is_refused_does_not_keep_others_waiting() {
     let known = sync.state().expect("known");
     let table = super::swept(kernel.table.clone().expect("a table"), known);
     assert_eq!(table, state.contents());
-    // What was wrong with it was put right.
+    // The kernel accepts it now.
     kernel.poison = None;
     sync.retry();
     sync.run(plan, &mut kernel, LIMIT).expect("no death");

@@ -179,7 +179,7 @@ fn walk(table: &Contents, port: &PortPlan, frontend: &plan::Frontend, outside: b
     let key = start
         .with_protocol(port.protocol.number())
         .with_port(frontend.port.get());
-    let [everyone, outsiders, local, nobody] = match frontend.ip {
+    let [everyone, outsiders, local, no_endpoints] = match frontend.ip {
         Some(_) => [
             "frontends",
             "outside-frontends",
@@ -199,7 +199,7 @@ fn walk(table: &Contents, port: &PortPlan, frontend: &plan::Frontend, outside: b
         (true, None, Some(_)) => None,
         _ => find(everyone),
     };
-    let verdict = find(nobody);
+    let verdict = find(no_endpoints);
     match (led.map(|e| &e.data), verdict.map(|e| &e.data)) {
         (Some(Data::Value(port)), _) => Fate::Relayed(*port),
         (None, Some(Data::Verdict(Verdict::Drop))) => Fate::Dropped,
@@ -245,7 +245,7 @@ fn a_service_has_one_listener_and_two_where_policies_differ() {
         .map(|l| (l.spread, l.endpoints.len()))
         .collect();
     assert_eq!(spreads, [(Spread::Cluster, 2), (Spread::Local, 1)]);
-    // Nobody here: only pods and the node itself get through.
+    // No endpoint here: only pods and the node itself are served.
     let plan = planned(local, &["node2"]);
     let found = listeners(only(&plan));
     assert_eq!(found.len(), 1);
@@ -253,7 +253,7 @@ fn a_service_has_one_listener_and_two_where_policies_differ() {
 }
 
 #[test]
-fn nobody_listens_for_a_service_without_endpoints() {
+fn service_without_endpoints_has_no_listener() {
     let plan = planned(|_| {}, &[]);
     assert_eq!(listeners(only(&plan)), []);
     let table = Relay::default().lower(&plan).contents();

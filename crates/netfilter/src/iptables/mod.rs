@@ -15,14 +15,14 @@
 
 mod apply;
 mod fuzz;
-mod matches;
+pub(crate) mod matches;
 mod name;
 mod parse;
 mod restore;
 mod rule;
 mod syntax;
 mod tables;
-mod targets;
+pub(crate) mod targets;
 #[cfg(test)]
 mod tests;
 mod value;

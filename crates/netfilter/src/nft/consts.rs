@@ -54,7 +54,12 @@ pub const NFTA_RULE_TABLE: u16 = 1;
 pub const NFTA_RULE_CHAIN: u16 = 2;
 pub const NFTA_RULE_HANDLE: u16 = 3;
 pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub const NFTA_RULE_COMPAT: u16 = 5;
+pub const NFTA_RULE_POSITION: u16 = 6;
 pub const NFTA_RULE_USERDATA: u16 = 7;
+pub const NFTA_RULE_COMPAT_PROTO: u16 = 1;
+pub const NFTA_RULE_COMPAT_FLAGS: u16 = 2;
+pub const NFT_RULE_COMPAT_F_INV: u32 = 1 << 1;
 
 // `enum nft_set_flags`, `enum nft_set_attributes`, `enum nft_set_desc_attributes`,
 // `enum nft_set_field_attributes`.
@@ -250,6 +255,20 @@ pub const NFT_LIMIT_PKTS: u32 = 0;
 
 pub const NFTA_OBJREF_IMM_TYPE: u16 = 1;
 pub const NFTA_OBJREF_IMM_NAME: u16 = 2;
+
+// `enum nft_match_attributes` and `enum nft_target_attributes` (`nf_tables_compat.h`).
+pub const NFTA_MATCH_NAME: u16 = 1;
+pub const NFTA_MATCH_REV: u16 = 2;
+pub const NFTA_MATCH_INFO: u16 = 3;
+pub const NFTA_TARGET_NAME: u16 = 1;
+pub const NFTA_TARGET_REV: u16 = 2;
+pub const NFTA_TARGET_INFO: u16 = 3;
+
+pub const NFTA_LOG_GROUP: u16 = 1;
+pub const NFTA_LOG_PREFIX: u16 = 2;
+pub const NFTA_LOG_SNAPLEN: u16 = 3;
+pub const NFTA_LOG_QTHRESHOLD: u16 = 4;
+pub const NFTA_LOG_LEVEL: u16 = 5;
 
 // `enum nft_gen_attributes`.
 pub const NFTA_GEN_ID: u16 = 1;

@@ -3,7 +3,7 @@
 use super::consts::*;
 use super::expr::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto,
-    MetaKey, Nat, NatKind, NumgenKind, PayloadBase, Reg, Reject,
+    MetaKey, Nat, NatKind, NumgenKind, PayloadBase, RangeOp, Reg, Reject,
 };
 use super::object::{Data, Family, Verdict};
 use super::value::Value;
@@ -154,6 +154,22 @@ fn expr(item: Attribute<'_>) -> Result<Expr, DecodeError> {
         "reject" => reject(&slots("nft_reject_attributes")?),
         "counter" => counter(&slots("nft_counter_attributes")?),
         "limit" => limit(&slots("nft_limit_attributes")?),
+        "range" => range(&slots("nft_range_attributes")?),
+        "match" => compat(&slots("nft_match_attributes")?, |name, revision, info| {
+            Expr::Match {
+                name,
+                revision,
+                info,
+            }
+        }),
+        "target" => compat(&slots("nft_target_attributes")?, |name, revision, info| {
+            Expr::Target {
+                name,
+                revision,
+                info,
+            }
+        }),
+        "log" => log(&slots("nft_log_attributes")?),
         "objref" => objref(&slots("nft_objref_attributes")?),
         _ => Err(DecodeError::Malformed(
             "an expression that sluice does not model",
@@ -166,6 +182,40 @@ fn cmp(s: &Slots<'_>) -> Result<Expr, DecodeError> {
         op: CmpOp::from_number(s.be32(NFTA_CMP_OP)?)?,
         sreg: s.reg(NFTA_CMP_SREG)?,
         value: s.value(NFTA_CMP_DATA)?,
+    })
+}
+
+fn range(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    Ok(Expr::Range {
+        op: RangeOp::from_number(s.be32(NFTA_RANGE_OP)?)?,
+        sreg: s.reg(NFTA_RANGE_SREG)?,
+        from: s.value(NFTA_RANGE_FROM_DATA)?,
+        to: s.value(NFTA_RANGE_TO_DATA)?,
+    })
+}
+
+/// Decode an xtables extension; matches and targets have the same attribute types.
+fn compat(
+    s: &Slots<'_>,
+    expr: impl FnOnce(Box<str>, u32, Box<[u8]>) -> Expr,
+) -> Result<Expr, DecodeError> {
+    let name = s.need(NFTA_MATCH_NAME)?.string()?;
+    let info = s.need(NFTA_MATCH_INFO)?.value;
+    Ok(expr(name.into(), s.be32(NFTA_MATCH_REV)?, info.into()))
+}
+
+/// Decode a log to a netlink group; logs to the kernel's log are not modelled.
+fn log(s: &Slots<'_>) -> Result<Expr, DecodeError> {
+    let level = s.get(NFTA_LOG_LEVEL).is_some();
+    let snaplen = s.be32_or(NFTA_LOG_SNAPLEN, 0)? != 0;
+    let threshold = s.get(NFTA_LOG_QTHRESHOLD).map_or(Ok(0), |a| a.be16())?;
+    let (Some(group), false) = (s.get(NFTA_LOG_GROUP), level || snaplen || threshold > 1) else {
+        return Err(DecodeError::Malformed("a log that sluice does not model"));
+    };
+    let prefix = s.get(NFTA_LOG_PREFIX).map(|a| a.string()).transpose()?;
+    Ok(Expr::Log {
+        group: group.be16()?,
+        prefix: prefix.map(Into::into),
     })
 }
 

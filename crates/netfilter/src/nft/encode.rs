@@ -2,14 +2,15 @@
 
 use super::consts::*;
 use super::encode_expr;
+use super::expr::{CmpOp, Expr, MetaKey};
 use super::object::{
     BaseChain, Chain, ChainKind, Data, Element, Family, Fields, Rule, Selector, Set, SetData,
     SetFlags, Verdict,
 };
 use super::udata;
 use crate::netlink::{
-    NFNL_SUBSYS_NFTABLES, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_HDRLEN,
-    Writer, nfgenmsg, nfnl_msg_type,
+    NFNL_SUBSYS_NFTABLES, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST,
+    NLMSG_HDRLEN, Writer, nfgenmsg, nfnl_msg_type,
 };
 
 /// A message of nf_tables without its netlink header, which the transport adds.
@@ -82,6 +83,21 @@ pub enum Op {
 /// The list of elements cannot exceed an attribute's 16-bit length. A message is closed once its list
 /// has passed this size, which leaves room for the largest element.
 const ELEMENTS_LIMIT: usize = 60_000;
+
+/// The place of a rule in its chain, by the handles of other rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RulePlace {
+    /// Before all rules.
+    First,
+    /// After all rules.
+    Last,
+    /// Before the rule of this handle.
+    Before(u64),
+    /// After the rule of this handle.
+    After(u64),
+    /// In place of the rule of this handle. The new rule has a new handle.
+    Replacing(u64),
+}
 
 /// Encodes operations on one table.
 #[derive(Clone, Copy, Debug)]
@@ -169,14 +185,49 @@ impl Encoder<'_> {
     }
 
     fn add_rule(self, rule: &Rule) -> Message {
-        self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |w| {
+        self.rule(NLM_F_CREATE | NLM_F_APPEND, rule, None)
+    }
+
+    /// Encode a rule at a place in its chain.
+    pub fn place_rule(self, rule: &Rule, place: RulePlace) -> Message {
+        match place {
+            RulePlace::First => self.rule(NLM_F_CREATE, rule, None),
+            RulePlace::Last => self.add_rule(rule),
+            RulePlace::Before(handle) => {
+                self.rule(NLM_F_CREATE, rule, Some((NFTA_RULE_POSITION, handle)))
+            }
+            RulePlace::After(handle) => {
+                let flags = NLM_F_CREATE | NLM_F_APPEND;
+                self.rule(flags, rule, Some((NFTA_RULE_POSITION, handle)))
+            }
+            RulePlace::Replacing(handle) => {
+                self.rule(NLM_F_REPLACE, rule, Some((NFTA_RULE_HANDLE, handle)))
+            }
+        }
+    }
+
+    /// Delete the rule of a handle; rejected (`ENOENT`) if the chain does not contain it.
+    pub fn delete_rule(self, chain: &str, handle: u64) -> Message {
+        self.message(NFT_MSG_DELRULE, 0, |w| {
+            w.string(NFTA_RULE_TABLE, self.table);
+            w.string(NFTA_RULE_CHAIN, chain);
+            w.be64(NFTA_RULE_HANDLE, handle);
+        })
+    }
+
+    fn rule(self, flags: u16, rule: &Rule, place: Option<(u16, u64)>) -> Message {
+        self.message(NFT_MSG_NEWRULE, flags, |w| {
             w.string(NFTA_RULE_TABLE, self.table);
             w.string(NFTA_RULE_CHAIN, &rule.chain);
+            if let Some((kind, handle)) = place {
+                w.be64(kind, handle);
+            }
             w.nest(NFTA_RULE_EXPRESSIONS, |w| {
                 for e in &rule.exprs {
                     encode_expr::expr(w, e);
                 }
             });
+            compat(w, &rule.exprs);
             comment_udata(w, NFTA_RULE_USERDATA, rule.comment.as_deref());
         })
     }
@@ -271,6 +322,32 @@ impl Encoder<'_> {
         self.message(NFT_MSG_GETTABLE, 0, |w| {
             w.string(NFTA_TABLE_NAME, self.table);
         })
+    }
+}
+
+/// Write `NFTA_RULE_COMPAT` for rules with xtables extensions: the kernel checks the protocol that an
+/// extension requires against it.
+fn compat(w: &mut Writer<'_>, exprs: &[Expr]) {
+    let xtables = |e: &Expr| matches!(e, Expr::Match { .. } | Expr::Target { .. });
+    if !exprs.iter().any(xtables) {
+        return;
+    }
+    let protocol = exprs.windows(2).find_map(|pair| match pair {
+        [
+            Expr::Meta {
+                key: MetaKey::L4proto,
+                ..
+            },
+            Expr::Cmp { op, value, .. },
+        ] => Some((value.as_bytes().first().copied()?, *op == CmpOp::Neq)),
+        _ => None,
+    });
+    if let Some((protocol, inverted)) = protocol {
+        w.nest(NFTA_RULE_COMPAT, |w| {
+            w.be32(NFTA_RULE_COMPAT_PROTO, protocol.into());
+            let flags = if inverted { NFT_RULE_COMPAT_F_INV } else { 0 };
+            w.be32(NFTA_RULE_COMPAT_FLAGS, flags);
+        });
     }
 }
 

@@ -4,7 +4,7 @@
 use super::consts::*;
 use super::expr::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto,
-    MetaKey, NatKind, NumgenKind, PayloadBase, Reg, Reject,
+    MetaKey, NatKind, NumgenKind, PayloadBase, RangeOp, Reg, Reject,
 };
 use super::object::{Family, Hook, Policy, Verdict};
 use super::value::Value;
@@ -31,6 +31,10 @@ impl Expr {
             Expr::Reject(_) => "reject",
             Expr::Counter { .. } => "counter",
             Expr::Limit { .. } => "limit",
+            Expr::Range { .. } => "range",
+            Expr::Match { .. } => "match",
+            Expr::Target { .. } => "target",
+            Expr::Log { .. } => "log",
             Expr::Objref { .. } => "objref",
         }
     }
@@ -213,6 +217,36 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
             w.be32(NFTA_LIMIT_BURST, *burst);
             w.be32(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
         }
+        Expr::Range { op, sreg, from, to } => {
+            reg(w, NFTA_RANGE_SREG, *sreg);
+            w.be32(NFTA_RANGE_OP, op.number());
+            data(w, NFTA_RANGE_FROM_DATA, from);
+            data(w, NFTA_RANGE_TO_DATA, to);
+        }
+        Expr::Match {
+            name,
+            revision,
+            info,
+        } => {
+            w.string(NFTA_MATCH_NAME, name);
+            w.be32(NFTA_MATCH_REV, *revision);
+            w.bytes(NFTA_MATCH_INFO, info);
+        }
+        Expr::Target {
+            name,
+            revision,
+            info,
+        } => {
+            w.string(NFTA_TARGET_NAME, name);
+            w.be32(NFTA_TARGET_REV, *revision);
+            w.bytes(NFTA_TARGET_INFO, info);
+        }
+        Expr::Log { group, prefix } => {
+            w.be16(NFTA_LOG_GROUP, *group);
+            if let Some(prefix) = prefix {
+                w.string(NFTA_LOG_PREFIX, prefix);
+            }
+        }
         Expr::Objref { kind, name } => {
             w.be32(NFTA_OBJREF_IMM_TYPE, *kind);
             w.string(NFTA_OBJREF_IMM_NAME, name);
@@ -287,6 +321,7 @@ numbers!(MetaKey: u32, "nft_meta_keys", Protocol = NFT_META_PROTOCOL, Mark = NFT
     L4proto = NFT_META_L4PROTO);
 numbers!(CmpOp: u32, "nft_cmp_ops", Eq = NFT_CMP_EQ, Neq = NFT_CMP_NEQ, Lt = NFT_CMP_LT,
     Lte = NFT_CMP_LTE, Gt = NFT_CMP_GT, Gte = NFT_CMP_GTE);
+numbers!(RangeOp: u32, "nft_range_ops", Eq = NFT_RANGE_EQ, Neq = NFT_RANGE_NEQ);
 numbers!(ByteorderOp: u32, "nft_byteorder_ops", NetworkToHost = NFT_BYTEORDER_NTOH,
     HostToNetwork = NFT_BYTEORDER_HTON);
 numbers!(CtKey: u32, "nft_ct_keys", State = NFT_CT_STATE, Direction = NFT_CT_DIRECTION,

@@ -208,6 +208,42 @@ pub enum Expr {
         /// The burst in packets.
         burst: u32,
     },
+    /// Break unless the value is in the range (or, inverted, if it is).
+    Range {
+        /// The operator.
+        op: RangeOp,
+        /// The compared register.
+        sreg: Reg,
+        /// The first value of the range.
+        from: Value,
+        /// The last value of the range.
+        to: Value,
+    },
+    /// An xtables match (nft_compat).
+    Match {
+        /// The extension's name.
+        name: Box<str>,
+        /// The revision of its structure.
+        revision: u32,
+        /// Its structure (`linux/netfilter/xt_*.h`).
+        info: Box<[u8]>,
+    },
+    /// An xtables target (nft_compat).
+    Target {
+        /// The extension's name.
+        name: Box<str>,
+        /// The revision of its structure.
+        revision: u32,
+        /// Its structure (`linux/netfilter/xt_*.h`).
+        info: Box<[u8]>,
+    },
+    /// Send the packet to a netlink group (nfnetlink_log).
+    Log {
+        /// The group.
+        group: u16,
+        /// The prefix.
+        prefix: Option<Box<str>>,
+    },
     /// Use a named object.
     Objref {
         /// `NFT_OBJECT_*`.
@@ -266,6 +302,14 @@ pub enum CmpOp {
     Lte,
     Gt,
     Gte,
+}
+
+/// `enum nft_range_ops`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the header's names")]
+pub enum RangeOp {
+    Eq,
+    Neq,
 }
 
 /// `enum nft_byteorder_ops`.

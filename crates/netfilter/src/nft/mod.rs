@@ -26,10 +26,10 @@ mod value;
 mod tests;
 
 pub use decode::{Body, Decoded, Generation, decode};
-pub use encode::{Encoder, Message, Op};
+pub use encode::{Encoder, Message, Op, RulePlace};
 pub use expr::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibAddress, FibResult, LookupInto,
-    MetaKey, Nat, NatKind, NumgenKind, PayloadBase, Reg, Reject,
+    MetaKey, Nat, NatKind, NumgenKind, PayloadBase, RangeOp, Reg, Reject,
 };
 pub use object::{
     BaseChain, COMMENT_MAX, Chain, ChainKind, Data, DataType, Element, Family, Fields, Hook,

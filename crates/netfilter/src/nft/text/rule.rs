@@ -202,6 +202,10 @@ impl Writer<'_> {
             }
             | Expr::Redirect { .. }
             | Expr::Limit { .. }
+            | Expr::Range { .. }
+            | Expr::Match { .. }
+            | Expr::Target { .. }
+            | Expr::Log { .. }
             | Expr::Objref { .. } => {
                 return Err(Inexpressible("an expression that sluice does not program"));
             }

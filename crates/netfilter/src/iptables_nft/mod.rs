@@ -1,0 +1,45 @@
+//! iptables rules as nf_tables rules, as iptables-nft writes and reads them.
+//!
+//! [`encode_rule`] writes the form that every release from 1.8.7 to 1.8.11 lists as the same rule:
+//! native expressions for the header (`meta l4proto`, addresses, interfaces) and for `limit`, and
+//! nft_compat matches and targets for the rest. [`decode_rule`] also reads the native ports, TCP
+//! flags and marks of 1.8.9, the `ip protocol` of 1.8.11, and native `log`.
+//!
+//! The structures are those of the kernel's `linux/netfilter/xt_*.h` on a 64-bit little- or
+//! big-endian machine, padded to eight bytes (`XT_ALIGN`). An extension whose structure contains
+//! something that only the kernel can resolve (an ipset's index) is [`Unsupported`].
+
+mod chains;
+mod decode;
+mod encode;
+mod info;
+mod matches;
+mod targets;
+#[cfg(test)]
+mod tests;
+
+pub use chains::{base_chain, table_of};
+pub use decode::decode_rule;
+pub use encode::encode_rule;
+
+use crate::iptables::Family;
+use crate::nft;
+
+/// An extension, or a use of one, without a known nf_tables form.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not modelled for nf_tables")]
+pub struct Unsupported(pub String);
+
+impl Unsupported {
+    fn new(what: impl Into<String>) -> Self {
+        Unsupported(what.into())
+    }
+}
+
+/// Return the family of iptables-nft's tables for a family of rules.
+pub fn nft_family(family: Family) -> nft::Family {
+    match family {
+        Family::Ipv4 => nft::Family::Ip,
+        Family::Ipv6 => nft::Family::Ip6,
+    }
+}

@@ -14,6 +14,7 @@ mod decode;
 mod encode;
 mod info;
 mod matches;
+mod state;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ mod tests;
 pub use chains::{base_chain, table_of};
 pub use decode::decode_rule;
 pub use encode::encode_rule;
+pub use state::{ReadChain, ReadRule, State, create_table};
 
 use crate::iptables::Family;
 use crate::nft;

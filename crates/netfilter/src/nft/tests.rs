@@ -192,6 +192,36 @@ fn ends() -> impl Strategy<Value = Expr> {
             burst
         }),
         (any::<u32>(), name()).prop_map(|(kind, name)| Expr::Objref { kind, name }),
+        (reg(), value(1..=16), value(1..=16), any::<bool>()).prop_map(|(sreg, from, to, eq)| {
+            let op = if eq { RangeOp::Eq } else { RangeOp::Neq };
+            Expr::Range { op, sreg, from, to }
+        }),
+        (any::<u16>(), prop::option::of(name())).prop_map(|(group, prefix)| Expr::Log {
+            group,
+            prefix: prefix.map(Into::into),
+        }),
+        (
+            name(),
+            any::<u32>(),
+            vec(any::<u8>(), 0..300),
+            any::<bool>()
+        )
+            .prop_map(|(name, revision, info, is_match)| {
+                let (name, info) = (name.into(), info.into());
+                if is_match {
+                    Expr::Match {
+                        name,
+                        revision,
+                        info,
+                    }
+                } else {
+                    Expr::Target {
+                        name,
+                        revision,
+                        info,
+                    }
+                }
+            }),
     ]
 }
 

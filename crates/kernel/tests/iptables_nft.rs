@@ -1,0 +1,208 @@
+//! The codec of iptables-nft's rules against the kernel and the installed iptables-nft.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use kernel::nfnetlink::NfTables;
+use netfilter::iptables::{Family, Rule, Table, TableSet, Target};
+use netfilter::iptables_nft::{self, State, create_table, nft_family};
+use netfilter::netlink::Messages;
+use netfilter::nft::consts::{NFT_MSG_GETCHAIN, NFT_MSG_GETRULE};
+use netfilter::nft::{self, Encoder, Message, Op, RulePlace, decode};
+use support::{in_namespace, run};
+
+fn encoder(family: Family, table: &str) -> Encoder<'_> {
+    Encoder {
+        family: nft_family(family),
+        table,
+    }
+}
+
+fn bytes(messages: &[Message]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for message in messages {
+        message.append_to(&mut bytes);
+    }
+    bytes
+}
+
+/// Read the tables of a family.
+fn read(nft: &mut NfTables, family: Family) -> State {
+    let mut state = State::new(family);
+    for kind in [NFT_MSG_GETCHAIN, NFT_MSG_GETRULE] {
+        for table in Table::ALL {
+            let request = encoder(family, table.name()).dump(kind, None);
+            let answer = nft.dump(&bytes(&[request])).unwrap_or_default();
+            for message in Messages::new(&answer) {
+                let message = message.unwrap();
+                let decoded = decode(message.kind & 0xff, message.payload).unwrap();
+                state.add(decoded);
+            }
+            if kind == NFT_MSG_GETCHAIN {
+                // Older and newer kernels list the chains of all tables.
+                break;
+            }
+        }
+    }
+    state
+}
+
+/// Return the prefix of the programs. The environment variable `IPTABLES_NFT` may name a wrapper that
+/// runs the programs of another release.
+fn programs(family: Family) -> String {
+    let wrapper = std::env::var("IPTABLES_NFT").unwrap_or_default();
+    let name = match family {
+        Family::Ipv4 => "iptables-nft",
+        Family::Ipv6 => "ip6tables-nft",
+    };
+    format!("{wrapper} {name}")
+}
+
+fn save(family: Family) -> String {
+    run(&format!("{}-save 2>&1", programs(family)))
+}
+
+/// The recorded rule sets of a family, without rules that need kernel objects of other subsystems.
+fn rule_sets(family: Family) -> Vec<(PathBuf, TableSet)> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata"));
+    let mut found = Vec::new();
+    for folder in ["observed", "foreign"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let v6 = name.contains("ip6tables") || name.contains(".v6.");
+            if !name.ends_with("tables-save") || v6 != (family == Family::Ipv6) {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut set = TableSet::parse(family, &text).unwrap();
+            for table in set.tables.values_mut() {
+                for chain in table.chains.values_mut() {
+                    chain.rules.retain(|rule| {
+                        let text = rule.to_string();
+                        let absent = [" nfacct ", " set ", " ipvs ", " socket ", " cgroup "];
+                        !absent
+                            .iter()
+                            .any(|name| text.contains(&format!("-m{name}")))
+                            && iptables_nft::encode_rule(rule, family).is_ok()
+                    });
+                }
+            }
+            found.push((path, set));
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// Return the set without built-in chains that have no rules, which iptables-nft creates only on
+/// demand.
+fn trimmed(mut set: TableSet) -> TableSet {
+    for (table, state) in &mut set.tables {
+        state
+            .chains
+            .retain(|name, chain| !table.is_built_in(*name) || !chain.rules.is_empty());
+    }
+    set.tables.retain(|_, state| !state.chains.is_empty());
+    set
+}
+
+#[test]
+fn rules_of_iptables_nft_restore_are_read() {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        for (path, set) in rule_sets(family) {
+            in_namespace(|| {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(file.path(), set.to_string()).unwrap();
+                let program = programs(family);
+                run(&format!("{program}-restore < {}", file.path().display()));
+                let mut nft = NfTables::open().unwrap();
+                let (read, unsupported) = read(&mut nft, family).table_set();
+                assert_eq!(unsupported, [], "{}", path.display());
+                let saved = TableSet::parse(family, &save(family)).unwrap();
+                assert_eq!(trimmed(read), trimmed(saved), "{}", path.display());
+            });
+        }
+    }
+}
+
+#[test]
+fn iptables_nft_save_lists_the_rules_that_were_programmed() {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        for (path, set) in rule_sets(family) {
+            in_namespace(|| {
+                let mut nft = NfTables::open().unwrap();
+                for (table, state) in &set.tables {
+                    let ops = create_table(*table, state, family).unwrap();
+                    let messages = encoder(family, table.name()).ops(&ops);
+                    let committed = nft.transact(&mut bytes(&messages), None);
+                    committed.unwrap_or_else(|e| panic!("{} {table}: {e}", path.display()));
+                }
+                let text = save(family);
+                assert!(!text.contains("incompatible"), "{}: {text}", path.display());
+                let saved = TableSet::parse(family, &text).unwrap();
+                assert_eq!(trimmed(saved), trimmed(set.clone()), "{}", path.display());
+                let (read, unsupported) = read(&mut nft, family).table_set();
+                assert_eq!(unsupported, []);
+                assert_eq!(trimmed(read), trimmed(set.clone()), "{}", path.display());
+            });
+        }
+    }
+}
+
+#[test]
+fn rules_are_placed_by_handle() {
+    in_namespace(|| {
+        let family = Family::Ipv4;
+        let encoder = encoder(family, "filter");
+        let mut nft = NfTables::open().unwrap();
+        let parse = |text: &str| Rule::parse(family, text).unwrap();
+        let rule = |rule: &Rule| nft::Rule {
+            chain: "X".to_owned(),
+            exprs: iptables_nft::encode_rule(rule, family).unwrap(),
+            comment: None,
+        };
+        let chain = nft::Chain {
+            name: "X".to_owned(),
+            base: None,
+            comment: None,
+        };
+        let ops = [Op::AddTable { comment: None }, Op::AddChain(chain)];
+        nft.transact(&mut bytes(&encoder.ops(&ops)), None).unwrap();
+        let handle_of = |nft: &mut NfTables, text: &str| {
+            let state = read(nft, family);
+            let chain = netfilter::iptables::Chain::new("X").unwrap();
+            let rules = &state.tables[&Table::Filter][&chain].rules;
+            let found = rules.iter().find(|r| r.rule == Ok(parse(text)));
+            found.unwrap_or_else(|| panic!("{text}: {rules:?}")).handle
+        };
+        let (a, b, c, d, e) = (
+            "-s 10.0.0.1 -j ACCEPT",
+            "-p tcp -m tcp --dport 80 -j DROP",
+            "-j RETURN",
+            "-i eth0 -m comment --comment \"d d\" -j ACCEPT",
+            "-m mark --mark 0x1/0x1",
+        );
+        let put = |nft: &mut NfTables, text: &str, place| {
+            let message = encoder.place_rule(&rule(&parse(text)), place);
+            nft.transact(&mut bytes(&[message]), None).unwrap();
+        };
+        put(&mut nft, c, RulePlace::Last);
+        put(&mut nft, a, RulePlace::First);
+        let at = handle_of(&mut nft, c);
+        put(&mut nft, b, RulePlace::Before(at));
+        let at = handle_of(&mut nft, a);
+        put(&mut nft, d, RulePlace::After(at));
+        let at = handle_of(&mut nft, b);
+        put(&mut nft, e, RulePlace::Replacing(at));
+        let at = handle_of(&mut nft, a);
+        nft.transact(&mut bytes(&[encoder.delete_rule("X", at)]), None)
+            .unwrap();
+        let saved = TableSet::parse(family, &save(family)).unwrap();
+        let chain = netfilter::iptables::Chain::new("X").unwrap();
+        let rules = &saved.chain(Table::Filter, chain).unwrap().rules;
+        assert_eq!(*rules, [d, e, c].map(parse));
+        assert_eq!(rules[2].target, Some(Target::Return));
+    });
+}

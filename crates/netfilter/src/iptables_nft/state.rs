@@ -1,0 +1,170 @@
+//! Whole tables: the operations that create one, and the state that dumps contain.
+
+use std::collections::BTreeMap;
+
+use super::{Unsupported, base_chain, decode_rule, encode_rule, nft_family, table_of};
+use crate::iptables::{Chain, ChainState, Family, Policy, Rule, Table, TableSet, TableState};
+use crate::nft::{self, Body, Decoded, Op};
+
+/// The rules of iptables-nft's tables as the kernel has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The family.
+    pub family: Family,
+    /// The tables by name.
+    pub tables: BTreeMap<Table, BTreeMap<Chain, ReadChain>>,
+    /// Chains and rules whose names iptables cannot express.
+    pub foreign: Vec<String>,
+}
+
+/// A chain as the kernel has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadChain {
+    /// The attachment of a base chain.
+    pub base: Option<nft::BaseChain>,
+    /// The rules, in order.
+    pub rules: Vec<ReadRule>,
+}
+
+/// A rule as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRule {
+    /// The handle, by which it can be replaced and deleted.
+    pub handle: u64,
+    /// The rule, or why it cannot be decoded.
+    pub rule: Result<Rule, Unsupported>,
+}
+
+impl State {
+    /// Return a state without tables.
+    pub fn new(family: Family) -> Self {
+        State {
+            family,
+            tables: BTreeMap::new(),
+            foreign: Vec::new(),
+        }
+    }
+
+    /// Add an object of a dump. Add chains before rules. Objects of other families and of tables
+    /// whose names are not iptables' are ignored.
+    pub fn add(&mut self, decoded: Decoded) {
+        if decoded.family != Some(nft_family(self.family)) {
+            return;
+        }
+        match decoded.body {
+            Body::Table(table) => {
+                if let Some(table) = table_of(&table.name) {
+                    self.tables.entry(table).or_default();
+                }
+            }
+            Body::Chain { table, chain } => self.add_chain(&table, chain),
+            Body::Rule {
+                table,
+                handle,
+                rule,
+            } => self.add_rule(&table, handle, rule),
+            Body::TableDeleted(_)
+            | Body::Set { .. }
+            | Body::Elements { .. }
+            | Body::Generation(_)
+            | Body::Trace(_)
+            | Body::Deleted { .. }
+            | Body::Other(_) => {}
+        }
+    }
+
+    fn add_chain(&mut self, table: &str, chain: nft::Chain) {
+        let Some(table) = table_of(table) else {
+            return;
+        };
+        match Chain::new(&chain.name) {
+            Ok(name) => {
+                let chains = self.tables.entry(table).or_default();
+                chains.entry(name).or_default().base = chain.base;
+            }
+            Err(error) => self.foreign.push(format!("{table}: {error}")),
+        }
+    }
+
+    fn add_rule(
+        &mut self,
+        table: &str,
+        handle: u64,
+        rule: Result<nft::Rule, (String, crate::netlink::DecodeError)>,
+    ) {
+        let Some(table) = table_of(table) else {
+            return;
+        };
+        let family = self.family;
+        let (chain, rule) = match rule {
+            Ok(rule) => (rule.chain, decode_rule(&rule.exprs, family)),
+            Err((chain, error)) => (chain, Err(Unsupported(error.to_string()))),
+        };
+        match Chain::new(&chain) {
+            Ok(chain) => {
+                let chains = self.tables.entry(table).or_default();
+                let rules = &mut chains.entry(chain).or_default().rules;
+                rules.push(ReadRule { handle, rule });
+            }
+            Err(error) => self.foreign.push(format!("{table}: {error}")),
+        }
+    }
+
+    /// Return the rules as `iptables-nft-save` lists them, and the rules that cannot be decoded with
+    /// their table and chain.
+    pub fn table_set(&self) -> (TableSet, Vec<(Table, Chain, Unsupported)>) {
+        let mut set = TableSet::new(self.family);
+        let mut unsupported = Vec::new();
+        for (table, chains) in &self.tables {
+            let state = set.tables.entry(*table).or_default();
+            for (name, chain) in chains {
+                let policy = chain.base.as_ref().map(|base| match base.policy {
+                    nft::Policy::Accept => Policy::Accept,
+                    nft::Policy::Drop => Policy::Drop,
+                });
+                let mut listed = ChainState {
+                    policy,
+                    ..ChainState::default()
+                };
+                for read in &chain.rules {
+                    match &read.rule {
+                        Ok(rule) => listed.rules.push(rule.clone()),
+                        Err(error) => unsupported.push((*table, *name, error.clone())),
+                    }
+                }
+                state.chains.insert(*name, listed);
+            }
+        }
+        (set, unsupported)
+    }
+}
+
+/// Return the operations that create a table with its chains and rules.
+///
+/// # Errors
+/// [`Unsupported`] for the first rule without an nf_tables form.
+pub fn create_table(
+    table: Table,
+    state: &TableState,
+    family: Family,
+) -> Result<Vec<Op>, Unsupported> {
+    let mut ops = vec![Op::AddTable { comment: None }];
+    for (name, chain) in &state.chains {
+        let policy = chain.policy.unwrap_or(Policy::Accept);
+        ops.push(Op::AddChain(nft::Chain {
+            name: name.as_str().to_owned(),
+            base: base_chain(table, *name, policy),
+            comment: None,
+        }));
+    }
+    for (name, chain) in &state.chains {
+        for rule in &chain.rules {
+            ops.push(Op::AddRule(nft::Rule {
+                chain: name.as_str().to_owned(),
+                exprs: encode_rule(rule, family)?,
+                comment: None,
+            }));
+        }
+    }
+    Ok(ops)
+}

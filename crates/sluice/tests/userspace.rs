@@ -385,7 +385,11 @@ fn a_proxy_that_is_told_to_stop_serves_until_open_connections_have_ended() {
     proxy
         .host
         .sh(&format!("kill -TERM {}", proxy.process.0.id()));
-    eventually("it drains", || proxy.log().contains("get 5s to end"));
+    eventually("it drains", || {
+        proxy
+            .log()
+            .contains("Waiting for open connections and flows to end")
+    });
     let meanwhile = proxy.host.run(|| http("10.96.10.1:80").ask());
     assert_eq!(who(&meanwhile), "one");
     open.write_all(b"on").unwrap();

@@ -161,7 +161,7 @@ impl Engine {
     fn settle(&mut self, now: Instant) {
         let mut diff = self.planner.take_diff();
         for warning in self.planner.take_warnings() {
-            tracing::warn!("{warning}");
+            tracing::warn!(%warning, "Object conflict or part of an object ignored");
         }
         for family in &mut self.families {
             let diff = std::mem::take(match family.family {

@@ -208,7 +208,9 @@ impl Start {
         };
         match cluster.wait.answer(Instant::now()) {
             Answer::Ready => {}
-            Answer::ReadyWithout(why) => tracing::error!("{why}"),
+            Answer::ReadyWithout(reason) => {
+                tracing::error!(reason, "Starting without this node's Node");
+            }
             Answer::Until(_) => return Ok(false),
             Answer::Never(why) => bail!(why),
         }
@@ -220,10 +222,10 @@ impl Start {
             );
         }
         for line in &verdict.doubtful {
-            tracing::warn!("{line}");
+            tracing::warn!(reason = line, "The configuration may not fit this node");
         }
         for line in &verdict.notes {
-            tracing::info!("{line}");
+            tracing::info!(reason = line, "Note on the configuration");
         }
         self.cluster = None;
         Ok(true)

@@ -52,12 +52,12 @@ fn nftables_drivers(config: &Config, inputs: &Inputs) -> anyhow::Result<Drivers>
     let mut drivers = Drivers::new();
     for family in IpFamily::ALL {
         if !kernel::family::in_kernel(kernel_family(family)) {
-            tracing::info!("no Services over {family}: it is disabled in this kernel");
+            tracing::info!(%family, "Address family disabled in the kernel; not serving it");
             continue;
         }
         let mut driver =
             NftablesDriver::new(family, options, inputs.sender(), Rc::clone(&generation))
-                .context("cannot speak to nf_tables; is NET_ADMIN missing?")?;
+                .context("cannot use nf_tables; is NET_ADMIN missing?")?;
         if let Some(ip) = node_ports::localhost(config, family) {
             driver.serve_loopback(LoopbackNodePorts::new(ip, Rc::clone(&relay)));
         }
@@ -75,11 +75,11 @@ fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::new();
     for family in IpFamily::ALL {
         if !kernel::family::in_kernel(kernel_family(family)) {
-            tracing::info!("no Services over {family}: it is disabled in this kernel");
+            tracing::info!(%family, "Address family disabled in the kernel; not serving it");
             continue;
         }
         let driver = UserspaceDriver::new(family, settings, Rc::clone(&relay)).context(
-            "cannot speak to nf_tables; is NET_ADMIN missing? (--listen-map needs no privilege)",
+            "cannot use nf_tables; is NET_ADMIN missing? (--listen-map needs no privilege)",
         )?;
         drivers.push((family, Box::new(driver)));
     }
@@ -162,7 +162,7 @@ fn ipvs_drivers(
     if timeouts != Timeouts::default()
         && let Err(error) = ipvs.set_timeouts(timeouts)
     {
-        tracing::warn!("{error}; going on without it");
+        tracing::warn!(%error, "Timeouts not set; continuing without them");
     }
     let mut drivers = Drivers::new();
     for (family, rules) in iptables_tools(backend, inputs)? {

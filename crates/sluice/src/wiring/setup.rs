@@ -182,14 +182,14 @@ fn ensure_nfacct() -> Nfacct {
         Ok(Some(nfacct)) => nfacct,
         Ok(None) => return Nfacct::default(),
         Err(error) => {
-            tracing::warn!("no packet counters: {error}");
+            tracing::warn!(%error, "No packet counters");
             return Nfacct::default();
         }
     };
     let mut ensure = |counter: Counter| match nfacct.ensure(counter) {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!("no packet counter {}: {error}", counter.name());
+            tracing::warn!(name = %counter.name(), %error, "No packet counter");
             false
         }
     };

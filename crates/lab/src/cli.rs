@@ -14,10 +14,10 @@ use crate::manifest::{Documents, ObjectName};
 use crate::names::LabName;
 use crate::{Lab, Options, status};
 
-/// What `sluice lab` can do.
+/// The subcommands of `sluice lab`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum LabCommand {
-    /// Raise a cluster: nodes, a pod network, an outside client, and the pods of the manifests
+    /// Create a cluster: nodes, a pod network, an outside client, and the pods of the manifests
     Up(UpArgs),
     /// Run a command on a pod, on a node, or on the outside client
     Exec {
@@ -35,7 +35,7 @@ pub enum LabCommand {
         /// Which lab.
         #[command(flatten)]
         lab: Which,
-        /// Manifest files, or folders of them
+        /// Manifest files or folders
         #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
         files: Vec<PathBuf>,
     },
@@ -68,7 +68,7 @@ pub enum LabCommand {
         lab: Which,
         /// The workload, as NAME or NAMESPACE/NAME
         workload: String,
-        /// How many pods
+        /// Number of pods
         replicas: u32,
     },
     /// Replace a pod by one on another node
@@ -78,7 +78,7 @@ pub enum LabCommand {
         lab: Which,
         /// The pod, as NAME or NAMESPACE/NAME
         pod: String,
-        /// Where to
+        /// The node of the new pod
         node: String,
     },
     /// Set whether a pod is ready
@@ -98,9 +98,9 @@ pub enum LabCommand {
         #[command(flatten)]
         lab: Which,
     },
-    /// Raise a cluster, run experiments with real connections, show what came of them
+    /// Create a cluster, run experiments with real connections, and show the results
     Demo(DemoArgs),
-    /// Take a lab down; nothing of it is left
+    /// Take a lab down without leaving anything behind
     Down {
         /// Which lab.
         #[command(flatten)]
@@ -135,16 +135,16 @@ pub struct UpArgs {
     /// Which lab to raise.
     #[command(flatten)]
     pub lab: Which,
-    /// Manifest files, or folders of them
+    /// Manifest files or folders
     #[arg(short, long = "filename", value_name = "FILE", num_args = 1..)]
     pub files: Vec<PathBuf>,
-    /// How many nodes, where the manifests state none
+    /// Number of nodes if the manifests contain none
     #[arg(long, default_value_t = 3)]
     pub nodes: u8,
     /// The proxy's mode on every node
     #[arg(long, default_value_t = Mode::Iptables, value_parser = mode_parser())]
     pub mode: Mode,
-    /// Run no proxy: the cluster's Services lead nowhere
+    /// Run no proxy, so that Services do not work
     #[arg(long, conflicts_with_all = ["mode", "proxy_flags"])]
     pub no_proxy: bool,
     /// Further flags for `sluice proxy` on every node, after `--`
@@ -152,10 +152,10 @@ pub struct UpArgs {
     pub proxy_flags: Vec<String>,
 }
 
-/// Runs a subcommand.
+/// Run a subcommand.
 ///
 /// # Errors
-/// What it was to do cannot be done; what is wrong with single documents is printed.
+/// The operation fails. Errors of single documents are printed.
 pub fn run(command: &LabCommand) -> Result<ExitCode> {
     match command {
         LabCommand::Up(args) => up(args),
@@ -271,7 +271,7 @@ fn down(which: &Which, all: bool) -> Result<ExitCode> {
     }
     let name = which.name()?;
     if !labs.contains(&name) {
-        bail!("there is no lab {name}");
+        bail!("lab {name} does not exist");
     }
     Lab::down(&name).map(|()| ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! What runs on nodes and in pods: this program under other names.
+//! The commands on nodes and in pods: subcommands of this program.
 
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -12,11 +12,10 @@ pub(crate) fn mode_parser() -> impl TypedValueParser<Value = Mode> {
     PossibleValuesParser::new(Mode::ALL.map(Mode::name)).try_map(|name| name.parse::<Mode>())
 }
 
-/// The command that runs on each node: this program as `proxy`, with the lab's pod network as its
-/// cluster CIDR.
+/// Return the command for each node: `proxy` with the lab's pod network as the cluster CIDR.
 ///
 /// # Errors
-/// This program's file is not known.
+/// The path of this program is unknown.
 pub(crate) fn proxy_command(mode: Mode, flags: &[String]) -> Result<ProxyCommand> {
     let cidrs = POD_CIDRS.map(|net| net.to_string());
     let mut argv = vec![
@@ -29,10 +28,10 @@ pub(crate) fn proxy_command(mode: Mode, flags: &[String]) -> Result<ProxyCommand
     Ok(ProxyCommand { argv })
 }
 
-/// The echo server: this program as `lab-echo`.
+/// Return the command of the echo server, `lab-echo`.
 ///
 /// # Errors
-/// This program's file is not known.
+/// The path of this program is unknown.
 pub(crate) fn echo_command() -> Result<Vec<String>> {
     Ok(vec![this_program()?, "lab-echo".to_owned()])
 }

@@ -1,5 +1,5 @@
-//! The control plane's part, as pure functions over one [`Cluster`]: what the API server, the
-//! scheduler, the controllers and a cloud's load balancer would decide. Time is an argument.
+//! The control plane as pure functions over one [`Cluster`]: the decisions of the API server, the
+//! scheduler, the controllers and a cloud's load balancer. Time is an argument.
 
 use std::collections::BTreeMap;
 
@@ -21,45 +21,45 @@ pub use node::Node;
 pub use workload::{ContainerPort, Pod, PodTemplate, Workload, WorkloadKind, WorkloadName};
 pub(crate) use workload::{protocol, protocol_of};
 
-/// How long a pod keeps serving while it terminates, where its manifest does not say: shorter than
-/// the API's 30 s, because people wait for the lab.
+/// The default grace period, in seconds. Shorter than the API's 30 s, because users of the lab wait for
+/// it.
 pub const GRACE_SECONDS: u32 = 2;
 
 /// Identifies one incarnation of a pod.
 pub type PodId = u32;
 
-/// All that a lab's control plane knows.
+/// The state of the control plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// Nodes by name.
     pub nodes: BTreeMap<String, Node>,
-    /// Services, completed.
+    /// Services, with all defaults and addresses.
     pub services: BTreeMap<ObjectName, Value>,
-    /// EndpointSlices that manifests state; those from selectors are not kept but computed.
+    /// EndpointSlices of the manifests; those from selectors are computed.
     pub slices: BTreeMap<ObjectName, Value>,
     /// Deployments, StatefulSets and DaemonSets.
     pub workloads: BTreeMap<WorkloadName, Workload>,
     /// Pods.
     pub pods: BTreeMap<PodId, Pod>,
-    /// The id of the pod to be made next.
+    /// The id of the next pod.
     pub next_pod: PodId,
 }
 
-/// What came of applying manifests.
+/// The result of applying manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// A line for each object: what was done with it.
+    /// A line for each object, such as `service/web created`.
     pub notes: Vec<String>,
-    /// What is wrong with the others; nothing of these took effect.
+    /// The errors of the other documents, which had no effect.
     pub errors: Vec<ManifestError>,
 }
 
-/// An operation that cannot be done, and why.
+/// The reason why an operation is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
 
-/// What to delete.
+/// An object to delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Its kind, in any case, singular, plural or short (`svc`).
@@ -69,7 +69,7 @@ pub struct Target {
 }
 
 impl Cluster {
-    /// A cluster whose nodes are those that the manifests state, or else `count` of them.
+    /// Create a cluster with the nodes of the manifests, or with `count` nodes if there are none.
     pub fn new(documents: &Documents, count: u8) -> Result<Self, ManifestError> {
         let mut nodes = BTreeMap::new();
         for document in documents.good.iter().filter(|d| d.kind == "Node") {
@@ -92,8 +92,8 @@ impl Cluster {
         })
     }
 
-    /// Applies documents one by one; a bad one is reported and takes nothing else down.
-    /// `now`: milliseconds since the epoch.
+    /// Apply documents one by one. An invalid one is reported and does not affect the others.
+    /// `now` is in milliseconds since the epoch.
     pub fn apply(&mut self, documents: &Documents, now: u64) -> Applied {
         let mut applied = Applied {
             notes: Vec::new(),
@@ -162,7 +162,7 @@ impl Cluster {
         let Some(old) = self.nodes.get(name) else {
             let known: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
             return Err(document.root().get("metadata.name").error(format!(
-                "a lab's nodes are set when it is raised; it has {}",
+                "the nodes of a lab are fixed when it is created; this one has {}",
                 known.join(", ")
             )));
         };
@@ -184,8 +184,8 @@ impl Cluster {
             if pod.template == template {
                 return Ok((true, false));
             }
-            // Only labels of a running pod can change; for the rest the API server refuses, and
-            // the lab replaces it.
+            // Only the labels of a running pod can change. The API server refuses other changes; the lab
+            // replaces the pod.
             if (PodTemplate {
                 labels: pod.template.labels.clone(),
                 ..template.clone()
@@ -212,12 +212,12 @@ impl Cluster {
         let node_name = self.schedule(&template, owner.as_ref())?;
         let used: Vec<[std::net::IpAddr; 2]> = self.pods.values().map(|pod| pod.ips).collect();
         let Some(node) = self.nodes.get_mut(&node_name) else {
-            return Err(Refused(format!("there is no node {node_name}")));
+            return Err(Refused(format!("node {node_name} does not exist")));
         };
         let ips = if template.host_network {
             node.ips()
         } else {
-            // .1 is left to a bridge, as most pod networks have it.
+            // .1 is reserved for a bridge, as in most pod networks.
             let next = (1..=253u16).filter_map(|step| {
                 u8::try_from((u16::from(node.last_host) + 251 + step) % 253 + 2).ok()
             });
@@ -243,7 +243,7 @@ impl Cluster {
         Ok(id)
     }
 
-    /// The node that fits and has the fewest pods, first those of the same owner.
+    /// Return the node that fits and has the fewest pods of the same owner, then the fewest pods.
     fn schedule(
         &self,
         template: &PodTemplate,
@@ -253,7 +253,7 @@ impl Cluster {
             return if self.nodes.contains_key(wanted) {
                 Ok(wanted.clone())
             } else {
-                Err(Refused(format!("nodeName: there is no node {wanted}")))
+                Err(Refused(format!("nodeName: node {wanted} does not exist")))
             };
         }
         let load = |name: &String| {
@@ -276,7 +276,7 @@ impl Cluster {
             .ok_or_else(|| Refused("nodeSelector: no node has these labels".to_owned()))
     }
 
-    /// The pod of a name that is not terminating.
+    /// Return the pod of a name that is not terminating.
     pub fn live_pod(&self, name: &ObjectName) -> Option<PodId> {
         self.pods
             .iter()
@@ -295,7 +295,7 @@ impl Cluster {
         }
     }
 
-    /// Takes away the pods whose time has come.
+    /// Remove the pods whose grace period is over.
     pub fn reap(&mut self, now: u64) -> Vec<PodId> {
         let gone: Vec<PodId> = self
             .pods
@@ -309,12 +309,12 @@ impl Cluster {
         gone
     }
 
-    /// When the next terminating pod will be gone.
+    /// Return when the next grace period ends.
     pub fn next_end(&self) -> Option<u64> {
         self.pods.values().filter_map(|pod| pod.gone_at).min()
     }
 
-    /// Deletes an object; pods terminate, a Deployment's are replaced.
+    /// Delete an object. Pods terminate; those of a workload are replaced.
     pub fn delete(
         &mut self,
         target: &Target,
@@ -338,7 +338,7 @@ impl Cluster {
                 }
             },
             "node" | "nodes" => {
-                return Err(Refused("a lab's nodes live as long as the lab".to_owned()));
+                return Err(Refused("nodes exist as long as their lab".to_owned()));
             }
             other => {
                 let Some(kind) = WorkloadKind::named(other) else {
@@ -354,15 +354,15 @@ impl Cluster {
         if found {
             Ok(format!("{kind}/{} deleted", name.name))
         } else {
-            Err(Refused(format!("there is no {kind} {name}")))
+            Err(Refused(format!("{kind} {name} does not exist")))
         }
     }
 
-    /// Sets a pod's condition Ready.
+    /// Set a pod's condition Ready.
     pub fn set_ready(&mut self, name: &ObjectName, ready: bool) -> Result<String, Refused> {
         let id = self
             .live_pod(name)
-            .ok_or_else(|| Refused(format!("there is no pod {name}")))?;
+            .ok_or_else(|| Refused(format!("pod {name} does not exist")))?;
         if let Some(pod) = self.pods.get_mut(&id) {
             pod.ready = ready;
         }
@@ -370,7 +370,7 @@ impl Cluster {
         Ok(format!("pod/{} is {word}", name.name))
     }
 
-    /// The EndpointSlices: those that manifests state, and those from selectors.
+    /// Return the EndpointSlices of the manifests and those from selectors.
     pub fn endpoint_slices(&self) -> BTreeMap<ObjectName, Value> {
         let mut all = self.slices.clone();
         for (name, service) in &self.services {
@@ -379,7 +379,7 @@ impl Cluster {
         all
     }
 
-    /// All objects that a node's proxy follows, by file name.
+    /// Return all objects that a node's proxy follows, by file name.
     pub fn published(&self) -> BTreeMap<String, Value> {
         let file =
             |kind: &str, name: &ObjectName| format!("{kind}.{}.{}.json", name.namespace, name.name);
@@ -408,7 +408,7 @@ impl Cluster {
     }
 }
 
-/// The node that load balancers' addresses lead to: the first.
+/// Return the node that receives traffic to load balancers' addresses: the first.
 pub(crate) fn node_of_load_balancers(cluster: &Cluster) -> Option<String> {
     cluster.nodes.keys().next().cloned()
 }

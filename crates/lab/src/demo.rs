@@ -1,7 +1,7 @@
 //! `lab demo`: a three-node cluster, the example manifests, and experiments with real connections.
 //!
-//! Each experiment says what was sent, where it arrived, which source address the pod saw, and
-//! what was expected.
+//! Each experiment prints its connection, the pod that answered, the source address that the pod
+//! saw, and the expected outcome.
 
 use std::process::ExitCode;
 use std::thread;
@@ -24,7 +24,7 @@ mod stage;
 
 use stage::Stage;
 
-/// The example manifests, as `examples/` has them.
+/// The manifests of `examples/`.
 const EXAMPLES: [(&str, &str); 6] = [
     (
         "examples/nginx.yaml",
@@ -61,8 +61,7 @@ pub struct DemoArgs {
     /// The lab's name
     #[arg(long, default_value = "demo")]
     pub name: String,
-    /// Wait so many times as long as usual for answers, for proxies, and for pods to end: for
-    /// machines that are slow, as virtual ones can be
+    /// Factor for all time limits and grace periods, for slow machines such as virtual ones
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub patience: u32,
     /// Further flags for `sluice proxy` on every node, after `--`
@@ -105,7 +104,7 @@ impl Abilities {
     }
 }
 
-/// What came of an experiment.
+/// The result of an experiment.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     sent: String,
@@ -140,7 +139,7 @@ impl Report {
         }
     }
 
-    /// An experiment that could not be carried out has failed.
+    /// An experiment that cannot run has failed.
     fn broken(e: &anyhow::Error) -> Self {
         Self {
             arrived: format!("{e:#}"),
@@ -150,12 +149,12 @@ impl Report {
     }
 }
 
-/// Raises the cluster, runs all experiments, prints the table, and takes the cluster down: also
-/// after an error, and on SIGINT, SIGTERM and SIGHUP.
+/// Create the cluster, run all experiments, print the table, and take the cluster down, also after
+/// an error and on SIGINT, SIGTERM and SIGHUP.
 ///
 /// # Errors
-/// The cluster cannot be raised or taken down. Experiments that fail are in the table and the exit
-/// code.
+/// The cluster cannot be created or taken down. Failed experiments are part of the table and of the
+/// exit code.
 pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     let began = Instant::now();
     let name = LabName::new(&args.name)?;
@@ -177,12 +176,12 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     };
     if Lab::list()?.contains(&name) {
         anyhow::bail!(
-            "there is a lab {name} already; take it down with: sluice lab down --name {name}"
+            "lab {name} exists already; take it down with: sluice lab down --name {name}"
         );
     }
     tear_down_on_signal(&name)?;
     let result = experiments(options, Abilities::of(args.mode), args.patience);
-    // Dropping the lab has taken it down; this makes sure, and says what went wrong.
+    // The lab was taken down on drop; this verifies it and returns the error.
     let down = Lab::down(&name).context("taking the lab down");
     let rows = result?;
     let mut table = Table::new(&[
@@ -247,7 +246,7 @@ fn proxy_flags(args: &DemoArgs) -> Vec<String> {
     flags
 }
 
-/// Gives the pods of Deployments this grace period.
+/// Set the grace period of the Deployments' pods.
 fn serve_longer(documents: &mut Documents, seconds: u32) {
     for document in &mut documents.good {
         if let Some(pod) = document.value.pointer_mut("/spec/template/spec") {
@@ -279,8 +278,8 @@ fn experiments(
     Ok(rows)
 }
 
-/// From now on these signals take the lab down before they end the program. Called before any
-/// thread is started, so that all inherit the mask.
+/// Let SIGINT, SIGTERM and SIGHUP take the lab down before they end the program. Must be called
+/// before any thread starts, so that all inherit the mask.
 fn tear_down_on_signal(name: &LabName) -> Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -293,7 +292,7 @@ fn tear_down_on_signal(name: &LabName) -> Result<()> {
             return;
         };
         eprintln!("{signal}: taking the lab down");
-        // The main thread may be making something just now: again, until nothing is left.
+        // The main thread may be creating namespaces: repeat until nothing is left.
         let patience = Instant::now() + Duration::from_secs(10);
         while Lab::list().is_ok_and(|labs| labs.contains(&name)) && Instant::now() < patience {
             if let Err(e) = Lab::down(&name) {

@@ -1,11 +1,11 @@
-//! The server in every pod: it answers with who it is and whom it saw.
+//! The server in every pod: it answers with its own name and the client's address.
 //!
 //! - HTTP: any request is answered with an [`Answer`] as JSON; connections are kept alive.
-//! - Plain TCP (and SCTP): whoever sends nothing that looks like HTTP, or nothing at all for
-//!   [`PATIENCE`], gets the [`Answer`] as one line, and then everything back that it sends.
+//! - Plain TCP (and SCTP): a client that sends something other than HTTP, or nothing for
+//!   [`PATIENCE`], gets the [`Answer`] as one line, and then an echo of all that it sends.
 //! - UDP: each datagram is answered with the [`Answer`].
 //!
-//! Threads and blocking sockets: a pod must start in milliseconds and be small.
+//! It uses threads and blocking sockets, so that a pod is small and starts in milliseconds.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -18,28 +18,27 @@ use model::Protocol;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
-/// How long a silent client is taken for one that will speak HTTP: long enough for one on a machine
-/// that is very busy.
+/// Time in which a client must begin its HTTP request: long enough for a very busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(3);
-/// A kept-alive connection without a request for so long is closed.
+/// Time after which an idle kept-alive connection is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// The line by which the server tells whoever started it that all its ports are open.
+/// The line that the server prints when all its ports are open.
 pub(crate) const READY: &str = "ready\n";
 const STACK: usize = 128 * 1024;
 
-/// What the server answers.
+/// The server's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The pod's name.
     pub pod: String,
     /// The pod's namespace.
     pub namespace: String,
-    /// The node that the pod is on.
+    /// The pod's node.
     pub node: String,
     /// The protocol of the transport.
     #[serde(with = "crate::control::protocol")]
     pub protocol: Protocol,
-    /// The client's address as the server saw it.
+    /// The client's address, as the server sees it.
     pub client: SocketAddr,
     /// The server's own address.
     pub local: SocketAddr,
@@ -51,13 +50,13 @@ pub struct EchoArgs {
     /// The pod's namespace and name
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: String,
-    /// The node that the pod is on
+    /// The pod's node
     #[arg(long)]
     pub node: String,
     /// A port to open
     #[arg(long = "port", value_name = "PROTOCOL:PORT")]
     pub ports: Vec<EchoPort>,
-    /// An address to answer datagrams on, beside loopback's
+    /// An address for datagrams, in addition to loopback
     #[arg(long = "address")]
     pub addresses: Vec<IpAddr>,
 }
@@ -84,7 +83,7 @@ impl FromStr for EchoPort {
     }
 }
 
-/// Opens the ports, says `ready`, and serves until killed.
+/// Open the ports, print `ready`, and serve until killed.
 ///
 /// # Errors
 /// A port cannot be opened.
@@ -121,7 +120,7 @@ impl Server {
         if port.protocol == Protocol::Udp {
             let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
             for ip in addresses.iter().copied().chain(loopback) {
-                // One socket an address, so that an answer comes from where the question went to.
+                // One socket per address, so that an answer comes from the address of the request.
                 let socket = UdpSocket::bind((ip, port.port))?;
                 spawn(move || self.serve_datagrams(&socket))?;
             }
@@ -132,7 +131,7 @@ impl Server {
             loop {
                 match listener.accept() {
                     Ok((stream, client)) => {
-                        // Out of threads or memory: this client goes without, the next may not.
+                        // Without threads or memory only this client fails.
                         let _ =
                             spawn(move || drop(self.serve_stream(&stream, client, port.protocol)));
                     }
@@ -208,7 +207,7 @@ impl Server {
     }
 }
 
-/// The first bytes are those of a method in capitals, then a space (RFC 9110).
+/// Whether the first bytes are a method in capitals and a space (RFC 9110).
 fn looks_like_http(reader: &mut impl BufRead) -> bool {
     let Ok(start) = reader.fill_buf() else {
         return false;
@@ -225,9 +224,9 @@ struct Request {
 }
 
 impl Request {
-    /// Reads one request and skips its body; `None` at the end of the connection.
+    /// Read one request and skip its body; `None` at the end of the connection.
     fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
-        // No client of a lab has a longer head; whoever has gets no answer.
+        // Longer heads get no answer.
         let mut head = reader.take(64 * 1024);
         let mut line = String::new();
         if head.read_line(&mut line)? == 0 {
@@ -260,7 +259,7 @@ impl Request {
 }
 
 fn listen(port: EchoPort) -> io::Result<TcpListener> {
-    // SCTP's one-to-one sockets (RFC 6458, section 4) are used as TCP's are.
+    // One-to-one SCTP sockets (RFC 6458, section 4) work like TCP's.
     let protocol = socket2::Protocol::from(i32::from(port.protocol.number()));
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(protocol))?;
     socket.set_only_v6(false)?;
@@ -270,7 +269,7 @@ fn listen(port: EchoPort) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Whether this kernel has a transport at all.
+/// Whether the kernel supports a transport.
 pub fn kernel_has(protocol: Protocol) -> bool {
     let kind = if protocol == Protocol::Udp {
         Type::DGRAM
@@ -281,7 +280,7 @@ pub fn kernel_has(protocol: Protocol) -> bool {
     Socket::new(Domain::IPV4, kind, Some(number)).is_ok()
 }
 
-/// An IPv4 address that came in by an IPv6 socket is an IPv4 address.
+/// Convert an IPv4-mapped IPv6 address to IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

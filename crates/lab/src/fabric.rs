@@ -5,9 +5,8 @@
 //!                                                               ├─ node2 ── pods 10.244.2.0/24
 //!                                                               └─ node3 ── pods 10.244.3.0/24
 //! ```
-//! Pods are routed, each on a veth pair to its node with 169.254.1.1 and fe80::1 as its next hop:
-//! also between two pods of one node every packet passes the node's netfilter hooks, without
-//! br_netfilter.
+//! Pods are routed, each over a veth pair to its node with 169.254.1.1 and fe80::1 as the next hop.
+//! So packets between two pods of one node pass the node's netfilter hooks too, without br_netfilter.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,10 +21,10 @@ use crate::control::address::{
 use crate::control::{Cluster, Node, Pod, PodId};
 use crate::names::{LabName, veth};
 
-/// The node's end of every pod's veth pair; a link has no neighbour but its peer, so one address
-/// serves all.
+/// The node's end of every pod's veth pair. All can share one address, because each link has only
+/// one neighbour.
 const GATEWAY_MAC: MacAddress = [0xee; 6];
-/// What a pod takes for its next hop; nobody owns it, a permanent neighbour entry leads there.
+/// A pod's next hop. No interface has this address; a permanent neighbour entry resolves it.
 const GATEWAYS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)),
     IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
@@ -35,7 +34,7 @@ const EVERYWHERE: [IpNet; 2] = [
     IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
 ];
 
-/// Raises router, client and nodes.
+/// Create router, client and nodes.
 pub(crate) fn raise(lab: &LabName, cluster: &Cluster) -> Result<()> {
     let router = namespace(&lab.router(), true)?;
     let mut at_router = RtNetlink::open_in(&router)?;
@@ -48,7 +47,7 @@ pub(crate) fn raise(lab: &LabName, cluster: &Cluster) -> Result<()> {
     add_client(lab, &router, &mut at_router)?;
     for (name, node) in &cluster.nodes {
         add_node(lab, &router, &mut at_router, bridge, (name, node), cluster)
-            .with_context(|| format!("raising node {name}"))?;
+            .with_context(|| format!("creating node {name}"))?;
     }
     Ok(())
 }
@@ -65,7 +64,7 @@ fn add_client(lab: &LabName, router: &NetNs, at_router: &mut RtNetlink) -> Resul
             at_client.add_address(index, host(net, number)?)?;
         }
         let route = Route {
-            // The first address is the one that the client speaks from unless asked otherwise.
+            // The client's source address by default.
             source: Some(nth(net, CLIENT_HOSTS[0])),
             interface: Some(index),
             ..Route::via(everywhere, nth(net, ROUTER_HOST))
@@ -103,14 +102,14 @@ fn add_node(
             at_node.replace_route(Route::via(pods, other.ips()[slot]))?;
         }
         let own = node_pod_cidrs(node.index)[slot];
-        // An address without a pod is answered, not sent round between node and router.
+        // An address without a pod is rejected instead of looping between node and router.
         at_node.replace_route(Route::unreachable(own))?;
         at_router.replace_route(Route::via(own, ip))?;
     }
     Ok(())
 }
 
-/// Leads a load balancer's address to a node.
+/// Route a load balancer's address to a node.
 pub(crate) fn announce(at_router: &mut RtNetlink, address: IpAddr, node: &Node) -> Result<()> {
     let next_hop = node
         .ips()
@@ -122,7 +121,7 @@ pub(crate) fn announce(at_router: &mut RtNetlink, address: IpAddr, node: &Node) 
     Ok(())
 }
 
-/// Leads the whole pool of load balancers' addresses to a node.
+/// Route the whole pool of load balancers' addresses to a node.
 pub(crate) fn announce_pool(at_router: &mut RtNetlink, node: &Node) -> Result<()> {
     for (net, next_hop) in LOAD_BALANCERS.into_iter().zip(node.ips()) {
         at_router.replace_route(Route::via(net, next_hop))?;
@@ -130,7 +129,7 @@ pub(crate) fn announce_pool(at_router: &mut RtNetlink, node: &Node) -> Result<()
     Ok(())
 }
 
-/// Makes a pod's namespace and connects it to its node.
+/// Create a pod's namespace and connect it to the node.
 pub(crate) fn add_pod(lab: &LabName, id: PodId, pod: &Pod) -> Result<()> {
     let ns = namespace(&lab.pod(id, pod), false)?;
     let node = NetNs::open(&lab.node(&pod.node))?;
@@ -166,7 +165,7 @@ pub(crate) fn add_pod(lab: &LabName, id: PodId, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// Takes a pod's links away, and the routes to it with them.
+/// Delete a pod's links, and with them the routes to it.
 pub(crate) fn disconnect_pod(lab: &LabName, id: PodId, pod: &Pod) -> Result<()> {
     let mut at_node = RtNetlink::open_in(&NetNs::open(&lab.node(&pod.node))?)?;
     if let Some(link) = at_node.link(&veth(id))? {
@@ -175,7 +174,8 @@ pub(crate) fn disconnect_pod(lab: &LabName, id: PodId, pod: &Pod) -> Result<()> 
     Ok(())
 }
 
-/// A veth pair between the namespace of a socket and another; the near end's index. Near end up.
+/// Create a veth pair from the namespace of a socket to another one, set the near end up, and
+/// return its index.
 fn pair(near: &mut RtNetlink, name: &str, far: &NetNs, far_name: &str) -> Result<u32> {
     near.add_veth(
         VethEnd {
@@ -198,7 +198,7 @@ fn host(net: IpNet, number: u32) -> Result<IpNet> {
     Ok(IpNet::new(nth(net, number), net.prefix_len())?)
 }
 
-/// A new namespace, loopback up, with the sysctls that the lab relies on.
+/// Create a namespace with loopback up and the sysctls that the lab needs.
 fn namespace(name: &str, forwards: bool) -> Result<NetNs> {
     let ns = NetNs::create(name)?;
     ns.run(|| set_sysctls(forwards))??;
@@ -208,11 +208,11 @@ fn namespace(name: &str, forwards: bool) -> Result<NetNs> {
     Ok(ns)
 }
 
-/// New namespaces take some of these from the machine's own, which may have anything.
+/// New namespaces inherit some of these from the host's.
 fn set_sysctls(forwards: bool) -> Result<()> {
     let forward = if forwards { "1" } else { "0" };
     let settings = [
-        // Packets come in by one link and their answers go by another.
+        // Replies may leave through another link than the one that packets arrive on.
         ("ipv4/conf/all/rp_filter", "0"),
         ("ipv4/conf/default/rp_filter", "0"),
         ("ipv4/conf/all/forwarding", forward),
@@ -223,7 +223,7 @@ fn set_sysctls(forwards: bool) -> Result<()> {
         ("ipv6/conf/default/disable_ipv6", "0"),
         ("ipv6/conf/all/forwarding", forward),
         ("ipv6/conf/default/accept_ra", "0"),
-        // Addresses are usable at once.
+        // Addresses are usable immediately.
         ("ipv6/conf/default/accept_dad", "0"),
         ("ipv6/conf/default/dad_transmits", "0"),
     ];

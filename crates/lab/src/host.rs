@@ -1,4 +1,4 @@
-//! A host of a lab, and doing things from inside it.
+//! A host of a lab, and operations inside it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,8 +10,8 @@ use kernel::netns::NetNs;
 
 use crate::probe::{Outcome, Probe};
 
-/// The client, the router, a node or a pod. A handle of its own: it needs no [`Lab`](crate::Lab),
-/// so that traffic can run while the lab changes.
+/// The client, the router, a node or a pod. Independent of the [`Lab`](crate::Lab), so that traffic
+/// can run while the lab changes.
 #[derive(Debug)]
 pub struct Host {
     name: String,
@@ -26,17 +26,17 @@ impl Host {
         }
     }
 
-    /// What it was asked for as.
+    /// Return the name with which it was looked up.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its namespace.
+    /// Return its namespace.
     pub fn netns(&self) -> &NetNs {
         &self.netns
     }
 
-    /// A command that will run inside it.
+    /// Return a command that runs inside it.
     ///
     /// # Errors
     /// The command line is empty.
@@ -47,7 +47,7 @@ impl Host {
         Ok(command)
     }
 
-    /// Runs a command inside it and returns what it printed.
+    /// Run a command inside it and return the output.
     ///
     /// # Errors
     /// The program cannot be run.
@@ -62,7 +62,7 @@ impl Host {
         })
     }
 
-    /// Runs a closure inside it, on a thread of its own.
+    /// Run a closure inside it, on a thread of its own.
     ///
     /// # Errors
     /// Its namespace cannot be entered.
@@ -70,7 +70,7 @@ impl Host {
         Ok(self.netns.run(f)?)
     }
 
-    /// Asks one question from inside it.
+    /// Send one probe from it.
     ///
     /// # Errors
     /// Its namespace cannot be entered.
@@ -78,8 +78,7 @@ impl Host {
         self.run(|| probe.ask())
     }
 
-    /// Asks the same question several times, one after the other, each over a connection of its
-    /// own.
+    /// Send a probe several times in sequence, each on a new connection.
     ///
     /// # Errors
     /// Its namespace cannot be entered.
@@ -87,7 +86,7 @@ impl Host {
         self.run(|| (0..times).map(|_| probe.ask()).collect())
     }
 
-    /// Whether `GET /healthz` says 200.
+    /// Whether `GET /healthz` returns 200 and names both families.
     pub(crate) fn is_healthy(&self, at: SocketAddr) -> Result<bool> {
         self.run(|| {
             let second = Duration::from_secs(1);
@@ -98,7 +97,7 @@ impl Host {
                 .ok()?;
             let mut text = String::new();
             stream.read_to_string(&mut text).ok()?;
-            // Healthy it is while it starts too; a family is named once it has been synced.
+            // A starting proxy is healthy too; it names a family once that has been synced.
             let synced = ["IPv4", "IPv6"].iter().all(|family| text.contains(family));
             Some(text.split(' ').nth(1) == Some("200") && synced)
         })

@@ -23,23 +23,22 @@ use crate::names::LabName;
 use crate::process::{Process, end_all_in};
 use crate::state::{Folder, ProxyCommand, State};
 
-/// How a lab is to be raised.
+/// Options of [`Lab::up`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Its name.
+    /// The lab's name.
     pub name: LabName,
-    /// How many nodes, where the manifests state none.
+    /// Number of nodes if the manifests contain none.
     pub nodes: u8,
-    /// The manifests to begin with.
+    /// The first manifests.
     pub documents: Documents,
     /// Program and first arguments of the echo server, such as `sluice lab-echo`.
     pub echo: Vec<String>,
-    /// What runs on each node; nothing where `None`.
+    /// The proxy on each node.
     pub proxy: Option<ProxyCommand>,
 }
 
-/// A running lab. Dropping one that was raised by [`Lab::up`] takes it down, unless it was told to
-/// [`keep`](Lab::keep).
+/// A running lab. A lab from [`Lab::up`] is taken down on drop, unless [`keep`](Lab::keep) was called.
 #[derive(Debug)]
 pub struct Lab {
     name: LabName,
@@ -48,13 +47,13 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Raises a lab: namespaces, pods, and a proxy on each node.
+    /// Create a lab: namespaces, pods, and a proxy on each node.
     ///
-    /// Documents that are wrong are reported in [`Applied::errors`]; the lab stands without them.
+    /// Invalid documents are reported in [`Applied::errors`]; the lab runs without them.
     ///
     /// # Errors
-    /// There is a lab of that name; not root; a kernel without namespaces or veth. What was made
-    /// until then is taken down.
+    /// A lab of that name exists, the caller is not root, or the kernel lacks namespaces or veth.
+    /// Everything created until then is removed.
     pub fn up(options: Options) -> Result<(Self, Applied)> {
         let Options {
             name,
@@ -67,9 +66,7 @@ impl Lab {
             bail!("a lab has 1 to {MAX_NODES} nodes, not {nodes}");
         }
         if Self::list()?.contains(&name) {
-            bail!(
-                "there is a lab {name} already; take it down with: sluice lab down --name {name}"
-            );
+            bail!("lab {name} exists already; take it down with: sluice lab down --name {name}");
         }
         let cluster = Cluster::new(&documents, nodes)?;
         let folder = Folder::of(&name);
@@ -96,10 +93,10 @@ impl Lab {
         Ok((lab, applied))
     }
 
-    /// A lab that is up.
+    /// Open a running lab.
     ///
     /// # Errors
-    /// There is none of that name.
+    /// No lab has that name.
     pub fn open(name: LabName) -> Result<Self> {
         let folder = Folder::of(&name);
         if !folder.path().is_dir() {
@@ -109,7 +106,7 @@ impl Lab {
             } else {
                 labs.join(", ")
             };
-            bail!("there is no lab {name}; there is: {known}");
+            bail!("lab {name} does not exist; running labs: {known}");
         }
         Ok(Self {
             name,
@@ -118,10 +115,10 @@ impl Lab {
         })
     }
 
-    /// The labs of this machine, also what crashed ones left behind.
+    /// List the labs of this machine, including the remains of crashed ones.
     ///
     /// # Errors
-    /// `/run` may not be read.
+    /// `/run` cannot be read.
     pub fn list() -> Result<BTreeSet<LabName>> {
         let mut labs: BTreeSet<LabName> = NetNs::list()?
             .iter()
@@ -134,24 +131,24 @@ impl Lab {
         Ok(labs)
     }
 
-    /// Takes a lab down, whatever state it is in: ends every process in its namespaces, removes
-    /// these and its folder. Goes on after an error and reports the first.
+    /// Take a lab down, whatever its state: kill every process in its namespaces, delete the
+    /// namespaces and the folder. Continue after an error and return the first.
     ///
     /// # Errors
-    /// Something does not go away.
+    /// A process does not end, or something cannot be deleted.
     pub fn down(name: &LabName) -> Result<()> {
         let ours: Vec<String> = NetNs::list()?
             .into_iter()
             .filter(|netns| LabName::of_netns(netns).as_ref() == Some(name))
             .collect();
-        // What cannot be opened is a leftover file; deleting it is all there is to do.
+        // A namespace that cannot be opened is a leftover file, and is deleted below.
         let open: Vec<NetNs> = ours
             .iter()
             .filter_map(|netns| NetNs::open(netns).ok())
             .collect();
         let mut results = vec![end_all_in(&open)];
         if let Ok(state) = Folder::of(name).load() {
-            // A process can have left its namespace.
+            // A process may have left its namespace.
             let processes = state.pods.values().chain(state.proxies.values());
             results.extend(processes.map(Process::end));
         }
@@ -165,7 +162,7 @@ impl Lab {
         results.into_iter().collect()
     }
 
-    /// Leaves the lab up when this is dropped.
+    /// Keep the lab running after this is dropped.
     pub fn keep(&mut self) {
         self.down_on_drop = false;
     }
@@ -180,7 +177,7 @@ impl Lab {
         &self.folder
     }
 
-    /// What the lab knows now.
+    /// Return the current state.
     ///
     /// # Errors
     /// The state cannot be read.
@@ -188,11 +185,11 @@ impl Lab {
         self.folder.load()
     }
 
-    /// Applies manifests, as `kubectl apply` does: new pods run before slices name them. Waits
-    /// for replaced pods to end.
+    /// Apply manifests, as `kubectl apply` does: new pods run before EndpointSlices contain them.
+    /// Wait until replaced pods have ended.
     ///
     /// # Errors
-    /// A pod cannot be started. What is wrong with a document is in the result.
+    /// A pod cannot be started. The result contains the errors of documents.
     pub fn apply(&mut self, documents: &Documents) -> Result<Applied> {
         let mut applied = self.change(|cluster, now| Ok(cluster.apply(documents, now)))?;
         self.wait_for_ends()?;
@@ -200,30 +197,29 @@ impl Lab {
         Ok(applied)
     }
 
-    /// Deletes an object. A pod terminates first: its endpoint is not ready, serving and
-    /// terminating until `grace_seconds` (its own grace period where `None`) are over. Waits for
-    /// that.
+    /// Delete an object. A pod first terminates: its endpoint is not ready, but serving and
+    /// terminating, for `grace_seconds` (if `None`, its own grace period). Wait until it has ended.
     ///
     /// # Errors
-    /// There is no such object.
+    /// The object does not exist.
     pub fn delete(&mut self, target: &Target, grace_seconds: Option<u32>) -> Result<String> {
         let note = self.change(|cluster, now| Ok(cluster.delete(target, grace_seconds, now)?))?;
         self.wait_for_ends()?;
         Ok(note)
     }
 
-    /// Scales a Deployment. Waits for surplus pods to end.
+    /// Scale a Deployment or StatefulSet. Wait until surplus pods have ended.
     ///
     /// # Errors
-    /// There is no such Deployment; a pod cannot be started.
+    /// The workload does not exist, or a pod cannot be started.
     pub fn scale(&mut self, name: &ObjectName, replicas: u32) -> Result<String> {
         let note = self.begin_scale(name, replicas)?;
         self.wait_for_ends()?;
         Ok(note)
     }
 
-    /// Scales a Deployment and comes back while surplus pods still serve and terminate. The next
-    /// operation that waits takes them away.
+    /// Scale a workload and return while surplus pods still serve and terminate. The next operation
+    /// that waits removes them.
     ///
     /// # Errors
     /// As [`scale`](Self::scale).
@@ -231,28 +227,28 @@ impl Lab {
         self.change(|cluster, now| Ok(cluster.scale(name, replicas, now)?))
     }
 
-    /// Replaces a pod by one on another node. Waits for the old one to end.
+    /// Replace a pod by one on another node. Wait until the old one has ended.
     ///
     /// # Errors
-    /// There is no such pod or node; the new pod cannot be started.
+    /// The pod or the node does not exist, or the new pod cannot be started.
     pub fn move_pod(&mut self, name: &ObjectName, node: &str) -> Result<String> {
         let note = self.change(|cluster, now| Ok(cluster.move_pod(name, node, now)?))?;
         self.wait_for_ends()?;
         Ok(note)
     }
 
-    /// Sets a pod's condition Ready.
+    /// Set a pod's condition Ready.
     ///
     /// # Errors
-    /// There is no such pod.
+    /// The pod does not exist.
     pub fn set_ready(&mut self, name: &ObjectName, ready: bool) -> Result<String> {
         self.change(|cluster, _| Ok(cluster.set_ready(name, ready)?))
     }
 
-    /// A host: `client`, `router`, a node, or a pod as `NAME` or `NAMESPACE/NAME`.
+    /// Return a host: `client`, `router`, a node, or a pod as `NAME` or `NAMESPACE/NAME`.
     ///
     /// # Errors
-    /// There is no such host.
+    /// The host does not exist.
     pub fn host(&self, name: &str) -> Result<Host> {
         let state = self.state()?;
         let netns = match name {
@@ -262,7 +258,7 @@ impl Lab {
             pod => {
                 let id = state.cluster.live_pod(&ObjectName::parse(pod));
                 let id = id.ok_or_else(|| {
-                    anyhow!("lab {} has no host {name}: say client, router, a node or a pod; `sluice lab status` lists them", self.name)
+                    anyhow!("lab {} has no host {name}: name client, router, a node or a pod; sluice lab status lists them", self.name)
                 })?;
                 self.name.pod(id, &state.cluster.pods[&id])
             }
@@ -270,18 +266,18 @@ impl Lab {
         Ok(Host::new(name, NetNs::open(&netns)?))
     }
 
-    /// The outside client.
+    /// Return the outside client.
     ///
     /// # Errors
-    /// The lab is broken.
+    /// Its namespace does not exist.
     pub fn client(&self) -> Result<Host> {
         self.host("client")
     }
 
-    /// A node's proxy.
+    /// Return a node's proxy.
     ///
     /// # Errors
-    /// There is no such node.
+    /// The node does not exist.
     pub fn node_proxy(&mut self, node: &str) -> Result<NodeProxy<'_>> {
         if !self.state()?.cluster.nodes.contains_key(node) {
             bail!("lab {} has no node {node}", self.name);
@@ -292,10 +288,11 @@ impl Lab {
         })
     }
 
-    /// Waits until every node's proxy says that it has synced both families: `/healthz` on port 10256.
+    /// Wait until every node's proxy reports that it has synced both families: `/healthz` on port
+    /// 10256.
     ///
     /// # Errors
-    /// A proxy has ended, or does not say so in time.
+    /// A proxy has ended, or does not report it in time.
     pub fn wait_synced(&mut self, patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;
         let nodes: Vec<String> = self.state()?.cluster.nodes.into_keys().collect();
@@ -309,7 +306,7 @@ impl Lab {
                     bail!("the proxy of {node} has ended:\n{}", tail(&log));
                 }
                 if Instant::now() > end {
-                    bail!("the proxy of {node} has not synced:\n{}", tail(&log));
+                    bail!("the proxy of {node} did not sync in time:\n{}", tail(&log));
                 }
                 thread::sleep(Duration::from_millis(20));
             }
@@ -317,7 +314,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Changes the cluster, starts what is new, then publishes.
+    /// Change the cluster, start new pods, then publish the objects.
     fn change<T>(&mut self, f: impl FnOnce(&mut Cluster, u64) -> Result<T>) -> Result<T> {
         let _lock = self.folder.lock()?;
         let mut state = self.state()?;
@@ -329,7 +326,7 @@ impl Lab {
         started.map(|()| result)
     }
 
-    /// Starts the pods that do not run yet, all at once. One that cannot start is taken out again.
+    /// Start the pods that do not run yet, all at once. Remove a pod that cannot start.
     fn start_pods(&self, state: &mut State) -> Result<()> {
         let new: Vec<(PodId, Pod)> = state
             .cluster
@@ -370,7 +367,9 @@ impl Lab {
         if !pod.template.host_network {
             fabric::add_pod(&self.name, id, pod)?;
         }
-        let (program, arguments) = echo.split_first().context("no echo server given")?;
+        let (program, arguments) = echo
+            .split_first()
+            .context("the command of the echo server is empty")?;
         let mut command = NetNs::open(&self.name.pod(id, pod))?.command(program)?;
         command.args(arguments);
         command.args(["--pod", &pod.name.to_string(), "--node", &pod.node]);
@@ -382,7 +381,7 @@ impl Lab {
             command.args(["--port", &format!("{}:{}", port.protocol, port.port)]);
         }
         command.stdout(Stdio::piped());
-        // Its log is shown to people when it cannot start.
+        // The log is part of the error if the server cannot start.
         command.env("RUST_LIB_BACKTRACE", "0");
         Process::start(&mut command, &self.folder.log(&log_of(pod)))
     }
@@ -393,13 +392,12 @@ impl Lab {
             return Ok(());
         }
         end_all_in(&[NetNs::open(&netns)?])?;
-        // The kernel takes namespaces apart at its leisure; the pod's address is to lead nowhere
-        // from now on.
+        // The kernel deletes namespaces later; the pod's address must be unreachable from now on.
         fabric::disconnect_pod(&self.name, id, pod)?;
         Ok(NetNs::delete(&netns)?)
     }
 
-    /// Waits for the pods that terminate now, and removes them.
+    /// Wait for the pods that are terminating, and remove them.
     fn wait_for_ends(&mut self) -> Result<()> {
         while let Some(end) = self.state()?.cluster.next_end() {
             thread::sleep(Duration::from_millis(end.saturating_sub(now())));
@@ -422,8 +420,8 @@ impl Lab {
         self.folder.save(&state)
     }
 
-    /// Load balancers' addresses lead to the first node; those of Services that keep traffic on
-    /// the node lead to a node that has an endpoint, as an announcing load balancer would have it.
+    /// Route load balancers' addresses to the first node, and those of Services with external policy
+    /// Local to a node that has an endpoint, as a load balancer that announces routes does.
     fn announce(&self, cluster: &Cluster) -> Result<()> {
         let mut router = RtNetlink::open_in(&NetNs::open(&self.name.router())?)?;
         let Some(first) = cluster.nodes.values().next() else {
@@ -461,7 +459,7 @@ impl Drop for Lab {
         if self.down_on_drop
             && let Err(e) = Self::down(&self.name)
         {
-            tracing::error!("taking lab {} down: {e:#}", self.name);
+            tracing::error!(lab = %self.name, error = format!("{e:#}"), "Cannot take the lab down");
         }
     }
 }
@@ -474,7 +472,7 @@ pub struct NodeProxy<'a> {
 }
 
 impl NodeProxy<'_> {
-    /// Starts it; nothing where the lab has none, or it runs.
+    /// Start the proxy, unless the lab has no proxy or it runs already.
     ///
     /// # Errors
     /// The program cannot be run.
@@ -485,7 +483,10 @@ impl NodeProxy<'_> {
         let Some(proxy) = state.proxy.clone().filter(|_| !running) else {
             return Ok(());
         };
-        let (program, arguments) = proxy.argv.split_first().context("an empty proxy command")?;
+        let (program, arguments) = proxy
+            .argv
+            .split_first()
+            .context("the command of the proxy is empty")?;
         let mut command: Command =
             NetNs::open(&self.lab.name.node(&self.node))?.command(program)?;
         command.args(arguments);
@@ -498,7 +499,7 @@ impl NodeProxy<'_> {
         self.lab.folder.save(&state)
     }
 
-    /// Kills it with SIGKILL: it can do nothing about it.
+    /// Kill the proxy with SIGKILL.
     ///
     /// # Errors
     /// It does not end.
@@ -509,7 +510,7 @@ impl NodeProxy<'_> {
         }
     }
 
-    /// Sends it a signal.
+    /// Send the proxy a signal.
     ///
     /// # Errors
     /// The lab's state cannot be read.
@@ -520,7 +521,7 @@ impl NodeProxy<'_> {
         Ok(())
     }
 
-    /// Whether it runs.
+    /// Whether the proxy runs.
     ///
     /// # Errors
     /// The lab's state cannot be read.
@@ -529,7 +530,7 @@ impl NodeProxy<'_> {
         Ok(state.proxies.get(&self.node).is_some_and(Process::is_alive))
     }
 
-    /// Its node's addresses, IPv4 first.
+    /// Return the node's addresses, IPv4 first.
     ///
     /// # Errors
     /// The lab's state cannot be read.
@@ -539,7 +540,7 @@ impl NodeProxy<'_> {
             .cluster
             .nodes
             .get(&self.node)
-            .context("the node is gone")?;
+            .context("the node does not exist")?;
         Ok(node_ips(node.index))
     }
 }
@@ -552,7 +553,7 @@ fn service_of(slice: &serde_json::Value) -> Option<&str> {
         .as_str()
 }
 
-/// The ports that no echo server can open here.
+/// Describe the ports that echo servers cannot open on this kernel.
 fn unserved(cluster: &Cluster) -> Vec<String> {
     let pods = cluster.pods.values();
     let ports = pods.flat_map(|pod| pod.template.ports.iter().map(move |port| (pod, port)));
@@ -561,22 +562,22 @@ fn unserved(cluster: &Cluster) -> Vec<String> {
         .map(|(pod, port)| {
             let ContainerPort { port, protocol, .. } = port;
             format!(
-                "pod/{}: nobody listens on {port}/{protocol}: this kernel has no {protocol}",
+                "pod/{}: no listener on {port}/{protocol}: this kernel lacks {protocol}",
                 pod.name.name
             )
         })
         .collect()
 }
 
-/// Waits for the line that says that all ports are open.
+/// Wait for the line [`READY`].
 fn wait_ready(child: Child) -> Result<()> {
-    let stdout = child.stdout.context("no pipe to the echo server")?;
+    let stdout = child.stdout.context("the echo server has no pipe")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
     if line == READY {
         Ok(())
     } else {
-        bail!("its echo server ended")
+        bail!("the echo server ended")
     }
 }
 
@@ -584,7 +585,7 @@ fn log_of(pod: &Pod) -> String {
     format!("pod-{}.{}", pod.name.namespace, pod.name.name)
 }
 
-/// The last lines of a log.
+/// Return the last lines of a log.
 fn tail(path: &std::path::Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

@@ -1,8 +1,8 @@
 //! Clusters made of network namespaces on one machine.
 //!
-//! A lab is a router namespace, an outside client, nodes and pods, with the control plane's part
-//! played by pure functions ([`control`]). Everything is in named network namespaces, nothing in
-//! the machine's own: labs cannot disturb it, nor each other.
+//! A lab consists of a router, an outside client, nodes and pods. Pure functions ([`control`]) take the
+//! place of the control plane. Everything is in named network namespaces and nothing in the host's, so
+//! that labs affect neither the host nor each other.
 
 pub mod cli;
 mod commands;

@@ -1,5 +1,4 @@
-//! Manifests as people write them: documents with a kind and a name, and fields that are read with
-//! errors that say where they are.
+//! Manifests: documents with a kind and a name, and fields whose errors contain their place.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,8 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// `metadata.namespace` and `metadata.name`; the namespace is `default` where none is given, as
-/// `kubectl` has it.
+/// `metadata.namespace` and `metadata.name`; the default namespace is `default`, as with `kubectl`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct ObjectName {
@@ -21,7 +19,7 @@ pub struct ObjectName {
 }
 
 impl ObjectName {
-    /// Reads `NAME` or `NAMESPACE/NAME`.
+    /// Parse `NAME` or `NAMESPACE/NAME`.
     pub fn parse(text: &str) -> Self {
         let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
         Self {
@@ -50,26 +48,26 @@ impl From<String> for ObjectName {
     }
 }
 
-/// Something is wrong with a manifest, and where.
+/// An error in a manifest, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {reason}")]
 pub struct ManifestError {
-    /// File, document, object and field, as far as they are known.
+    /// File, document, object and field, as far as known.
     pub place: String,
-    /// What is wrong, and what to do.
+    /// The reason, and how to correct it.
     pub reason: String,
 }
 
 /// One document of a manifest; the items of a `List` are documents of their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Where it came from: the file and the document's number in it.
+    /// The file and the document's number in it.
     pub origin: String,
     /// `kind`.
     pub kind: String,
     /// Its name.
     pub name: ObjectName,
-    /// The whole of it.
+    /// The whole document.
     pub value: Value,
 }
 
@@ -103,7 +101,7 @@ impl Document {
         })
     }
 
-    /// The document's outermost field.
+    /// Return the document as a field.
     pub fn root(&self) -> Field<'_> {
         Field {
             document: self,
@@ -113,7 +111,7 @@ impl Document {
     }
 }
 
-/// RFC 1123 subdomain, the form of the API's names.
+/// Whether a text is an RFC 1123 subdomain, as the names of objects are.
 fn is_dns_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = name.as_bytes();
@@ -123,17 +121,17 @@ fn is_dns_name(name: &str) -> bool {
         && bytes.iter().all(|&b| plain(b) || b == b'-' || b == b'.')
 }
 
-/// What a set of manifests holds: what can be read, and what cannot.
+/// The documents of a set of manifests, and the errors.
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
     /// The documents, in order.
     pub good: Vec<Document>,
-    /// What is wrong with the others.
+    /// The errors of the other documents.
     pub errors: Vec<ManifestError>,
 }
 
 impl Documents {
-    /// Reads files, and the `.yaml`, `.yml` and `.json` files of folders.
+    /// Read files, and the `.yaml`, `.yml` and `.json` files of folders.
     pub fn from_paths(paths: &[PathBuf]) -> Self {
         let mut all = Self::default();
         for path in paths {
@@ -142,7 +140,7 @@ impl Documents {
         all
     }
 
-    /// Reads a text of YAML or JSON documents; `file` is what errors call it.
+    /// Parse YAML or JSON documents; `file` is the name in errors.
     pub fn from_text(file: &str, text: &str) -> Self {
         let mut all = Self::default();
         all.add_text(file, text);
@@ -214,7 +212,7 @@ impl Documents {
     }
 }
 
-/// A field of a document, present or not, that knows its place.
+/// A field of a document, present or not, with its place.
 #[derive(Clone, Debug)]
 pub struct Field<'a> {
     document: &'a Document,
@@ -223,7 +221,7 @@ pub struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// A field of this one.
+    /// Return a field of this object.
     pub fn get(&self, key: &str) -> Field<'a> {
         let path = if self.path.is_empty() {
             key.to_owned()
@@ -237,12 +235,12 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The value, unless absent or null.
+    /// Return the value, unless absent or null.
     pub fn value(&self) -> Option<&'a Value> {
         self.value.filter(|v| !v.is_null())
     }
 
-    /// An error about this field.
+    /// Return an error about this field.
     pub fn error(&self, reason: impl Into<String>) -> ManifestError {
         let Document {
             origin, kind, name, ..
@@ -253,7 +251,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The items of a list; none where absent.
+    /// Return the items of a list; empty if absent.
     pub fn items(&self) -> Result<Vec<Field<'a>>, ManifestError> {
         match self.value() {
             None => Ok(Vec::new()),
@@ -270,7 +268,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A string; an empty one counts as absent, as it does for the API server.
+    /// Return a string; an empty one counts as absent, as for the API server.
     pub fn text(&self) -> Result<Option<&'a str>, ManifestError> {
         match self.value() {
             None => Ok(None),
@@ -279,7 +277,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// One of some words, or a default.
+    /// Return one of these words, or a default.
     pub fn word(
         &self,
         words: &[&'static str],
@@ -295,7 +293,7 @@ impl<'a> Field<'a> {
             .ok_or_else(|| self.error(format!("{text:?} is not one of {}", words.join(", "))))
     }
 
-    /// A whole number within a range.
+    /// Return a whole number within a range.
     pub fn number(&self, range: RangeInclusive<u32>) -> Result<Option<u32>, ManifestError> {
         let Some(value) = self.value() else {
             return Ok(None);
@@ -313,7 +311,7 @@ impl<'a> Field<'a> {
             })
     }
 
-    /// A port number; 0 counts as absent where the API server sees it so.
+    /// Return a port number; 0 counts as absent, as for the API server.
     pub fn port(&self) -> Result<Option<u16>, ManifestError> {
         let number = self.number(0..=65535)?;
         Ok(number
@@ -321,7 +319,7 @@ impl<'a> Field<'a> {
             .filter(|&n| n != 0))
     }
 
-    /// A truth value.
+    /// Return a Boolean.
     pub fn flag(&self) -> Result<Option<bool>, ManifestError> {
         match self.value() {
             None => Ok(None),
@@ -330,7 +328,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A map of strings, such as labels; empty where absent.
+    /// Return a map of strings, such as labels; empty if absent.
     pub fn map(&self) -> Result<BTreeMap<String, String>, ManifestError> {
         match self.value() {
             None => Ok(BTreeMap::new()),

@@ -1,8 +1,8 @@
-//! What a lab calls its namespaces.
+//! The names of a lab's namespaces.
 //!
 //! `sluice.LAB.net` (the router), `sluice.LAB.client`, `sluice.LAB.node.NODE` and
-//! `sluice.LAB.pod.NAMESPACE.POD`. A lab's name has no dot, so that no lab's prefix begins another's,
-//! and everything that belongs to a lab can be found by its prefix after any crash.
+//! `sluice.LAB.pod.NAMESPACE.POD`. A lab's name contains no dot, so no lab's prefix is the start of
+//! another's, and a lab's namespaces are found by their prefix after any crash.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::control::{Pod, PodId};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LabName(String);
 
-/// A name that a lab cannot have.
+/// An invalid name for a lab.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} cannot name a lab: use 1 to 30 lower-case letters, digits and '-', beginning with a letter"
@@ -22,10 +22,10 @@ pub struct LabName(String);
 pub struct BadLabName(String);
 
 impl LabName {
-    /// Checks a name.
+    /// Check a name.
     ///
     /// # Errors
-    /// It is not of the form above.
+    /// The name is invalid.
     pub fn new(name: &str) -> Result<Self, BadLabName> {
         let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let good = name.len() <= 30
@@ -38,7 +38,7 @@ impl LabName {
         }
     }
 
-    /// The lab that a namespace belongs to, if any.
+    /// Return the lab that a namespace belongs to, if any.
     pub fn of_netns(netns: &str) -> Option<Self> {
         let (lab, rest) = netns.strip_prefix("sluice.")?.split_once('.')?;
         let known = matches!(rest, "net" | "client")
@@ -47,23 +47,23 @@ impl LabName {
         known.then(|| Self::new(lab).ok()).flatten()
     }
 
-    /// The router's namespace.
+    /// Return the router's namespace.
     pub fn router(&self) -> String {
         format!("sluice.{self}.net")
     }
 
-    /// The outside client's namespace.
+    /// Return the outside client's namespace.
     pub fn client(&self) -> String {
         format!("sluice.{self}.client")
     }
 
-    /// A node's namespace.
+    /// Return a node's namespace.
     pub fn node(&self, node: &str) -> String {
         format!("sluice.{self}.node.{node}")
     }
 
-    /// A pod's namespace; its node's for `hostNetwork`. The id tells two incarnations of one name
-    /// apart, of which one is terminating.
+    /// Return a pod's namespace, which for `hostNetwork` is the node's. The id distinguishes a pod from
+    /// a terminating one of the same name.
     pub fn pod(&self, id: PodId, pod: &Pod) -> String {
         if pod.template.host_network {
             return self.node(&pod.node);
@@ -81,7 +81,7 @@ impl fmt::Display for LabName {
     }
 }
 
-/// The node's end of a pod's veth pair.
+/// Return the name of the node's end of a pod's veth pair.
 pub fn veth(id: PodId) -> String {
     format!("veth{id}")
 }

@@ -1,4 +1,4 @@
-//! Connections made from inside a host of the lab, with typed outcomes.
+//! Connections from a host of the lab, with typed outcomes.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,47 +11,47 @@ use socket2::{Domain, Socket, Type};
 
 use crate::echo::Answer;
 
-/// One question to an echo server.
+/// One request to an echo server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Where to.
+    /// The destination.
     pub to: SocketAddr,
-    /// How.
+    /// The protocol.
     pub how: How,
-    /// The address to speak from; the kernel chooses where `None`.
+    /// The source address; the kernel chooses it if `None`.
     pub from: Option<IpAddr>,
-    /// How long connecting, and each answer, may take.
+    /// Time limit for connecting, and for each answer.
     pub timeout: Duration,
 }
 
-/// What a probe speaks.
+/// The protocol of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// A connection over which a GET is sent.
+    /// HTTP GET.
     Http,
-    /// A connection over which an empty line is sent, which is no HTTP.
+    /// A connection with an empty line, which is not HTTP.
     Plain(Protocol),
     /// A datagram.
     Udp,
 }
 
-/// What came of a probe.
+/// The result of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Somebody answered.
+    /// An echo server answered.
     Answered(Answer),
-    /// Refused at once: a reset, or an ICMP port unreachable.
+    /// A reset, or ICMP port unreachable.
     Refused,
-    /// An ICMP message said that nobody is there.
+    /// ICMP host or network unreachable.
     Unreachable,
-    /// Nothing came back in time.
+    /// No answer within the time limit.
     TimedOut,
-    /// The connection ended before the answer was complete, or something else failed.
+    /// The connection ended before the answer was complete, or another error.
     Failed(String),
 }
 
 impl Outcome {
-    /// The answer, if there was one.
+    /// Return the answer, if any.
     pub fn answer(&self) -> Option<&Answer> {
         match self {
             Outcome::Answered(answer) => Some(answer),
@@ -73,7 +73,7 @@ impl fmt::Display for Outcome {
 }
 
 impl Probe {
-    /// A GET to an address, with two seconds for each step.
+    /// HTTP GET with a limit of two seconds for each step.
     pub fn http(to: SocketAddr) -> Self {
         Self {
             to,
@@ -83,7 +83,7 @@ impl Probe {
         }
     }
 
-    /// A datagram to an address.
+    /// Send a datagram.
     pub fn udp(to: SocketAddr) -> Self {
         Self {
             how: How::Udp,
@@ -91,7 +91,7 @@ impl Probe {
         }
     }
 
-    /// The same, from an address.
+    /// Set the source address.
     pub fn from(self, from: IpAddr) -> Self {
         Self {
             from: Some(from),
@@ -99,12 +99,12 @@ impl Probe {
         }
     }
 
-    /// The same, with another timeout.
+    /// Set the time limit.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// Asks, in the calling thread's namespace.
+    /// Send the request from the calling thread's namespace.
     pub fn ask(&self) -> Outcome {
         let text = match self.how {
             How::Http => self
@@ -158,7 +158,7 @@ impl Probe {
     }
 }
 
-/// Sends a GET and returns the body.
+/// Send a GET and return the body.
 fn get(mut stream: &TcpStream, host: SocketAddr) -> io::Result<String> {
     write!(
         stream,

@@ -1,4 +1,4 @@
-//! Processes that outlive the command that started them, and ending them for certain.
+//! Processes that outlive the command that started them, and how to end them reliably.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::os::unix::process::CommandExt;
 
-/// A process, told apart from a later one of the same number by when it started.
+/// A process. The start time distinguishes it from a later one with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Process id.
@@ -27,8 +27,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a command in the background: its own process group, no input, output to a log file
-    /// unless the command says otherwise beforehand.
+    /// Start a command in the background, in its own process group, without input, and with its
+    /// errors in a log file.
     pub(crate) fn start(command: &mut Command, log: &Path) -> Result<(Self, std::process::Child)> {
         let file = File::options()
             .create(true)
@@ -38,7 +38,7 @@ impl Process {
         let child = command
             .stdin(Stdio::null())
             .stderr(file)
-            // Ctrl-C at the terminal is for the command that the person sees.
+            // Ctrl-C at the terminal must reach only the foreground command.
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
@@ -47,19 +47,19 @@ impl Process {
         Ok((Self { pid, started }, child))
     }
 
-    /// Whether it still runs.
+    /// Whether the process runs.
     pub fn is_alive(&self) -> bool {
         matches!(stat(self.pid), Some((state, started)) if state != 'Z' && started == self.started)
     }
 
-    /// Sends a signal; nothing where it has ended.
+    /// Send a signal, unless the process has ended.
     pub fn signal(&self, signal: Signal) {
         if self.is_alive() {
             let _ = kill(Pid::from_raw(self.pid), signal);
         }
     }
 
-    /// Kills it, and waits until it has ended.
+    /// Kill the process and wait until it has ended.
     pub(crate) fn end(&self) -> Result<()> {
         self.signal(Signal::SIGKILL);
         let patience = Instant::now() + Duration::from_secs(5);
@@ -74,15 +74,15 @@ impl Process {
     }
 }
 
-/// Lets the kernel forget a child of ours that has ended; no matter if it is not ours.
+/// Reap a child that has ended. Has no effect on processes that are not children.
 fn reap(pid: i32) {
     let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
 }
 
-/// State letter and start time.
+/// Return state letter and start time.
 fn stat(pid: i32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name, in parentheses, may hold anything.
+    // The command's name, in parentheses, may contain any character.
     let (_, rest) = text.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     let state = fields.next()?.chars().next()?;
@@ -93,8 +93,8 @@ fn started(pid: i32) -> Option<u64> {
     stat(pid).map(|(_, started)| started)
 }
 
-/// Kills everything in some namespaces, but for the caller and what it was started by (someone may
-/// take a lab down from within it). Repeats until nothing is left, as processes fork.
+/// Kill all processes in namespaces, except the caller and its ancestors: a lab may be taken down
+/// from a shell inside it. Repeat until none is left, because processes fork.
 pub(crate) fn end_all_in(namespaces: &[NetNs]) -> Result<()> {
     let own = own_line();
     let patience = Instant::now() + Duration::from_secs(10);
@@ -120,7 +120,7 @@ pub(crate) fn end_all_in(namespaces: &[NetNs]) -> Result<()> {
     }
 }
 
-/// This process and its ancestors.
+/// Return this process and its ancestors.
 fn own_line() -> BTreeSet<i32> {
     let mut line = BTreeSet::new();
     let mut pid = std::process::id().cast_signed();

@@ -1,11 +1,11 @@
-//! What a lab keeps on disk: `/run/sluice-lab/NAME/`.
+//! A lab's files: `/run/sluice-lab/NAME/`.
 //!
-//! - `state.json`: the cluster, and which processes were started;
-//! - `manifests/`: the objects, one in a file, that each node's proxy follows;
-//! - `logs/`: what proxies and echo servers said;
-//! - `lock`: held while a command changes something.
+//! - `state.json`: the cluster and the started processes;
+//! - `manifests/`: the objects that each node's proxy follows, one per file;
+//! - `logs/`: logs of proxies and echo servers;
+//! - `lock`: locked while a command changes the lab.
 //!
-//! All of it can be lost and `lab down` still finds everything, by namespace.
+//! Even if all of it is lost, `lab down` finds the lab by its namespaces.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,25 +22,24 @@ use crate::control::{Cluster, PodId};
 use crate::names::LabName;
 use crate::process::Process;
 
-/// Where labs keep what they know.
+/// The folder of all labs.
 pub const STATE_DIR: &str = "/run/sluice-lab";
 
-/// A command that runs once on every node; it is given `--manifests DIR --hostname-override NODE`
-/// at the end of its own arguments.
+/// The command that runs on every node, followed by `--manifests DIR --hostname-override NODE`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyCommand {
     /// Program and arguments.
     pub argv: Vec<String>,
 }
 
-/// All that a lab knows.
+/// The state of a lab.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
-    /// The control plane's part.
+    /// The control plane.
     pub cluster: Cluster,
     /// Program and first arguments of the echo server.
     pub echo: Vec<String>,
-    /// What runs on each node.
+    /// The proxy on each node.
     pub proxy: Option<ProxyCommand>,
     /// The echo server of each pod.
     pub pods: BTreeMap<PodId, Process>,
@@ -53,7 +52,7 @@ pub struct State {
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// The folder of a lab, whether it exists or not.
+    /// Return a lab's folder, which need not exist.
     pub fn of(lab: &LabName) -> Self {
         Self(Path::new(STATE_DIR).join(lab.to_string()))
     }
@@ -62,19 +61,19 @@ impl Folder {
         &self.0
     }
 
-    /// Where the objects are.
+    /// Return the folder of the objects.
     pub fn manifests(&self) -> PathBuf {
         self.0.join("manifests")
     }
 
-    /// A log file.
+    /// Return the path of a log.
     pub fn log(&self, of: &str) -> PathBuf {
         self.0.join("logs").join(format!("{of}.log"))
     }
 
     pub(crate) fn create(&self) -> Result<()> {
-        fs::create_dir_all(STATE_DIR).with_context(|| format!("making {STATE_DIR}"))?;
-        fs::create_dir(&self.0).with_context(|| format!("making {}", self.0.display()))?;
+        fs::create_dir_all(STATE_DIR).with_context(|| format!("creating {STATE_DIR}"))?;
+        fs::create_dir(&self.0).with_context(|| format!("creating {}", self.0.display()))?;
         for folder in ["manifests", "logs"] {
             fs::create_dir(self.0.join(folder))?;
         }
@@ -82,7 +81,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes everything; also [`STATE_DIR`], once it is empty.
+    /// Delete the folder, and [`STATE_DIR`] if it is empty.
     pub(crate) fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.0) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -92,7 +91,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Waits until no other command changes the lab.
+    /// Wait until no other command changes the lab, and lock it.
     pub(crate) fn lock(&self) -> Result<Flock<File>> {
         let path = self.0.join("lock");
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
@@ -100,7 +99,7 @@ impl Folder {
             .map_err(|(_, e)| io::Error::from(e))
             .with_context(|| format!("locking {}", path.display()))?;
         if lock.metadata()?.nlink() == 0 {
-            bail!("the lab was taken down meanwhile");
+            bail!("another command took the lab down");
         }
         Ok(lock)
     }
@@ -115,7 +114,7 @@ impl Folder {
         self.replace("state.json", &serde_json::to_vec(state)?)
     }
 
-    /// Makes `manifests/` hold these objects; files that stay as they are are not touched.
+    /// Write the objects into `manifests/`. Unchanged files are not written.
     pub(crate) fn publish(&self, objects: &BTreeMap<String, Value>) -> Result<()> {
         for (file, object) in objects {
             let mut text = serde_json::to_vec_pretty(object)?;
@@ -138,7 +137,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Whoever reads the file sees the old or the new, never a part.
+    /// Replace a file atomically.
     fn replace(&self, file: &str, text: &[u8]) -> Result<()> {
         let fresh = self.0.join("fresh");
         let path = self.0.join(file);

@@ -1,4 +1,4 @@
-//! `lab status`: a lab as readable tables.
+//! `lab status`: a lab as tables.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use crate::process::Process;
 use crate::state::State;
 use crate::table::Table;
 
-/// Nodes, pods and Services.
+/// Return tables of nodes, pods and Services.
 pub(crate) fn of(state: &State) -> String {
     let mut text = String::new();
     for table in [nodes(state), pods(state), services(&state.cluster)] {
@@ -125,7 +125,7 @@ fn strings(list: Option<&Value>) -> Vec<String> {
     list.filter_map(|v| Some(v.as_str()?.to_owned())).collect()
 }
 
-/// `80:30008/TCP`, as `kubectl get services` has it.
+/// Format ports like `kubectl get services`: `80:30008/TCP`.
 fn ports(service: &Value) -> String {
     let ports = service.pointer("/spec/ports").and_then(Value::as_array);
     let spelled = ports.into_iter().flatten().map(|port| {

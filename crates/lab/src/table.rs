@@ -1,8 +1,8 @@
-//! Tables for people.
+//! Tables for terminals.
 
 use std::fmt;
 
-/// Columns as wide as their widest cell.
+/// A table whose columns are as wide as their widest cells.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,

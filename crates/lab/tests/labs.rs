@@ -162,8 +162,8 @@ fn hosts_reach_each_other_by_both_families_and_are_gone_after_down() {
             );
         }
     }
-    let nobody: IpAddr = "10.244.1.200".parse().unwrap();
-    let outcome = stranger.probe(Probe::http((nobody, 80).into())).unwrap();
+    let unused: IpAddr = "10.244.1.200".parse().unwrap();
+    let outcome = stranger.probe(Probe::http((unused, 80).into())).unwrap();
     assert_eq!(outcome, Outcome::Unreachable);
     assert_eq!(
         links_here(),
@@ -208,7 +208,7 @@ fn down_leaves_nothing_after_any_crash() {
     let mut lab = raise("crash", PODS);
     lab.keep();
     let name = lab.name().clone();
-    // A process that nobody wrote down, the state lost, a name without its namespace, and a pod
+    // A process that is not recorded, the state lost, a name without its namespace, and a pod
     // that died.
     let mut stray = lab
         .host("node2")
@@ -325,7 +325,7 @@ fn a_transport_that_the_kernel_lacks_is_said_not_to_be_served() {
     let said = applied
         .notes
         .iter()
-        .any(|note| note.contains("this kernel has no SCTP"));
+        .any(|note| note.contains("this kernel lacks SCTP"));
     assert_eq!(said, !served, "{:?}", applied.notes);
 }
 
@@ -357,7 +357,10 @@ fn the_proxy_of_each_node_is_started_killed_and_started_again() {
     );
     assert_eq!(fs::read_to_string(log).unwrap(), expected);
     let error = lab.wait_synced(Duration::from_millis(200)).unwrap_err();
-    assert!(error.to_string().contains("has not synced"), "{error}");
+    assert!(
+        error.to_string().contains("did not sync in time"),
+        "{error}"
+    );
     lab.node_proxy("node1").unwrap().kill().unwrap();
     let error = lab.wait_synced(Duration::from_secs(5)).unwrap_err();
     assert!(
@@ -415,10 +418,10 @@ fn the_command_line_from_up_to_down() {
         text(&exec.stdout).contains("fd0000100244000100000000000000"),
         "{exec:?}"
     );
-    let nobody = program(&["exec", "--name", &name, "nobody", "--", "true"]);
+    let unknown = program(&["exec", "--name", &name, "missing", "--", "true"]);
     assert!(
-        text(&nobody.stderr).contains("no host nobody"),
-        "{nobody:?}"
+        text(&unknown.stderr).contains("no host missing"),
+        "{unknown:?}"
     );
 
     let moved = program(&["move", "--name", &name, "nginx", "node3"]);
@@ -443,5 +446,5 @@ fn the_command_line_from_up_to_down() {
     assert!(program(&["down", "--name", &name]).status.success());
     assert_gone(&guard.0, &before);
     let gone = program(&["down", "--name", &name]);
-    assert!(text(&gone.stderr).contains("there is no lab"), "{gone:?}");
+    assert!(text(&gone.stderr).contains("does not exist"), "{gone:?}");
 }

@@ -1,5 +1,5 @@
-//! UDP and SCTP clients of the running program: a flow that leads where nobody is any more goes, and one
-//! that is right stays, whatever else changes.
+//! UDP and SCTP clients of the running program: stale flows are deleted, and valid flows stay whatever
+//! else changes.
 
 mod support;
 
@@ -24,11 +24,11 @@ const EXTERNAL_IP: &str = "192.0.2.53:53";
 const BALANCER_IP: &str = "192.0.2.54:53";
 const PODS: [&str; 3] = ["10.244.1.11", "10.244.1.12", "10.244.1.13"];
 
-/// Where NodePorts are in nftables mode.
+/// The address of NodePorts in nftables mode.
 const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: node1}\n\
                     status: {addresses: [{type: InternalIP, address: 10.200.1.2}]}\n";
 
-/// A Service of UDP with these addresses beside its cluster IP, and the pods that are its endpoints.
+/// Return a UDP Service with these addresses in addition to its cluster IP, and with these endpoints.
 fn service(name: &str, last: u8, addresses: &str, pods: &[&str]) -> String {
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
@@ -52,14 +52,14 @@ fn service(name: &str, last: u8, addresses: &str, pods: &[&str]) -> String {
     text
 }
 
-/// Without an address from outside.
+/// Without external addresses.
 const INSIDE: &str = "ports: [{name: dns, port: 53, protocol: UDP}]}";
-/// With all sorts of them.
+/// With all kinds of external addresses.
 const OUTSIDE: &str = "type: LoadBalancer, externalIPs: [192.0.2.53], \
                        ports: [{name: dns, port: 53, protocol: UDP, nodePort: 30053}]}\n\
                        status: {loadBalancer: {ingress: [{ip: 192.0.2.54}]}}";
 
-/// Answers with its own address.
+/// A server that answers with its own address.
 struct Pod {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -95,7 +95,7 @@ impl Drop for Pod {
     }
 }
 
-/// Sends from one port for as long as it lives, as a resolver does.
+/// A client that always sends from one port, as a resolver does.
 struct Client {
     socket: UdpSocket,
     to: SocketAddr,
@@ -110,7 +110,7 @@ impl Client {
         Self { socket, to }
     }
 
-    /// Who answers; nobody if the answer is an error or does not come.
+    /// Return the pod that answers; `None` after an error or without an answer.
     fn ask(&self) -> Option<String> {
         let mut buffer = [0; 64];
         self.socket.send_to(b"who", self.to).ok()?;
@@ -123,7 +123,7 @@ impl Client {
         eventually(&what, || self.ask().as_deref() == pod);
     }
 
-    /// What tells the client's flow from one that would be made in its place.
+    /// Return the id of the client's flow, which a replacement would not have.
     fn flow(&self, proxy: &Proxy) -> Option<u32> {
         let source = self.socket.local_addr().unwrap();
         flow(proxy, IpProtocol::UDP, source, self.to)
@@ -146,8 +146,8 @@ fn flow(proxy: &Proxy, protocol: IpProtocol, from: SocketAddr, to: SocketAddr) -
 
 const SCTP: IpProtocol = IpProtocol(132);
 
-/// Associations that a client keeps trying to set up, with packets of our own: not every kernel has
-/// SCTP sockets. Nobody answers, so that the first packet comes again and again.
+/// Associations that a client keeps trying to set up, with handmade packets, because not every kernel has
+/// SCTP sockets. Without an answer the first packet is sent repeatedly.
 struct Associations {
     client: Socket,
     pods: Vec<(&'static str, Socket)>,
@@ -155,7 +155,7 @@ struct Associations {
 
 impl Associations {
     fn new(proxy: &Proxy) -> Self {
-        // Otherwise such a flow is forgotten after seconds.
+        // By default such a flow expires after seconds.
         for state in ["closed", "cookie_wait"] {
             let timeout = format!("net.netfilter.nf_conntrack_sctp_timeout_{state}=600");
             proxy.host.sh(&format!("sysctl -qw {timeout}"));
@@ -177,15 +177,15 @@ impl Associations {
         }
     }
 
-    /// Whom an INIT from this port comes to.
+    /// Return the pod that receives an INIT from this port.
     fn ask(&mut self, port: u16, to: SocketAddr) -> Option<&'static str> {
-        // Ports, no tag yet, a checksum that the loopback does without; INIT with its length, a tag,
+        // Ports, no tag yet, no checksum, which loopback does not need; INIT with its length, a tag,
         // window, streams out and in, first TSN.
         let ports = [port.to_be_bytes(), to.port().to_be_bytes()].concat();
         let tag = [[1, 0], [0, 20], [0, 0], port.to_be_bytes()].concat();
         let rest = [0, 0, 255, 255, 0, 1, 0, 1, 0, 0, 0, 1];
         let init = [&ports[..], &[0; 8], &tag, &rest].concat();
-        // Refused, where there is no endpoint.
+        // Rejected without an endpoint.
         let _ = self
             .client
             .send_to(&init, &SocketAddr::new(to.ip(), 0).into());
@@ -193,7 +193,7 @@ impl Associations {
         while Instant::now() < end {
             for (pod, socket) in &mut self.pods {
                 let mut packet = [0; 256];
-                // Masquerading may change the port, but not the tag; before it are two headers.
+                // Masquerading may change the port, but not the tag, which follows two headers.
                 if socket.read(&mut packet).is_ok() && packet[32..].starts_with(&tag) {
                     return Some(*pod);
                 }
@@ -221,7 +221,7 @@ fn start(mode: Mode) -> (Proxy, Vec<Pod>) {
     (proxy, pods)
 }
 
-fn stale_flows_go_and_others_stay(mode: Mode) {
+fn stale_flows_are_deleted_and_others_stay(mode: Mode) {
     let (mut proxy, _pods) = start(mode);
     let [first, second, third] = PODS.map(Some);
     let addresses = [CLUSTER_IP, NODE_PORT, EXTERNAL_IP, BALANCER_IP];
@@ -234,11 +234,11 @@ fn stale_flows_go_and_others_stay(mode: Mode) {
     let kept = bystander.flow(&proxy);
     assert!(kept.is_some());
 
-    // One more endpoint: every flow is still right.
+    // One more endpoint: every flow is still valid.
     let flows = clients.each_ref().map(|client| client.flow(&proxy));
     proxy.write("dns.yaml", &service("dns", 53, OUTSIDE, &PODS[..2]));
     proxy.wait_for(PODS[1], true);
-    // A new process finds them, and has no reason to remove any.
+    // A new process finds them and must not delete any.
     proxy.kill();
     proxy.respawn();
     proxy.write("late.yaml", &service("late", 55, INSIDE, &PODS[2..]));
@@ -248,12 +248,12 @@ fn stale_flows_go_and_others_stay(mode: Mode) {
         assert_eq!(client.flow(&proxy), flow, "{}", client.to);
     }
 
-    // The endpoint goes: clients that keep sending come to the one that stays.
+    // An endpoint is removed: clients that keep sending reach the remaining one.
     proxy.write("dns.yaml", &service("dns", 53, OUTSIDE, &PODS[1..2]));
     for client in &clients {
         client.until(second, "an endpoint went");
     }
-    // The last one goes, although its pod would answer; and one comes.
+    // The last one is removed, although its pod would answer, and one is added.
     proxy.write("dns.yaml", &service("dns", 53, OUTSIDE, &[]));
     for client in &clients {
         client.until(None, "no endpoint");
@@ -262,7 +262,7 @@ fn stale_flows_go_and_others_stay(mode: Mode) {
     for client in &clients {
         client.until(first, "an endpoint came");
     }
-    // The addresses from outside change hands; the cluster IP does not.
+    // The external addresses move to another Service; the cluster IP does not.
     let flow = clients[0].flow(&proxy);
     proxy.write("dns.yaml", &service("dns", 53, INSIDE, &PODS[..1]));
     proxy.write("other.yaml", &service("other", 54, OUTSIDE, &PODS[2..]));
@@ -271,17 +271,17 @@ fn stale_flows_go_and_others_stay(mode: Mode) {
     }
     assert_eq!(clients[0].ask().as_deref(), first);
     assert_eq!(clients[0].flow(&proxy), flow);
-    // Nobody's business all along.
+    // Unrelated to any change.
     assert_eq!(bystander.ask().as_deref(), third);
     assert_eq!(bystander.flow(&proxy), kept);
 }
 
 in_each_mode!(
     only_stale_flows_are_removed,
-    super::stale_flows_go_and_others_stay
+    super::stale_flows_are_deleted_and_others_stay
 );
 
-fn stale_associations_go_and_others_stay(mode: Mode) {
+fn stale_associations_are_deleted_and_others_stay(mode: Mode) {
     let sctp = |name, last, pods| service(name, last, INSIDE, pods).replace("UDP", "SCTP");
     let other = sctp("other", 54, &PODS[2..]);
     let files = [("a.yaml", sctp("a", 53, &PODS[..1])), ("other.yaml", other)];
@@ -320,5 +320,5 @@ fn stale_associations_go_and_others_stay(mode: Mode) {
 
 in_each_mode!(
     only_stale_associations_are_removed,
-    super::stale_associations_go_and_others_stay
+    super::stale_associations_are_deleted_and_others_stay
 );

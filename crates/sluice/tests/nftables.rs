@@ -1,4 +1,4 @@
-//! The running proxy in nftables mode: what it programs, what it renders, and what it leaves alone.
+//! The running proxy in nftables mode: its table, its rendered rules, and other programs' tables.
 
 mod support;
 
@@ -11,7 +11,7 @@ fn start(files: &[(&str, &str)]) -> Proxy {
     Proxy::start(Mode::Nftables, files, &[])
 }
 
-/// How a listing shows the frontend of [`web`]'s Service with this number.
+/// Return the frontend of [`web`]'s Service with this number as a listing shows it.
 fn frontend(last: u8) -> String {
     format!("10.96.10.{last} . tcp . 80")
 }
@@ -31,7 +31,7 @@ fn changes_to_files_reach_the_kernel() {
 }
 
 #[test]
-fn kube_proxys_own_table_is_replaced() {
+fn table_of_kube_proxy_is_replaced() {
     let proxy = start(&[]);
     drop(proxy.process);
     for version in ["v4", "v6"] {
@@ -63,7 +63,7 @@ fn kube_proxys_own_table_is_replaced() {
 }
 
 #[test]
-fn a_restart_writes_nothing_that_is_there_already() {
+fn restart_writes_nothing_that_exists() {
     let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
     let mut proxy = start(&[("objects.json", &objects)]);
     proxy.wait_for("10.244.1.11 . 8080", true);
@@ -79,7 +79,7 @@ fn a_restart_writes_nothing_that_is_there_already() {
     }
 }
 
-/// Tables of others, with names like ours among them.
+/// Other programs' tables, some with names like ours.
 const FOREIGN: &str = "
     table inet kube-proxy {
         set s { type ipv4_addr . inet_service; flags interval; elements = { 192.0.2.0/24 . 80 } }
@@ -105,7 +105,7 @@ const FOREIGN: &str = "
 ";
 
 #[test]
-fn cleanup_removes_everything_of_ours_and_nothing_of_others() {
+fn cleanup_removes_all_our_tables_and_no_others() {
     let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
     let mut proxy = start(&[("objects.json", &objects)]);
     let file = proxy.folder.path().join(".foreign");

@@ -1,5 +1,5 @@
-//! Whatever others do to the running proxy's tables is mended, and said once; what they do to their own
-//! is not even looked at.
+//! Other programs' changes to the running proxy's tables are repaired and reported once; their changes to
+//! their own tables are ignored.
 
 mod support;
 #[path = "support/table.rs"]
@@ -8,10 +8,10 @@ mod table;
 use support::{Proxy, eventually, web};
 use table::wait_until_right;
 
-/// In nft's words, and in the log's.
+/// The families as nft and the log name them.
 const FAMILIES: [(&str, &str); 2] = [("ip", "IPv4"), ("ip6", "IPv6")];
 
-/// How often the log says this of a family.
+/// Count the log lines of a family that contain a text.
 fn said(proxy: &Proxy, family: &str, what: &str) -> usize {
     let log = proxy.log();
     let lines = log.lines().filter(|line| line.contains(family));
@@ -22,7 +22,7 @@ fn reports(proxy: &Proxy, family: &str) -> usize {
     said(proxy, family, "Another program changed the rules")
 }
 
-/// A proxy whose watches have begun.
+/// Start a proxy and wait until its watches have begun.
 fn start() -> Proxy {
     let proxy = table::start(&["--v=4"]);
     for (word, family) in FAMILIES {
@@ -37,7 +37,7 @@ fn start() -> Proxy {
     proxy
 }
 
-/// One transaction each. `F` is the family, `D` a cluster IP, `O` an address that is none.
+/// One transaction each. `F` is the family, `D` a cluster IP, `O` an unused address.
 const MEDDLING: [&str; 18] = [
     "nft delete rule F kube-proxy services handle $(nft -a list chain F kube-proxy services | \
      sed -n 's/.*handle //p' | tail -1)",
@@ -62,7 +62,7 @@ const MEDDLING: [&str; 18] = [
 ];
 
 #[test]
-fn whatever_others_do_is_mended_and_said_once() {
+fn foreign_changes_are_repaired_and_reported_once() {
     let proxy = start();
     let mut expected = FAMILIES.map(|(_, family)| reports(&proxy, family));
     let addresses = [
@@ -96,7 +96,7 @@ fn whatever_others_do_is_mended_and_said_once() {
 }
 
 #[test]
-fn what_others_do_to_their_own_tables_is_not_looked_at() {
+fn changes_to_other_tables_are_ignored() {
     let proxy = start();
     let read = || FAMILIES.map(|(_, family)| said(&proxy, family, "work=\"resync\""));
     let before = read();
@@ -108,7 +108,7 @@ fn what_others_do_to_their_own_tables_is_not_looked_at() {
              add table ip6 kube; add set ip6 kube s {{ type ipv6_addr; }}; \
              add element ip6 kube s {{ ::{number} }}'; nft delete table inet kube-proxy"
         ));
-        // Something of one's own in between.
+        // A change of our own in between.
         proxy.write("b.yaml", &web("b", 200, &format!("10.244.1.{number}")));
         proxy.wait_for(&format!("10.244.1.{number} . 8080"), true);
     }

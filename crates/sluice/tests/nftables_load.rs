@@ -1,5 +1,5 @@
-//! Whatever happens to the running proxy and to its table, connections through Services that are not
-//! changed go on, and in the end the table is as the objects say.
+//! Faults of the running proxy and of its table under load: connections through unchanged Services
+//! continue, and in the end the table matches the objects.
 
 mod support;
 #[path = "support/table.rs"]
@@ -26,7 +26,7 @@ use table::objects::other;
 use table::wait_until_right;
 use traffic::{Failure, Stage};
 
-/// A proxy for the observed objects, and the world around its node.
+/// Start a proxy for the observed objects, and the machines around its node.
 fn start() -> (Proxy, Stage) {
     let proxy = table::start(&[]);
     let stage = Stage::around(proxy.host.netns());
@@ -43,7 +43,7 @@ fn write_others(proxy: &Proxy, round: usize) {
 }
 
 #[test]
-fn others_come_and_go_at_full_speed_and_somebody_else_writes_too() {
+fn services_change_at_full_speed_while_another_program_writes() {
     let (proxy, stage) = start();
     let load = stage.load();
     let stop = AtomicBool::new(false);
@@ -71,19 +71,19 @@ fn others_come_and_go_at_full_speed_and_somebody_else_writes_too() {
     );
 }
 
-/// So many Services that loading them takes its time.
+/// So many Services that loading them takes time.
 fn many(endpoints: usize) -> String {
     (0..900).map(|number| other(number, endpoints)).collect()
 }
 
 #[test]
-fn killed_while_it_loads_and_started_again() {
+fn proxy_killed_while_loading_starts_again() {
     let (mut proxy, stage) = start();
     let load = stage.load();
     let mut random = std::process::id();
     for round in 0..8 {
         proxy.write("many.yaml", &many(1 + round % 3));
-        // The load begins about when the file has been read; where in it the end comes is chance.
+        // Loading begins about when the file has been read; the kill hits a random point of it.
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         std::thread::sleep(Duration::from_millis(u64::from(random >> 16) % 1500));
         proxy.kill();
@@ -95,7 +95,7 @@ fn killed_while_it_loads_and_started_again() {
     load.finish(&stage).assert_unharmed();
 }
 
-/// The ports of a process's netfilter netlink sockets.
+/// Return the ports of a process's netfilter netlink sockets.
 fn netfilter_ports(proxy: &Proxy) -> Vec<u32> {
     let process = format!("/proc/{}", proxy.process.0.id());
     let files = fs::read_dir(format!("{process}/fd")).unwrap();
@@ -116,8 +116,8 @@ fn netfilter_ports(proxy: &Proxy) -> Vec<u32> {
         .collect()
 }
 
-/// Fills the receive buffer of a netlink socket, as a privileged process may; what the kernel has
-/// to say to it is lost.
+/// Fill the receive buffer of a netlink socket, as a privileged process may, so that the kernel's
+/// notifications are lost.
 fn fill(port: u32) {
     let flags = SockFlag::SOCK_CLOEXEC;
     let netfilter = SockProtocol::NetlinkNetFilter;
@@ -136,7 +136,7 @@ fn fill(port: u32) {
 }
 
 #[test]
-fn what_the_kernel_says_is_lost_for_want_of_room() {
+fn lost_notifications_cause_a_resync() {
     let (proxy, stage) = start();
     let load = stage.load();
     let process = Pid::from_raw(proxy.process.0.id() as i32);
@@ -148,7 +148,7 @@ fn what_the_kernel_says_is_lost_for_want_of_room() {
             "replies and notifications of both families: {ports:?}"
         );
         proxy.host.run(|| ports.iter().copied().for_each(fill));
-        // Something to be told of, and something to do.
+        // A foreign change, and one of our own.
         proxy
             .host
             .sh("for f in ip ip6; do nft add chain $f kube-proxy theirs; done");
@@ -160,7 +160,7 @@ fn what_the_kernel_says_is_lost_for_want_of_room() {
     load.finish(&stage).assert_unharmed();
 }
 
-/// How many transactions there have been, whoever made them.
+/// Count the transactions of all programs.
 fn commits(monitor: &mut Monitor) -> usize {
     let mut count = 0;
     while let Some(notice) = monitor.receive().unwrap() {
@@ -175,10 +175,10 @@ fn commits(monitor: &mut Monitor) -> usize {
     count
 }
 
-/// New connections cannot be served while there is no table; what is there goes on, by what the
-/// kernel remembers of it.
+/// New connections fail while the table is missing; established ones continue through connection
+/// tracking.
 #[test]
-fn the_table_is_deleted_under_load() {
+fn table_is_deleted_under_load() {
     let (proxy, stage) = start();
     let load = stage.load();
     load.wait_for_all();

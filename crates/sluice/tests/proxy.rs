@@ -1,5 +1,5 @@
-//! The running proxy in iptables mode: it follows files, survives what others do to its rules,
-//! and never lets one object take another down.
+//! The running proxy in iptables mode: it follows files, repairs its rules after changes by other
+//! programs, and isolates faulty objects.
 
 mod support;
 
@@ -31,7 +31,7 @@ fn changes_to_files_reach_the_kernel() {
 }
 
 #[test]
-fn a_bad_document_is_named_and_takes_nothing_down() {
+fn invalid_document_is_reported_and_other_services_are_served() {
     let proxy = Proxy::start(
         Mode::Iptables,
         &[("a.yaml", &web("a", 1, "10.244.1.1"))],
@@ -68,7 +68,7 @@ fn flushed_rules_are_put_back() {
         &["--iptables-sync-period=500ms"],
     );
     proxy.wait_for("demo/a:http", true);
-    // As somebody does who wants a clean table, and as somebody who empties a single chain.
+    // A whole table, and a single chain.
     proxy
         .host
         .sh("iptables-nft -t nat -F; iptables-nft -t nat -X; iptables-nft -t filter -F");
@@ -80,7 +80,7 @@ fn flushed_rules_are_put_back() {
 }
 
 #[test]
-fn others_rules_are_left_alone_and_cleanup_removes_only_ours() {
+fn other_programs_rules_stay_and_cleanup_removes_only_ours() {
     let mut proxy = Proxy::start(
         Mode::Iptables,
         &[("a.yaml", &web("a", 1, "10.244.1.1"))],
@@ -106,8 +106,8 @@ fn others_rules_are_left_alone_and_cleanup_removes_only_ours() {
 }
 
 #[test]
-fn a_service_that_cannot_be_programmed_is_named_and_the_others_served() {
-    // Its comment is longer than the 255 bytes that the kernel takes.
+fn service_that_the_kernel_refuses_is_reported_and_others_are_served() {
+    // Its comment exceeds the 255 bytes that the kernel accepts.
     let long = "n".repeat(63);
     let object = web("a", 1, "10.244.1.1")
         .replace("namespace: demo", &format!("namespace: {long}"))
@@ -125,7 +125,7 @@ fn a_service_that_cannot_be_programmed_is_named_and_the_others_served() {
 }
 
 #[test]
-fn rules_stay_when_it_ends_and_a_restart_changes_nothing() {
+fn rules_outlive_the_process_and_a_restart_changes_nothing() {
     let objects = fs::read_to_string(observed::path("objects.yaml")).unwrap();
     let mut proxy = Proxy::start(Mode::Iptables, &[("objects.yaml", &objects)], &[]);
     proxy.wait_for("demo/web:http", true);
@@ -145,9 +145,9 @@ fn rules_stay_when_it_ends_and_a_restart_changes_nothing() {
     }
 }
 
-/// In the nft back end, where the tool needs seconds for many rules.
+/// In the nft back end, in which the tool needs seconds for many rules.
 #[test]
-fn rules_are_read_back_only_after_somebody_has_written() {
+fn rules_are_read_back_only_after_another_program_has_written() {
     let tools = tempfile::tempdir().unwrap();
     let read = tools.path().join("read");
     let find = |tool: &str| PathBuf::from("/usr/sbin").join(tool);
@@ -188,7 +188,7 @@ fn rules_are_read_back_only_after_somebody_has_written() {
         count() == before
     };
     eventually("nothing is read any more", at_rest);
-    // What it writes itself is no reason to look: three tables were read in each family, at start.
+    // Its own writes cause no read-back: three tables per family were read, at start.
     let before = count();
     assert_eq!(before, 6);
     write("10.244.1.9");
@@ -209,7 +209,7 @@ fn without_counters(save: &str) -> String {
 }
 
 #[test]
-fn health_says_when_the_first_sync_is_done() {
+fn health_reports_the_first_sync() {
     let proxy = Proxy::start(
         Mode::Iptables,
         &[("a.yaml", &web("a", 1, "10.244.1.1"))],
@@ -235,7 +235,7 @@ fn health_says_when_the_first_sync_is_done() {
 }
 
 #[test]
-fn a_configuration_that_is_wrong_is_refused_by_field() {
+fn invalid_configuration_is_refused_with_its_field() {
     let host = Host::new();
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.yaml");
@@ -272,7 +272,8 @@ fn a_changed_configuration_file_ends_the_process() {
     assert!(proxy.log().contains("has changed"), "{}", proxy.log());
 }
 
-/// kubelet's way: the files of a ConfigMap are links through a link to a folder, which is swapped.
+/// As kubelet does it: the files of a ConfigMap are links through a link to a folder, which is
+/// replaced.
 #[test]
 fn a_changed_config_map_ends_the_process() {
     let volume = tempfile::tempdir().unwrap();
@@ -292,7 +293,7 @@ fn a_changed_config_map_ends_the_process() {
     let flag = format!("--config={}", path("config.conf").display());
     let mut proxy = Proxy::start(Mode::Iptables, &files, &[&flag]);
     proxy.wait_for("demo/a:http", true);
-    // Another file that says the same.
+    // Another file with the same content.
     write("..2", "");
     fs::remove_dir_all(path("..1")).unwrap();
     std::thread::sleep(Duration::from_secs(3));

@@ -1,5 +1,5 @@
-//! A node that changes its proxy mode: the new mode's rules are in force before the old one's go, no
-//! connection fails meanwhile, and nothing of others' is touched.
+//! Changes of the proxy mode: the new mode's rules are active before the old mode's are removed, no
+//! connection fails meanwhile, and other programs' rules stay.
 
 mod support;
 
@@ -13,18 +13,18 @@ use std::time::Duration;
 use model::Mode;
 use support::{Host, Proxy, SLUICE, eventually, text, web};
 
-/// Longer than a lost packet takes to be sent again, several times.
+/// Longer than several retransmissions take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Connections to a Service, one after the other.
+/// Sequential connections to a Service.
 struct Traffic {
-    /// Of the client, and of the endpoint.
+    /// The threads of the client and of the endpoint.
     stop: [Arc<AtomicBool>; 2],
     client: JoinHandle<(usize, Vec<String>)>,
 }
 
 impl Traffic {
-    /// Also starts what answers: an endpoint at the host's own address.
+    /// Start the client, and an endpoint at the host's own address.
     fn start(host: &Host, to: SocketAddr) -> Self {
         let stop: [Arc<AtomicBool>; 2] = Default::default();
         let client = host.run(|| {
@@ -55,7 +55,7 @@ impl Traffic {
     }
 
     fn end(self) -> (usize, Vec<String>) {
-        // The client first: the endpoint has to be there for its last connection.
+        // The client first: its last connection needs the endpoint.
         let [client, endpoint] = self.stop;
         client.store(true, Ordering::Relaxed);
         let seen = self.client.join().unwrap();
@@ -70,7 +70,7 @@ fn connect(to: SocketAddr) -> std::io::Result<()> {
     stream.read_exact(&mut [0])
 }
 
-/// The chains of kube-proxy's, in both families and back ends.
+/// Return kube-proxy's chains, in both families and back ends.
 fn chains(host: &Host) -> String {
     host.sh(
         "for save in iptables-nft-save ip6tables-nft-save iptables-legacy-save \
@@ -82,7 +82,7 @@ fn tables(host: &Host) -> String {
     host.sh("nft list tables | grep -e kube-proxy -e sluice || true")
 }
 
-/// Rules of somebody else's, of both kinds.
+/// Add another program's rules, of both kinds, and return them.
 fn foreign(host: &Host) -> String {
     host.sh(
         "iptables-nft -t nat -S | grep MINE; iptables-nft -S FORWARD | grep -v KUBE-; \
@@ -108,7 +108,7 @@ fn no_connection_fails_from_iptables_to_nftables_and_back() {
     let others = foreign(&proxy.host);
     let traffic = Traffic::start(&proxy.host, to);
     proxy.switch(Mode::Nftables);
-    // The firewall chain guards loopback addresses, which stay open; as with kube-proxy.
+    // As with kube-proxy, the firewall chain that protects loopback addresses stays.
     eventually("only the firewall chain is left", || {
         let left = chains(&proxy.host);
         left.lines()
@@ -131,7 +131,7 @@ fn no_connection_fails_from_iptables_to_nftables_and_back() {
 }
 
 #[test]
-fn the_userspace_mode_takes_the_place_of_others_and_they_of_it() {
+fn userspace_mode_replaces_other_modes_and_is_replaced_by_them() {
     let mut proxy = Proxy::start(
         Mode::Nftables,
         &[("a.yaml", &web("a", 1, "10.200.1.2"))],
@@ -149,7 +149,7 @@ fn the_userspace_mode_takes_the_place_of_others_and_they_of_it() {
 }
 
 #[test]
-fn a_single_sync_removes_leftovers_too_and_a_failed_one_does_not() {
+fn once_removes_leftovers_and_a_failed_once_does_not() {
     let mut proxy = Proxy::start(
         Mode::Iptables,
         &[("a.yaml", &web("a", 1, "10.200.1.2"))],
@@ -177,9 +177,9 @@ fn a_single_sync_removes_leftovers_too_and_a_failed_one_does_not() {
     );
 }
 
-/// As in the image that holds nothing but the program.
+/// As in the image that contains only the program.
 #[test]
-fn rules_that_cannot_be_removed_without_tools_are_told_in_one_warning() {
+fn rules_that_cannot_be_removed_without_tools_cause_one_warning() {
     let mut proxy = Proxy::start(
         Mode::Iptables,
         &[("a.yaml", &web("a", 1, "10.244.1.1"))],

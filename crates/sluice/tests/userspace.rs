@@ -1,5 +1,5 @@
-//! The userspace mode: real connections through the relay, from the host and from outside, as
-//! objects change, as others meddle, and without any privilege.
+//! Userspace mode: real connections through the relay, from the host and from outside, while objects
+//! change, while other programs change the table, and without privileges.
 
 mod support;
 
@@ -13,7 +13,7 @@ use model::Mode;
 use support::machine::{self, Machine};
 use support::{Host, Proxy, Running, SLUICE, eventually, text};
 
-/// A Service with everything: NodePort, load balancer with source ranges, an SCTP port beside.
+/// A Service with NodePort, load balancer, source ranges and an SCTP port.
 const WEB: &str = "
 apiVersion: v1
 kind: Service
@@ -39,7 +39,7 @@ ports:
 endpoints: ENDPOINTS
 ";
 
-/// The same over IPv6.
+/// Return the same over IPv6.
 fn over_ipv6(web: &str) -> String {
     [
         ("10.96.10.1", "fd00:10:96::a"),
@@ -53,7 +53,7 @@ fn over_ipv6(web: &str) -> String {
     .fold(web.to_owned(), |text, (four, six)| text.replace(four, six))
 }
 
-/// The Service with this external policy, and its endpoint at this port, on this node.
+/// Return the Service with this external policy, and its endpoint at this port and on this node.
 fn web(policy: &str, port: u16, node: &str) -> String {
     let endpoint =
         format!("[{{addresses: ['10.200.1.2'], conditions: {{ready: true}}, nodeName: {node}}}]");
@@ -71,7 +71,7 @@ fn without_endpoints() -> String {
         .replace("ENDPOINTS", "[]")
 }
 
-/// The proxy, on a host that has a route to cluster IPs as hosts with a default route have.
+/// Start the proxy on a host with a route to cluster IPs, in place of a default route.
 fn start(files: &[(&str, &str)], flags: &[&str]) -> Proxy {
     let proxy = Proxy::start(Mode::Userspace, files, flags);
     proxy
@@ -80,7 +80,7 @@ fn start(files: &[(&str, &str)], flags: &[&str]) -> Proxy {
     proxy
 }
 
-/// Two servers: `one` at TCP 8080 and UDP 8053, `two` at TCP 8081 and UDP 8054.
+/// Start two servers: `one` at TCP 8080 and UDP 8053, `two` at TCP 8081 and UDP 8054.
 fn echo(host: &Host) -> [Running; 2] {
     let addresses = ["10.200.1.2", "fd00:200:1::2"];
     let server = |pod, ports: &[&str]| machine::echo(host.command(SLUICE), pod, &addresses, ports);
@@ -94,7 +94,7 @@ fn more_addresses(host: &Host) {
     host.sh("ip addr add 10.201.0.1/32 dev lo; ip addr add fd00:201::1/128 dev lo nodad");
 }
 
-/// A machine beside the host, to which that has addresses of its own.
+/// Create a machine next to the host; the link has its own addresses.
 fn outside(host: &Host) -> Machine {
     more_addresses(host);
     Machine::outside(host)
@@ -112,17 +112,19 @@ fn udp(address: &str) -> Probe {
     Probe::udp(at(address)).timeout(Duration::from_millis(700))
 }
 
-fn who(outcome: &Outcome) -> &str {
-    outcome.answer().map_or("nobody", |answer| &answer.pod)
+fn pod_of(outcome: &Outcome) -> &str {
+    outcome.answer().map_or("none", |answer| &answer.pod)
 }
 
 fn wait_until_served(proxy: &Proxy, pod: &str) {
     eventually(&format!("{pod} answers\n{}", proxy.log()), || {
-        proxy.host.run(|| who(&http("10.96.10.1:80").ask()) == pod)
+        proxy
+            .host
+            .run(|| pod_of(&http("10.96.10.1:80").ask()) == pod)
     });
 }
 
-/// The relay's ports of a protocol, sorted.
+/// Return the relay's ports of a protocol, sorted.
 fn relay_ports(host: &Host, protocol: &str) -> Vec<String> {
     let set = host.sh("nft list set ip sluice-userspace relay-ports");
     let words = set.split([' ', ',', '\n']).collect::<Vec<_>>();
@@ -132,7 +134,7 @@ fn relay_ports(host: &Host, protocol: &str) -> Vec<String> {
     ports
 }
 
-/// A client that keeps its port, as conntrack keeps its flow.
+/// A client that keeps its port, so that connection tracking keeps its flow.
 struct Datagrams(UdpSocket);
 
 impl Datagrams {
@@ -146,7 +148,7 @@ impl Datagrams {
 
     fn ask(&self) -> String {
         let mut buffer = [0; 2048];
-        // What is reported here is what an earlier question met.
+        // An error here belongs to an earlier request.
         let sent = self.0.send(b"who?");
         match sent.and_then(|_| self.0.recv(&mut buffer)) {
             Ok(length) => text(&buffer[..length]),
@@ -168,24 +170,24 @@ fn every_frontend_answers_and_source_ranges_hold() {
     wait_until_served(&proxy, "one");
     for to in ["10.96.10.1:80", "127.0.0.1:30080", "10.200.1.2:30080"] {
         assert_eq!(
-            proxy.host.run(|| who(&http(to).ask()).to_owned()),
+            proxy.host.run(|| pod_of(&http(to).ask()).to_owned()),
             "one",
             "{to}"
         );
     }
     for to in ["10.96.10.1:53", "127.0.0.1:30053", "10.200.1.2:30053"] {
         assert_eq!(
-            proxy.host.run(|| who(&udp(to).ask()).to_owned()),
+            proxy.host.run(|| pod_of(&udp(to).ask()).to_owned()),
             "one",
             "{to}"
         );
     }
     let outside = outside(&proxy.host);
     for to in ["10.96.10.1:80", "10.201.0.1:30080", "10.99.0.1:80"] {
-        assert_eq!(who(&outside.ask(http(to))), "one", "{to}");
+        assert_eq!(pod_of(&outside.ask(http(to))), "one", "{to}");
     }
     for to in ["10.96.10.1:53", "10.201.0.1:30053", "10.99.0.1:53"] {
-        assert_eq!(who(&outside.ask(udp(to))), "one", "{to}");
+        assert_eq!(pod_of(&outside.ask(udp(to))), "one", "{to}");
     }
     let stranger = at("10.201.0.3:0").ip();
     assert_eq!(
@@ -213,24 +215,24 @@ fn every_frontend_answers_and_source_ranges_hold() {
 }
 
 #[test]
-fn policies_and_missing_endpoints_are_as_in_the_other_modes() {
+fn policies_and_missing_endpoints_match_the_other_modes() {
     let proxy = start(&[("a.yaml", &web("Local", 8080, "node2"))], &[]);
     let _servers = echo(&proxy.host);
     let outside = outside(&proxy.host);
     wait_until_served(&proxy, "one");
-    // Nobody on this node: dropped for those outside, not for the node itself.
+    // No endpoint on this node: dropped for outside clients, not for the node itself.
     assert_eq!(outside.ask(http("10.201.0.1:30080")), Outcome::TimedOut);
     assert_eq!(outside.ask(http("10.99.0.1:80")), Outcome::TimedOut);
-    assert_eq!(who(&outside.ask(http("10.96.10.1:80"))), "one");
+    assert_eq!(pod_of(&outside.ask(http("10.96.10.1:80"))), "one");
     assert_eq!(
         proxy
             .host
-            .run(|| who(&http("10.200.1.2:30080").ask()).to_owned()),
+            .run(|| pod_of(&http("10.200.1.2:30080").ask()).to_owned()),
         "one"
     );
     proxy.write("a.yaml", &web("Local", 8080, "node1"));
-    eventually("somebody on this node", || {
-        who(&outside.ask(http("10.201.0.1:30080"))) == "one"
+    eventually("an endpoint on this node", || {
+        pod_of(&outside.ask(http("10.201.0.1:30080"))) == "one"
     });
     proxy.write("a.yaml", &without_endpoints());
     eventually("refused", || {
@@ -241,13 +243,15 @@ fn policies_and_missing_endpoints_are_as_in_the_other_modes() {
     }
     assert_eq!(outside.ask(udp("10.96.10.1:53")), Outcome::Refused);
     proxy.write("a.yaml", &web("Cluster", 8081, "node2"));
-    eventually("back", || who(&outside.ask(http("10.99.0.1:80"))) == "two");
+    eventually("back", || {
+        pod_of(&outside.ask(http("10.99.0.1:80"))) == "two"
+    });
 }
 
-/// Whoever keeps to an endpoint does so for the Service port, whichever way it comes: the Local
-/// policy knows one endpoint only, the other ways five.
+/// Affinity holds for the Service port through all its frontends: with policy Local there is one endpoint,
+/// through the others there are five.
 #[test]
-fn a_client_keeps_to_its_endpoint_on_every_way() {
+fn client_keeps_its_endpoint_through_every_frontend() {
     let endpoint = |n: u8| {
         let node = if n == 3 { "node1" } else { "node2" };
         format!("{{addresses: ['10.244.1.{n}'], conditions: {{ready: true}}, nodeName: {node}}}")
@@ -263,12 +267,12 @@ fn a_client_keeps_to_its_endpoint_on_every_way() {
     let _pods = [1, 2, 3, 4, 5].map(|n| Machine::pod_with(&proxy.host, n, &ports));
     let outside = outside(&proxy.host);
     eventually(&proxy.log(), || {
-        who(&outside.ask(http("10.201.0.1:30080"))) == "pod3"
+        pod_of(&outside.ask(http("10.201.0.1:30080"))) == "pod3"
     });
-    assert_eq!(who(&outside.ask(udp("10.201.0.1:30053"))), "pod3");
+    assert_eq!(pod_of(&outside.ask(udp("10.201.0.1:30053"))), "pod3");
     for _ in 0..4 {
-        assert_eq!(who(&outside.ask(http("10.96.10.1:80"))), "pod3");
-        assert_eq!(who(&outside.ask(udp("10.96.10.1:53"))), "pod3");
+        assert_eq!(pod_of(&outside.ask(http("10.96.10.1:80"))), "pod3");
+        assert_eq!(pod_of(&outside.ask(udp("10.96.10.1:53"))), "pod3");
     }
 }
 
@@ -281,7 +285,7 @@ fn open_connections_survive_changes() {
         .host
         .run(|| TcpStream::connect(at("10.96.10.1:80")).unwrap());
     open.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    // To a silent client the server speaks first, and then sends everything back.
+    // The server sends its answer to a silent client, then echoes everything.
     let (mut open, mut line) = (BufReader::new(open), String::new());
     open.read_line(&mut line).unwrap();
     assert!(line.contains("\"one\""), "{line}");
@@ -300,40 +304,40 @@ fn open_connections_survive_changes() {
 }
 
 #[test]
-fn ipv6_is_served_as_ipv4_is() {
+fn ipv6_is_served_like_ipv4() {
     let object = over_ipv6(&web("Cluster", 8080, "node2"));
     let proxy = start(&[("a.yaml", &object)], &[]);
     let _servers = echo(&proxy.host);
     eventually(&format!("served\n{}", proxy.log()), || {
         proxy
             .host
-            .run(|| who(&http("[fd00:10:96::a]:80").ask()) == "one")
+            .run(|| pod_of(&http("[fd00:10:96::a]:80").ask()) == "one")
     });
     for to in ["[::1]:30080", "[fd00:200:1::2]:30080"] {
-        let answer = proxy.host.run(|| who(&http(to).ask()).to_owned());
+        let answer = proxy.host.run(|| pod_of(&http(to).ask()).to_owned());
         assert_eq!(answer, "one", "{to}");
     }
     let outside = outside(&proxy.host);
-    // Of two addresses the system might choose the one outside the source ranges.
+    // The kernel might choose the source address outside the source ranges.
     let inside = at("[fd00:201::2]:0").ip();
     eventually("neighbours", || {
-        who(&outside.ask(http("[fd00:10:96::a]:80"))) == "one"
+        pod_of(&outside.ask(http("[fd00:10:96::a]:80"))) == "one"
     });
     for to in ["[fd00:201::1]:30080", "[2001:db8:99::1]:80"] {
-        assert_eq!(who(&outside.ask(http(to).from(inside))), "one", "{to}");
+        assert_eq!(pod_of(&outside.ask(http(to).from(inside))), "one", "{to}");
     }
     for to in [
         "[fd00:10:96::a]:53",
         "[fd00:201::1]:30053",
         "[2001:db8:99::1]:53",
     ] {
-        assert_eq!(who(&outside.ask(udp(to).from(inside))), "one", "{to}");
+        assert_eq!(pod_of(&outside.ask(udp(to).from(inside))), "one", "{to}");
     }
     let stranger = at("[fd00:201::3]:0").ip();
     let strange = http("[2001:db8:99::1]:80").from(stranger);
     assert_eq!(outside.ask(strange), Outcome::TimedOut);
     proxy.write("a.yaml", &over_ipv6(&without_endpoints()));
-    // A socket that is still sending its SYN may miss the answer, and gets the next one's.
+    // A socket that is still sending its SYN may miss an answer and get the next one.
     let patient = |probe: Probe| probe.timeout(Duration::from_secs(5));
     eventually("refused", || {
         outside.ask(patient(http("[fd00:201::1]:30080").from(inside))) == Outcome::Refused
@@ -344,7 +348,7 @@ fn ipv6_is_served_as_ipv4_is() {
 }
 
 #[test]
-fn a_udp_client_that_keeps_its_port_is_served_through_changes_and_a_restart() {
+fn udp_client_that_keeps_its_port_is_served_through_changes_and_a_restart() {
     let mut proxy = start(&[("a.yaml", &web("Cluster", 8080, "node1"))], &[]);
     let _servers = echo(&proxy.host);
     wait_until_served(&proxy, "one");
@@ -374,7 +378,7 @@ fn a_udp_client_that_keeps_its_port_is_served_through_changes_and_a_restart() {
 }
 
 #[test]
-fn a_proxy_that_is_told_to_stop_serves_until_open_connections_have_ended() {
+fn stopping_proxy_serves_until_open_connections_have_ended() {
     let mut proxy = start(&[("a.yaml", &web("Cluster", 8080, "node1"))], &[]);
     let _servers = echo(&proxy.host);
     wait_until_served(&proxy, "one");
@@ -391,7 +395,7 @@ fn a_proxy_that_is_told_to_stop_serves_until_open_connections_have_ended() {
             .contains("Waiting for open connections and flows to end")
     });
     let meanwhile = proxy.host.run(|| http("10.96.10.1:80").ask());
-    assert_eq!(who(&meanwhile), "one");
+    assert_eq!(pod_of(&meanwhile), "one");
     open.write_all(b"on").unwrap();
     open.read_exact(&mut [0; 2]).unwrap();
     drop(open);
@@ -399,7 +403,7 @@ fn a_proxy_that_is_told_to_stop_serves_until_open_connections_have_ended() {
 }
 
 #[test]
-fn a_table_that_is_lost_is_put_back_and_a_restart_serves_again() {
+fn lost_table_is_restored_and_a_restart_serves_again() {
     let mut proxy = start(
         &[("a.yaml", &web("Cluster", 8080, "node1"))],
         &["--iptables-sync-period=500ms"],
@@ -412,7 +416,7 @@ fn a_table_that_is_lost_is_put_back_and_a_restart_serves_again() {
     wait_until_served(&proxy, "one");
     assert!(proxy.log().contains("Another program changed the rules"));
     proxy.kill();
-    // The table stays and leads to a port where nobody listens.
+    // The table stays and leads to a port without a listener.
     assert_eq!(
         proxy.host.run(|| http("10.96.10.1:80").ask()),
         Outcome::Refused
@@ -420,7 +424,7 @@ fn a_table_that_is_lost_is_put_back_and_a_restart_serves_again() {
     proxy.respawn();
     wait_until_served(&proxy, "one");
     let client = proxy.host.run(|| udp("10.96.10.1:53").ask());
-    assert_eq!(who(&client), "one");
+    assert_eq!(pod_of(&client), "one");
 }
 
 #[test]
@@ -452,9 +456,9 @@ fn once_is_refused() {
     assert!(text(&output.stderr).contains("--once cannot be used in userspace mode"));
 }
 
-/// `sluice proxy` as nobody.
+/// Start `sluice proxy` as the user nobody.
 fn as_nobody(host: &Host, folder: &std::path::Path, map: &[&str]) -> Running {
-    // The program may lie where nobody has no way to.
+    // The user nobody may have no access to the program's folder.
     let program = folder.join("sluice");
     fs::copy(SLUICE, &program).unwrap();
     host.sh(&format!("chmod -R a+rX {}", folder.display()));
@@ -481,7 +485,7 @@ fn as_nobody(host: &Host, folder: &std::path::Path, map: &[&str]) -> Running {
 }
 
 #[test]
-fn a_listen_map_needs_no_privilege() {
+fn listen_map_needs_no_privilege() {
     let host = Host::new();
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("objects")).unwrap();
@@ -501,27 +505,27 @@ fn a_listen_map_needs_no_privilege() {
     let log = || fs::read_to_string(folder.path().join(".log")).unwrap();
     for to in ["127.0.0.1:9080", "[::1]:9080", "[::1]:9081"] {
         eventually(&format!("{to}\n{}", log()), || {
-            host.run(|| who(&http(to).ask()) == "one")
+            host.run(|| pod_of(&http(to).ask()) == "one")
         });
     }
     eventually("UDP", || {
-        host.run(|| who(&udp("10.200.1.2:5353").ask()) == "one")
+        host.run(|| pod_of(&udp("10.200.1.2:5353").ask()) == "one")
     });
-    // Where all addresses are listened to, the answer comes from the one that was asked, although
-    // the system would choose the client's own.
+    // With a wildcard listener the answer comes from the destination of the request, although the kernel
+    // would choose the client's address.
     more_addresses(&host);
     for (from, to) in [
         ("10.200.1.2:0", "10.201.0.1:5354"),
         ("[fd00:200:1::2]:0", "[fd00:201::1]:5354"),
     ] {
         eventually(to, || {
-            host.run(|| who(&udp(to).from(at(from).ip()).ask()) == "one")
+            host.run(|| pod_of(&udp(to).from(at(from).ip()).ask()) == "one")
         });
     }
     fs::write(&object, web("Cluster", 8081, "node1")).unwrap();
     host.sh(&format!("chmod a+r {}", object.display()));
     eventually("the change", || {
-        host.run(|| who(&http("127.0.0.1:9080").ask()) == "two")
+        host.run(|| pod_of(&http("127.0.0.1:9080").ask()) == "two")
     });
     assert_eq!(host.sh("nft list ruleset"), "");
     let log = log();
@@ -530,7 +534,7 @@ fn a_listen_map_needs_no_privilege() {
 }
 
 #[test]
-fn a_listen_map_waits_for_services_and_ports_and_says_so() {
+fn listen_map_waits_for_services_and_ports_and_reports_it() {
     let host = Host::new();
     let folder = tempfile::tempdir().unwrap();
     let objects = folder.path().join("objects");
@@ -543,7 +547,7 @@ fn a_listen_map_waits_for_services_and_ports_and_says_so() {
         let log = || fs::read_to_string(folder.path().join(".log")).unwrap();
         eventually(&format!("{what}\n{}", log()), || log().contains(what));
     };
-    let served = |to: &str| eventually(to, || host.run(|| who(&http(to).ask()) == "one"));
+    let served = |to: &str| eventually(to, || host.run(|| pod_of(&http(to).ask()) == "one"));
     said("Service demo/web does not exist yet");
     let object = objects.join("a.yaml");
     fs::write(&object, web("Cluster", 8080, "node1")).unwrap();
@@ -555,13 +559,13 @@ fn a_listen_map_waits_for_services_and_ports_and_says_so() {
     drop(taken);
     served("127.0.0.1:9080");
     fs::write(&object, without_endpoints()).unwrap();
-    eventually("nobody listens", || {
+    eventually("no listener", || {
         host.run(|| http("127.0.0.1:9080").ask() == Outcome::Refused)
     });
 }
 
 #[test]
-fn a_listen_map_that_is_wrong_is_refused_by_word() {
+fn invalid_listen_map_is_refused_with_its_word() {
     let host = Host::new();
     for (flags, said) in [
         (
@@ -586,7 +590,7 @@ fn a_listen_map_that_is_wrong_is_refused_by_word() {
 }
 
 #[test]
-fn nftables_mode_serves_node_ports_on_loopback_where_asked() {
+fn nftables_mode_serves_node_ports_on_loopback_if_enabled() {
     let object = web("Local", 8080, "node2");
     for asked in [
         "--nodeport-addresses=10.200.1.0/24,127.0.0.0/8",
@@ -597,7 +601,7 @@ fn nftables_mode_serves_node_ports_on_loopback_where_asked() {
         let served = |probe: Probe, by: &str| {
             let host = &proxy.host;
             eventually(&format!("{probe:?} by {by}\n{}", proxy.log()), || {
-                host.run(|| who(&probe.ask()) == by)
+                host.run(|| pod_of(&probe.ask()) == by)
             });
         };
         served(http("127.0.0.1:30080"), "one");
@@ -617,7 +621,7 @@ fn nftables_mode_serves_node_ports_on_loopback_where_asked() {
 }
 
 #[test]
-fn nftables_mode_is_silent_on_loopback_where_nobody_asked() {
+fn nftables_mode_does_not_serve_loopback_by_default() {
     let proxy = Proxy::start(
         Mode::Nftables,
         &[("a.yaml", &web("Cluster", 8080, "node2"))],
@@ -631,7 +635,7 @@ fn nftables_mode_is_silent_on_loopback_where_nobody_asked() {
 }
 
 #[test]
-fn a_node_port_that_somebody_has_on_loopback_is_named_and_the_others_are_served() {
+fn node_port_in_use_on_loopback_is_reported_and_others_are_served() {
     let proxy = Proxy::start(Mode::Nftables, &[], &["--iptables-localhost-nodeports"]);
     let taken = proxy
         .host
@@ -643,13 +647,13 @@ fn a_node_port_that_somebody_has_on_loopback_is_named_and_the_others_are_served(
         log().contains("cannot listen on 127.0.0.1:30080 for TCP")
     });
     let answer = proxy.host.run(|| udp("127.0.0.1:30053").ask());
-    assert_eq!(who(&answer), "one");
+    assert_eq!(pod_of(&answer), "one");
     drop(taken);
-    // Tried again with the next change, whatever that is.
+    // It is tried again with the next change of any kind.
     proxy.write("b.yaml", &support::web("api", 9, "10.200.1.2"));
     eventually("served now", || {
         proxy
             .host
-            .run(|| who(&http("127.0.0.1:30080").ask()) == "one")
+            .run(|| pod_of(&http("127.0.0.1:30080").ask()) == "one")
     });
 }

@@ -1,5 +1,5 @@
-//! The lab alone, without the rest of sluice: what this crate's tests run, and a quick build for
-//! whoever works on it. `sluice lab` is the same commands, and can run proxies too.
+//! The lab without the rest of sluice, for this crate's tests and for quick builds. `sluice lab` has the
+//! same commands and can also run proxies.
 
 use std::process::ExitCode;
 

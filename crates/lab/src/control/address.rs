@@ -1,11 +1,12 @@
-//! Which addresses a lab's cluster uses. Every lab uses the same: they cannot see each other.
+//! The addresses of a lab's cluster. All labs use the same ones, because they are isolated from each
+//! other.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::IpFamily;
 
-/// As many nodes as the addresses below allow.
+/// Largest number of nodes that the addresses below allow.
 pub const MAX_NODES: u8 = 100;
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8) -> IpNet {
@@ -30,17 +31,17 @@ pub const POD_CIDRS: [IpNet; 2] = [
     v4(10, 244, 0, 0, 16),
     v6([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0], 48),
 ];
-/// The network that the nodes are on; its `.1` is the router.
+/// The network of the nodes; `.1` is the router.
 pub const UNDERLAY: [IpNet; 2] = [
     v4(172, 18, 0, 0, 24),
     v6([0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0], 64),
 ];
-/// The network that the outside client is on (TEST-NET-3, RFC 5737); its `.1` is the router.
+/// The network of the outside client (TEST-NET-3, RFC 5737); `.1` is the router.
 pub const OUTSIDE: [IpNet; 2] = [
     v4(203, 0, 113, 0, 24),
     v6([0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0], 64),
 ];
-/// Where load balancers' addresses come from (TEST-NET-2, RFC 5737).
+/// The pool of load balancers' addresses (TEST-NET-2, RFC 5737).
 pub const LOAD_BALANCERS: [IpNet; 2] = [
     v4(198, 51, 100, 0, 24),
     v6([0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0], 112),
@@ -51,7 +52,7 @@ pub const ROUTER_HOST: u32 = 1;
 /// inside a Service's source ranges and the other outside.
 pub const CLIENT_HOSTS: [u32; 2] = [10, 20];
 
-/// The family's place in the pairs above.
+/// Return the family's index in the pairs above.
 pub fn slot(family: IpFamily) -> usize {
     match family {
         IpFamily::V4 => 0,
@@ -59,7 +60,7 @@ pub fn slot(family: IpFamily) -> usize {
     }
 }
 
-/// The `host`th address of a network.
+/// Return the `host`th address of a network.
 pub fn nth(net: IpNet, host: u32) -> IpAddr {
     match net {
         IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()).wrapping_add(host)).into(),
@@ -69,18 +70,18 @@ pub fn nth(net: IpNet, host: u32) -> IpAddr {
     }
 }
 
-/// How many addresses of a network can be handed out, at most 2^16.
+/// Return the number of addresses in a network, at most 2^16.
 fn room(net: IpNet) -> u32 {
     let bits = net.max_prefix_len() - net.prefix_len();
     1 << bits.min(16)
 }
 
-/// A node's addresses, IPv4 first; `index` counts from 1.
+/// Return a node's addresses, IPv4 first; `index` counts from 1.
 pub fn node_ips(index: u8) -> [IpAddr; 2] {
     UNDERLAY.map(|net| nth(net, 10 + u32::from(index)))
 }
 
-/// The ranges of a node's pods, IPv4 first.
+/// Return the ranges of a node's pods, IPv4 first.
 pub fn node_pod_cidrs(index: u8) -> [IpNet; 2] {
     let third = u16::from(index);
     [
@@ -89,13 +90,13 @@ pub fn node_pod_cidrs(index: u8) -> [IpNet; 2] {
     ]
 }
 
-/// The addresses of a pod on a node, IPv4 first.
+/// Return the addresses of a pod on a node, IPv4 first.
 pub fn pod_ips(node: u8, host: u8) -> [IpAddr; 2] {
     node_pod_cidrs(node).map(|net| nth(net, u32::from(host)))
 }
 
-/// The first free cluster IP. Upstream leaves the lower part of the range to people who choose
-/// (KEP-3070); so does this: the first 256 addresses are handed out last.
+/// Return the first free cluster IP. As in KEP-3070, the lower part of the range, here 256 addresses,
+/// is reserved for explicit choices and assigned last.
 pub fn free_cluster_ip(family: IpFamily, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let net = SERVICE_CIDRS[slot(family)];
     (256..room(net) - 1)
@@ -104,7 +105,7 @@ pub fn free_cluster_ip(family: IpFamily, taken: impl Fn(IpAddr) -> bool) -> Opti
         .find(|&ip| !taken(ip))
 }
 
-/// The first free load-balancer address.
+/// Return the first free load-balancer address.
 pub fn free_load_balancer_ip(family: IpFamily, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let net = LOAD_BALANCERS[slot(family)];
     (1..room(net) - 1)
@@ -112,11 +113,11 @@ pub fn free_load_balancer_ip(family: IpFamily, taken: impl Fn(IpAddr) -> bool) -
         .find(|&ip| !taken(ip))
 }
 
-/// The NodePort range, upstream's default.
+/// The NodePort range: upstream's default.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 
-/// The first free NodePort; upstream leaves the lowest 86 to people who choose (KEP-3668), so
-/// these are handed out last.
+/// Return the first free NodePort. As in KEP-3668, the lowest 86 are reserved for explicit choices and
+/// assigned last.
 pub fn free_node_port(taken: impl Fn(u16) -> bool) -> Option<u16> {
     let (low, high) = NODE_PORTS.into_inner();
     (low + 86..=high)

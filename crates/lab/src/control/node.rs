@@ -12,19 +12,19 @@ use crate::manifest::{Document, ManifestError};
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// Its number, from 1; its addresses follow from it.
+    /// Its number, from 1, which determines its addresses.
     pub index: u8,
     /// `metadata.labels`, with `kubernetes.io/hostname`.
     pub labels: BTreeMap<String, String>,
-    /// `spec.taints`, passed on as they are.
+    /// `spec.taints`, unchanged.
     pub taints: Value,
-    /// The highest host number given to a pod last; numbers are used in turn, so that an address
-    /// is not reused at once.
+    /// The host number of the latest pod. Numbers are used in turn, so that addresses are not reused
+    /// immediately.
     pub last_host: u8,
 }
 
 impl Node {
-    /// `node1` to `nodeN`, each in a zone of its own.
+    /// Return `node1` to `nodeN`, each in its own zone.
     pub(super) fn default_ones(count: u8) -> BTreeMap<String, Self> {
         (1..=count)
             .map(|index| {
@@ -57,19 +57,19 @@ impl Node {
         Ok(Self::new(&document.name.name, index, labels, taints))
     }
 
-    /// Its zone.
+    /// Return its zone.
     pub fn zone(&self) -> Option<&str> {
         self.labels
             .get("topology.kubernetes.io/zone")
             .map(String::as_str)
     }
 
-    /// Its addresses, IPv4 first.
+    /// Return its addresses, IPv4 first.
     pub fn ips(&self) -> [IpAddr; 2] {
         node_ips(self.index)
     }
 
-    /// The Node object.
+    /// Return the Node object.
     pub(super) fn object(&self, name: &str) -> Value {
         let cidrs = node_pod_cidrs(self.index).map(|net| net.to_string());
         let mut addresses: Vec<Value> = self

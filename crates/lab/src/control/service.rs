@@ -1,5 +1,5 @@
 //! Services: defaults, and the addresses and ports that the API server and the cloud's load
-//! balancer would hand out.
+//! balancer assign.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use super::address::{
 use super::workload::read_protocol;
 use crate::manifest::{Document, Field, ManifestError, ObjectName};
 
-/// What the other Services have, and who has it.
+/// Addresses and ports of the other Services, with their owners.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     ips: BTreeMap<IpAddr, ObjectName>,
@@ -22,7 +22,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// What all Services but one have.
+    /// Return the addresses and ports of all Services but one.
     pub(super) fn by_others(services: &BTreeMap<ObjectName, Value>, but: &ObjectName) -> Self {
         let mut taken = Self::default();
         for (name, service) in services.iter().filter(|(name, _)| *name != but) {
@@ -44,7 +44,7 @@ fn ips_at<'a>(service: &'a Value, pointer: &str) -> impl Iterator<Item = IpAddr>
         .filter_map(|v| v.as_str()?.parse().ok())
 }
 
-/// `status.loadBalancer.ingress[].ip`.
+/// Return `status.loadBalancer.ingress[].ip`.
 pub(crate) fn ingress_ips(service: &Value) -> impl Iterator<Item = IpAddr> {
     let list = service
         .pointer("/status/loadBalancer/ingress")
@@ -54,7 +54,7 @@ pub(crate) fn ingress_ips(service: &Value) -> impl Iterator<Item = IpAddr> {
         .filter_map(|ingress| ingress.get("ip")?.as_str()?.parse().ok())
 }
 
-/// All ports of nodes that a Service occupies.
+/// Return all NodePorts of a Service, including the health check port.
 fn node_ports(service: &Value) -> impl Iterator<Item = u16> {
     let ports = service.pointer("/spec/ports").and_then(Value::as_array);
     let health = service.pointer("/spec/healthCheckNodePort");
@@ -67,7 +67,7 @@ fn node_ports(service: &Value) -> impl Iterator<Item = u16> {
         .filter(|&n| n != 0)
 }
 
-/// Fills in what a Service leaves open, keeping what `old`, its last state, was given.
+/// Complete a Service with defaults, addresses and ports. Those of `old`, its last state, are kept.
 pub(super) fn complete(
     document: &Document,
     old: Option<&Value>,
@@ -88,7 +88,7 @@ pub(super) fn complete(
         if spec.get("externalName").text()?.is_none() {
             return Err(spec
                 .get("externalName")
-                .error("type ExternalName needs a host name here"));
+                .error("type ExternalName requires a host name"));
         }
         return Ok(service);
     }
@@ -107,7 +107,7 @@ pub(super) fn complete(
     Ok(service)
 }
 
-/// One Service being completed.
+/// A Service that is being completed.
 struct Filler<'a> {
     spec: Field<'a>,
     kind: &'static str,
@@ -116,7 +116,8 @@ struct Filler<'a> {
 }
 
 impl Filler<'_> {
-    /// `ipFamilies`, `ipFamilyPolicy`, `clusterIP` and `clusterIPs`; whether it is headless.
+    /// Complete `ipFamilies`, `ipFamilyPolicy`, `clusterIP` and `clusterIPs`. Return whether the Service is
+    /// headless.
     fn families(&self, service: &mut Value) -> Result<bool, ManifestError> {
         let (headless, given) = self.given_cluster_ips()?;
         let mut families = Vec::new();
@@ -134,9 +135,9 @@ impl Filler<'_> {
                 Some(family) if *family == IpFamily::of(*ip) => {}
                 Some(family) => {
                     let field = self.spec.get("clusterIPs");
-                    return Err(
-                        field.error(format!("{ip} is not {family}, as spec.ipFamilies has it"))
-                    );
+                    return Err(field.error(format!(
+                        "{ip} is not {family}, which spec.ipFamilies states"
+                    )));
                 }
             }
         }
@@ -159,7 +160,9 @@ impl Filler<'_> {
         let policy = policy_field.word(&words, default)?;
         match (policy, families.len()) {
             ("SingleStack", 2) => {
-                return Err(policy_field.error("SingleStack does not go with two IP families"));
+                return Err(
+                    policy_field.error("SingleStack cannot be combined with two IP families")
+                );
             }
             ("PreferDualStack" | "RequireDualStack", 1) => {
                 families.extend(IpFamily::ALL.into_iter().find(|f| *f != families[0]));
@@ -180,7 +183,7 @@ impl Filler<'_> {
         Ok(headless)
     }
 
-    /// What the manifest asks for: whether headless, and the addresses.
+    /// Return whether the manifest states a headless Service, and the addresses that it states.
     fn given_cluster_ips(&self) -> Result<(bool, Vec<IpAddr>), ManifestError> {
         let mut fields = self.spec.get("clusterIPs").items()?;
         if fields.is_empty() {
@@ -192,7 +195,9 @@ impl Filler<'_> {
                 None => {}
                 Some("None") if self.kind == "ClusterIP" => return Ok((true, Vec::new())),
                 Some("None") => {
-                    return Err(field.error(format!("None does not go with type {}", self.kind)));
+                    return Err(
+                        field.error(format!("None cannot be combined with type {}", self.kind))
+                    );
                 }
                 Some(text) => given.push(self.check_cluster_ip(&field, text)?),
             }
@@ -235,7 +240,7 @@ impl Filler<'_> {
                         let range = SERVICE_CIDRS[slot(family)];
                         self.spec
                             .get("clusterIP")
-                            .error(format!("no address left in {range}"))
+                            .error(format!("all addresses in {range} are in use"))
                     })
             })
             .collect()
@@ -273,7 +278,7 @@ impl Filler<'_> {
             let number = field.get("port");
             let port = number
                 .port()?
-                .ok_or_else(|| number.error("a port from 1 to 65535 is needed"))?;
+                .ok_or_else(|| number.error("must be a port from 1 to 65535"))?;
             let protocol = read_protocol(&field.get("protocol"))?;
             if !keys.insert((port, protocol)) {
                 return Err(number.error(format!("{port}/{protocol} is used twice")));
@@ -309,7 +314,7 @@ impl Filler<'_> {
         let field = field.get("nodePort");
         if let Some(asked) = field.port()? {
             if !matches!(self.kind, "NodePort" | "LoadBalancer") {
-                return Err(field.error(format!("does not go with type {}", self.kind)));
+                return Err(field.error(format!("cannot be combined with type {}", self.kind)));
             }
             // One Service may use a number once for each protocol; two Services may not share one.
             if own.contains_key(&(asked, protocol)) {
@@ -366,8 +371,7 @@ impl Filler<'_> {
             return match field.port()? {
                 None => Ok(()),
                 Some(_) => {
-                    Err(field
-                        .error("goes only with type LoadBalancer and externalTrafficPolicy Local"))
+                    Err(field.error("requires type LoadBalancer and externalTrafficPolicy Local"))
                 }
             };
         }
@@ -387,7 +391,7 @@ impl Filler<'_> {
                 free_node_port(|n| self.taken.node_ports.contains_key(&n) || is_own(n))
             }),
         };
-        let port = port.ok_or_else(|| field.error("no NodePort left for it"))?;
+        let port = port.ok_or_else(|| field.error("all NodePorts are in use"))?;
         service["spec"]["healthCheckNodePort"] = json!(port);
         Ok(())
     }
@@ -423,7 +427,7 @@ impl Filler<'_> {
             service["spec"]["externalTrafficPolicy"] = json!(external);
         } else if field.value().is_some() {
             return Err(field.error(format!(
-                "does not go with type {} without externalIPs",
+                "cannot be combined with type {} without externalIPs",
                 self.kind
             )));
         }
@@ -442,7 +446,7 @@ impl Filler<'_> {
         Ok(())
     }
 
-    /// `status.loadBalancer.ingress`: what the manifest states, or an address of each family.
+    /// Complete `status.loadBalancer.ingress` with an address of each family, unless it is stated.
     fn ingress(&self, root: &Field<'_>, service: &mut Value) -> Result<(), ManifestError> {
         let status = root.get("status");
         for field in [status.clone(), status.get("loadBalancer")] {
@@ -479,7 +483,10 @@ impl Filler<'_> {
                 .filter(of)
                 .or_else(|| kept.iter().copied().find(of))
                 .or_else(|| free_load_balancer_ip(family, |ip| self.taken.ips.contains_key(&ip)))
-                .ok_or_else(|| root.get("status").error("no load-balancer address left"))?;
+                .ok_or_else(|| {
+                    root.get("status")
+                        .error("all load-balancer addresses are in use")
+                })?;
             ingress.push(json!({"ip": ip.to_string(), "ipMode": "VIP"}));
         }
         service["status"]["loadBalancer"]["ingress"] = json!(ingress);

@@ -1,4 +1,4 @@
-//! EndpointSlices from selectors: what the EndpointSlice controller does.
+//! The EndpointSlice controller: slices from selectors.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::manifest::ObjectName;
 /// Upstream's default for `--max-endpoints-per-slice`.
 pub(super) const MAX_ENDPOINTS: usize = 100;
 
-/// The slices of one Service, both families.
+/// Return the slices of one Service in both families.
 pub(super) fn of_service(
     cluster: &Cluster,
     name: &ObjectName,
@@ -51,7 +51,7 @@ fn has_family(service: &Value, family: IpFamily) -> bool {
         .is_some_and(|families| families.contains(&json!(family.to_string())))
 }
 
-/// Pods whose named ports resolve alike share slices; others get slices of their own.
+/// Pods whose named ports have the same numbers share slices.
 fn of_family(
     cluster: &Cluster,
     name: &ObjectName,
@@ -92,8 +92,8 @@ fn of_family(
         .collect()
 }
 
-/// A Service port as a pod has it: name, protocol, number. A named target port is the pod's
-/// container port of that name and protocol.
+/// Resolve a Service port for a pod: name, protocol, number. A named target port is the pod's container
+/// port with that name and protocol.
 fn resolved(port: &Value, pod: &Pod) -> Option<(String, &'static str, u16)> {
     let text = |key: &str| port.get(key).and_then(Value::as_str);
     let protocol = text("protocol")
@@ -127,7 +127,7 @@ fn slice(
         "kubernetes.io/service-name": service_name.name,
         "endpointslice.kubernetes.io/managed-by": "sluice-lab",
     });
-    // The controller mirrors the Service's labels; these two decide who programs the slice.
+    // The controller copies the Service's labels; these two decide which proxy uses the slice.
     for label in [
         "service.kubernetes.io/service-proxy-name",
         "service.kubernetes.io/headless",
@@ -158,7 +158,7 @@ fn slice(
 
 fn endpoint(cluster: &Cluster, service: &Value, pod: &Pod, family: IpFamily) -> Value {
     let terminating = pod.gone_at.is_some();
-    // publishNotReadyAddresses makes an endpoint ready whatever the pod says, terminating or not.
+    // publishNotReadyAddresses makes every endpoint ready, even a terminating one.
     let publish = service.pointer("/spec/publishNotReadyAddresses") == Some(&json!(true));
     let ready = publish || (pod.ready && !terminating);
     let zone = cluster.nodes.get(&pod.node).and_then(|node| node.zone());

@@ -258,7 +258,9 @@ fn nodes_of_the_manifests_replace_the_default_ones() {
     let stranger = Documents::from_text("x", "{kind: Node, metadata: {name: third}}");
     let applied = cluster.apply(&stranger, 0);
     assert!(
-        applied.errors[0].reason.contains("it has left, right"),
+        applied.errors[0]
+            .reason
+            .contains("this one has left, right"),
         "{:?}",
         applied.errors
     );

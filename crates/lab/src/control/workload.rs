@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest::{Field, ManifestError, ObjectName};
 
-/// What the lab keeps of a pod's description.
+/// The lab's part of a pod's description.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodTemplate {
     /// `metadata.labels`.
@@ -27,7 +27,7 @@ pub struct PodTemplate {
 /// One of `spec.containers[].ports`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
-    /// `name`, which a Service's `targetPort` may be.
+    /// `name`, which a Service's `targetPort` may refer to.
     pub name: Option<String>,
     /// `containerPort`.
     pub port: u16,
@@ -36,7 +36,7 @@ pub struct ContainerPort {
     pub protocol: Protocol,
 }
 
-/// A Protocol in the API's own spelling.
+/// A protocol in the API's spelling.
 pub(crate) mod protocol {
     use model::Protocol;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -47,16 +47,17 @@ pub(crate) mod protocol {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Protocol, D::Error> {
         let text = String::deserialize(d)?;
-        super::protocol_of(&text).ok_or_else(|| D::Error::custom(format!("no protocol: {text}")))
+        super::protocol_of(&text)
+            .ok_or_else(|| D::Error::custom(format!("unknown protocol {text}")))
     }
 }
 
-/// A protocol by its API name.
+/// Find a protocol by its API name.
 pub(crate) fn protocol_of(text: &str) -> Option<Protocol> {
     Protocol::ALL.into_iter().find(|p| p.upper() == text)
 }
 
-/// `protocol`, TCP where absent.
+/// Read `protocol`; the default is TCP.
 pub(super) fn read_protocol(field: &Field<'_>) -> Result<Protocol, ManifestError> {
     let word = field.word(&["TCP", "UDP", "SCTP"], "TCP")?;
     Ok(protocol_of(word).unwrap_or(Protocol::Tcp))
@@ -104,7 +105,7 @@ impl ContainerPort {
             name: field.get("name").text()?.map(str::to_owned),
             port: number
                 .port()?
-                .ok_or_else(|| number.error("a port from 1 to 65535 is needed"))?,
+                .ok_or_else(|| number.error("must be a port from 1 to 65535"))?,
             protocol: read_protocol(&field.get("protocol"))?,
         })
     }
@@ -225,7 +226,7 @@ impl Workload {
     }
 }
 
-/// A pod of the cluster. There may be two of one name while one of them terminates.
+/// A pod of the cluster. Two may have the same name while one of them terminates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Its name.
@@ -234,12 +235,12 @@ pub struct Pod {
     pub template: PodTemplate,
     /// The workload that created it.
     pub owner: Option<WorkloadName>,
-    /// The node that it is on.
+    /// Its node.
     pub node: String,
     /// Its addresses, IPv4 first; the node's own for `hostNetwork`.
     pub ips: [std::net::IpAddr; 2],
     /// The condition Ready.
     pub ready: bool,
-    /// When it will be gone, milliseconds since the epoch, if it is being deleted.
+    /// The end of its grace period, in milliseconds since the epoch, if it is being deleted.
     pub gone_at: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! Experiments of many connections, and of changes under traffic.
+//! Experiments with many connections, and with changes under traffic.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -39,16 +39,16 @@ pub(super) const EXPERIMENTS: &[Experiment] = &[
         run: move_pod,
     },
     Experiment {
-        name: "SIGKILL every proxy under traffic",
+        name: "SIGKILL all proxies under traffic",
         run: kill,
     },
     Experiment {
-        name: "start them again under traffic",
+        name: "start all proxies under traffic",
         run: restart,
     },
 ];
 
-/// How many connections each pod answered.
+/// Count the connections that each pod answered.
 fn tally(outcomes: &[Outcome]) -> BTreeMap<&str, usize> {
     let mut tally = BTreeMap::new();
     for answer in outcomes.iter().filter_map(Outcome::answer) {
@@ -62,8 +62,8 @@ fn spelled(tally: &BTreeMap<&str, usize>) -> String {
     counts.collect::<Vec<_>>().join(" ")
 }
 
-/// Five equal shares of 500 connections are 100 each with a standard deviation of
-/// √(500 · ⅕ · ⅘) ≈ 9; five of these either way leave one run in about 350,000 to bad luck.
+/// A fair share of 500 connections has a mean of 100 and a standard deviation of
+/// √(500 · ⅕ · ⅘) ≈ 9. Bounds of five deviations fail one run in about 350,000.
 fn share(stage: &mut Stage) -> Result<Report> {
     const CONNECTIONS: usize = 500;
     const BOUNDS: std::ops::RangeInclusive<usize> = 55..=145;
@@ -99,17 +99,17 @@ fn affinity(stage: &mut Stage) -> Result<Report> {
     })
 }
 
-/// Connections, one after the other, until stopped.
+/// Sequential connections, until stopped.
 struct Traffic {
     stop: Arc<AtomicBool>,
     outcomes: Arc<Mutex<Vec<Outcome>>>,
     threads: Vec<JoinHandle<Result<()>>>,
-    /// How long a change may take to show.
+    /// Longest time until a change is visible.
     patience: Duration,
 }
 
 impl Traffic {
-    /// From every host at once.
+    /// Start clients on all hosts.
     fn start(hosts: Vec<Host>, probe: Probe, patience: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let outcomes = Arc::new(Mutex::new(Vec::new()));
@@ -139,7 +139,7 @@ impl Traffic {
         }
     }
 
-    /// Waits until the latest outcomes are as wished: those from `mark` on.
+    /// Wait until the outcomes from `mark` on satisfy a condition.
     fn wait(&self, mark: usize, wish: impl Fn(&[Outcome]) -> bool) -> Result<()> {
         let end = Instant::now() + self.patience;
         loop {
@@ -150,7 +150,7 @@ impl Traffic {
                 }
             }
             if Instant::now() > end {
-                bail!("the change did not show within {:?}", self.patience);
+                bail!("the change was not visible within {:?}", self.patience);
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -174,7 +174,7 @@ impl Traffic {
 }
 
 impl Stage {
-    /// Traffic to the Service cart from every node's point of view: each node has a client.
+    /// Start traffic to the Service cart from a pod and from every node.
     fn cart_traffic(&self) -> Result<(Traffic, SocketAddr)> {
         let to = SocketAddr::new(self.cluster_ip("cart", IpFamily::V4)?, 80);
         let mut hosts = vec![self.pod_host(&self.nginx()?)?];
@@ -187,7 +187,7 @@ impl Stage {
     }
 }
 
-/// A change under traffic: what was seen, and whether nothing failed.
+/// Report a change under traffic: passed if no connection failed and `also` holds.
 fn under_traffic(
     outcomes: &[Outcome],
     to: SocketAddr,
@@ -247,7 +247,7 @@ fn move_pod(stage: &mut Stage) -> Result<Report> {
             .filter_map(Outcome::answer)
             .any(|a| a.node == node)
     });
-    // The old pod is gone by now: whoever is still sent there would fail.
+    // The old pod has ended: connections that are still sent to it would fail.
     let after = traffic.mark();
     traffic.wait(after, |outcomes| outcomes.len() >= 200)?;
     let outcomes = traffic.stop()?;
@@ -274,7 +274,7 @@ fn kill(stage: &mut Stage) -> Result<Report> {
     for node in &nodes {
         dead &= !stage.lab.node_proxy(node)?.is_alive()?;
     }
-    // What was on its way is over by now.
+    // Connections that were in progress have ended.
     let after = mark + 200;
     let outcomes = traffic.stop()?;
     if !stage.abilities.outlives_proxy {
@@ -284,7 +284,7 @@ fn kill(stage: &mut Stage) -> Result<Report> {
             sent: format!("{} connections to {to}; SIGKILL on 3 nodes", left.len()),
             arrived: format!("{refused} refused"),
             source: "-".to_owned(),
-            expected: "refused at once: the proxy carries the traffic".to_owned(),
+            expected: "refused: the proxy carries the traffic".to_owned(),
             verdict: Verdict::of(dead && !left.is_empty() && refused == left.len()),
         });
     }
@@ -312,7 +312,7 @@ fn restart(stage: &mut Stage) -> Result<Report> {
     let (counted, expected) = if stage.abilities.outlives_proxy {
         (outcomes.as_slice(), "traffic goes on")
     } else {
-        // Those before were refused; some were still on their way.
+        // Earlier connections were refused, and some of them were still in progress.
         let served = outcomes.get(mark + 100..).unwrap_or_default();
         (served, "served again")
     };

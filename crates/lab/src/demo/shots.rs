@@ -1,4 +1,4 @@
-//! Experiments that are one probe, as a table: from where, to what, and what should come of it.
+//! Experiments of one probe each, as a table: client, destination and expected outcome.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::control::address::{CLIENT_HOSTS, OUTSIDE, nth, slot};
 use crate::control::node_of_load_balancers;
 use crate::probe::{How, Outcome, Probe};
 
-/// One probe and what should come of it.
+/// One probe and its expected outcome.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shot {
     pub(super) name: &'static str,
@@ -24,7 +24,7 @@ pub(super) struct Shot {
     expect: Expect,
 }
 
-/// Who sends.
+/// The client.
 #[derive(Clone, Copy, Debug)]
 enum From {
     /// A pod on another node than nginx.
@@ -37,13 +37,13 @@ enum From {
     Client(usize),
 }
 
-/// What is addressed.
+/// The destination.
 #[derive(Clone, Copy, Debug)]
 enum To {
     ClusterIp(&'static str, u16),
     /// A port of the node that has the nginx pod.
     PodNode(u16),
-    /// A port of a node that has not.
+    /// A port of a node without the nginx pod.
     OtherNode(u16),
     /// A port of the sending node, on its loopback address.
     Loopback(u16),
@@ -52,20 +52,20 @@ enum To {
 
 #[derive(Clone, Copy, Debug)]
 enum Expect {
-    /// A pod of this `app` answers, and sees this source.
+    /// A pod of this `app` answers and sees this source.
     Answer(&'static str, Source),
-    /// Refused at once.
+    /// Rejected immediately.
     Refused,
-    /// Nobody answers.
+    /// No answer.
     Silence,
 }
 
-/// The source address that the pod should see.
+/// The source address that the pod must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// The sender's own, which is the point of the experiment.
+    /// The client's own.
     Sender,
-    /// The node's that the packet came to: masqueraded.
+    /// That of the node whose rules translate the packet: masqueraded.
     EntryNode,
     /// Either.
     Any,
@@ -262,21 +262,21 @@ pub(super) const SHOTS: &[Shot] = &[
         Answer("dns", Source::EntryNode),
     ),
     shot(
-        "no endpoints: refused at once, pod",
+        "no endpoints: rejected at once, pod",
         (From::Pod, To::ClusterIp("empty", 80)),
         Http,
         V4,
         Refused,
     ),
     shot(
-        "no endpoints: refused at once, node",
+        "no endpoints: rejected at once, node",
         (From::OtherNode, To::ClusterIp("empty", 80)),
         Http,
         V4,
         Refused,
     ),
     shot(
-        "no endpoints: refused at once, IPv6",
+        "no endpoints: rejected at once, IPv6",
         (From::Pod, To::ClusterIp("empty", 80)),
         Http,
         V6,
@@ -334,7 +334,7 @@ impl Shot {
         })
     }
 
-    /// The host, its address, and the node that its packets pass first, if any.
+    /// Return the host, its address, and the node that its packets pass first, if any.
     fn sender(&self, stage: &Stage) -> Result<(Host, IpAddr, Option<String>)> {
         let family = slot(self.family);
         Ok(match self.from {
@@ -360,7 +360,7 @@ impl Shot {
         })
     }
 
-    /// The address, and the node where the Service's rules meet the packet.
+    /// Return the address, and the node whose rules translate the packet.
     fn target(&self, stage: &Stage, sender_node: Option<String>) -> Result<(SocketAddr, String)> {
         let pod_node = stage.nginx()?.node;
         let (ip, port, entry) = match self.to {
@@ -390,7 +390,7 @@ impl Shot {
         Ok((SocketAddr::new(ip, port), entry))
     }
 
-    /// Whether the outcome is right, and what was expected in words.
+    /// Return whether the outcome is right, and the expected outcome in words.
     fn judge(
         &self,
         stage: &Stage,
@@ -401,16 +401,16 @@ impl Shot {
         Ok(match self.expect {
             Expect::Refused => (*outcome == Outcome::Refused, "refused".to_owned()),
             Expect::Silence => {
-                let nobody = matches!(
+                let silent = matches!(
                     outcome,
                     Outcome::TimedOut | Outcome::Refused | Outcome::Unreachable
                 );
-                (nobody, "nobody answers".to_owned())
+                (silent, "no answer".to_owned())
             }
             Expect::Answer(app, source) => {
                 let seen = match source {
                     Source::Sender => Some(sender),
-                    // What a relay's node is called to the pod is the relay's business.
+                    // A relay may use any of its node's addresses.
                     Source::EntryNode if stage.abilities.keeps_client_address => {
                         Some(stage.node_ip(entry, self.family)?)
                     }

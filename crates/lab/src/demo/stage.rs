@@ -1,4 +1,4 @@
-//! The cluster that the experiments play on, and who is who in it.
+//! The cluster of the experiments, and the roles of its hosts.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
@@ -30,17 +30,17 @@ impl Stage {
         }
     }
 
-    /// How long to wait for what takes at most so many seconds on a usual machine.
+    /// Scale a time limit for a slow machine.
     pub(crate) fn patience(&self, seconds: u64) -> Duration {
         Duration::from_secs(seconds) * self.patience
     }
 
-    /// The same probe, for this machine.
+    /// Scale the timeout of a probe for a slow machine.
     pub(crate) fn patient(&self, probe: Probe) -> Probe {
         probe.timeout(probe.timeout * self.patience)
     }
 
-    /// Waits until every node's proxy has synced, then until its Services answer on it.
+    /// Wait until every node's proxy has synced and the Service web answers on the node.
     pub(crate) fn settle(&mut self, patience: Duration) -> Result<()> {
         self.lab.wait_synced(patience)?;
         let end = Instant::now() + patience;
@@ -71,7 +71,7 @@ impl Stage {
         let mut services = self.cluster()?.services;
         services
             .remove(&ObjectName::parse(name))
-            .with_context(|| format!("there is no Service {name}"))
+            .with_context(|| format!("Service {name} does not exist"))
     }
 
     pub(crate) fn cluster_ip(&self, name: &str, family: IpFamily) -> Result<IpAddr> {
@@ -94,11 +94,11 @@ impl Stage {
 
     pub(crate) fn node_ip(&self, node: &str, family: IpFamily) -> Result<IpAddr> {
         let cluster = self.cluster()?;
-        let node = cluster.nodes.get(node).context("the node is gone")?;
+        let node = cluster.nodes.get(node).context("the node does not exist")?;
         Ok(node.ips()[slot(family)])
     }
 
-    /// The live pods of an `app` label.
+    /// Return the pods with an `app` label that are not terminating.
     pub(crate) fn pods(&self, app: &str) -> Result<Vec<Pod>> {
         let mut pods: Vec<Pod> = self.cluster()?.pods.into_values().collect();
         pods.retain(|p| {
@@ -107,12 +107,14 @@ impl Stage {
         Ok(pods)
     }
 
-    /// The pod that most experiments are about.
+    /// Return the pod that most experiments use.
     pub(crate) fn nginx(&self) -> Result<Pod> {
-        self.pods("nginx")?.pop().context("pod nginx is gone")
+        self.pods("nginx")?
+            .pop()
+            .context("the pod nginx does not exist")
     }
 
-    /// The first node of those that do not have the pod.
+    /// Return the first node other than this one.
     pub(crate) fn other_node(&self, than: &str) -> Result<String> {
         let nodes = self.cluster()?.nodes.into_keys();
         nodes
@@ -121,12 +123,14 @@ impl Stage {
             .context("the experiments need two nodes")
     }
 
-    /// A pod that acts as a client, on another node than nginx.
+    /// Return a pod that acts as a client, on another node than nginx.
     pub(crate) fn client_pod(&self) -> Result<Pod> {
         let nginx = self.nginx()?;
         let mut pods = self.pods("web")?;
         pods.retain(|pod| pod.node != nginx.node);
-        pods.into_iter().next().context("no pod to act as a client")
+        pods.into_iter()
+            .next()
+            .context("no pod can act as a client")
     }
 
     pub(crate) fn pod_host(&self, pod: &Pod) -> Result<Host> {

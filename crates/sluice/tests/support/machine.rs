@@ -1,4 +1,4 @@
-//! Machines around the node of a test: pods, and somebody outside.
+//! Machines around the node of a test: pods and an outside client.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -12,11 +12,10 @@ use lab::probe::{Outcome, Probe};
 
 use super::{Host, Running, SLUICE, text};
 
-/// The addresses of a machine outside.
+/// The addresses of the outside machine.
 pub(crate) const OUTSIDE: [&str; 4] = ["10.201.0.2", "10.201.0.3", "fd00:201::2", "fd00:201::3"];
 
-/// A machine on a cable of its own to the host, which it reaches everything through; gone when
-/// dropped.
+/// A machine with its own link to the host, which is its default gateway. Deleted on drop.
 pub(crate) struct Machine {
     pub(crate) netns: NetNs,
     server: Option<Running>,
@@ -46,12 +45,12 @@ impl Machine {
         machine
     }
 
-    /// The pod of a number, which answers at TCP 8080, UDP 8053 and SCTP 8099.
+    /// Create a pod that answers at TCP 8080, UDP 8053 and SCTP 8099.
     pub(crate) fn pod(host: &Host, number: u8) -> Self {
         Self::pod_with(host, number, &["TCP:8080", "UDP:8053", "SCTP:8099"])
     }
 
-    /// The pod of a number, which answers at these ports.
+    /// Create a pod that answers at these ports.
     pub(crate) fn pod_with(host: &Host, number: u8, ports: &[&str]) -> Self {
         let addresses = [
             format!("10.244.1.{number}"),
@@ -65,7 +64,7 @@ impl Machine {
         pod
     }
 
-    /// One that is neither node nor pod.
+    /// Create a machine that is neither node nor pod.
     pub(crate) fn outside(host: &Host) -> Self {
         Self::beside(host, "ext", &OUTSIDE)
     }
@@ -81,20 +80,20 @@ impl Machine {
         self.netns.run(|| probe.ask()).unwrap()
     }
 
-    /// The answer, however long it takes on a busy machine.
+    /// Return the answer, with a time limit for busy machines.
     pub(crate) fn answer(&self, probe: Probe) -> Answer {
         let outcome = self.ask(probe.timeout(Duration::from_secs(20)));
         let answer = outcome.answer().cloned();
         answer.unwrap_or_else(|| panic!("{probe:?}: {outcome}"))
     }
 
-    /// The pods that answer so many connections.
+    /// Return the pods that answer this many connections.
     pub(crate) fn pods(&self, to: SocketAddr, count: usize) -> BTreeSet<String> {
         let answers = (0..count).map(|_| self.answer(Probe::http(to)).pod);
         answers.collect()
     }
 
-    /// The pod that answers a connection from this port, which may have been used just now.
+    /// Return the pod that answers a connection from this port, which may have been in use just before.
     pub(crate) fn pod_from_port(&self, port: u16, to: SocketAddr) -> Option<String> {
         let line = format!(
             "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -s {} -p {port} -w 20 {} {} || true",
@@ -114,7 +113,7 @@ impl Drop for Machine {
     }
 }
 
-/// A server that says which pod it is, once it listens.
+/// Start a server that answers with the pod's name, and wait until it listens.
 pub(crate) fn echo(mut command: Command, pod: &str, addresses: &[&str], ports: &[&str]) -> Running {
     command
         .args(["lab-echo", "--node=node1"])
@@ -128,7 +127,7 @@ pub(crate) fn echo(mut command: Command, pod: &str, addresses: &[&str], ports: &
     Running(child)
 }
 
-/// A connection that goes on.
+/// A long-lived connection.
 pub(crate) struct Conversation {
     stream: TcpStream,
     reader: BufReader<TcpStream>,
@@ -148,15 +147,15 @@ impl Conversation {
             reader,
             pod: String::new(),
         };
-        // An empty line is no HTTP: the server says who it is, and then everything back.
+        // An empty line is not HTTP: the server sends its name, then echoes everything.
         (&this.stream).write_all(b"\n").unwrap();
-        let answer: Answer = serde_json::from_str(&this.hear()).unwrap();
+        let answer: Answer = serde_json::from_str(&this.recv()).unwrap();
         this.pod = answer.pod;
-        assert_eq!(this.hear(), "\n");
+        assert_eq!(this.recv(), "\n");
         this
     }
 
-    fn hear(&mut self) -> String {
+    fn recv(&mut self) -> String {
         let mut line = String::new();
         self.reader.read_line(&mut line).unwrap();
         line
@@ -164,10 +163,10 @@ impl Conversation {
 
     pub(crate) fn goes_on(&mut self) {
         (&self.stream).write_all(b"still there?\n").unwrap();
-        assert_eq!(self.hear(), "still there?\n");
+        assert_eq!(self.recv(), "still there?\n");
     }
 
-    /// With a reset, after which IPVS remembers it for the shortest time: 10 s.
+    /// Close the connection with a reset, after which IPVS forgets it soonest: after 10 s.
     pub(crate) fn reset(self) {
         let stream = socket2::Socket::from(self.stream);
         stream.set_linger(Some(Duration::ZERO)).unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of the program share: namespaces to run it in, and rules to compare.
+//! Shared by the tests of the program: namespaces to run it in, and comparison of rules.
 
 #![allow(dead_code)] // Each test file uses its own part.
 
@@ -22,7 +22,7 @@ pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 
 pub(crate) use observed::CLUSTER_CIDR;
 
-/// A network namespace with the addresses of the observed node; gone when dropped.
+/// A network namespace with the addresses of the observed node, deleted on drop.
 pub(crate) struct Host {
     pub(crate) name: String,
     netns: NetNs,
@@ -54,8 +54,7 @@ impl Host {
             .expect("a command in the namespace")
     }
 
-    /// Starts a proxy of node1 in nftables mode that follows an API server, with these flags too; what
-    /// it logs is not kept.
+    /// Start a proxy for node1 in nftables mode that follows an API server. Its log is discarded.
     pub(crate) fn follow(&self, kubeconfig: &Path, flags: &[&str]) -> Running {
         let mut command = self.command(SLUICE);
         command.args([
@@ -71,24 +70,24 @@ impl Host {
         &self.netns
     }
 
-    /// Runs this on a thread in the namespace; threads and sockets that it makes are there too.
+    /// Run a closure on a thread in the namespace, where its threads and sockets are too.
     pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.netns.run(f).expect("a thread in the namespace")
     }
 
-    /// Runs a shell line, which has to succeed; returns what it prints.
+    /// Run a shell line, which must succeed, and return its output.
     pub(crate) fn sh(&self, line: &str) -> String {
         let output = self.command("sh").args(["-c", line]).output().unwrap();
         assert!(output.status.success(), "{line}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// `sluice` with these words, to its end.
+    /// Run `sluice` to its end.
     pub(crate) fn sluice(&self, words: &[&str]) -> Output {
         self.command(SLUICE).args(words).output().unwrap()
     }
 
-    /// The rules of a family, as a save tool prints them.
+    /// Return the rules of a family, as a save tool prints them.
     pub(crate) fn rules(&self, save: &str, family: Family) -> TableSet {
         let saved = self.sh(save);
         TableSet::parse(family, &saved).unwrap_or_else(|e| panic!("{save}: {e}\n{saved}"))
@@ -97,12 +96,12 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // A test that panics leaves nothing behind either.
+        // Also after a panic.
         let _ = NetNs::delete(&self.name);
     }
 }
 
-/// A running `sluice`; killed when dropped.
+/// A running `sluice`, killed on drop.
 pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
@@ -121,7 +120,7 @@ pub(crate) struct Proxy {
     flags: Vec<String>,
 }
 
-/// A Service with one endpoint.
+/// Return a Service with one endpoint.
 pub(crate) fn web(name: &str, last: u8, endpoint: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
@@ -182,18 +181,18 @@ impl Proxy {
         Running(process)
     }
 
-    /// As if the process had crashed.
+    /// Kill the process, as a crash would.
     pub(crate) fn kill(&mut self) {
         let _ = self.process.0.kill();
         let _ = self.process.0.wait();
     }
 
-    /// A new process where there was one.
+    /// Start a new process.
     pub(crate) fn respawn(&mut self) {
         self.process = Self::spawn(self.mode, &self.host, self.folder.path(), &self.flags);
     }
 
-    /// A new process in another mode, where there was one.
+    /// Replace the process by one in another mode.
     pub(crate) fn switch(&mut self, mode: Mode) {
         self.kill();
         self.mode = mode;
@@ -208,7 +207,7 @@ impl Proxy {
         fs::write(self.folder.path().join(name), content).unwrap();
     }
 
-    /// The rules that this mode makes for Services, for IPv4.
+    /// Return the mode's IPv4 rules for Services.
     pub(crate) fn rules(&self) -> String {
         self.host.sh(match self.mode {
             Mode::Nftables => "nft list table ip kube-proxy 2>/dev/null || true",
@@ -218,7 +217,7 @@ impl Proxy {
         })
     }
 
-    /// Waits until the rules have this text, or have it no more.
+    /// Wait until the rules contain a text, or no longer contain it.
     pub(crate) fn wait_for(&self, what: &str, there: bool) {
         eventually(&format!("{what} {there}\n{}", self.log()), || {
             self.rules().contains(what) == there
@@ -230,23 +229,22 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Tries until `wanted` holds.
+/// Wait until a condition holds.
 pub(crate) fn eventually(what: &str, wanted: impl FnMut() -> bool) {
     eventually_or(&|| what.to_owned(), wanted);
 }
 
-/// The same; what it is that does not come true is asked when it has not.
+/// Wait until a condition holds; `what` describes it if it does not.
 pub(crate) fn eventually_or(what: &dyn Fn() -> String, mut wanted: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !wanted() {
-        assert!(Instant::now() < deadline, "never came true: {}", what());
+        assert!(Instant::now() < deadline, "did not happen: {}", what());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// One line a rule, in an order that is the same whenever the rules mean the same: where the order
-/// of different Services' rules does not matter (the observations' README says in which chains),
-/// they are sorted. The rule that must be last stays last.
+/// Return one line per rule. Rules are sorted in the chains in which the order of different Services'
+/// rules does not matter (see the README of the observations); the rule that must be last stays last.
 pub(crate) fn comparable(set: &TableSet) -> Vec<String> {
     const UNORDERED: [&str; 4] = [
         "KUBE-SERVICES",
@@ -279,7 +277,7 @@ fn written(chain: Chain, rule: &netfilter::iptables::Rule) -> String {
     line
 }
 
-/// Fails with the lines that differ.
+/// Fail with the lines that differ.
 pub(crate) fn assert_same(ours: &TableSet, theirs: &TableSet, what: &str) {
     let (ours, theirs) = (comparable(ours), comparable(theirs));
     if ours == theirs {

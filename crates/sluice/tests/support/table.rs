@@ -1,4 +1,4 @@
-//! A proxy in nftables mode for the observed objects, and whether its tables are as these say.
+//! A proxy in nftables mode for the observed objects, and a check of its tables.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -15,7 +15,7 @@ use netfilter::nft::table::Contents;
 use crate::support::{Proxy, eventually};
 use objects::plans;
 
-/// A proxy for the observed objects.
+/// Start a proxy for the observed objects.
 pub(crate) fn start(flags: &[&str]) -> Proxy {
     let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
     let proxy = Proxy::start(Mode::Nftables, &[("objects.json", &objects)], flags);
@@ -23,19 +23,20 @@ pub(crate) fn start(flags: &[&str]) -> Proxy {
     proxy
 }
 
-/// Waits until both families' tables are what the objects in the folder mean.
+/// Wait until the tables of both families match the objects in the folder.
 pub(crate) fn wait_until_right(proxy: &Proxy) {
     let plans = plans(&[proxy.folder.path().to_owned()]);
     for plan in &plans {
         let mut state = State::lower(plan, Options::default());
         let id = TableId::new(table_family(plan.family), TABLE);
-        let what = || format!("{id} as the objects say\n{}", proxy.log());
+        let what = || format!("{id} matches the objects\n{}", proxy.log());
         eventually(&what(), || {
             let read = || NfTables::open().unwrap().read_table(&id);
             let Ok((Some(read), _)) = proxy.host.run(read) else {
                 return false;
             };
-            // Chains that no frontend leads to any more stay for a while, and so do the ways to them.
+            // Chains that no frontend leads to stay until they are swept, and so do the rules that lead to
+            // them.
             let chains = read.contents.chains.keys();
             state.set_idle(chains.filter_map(|name| Pick::parse(name)));
             let sweep = state.sweep().ops;

@@ -1,17 +1,17 @@
-//! Tests that need another kernel than this machine's.
+//! Tests that need another kernel than the host's.
 
 use xtask::vm::Vm;
 
 /// Set in the virtual machine.
 const INSIDE: &str = "SLUICE_TEST_IN_VM";
 
-/// Runs the body of the test of this name in a virtual machine of its own, whose kernel has IPVS.
-/// Where none boots, the test fails.
+/// Run the body of the named test in its own virtual machine, whose kernel has IPVS. The test fails if
+/// the machine does not boot.
 pub(crate) fn in_vm(test: &str, body: impl FnOnce()) {
     in_this_vm(test, Vm::default(), body);
 }
 
-/// The same in a virtual machine that is not the usual one.
+/// Run the body of the named test in this virtual machine.
 pub(crate) fn in_this_vm(test: &str, mut vm: Vm, body: impl FnOnce()) {
     let done = format!("{test}: done in the virtual machine");
     if std::env::var_os(INSIDE).is_some() {
@@ -27,7 +27,7 @@ pub(crate) fn in_this_vm(test: &str, mut vm: Vm, body: impl FnOnce()) {
     let command: Vec<_> = [this.into()].into_iter().chain(words).collect();
     let output = vm.output(&command).unwrap();
     println!("{}", output.text);
-    // Without its last word it was not this test that ended well.
+    // The last line proves that this test ran and passed.
     assert!(
         output.status == 0 && output.text.contains(&done),
         "see above"

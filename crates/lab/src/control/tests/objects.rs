@@ -1,4 +1,4 @@
-//! Services completed, and what is refused.
+//! Completion of Services, and refused documents.
 
 use super::*;
 
@@ -147,7 +147,11 @@ const BAD_SERVICES: &[(&str, &str, &str)] = &[
         "spec.ports[0].protocol",
         "TCP, UDP, SCTP",
     ),
-    ("{ports: [nonsense]}", "spec.ports[0].port", "is needed"),
+    (
+        "{ports: [nonsense]}",
+        "spec.ports[0].port",
+        "must be a port",
+    ),
     (
         "{type: Nonsense, ports: [{port: 80}]}",
         "spec.type",
@@ -194,7 +198,7 @@ fn other_bad_documents_are_refused_too() {
         ),
         (
             "{kind: Pod, metadata: {name: p}, spec: {nodeName: nowhere, containers: []}}",
-            "there is no node nowhere",
+            "node nowhere does not exist",
         ),
         (
             "{kind: Deployment, metadata: {name: d}, spec: {replicas: 1, selector: {matchLabels: {a: b}}, template: {spec: {containers: []}}}}",

@@ -1,4 +1,4 @@
-//! Durations as Go writes them.
+//! Durations in Go's text form.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,18 +22,18 @@ const UNITS: [(&str, i64); 8] = [
 ];
 
 impl GoDuration {
-    /// So many seconds.
+    /// Return a duration of whole seconds.
     pub const fn from_secs(seconds: i64) -> Self {
         Self(seconds * 1_000_000_000)
     }
 
-    /// As a [`Duration`]; `None` if it is negative.
+    /// Convert to a [`Duration`]; `None` if negative.
     pub fn positive(self) -> Option<Duration> {
         u64::try_from(self.0).ok().map(Duration::from_nanos)
     }
 
-    /// As a [`Duration`]; `None` if it is zero (which stands for "leave as it is" in many fields)
-    /// or negative.
+    /// Convert to a [`Duration`]; `None` if negative or zero, which means "unchanged" in many
+    /// fields.
     pub fn nonzero(self) -> Option<Duration> {
         self.positive().filter(|d| !d.is_zero())
     }
@@ -77,7 +77,7 @@ impl FromStr for GoDuration {
     }
 }
 
-/// A decimal number of a unit, in nanoseconds; what is finer is cut off.
+/// Parse a decimal number of a unit into nanoseconds; truncate finer fractions.
 fn nanoseconds(number: &str, unit: i64) -> Option<i64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -98,7 +98,7 @@ fn nanoseconds(number: &str, unit: i64) -> Option<i64> {
     i64::try_from(i128::from(whole) * unit + fraction * unit / divisor).ok()
 }
 
-/// As Go writes it: `24h0m0s`, `1.5s`, `20ms`, `0s`.
+/// Go's form: `24h0m0s`, `1.5s`, `20ms`, `0s`.
 impl fmt::Display for GoDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.0.unsigned_abs();
@@ -126,7 +126,7 @@ impl fmt::Display for GoDuration {
     }
 }
 
-/// A number of units, its fraction without trailing zeros.
+/// Format a number of units without trailing zeros.
 fn decimal(value: u64, unit: u64) -> String {
     let width = unit.ilog10() as usize;
     let fraction = format!("{:0width$}", value % unit);

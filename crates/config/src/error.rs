@@ -1,9 +1,9 @@
-//! What is wrong with a configuration.
+//! Errors of a configuration.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why there is no configuration to run with.
+/// An error that prevents a start.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -17,15 +17,15 @@ pub enum ConfigError {
     /// The file is not a KubeProxyConfiguration.
     #[error("{}{}", path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default(), join(errors))]
     Decode {
-        /// The file, if there is one.
+        /// The file, if any.
         path: Option<PathBuf>,
         /// The fields and the reasons; a field is empty if none can be named.
         errors: Vec<FieldError>,
     },
-    /// The values cannot be used.
+    /// Values are invalid.
     #[error("{}", join(.0))]
     Invalid(Vec<FieldError>),
-    /// A flag's value cannot be used.
+    /// The value of a flag is invalid.
     #[error("--{flag}: {reason}")]
     Flag {
         /// The flag's name.
@@ -35,12 +35,12 @@ pub enum ConfigError {
     },
 }
 
-/// One field that is wrong.
+/// An invalid or ignored field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// Its path in a KubeProxyConfiguration: `iptables.masqueradeBit`.
+    /// Path in a KubeProxyConfiguration: `iptables.masqueradeBit`.
     pub field: String,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: String,
 }
 

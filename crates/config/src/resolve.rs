@@ -1,4 +1,4 @@
-//! From flags and file to the one struct that the rest of sluice reads.
+//! Resolution of flags and file into the struct that the rest of sluice reads.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use crate::flags::{Draft, FLAGS, is_given};
 use crate::gates::{self, Stage};
 use crate::{ConfigError, FieldError, GoDuration, KubeProxyConfiguration, Quantity, validate};
 
-/// What the command line comes to.
+/// The resolved command line.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// What to do.
+    /// The requested action.
     pub action: Action,
-    /// The configuration to do it with.
+    /// The configuration for the action.
     pub config: Config,
     /// The file of `--config`; kube-proxy exits when it changes.
     pub config_file: Option<ConfigFile>,
@@ -28,27 +28,27 @@ pub struct Resolved {
     pub ignored: Vec<FieldError>,
 }
 
-/// A file as it was read.
+/// A configuration file and its content at startup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What it held.
+    /// Its content.
     pub text: String,
 }
 
-/// What to do.
+/// The requested action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Run.
+    /// Run the proxy.
     Run,
-    /// `--init-only`: do what needs full root privileges, and exit.
+    /// `--init-only`: perform the privileged setup, and exit.
     InitOnly,
-    /// `--cleanup`: remove everything, and exit.
+    /// `--cleanup`: remove all kernel state, and exit.
     Cleanup,
     /// `--write-config-to`: write [`Config::file`] there, and exit.
     WriteConfig(PathBuf),
-    /// `--version`: print it, and exit; the text after the name alone if `raw`.
+    /// `--version`: print the version, and exit.
     Version {
         /// `--version=raw`.
         raw: bool,
@@ -60,26 +60,25 @@ pub enum Action {
 pub struct Config {
     /// `mode`.
     pub mode: Mode,
-    /// `hostnameOverride`, in lower case. `None`: the host's name, in lower case.
+    /// `hostnameOverride`, in lower case; `None` for the host name.
     pub node_name: Option<String>,
-    /// `bindAddress`: the node's primary address if the Node object does not say; unspecified if
-    /// that is not known.
+    /// `bindAddress`: the primary address of the node; unspecified if the Node object decides.
     pub bind_address: IpAddr,
-    /// `healthzBindAddress`; `None`: no such server.
+    /// `healthzBindAddress`; `None` switches the server off.
     pub healthz_bind_address: Option<SocketAddr>,
-    /// `metricsBindAddress`; `None`: no such server.
+    /// `metricsBindAddress`; `None` switches the server off.
     pub metrics_bind_address: Option<SocketAddr>,
     /// `bindAddressHardFail`.
     pub bind_address_hard_fail: bool,
     /// `enableProfiling`.
     pub enable_profiling: bool,
-    /// The feature gate ComponentFlagz: whether `/flagz` is served.
+    /// Feature gate ComponentFlagz: serve `/flagz`.
     pub flagz: bool,
-    /// The feature gate ComponentStatusz: whether `/statusz` is served.
+    /// Feature gate ComponentStatusz: serve `/statusz`.
     pub statusz: bool,
     /// `clientConnection` and `--master`.
     pub client: ClientConnection,
-    /// `detectLocalMode` and what belongs to it.
+    /// `detectLocalMode` and its parameter.
     pub local_traffic: LocalTraffic,
     /// `masqueradeAll` of the mode.
     pub masquerade_all: bool,
@@ -87,7 +86,7 @@ pub struct Config {
     pub masquerade_bit: u8,
     /// `iptables.localhostNodePorts`.
     pub localhost_node_ports: bool,
-    /// Whether it was said, by flag or in the file, and is not the default.
+    /// Whether a flag or the file sets it explicitly.
     pub localhost_node_ports_stated: bool,
     /// `nodePortAddresses`.
     pub node_port_addresses: NodePortAddresses,
@@ -103,38 +102,38 @@ pub struct Config {
     pub ipvs: Ipvs,
     /// `conntrack`.
     pub conntrack: Conntrack,
-    /// The feature gate AllowServiceExternalIPs: whether external IPs are served.
+    /// Feature gate AllowServiceExternalIPs: serve external IPs.
     pub allow_external_ips: bool,
     /// `logging`.
     pub logging: Logging,
-    /// All fields as they were stated, defaults filled in: what `/configz` shows.
+    /// All fields with defaults, as `/configz` shows them.
     pub file: KubeProxyConfiguration,
 }
 
-/// How to talk to the API server.
+/// The connection to the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClientConnection {
-    /// `--master`: its address, instead of the kubeconfig's.
+    /// `--master`: overrides the address in the kubeconfig.
     pub master: Option<String>,
-    /// A kubeconfig file. `None`: in-cluster configuration.
+    /// Kubeconfig file; `None` for in-cluster configuration.
     pub kubeconfig: Option<PathBuf>,
-    /// Content types to accept; `None`: what `content_type` says.
+    /// Accepted content types; `None` for `content_type`.
     pub accept_content_types: Option<String>,
     /// Content type of requests.
     pub content_type: String,
-    /// Requests a second; negative: without bound.
+    /// Requests per second; negative for no limit.
     pub qps: f32,
-    /// Requests allowed beyond that for a short while.
+    /// Requests that may exceed `qps` in a burst.
     pub burst: u32,
 }
 
-/// `ipvs`. Timeouts that are `None` are left as they are.
+/// `ipvs`. A timeout of `None` keeps the kernel's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields' own names.
 pub struct Ipvs {
-    /// `rr` where none is stated.
+    /// `rr` by default.
     pub scheduler: String,
-    /// Ranges whose virtual servers are left alone in clean-up.
+    /// Address ranges whose virtual servers are never removed.
     pub exclude_cidrs: Vec<Cidr>,
     pub strict_arp: bool,
     pub tcp_timeout: Option<Duration>,
@@ -142,13 +141,13 @@ pub struct Ipvs {
     pub udp_timeout: Option<Duration>,
 }
 
-/// `conntrack`. Timeouts that are `None` are left as they are.
+/// `conntrack`. A timeout of `None` keeps the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields' own names.
 pub struct Conntrack {
-    /// Entries for each CPU core. `None`: the limit is left as it is, and `min` without meaning.
+    /// Entries per CPU core; `None` keeps the kernel's limit and ignores `min`.
     pub max_per_core: Option<u32>,
-    /// Entries at least.
+    /// Lower bound of the limit.
     pub min: u32,
     pub tcp_established_timeout: Option<Duration>,
     pub tcp_close_wait_timeout: Option<Duration>,
@@ -162,13 +161,13 @@ pub struct Conntrack {
 pub struct Logging {
     /// Text or JSON.
     pub format: LogFormat,
-    /// How long messages may be held back; above zero.
+    /// Maximum time that buffered messages are held back; above zero.
     pub flush_frequency: Duration,
-    /// Messages up to this level are written.
+    /// Verbosity: messages up to this level are written.
     pub verbosity: u32,
-    /// Other levels for source files whose names match a pattern; the first match counts.
+    /// Verbosity of source files whose names match a pattern; the first match counts.
     pub vmodule: Vec<(String, u32)>,
-    /// Where messages of the format go.
+    /// Output of the format in force.
     pub stream: LogStream,
 }
 
@@ -183,9 +182,9 @@ pub enum LogFormat {
 /// `logging.options` of the format in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogStream {
-    /// Errors to stderr, everything else to stdout; otherwise everything to stderr.
+    /// Write errors to stderr and everything else to stdout, instead of everything to stderr.
     pub split: bool,
-    /// With `split`, how many bytes of messages that are no errors may be held back.
+    /// Buffer for messages other than errors in bytes; with `split`.
     pub info_buffer_size: u64,
 }
 
@@ -213,7 +212,7 @@ impl Resolved {
             notes.extend(ignored_note(&file.path, &ignored));
             localhost_stated = draft.file.iptables.localhost_node_ports.is_some();
             draft.file.set_defaults();
-            // A flag's patterns come before the file's, so that they win.
+            // Patterns of the flag precede those of the file, so that they win.
             let vmodule = std::mem::take(&mut draft.file.logging.vmodule);
             draft.apply(matches, |flag| flag.beside_config)?;
             draft.file.logging.vmodule.extend(vmodule);
@@ -326,12 +325,12 @@ fn lower_name(name: &str) -> Result<String, ConfigError> {
 }
 
 impl Draft {
-    /// Brings the flags that have no field of their own into the file.
+    /// Apply the flags without a field of their own to the file.
     fn settle(&mut self) {
         let ports = if self.write_config_to.is_empty() {
             (self.healthz_port, self.metrics_port)
         } else {
-            // A file cannot say that there is no server, so these flags do not go into one.
+            // A file cannot switch a server off, so these flags are not written to one.
             let usual = Self::new();
             (usual.healthz_port, usual.metrics_port)
         };
@@ -345,7 +344,7 @@ impl Draft {
             }
         }
         let file = &mut self.file;
-        // An unknown mode is refused later.
+        // Validation refuses an unknown mode later.
         let mode = validate::mode(&file.mode).unwrap_or(Mode::Iptables);
         let (all, period, min_period) = match mode {
             Mode::Nftables => (
@@ -354,7 +353,7 @@ impl Draft {
                 &mut file.nftables.min_sync_period,
             ),
             Mode::Ipvs => {
-                // Flags start out from the defaults of the default mode.
+                // With flags, the defaults of the default mode apply.
                 file.ipvs.min_sync_period = file.iptables.min_sync_period;
                 (
                     &mut file.iptables.masquerade_all,
@@ -379,10 +378,10 @@ impl Draft {
 }
 
 impl Config {
-    /// Checks a configuration, its defaults filled in (or not yet), and gives it types.
+    /// Validate a configuration and convert it to typed values; fill in defaults if absent.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`], with every field that is wrong.
+    /// [`ConfigError::Invalid`], with every invalid field.
     pub fn from_file(mut file: KubeProxyConfiguration) -> Result<Self, ConfigError> {
         if file.api_version.is_empty() {
             file.set_defaults();
@@ -395,7 +394,7 @@ impl Config {
         let mode = validate::mode(&file.mode).map_err(one)?;
         settle_defaults(&mut file, mode);
         let (period, min_period) = validate::periods(&file, mode);
-        // Validation has seen to it that none of these is negative.
+        // Validation refuses negative durations.
         let duration = |d: GoDuration| d.positive().unwrap_or_default();
         let (masquerade_all, masquerade_bit) = match mode {
             Mode::Nftables => (file.nftables.masquerade_all, file.nftables.masquerade_bit),
@@ -477,8 +476,8 @@ impl Config {
     }
 }
 
-/// The defaults that depend on the mode, or are the platform's. Upstream keeps the sync periods of the
-/// mode in force only.
+/// Fill in the defaults that depend on mode or platform. Like upstream, keep the sync periods of
+/// the mode in force only.
 fn settle_defaults(file: &mut KubeProxyConfiguration, mode: Mode) {
     file.mode = mode.name().into();
     let block = validate::sync_block(mode);

@@ -23,7 +23,7 @@ fn resolve_with(args: &[&str], strict: bool) -> Result<Resolved, String> {
     Resolved::from_matches(&matches, strict).map_err(|e| e.to_string())
 }
 
-/// A file of `--config` that states this, and its path.
+/// Write a configuration file with these fields; return its path.
 fn config_file(stated: &str) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("config.yaml");
@@ -38,7 +38,7 @@ fn file(stated: &str) -> String {
     )
 }
 
-/// What a file comes to.
+/// Resolve a file with these fields.
 fn from_file(stated: &str) -> Result<crate::Config, ConfigError> {
     let mut file = KubeProxyConfiguration::from_yaml(&file(stated))?;
     file.set_defaults();

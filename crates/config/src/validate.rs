@@ -1,5 +1,4 @@
-//! What kube-proxy refuses is refused, with the field named
-//! (`pkg/proxy/apis/config/validation` of v1.36).
+//! Validation, as in kube-proxy (`pkg/proxy/apis/config/validation` of v1.36).
 
 use std::net::SocketAddr;
 
@@ -10,10 +9,10 @@ use crate::{FieldError, GoDuration, KubeProxyConfiguration, gates};
 /// The minor versions before those whose metrics are served.
 const PREVIOUS_VERSIONS: [&str; 2] = ["1.35", "1.36"];
 
-/// What `nodePortAddresses` may contain beside address ranges.
+/// Keywords in `nodePortAddresses`.
 const NODE_PORT_KEYWORDS: [&str; 3] = ["primary", "localhost", "all"];
 
-/// Gathers what is wrong.
+/// Collects errors.
 #[derive(Default)]
 pub(crate) struct Errors(pub(crate) Vec<FieldError>);
 
@@ -56,7 +55,7 @@ impl Errors {
     }
 }
 
-/// An address with a port, both as they must be.
+/// Parse an address with a port.
 pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     let (host, port) = text
         .rsplit_once(':')
@@ -76,7 +75,7 @@ pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// The name of the block that holds the mode's sync periods.
+/// Return the name of the block with the mode's sync periods.
 pub(crate) fn sync_block(mode: Mode) -> &'static str {
     match mode {
         Mode::Ipvs => "ipvs",
@@ -85,7 +84,7 @@ pub(crate) fn sync_block(mode: Mode) -> &'static str {
     }
 }
 
-/// The mode that a file states, or why it is none.
+/// Parse the mode of a file.
 pub(crate) fn mode(text: &str) -> Result<Mode, FieldError> {
     if text.is_empty() {
         return Ok(Mode::Iptables);
@@ -99,7 +98,7 @@ pub(crate) fn mode(text: &str) -> Result<Mode, FieldError> {
     })
 }
 
-/// Everything that is wrong with a configuration whose defaults are filled in.
+/// Return all errors of a configuration with defaults.
 pub(crate) fn validate(config: &KubeProxyConfiguration) -> Errors {
     let mut errors = Errors::default();
     let e = &mut errors;
@@ -186,7 +185,7 @@ fn conntrack(e: &mut Errors, config: &crate::ConntrackConfiguration) {
     }
 }
 
-/// The periods that are in force in a mode: all of it, at least.
+/// Return the resync period and the minimum sync period of a mode.
 pub(crate) fn periods(config: &KubeProxyConfiguration, mode: Mode) -> (GoDuration, GoDuration) {
     match mode {
         Mode::Ipvs => (config.ipvs.sync_period, config.ipvs.min_sync_period),
@@ -242,7 +241,7 @@ fn addresses(e: &mut Errors, config: &KubeProxyConfiguration) {
     }
 }
 
-/// The ranges in `clusterCIDR`.
+/// Parse the ranges in `clusterCIDR`.
 pub(crate) fn cluster_cidrs(config: &KubeProxyConfiguration) -> Result<Vec<Cidr>, FieldError> {
     let error = |reason: String| FieldError {
         field: "clusterCIDR".into(),
@@ -291,7 +290,7 @@ fn local_traffic(e: &mut Errors, config: &KubeProxyConfiguration) {
     } else if interface.len() > 15
         || interface.contains(|c: char| !c.is_ascii_graphic() || c == '/')
     {
-        // The kernel's own bounds (`dev_valid_name`); rules could not name such an interface.
+        // The kernel's rule (`dev_valid_name`); no rule could name such an interface.
         e.add(
             field,
             format!("{interface:?} is not the name of an interface"),

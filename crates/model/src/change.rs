@@ -1,20 +1,20 @@
-//! What a source tells the rest of sluice.
+//! Changes of objects, from a source to the rest of sluice.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::{EndpointSlice, NamespacedName, Node, Service, ServiceCidr};
 
-/// One object of a kind was added or changed, or is gone.
+/// A change of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change<T, K> {
-    /// Added, or replaced by this.
+    /// The object was added or replaced.
     Applied(T),
-    /// Gone.
+    /// The object was deleted.
     Deleted(K),
 }
 
-/// A change to any of the objects that sluice follows.
+/// A change of an object that sluice watches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The kinds' own names.
 pub enum Event {
@@ -25,7 +25,7 @@ pub enum Event {
 }
 
 impl Key {
-    /// The event that the object is gone.
+    /// Return the event that deletes the object.
     pub fn deleted(&self) -> Event {
         match self.clone() {
             Key::Service(n) => Event::Service(Change::Deleted(n)),
@@ -36,7 +36,7 @@ impl Key {
     }
 }
 
-/// Names one object of any kind that sluice follows.
+/// Key of an object that sluice watches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)] // The kinds' own names.
 pub enum Key {
@@ -47,7 +47,7 @@ pub enum Key {
 }
 
 impl Event {
-    /// The object that the event is about.
+    /// Return the key of the changed object.
     pub fn key(&self) -> Key {
         match self {
             Event::Service(Change::Applied(s)) => Key::Service(s.name.clone()),

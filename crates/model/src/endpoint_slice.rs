@@ -12,7 +12,7 @@ pub struct EndpointSlice {
     /// Its name.
     pub name: NamespacedName,
     /// The Service it belongs to: the label `kubernetes.io/service-name`, in the slice's namespace.
-    /// `None` where the label is absent: such a slice serves nobody.
+    /// `None` if the label is absent: such a slice serves no Service.
     pub service: Option<NamespacedName>,
     /// The label `service.kubernetes.io/headless`.
     pub headless: bool,
@@ -24,11 +24,11 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// `endpoints` that have a usable address.
     pub endpoints: Vec<Endpoint>,
-    /// The pods (`targetRef`) of those that are not ready, by address: people look for them. Of
-    /// ready ones nobody wants the name, and there are many.
+    /// Pods (`targetRef`) of endpoints that are not ready, by address, for diagnosis. Those of
+    /// ready endpoints are not kept, to save memory.
     pub unready_pods: Box<[(IpAddr, Box<str>)]>,
-    /// The annotation `endpoints.kubernetes.io/last-change-trigger-time`, seconds since the epoch;
-    /// what the metric `network_programming_duration_seconds` counts from.
+    /// The annotation `endpoints.kubernetes.io/last-change-trigger-time`, in seconds since the
+    /// epoch: the start of `network_programming_duration_seconds`.
     pub last_change_trigger: Option<i64>,
 }
 
@@ -44,18 +44,18 @@ pub enum AddressType {
 /// One of a slice's `ports`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPort {
-    /// `name`, empty where there is none; matches the Service port's name.
+    /// `name`, empty if absent; matches the name of the Service port.
     pub name: Arc<str>,
     /// `protocol`.
     pub protocol: Protocol,
-    /// `port`; a slice port without one ("all ports") serves no Service.
+    /// `port`; a slice port without a number ("all ports") serves no Service.
     pub port: Option<NonZeroU16>,
 }
 
 /// One of a slice's `endpoints`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// `addresses[0]`; the API says that consumers use the first.
+    /// `addresses[0]`: consumers use the first address.
     pub address: IpAddr,
     /// `conditions`.
     pub conditions: EndpointConditions,

@@ -52,7 +52,7 @@ impl fmt::Display for IpFamily {
 /// A transport protocol that a Service port can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// TCP, what a port without a protocol has.
+    /// TCP, the default.
     Tcp,
     /// UDP.
     Udp,

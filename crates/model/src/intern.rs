@@ -3,36 +3,36 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Hands out one shared copy of each string.
+/// Returns one shared copy of each string.
 ///
-/// A cluster's 100,000 endpoints name the same few hundred nodes and the same three zones; with
-/// one interner for all objects each name is stored once. Names that nothing uses any more are
-/// forgotten as the interner grows.
+/// A cluster's 100,000 endpoints name the same few hundred nodes and the same three zones; with one
+/// interner for all objects each name is stored once. Unused names are removed as the interner
+/// grows.
 #[derive(Debug, Default)]
 pub struct Interner {
     known: HashSet<Arc<str>>,
-    /// When to look for unused strings: at twice what was left the last time, so that looking
-    /// costs each new string a constant.
+    /// Size at which unused strings are removed: twice the size after the last removal, for a
+    /// constant cost per new string.
     sweep_at: usize,
 }
 
 impl Interner {
-    /// An empty one.
+    /// Return an empty interner.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many strings are held.
+    /// Return the number of strings.
     pub fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// Nothing is held.
+    /// Return whether the interner is empty.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    /// The shared copy of a string.
+    /// Return the shared copy of a string.
     pub fn intern(&mut self, s: &str) -> Arc<str> {
         if let Some(known) = self.known.get(s) {
             return known.clone();

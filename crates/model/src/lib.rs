@@ -1,10 +1,9 @@
-//! What sluice keeps of Services, EndpointSlices, Nodes and ServiceCIDRs.
+//! The parts of Services, EndpointSlices, Nodes and ServiceCIDRs that sluice uses.
 //!
-//! Two layers. [`object`] holds the objects as a server or a manifest states them, unchecked, with
-//! only the fields that routing needs. The types re-exported here are the checked form that the
-//! rest of sluice works with: addresses are addresses, ports are in range, enumerations are
-//! enumerations. Going from the first to the second ([`Service::check`] and its siblings) is the
-//! only place where input is validated, and an error names the object and the field.
+//! There are two layers. [`object`] contains the objects as received from a server or a manifest,
+//! unchecked. The types re-exported here are the checked form that the rest of sluice uses: parsed
+//! addresses, ports in range, enumerations. [`Service::check`] and its siblings convert the first
+//! into the second. They are the only place that validates input; an error names object and field.
 
 mod change;
 mod check;

@@ -13,7 +13,7 @@ pub struct NamespacedName {
 }
 
 impl NamespacedName {
-    /// A name from its two parts.
+    /// Return a name from its two parts.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -29,20 +29,20 @@ impl fmt::Display for NamespacedName {
     }
 }
 
-/// One port of one Service; what chains, rules and comments are named after.
+/// Name of one port of one Service; used in chain names and comments.
 ///
-/// The protocol is part of a port's identity only where two ports of a Service share a name, which
-/// the API server refuses; upstream's name carries the protocol beside it, see `plan`.
+/// The key in `plan` contains the protocol too, as upstream's does: two ports of a Service could
+/// share a name, which the API server refuses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortName {
     /// The Service.
     pub service: NamespacedName,
-    /// `spec.ports[].name`, empty where a Service has one unnamed port.
+    /// `spec.ports[].name`, empty if a Service has one unnamed port.
     pub port: Arc<str>,
 }
 
-/// `namespace/name:port`, or `namespace/name` for an unnamed port: the form in which kube-proxy's
-/// comments and chain hashes name a Service port.
+/// `namespace/name:port`, or `namespace/name` for an unnamed port: the form in comments and chain
+/// hashes of kube-proxy.
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.port.is_empty() {

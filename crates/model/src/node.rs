@@ -11,20 +11,20 @@ use ipnet::IpNet;
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// `metadata.uid`, empty where the source gives none. Only for Events.
+    /// `metadata.uid`, empty if absent. Used for Events only.
     pub uid: Box<str>,
-    /// `status.addresses` that are IP addresses, in the order given.
+    /// `status.addresses` that are IP addresses, in their original order.
     pub addresses: Vec<NodeAddress>,
     /// `spec.podCIDRs` (or `spec.podCIDR`).
     pub pod_cidrs: Vec<IpNet>,
     /// The labels that topology decisions need.
     pub topology: TopologyLabels,
-    /// Whether a taint has the key `ToBeDeletedByClusterAutoscaler`, or the Node is being deleted:
-    /// `/healthz` must then say 503 (KEP-3836).
+    /// Whether the Node is being deleted or has the taint `ToBeDeletedByClusterAutoscaler`;
+    /// `/healthz` then answers 503 (KEP-3836).
     pub deleting: bool,
 }
 
-/// `topology.kubernetes.io/zone` and its like, by label.
+/// Topology labels such as `topology.kubernetes.io/zone`, with their values.
 pub type TopologyLabels = BTreeMap<Arc<str>, Arc<str>>;
 
 /// One of `status.addresses`.

@@ -1,9 +1,9 @@
-//! Objects as a server or a manifest states them: unchecked, and only the fields that routing needs.
+//! Objects as received from a server or a manifest: unchecked, with only the fields that routing
+//! needs.
 //!
-//! Every field may be absent or `null`, since Go's encoder writes empty lists as `null`; what an
-//! absent field means, and whether it may be absent, is decided where the object is checked
-//! (`Service::check` and its siblings). So JSON, YAML and protobuf all fill the same plain structs
-//! and meet the same rules. Unknown fields are passed over: the API has many more.
+//! Every field may be absent or `null`, because Go's encoder writes empty lists as `null`.
+//! `Service::check` and its siblings decide what an absent field means and whether it is required,
+//! so the same rules apply to JSON, YAML and protobuf. Unknown fields are ignored.
 //!
 //! Field names and shapes are those of the Kubernetes API: `v1` (Service, Node),
 //! `discovery.k8s.io/v1` (EndpointSlice) and `networking.k8s.io/v1` (ServiceCIDR).
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
-/// A `null` is what an absent field is.
+/// Decode `null` like an absent field.
 fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -32,7 +32,7 @@ pub enum Object {
 }
 
 impl Object {
-    /// Reads an object of a kind. The error is the deserializer's.
+    /// Decode an object of a kind.
     pub fn deserialize<'de, D: Deserializer<'de>>(
         kind: crate::Kind,
         deserializer: D,

@@ -8,24 +8,25 @@ use ipnet::IpNet;
 
 use crate::{NamespacedName, Protocol};
 
-/// A Service, checked. Both families are in it; `plan` takes them apart.
+/// A checked Service of one or both families.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its name.
     pub name: NamespacedName,
-    /// `metadata.uid`, empty where the source gives none. Only for Events.
+    /// `metadata.uid`, empty if absent. Used for Events only.
     pub uid: Box<str>,
     /// `spec.type`.
     pub service_type: ServiceType,
-    /// `spec.clusterIPs` (or `spec.clusterIP`), at most one a family; empty for a headless Service.
+    /// `spec.clusterIPs` (or `spec.clusterIP`), at most one per family; empty for a headless
+    /// Service.
     pub cluster_ips: Vec<IpAddr>,
     /// `clusterIP: None`, or the label `service.kubernetes.io/headless`.
     pub headless: bool,
-    /// The label `service.kubernetes.io/service-proxy-name`: another proxy's business.
+    /// The label `service.kubernetes.io/service-proxy-name`: another proxy serves it.
     pub proxy_name: Option<Box<str>>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
-    /// `spec.externalIPs`, both families, in the order given.
+    /// `spec.externalIPs`, both families, in their original order.
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[]` that have an `ip`.
     pub ingress: Vec<IngressIp>,
@@ -33,7 +34,7 @@ pub struct Service {
     pub load_balancer_names: Box<[Box<str>]>,
     /// Whether `spec.selector` names pods; without, no controller makes EndpointSlices.
     pub has_selector: bool,
-    /// `spec.loadBalancerSourceRanges`, both families, in the order given.
+    /// `spec.loadBalancerSourceRanges`, both families, in their original order.
     pub source_ranges: Vec<IpNet>,
     /// `spec.internalTrafficPolicy`.
     pub internal_policy: TrafficPolicy,
@@ -58,7 +59,7 @@ pub enum ServiceType {
 /// One of `spec.ports`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
-    /// `name`, empty where there is none.
+    /// `name`, empty if absent.
     pub name: Arc<str>,
     /// `protocol`.
     pub protocol: Protocol,
@@ -77,13 +78,13 @@ pub struct IngressIp {
     pub mode: IpMode,
 }
 
-/// How a load balancer delivers (KEP-1860).
+/// Delivery by a load balancer (KEP-1860).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum IpMode {
-    /// To the node, destination unchanged; nodes answer for the address themselves.
+    /// To the node with the destination unchanged; nodes answer for the address.
     #[default]
     Vip,
-    /// To the node or pod with the destination rewritten; nodes must not capture the address.
+    /// To the node or pod with a rewritten destination; nodes must not capture the address.
     Proxy,
 }
 
@@ -93,19 +94,19 @@ pub enum TrafficPolicy {
     /// Any endpoint in the cluster.
     #[default]
     Cluster,
-    /// Only endpoints on the node where the packet is.
+    /// Only endpoints on the node that handles the packet.
     Local,
 }
 
 /// `sessionAffinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SessionAffinity {
-    /// Every connection is balanced on its own.
+    /// Every connection is balanced independently.
     #[default]
     None,
-    /// Connections from one client address keep to one endpoint.
+    /// Connections from one client address go to one endpoint.
     ClientIp {
-        /// `sessionAffinityConfig.clientIP.timeoutSeconds`, 1 to 86400; 10800 where none is given.
+        /// `sessionAffinityConfig.clientIP.timeoutSeconds`, 1 to 86400; default 10800.
         timeout_seconds: u32,
     },
 }

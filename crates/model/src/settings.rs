@@ -7,8 +7,8 @@ use crate::Cidr;
 /// How traffic from this node's pods is recognised: `detectLocalMode` and its parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalTraffic {
-    /// `ClusterCIDR`: source in one of these, at most one a family. In a family without a
-    /// range, local traffic is not detected.
+    /// `ClusterCIDR`: source in one of these, at most one per family. In a family without a range,
+    /// local traffic is not detected.
     ClusterCidr(Vec<Cidr>),
     /// `NodeCIDR`: source in the Node's own pod range of the family.
     NodeCidr,

@@ -1,4 +1,4 @@
-//! Whether this proxy is well: what `/healthz` and `/livez` answer.
+//! Health of the proxy, for `/healthz` and `/livez`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -6,19 +6,19 @@ use std::time::{Duration, Instant, SystemTime};
 use model::IpFamily;
 use serde::Serialize;
 
-/// What is known of this node's own Node object.
+/// State of this node's Node object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeEligibility {
-    /// It is there, and not about to go.
+    /// The Node exists and stays.
     Eligible,
-    /// It is absent, being deleted, or tainted `ToBeDeletedByClusterAutoscaler` (KEP-3836).
+    /// The Node is absent, being deleted, or tainted `ToBeDeletedByClusterAutoscaler` (KEP-3836).
     Ineligible,
 }
 
-/// The health of the proxy over time. Knows no clock: `now` is an argument.
+/// The health of the proxy over time. It reads no clock: `now` is an argument.
 ///
-/// A family is unhealthy once a change has been waiting for it longer than the timeout. A family
-/// that never was in sync is healthy: it is starting up.
+/// A family is unhealthy if a change has waited longer than the timeout. A family before its first
+/// sync is healthy: it is starting up.
 #[derive(Debug)]
 pub struct Health {
     timeout: Duration,
@@ -53,19 +53,20 @@ struct FamilyReport {
 }
 
 impl HealthReport {
-    /// Whether every family is in time.
+    /// Return whether every family is healthy.
     pub fn healthy(&self) -> bool {
         self.healthy
     }
 
-    /// Whether `/healthz` says 200: healthy, and the Node is to stay.
+    /// Return whether `/healthz` answers 200: the proxy is healthy and the Node stays.
     pub fn serving(&self) -> bool {
         self.healthy && self.node_eligible != Some(false)
     }
 }
 
 impl Health {
-    /// `timeout` is how long a change may wait; upstream takes twice the sync period.
+    /// Return the health at startup. A change may wait for `timeout`; upstream uses twice the sync
+    /// period.
     pub fn new(timeout: Duration) -> Self {
         Self {
             timeout,
@@ -74,13 +75,13 @@ impl Health {
         }
     }
 
-    /// A change arrived that the kernel does not have yet.
+    /// Record that a change waits for the kernel.
     pub fn queued(&mut self, family: IpFamily, now: Instant) {
         let state = self.families.entry(family).or_default();
         state.waiting_since.get_or_insert(now);
     }
 
-    /// The kernel has everything.
+    /// Record that the kernel has all changes.
     pub fn synced(&mut self, family: IpFamily, wall: SystemTime) {
         self.families.insert(
             family,
@@ -91,12 +92,12 @@ impl Health {
         );
     }
 
-    /// The Node object changed.
+    /// Set the state of the Node object.
     pub fn set_node(&mut self, node: NodeEligibility) {
         self.node = node;
     }
 
-    /// Whether no family is late.
+    /// Return whether every family is healthy.
     pub fn is_healthy(&self, now: Instant) -> bool {
         self.families.values().all(|f| self.in_time(f, now))
     }
@@ -108,12 +109,13 @@ impl Health {
         }
     }
 
-    /// The body for `/healthz` (`with_node`) or `/livez`.
+    /// Return the body of `/healthz` (`with_node`) or `/livez`.
     pub fn report(&self, now: Instant, wall: SystemTime, with_node: bool) -> HealthReport {
         let healthy = self.is_healthy(now);
         let eligible = self.node == NodeEligibility::Eligible;
         let latest = self.families.values().filter_map(|f| f.synced).max();
-        // While all is well upstream reports the time of asking, a promise from older releases.
+        // While healthy, upstream reports the time of the request, for compatibility with older
+        // releases.
         let last_updated = if healthy && (eligible || !with_node) {
             Some(wall)
         } else {
@@ -139,7 +141,7 @@ impl Health {
     }
 }
 
-/// RFC 3339; Go's zero time where there is none.
+/// Format a time as in RFC 3339; `None` is Go's zero time.
 fn timestamp(time: Option<SystemTime>) -> String {
     time.map_or_else(
         || "0001-01-01T00:00:00Z".to_owned(),
@@ -189,7 +191,7 @@ mod tests {
             |health: ServiceHealth, both| IpFamily::ALL.map(|family| health.count(family, both));
         assert_eq!(counts(health(Some(0), Some(2)), true), [0, 2]);
         assert_eq!(counts(health(Some(1), Some(0)), true), [1, 0]);
-        // Checks arrive over one family only, or the Service has only one.
+        // Checks arrive over one family only, or the Service has one family.
         assert_eq!(counts(health(Some(0), Some(2)), false), [2, 2]);
         assert_eq!(counts(health(Some(3), None), true), [3, 3]);
         assert_eq!(counts(health(None, Some(3)), true), [3, 3]);
@@ -215,7 +217,7 @@ mod tests {
         health.synced(IpFamily::V4, wall);
         health.synced(IpFamily::V6, wall);
         health.queued(IpFamily::V4, start);
-        // A second change does not start the wait again.
+        // A second change does not restart the wait.
         health.queued(IpFamily::V4, start + TIMEOUT / 2);
         assert!(health.is_healthy(start + TIMEOUT - Duration::from_millis(1)));
         let late = health.report(start + TIMEOUT, wall + TIMEOUT, false);

@@ -1,6 +1,6 @@
-//! What operators and load balancers look at: health, metrics, status pages, and the health-check
-//! port of each Service that has one. Everything is served from one thread of its own, so that a
-//! slow scrape never delays a sync.
+//! HTTP servers for operators and load balancers: health, metrics, status pages, and health-check
+//! node ports of Services. A separate thread serves them, so that a slow scrape never delays a
+//! sync.
 //!
 //! The paths, bodies, status codes and metric names are kube-proxy v1.36's.
 

@@ -1,4 +1,4 @@
-//! The metrics: names, types, labels, help and buckets are kube-proxy v1.36's.
+//! Metrics, with names, types, labels, help texts and buckets of kube-proxy v1.36.
 
 use model::{IpFamily, Mode};
 use prometheus::core::Collector as _;
@@ -14,7 +14,7 @@ enum Group {
     All,
     /// Modes that program the kernel and clean up connection tracking.
     Kernel,
-    /// Modes that tell partial from full syncs.
+    /// Modes that distinguish partial from full syncs.
     Partial,
     /// Modes that run `iptables-restore`.
     Restore,
@@ -32,10 +32,10 @@ fn groups(mode: Mode) -> &'static [Group] {
     }
 }
 
-/// Declares [`Metrics`] from one table: field, type, the group of modes that have it, and how it is made.
+/// Declares [`Metrics`] from one table: field, type, group of modes, constructor.
 macro_rules! metrics {
     ($($(#[$doc:meta])* $field:ident: $type:ty, $group:expr, $make:expr;)+) => {
-        /// All metrics. Cheap to clone: clones share their values.
+        /// All metrics. Clones share their values.
         #[derive(Clone)]
         pub struct Metrics {
             registry: Registry,
@@ -44,11 +44,11 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// All metrics at zero; those that `mode` has are in [`Metrics::text`].
+            /// Return all metrics at zero; [`Metrics::text`] contains those of `mode`.
             ///
             /// # Errors
             ///
-            /// A metric whose name or label is not well-formed; a mistake in this file.
+            /// A malformed name or label: an error in this file.
             pub fn new(mode: Mode) -> Result<Self, prometheus::Error> {
                 let registry = Registry::new();
                 let mut names = Vec::new();
@@ -88,37 +88,37 @@ const SYNC: &[f64] = &[
 ];
 
 metrics! {
-    /// How long syncs take.
+    /// Duration of syncs.
     sync_duration: HistogramVec, All,
         histogram("sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", SYNC);
-    /// How long full syncs take.
+    /// Duration of full syncs.
     sync_full_duration: HistogramVec, Partial,
         histogram("sync_full_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds for full resyncs", SYNC);
-    /// How long syncs of only what changed take.
+    /// Duration of syncs of changes only.
     sync_partial_duration: HistogramVec, Partial,
         histogram("sync_partial_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds for partial resyncs", SYNC);
-    /// When the kernel last had everything.
+    /// Time of the last complete sync.
     sync_last_timestamp: GaugeVec, All,
         gauges_f64("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced");
-    /// When a change last arrived.
+    /// Time of the last change.
     sync_last_queued_timestamp: GaugeVec, All,
         gauges_f64("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued");
-    /// From a pod's or Service's change to the kernel, by the slices' own time stamps.
+    /// Time from the change of a pod or Service to the kernel, from the time stamps in slices.
     network_programming_duration: HistogramVec, All,
         histogram("network_programming_duration_seconds", "In Cluster Network Programming Latency in seconds", &programming_buckets()?);
-    /// Endpoint changes that the kernel does not have yet.
+    /// Endpoint changes that the kernel lacks.
     endpoint_changes_pending: IntGauge, All,
         gauge("sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes");
-    /// Endpoint changes seen.
+    /// Endpoint changes received.
     endpoint_changes_total: IntCounter, All,
         counter("sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes");
-    /// Service changes that the kernel does not have yet.
+    /// Service changes that the kernel lacks.
     service_changes_pending: IntGauge, All,
         gauge("sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes");
-    /// Service changes seen.
+    /// Service changes received.
     service_changes_total: IntCounter, All,
         counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes");
-    /// Service ports that drop traffic here, by the policy that makes them.
+    /// Service ports that drop traffic on this node, by policy.
     no_local_endpoints: IntGaugeVec, All,
         gauges("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", &["traffic_policy", "ip_family"]);
     /// Answers of `/healthz`.
@@ -130,7 +130,7 @@ metrics! {
     /// Refused restores.
     iptables_restore_failures: IntCounterVec, Restore,
         counters("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", FAMILY);
-    /// Refused restores of only what changed.
+    /// Refused restores of changes only.
     iptables_partial_restore_failures: IntCounterVec, Iptables,
         counters("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", FAMILY);
     /// Rules in the kernel.
@@ -142,79 +142,79 @@ metrics! {
     /// Refused transactions.
     nftables_sync_failures: IntCounterVec, Nftables,
         counters("sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures", FAMILY);
-    /// Refused clean-ups.
+    /// Refused deletions of unused objects.
     nftables_cleanup_failures: IntCounterVec, Nftables,
         counters("sync_proxy_rules_nftables_cleanup_failures_total", "Cumulative proxy nftables cleanup failures", FAMILY);
-    /// How long looking for stale flows takes.
+    /// Duration of the search for stale flows.
     conntrack_duration: HistogramVec, Kernel,
         histogram("conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", SYNC);
-    /// Stale flows removed.
+    /// Removed stale flows.
     conntrack_deleted: IntCounterVec, Kernel,
         counters("conntrack_reconciler_deleted_entries_total", "Cumulative conntrack flows deleted by conntrack reconciler", FAMILY);
-    /// Packets that the INVALID rule dropped, read from nfacct at each scrape.
+    /// Packets dropped by the INVALID rule, read from nfacct at each scrape.
     invalid_dropped: IntCounter, Iptables,
         counter("iptables_ct_state_invalid_dropped_packets_total", "packets dropped by iptables to work around conntrack problems");
     /// Packets to NodePorts on loopback, read from nfacct at each scrape.
     localhost_nodeports: IntCounter, Iptables,
         counter("iptables_localhost_nodeports_accepted_packets_total", "Number of packets accepted on nodeports of loopback interface");
-    /// Which build this is, by labels.
+    /// Build information, as labels.
     build_info: IntGaugeVec, All,
         IntGaugeVec::new(Opts::new("kubernetes_build_info", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running."), BUILD);
     /// Requests to the API server.
     api_requests: IntCounterVec, All,
         IntCounterVec::new(Opts::new("rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host."), &["code", "host", "method"]);
-    /// How long answers of the API server take; watches are not among them.
+    /// Latency of API requests, without watches.
     api_request_duration: HistogramVec, All,
         HistogramVec::new(HistogramOpts::new("rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.").buckets(REQUESTS.to_vec()), &["host", "verb"]);
     /// Processor time used.
     process_cpu: Counter, All,
         Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.");
-    /// Files that are open.
+    /// Open file descriptors.
     process_open_fds: Gauge, All,
         Gauge::new("process_open_fds", "Number of open file descriptors.");
-    /// Files that may be open.
+    /// Limit of open file descriptors.
     process_max_fds: Gauge, All,
         Gauge::new("process_max_fds", "Maximum number of open file descriptors.");
-    /// Memory in use.
+    /// Resident memory.
     process_resident: Gauge, All,
         Gauge::new("process_resident_memory_bytes", "Resident memory size in bytes.");
-    /// Addresses in use.
+    /// Virtual memory.
     process_virtual: Gauge, All,
         Gauge::new("process_virtual_memory_bytes", "Virtual memory size in bytes.");
-    /// Addresses that may be used.
+    /// Limit of virtual memory.
     process_virtual_max: Gauge, All,
         Gauge::new("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.");
-    /// When the process started.
+    /// Start time of the process.
     process_start: Gauge, All,
         Gauge::new("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
-    /// Bytes that came into the network namespace.
+    /// Bytes received in the network namespace.
     process_received: Counter, All,
         Counter::new("process_network_receive_bytes_total", "Number of bytes received by the process over the network.");
-    /// Bytes that went out of the network namespace.
+    /// Bytes sent from the network namespace.
     process_sent: Counter, All,
         Counter::new("process_network_transmit_bytes_total", "Number of bytes sent by the process over the network.");
-    /// sluice's own: Service ports that the kernel refused and that are left out until they change.
+    /// sluice's own: quarantined Service ports, which the kernel refused.
     quarantined: IntGaugeVec, All,
         IntGaugeVec::new(Opts::new("sluice_quarantined_services", "Service ports that the kernel refused and that are left out until they change"), FAMILY);
 }
 
 impl Metrics {
-    /// The names of those that the mode has, whether they have samples yet or not.
+    /// Return the names of the mode's metrics, with or without samples.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
     }
 
-    /// The Prometheus text format, version 0.0.4.
+    /// Return the metrics in the Prometheus text format, version 0.0.4.
     ///
     /// # Errors
     ///
-    /// A metric family without samples of its declared type; a mistake in this file.
+    /// A metric family with samples of another type: an error in this file.
     pub fn text(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
 
-/// The label of a family: `IPv4` or `IPv6`.
+/// Return the label value of a family: `IPv4` or `IPv6`.
 pub fn family_label(family: IpFamily) -> &'static str {
     match family {
         IpFamily::V4 => "IPv4",
@@ -252,7 +252,7 @@ fn counter(name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
     IntCounter::with_opts(opts(name, help))
 }
 
-/// 0.25 s and 0.5 s, each second to 59, each 5 s to 115, each 30 s to 300.
+/// Return 0.25 s and 0.5 s, every second to 59, every 5 s to 115, every 30 s to 300.
 fn programming_buckets() -> Result<Vec<f64>, prometheus::Error> {
     Ok([
         linear_buckets(0.25, 0.25, 2)?,
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// Touches every metric, so that the ones with labels show.
+    /// Add a sample to every metric, so that those with labels appear.
     fn touch(m: &Metrics) {
         for vec in [
             &m.sync_duration,
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn families_are_the_observed_ones() {
-        // What every component of Kubernetes has.
+        // The metrics of every component of Kubernetes.
         let common = include_str!("../testdata/common.metrics");
         for (file, mode) in [
             ("iptables-default.metrics", Mode::Iptables),
@@ -354,7 +354,7 @@ mod tests {
                     .get(name)
                     .unwrap_or_else(|| panic!("{file}: {name} is missing"));
                 assert_eq!((our_kind, our_help), (kind, help), "{file}: {name}");
-                // The observation leaves out values that change from run to run, and then labels.
+                // The recording omits values that vary between runs, and with them labels.
                 if !labels.is_empty() {
                     assert_eq!(our_labels, labels, "{file}: {name}");
                 }
@@ -362,7 +362,7 @@ mod tests {
         }
     }
 
-    /// A mode has what upstream's has, and of sluice's own what begins with its name.
+    /// A mode has upstream's metrics, and sluice's own ones.
     #[test]
     fn every_mode_has_its_metrics_and_no_other() {
         const ALL: &str = "sync_proxy_rules_duration_seconds \

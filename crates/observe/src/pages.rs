@@ -6,42 +6,42 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-/// What the pages show; made once at start.
+/// Content of the pages, created at startup.
 #[derive(Clone, Debug)]
 pub struct Pages {
-    /// The mode's name: `iptables`, `nftables`, `ipvs`, `userspace`.
+    /// Name of the mode.
     pub proxy_mode: String,
-    /// The complete configuration with its defaults, under the key that upstream uses.
+    /// The complete configuration with defaults, under upstream's key.
     pub configz: Value,
-    /// Every flag with its effective value; `None` leaves `/flagz` out.
+    /// Every flag with its effective value; `None` disables `/flagz`.
     pub flags: Option<BTreeMap<String, String>>,
-    /// Whether there is a `/statusz`.
+    /// Whether `/statusz` is served.
     pub statusz: bool,
     /// sluice's version.
     pub version: String,
-    /// When the process started.
+    /// Start time of the process.
     pub started: SystemTime,
 }
 
-/// The Kubernetes release whose kube-proxy this is like.
+/// The emulated release of Kubernetes.
 const EMULATED: &str = "1.36";
 
-/// The warning that upstream's z-pages begin with.
+/// The warning at the top of upstream's z-pages.
 const NOT_FOR_MACHINES: &str = "Warning: This endpoint is not meant to be machine parseable, has \
 no formatting compatibility guarantees and is for debugging purposes only.";
 
-/// In which form a z-page is to be (KEP-4827, KEP-4828).
+/// Format of a z-page (KEP-4827, KEP-4828).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// For people.
+    /// Plain text.
     Text,
-    /// An object of `config.k8s.io`, of this version.
+    /// An object of `config.k8s.io` in this version.
     Object(&'static str),
 }
 
 impl Form {
-    /// What an Accept header asks for of the forms that there are; `None` if it is none of them.
-    /// Text where there is no header.
+    /// Return the format that an Accept header requests; `None` if it is unavailable. Text without
+    /// a header.
     pub(crate) fn asked_for(accept: Option<&str>, kind: &str) -> Option<Self> {
         match accept.map(str::trim) {
             None | Some("") => Some(Form::Text),
@@ -119,7 +119,7 @@ impl Pages {
         let fields = json!({
             "startTime": humantime::format_rfc3339_seconds(self.started).to_string(),
             "uptimeSeconds": self.up(now),
-            // Of a program in Go; the field is required.
+            // The field is required.
             "goVersion": "",
             "binaryVersion": format!("sluice {}", self.version),
             "emulationVersion": EMULATED,

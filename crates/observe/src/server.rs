@@ -1,4 +1,4 @@
-//! The thread that serves, and what the rest of sluice tells it.
+//! The serving thread and its inputs.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,7 +22,7 @@ use crate::service_health::Ports;
 use crate::shared::{Options, Services, Shared, lock};
 use crate::{Health, Metrics, NodeEligibility, ServiceHealth};
 
-/// How long to wait before trying again to bind an address; upstream waits as long.
+/// Interval between attempts to bind an address, as upstream.
 const REBIND: Duration = Duration::from_secs(5);
 
 /// Serving failed.
@@ -33,24 +33,24 @@ pub enum Error {
     Bind {
         /// The address.
         address: SocketAddr,
-        /// What was to be served there: `healthz` or `metrics`.
+        /// The server: `healthz` or `metrics`.
         what: &'static str,
-        /// The system's answer.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The thread or its runtime could not be made.
+    /// The thread or its runtime could not be created.
     #[error("cannot start the thread that serves health and metrics")]
     Thread(#[source] std::io::Error),
 }
 
-/// A handle on the serving thread, which lives as long as the process.
+/// A handle of the serving thread, which runs until the process ends.
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
 }
 
 impl Server {
-    /// Starts the thread. Returns once the addresses are bound, or are being tried again.
+    /// Start the thread. Return once the addresses are bound or a retry is scheduled.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Server {
                     let mut ports = Ports::default();
                     loop {
                         ports.sync(&shared).await;
-                        // A port that is taken may be free later.
+                        // A port in use may be free later.
                         let changed = shared.services_changed.notified();
                         let _ = tokio::time::timeout(REBIND, changed).await;
                     }
@@ -114,33 +114,33 @@ impl Server {
         Ok(server)
     }
 
-    /// The metrics.
+    /// Return the metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
 
-    /// A change arrived that the kernel does not have yet.
+    /// Record that a change waits for the kernel.
     pub fn queued(&self, family: IpFamily, now: Instant) {
         lock(&self.shared.health).queued(family, now);
     }
 
-    /// The kernel has everything.
+    /// Record that the kernel has all changes.
     pub fn synced(&self, family: IpFamily) {
         lock(&self.shared.health).synced(family, SystemTime::now());
     }
 
-    /// The Node object changed.
+    /// Set the state of the Node object.
     pub fn set_node(&self, node: NodeEligibility) {
         lock(&self.shared.health).set_node(node);
     }
 
-    /// Which addresses health-check ports are opened on.
+    /// Set the addresses on which health-check ports are open.
     pub fn set_service_health_addresses(&self, addresses: Vec<IpAddr>) {
         lock(&self.shared.services).addresses = addresses;
         self.shared.services_changed.notify_one();
     }
 
-    /// Services whose health-check port is new, another, reports another count, or (`None`) is gone.
+    /// Add, change or (`None`) remove health-check ports of Services.
     pub fn change_services(
         &self,
         changes: impl IntoIterator<Item = (NamespacedName, Option<ServiceHealth>)>,
@@ -172,13 +172,13 @@ async fn serve(
         match bound {
             Ok(listener) => {
                 if reported {
-                    tracing::info!("listening on {address} for {what} now");
+                    tracing::info!(%address, server = what, "Listening after a failure");
                 }
                 let served = axum::serve(listener, router.clone()).await;
-                tracing::error!("stopped serving {what} on {address}: {served:?}");
+                tracing::error!(%address, server = what, error = ?served, "Server stopped; restarting");
             }
             Err(error) if !reported => {
-                tracing::error!("cannot listen on {address} for {what}, trying again: {error}");
+                tracing::error!(%address, server = what, %error, "Cannot listen; retrying");
                 reported = true;
             }
             Err(_) => {}
@@ -188,7 +188,7 @@ async fn serve(
     }
 }
 
-// Whatever the method, as upstream's handlers have it.
+// For any method, like upstream's handlers.
 fn health_routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/healthz", any(healthz))
@@ -268,7 +268,7 @@ async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, page).into_response()
 }
 
-/// The one health check that every component has: somebody answers.
+/// The health check of every component: the server answers.
 async fn ping(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     shared.pings.fetch_add(1, Ordering::Relaxed);
     let mut query = uri.query().unwrap_or("").split('&');
@@ -351,7 +351,7 @@ fn form(headers: &HeaderMap, kind: &str) -> Option<Form> {
     Form::asked_for(accept.and_then(|a| a.to_str().ok()), kind)
 }
 
-/// Profiles are Go's: their tools read nothing else, and this is no program in Go.
+/// Refuse profiles: their tools read only Go's format.
 async fn no_profile() -> Response {
     let instead = "sluice has no Go profiles; on the node, `perf record -g -p PID` takes one\n";
     (StatusCode::NOT_FOUND, instead).into_response()

@@ -1,5 +1,5 @@
-//! The health-check port of each Service that has one (`healthCheckNodePort`): tells a load
-//! balancer whether this node has an endpoint of the Service.
+//! Health-check node ports (`healthCheckNodePort`), on which load balancers ask whether this node
+//! has an endpoint of the Service.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::shared::Shared;
 
-/// The open ports. Lives on the server's thread.
+/// The open ports. Used on the server's thread.
 #[derive(Default)]
 pub(crate) struct Ports {
     open: BTreeMap<NamespacedName, (u16, BTreeMap<IpAddr, Listening>)>,
@@ -32,9 +32,9 @@ impl Drop for Listening {
 }
 
 impl Ports {
-    /// Opens and closes ports until they are the wanted ones, on the wanted addresses. A port that
-    /// cannot be opened on all of them is open on none, is reported once and tried again at each
-    /// call; the others are not affected.
+    /// Open and close ports to match the desired ports and addresses. A port that cannot be opened
+    /// on all addresses is open on none; it is reported once and retried at each call. Other ports
+    /// are not affected.
     pub(crate) async fn sync(&mut self, shared: &Arc<Shared>) {
         let (wanted, addresses) = shared.service_ports();
         self.open
@@ -47,7 +47,7 @@ impl Ports {
             match listen_all(shared, &name, port, &addresses, &mut listening).await {
                 Ok(()) => {
                     if self.failed.remove(&name).is_some() {
-                        tracing::info!(service = %name, port, "health-check node port is open now");
+                        tracing::info!(service = %name, port, "Health-check node port open");
                     }
                     self.open.insert(name, (port, listening));
                 }
@@ -61,7 +61,7 @@ impl Ports {
     }
 }
 
-/// Listens on the addresses where it does not yet.
+/// Listen on the remaining addresses.
 async fn listen_all(
     shared: &Arc<Shared>,
     name: &NamespacedName,
@@ -81,7 +81,7 @@ async fn listen_all(
             IpFamily::of(*ip),
         ));
         let serving = tokio::spawn(async move {
-            // Ends only by being aborted.
+            // Runs until aborted.
             let _ = axum::serve(listener, router).await;
         });
         listening.insert(*ip, Listening(serving));
@@ -89,7 +89,7 @@ async fn listen_all(
     Ok(())
 }
 
-/// Binds an IPv6 address for IPv6 alone, so that `::` and `0.0.0.0` can be open side by side.
+/// Bind an address; IPv6 addresses for IPv6 only, so that `::` and `0.0.0.0` can be open together.
 async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
@@ -116,7 +116,7 @@ async fn answer(
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    // Laid out as kube-proxy lays it out.
+    // The layout of kube-proxy.
     let body = format!(
         "{{\n\t\"service\": {{\n\t\t\"namespace\": {:?},\n\t\t\"name\": {:?}\n\t}},\n\t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {healthy}\n}}",
         &*name.namespace, &*name.name,

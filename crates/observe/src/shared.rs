@@ -1,4 +1,4 @@
-//! What the serving thread and those who tell it have in common.
+//! State shared between the serving thread and its inputs.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,30 +11,30 @@ use tokio::sync::Notify;
 
 use crate::{Health, Metrics, Pages, ServiceHealth};
 
-/// Sets the log verbosity from the text of a `-v` flag; the error is for the person who asked.
+/// Sets the log verbosity from the value of a `-v` flag; the error is returned to the client.
 pub type SetVerbosity = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
-/// Takes a Service, its health-check port, and why the port cannot be opened.
+/// Called with a Service, its health-check port, and the reason why the port cannot be opened.
 pub type ListenFailed = Box<dyn Fn(&NamespacedName, u16, &str) + Send + Sync>;
 
-/// Where to serve what.
+/// Addresses and contents of the servers.
 pub struct Options {
     /// `healthzBindAddress`; `None` serves no health.
     pub healthz: Option<SocketAddr>,
     /// `metricsBindAddress`; `None` serves no metrics.
     pub metrics: Option<SocketAddr>,
-    /// `bindAddressHardFail`: an address that cannot be bound ends [`Server::start`] with an
-    /// error; without it binding is tried again every five seconds.
+    /// `bindAddressHardFail`: [`Server::start`] fails if an address cannot be bound; otherwise it
+    /// retries every five seconds.
     pub bind_hard_fail: bool,
-    /// How long a change may wait before health fails.
+    /// Time that a change may wait before health fails.
     pub health_timeout: Duration,
     /// The pages that describe the process.
     pub pages: Pages,
-    /// Changes the log verbosity (PUT `/debug/flags/v`); `None` leaves the path out.
+    /// Sets the log verbosity (PUT `/debug/flags/v`); `None` disables the path.
     pub set_verbosity: Option<SetVerbosity>,
-    /// Called before each scrape, to bring in what is counted elsewhere.
+    /// Called before each scrape, to update metrics that are counted elsewhere.
     pub before_scrape: Box<dyn Fn(&Metrics) + Send + Sync>,
-    /// Told of each health-check port that cannot be opened.
+    /// Called for each health-check port that cannot be opened.
     pub listen_failed: ListenFailed,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Services {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// A poisoned lock is still a lock: what it guards is valid after every step.
+/// Lock a mutex, even if poisoned: its content is valid after every step.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -97,7 +97,7 @@ impl Shared {
         error: &std::io::Error,
     ) {
         let message = format!("cannot listen on {address}: {error}");
-        tracing::warn!(service = %name, port, "health-check node port: {message}");
+        tracing::warn!(service = %name, port, error = message, "Health-check node port not open; retrying");
         (self.options.listen_failed)(name, port, &message);
     }
 }

@@ -1,4 +1,4 @@
-//! What changed between two plans.
+//! Differences between plans.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use model::{IpFamily, NamespacedName, Protocol};
 
 use crate::{Endpoint, HealthCheck, NodeFacts, Plan, PortKey, PortPlan};
 
-/// What changed in both families since the last look.
+/// Changes in both families since the last call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanDiff {
     /// IPv4.
@@ -18,61 +18,59 @@ pub struct PlanDiff {
     pub v6: FamilyDiff,
 }
 
-/// What changed in one family.
+/// Changes in one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FamilyDiff {
-    /// Service ports that are new, gone or different, sorted by key.
+    /// Added, removed and changed Service ports, sorted by key.
     pub ports: Vec<PortChange>,
-    /// The new node facts, where they differ.
+    /// The new node facts, if changed.
     pub node: Option<Arc<NodeFacts>>,
-    /// The new [`Plan::endpoint_count`], where it differs.
+    /// The new [`Plan::endpoint_count`], if changed.
     pub endpoint_count: Option<usize>,
-    /// Health check ports that are new, gone or report another count, sorted by Service.
+    /// Added, removed and changed health checks, sorted by Service.
     pub health: Vec<HealthChange>,
-    /// Connection-tracking entries that must go once the change is in the kernel. Not part of the
-    /// plan: what to do about flows that a former plan let in.
+    /// Connection-tracking entries to remove once the kernel has the change. Not part of the plan.
     pub stale_flows: Vec<StaleFlows>,
-    /// `last_change_trigger` of the EndpointSlices behind this diff, seconds since the epoch: what
-    /// `network_programming_duration_seconds` counts from. Not part of the plan either.
+    /// `last_change_trigger` of the EndpointSlices behind this diff, in seconds since the epoch:
+    /// the start of `network_programming_duration_seconds`. Not part of the plan.
     pub triggers: Vec<i64>,
 }
 
-/// One Service port before and after; at least one is there, and they differ.
+/// A Service port before and after a change; at least one is present, and they differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortChange {
-    /// As it was.
+    /// Before the change.
     pub before: Option<Arc<PortPlan>>,
-    /// As it is now.
+    /// After the change.
     pub after: Option<Arc<PortPlan>>,
 }
 
-/// The health check port of one Service before and after; at least one is there, and they differ.
+/// A health check before and after a change; at least one is present, and they differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthChange {
     /// The Service.
     pub service: NamespacedName,
-    /// As it was.
+    /// Before the change.
     pub before: Option<HealthCheck>,
-    /// As it is now.
+    /// After the change.
     pub after: Option<HealthCheck>,
 }
 
-/// Connection-tracking entries that would keep sending a client where nobody answers.
+/// Connection-tracking entries that keep sending a client to a removed endpoint.
 ///
-/// UDP and SCTP clients reuse their ports, so an entry made for a former endpoint, or one made
-/// without NAT while the Service had none, would live on for as long as the client keeps trying.
-/// To go: every entry of `protocol` whose original destination is one of `frontends` and whose
-/// reply source is not in `keep`. Flows to endpoints that still serve are never named, so a
-/// restart breaks none of them.
+/// UDP and SCTP clients reuse their ports, so an entry for a former endpoint, or one without NAT
+/// from a time without endpoints, would exist for as long as the client retries. Remove every entry
+/// of `protocol` whose original destination is in `frontends` and whose reply source is not in
+/// `keep`. Flows to serving endpoints are always kept, so a restart breaks none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleFlows {
-    /// Which Service port they belong to.
+    /// The Service port.
     pub port: PortKey,
     /// UDP or SCTP.
     pub protocol: Protocol,
-    /// Where the flows were sent to.
+    /// Original destinations of the flows.
     pub frontends: Vec<FlowFrontend>,
-    /// Flows to these stay, sorted. Empty: none stay, for the Service has lost its last endpoint.
+    /// Endpoints whose flows stay, sorted; empty if the Service lost its last endpoint.
     pub keep: Arc<[Endpoint]>,
 }
 
@@ -81,17 +79,17 @@ pub struct StaleFlows {
 pub enum FlowFrontend {
     /// This address and port.
     Address(IpAddr, NonZeroU16),
-    /// This port on any of the node's addresses that answer for NodePorts.
+    /// This port on any address that answers for NodePorts.
     NodePort(NonZeroU16),
 }
 
 impl PlanDiff {
-    /// Nothing changed.
+    /// Return whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
-    /// The change of one family.
+    /// Return the change of one family.
     pub fn family(&self, family: IpFamily) -> &FamilyDiff {
         match family {
             IpFamily::V4 => &self.v4,
@@ -108,7 +106,7 @@ impl PlanDiff {
 }
 
 impl FamilyDiff {
-    /// Nothing about the plan changed. (`triggers` do not count.)
+    /// Return whether the plan is unchanged. (`triggers` do not count.)
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty()
             && self.node.is_none()
@@ -119,8 +117,8 @@ impl FamilyDiff {
 }
 
 impl PortChange {
-    /// Which port changed; `None` only for a change without either side, which the planner never
-    /// makes.
+    /// Return the key of the port; `None` only without either side, which the planner never
+    /// produces.
     pub fn key(&self) -> Option<PortKey> {
         self.after
             .as_ref()
@@ -130,7 +128,7 @@ impl PortChange {
 }
 
 impl Plan {
-    /// Brings a copy of the plan that the diff started from to where the planner's own now is.
+    /// Apply a diff to a copy of the plan on which it is based.
     pub fn apply(&mut self, diff: &FamilyDiff) {
         for change in &diff.ports {
             match (&change.before, &change.after) {
@@ -157,8 +155,8 @@ impl Plan {
         }
     }
 
-    /// What turns `before` into `self`, by comparing them whole: for a consumer that held on to an
-    /// old plan. Without [`StaleFlows`] and triggers, which only the planner knows.
+    /// Return the diff from `before` to `self` by a full comparison, for consumers of an old plan.
+    /// Without [`StaleFlows`] and triggers, which only the planner knows.
     pub fn diff_from(&self, before: &Plan) -> FamilyDiff {
         let mut diff = FamilyDiff::default();
         let keys: BTreeSet<_> = before.ports.keys().chain(self.ports.keys()).collect();

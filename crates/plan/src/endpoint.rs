@@ -1,21 +1,21 @@
-//! Endpoints, and the order that they come in.
+//! Endpoints and their order.
 
 use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where a connection can be sent.
+/// A destination of connections.
 ///
-/// Ordered as kube-proxy orders them, since the order of rules, and with it each endpoint's share
-/// of the probability steps, is part of the state that a drop-in has to reproduce: by the bytes of
-/// `ip:port` (`[ip]:port` for IPv6), so that `10.0.0.10:80` comes before `10.0.0.9:80`.
+/// Ordered like kube-proxy's, because the order of rules and the probabilities in them are part of
+/// the kernel state to reproduce: by the bytes of `ip:port` (`[ip]:port` for IPv6), so that
+/// `10.0.0.10:80` precedes `10.0.0.9:80`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Address.
     pub ip: IpAddr,
     /// Port.
     pub port: u16,
-    /// Whether it runs on this node.
+    /// Whether the endpoint is on this node.
     pub is_local: bool,
 }
 
@@ -43,8 +43,8 @@ impl PartialOrd for Endpoint {
     }
 }
 
-/// A value that orders as the text `ip:port` does, without writing the text where it can be
-/// helped: two different endpoints never have the same key.
+/// A key with the order of the text `ip:port`, usually without formatting that text. Different
+/// endpoints have different keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SortKey {
     /// Ranks of the four octets, then of the port.
@@ -65,7 +65,7 @@ impl SortKey {
     }
 }
 
-/// The [`SortKey`] of an IPv4 endpoint, without the room that those of IPv6 take.
+/// The [`SortKey`] of an IPv4 endpoint, without the space for IPv6.
 pub(crate) fn v4_sort_key(endpoint: &Endpoint) -> u64 {
     match endpoint.ip {
         IpAddr::V4(ip) => v4_key(ip, endpoint.port),
@@ -75,8 +75,8 @@ pub(crate) fn v4_sort_key(endpoint: &Endpoint) -> u64 {
 
 fn v4_key(ip: Ipv4Addr, port: u16) -> u64 {
     let [a, b, c, d] = ip.octets();
-    // '.' sorts before the digits, so of two octets the shorter goes first where one starts with
-    // the other; the last octet ends in ':', which sorts after them.
+    // '.' sorts before digits, so of two octets with a common prefix the shorter is first; the last
+    // octet ends in ':', which sorts after digits.
     let rank = |table: &[u8; 256], octet: u8| u64::from(table[usize::from(octet)]);
     let ip = rank(&BEFORE_DOT, a) << 24
         | rank(&BEFORE_DOT, b) << 16
@@ -85,7 +85,7 @@ fn v4_key(ip: Ipv4Addr, port: u16) -> u64 {
     ip << 32 | port_rank(port)
 }
 
-/// Orders ports as their decimal digits do: left-aligned, the shorter first.
+/// Return a key with the order of the decimal digits: left-aligned, the shorter first.
 fn port_rank(port: u16) -> u64 {
     let digits = port.checked_ilog10().unwrap_or(0);
     let aligned = u64::from(port) * 10_u64.pow(4 - digits);
@@ -95,13 +95,13 @@ fn port_rank(port: u16) -> u64 {
 const BEFORE_DOT: [u8; 256] = octet_ranks(false);
 const BEFORE_COLON: [u8; 256] = octet_ranks(true);
 
-/// Where each octet's decimal text stands among all of them, when what follows it sorts before
-/// (`false`) or after (`true`) every digit.
+/// Rank of each octet's decimal text if the next character sorts before (`false`) or after (`true`)
+/// every digit.
 const fn octet_ranks(end_is_high: bool) -> [u8; 256] {
     let mut keys = [0_u16; 256];
     let mut n = 0;
     while n < 256 {
-        // Digits as 1..=10 in base 12; what follows the number is 0 or 11.
+        // Digits are 1..=10 in base 12; the next character is 0 or 11.
         let end = if end_is_high { 11 } else { 0 };
         let n16 = n as u16;
         keys[n] = if n < 10 {
@@ -135,7 +135,7 @@ fn v6_key(ip: Ipv6Addr, port: u16) -> [u8; V6_TEXT] {
         bytes: [0; V6_TEXT],
         len: 0,
     };
-    // Cannot fail: the buffer holds the longest text there is.
+    // Cannot fail: the buffer fits the longest text.
     let _ = write!(text, "[{ip}]:{port}");
     text.bytes
 }

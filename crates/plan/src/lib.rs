@@ -1,7 +1,7 @@
-//! What the objects mean for this node.
+//! The meaning of the objects for this node.
 //!
-//! The only home of Service semantics. Objects go into a [`Planner`] as [`model::Event`]s, a
-//! [`Plan`] for each address family and the [`PlanDiff`] since the last look come out. Pure: no
+//! This crate alone implements Service semantics. A [`Planner`] consumes [`model::Event`]s and
+//! produces a [`Plan`] per address family and the [`PlanDiff`] since the last call. It is pure: no
 //! I/O, no clock, no wire types. A proxy mode lays a plan out as rules and decides nothing.
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! The plan: what a mode is to lay out.
+//! The plan, which a mode lays out.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,22 +9,22 @@ use model::{Cidr, IpFamily, NamespacedName, Protocol, ServicePortName};
 
 use crate::{Endpoint, LocalDetector};
 
-/// Names a Service port within one family.
+/// Key of a Service port within one family.
 pub type PortKey = (ServicePortName, Protocol);
 
-/// What this node is to do for one address family.
+/// The plan of one address family on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The family.
     pub family: IpFamily,
     /// Every Service port of the family, by name and protocol.
     pub ports: BTreeMap<PortKey, Arc<PortPlan>>,
-    /// The health check ports that this node is to open, by Service.
+    /// Health check ports to open on this node, by Service.
     pub health_checks: BTreeMap<NamespacedName, HealthCheck>,
-    /// All endpoints of all planned Service ports, wherever they are and whatever their state:
-    /// what kube-proxy counts to decide that a cluster is large (more than 1000).
+    /// Number of endpoints of all planned Service ports, on any node and in any state. kube-proxy
+    /// calls a cluster with more than 1000 large.
     pub endpoint_count: usize,
-    /// What concerns the node as a whole.
+    /// Node-wide facts.
     pub node: Arc<NodeFacts>,
 }
 
@@ -42,13 +42,13 @@ pub struct HealthCheck {
 /// Node-wide parts of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// How traffic from this node's pods is recognised.
+    /// Detection of traffic from this node's pods.
     pub local: LocalDetector,
-    /// Masquerade everything that goes to a cluster IP.
+    /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
-    /// The node's primary address of the family, where it has one.
+    /// The node's primary address of the family, if any.
     pub node_ip: Option<IpAddr>,
-    /// The addresses that answer for NodePorts; `None` means every local one.
+    /// Addresses that answer for NodePorts; `None` for every local address.
     pub node_port_ips: Option<Vec<IpAddr>>,
     /// The cluster's Service ranges of the family, sorted.
     pub service_cidrs: Vec<Cidr>,
@@ -61,19 +61,19 @@ pub struct PortPlan {
     pub name: ServicePortName,
     /// Its protocol.
     pub protocol: Protocol,
-    /// `spec.ports[].port`: the port of every frontend but the NodePort.
+    /// `spec.ports[].port`: the port of every frontend except the NodePort.
     pub port: NonZeroU16,
     /// The cluster IP.
     pub cluster_ip: IpAddr,
     /// `nodePort`.
     pub node_port: Option<NonZeroU16>,
-    /// External IPs, in the order given, without duplicates.
+    /// External IPs, in their original order, without duplicates.
     pub external_ips: Vec<IpAddr>,
-    /// Load-balancer addresses that nodes answer for (`ipMode: VIP`), in the order given.
+    /// Load-balancer addresses that nodes answer for (`ipMode: VIP`), in their original order.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// `loadBalancerSourceRanges` of this family, in the order given. Empty: no restriction.
+    /// `loadBalancerSourceRanges` of this family, in their original order. Empty: no restriction.
     pub source_ranges: Vec<Cidr>,
-    /// `healthCheckNodePort`, where the external policy is Local.
+    /// `healthCheckNodePort`, if the external policy is Local.
     pub health_check_node_port: Option<NonZeroU16>,
     /// Session affinity.
     pub affinity: Option<Affinity>,
@@ -81,18 +81,18 @@ pub struct PortPlan {
     pub internal_local: bool,
     /// `externalTrafficPolicy` is Local (and the Service has external frontends).
     pub external_local: bool,
-    /// What Cluster-policy traffic is spread over, sorted by address and port; empty also where no
-    /// frontend uses Cluster policy.
+    /// Endpoints for Cluster-policy traffic, sorted by address and port; empty if no frontend uses
+    /// Cluster policy.
     pub cluster: Arc<[Endpoint]>,
-    /// What Local-policy traffic is spread over on this node, sorted; empty also where no frontend
-    /// uses Local policy.
+    /// Endpoints on this node for Local-policy traffic, sorted; empty if no frontend uses Local
+    /// policy.
     pub local: Arc<[Endpoint]>,
-    /// Whether there is a usable endpoint anywhere in the cluster: decides between refusing (none
-    /// at all) and dropping (none here).
+    /// Whether a usable endpoint exists anywhere in the cluster: without one, connections are
+    /// refused; without one on this node, dropped.
     pub has_any_endpoint: bool,
-    /// UDP and SCTP only, empty for TCP: the serving endpoints wherever they are, sorted. An
-    /// established flow may keep going to any of these, whatever policies and topology say of new
-    /// ones; see [`StaleFlows`](crate::StaleFlows).
+    /// For UDP and SCTP: the serving endpoints on all nodes, sorted. Established flows may stay
+    /// with any of them, whatever policy and topology select for new flows; see
+    /// [`StaleFlows`](crate::StaleFlows).
     pub flow_endpoints: Arc<[Endpoint]>,
     /// All endpoints of this node, sorted: also those that are not ready or are terminating.
     pub on_node: Arc<[Endpoint]>,
@@ -101,20 +101,20 @@ pub struct PortPlan {
 /// ClientIP affinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Affinity {
-    /// For how long after its last connection a client keeps to its endpoint.
+    /// Time after its last connection for which a client keeps its endpoint.
     pub timeout_seconds: u32,
 }
 
-/// One address and port on which a Service port is offered, with what becomes of a connection.
+/// One address and port of a Service port, with the treatment of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontend {
-    /// Which of the Service's addresses this is.
+    /// Kind of the address.
     pub kind: FrontendKind,
-    /// The address; `None` for a NodePort, which is on the node-port addresses.
+    /// The address; `None` for a NodePort, which uses the NodePort addresses.
     pub ip: Option<IpAddr>,
     /// The port.
     pub port: NonZeroU16,
-    /// What becomes of traffic from outside this node's pods and the node itself.
+    /// Treatment of traffic that comes neither from this node nor from its pods.
     pub traffic: Traffic,
 }
 
@@ -128,22 +128,22 @@ pub enum FrontendKind {
     NodePort,
 }
 
-/// What becomes of a connection to a frontend.
+/// Treatment of a connection to a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traffic {
     /// Balanced over [`PortPlan::cluster`].
     Cluster,
-    /// Balanced over [`PortPlan::local`], the client's address kept.
+    /// Balanced over [`PortPlan::local`]; the client's address is preserved.
     Local,
     /// Refused: the Service has no endpoint anywhere.
     Reject,
-    /// Dropped: the policy is Local and no endpoint is here. For an external frontend this holds
-    /// for clients outside; pods and the node itself go to [`PortPlan::cluster`].
+    /// Dropped: the policy is Local and this node has no endpoint. External frontends drop traffic
+    /// of external clients only; pods and the node itself use [`PortPlan::cluster`].
     Drop,
 }
 
 impl Plan {
-    /// The plan of a node that knows of nothing yet.
+    /// Return an empty plan.
     pub fn empty(family: IpFamily) -> Self {
         Self {
             family,
@@ -160,7 +160,7 @@ impl Plan {
         }
     }
 
-    /// The ports of one Service, at a cost that follows its own ports.
+    /// Return the ports of one Service; the cost follows their number.
     pub fn ports_of<'a>(
         &'a self,
         service: &'a NamespacedName,
@@ -175,35 +175,35 @@ impl Plan {
 }
 
 impl PortPlan {
-    /// What names it within its family.
+    /// Return its key within the family.
     pub fn key(&self) -> PortKey {
         (self.name.clone(), self.protocol)
     }
 
-    /// Whether any frontend is reachable from outside the cluster.
+    /// Return whether any frontend is reachable from outside the cluster.
     pub fn externally_accessible(&self) -> bool {
         self.node_port.is_some()
             || !self.external_ips.is_empty()
             || !self.load_balancer_ips.is_empty()
     }
 
-    /// Whether any frontend uses Cluster policy. External frontends with Local policy count too:
-    /// pods and the node itself reach them as if the policy were Cluster.
+    /// Return whether any frontend uses Cluster policy. External frontends with Local policy count
+    /// too: pods and the node itself reach them as with Cluster policy.
     pub fn uses_cluster_endpoints(&self) -> bool {
         !self.internal_local || self.externally_accessible()
     }
 
-    /// Whether any frontend uses Local policy.
+    /// Return whether any frontend uses Local policy.
     pub fn uses_local_endpoints(&self) -> bool {
         self.internal_local || (self.external_local && self.externally_accessible())
     }
 
-    /// What becomes of traffic to the cluster IP.
+    /// Return the treatment of traffic to the cluster IP.
     pub fn internal_traffic(&self) -> Traffic {
         Self::traffic(self.has_any_endpoint, self.internal_local, &self.local)
     }
 
-    /// What becomes of traffic from outside to the external frontends.
+    /// Return the treatment of external traffic to the external frontends.
     pub fn external_traffic(&self) -> Traffic {
         Self::traffic(self.has_any_endpoint, self.external_local, &self.local)
     }
@@ -217,7 +217,7 @@ impl PortPlan {
         }
     }
 
-    /// Every frontend of the port: cluster IP, external IPs, load-balancer IPs, NodePort.
+    /// Return every frontend of the port: cluster IP, external IPs, load-balancer IPs, NodePort.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend> + '_ {
         let external = self.external_traffic();
         let at = move |kind, ip, port, traffic| Frontend {
@@ -248,7 +248,7 @@ impl PortPlan {
         )
     }
 
-    /// All endpoints that this node may send to: the union of cluster and local, sorted.
+    /// Return all endpoints that this node may use: the union of cluster and local, sorted.
     pub fn reachable(&self) -> Vec<Endpoint> {
         let mut all: Vec<_> = self
             .cluster

@@ -1,32 +1,31 @@
-//! What the operator decides.
+//! Settings of the operator.
 
 pub use model::{LocalTraffic, NodePortAddresses};
 
 use model::Cidr;
 
-/// The configuration that bears on what is planned; everything else is between a mode and its
-/// kernel.
+/// The configuration that affects the plan. Modes receive their own options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The name of the node that is planned for.
+    /// Name of this node.
     pub node_name: String,
-    /// How traffic from this node's pods is told from traffic from elsewhere.
+    /// Detection of traffic from this node's pods.
     pub local_traffic: LocalTraffic,
-    /// Masquerade everything that goes to a cluster IP (`masqueradeAll`).
+    /// Masquerade all traffic to cluster IPs (`masqueradeAll`).
     pub masquerade_all: bool,
-    /// Which of the node's addresses answer for NodePorts (`nodePortAddresses`).
+    /// Local addresses that answer for NodePorts (`nodePortAddresses`).
     pub node_port_addresses: NodePortAddresses,
 }
 
 /// [`LocalTraffic`] resolved for one family on this node; a mode turns it into a match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalDetector {
-    /// Nothing is known to be local: no "from outside" masquerading, no short cut for pods.
+    /// Local traffic is not detected: no masquerading of external traffic, no shortcut for pods.
     None,
     /// Source address in this range.
     Source(Cidr),
-    /// Came in through the interface of exactly this name.
+    /// Arrived on the interface with this name.
     Interface(String),
-    /// Came in through an interface whose name starts so.
+    /// Arrived on an interface with this prefix.
     InterfacePrefix(String),
 }

@@ -1,4 +1,4 @@
-//! What is wrong with an object without making it useless.
+//! Warnings about objects that remain usable.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,34 +6,33 @@ use std::num::NonZeroU16;
 
 use model::{Cidr, IpFamily, Key, Protocol, ServicePortName};
 
-/// Something in an object that is left out of the plan. Given once for each version of the
-/// object.
+/// A part of an object that the plan ignores. Reported once per version of the object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Warning {
     /// The object.
     pub object: Key,
-    /// Where in it, as a path: `spec.externalIPs[1]`.
+    /// Path of the field: `spec.externalIPs[1]`.
     pub field: String,
-    /// What is wrong, and what comes of it.
+    /// The reason and the consequence.
     pub reason: Reason,
 }
 
-/// Why something is left out.
+/// Reason of a warning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// An address of a family in which the Service has no cluster IP.
     NoClusterIp(IpAddr),
-    /// `loadBalancerSourceRanges` has ranges, but none of a family that has load-balancer
-    /// addresses: these are not restricted at all.
+    /// `loadBalancerSourceRanges` lacks ranges of a family with load-balancer addresses: that
+    /// family is unrestricted.
     NoSourceRange(IpFamily),
-    /// A range of length 0 among others: it allows everybody, so the others do nothing.
+    /// A range of length 0 among others: it admits every client, so the others have no effect.
     EverybodyAllowed(Cidr),
-    /// The external policy of a LoadBalancer is Local, and no health check port is given: the load
-    /// balancer cannot tell where the endpoints are.
+    /// The external policy of a LoadBalancer is Local without a health check port: the load
+    /// balancer cannot find the endpoints.
     NoHealthCheckPort,
-    /// Two ports of one name and protocol; the first counts.
+    /// Two ports with one name and protocol; the first counts.
     DuplicatePort(ServicePortName, Protocol),
-    /// Another Service port has the address and port already.
+    /// Another Service port owns the address and port.
     Taken {
         /// The address; `None` for a NodePort.
         ip: Option<IpAddr>,
@@ -41,7 +40,7 @@ pub enum Reason {
         port: NonZeroU16,
         /// The protocol.
         protocol: Protocol,
-        /// Who has it.
+        /// The owner.
         by: ServicePortName,
     },
     /// A slice port without a number ("all ports"), which no Service port can use.

@@ -13,7 +13,7 @@ use apiserver_sim::{Config, Sim};
 use model::Mode;
 use support::{Host, Proxy, Running, SLUICE, eventually, text, web};
 
-/// A page of a host's, head and body; nothing if nobody listens.
+/// Return a page from a host, head and body; empty if no server listens.
 fn page(host: &Host, address: &str, path: &str) -> String {
     host.run(|| {
         let mut answer = String::new();
@@ -233,7 +233,7 @@ fn fields_that_have_no_flag_count() {
     let (_folder, flag) = config("mode: nftables\nclusterCIDR: 10.244.0.0/16");
     let usual = start(Mode::Nftables, &[&flag]);
     served(&usual);
-    // Without masqueradeAll only what comes from elsewhere is marked.
+    // Without masqueradeAll only external traffic is marked.
     assert!(
         usual.rules().contains("10.244.0.0/16") && !table.contains("10.244.0.0/16"),
         "{table}"

@@ -13,7 +13,7 @@ use support::{Host, Proxy, SLUICE, eventually, text, web};
 
 const MODES: [Mode; 2] = [Mode::Iptables, Mode::Nftables];
 
-/// One request to the metrics server of a host; the whole answer, nothing if nobody listens.
+/// Send a request to the metrics server of a host; return the answer, empty if no server listens.
 fn ask(host: &Host, request: &str) -> String {
     host.run(|| {
         let mut answer = String::new();
@@ -66,7 +66,7 @@ fn cleanup_removes_what_any_mode_has_left() {
         proxy.wait_for("demo/a", true);
         proxy.kill();
         assert!(proxy.rules().contains("demo/a"), "rules outlive the proxy");
-        // Whatever mode it is told of.
+        // In any configured mode.
         let clean = || {
             let output = proxy
                 .host

@@ -155,8 +155,8 @@ in_each_mode!(bridged_answers_bypass_nat, super::between_pods_on_a_bridge);
 fn a_client_whose_way_back_is_another() {
     let node = Node::new(Mode::Nftables);
     node.answered(OUTSIDE, "10.200.1.2:30080");
-    // The way back to the client is the wrong one, but for what comes from pods; the kernel asks
-    // for the way of such an answer.
+    // The route back to the client is the wrong one, except for packets from pods; the kernel looks
+    // up the route of such an answer.
     node.host
         .sh("set -e; ip route replace 192.0.2.0/24 dev eth0; \
          ip rule add iif cbr0 to 192.0.2.0/24 priority 100 lookup 100; \

@@ -1,5 +1,5 @@
-//! Which test shows what a flag, or a field that has no flag, does. A flag or field without an entry
-//! fails this test, and so does an entry whose test is not there.
+//! The tests that show the effects of flags, and of fields without a flag. A flag or field without
+//! an entry fails this test, and so does an entry without its test.
 
 #![allow(missing_docs)]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Of `crates/`: file, test, and the flags and fields that it shows.
+/// File in `crates/`, test, and the flags and fields that it covers.
 const SHOWN: &[(&str, &str, &str)] = &[
     (
         "config/src/tests/flags.rs",
@@ -164,7 +164,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
         "log-flush-frequency log-text-split-stream log-text-info-buffer-size \
          log-json-split-stream log-json-info-buffer-size",
     ),
-    // Fields that have no flag.
+    // Fields without a flag.
     (
         "sluice/tests/effects.rs",
         "fields_for_windows_are_ignored_with_a_line_each",
@@ -180,8 +180,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// The paths of all fields, each stated once in a file that a test of the configuration keeps
-/// complete.
+/// Return the paths of all fields, from a file that a test of the configuration keeps complete.
 fn fields() -> BTreeSet<String> {
     fn walk(path: &str, value: &Value, found: &mut BTreeSet<String>) {
         match value {
@@ -198,7 +197,7 @@ fn fields() -> BTreeSet<String> {
     let file = config::KubeProxyConfiguration::from_yaml(everything).unwrap();
     let mut found = BTreeSet::new();
     walk("", &serde_json::to_value(file).unwrap(), &mut found);
-    // These say what file it is.
+    // These identify the file.
     found.retain(|field| !matches!(field.as_str(), "apiVersion" | "kind"));
     found
 }
@@ -218,7 +217,7 @@ fn every_flag_and_field_is_shown_by_a_test() {
     }
     let mut all: BTreeSet<String> = config::FLAGS.iter().map(|f| f.name.to_owned()).collect();
     let of_flags: BTreeSet<_> = config::FLAGS.iter().map(|f| f.field).collect();
-    // Flags that act on several fields, or that have none of their own.
+    // Flags that set several fields, or none.
     let with_flag = |field: &String| of_flags.contains(field.as_str());
     all.extend(fields().into_iter().filter(|field| !with_flag(field)));
     assert_eq!(shown, all);

@@ -1,4 +1,4 @@
-//! The file's text, both ways.
+//! Text form of the file: decoding and encoding.
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -28,7 +28,7 @@ impl<'de> Deserialize<'de> for FlushFrequency {
 pub struct Quantity(pub String);
 
 impl Quantity {
-    /// The number, rounded up; `None` if the text is no quantity, or one below zero.
+    /// Return the number of bytes, rounded up; `None` if the text is not a quantity or is negative.
     pub fn bytes(&self) -> Option<u64> {
         const SUFFIXES: [(&str, f64); 16] = [
             ("", 1.0),
@@ -118,7 +118,7 @@ fn join_path(parent: &str, key: &str) -> String {
     }
 }
 
-/// serde's words for what people should read.
+/// Return the reason in plain words for an error of serde.
 fn reason(message: &str) -> String {
     let Some((found, expected)) = message
         .strip_prefix("invalid type: ")
@@ -259,8 +259,8 @@ fn tree(text: &str) -> Result<(Value, Vec<FieldError>), FieldError> {
     }
 }
 
-/// A `null` is what an absent field is, but for durations, as upstream has it. A whole number may be
-/// written as others are (`1.048576e+06`), which is what Helm does with great ones.
+/// Normalise the tree as upstream does. A `null` equals an absent field, except for durations. A
+/// whole number may have the form of a float (`1.048576e+06`): Helm writes large numbers this way.
 fn settle(tree: &mut Value) {
     match tree {
         Value::Object(map) => {
@@ -281,7 +281,7 @@ fn settle(tree: &mut Value) {
     }
 }
 
-/// serde takes a list for a struct, its fields in order; nobody means that.
+/// Refuse a list in place of a block; serde accepts one as the fields in order.
 fn no_list_for_block(tree: &Value) -> Result<(), FieldError> {
     const BLOCKS: [&str; 11] = [
         "clientConnection",
@@ -307,8 +307,8 @@ fn no_list_for_block(tree: &Value) -> Result<(), FieldError> {
 }
 
 pub(super) fn to_yaml(config: &KubeProxyConfiguration) -> String {
-    // By way of a tree, whose maps are sorted. Strings, numbers and maps with text keys always
-    // have a form in both, so neither step can fail.
+    // Through a tree, whose maps are sorted. Neither step can fail: strings, numbers and maps with
+    // text keys have a form in both.
     serde_json::to_value(config)
         .ok()
         .and_then(|tree| serde_saphyr::to_string(&tree).ok())

@@ -1,4 +1,4 @@
-//! What a configuration means where it says nothing (upstream's `v1alpha1` defaults).
+//! Defaults of absent fields (upstream's `v1alpha1` defaults).
 
 use std::net::IpAddr;
 
@@ -15,19 +15,19 @@ fn or_set<T: Default + PartialEq>(field: &mut T, default: T) {
 }
 
 impl KubeProxyConfiguration {
-    /// The configuration that says nothing, with all defaults.
+    /// Return the configuration with all defaults.
     pub fn defaulted() -> Self {
         let mut config = Self::default();
         config.set_defaults();
         config
     }
 
-    /// Fills in what is not stated.
+    /// Fill in the defaults of absent fields.
     pub fn set_defaults(&mut self) {
         or_set(&mut self.api_version, API_VERSION.into());
         or_set(&mut self.kind, KIND.into());
         or_set(&mut self.bind_address, "0.0.0.0".into());
-        // An address that cannot be read is refused later; upstream takes it for IPv6 here.
+        // Validation refuses an invalid address later; upstream treats it as IPv6 here.
         let (any, loopback) = match model::parse_ip(&self.bind_address) {
             Some(IpAddr::V4(_)) => ("0.0.0.0", "127.0.0.1"),
             _ => ("::", "::1"),
@@ -76,7 +76,7 @@ impl KubeProxyConfiguration {
     }
 }
 
-/// Adds a port to an address that has none; anything else is left for validation.
+/// Append a port to an address without one; leave anything else to validation.
 pub(crate) fn append_port(address: &mut String, port: i32) {
     match model::parse_ip(address) {
         Some(IpAddr::V6(_)) => *address = format!("[{address}]:{port}"),

@@ -16,7 +16,7 @@ pub const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 /// The `kind` of the file.
 pub const KIND: &str = "KubeProxyConfiguration";
 
-/// The configuration as a file states it; empty strings, zeros and `None` are what is not stated.
+/// The configuration as written in a file. Empty strings, zeros and `None` stand for absent fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
@@ -26,36 +26,36 @@ pub struct KubeProxyConfiguration {
     pub api_version: String,
     /// [`KIND`].
     pub kind: String,
-    /// The node's primary address; which is its only meaning.
+    /// Primary address of the node.
     #[serde(rename = "bindAddress")]
     pub bind_address: String,
-    /// Exit if a server's address cannot be bound.
+    /// Exit if the health or metrics address cannot be bound.
     #[serde(rename = "bindAddressHardFail")]
     pub bind_address_hard_fail: bool,
     #[serde(rename = "clientConnection")]
     pub client_connection: ClientConnectionConfiguration,
-    /// The pods' ranges, comma-separated; for ClusterCIDR.
+    /// Address ranges of the pods, comma-separated; for ClusterCIDR.
     #[serde(rename = "clusterCIDR")]
     pub cluster_cidr: String,
-    /// How often objects are taken from the API server anew.
+    /// Interval at which all objects are processed again.
     #[serde(rename = "configSyncPeriod")]
     pub config_sync_period: GoDuration,
     #[serde(rename = "conntrack")]
     pub conntrack: ConntrackConfiguration,
     #[serde(rename = "detectLocal")]
     pub detect_local: DetectLocalConfiguration,
-    /// How traffic of this node's pods is recognised.
+    /// Method that detects traffic from this node's pods.
     #[serde(rename = "detectLocalMode")]
     pub detect_local_mode: String,
-    /// Offer `/debug/pprof`.
+    /// Serve `/debug/flags/v`.
     #[serde(rename = "enableProfiling")]
     pub enable_profiling: bool,
     #[serde(rename = "featureGates", skip_serializing_if = "BTreeMap::is_empty")]
     pub feature_gates: BTreeMap<String, bool>,
-    /// Where `/healthz` and `/livez` are.
+    /// Address of `/healthz` and `/livez`.
     #[serde(rename = "healthzBindAddress")]
     pub healthz_bind_address: String,
-    /// The Node's name; empty: the host's.
+    /// Name of the Node; if empty, the host name.
     #[serde(rename = "hostnameOverride")]
     pub hostname_override: String,
     #[serde(rename = "iptables")]
@@ -64,27 +64,28 @@ pub struct KubeProxyConfiguration {
     pub ipvs: IpvsConfiguration,
     #[serde(rename = "logging")]
     pub logging: LoggingConfiguration,
-    /// Where `/metrics` is.
+    /// Address of `/metrics`.
     #[serde(rename = "metricsBindAddress")]
     pub metrics_bind_address: String,
-    /// `iptables`, `ipvs`, `nftables` or `userspace`; empty: iptables.
+    /// Proxy mode; if empty, iptables.
     #[serde(rename = "mode")]
     pub mode: String,
     #[serde(rename = "nftables")]
     pub nftables: NfTablesConfiguration,
-    /// Ranges of the local addresses that answer for NodePorts, or `primary`.
+    /// Local addresses that answer for NodePorts: ranges and the keywords `primary`, `localhost`,
+    /// `all`.
     #[serde(rename = "nodePortAddresses")]
     pub node_port_addresses: Option<Vec<String>>,
-    /// The process's standing with the kernel's out-of-memory killer.
+    /// `oom_score_adj` of the process.
     #[serde(rename = "oomScoreAdj")]
     pub oom_score_adj: Option<i32>,
-    /// Without effect, upstream too.
+    /// No effect, as upstream.
     #[serde(rename = "portRange")]
     pub port_range: String,
-    /// Show the metrics that were hidden since this version.
+    /// Version whose hidden metrics to show.
     #[serde(rename = "showHiddenMetricsForVersion")]
     pub show_hidden_metrics_for_version: String,
-    /// For Windows; without effect here.
+    /// For Windows; no effect.
     #[serde(
         rename = "windowsRunAsService",
         skip_serializing_if = "std::ops::Not::not"
@@ -94,24 +95,24 @@ pub struct KubeProxyConfiguration {
     pub winkernel: WinkernelConfiguration,
 }
 
-/// `clientConnection`: how to talk to the API server.
+/// `clientConnection`: the connection to the API server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct ClientConnectionConfiguration {
-    /// Content types to accept; empty: what `contentType` says.
+    /// Accepted content types; if empty, `contentType`.
     #[serde(rename = "acceptContentTypes")]
     pub accept_content_types: String,
-    /// Requests allowed beyond `qps` for a short while.
+    /// Requests that may exceed `qps` in a burst.
     #[serde(rename = "burst")]
     pub burst: i32,
     /// Content type of requests.
     #[serde(rename = "contentType")]
     pub content_type: String,
-    /// Path of a kubeconfig file; empty: in-cluster configuration.
+    /// Path of a kubeconfig file; if empty, in-cluster configuration.
     #[serde(rename = "kubeconfig")]
     pub kubeconfig: String,
-    /// Requests a second; negative: without bound.
+    /// Requests per second; negative for no limit.
     #[serde(rename = "qps")]
     pub qps: f32,
 }
@@ -121,30 +122,30 @@ pub struct ClientConnectionConfiguration {
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct ConntrackConfiguration {
-    /// Entries for each CPU core; 0 leaves the limit as it is.
+    /// Entries per CPU core; 0 keeps the kernel's limit.
     #[serde(rename = "maxPerCore")]
     pub max_per_core: Option<i32>,
-    /// Entries at least, however few cores there are.
+    /// Lower bound of the limit.
     #[serde(rename = "min")]
     pub min: Option<i32>,
-    /// Do not mark out-of-window TCP packets invalid.
+    /// Treat out-of-window TCP packets as valid.
     #[serde(rename = "tcpBeLiberal")]
     pub tcp_be_liberal: bool,
-    /// For TCP connections in CLOSE_WAIT.
+    /// Timeout of TCP connections in CLOSE_WAIT.
     #[serde(rename = "tcpCloseWaitTimeout")]
     pub tcp_close_wait_timeout: Option<GoDuration>,
-    /// For idle TCP connections; 0 leaves it as it is.
+    /// Timeout of idle TCP connections; 0 keeps the kernel's.
     #[serde(rename = "tcpEstablishedTimeout")]
     pub tcp_established_timeout: Option<GoDuration>,
-    /// For ASSURED UDP flows; 0 leaves it as it is.
+    /// Timeout of assured UDP flows; 0 keeps the kernel's.
     #[serde(rename = "udpStreamTimeout")]
     pub udp_stream_timeout: GoDuration,
-    /// For UNREPLIED UDP flows; 0 leaves it as it is.
+    /// Timeout of unreplied UDP flows; 0 keeps the kernel's.
     #[serde(rename = "udpTimeout")]
     pub udp_timeout: GoDuration,
 }
 
-/// `detectLocal`: what belongs to `detectLocalMode`.
+/// `detectLocal`: parameters of `detectLocalMode`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
@@ -162,19 +163,19 @@ pub struct DetectLocalConfiguration {
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct IpTablesConfiguration {
-    /// Whether NodePorts answer on IPv4 loopback.
+    /// Serve NodePorts on IPv4 loopback.
     #[serde(rename = "localhostNodePorts")]
     pub localhost_node_ports: Option<bool>,
-    /// Masquerade everything that goes to a cluster IP.
+    /// Masquerade all traffic to cluster IPs.
     #[serde(rename = "masqueradeAll")]
     pub masquerade_all: bool,
-    /// The bit of the packet mark that asks for masquerading.
+    /// Bit of the packet mark that requests masquerading.
     #[serde(rename = "masqueradeBit")]
     pub masquerade_bit: Option<i32>,
-    /// At least this long from one sync to the next.
+    /// Upper bound of the delay that paces syncs.
     #[serde(rename = "minSyncPeriod")]
     pub min_sync_period: GoDuration,
-    /// How often everything is looked over.
+    /// Interval between full resyncs.
     #[serde(rename = "syncPeriod")]
     pub sync_period: GoDuration,
 }
@@ -184,28 +185,28 @@ pub struct IpTablesConfiguration {
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct IpvsConfiguration {
-    /// Ranges whose virtual servers are left alone in clean-up.
+    /// Address ranges whose virtual servers are never removed.
     #[serde(rename = "excludeCIDRs")]
     pub exclude_cidrs: Option<Vec<String>>,
-    /// At least this long from one sync to the next.
+    /// Upper bound of the delay that paces syncs.
     #[serde(rename = "minSyncPeriod")]
     pub min_sync_period: GoDuration,
-    /// The scheduler; empty: round robin.
+    /// Scheduler; if empty, round robin.
     #[serde(rename = "scheduler")]
     pub scheduler: String,
     /// Set arp_ignore and arp_announce.
     #[serde(rename = "strictARP")]
     pub strict_arp: bool,
-    /// How often everything is looked over.
+    /// Interval between full resyncs.
     #[serde(rename = "syncPeriod")]
     pub sync_period: GoDuration,
-    /// For TCP connections after a FIN; 0 leaves it as it is.
+    /// Timeout of TCP connections after a FIN; 0 keeps the kernel's.
     #[serde(rename = "tcpFinTimeout")]
     pub tcp_fin_timeout: GoDuration,
-    /// For idle TCP connections; 0 leaves it as it is.
+    /// Timeout of idle TCP connections; 0 keeps the kernel's.
     #[serde(rename = "tcpTimeout")]
     pub tcp_timeout: GoDuration,
-    /// For UDP flows; 0 leaves it as it is.
+    /// Timeout of UDP flows; 0 keeps the kernel's.
     #[serde(rename = "udpTimeout")]
     pub udp_timeout: GoDuration,
 }
@@ -215,21 +216,21 @@ pub struct IpvsConfiguration {
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct NfTablesConfiguration {
-    /// Masquerade everything that goes to a cluster IP.
+    /// Masquerade all traffic to cluster IPs.
     #[serde(rename = "masqueradeAll")]
     pub masquerade_all: bool,
-    /// The bit of the packet mark that asks for masquerading.
+    /// Bit of the packet mark that requests masquerading.
     #[serde(rename = "masqueradeBit")]
     pub masquerade_bit: Option<i32>,
-    /// At least this long from one sync to the next.
+    /// Upper bound of the delay that paces syncs.
     #[serde(rename = "minSyncPeriod")]
     pub min_sync_period: GoDuration,
-    /// How often everything is looked over.
+    /// Interval between full resyncs.
     #[serde(rename = "syncPeriod")]
     pub sync_period: GoDuration,
 }
 
-/// `winkernel`: for Windows; without effect here.
+/// `winkernel`: for Windows; no effect.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
@@ -251,19 +252,19 @@ pub struct WinkernelConfiguration {
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct LoggingConfiguration {
-    /// How long messages may be held back.
+    /// Maximum time that buffered messages are held back.
     #[serde(rename = "flushFrequency")]
     pub flush_frequency: FlushFrequency,
     /// `text` or `json`.
     #[serde(rename = "format")]
     pub format: String,
-    /// Of each format.
+    /// Options per format.
     #[serde(rename = "options")]
     pub options: FormatOptions,
-    /// Messages up to this level are written.
+    /// Verbosity: messages up to this level are written.
     #[serde(rename = "verbosity")]
     pub verbosity: u32,
-    /// Other levels for some source files.
+    /// Verbosity per source file.
     #[serde(rename = "vmodule", skip_serializing_if = "Vec::is_empty")]
     pub vmodule: Vec<VModuleItem>,
 }
@@ -273,10 +274,10 @@ pub struct LoggingConfiguration {
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct VModuleItem {
-    /// Which source files; `*` and `?` are wildcards.
+    /// Pattern of source file names; `*` and `?` are wildcards.
     #[serde(rename = "filePattern")]
     pub file_pattern: String,
-    /// Their level.
+    /// Verbosity of these files.
     #[serde(rename = "verbosity")]
     pub verbosity: u32,
 }
@@ -286,10 +287,10 @@ pub struct VModuleItem {
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct FormatOptions {
-    /// Of the format `json`.
+    /// Options of the format `json`.
     #[serde(rename = "json")]
     pub json: OutputRoutingOptions,
-    /// Of the format `text`.
+    /// Options of the format `text`.
     #[serde(rename = "text")]
     pub text: OutputRoutingOptions,
 }
@@ -299,10 +300,10 @@ pub struct FormatOptions {
 #[serde(default)]
 #[allow(missing_docs)] // Where upstream's name says it all.
 pub struct OutputRoutingOptions {
-    /// How many bytes of messages may be held back.
+    /// Size of the buffer for info messages.
     #[serde(rename = "infoBufferSize")]
     pub info_buffer_size: Quantity,
-    /// Errors to stderr, everything else to stdout.
+    /// Write errors to stderr and everything else to stdout.
     #[serde(rename = "splitStream", skip_serializing_if = "std::ops::Not::not")]
     pub split_stream: bool,
 }
@@ -334,7 +335,7 @@ impl KubeProxyConfiguration {
         }
     }
 
-    /// As a file, its fields in alphabetical order, as `kube-proxy --write-config-to` writes it.
+    /// Encode as a file with fields in alphabetical order, like `kube-proxy --write-config-to`.
     pub fn to_yaml(&self) -> String {
         decode::to_yaml(self)
     }

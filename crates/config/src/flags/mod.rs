@@ -1,7 +1,7 @@
 //! kube-proxy's flags as one table.
 //!
-//! Each row of [`FLAGS`] holds what there is to know about a flag, with a typed reference to what
-//! it sets; arguments, help and the effect on the configuration all come from the row.
+//! Each row of [`FLAGS`] defines one flag, with a typed reference to the value that it sets.
+//! Arguments, help and effect derive from the row.
 
 mod table;
 mod value;
@@ -18,25 +18,25 @@ pub use table::FLAGS;
 /// One flag.
 #[derive(Debug)]
 pub struct Flag {
-    /// Its name, without dashes.
+    /// Name without dashes.
     pub name: &'static str,
-    /// Its one-letter form.
+    /// One-letter form.
     pub short: Option<char>,
-    /// What holds where it is not given, in words for the help; empty for nothing.
+    /// Default as shown in the help; empty without one.
     pub default: &'static str,
-    /// What it does.
+    /// Help text.
     pub help: &'static str,
-    /// The field of a KubeProxyConfiguration that it sets; empty if there is none.
+    /// Field of a KubeProxyConfiguration that the flag sets; empty if none.
     pub field: &'static str,
-    /// What to use instead, if it is deprecated.
+    /// Replacement of a deprecated flag.
     pub deprecated: Option<&'static str>,
-    /// Whether it counts beside `--config`.
+    /// Whether the flag applies together with `--config`.
     pub beside_config: bool,
-    /// What it sets, and so what kind of value it takes.
+    /// Value that the flag sets, and its type.
     pub(crate) set: Set,
 }
 
-/// What a flag sets in the [`Draft`].
+/// The value in the [`Draft`] that a flag sets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Set {
     Bool(fn(&mut Draft) -> &mut bool),
@@ -55,7 +55,7 @@ pub(crate) enum Set {
     Version(fn(&mut Draft) -> &mut Option<String>),
 }
 
-/// What the flags have said so far.
+/// State of the flags during parsing.
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     pub(crate) file: KubeProxyConfiguration,
@@ -76,7 +76,7 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Before any flag.
+    /// Return the state before any flag.
     pub(crate) fn new() -> Self {
         Self {
             file: KubeProxyConfiguration::defaulted(),
@@ -86,7 +86,7 @@ impl Draft {
         }
     }
 
-    /// Applies the flags that were given and that `wanted` picks.
+    /// Apply the given flags for which `wanted` returns true.
     pub(crate) fn apply(
         &mut self,
         matches: &ArgMatches,
@@ -106,7 +106,7 @@ impl Draft {
     }
 }
 
-/// The values that were given for a flag. A list may come in pieces; otherwise the last counts.
+/// Return the values given for a flag. A list may be split; otherwise the last value counts.
 fn given<'a>(matches: &'a ArgMatches, flag: &Flag) -> Vec<&'a str> {
     if !is_given(matches, flag) {
         return Vec::new();
@@ -115,14 +115,14 @@ fn given<'a>(matches: &'a ArgMatches, flag: &Flag) -> Vec<&'a str> {
     values.map(String::as_str).collect()
 }
 
-/// Whether a flag was given at all.
+/// Return whether a flag was given.
 pub(crate) fn is_given(matches: &ArgMatches, flag: &Flag) -> bool {
     let source = matches.try_contains_id(flag.name).unwrap_or(false);
     source && matches.value_source(flag.name) == Some(ValueSource::CommandLine)
 }
 
 impl Flag {
-    /// The flag as clap's argument, its id the flag's name.
+    /// Return the flag as an argument of clap; its id is the flag's name.
     fn arg(&'static self) -> Arg {
         let mut help = self.help.to_owned();
         if let Some(instead) = self.deprecated {
@@ -153,7 +153,7 @@ impl Flag {
             arg = arg.short(short);
         }
         if self.name == "proxy-mode" {
-            // As the other commands call it.
+            // The name in the other commands.
             arg = arg.alias("mode");
         }
         if let Set::Bool(_) | Set::Version(_) = set {
@@ -170,18 +170,18 @@ impl Flag {
     }
 }
 
-/// All flags as clap's arguments; each id is the flag's name.
+/// Return all flags as arguments of clap; each id is the flag's name.
 pub fn command_args() -> Vec<Arg> {
     FLAGS.iter().map(Flag::arg).collect()
 }
 
-/// Adds all flags to a command. `--version` is one of them, so clap's own is switched off.
+/// Add all flags to a command. `--version` is one of them and replaces clap's.
 pub fn augment(command: Command) -> Command {
     command.disable_version_flag(true).args(command_args())
 }
 
-/// Lets flags be written with underscores (`--proxy_mode`), as kube-proxy does. Only names in the
-/// table are touched.
+/// Replace underscores in flag names (`--proxy_mode`) with dashes, as kube-proxy does. Only names
+/// in the table change.
 pub fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut literal = false;
     args.into_iter()

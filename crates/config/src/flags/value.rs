@@ -1,10 +1,10 @@
-//! The kinds of value that flags take.
+//! Types of flag values.
 
 use super::{Draft, Set};
 use crate::{Quantity, VModuleItem};
 
 impl Set {
-    /// What stands for the value in the help.
+    /// Return the placeholder of the value in the help.
     pub(super) fn value_name(self) -> &'static str {
         match self {
             Set::Bool(_) => "true|false",
@@ -22,12 +22,12 @@ impl Set {
         }
     }
 
-    /// Whether several of it add up.
+    /// Return whether repeated values accumulate.
     pub(super) fn repeats(self) -> bool {
         matches!(self, Set::List(_) | Set::Gates(_) | Set::Modules(_))
     }
 
-    /// Reads a value and sets it.
+    /// Parse and set a value.
     pub(super) fn apply(self, draft: &mut Draft, text: &str) -> Result<(), String> {
         match self {
             Set::Bool(to) => *to(draft) = boolean(text)?,
@@ -35,7 +35,7 @@ impl Set {
             Set::Level(to) => *to(draft) = number(text)?,
             Set::Float(to) => *to(draft) = number(text)?,
             Set::Text(to) => *to(draft) = text.into(),
-            // As upstream's: nothing is what is not given.
+            // As upstream: an empty value equals an absent flag.
             Set::Ip(_) | Set::IpPort(_) if text.is_empty() => {}
             Set::Ip(to) => {
                 model::parse_ip(text).ok_or_else(|| format!("{text:?} is not an IP address"))?;
@@ -81,7 +81,7 @@ impl Set {
     }
 }
 
-/// The forms that Go's `strconv.ParseBool` takes.
+/// Accepts the forms of Go's `strconv.ParseBool`.
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),

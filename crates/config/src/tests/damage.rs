@@ -1,4 +1,4 @@
-//! Files damaged at random: refused or not, nothing panics, and what is read can be written.
+//! Randomly damaged files: decoding never panics, and a decoded file can be encoded.
 
 use proptest::prelude::*;
 
@@ -36,7 +36,7 @@ proptest! {
         let mut lines: Vec<String> = WHOLE[whole].lines().map(str::to_owned).collect();
         for (at, token, value) in damage {
             let line = at.get_mut(&mut lines);
-            // In a value's place, or after it.
+            // In place of a value, or after it.
             *line = match line.split_once(": ") {
                 Some((field, _)) if value => format!("{field}: {}", TOKENS[token]),
                 _ => format!("{line}{}", TOKENS[token]),

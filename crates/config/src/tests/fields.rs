@@ -40,15 +40,15 @@ fn durations_are_gos() {
     }
 }
 
-/// A file with every field stated, each other than its default.
+/// A file with every field, each different from its default.
 const EVERYTHING: &str = include_str!("../../testdata/everything.yaml");
 
 #[test]
 fn every_field_is_read_and_written() {
     let file = KubeProxyConfiguration::from_yaml(EVERYTHING).expect("a file that is right");
-    let back = KubeProxyConfiguration::from_yaml(&file.to_yaml()).expect("what was written");
+    let back = KubeProxyConfiguration::from_yaml(&file.to_yaml()).expect("the encoded file");
     assert_eq!(file, back);
-    // No field was left at its default, and none passed over.
+    // No field has its default, and none is missing.
     let stated = serde_json::to_value(&file).expect("a tree");
     let default = serde_json::to_value(KubeProxyConfiguration::defaulted()).expect("a tree");
     same_nowhere("", &stated, &default);

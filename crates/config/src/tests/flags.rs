@@ -15,7 +15,7 @@ fn ranges(of: &[&str]) -> Vec<model::Cidr> {
     of.iter().filter_map(|r| model::parse_cidr(r)).collect()
 }
 
-/// Arguments, of which the first is the flag in question, and what they must bring about.
+/// Arguments, the first of which is tested, and a check of their effect.
 const EFFECTS: &[(&[&str], Check)] = &[
     (&["--write-config-to=/x"], |r| {
         r.action == Action::WriteConfig("/x".into())
@@ -248,7 +248,7 @@ fn every_flag_has_its_effect() {
     for (args, check) in EFFECTS {
         let with = resolve(args).expect("flags that are right");
         assert!(check(&with), "{args:?}");
-        // Without the first, its effect is not there: the check can fail.
+        // Without the first, the effect is absent: the check can fail.
         let without = resolve(args.get(1..).unwrap_or_default());
         let named_twice = args
             .iter()

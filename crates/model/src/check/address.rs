@@ -1,14 +1,14 @@
-//! Addresses and ranges as the Kubernetes API has them.
+//! Addresses and ranges as in the Kubernetes API.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Reads an IP address.
+/// Parse an IP address.
 ///
-/// The API took IPv4 addresses with leading zeros (`010.0.0.1`, read as decimal) until 1.33 and
-/// still serves those stored before, and reads `::ffff:10.0.0.1` as the IPv4 address in it
-/// (KEP-4858); so does this.
+/// Like the API, accept leading zeros in IPv4 addresses (`010.0.0.1`, decimal), which were valid
+/// until 1.33 and may still be stored, and convert `::ffff:10.0.0.1` to the IPv4 address in it
+/// (KEP-4858).
 pub fn parse_ip(s: &str) -> Option<IpAddr> {
     if s.contains(':') {
         return Some(s.parse::<Ipv6Addr>().ok()?.to_canonical());
@@ -26,7 +26,7 @@ pub fn parse_ip(s: &str) -> Option<IpAddr> {
         .then(|| Ipv4Addr::from(octets).into())
 }
 
-/// Reads an address range, host bits masked off.
+/// Parse an address range and mask its host bits.
 pub fn parse_cidr(s: &str) -> Option<IpNet> {
     let (address, len) = s.split_once('/')?;
     if !(1..=3).contains(&len.len()) || !len.bytes().all(|b| b.is_ascii_digit()) {
@@ -34,15 +34,16 @@ pub fn parse_cidr(s: &str) -> Option<IpNet> {
     }
     let len = len.parse().ok()?;
     Some(match parse_ip(address)? {
-        // `::ffff:a.b.c.d/n` has a length that counts from the IPv6 address; nobody means that.
+        // `::ffff:a.b.c.d/n` has a length that counts from the IPv6 address, which is never
+        // intended.
         IpAddr::V4(_) if address.contains(':') => return None,
         IpAddr::V4(ip) => Ipv4Net::new(ip, len).ok()?.trunc().into(),
         IpAddr::V6(ip) => Ipv6Net::new(ip, len).ok()?.trunc().into(),
     })
 }
 
-/// Why an address may not stand for a pod or an external host. The API server refuses these as
-/// endpoints and as external IPs, since they would let a Service reach into a node itself.
+/// Return why an address cannot belong to a pod or an external host. The API server refuses such
+/// endpoints and external IPs, because a Service could reach into the node itself through them.
 pub(super) fn special(ip: IpAddr) -> Option<&'static str> {
     let (link_local, link_multicast) = match ip {
         IpAddr::V4(ip) => (ip.is_link_local(), matches!(ip.octets(), [224, 0, 0, _])),

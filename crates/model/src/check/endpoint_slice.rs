@@ -15,13 +15,13 @@ use crate::{
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl EndpointSlice {
-    /// Checks an EndpointSlice and fills in the API's defaults.
+    /// Check an EndpointSlice and fill in the API's defaults.
     ///
-    /// Invalid: the name; an `addressType` that is absent or unknown; a port out of range, with an
-    /// unknown protocol, or with a name that is no name or not the only one of its kind.
+    /// Invalid: the name; a missing or unknown `addressType`; a port that is out of range, has an
+    /// unknown protocol, or a malformed or duplicate name.
     ///
-    /// Left out with a warning: an endpoint whose address is absent, is not one, is not of the
-    /// slice's family, or may not stand for a pod (loopback and its like).
+    /// Ignored with a warning: an endpoint whose address is missing, malformed, of another family
+    /// than the slice, or cannot belong to a pod (loopback, for example).
     pub fn check(
         object: object::EndpointSlice,
         interner: &mut Interner,

@@ -1,11 +1,10 @@
-//! From [`object`](crate::object)s to checked ones.
+//! Conversion of [`object`](crate::object)s to their checked form.
 //!
-//! The rule: what makes an object as a whole meaningless (no name, a port out of range, an unknown
-//! protocol) is [`Invalid`], and the caller keeps the object's last good version; a single address
-//! that cannot be used is left out with a [`Warning`], and takes nothing else down. Both name the
-//! object and the field. The bounds are those of the API server's own validation
-//! (`pkg/apis/core/validation`, `pkg/apis/discovery/validation`), so that what it would store
-//! passes, except where a comment says otherwise.
+//! An error that makes the whole object meaningless (no name, a port out of range, an unknown
+//! protocol) is [`Invalid`]; the caller keeps the last valid version. A single unusable address is
+//! ignored with a [`Warning`]. Both name object and field. The rules are those of the API server
+//! (`pkg/apis/core/validation`, `pkg/apis/discovery/validation`), except where a comment says
+//! otherwise.
 
 mod address;
 mod endpoint_slice;
@@ -25,16 +24,16 @@ pub use time::parse_rfc3339;
 
 use crate::{Key, NamespacedName, Protocol};
 
-/// A checked object, with what had to be left out of it.
+/// A checked object with warnings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked<T> {
     /// The object.
     pub value: T,
-    /// One for each part that was left out.
+    /// One warning per ignored part.
     pub warnings: Vec<Warning>,
 }
 
-/// An object that cannot be used at all.
+/// An object that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {field}: {reason}")]
 pub struct Invalid {
@@ -42,18 +41,18 @@ pub struct Invalid {
     pub object: Subject,
     /// Path of the field at fault: `spec.ports[1].port`.
     pub field: String,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: String,
 }
 
-/// A part of an object that was left out, or a statement that has no effect.
+/// An ignored part of an object, or a field without effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// The object.
     pub object: Subject,
     /// Path of the field at fault: `spec.externalIPs[0]`.
     pub field: String,
-    /// What is wrong with it, and what was done instead.
+    /// The reason and the consequence.
     pub reason: String,
 }
 
@@ -64,7 +63,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The kinds of object that sluice follows.
+/// The kinds of objects that sluice watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)] // The kinds' own names.
 pub enum Kind {
@@ -83,8 +82,8 @@ impl Kind {
         Kind::ServiceCidr,
     ];
 
-    /// The kind that an object's `apiVersion` and `kind` mean, if it is one that sluice follows.
-    /// The version is left open: what routing needs has kept its shape through all of them.
+    /// Return the kind for an object's `apiVersion` and `kind`, if sluice watches it. Every version
+    /// is accepted: the fields that routing needs are the same in all.
     pub fn of(api_version: &str, kind: &str) -> Option<Self> {
         let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
         Kind::ALL
@@ -102,7 +101,7 @@ impl Kind {
         }
     }
 
-    /// The API group: what `apiVersion` has before the slash; empty for `v1`.
+    /// Return the API group: the part of `apiVersion` before the slash; empty for `v1`.
     pub fn group(self) -> &'static str {
         match self {
             Kind::Service | Kind::Node => "",
@@ -111,7 +110,7 @@ impl Kind {
         }
     }
 
-    /// Whether objects of the kind live in a namespace.
+    /// Return whether the kind is namespaced.
     pub fn namespaced(self) -> bool {
         matches!(self, Kind::Service | Kind::EndpointSlice)
     }
@@ -123,20 +122,20 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Which object something is said about, as far as the object says.
+/// The object that a message concerns; parts may be missing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace; empty for a kind that has none.
+    /// Its namespace; empty if the kind is not namespaced.
     pub namespace: String,
-    /// Its name; empty if it does not say.
+    /// Its name; empty if absent.
     pub name: String,
 }
 
 impl Subject {
-    /// The subject for an object's stated namespace and name. Where a namespaced object states no
-    /// namespace it is `default`, as with `kubectl`.
+    /// Return the subject for a namespace and a name. The namespace defaults to `default`, as in
+    /// `kubectl`.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         let namespace = match (kind.namespaced(), namespace) {
             (false, _) => "",
@@ -150,7 +149,7 @@ impl Subject {
         }
     }
 
-    /// The object's key, if it has a name.
+    /// Return the object's key, if it has a name.
     pub fn key(&self) -> Option<Key> {
         if self.name.is_empty() {
             return None;
@@ -168,7 +167,7 @@ impl Subject {
 /// `Service demo/web`, `Node node1`, `Service without a name`.
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Names are not checked here, and must not forge lines of a log.
+        // Names are unchecked here and must not forge log lines.
         let name = self.name.escape_debug();
         match (self.name.is_empty(), self.namespace.is_empty()) {
             (true, _) => write!(f, "{} without a name", self.kind),
@@ -181,15 +180,15 @@ impl fmt::Display for Subject {
     }
 }
 
-/// One object being checked: where its warnings gather.
+/// Collects the warnings of an object during its check.
 struct Checker {
     object: Subject,
     warnings: Vec<Warning>,
 }
 
 impl Checker {
-    /// Starts on an object, whose name must be one that the API server would take. Names end up
-    /// in rule comments, so nothing else gets past here.
+    /// Start the check of an object. Its name must be valid for the API server, because names are
+    /// written to rule comments.
     fn new(kind: Kind, metadata: &crate::object::Metadata) -> Result<Self, Invalid> {
         let checker = Self {
             object: Subject::new(kind, &metadata.namespace, &metadata.name),
@@ -236,7 +235,7 @@ impl Checker {
         }
     }
 
-    /// A port that may be left out: 0 stands for none.
+    /// Return an optional port; 0 means absent.
     fn optional_port(
         &self,
         field: impl FnOnce() -> String,
@@ -248,7 +247,7 @@ impl Checker {
         }
     }
 
-    /// A port that must be there.
+    /// Return a required port.
     fn required_port(
         &self,
         field: impl Fn() -> String,

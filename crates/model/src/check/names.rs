@@ -1,6 +1,7 @@
-//! The forms that Kubernetes gives names (RFC 1123).
+//! Forms of names in Kubernetes (RFC 1123).
 
-/// A DNS label: at most 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.
+/// Return whether a text is a DNS label: at most 63 of `a-z`, `0-9` and `-`, without `-` at either
+/// end.
 pub(super) fn is_label(s: &str) -> bool {
     let bytes = s.as_bytes();
     (1..=63).contains(&bytes.len())
@@ -11,7 +12,8 @@ pub(super) fn is_label(s: &str) -> bool {
         && bytes.last() != Some(&b'-')
 }
 
-/// A DNS subdomain: at most 253 characters; labels, without their bound of 63, joined by dots.
+/// Return whether a text is a DNS subdomain: at most 253 characters, labels of any length joined by
+/// dots.
 pub(super) fn is_subdomain(s: &str) -> bool {
     s.len() <= 253
         && s.split('.').all(|part| {

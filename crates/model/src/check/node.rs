@@ -4,7 +4,7 @@ use super::address::{parse_cidr, parse_ip};
 use super::{Checked, Checker, Invalid, Kind};
 use crate::{Interner, Node, NodeAddress, NodeAddressType, TopologyLabels, object};
 
-/// The labels that routing looks at: hints name zones, and hint-less topology goes by host name.
+/// Labels that routing uses: hints name zones and nodes.
 const TOPOLOGY_LABELS: [&str; 3] = [
     "kubernetes.io/hostname",
     "topology.kubernetes.io/region",
@@ -14,8 +14,7 @@ const TOPOLOGY_LABELS: [&str; 3] = [
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 impl Node {
-    /// Checks a Node. Invalid: the name. Left out with a warning: addresses and ranges that do not
-    /// parse.
+    /// Check a Node. Invalid: the name. Ignored with a warning: malformed addresses and ranges.
     pub fn check(object: object::Node, interner: &mut Interner) -> Result<Checked<Self>, Invalid> {
         let mut checker = Checker::new(Kind::Node, &object.metadata)?;
         let c = &mut checker;

@@ -7,7 +7,7 @@ use crate::object::Object;
 use crate::{Change, EndpointSlice, Event, Interner, Node, Service, ServiceCidr};
 
 impl Object {
-    /// Checks the object; the result is the event that it is there.
+    /// Check the object and return the event that adds it.
     pub fn check(self, interner: &mut Interner) -> Result<Checked<Event>, Invalid> {
         Ok(match self {
             Object::Service(o) => {
@@ -25,7 +25,7 @@ impl Object {
 }
 
 impl<T> Checked<T> {
-    /// The same warnings about something made from the value.
+    /// Convert the value and keep the warnings.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Checked<U> {
         Checked {
             value: f(self.value),

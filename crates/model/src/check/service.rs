@@ -9,27 +9,27 @@ use crate::{
     SessionAffinity, TrafficPolicy, object,
 };
 
-/// What the API server puts in where `sessionAffinityConfig.clientIP.timeoutSeconds` is absent.
+/// The API server's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
 impl Service {
-    /// Checks a Service and fills in the API's defaults.
+    /// Check a Service and fill in the API's defaults.
     ///
     /// Invalid: the name; an unknown type, protocol, policy or affinity; ports that are missing,
-    /// out of range, or alike in name, number or node port; cluster IPs none of which is an
+    /// out of range, or duplicates in name, number or node port; cluster IPs without a valid
     /// address; an affinity timeout out of range.
     ///
-    /// Left out with a warning: other bad addresses; ranges in `loadBalancerSourceRanges` that do
-    /// not parse; a node port on a Service whose type has none. A Service that has no cluster IP
-    /// yet is returned, with a warning, and nothing can be planned for it.
+    /// Ignored with a warning: other malformed addresses; malformed ranges in
+    /// `loadBalancerSourceRanges`; a node port of a Service whose type has no node ports. A Service
+    /// without a cluster IP is returned with a warning; nothing is planned for it.
     ///
     /// # Source ranges that do not parse
-    /// An empty [`source_ranges`](Service::source_ranges) lets everybody in, so leaving out a bad
-    /// range could open a Service to the world (kube-proxy does exactly that, having trusted the
-    /// API server to refuse such ranges). Here, an address family for which ranges were stated
-    /// but none is left has its load-balancer addresses left out instead, which are all that the
-    /// ranges guard. A range that has neither a dot nor a colon counts as stated for both.
+    /// An empty [`source_ranges`](Service::source_ranges) admits every client, so ignoring a
+    /// malformed range could open a Service to the world, as kube-proxy does. Instead, if no valid
+    /// range of a family remains, the load-balancer addresses of that family are ignored, which are
+    /// all that the ranges protect. A range with neither a dot nor a colon counts for both
+    /// families.
     pub fn check(
         object: object::Service,
         interner: &mut Interner,
@@ -98,7 +98,7 @@ impl Service {
     }
 }
 
-/// The label that gives an object to another proxy.
+/// Label that assigns an object to another proxy.
 pub(super) fn proxy_name(labels: &std::collections::BTreeMap<String, String>) -> Option<Box<str>> {
     let name = labels.get("service.kubernetes.io/service-proxy-name")?;
     Some(name.as_str().into())
@@ -118,7 +118,7 @@ fn service_type(c: &Checker, s: &str) -> Result<ServiceType, Invalid> {
     })
 }
 
-/// The cluster IPs, and whether the Service says to have none (`None`).
+/// Return the cluster IPs, and whether the Service is headless (`None`).
 fn cluster_ips(
     c: &mut Checker,
     spec: &object::ServiceSpec,
@@ -308,8 +308,8 @@ fn ingress(c: &mut Checker, stated: &[object::LoadBalancerIngress]) -> Vec<Ingre
             None | Some("VIP") => IpMode::Vip,
             Some("Proxy") => IpMode::Proxy,
             Some(other) => {
-                // What a mode of the future wants is not known; nodes answering for the
-                // address themselves is what only VIP asks for.
+                // The meaning of future modes is unknown; only VIP requests that nodes answer for
+                // the address.
                 let reason = format!("{other:?} is not a mode (VIP or Proxy); {ip} left out");
                 c.warn(at("ipMode"), reason);
                 continue;
@@ -320,7 +320,7 @@ fn ingress(c: &mut Checker, stated: &[object::LoadBalancerIngress]) -> Vec<Ingre
     ips
 }
 
-/// The source ranges; see [`Service::check`] for what becomes of `ingress`.
+/// Return the source ranges; see [`Service::check`] for the effect on `ingress`.
 fn source_ranges(
     c: &mut Checker,
     stated: &[String],
@@ -329,7 +329,7 @@ fn source_ranges(
     let mut ranges = Vec::with_capacity(stated.len());
     let mut unread = Vec::new();
     for (i, s) in stated.iter().enumerate() {
-        // The API allows white space around these.
+        // The API allows surrounding white space.
         match parse_cidr(s.trim()) {
             Some(range) => ranges.push(range),
             None => {

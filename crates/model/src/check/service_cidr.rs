@@ -5,8 +5,8 @@ use super::{Checked, Checker, Invalid, Kind};
 use crate::{Interner, ServiceCidr, family_of_net, object};
 
 impl ServiceCidr {
-    /// Checks a ServiceCIDR. Invalid: the name; no range that parses. Left out with a warning:
-    /// other ranges that do not parse, and a second range of a family.
+    /// Check a ServiceCIDR. Invalid: the name; no valid range. Ignored with a warning: malformed
+    /// ranges, and a second range of a family.
     pub fn check(
         object: object::ServiceCidr,
         interner: &mut Interner,

@@ -1,4 +1,4 @@
-//! What is refused, what is left out, and what is filled in.
+//! Refusals, ignored parts and defaults.
 
 use super::address::{parse_cidr, parse_ip};
 use super::time::parse_rfc3339;
@@ -122,6 +122,7 @@ mod objects {
         let one = |ip: &&str| object::LoadBalancerIngress {
             ip: ip.to_string(),
             ip_mode: None,
+            hostname: String::new(),
         };
         ips.iter().map(one).collect()
     }
@@ -143,7 +144,7 @@ mod objects {
     }
 
     #[test]
-    fn a_label_makes_a_service_headless_or_anothers_whatever_its_value() {
+    fn a_label_with_any_value_makes_a_service_headless_or_foreign() {
         let service = service(|s| {
             s.metadata.labels = ["headless", "service-proxy-name"]
                 .map(|l| (format!("service.kubernetes.io/{l}"), String::new()))
@@ -166,7 +167,7 @@ mod objects {
         }
     }
 
-    /// What is left of the load-balancer addresses and of the ranges.
+    /// Return the remaining load-balancer addresses and ranges.
     fn guarded(ranges: &[&str]) -> (Vec<String>, Vec<String>) {
         let checked = service(|s| {
             s.spec.load_balancer_source_ranges = strings(ranges);
@@ -184,18 +185,18 @@ mod objects {
         let check = |ranges: &[&str], ips: &[&str], left: &[&str]| {
             assert_eq!(guarded(ranges), (strings(ips), strings(left)), "{ranges:?}");
         };
-        // Nothing stated: open, as is meant.
+        // No range: open, as intended.
         check(&[], &[v4, v6], &none);
-        // Something is left for the family: it guards.
+        // A valid range of the family remains: it applies.
         check(&["10.0.0.0/8", "10.0.0.0/x"], &[v4, v6], &["10.0.0.0/8"]);
-        // Nothing is left for a family for which something was stated: closed.
+        // No valid range of the family remains: closed.
         check(&["10.0.0.0/x"], &[v6], &none);
         check(&["fd00::/x", "10.0.0.0/8"], &[v4], &["10.0.0.0/8"]);
-        // Nobody knows what was meant.
+        // The intended family is unknown.
         check(&["office"], &none, &none);
         check(&[""], &none, &none);
         check(&["office", "10.0.0.0/8"], &[v4], &["10.0.0.0/8"]);
-        // A range of one family says nothing about the other, as in kube-proxy.
+        // A range of one family does not restrict the other, as in kube-proxy.
         check(&["10.0.0.0/8"], &[v4, v6], &["10.0.0.0/8"]);
     }
 
@@ -312,7 +313,7 @@ mod objects {
             })
             .deleting
         );
-        // `podCIDRs` counts before `podCIDR`.
+        // `podCIDRs` precedes `podCIDR`.
         let ranges = node(|n| {
             n.spec.pod_cidr = "10.0.0.0/24".into();
             n.spec.pod_cidrs = strings(&["10.1.0.0/24", "fd00::/64"]);

@@ -1,7 +1,7 @@
-//! Times as the Kubernetes API writes them (RFC 3339).
+//! Times in the Kubernetes API (RFC 3339).
 
-/// Seconds since the epoch of `2026-11-22T01:02:03Z`, with or without a fraction (which is cut
-/// off) and with any offset. `None` if it is not such a time.
+/// Parse a time such as `2026-11-22T01:02:03Z`, with any offset, into seconds since the epoch;
+/// truncate fractions. `None` if the text is malformed.
 pub fn parse_rfc3339(s: &str) -> Option<i64> {
     let (date, time) = s.split_once(['T', 't'])?;
     let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
@@ -33,7 +33,7 @@ pub fn parse_rfc3339(s: &str) -> Option<i64> {
     })
 }
 
-/// Fixed-width numbers with a separator.
+/// Parse fixed-width numbers with a separator.
 fn numbers<const N: usize>(s: &str, separator: char, widths: [usize; N]) -> Option<[i64; N]> {
     let mut out = [0; N];
     let mut parts = s.split(separator);
@@ -55,8 +55,8 @@ fn days_in(year: i64, month: i64) -> Option<i64> {
     })
 }
 
-/// Days from 1970-01-01 in the proleptic Gregorian calendar. Years are counted from March, so that
-/// the leap day is a year's last.
+/// Return the days since 1970-01-01 in the proleptic Gregorian calendar. Years start in March, so
+/// that the leap day is the last day.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 {
         (year, month - 3)

@@ -10,7 +10,7 @@ fn endpoint(ip: IpAddr, port: u16) -> Endpoint {
     }
 }
 
-/// Few distinct values, so that texts often start alike.
+/// Few distinct values, so that texts often have a common prefix.
 fn v4() -> impl Strategy<Value = IpAddr> {
     let octet = prop_oneof![Just(1), Just(10), Just(12), Just(100), Just(9), any::<u8>()];
     [octet.clone(), octet.clone(), octet.clone(), octet].prop_map(IpAddr::from)

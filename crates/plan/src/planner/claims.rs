@@ -1,11 +1,11 @@
-//! Who has which address and port, where several Services want the same.
+//! Ownership of addresses and ports that several Services claim.
 //!
-//! The API server hands cluster IPs and NodePorts out once, but nobody checks external IPs and
-//! load-balancer addresses, and objects read from files are checked by nobody at all. The rule must
-//! not depend on the order of events: a claim that only the cluster can make goes before one that
-//! anybody can write into a Service (so that `externalIPs` cannot take another Service's cluster
-//! IP, CVE-2020-8554), and between equals the Service port with the smaller name has it. A port
-//! that does not get its cluster IP is not planned, and claims nothing else.
+//! The API server allocates each cluster IP and NodePort once, but does not check external IPs and
+//! load-balancer addresses, and objects from files are not checked at all. The decision must not
+//! depend on the order of events: a claim that only the cluster can make precedes one that a user
+//! can write into a Service (so that `externalIPs` cannot take another Service's cluster IP,
+//! CVE-2020-8554). Among equal claims the Service port with the smaller name wins. A port that does
+//! not receive its cluster IP is not planned and claims nothing else.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use model::{IpFamily, IpMode, Protocol, Service, ServicePortName};
 use super::service::{cluster_ip, distinct_ports};
 use super::store::{EntryId, Store};
 
-/// An address and port that only one Service port can have.
+/// An address and port that only one Service port can own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Claim {
     pub(super) family: IpFamily,
@@ -26,7 +26,7 @@ pub(super) struct Claim {
     pub(super) protocol: Protocol,
 }
 
-/// What a claim rests on, the stronger first.
+/// Basis of a claim, the strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     ClusterIp,
@@ -43,17 +43,17 @@ struct Claimant {
     rank: Rank,
 }
 
-/// All claims.
+/// The claims of all Services.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     first: HashMap<Claim, Claimant>,
-    /// Further claimants; no entry where there are none, which is nearly always.
+    /// Further claimants; almost always empty.
     others: HashMap<Claim, Vec<Claimant>>,
 }
 
 impl Claims {
-    /// Replaces the claims of one version of a Service by those of another. Returns the other
-    /// Services with which it shared or shares a claim.
+    /// Replace the claims of one version of a Service with those of another. Return the other
+    /// Services that share a claim with either version.
     pub(super) fn replace(
         &mut self,
         id: EntryId,
@@ -73,7 +73,7 @@ impl Claims {
         rivals
     }
 
-    /// The other Services with which a Service shares a claim.
+    /// Return the other Services that share a claim with a Service.
     pub(super) fn rivals_of(&self, id: EntryId, service: &Service) -> BTreeSet<EntryId> {
         let claims = claims_of(id, service).into_iter();
         let mut rivals: BTreeSet<_> = claims
@@ -87,7 +87,7 @@ impl Claims {
         rivals
     }
 
-    /// Who has a claim that the given port wants too; `None` where it has it itself.
+    /// Return the owner of a claim of the given port; `None` if the port owns it itself.
     pub(super) fn taken_by(
         &self,
         claim: &Claim,
@@ -171,7 +171,7 @@ fn name_of(claimant: &Claimant, store: &Store) -> Option<ServicePortName> {
     })
 }
 
-/// What the Service claims, each claim once for each port.
+/// Return the claims of a Service, each once per port.
 fn claims_of(id: EntryId, service: &Service) -> Vec<(Claim, Claimant)> {
     let mut claims = Vec::new();
     for family in IpFamily::ALL {
@@ -210,7 +210,7 @@ fn claims_of(id: EntryId, service: &Service) -> Vec<(Claim, Claimant)> {
             }
         }
     }
-    // The strongest claim of a port on an address stands for the others.
+    // Keep the strongest claim of a port on an address.
     claims.sort_unstable_by_key(|(claim, c)| (*claim, c.port, c.rank));
     claims.dedup_by_key(|(claim, c)| (*claim, c.port));
     claims

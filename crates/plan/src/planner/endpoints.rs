@@ -1,4 +1,4 @@
-//! Which endpoints of a Service port may be used.
+//! Selection of the endpoints of a Service port.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,14 +8,15 @@ use model::{Endpoint as SliceEndpoint, EndpointSlice, IpFamily, Protocol};
 use crate::Endpoint;
 use crate::endpoint::{SortKey, v4_sort_key};
 
-/// The node that is planned for, as far as endpoints are concerned.
+/// The facts about this node that endpoint selection needs.
 #[derive(Debug)]
 pub(super) struct Here {
     pub(super) node_name: Arc<str>,
     pub(super) zone: Option<Arc<str>>,
 }
 
-/// An endpoint of one port with all that bears on its use, and no more: there may be thousands.
+/// An endpoint of one port with the properties that selection needs. Small, because there may be
+/// thousands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) endpoint: Endpoint,
@@ -73,7 +74,7 @@ impl Candidate {
     }
 }
 
-/// The endpoints that one slice has for one of its ports.
+/// The endpoints of one slice for one of its ports.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target<'a> {
     name: &'a str,
@@ -82,8 +83,8 @@ pub(super) struct Target<'a> {
     endpoints: &'a [SliceEndpoint],
 }
 
-/// What some slices have, by port name and protocol, so that a Service of a thousand ports costs
-/// no thousand looks at each slice.
+/// Endpoints of slices by port name and protocol, so that a Service with a thousand ports does not
+/// search each slice a thousand times.
 #[derive(Debug)]
 pub(super) struct Targets<'a>(Vec<Target<'a>>);
 
@@ -101,12 +102,12 @@ impl<'a> Targets<'a> {
             })
         });
         let mut targets: Vec<_> = targets.collect();
-        // Stable: what has one name stays in the order of the slices.
+        // Stable: equal names stay in the order of the slices.
         targets.sort_by_key(Target::key);
         Self(targets)
     }
 
-    /// What there is for one port.
+    /// Return the endpoints of one port.
     pub(super) fn of(&self, name: &str, protocol: Protocol) -> &[Target<'a>] {
         let start = self.0.partition_point(|t| t.key() < (name, protocol));
         let rest = self.0.get(start..).unwrap_or_default();
@@ -114,7 +115,7 @@ impl<'a> Targets<'a> {
         rest.get(..len).unwrap_or_default()
     }
 
-    /// What there is for each port that any slice names.
+    /// Return the endpoints of each port in the slices.
     pub(super) fn by_port(&self) -> impl Iterator<Item = &[Target<'a>]> {
         self.0.chunk_by(|a, b| a.key() == b.key())
     }
@@ -126,7 +127,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Fills `into` with the endpoints that there are for a port, sorted, each once.
+/// Fill `into` with the distinct endpoints of a port, sorted.
 pub(super) fn gather(
     targets: &[Target<'_>],
     family: IpFamily,
@@ -140,15 +141,15 @@ pub(super) fn gather(
         into.extend(endpoints.map(|e| Candidate::new(e, target.port, here)));
     }
     match family {
-        // Thousands sort several times as fast by keys side by side; ten do not.
+        // For thousands of endpoints, sorting adjacent keys is several times faster; for ten it is
+        // not.
         IpFamily::V4 if into.len() > 20 => into.sort_by_cached_key(|c| v4_sort_key(&c.endpoint)),
         IpFamily::V4 => into.sort_by_key(|c| v4_sort_key(&c.endpoint)),
         IpFamily::V6 => into.sort_by_cached_key(|c| SortKey::of(c.endpoint.ip, c.endpoint.port)),
     }
-    // Of several with one address and port the last is kept, as the newest guess, but a
-    // terminating one never replaces another: a pod network may give a terminating pod's address
-    // to the next pod before the first is gone. Sorting was stable, so they are still in the order
-    // of the slices' names.
+    // Of several endpoints with one address and port, keep the last as the probably newest one, but
+    // never replace another with a terminating one: a pod network may reuse the address of a
+    // terminating pod. The sort is stable, so they are still in the order of the slice names.
     into.dedup_by(|later, kept| {
         let same =
             (later.endpoint.ip, later.endpoint.port) == (kept.endpoint.ip, kept.endpoint.port);
@@ -159,7 +160,7 @@ pub(super) fn gather(
     });
 }
 
-/// What a port's endpoints come to on this node.
+/// The selected endpoints of a port on this node.
 #[derive(Debug)]
 pub(super) struct Usable {
     pub(super) cluster: Arc<[Endpoint]>,
@@ -167,8 +168,8 @@ pub(super) struct Usable {
     pub(super) has_any: bool,
 }
 
-/// Sorts out which endpoints to use under each policy, where it is in use at all (KEP-1669 for
-/// terminating endpoints, KEP-2433, KEP-3015 and KEP-4444 for hints).
+/// Select the endpoints for each policy in use (KEP-1669 for terminating endpoints, KEP-2433,
+/// KEP-3015 and KEP-4444 for hints).
 pub(super) fn usable(all: &[Candidate], cluster_policy: bool, local_policy: bool) -> Usable {
     let terminating = |c: &Candidate| c.is(Candidate::SERVING_TERMINATING);
     let mut cluster = Arc::default();
@@ -197,10 +198,10 @@ pub(super) fn usable(all: &[Candidate], cluster_policy: bool, local_policy: bool
     }
 }
 
-/// The flag that every ready endpoint used under Cluster policy must have; 0 for none.
+/// Return the flag that selects ready endpoints under Cluster policy; 0 selects all.
 ///
-/// Hints are followed as a whole or not at all: only if every ready endpoint has some, and one of
-/// them is for here. Node hints go before zone hints.
+/// Hints apply to all endpoints or to none: only if every ready endpoint has hints, and one of them
+/// names this node or zone. Node hints precede zone hints.
 fn hint_to_follow(all: &[Candidate]) -> u16 {
     let (mut every, mut any) = (u16::MAX, 0);
     for candidate in all.iter().filter(|c| c.is_ready()) {
@@ -217,7 +218,7 @@ fn hint_to_follow(all: &[Candidate]) -> u16 {
     }
 }
 
-/// The serving endpoints, which flows that are there may keep to.
+/// Return the serving endpoints, which existing flows may keep.
 pub(super) fn serving(all: &[Candidate]) -> Arc<[Endpoint]> {
     select(all, |c| c.is(Candidate::SERVING))
 }
@@ -237,7 +238,7 @@ fn select(all: &[Candidate], wanted: impl Fn(&Candidate) -> bool) -> Arc<[Endpoi
     endpoints.into()
 }
 
-/// How many addresses there are among some endpoints.
+/// Return the number of distinct addresses.
 pub(super) fn distinct(mut ips: Vec<IpAddr>) -> usize {
     ips.sort_unstable();
     ips.dedup();

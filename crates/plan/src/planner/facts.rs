@@ -1,4 +1,4 @@
-//! What of a plan is about the node as a whole.
+//! Node-wide parts of the plan.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use model::{Cidr, IpFamily, Node, NodeAddressType, ServiceCidr, family_of_net};
 
 use crate::{LocalDetector, LocalTraffic, NodeFacts, NodePortAddresses, Settings};
 
-/// The label that says which zone a node is in.
+/// Label with the zone of a node.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The inputs of [`NodeFacts`].
@@ -32,7 +32,7 @@ impl Facts {
         }
     }
 
-    /// Whether this node is now in another zone. Other nodes are of no interest.
+    /// Store this node's Node and return whether its zone changed. Other Nodes are ignored.
     pub(super) fn set_node(&mut self, node: Arc<Node>) -> bool {
         if *node.name != *self.settings.node_name {
             return false;
@@ -80,8 +80,8 @@ impl Facts {
         }
     }
 
-    /// As kubelet and kube-proxy choose it: the first InternalIP of the family, or else the first
-    /// ExternalIP.
+    /// Return the primary address as kubelet and kube-proxy do: the first InternalIP of the family,
+    /// or else the first ExternalIP.
     fn node_ip(&self, family: IpFamily) -> Option<IpAddr> {
         let of_family = |ip: &IpAddr| IpFamily::of(*ip) == family;
         let given = self.node_ips.iter().copied().find(of_family);

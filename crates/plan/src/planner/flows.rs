@@ -1,16 +1,16 @@
-//! Which flows a change leaves behind.
+//! Stale flows of a change.
 
 use model::Protocol;
 
 use crate::{FlowFrontend, FrontendKind, PortChange, PortPlan, StaleFlows};
 
-/// The flows that must go when a port changes, if any.
+/// Return the flows that a change of a port makes stale.
 ///
-/// Unlike kube-proxy v1.36, a port that loses its last endpoint has its flows cleaned too: they
-/// would otherwise be sent to the dead endpoint, unanswered, for as long as the client tries
-/// (kubernetes/kubernetes issue 139629). As with kube-proxy, flows of a Service or address that is
-/// gone, and flows to endpoints that still serve but that policies would not choose now, are left
-/// alone, as TCP connections are.
+/// Like kube-proxy 1.37, and unlike 1.36, this includes the flows of a port that loses its last
+/// endpoint: they would otherwise go to the dead endpoint for as long as the client retries
+/// (kubernetes/kubernetes issue 139629). Like kube-proxy, keep flows of a removed Service or
+/// address, and flows to endpoints that still serve but that a policy no longer selects, as for TCP
+/// connections.
 pub(super) fn stale(change: &PortChange) -> Option<StaleFlows> {
     let after = change.after.as_ref()?;
     if after.protocol == Protocol::Tcp {
@@ -23,7 +23,7 @@ pub(super) fn stale(change: &PortChange) -> Option<StaleFlows> {
         None => &[],
     };
     let lost = had.iter().any(|e| keep.binary_search(e).is_err());
-    // Without endpoints, packets may have passed by without NAT.
+    // Without endpoints, packets may have passed without NAT.
     let woke = had.is_empty() && !keep.is_empty();
     let mut frontends = frontends(Some(after));
     if !lost && !woke {

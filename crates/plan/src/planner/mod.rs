@@ -1,4 +1,4 @@
-//! From objects to plans, at a cost that follows the change.
+//! From objects to plans; the cost follows the change.
 
 mod claims;
 mod endpoints;
@@ -22,27 +22,26 @@ use crate::{HealthChange, Plan, PlanDiff, Settings, Warning};
 
 /// Turns events into plans.
 ///
-/// Events are only taken note of; [`take_diff`](Self::take_diff) works out what they mean, once
-/// for each Service that any of them touched. So a burst of events costs no more than its last
-/// state, a change that is undone before it is looked at leaves no trace, and an endpoint that
-/// moves from one slice to another is never missing in between.
+/// Events are only recorded. [`take_diff`](Self::take_diff) replans each affected Service once. So
+/// a burst of events costs no more than its final state, a change that is reverted before has no
+/// effect, and an endpoint that moves between slices is never missing.
 ///
-/// The order of events on different objects makes no difference: slices may come before their
-/// Service, and the Node may come last.
+/// The order of events on different objects does not matter: slices may precede their Service, and
+/// the Node may be last.
 #[derive(Debug)]
 pub struct Planner {
     store: Store,
     claims: Claims,
     facts: Facts,
     plans: [Plan; 2],
-    /// What [`PlanDiff`] carries beside the plan.
+    /// Parts of [`PlanDiff`] that are not in the plan.
     triggers: [Vec<i64>; 2],
     warnings: Vec<Warning>,
     builder: Builder,
 }
 
 impl Planner {
-    /// A planner that has seen nothing yet.
+    /// Return a planner without objects.
     pub fn new(settings: Settings) -> Self {
         Self {
             store: Store::default(),
@@ -55,7 +54,7 @@ impl Planner {
         }
     }
 
-    /// Takes note of one event.
+    /// Record one event.
     pub fn apply(&mut self, event: Event) {
         match event {
             Event::Service(Change::Applied(service)) => self.apply_service(service),
@@ -76,38 +75,36 @@ impl Planner {
         }
     }
 
-    /// Takes note of several events.
+    /// Record several events.
     pub fn apply_all(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             self.apply(event);
         }
     }
 
-    /// Has [`take_diff`](Self::take_diff) work out everything again, as if each object had come anew.
-    /// Returns how many Services and EndpointSlices there are.
+    /// Mark every object, so that [`take_diff`](Self::take_diff) replans everything. Return the
+    /// numbers of Services and EndpointSlices.
     pub fn refresh(&mut self) -> (usize, usize) {
         self.store.touch_all()
     }
 
-    /// The addresses of the host's own interfaces, which ranges in `nodePortAddresses` are matched
-    /// against.
+    /// Set the addresses of the host's interfaces, from which `nodePortAddresses` selects.
     pub fn set_host_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.facts.set_host_addresses(addresses);
     }
 
-    /// What the operator says that the node's addresses are (`--bind-address`, `--node-ip`), at
-    /// most one a family; they go before those of the Node.
+    /// Set the configured node addresses (`--bind-address`, `--node-ip`), at most one per family.
+    /// They override those of the Node.
     pub fn set_node_ips(&mut self, ips: Vec<IpAddr>) {
         self.facts.set_node_ips(ips);
     }
 
-    /// The plan of a family as of the last [`take_diff`](Self::take_diff).
+    /// Return the plan of a family as of the last [`take_diff`](Self::take_diff).
     pub fn plan(&self, family: IpFamily) -> &Plan {
         &self.plans[family as usize]
     }
 
-    /// Works out what all events since the last call change, and brings [`plan`](Self::plan) up to
-    /// it.
+    /// Apply all events since the last call to [`plan`](Self::plan) and return the change.
     pub fn take_diff(&mut self) -> PlanDiff {
         let mut diff = PlanDiff::default();
         self.settle_claims();
@@ -137,9 +134,9 @@ impl Planner {
         diff
     }
 
-    /// What was found wrong with objects since the last call, in the order of finding: as soon as
-    /// an object is applied, except for what takes other objects to tell (addresses that are
-    /// [`Taken`](crate::Reason::Taken)), which comes with the diff.
+    /// Return the new warnings since the last call. Warnings about a single object follow from
+    /// [`apply`](Self::apply), those about conflicts between objects
+    /// ([`Taken`](crate::Reason::Taken)) from [`take_diff`](Self::take_diff).
     pub fn take_warnings(&mut self) -> Vec<Warning> {
         std::mem::take(&mut self.warnings)
     }
@@ -157,8 +154,7 @@ impl Planner {
         }
     }
 
-    /// Brings the claims on addresses and ports up to the Services, and marks whoever wins or
-    /// loses one by it.
+    /// Update the claims on addresses and ports, and mark the Services that gain or lose one.
     fn settle_claims(&mut self) {
         for id in self.store.unsettled() {
             let entry = self.store.entry(id);
@@ -167,7 +163,7 @@ impl Planner {
             for rival in rivals {
                 self.store.touch(rival);
                 // A rival that gains or loses its cluster IP gains or loses its other frontends
-                // with it, to others again.
+                // too, which affects further Services.
                 if let Some(service) = self.store.entry(rival).service() {
                     for other in self.claims.rivals_of(rival, service) {
                         self.store.touch(other);

@@ -1,4 +1,4 @@
-//! One Service with its slices, worked out for one family.
+//! Planning of one Service with its slices for one family.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -18,22 +18,22 @@ use super::service::{
 use super::store::{Entry, EntryId, Store};
 use crate::{Affinity, FamilyDiff, HealthCheck, Plan, PortChange, PortPlan, Reason, Warning};
 
-/// What a Service comes to in one family.
+/// The planned Service in one family.
 #[derive(Debug, Default)]
 pub(super) struct ServicePlan {
     /// Sorted by key.
     pub(super) ports: Vec<PortPlan>,
     pub(super) endpoint_count: usize,
     pub(super) health: Option<HealthCheck>,
-    /// Addresses and ports that somebody else has.
+    /// Addresses and ports that belong to another Service port.
     pub(super) taken: Vec<Warning>,
 }
 
-/// Works Services out.
+/// Plans Services.
 #[derive(Debug)]
 pub(super) struct Builder {
     here: Here,
-    /// Kept for its memory.
+    /// Kept to reuse its memory.
     scratch: Vec<Candidate>,
     no_name: Arc<str>,
 }
@@ -115,7 +115,7 @@ impl Builder {
         Some(HealthCheck { port, local_ready })
     }
 
-    /// Puts a Service's ports in the place of those that the plan has for it.
+    /// Replace a Service's ports in the plan.
     pub(super) fn replace_ports(
         &self,
         plan: &mut Plan,
@@ -186,19 +186,19 @@ fn set_endpoints(port: &mut PortPlan, all: &[Candidate]) {
     port.has_any_endpoint = usable.has_any;
 }
 
-/// Finds out which of the addresses that one port wants it gets.
+/// Decides which of its addresses one port receives.
 struct Frontends<'a, H> {
     service: &'a Service,
     port: &'a ServicePort,
     family: IpFamily,
     index: usize,
     taken: &'a mut Vec<Warning>,
-    /// Who else has a claim.
+    /// Claims of other ports.
     holder: H,
 }
 
 impl<H: Fn(&Claim) -> Option<ServicePortName>> Frontends<'_, H> {
-    /// The port without its endpoints; `None` if it does not even get its cluster IP.
+    /// Return the port without its endpoints; `None` if it does not receive its cluster IP.
     fn resolve(&mut self, cluster_ip: IpAddr) -> Option<PortPlan> {
         let (service, port, family) = (self.service, self.port, self.family);
         if !self.gets(Some(cluster_ip), port.port, || "spec.clusterIPs".to_owned()) {
@@ -280,7 +280,7 @@ impl<H: Fn(&Claim) -> Option<ServicePortName>> Frontends<'_, H> {
     }
 }
 
-/// The slices' endpoints are not all of the family that the slice says.
+/// Return the endpoints whose family differs from the slice's `addressType`.
 pub(super) fn wrong_family(
     slice: &EndpointSlice,
     family: IpFamily,

@@ -1,4 +1,4 @@
-//! What a Service says, as the plan understands it.
+//! Interpretation of Service fields.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -6,8 +6,8 @@ use std::num::NonZeroU16;
 
 use model::{Cidr, IpFamily, Service, ServicePort, ServiceType, TrafficPolicy, family_of_net};
 
-/// The cluster IP under which a Service is proxied in a family; `None` where it is not: headless,
-/// ExternalName, another proxy's, or not of the family.
+/// Return the cluster IP of a family; `None` if the Service is headless, an ExternalName, served by
+/// another proxy, or lacks the family.
 pub(super) fn cluster_ip(service: &Service, family: IpFamily) -> Option<IpAddr> {
     if service.headless
         || service.proxy_name.is_some()
@@ -19,8 +19,7 @@ pub(super) fn cluster_ip(service: &Service, family: IpFamily) -> Option<IpAddr> 
     ips.find(|ip| IpFamily::of(*ip) == family)
 }
 
-/// The Service's ports with their indices, without such as have the name and protocol of an
-/// earlier one.
+/// Return the Service's ports with their indices, without duplicates of name and protocol.
 pub(super) fn distinct_ports(service: &Service) -> impl Iterator<Item = (usize, &ServicePort)> {
     let mut seen = HashSet::new();
     let ports = service.ports.iter().enumerate();
@@ -29,8 +28,8 @@ pub(super) fn distinct_ports(service: &Service) -> impl Iterator<Item = (usize, 
     })
 }
 
-/// Whether external traffic keeps to the node it arrives at. Without anything that external traffic
-/// could arrive through, the policy means nothing.
+/// Return whether external traffic stays on the node where it arrives. Without external frontends,
+/// the policy has no effect.
 pub(super) fn external_local(service: &Service) -> bool {
     let external = match service.service_type {
         ServiceType::LoadBalancer | ServiceType::NodePort => true,
@@ -40,13 +39,13 @@ pub(super) fn external_local(service: &Service) -> bool {
     external && service.external_policy == TrafficPolicy::Local
 }
 
-/// The port on which the node tells load balancers whether it has an endpoint.
+/// Return the port for health checks of load balancers.
 pub(super) fn health_check_node_port(service: &Service) -> Option<NonZeroU16> {
     let needed = service.service_type == ServiceType::LoadBalancer && external_local(service);
     service.health_check_node_port.filter(|_| needed)
 }
 
-/// The ranges that restrict a family; none where one of them allows everybody anyway.
+/// Return the ranges that restrict a family; empty if one of them admits every client.
 pub(super) fn source_ranges(service: &Service, family: IpFamily) -> Vec<Cidr> {
     let ranges = service.source_ranges.iter();
     let ranges: Vec<_> = ranges

@@ -1,4 +1,4 @@
-//! The objects as they are now, grouped by Service, and which of them have changed.
+//! The current objects, grouped by Service, and the set of changed ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use model::{AddressType, EndpointSlice, IpFamily, NamespacedName, Service};
 
 use crate::Warning;
 
-/// Names an entry of the [`Store`] for as long as the entry lives.
+/// Identifies an entry of the [`Store`] for its lifetime.
 pub(super) type EntryId = u32;
 
 /// One Service with its slices; either may be missing.
@@ -17,12 +17,11 @@ pub(super) struct Entry {
     service: Option<Arc<Service>>,
     /// The version whose claims are registered.
     claimed: Option<Arc<Service>>,
-    /// Sorted by name, so that what comes of them does not depend on the order of events. Both
-    /// families.
+    /// Both families, sorted by name, so that the result does not depend on the order of events.
     slices: Vec<Arc<EndpointSlice>>,
-    /// Endpoints of planned ports, by family.
+    /// Number of endpoints of planned ports, by family.
     counts: [u32; 2],
-    /// What has to be worked out again, by family.
+    /// Whether to replan, by family.
     dirty: [bool; 2],
     /// The Service has changed since its claims were registered.
     unsettled: bool,
@@ -41,7 +40,7 @@ impl Entry {
         self.claimed.as_ref()
     }
 
-    /// The slices of a family.
+    /// Return the slices of a family.
     pub(super) fn slices(&self, family: IpFamily) -> impl Iterator<Item = &EndpointSlice> + Clone {
         self.slices
             .iter()
@@ -59,7 +58,7 @@ impl Entry {
     }
 }
 
-/// The family of a slice's addresses; `None` for host names, which no Service is proxied to.
+/// Return the family of a slice's addresses; `None` for host names, which are not proxied.
 pub(super) fn family_of(slice: &EndpointSlice) -> Option<IpFamily> {
     match slice.address_type {
         AddressType::Ipv4 => Some(IpFamily::V4),
@@ -68,7 +67,7 @@ pub(super) fn family_of(slice: &EndpointSlice) -> Option<IpFamily> {
     }
 }
 
-/// Which Service a slice serves through this proxy, in which family, if any.
+/// Return the Service and family that a slice serves through this proxy, if any.
 fn serves(slice: &EndpointSlice) -> Option<(&NamespacedName, IpFamily)> {
     if slice.headless || slice.proxy_name.is_some() {
         return None;
@@ -76,18 +75,18 @@ fn serves(slice: &EndpointSlice) -> Option<(&NamespacedName, IpFamily)> {
     Some((slice.service.as_ref()?, family_of(slice)?))
 }
 
-/// All entries.
+/// The entries of all Services.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     entries: Vec<Entry>,
-    /// Entries that are not in use.
+    /// Unused entries.
     free: Vec<EntryId>,
     ids: HashMap<NamespacedName, EntryId>,
-    /// Where each slice is.
+    /// The entry of each slice.
     slices: HashMap<NamespacedName, EntryId>,
     dirty: Vec<EntryId>,
     counts: [usize; 2],
-    /// What was last said about addresses that a Service does not get.
+    /// Last warnings about addresses that a Service does not receive.
     taken: HashMap<(EntryId, IpFamily), Vec<Warning>>,
 }
 
@@ -128,7 +127,7 @@ impl Store {
         id
     }
 
-    /// Gives the Service back if it is news.
+    /// Store a Service; return it if it changed.
     pub(super) fn put_service(&mut self, service: Arc<Service>) -> Option<Arc<Service>> {
         let id = self.entry_of(&service.name);
         let entry = self.entry_mut(id);
@@ -154,7 +153,7 @@ impl Store {
         }
     }
 
-    /// Gives the slice back, with its family, if it is news to some Service.
+    /// Store a slice; return it with its family if it affects a Service.
     pub(super) fn put_slice(
         &mut self,
         slice: Arc<EndpointSlice>,
@@ -201,7 +200,7 @@ impl Store {
         }
     }
 
-    /// Marks what depends on the zone that this node is in.
+    /// Mark the entries that depend on this node's zone.
     pub(super) fn touch_zone_hinted(&mut self) {
         let hinted = |slice: &EndpointSlice| {
             let mut endpoints = slice.endpoints.iter();
@@ -217,7 +216,7 @@ impl Store {
         }
     }
 
-    /// Marks every entry; how many Services and slices there are.
+    /// Mark every entry; return the numbers of Services and slices.
     pub(super) fn touch_all(&mut self) -> (usize, usize) {
         let ids: Vec<EntryId> = self.ids.values().copied().collect();
         for id in &ids {
@@ -227,7 +226,7 @@ impl Store {
         (services.count(), self.slices.len())
     }
 
-    /// Marks an entry to be worked out again.
+    /// Mark an entry for replanning.
     pub(super) fn touch(&mut self, id: EntryId) {
         for family in IpFamily::ALL {
             self.touch_family(id, family);
@@ -243,7 +242,7 @@ impl Store {
         }
     }
 
-    /// The entries whose Service has changed.
+    /// Return the entries whose Service changed.
     pub(super) fn unsettled(&self) -> Vec<EntryId> {
         let dirty = self.dirty.iter().copied();
         dirty.filter(|id| self.entry(*id).unsettled).collect()
@@ -255,8 +254,7 @@ impl Store {
         entry.unsettled = false;
     }
 
-    /// The entries that have been touched, by name. Each is still dirty until it is
-    /// [`clean`](Self::clean).
+    /// Return the marked entries, by name. Each stays dirty until [`clean`](Self::clean).
     pub(super) fn take_dirty(&mut self) -> Vec<EntryId> {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.sort_unstable_by(|a, b| self.entry(*a).name.cmp(&self.entry(*b).name));
@@ -280,12 +278,12 @@ impl Store {
         *known = u32::try_from(count).unwrap_or(u32::MAX);
     }
 
-    /// All endpoints of planned ports of a family.
+    /// Return the number of endpoints of planned ports of a family.
     pub(super) fn endpoint_count(&self, family: IpFamily) -> usize {
         self.counts[family as usize]
     }
 
-    /// Those of `now` that were not so the last time.
+    /// Return the warnings in `now` that were absent the last time.
     pub(super) fn new_taken(
         &mut self,
         id: EntryId,

@@ -1,4 +1,4 @@
-//! What is wrong with an object by itself.
+//! Warnings about single objects.
 
 use model::{
     EndpointSlice, IpFamily, IpMode, Key, Service, ServicePortName, ServiceType, family_of_net,
@@ -9,7 +9,7 @@ use super::service::{cluster_ip, distinct_ports, external_local};
 use super::store::family_of;
 use crate::{Reason, Warning};
 
-/// Everything in a Service that is left out of the plan.
+/// Add the warnings about a Service.
 pub(super) fn service(service: &Service, warnings: &mut Vec<Warning>) {
     let has = |family| cluster_ip(service, family).is_some();
     if !IpFamily::ALL.into_iter().any(has) {
@@ -71,7 +71,7 @@ pub(super) fn service(service: &Service, warnings: &mut Vec<Warning>) {
     }
 }
 
-/// Everything in a slice that is left out of the plan.
+/// Add the warnings about a slice.
 pub(super) fn slice(slice: &EndpointSlice, warnings: &mut Vec<Warning>) {
     let mut warn = |field, reason| {
         warnings.push(Warning {

@@ -1,4 +1,4 @@
-//! Clusters for measuring.
+//! Large clusters for benchmarks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
@@ -16,16 +16,16 @@ use crate::{LocalTraffic, Settings};
 const NODES: usize = 500;
 /// Pod addresses for each node, out of 10.128.0.0/9.
 const PODS_PER_NODE: u32 = 1 << 14;
-/// What the EndpointSlice controller puts into one slice.
+/// Number of endpoints that the EndpointSlice controller puts into one slice.
 const ENDPOINTS_PER_SLICE: usize = 100;
-/// How many NodePorts the default range 30000-32767 has.
+/// Size of the default NodePort range 30000-32767.
 const NODE_PORTS: usize = 2768;
 
-/// A cluster of 500 nodes seen from `node-1`: one family, one port for each Service; of every ten
-/// Services one is UDP, one a LoadBalancer with external policy Local and one a NodePort (as far as
-/// the NodePort range goes), the others plain ClusterIP; endpoints ready and spread over the nodes
-/// and three zones. The same arguments give the same events. Room for a million Services and eight
-/// million endpoints.
+/// Return a cluster of 500 nodes as seen from `node-1`, with one family and one port per Service.
+/// Of ten Services, one is UDP, one a LoadBalancer with external policy Local, one a NodePort (up
+/// to the size of the NodePort range), and the others are ClusterIPs. Ready endpoints are spread
+/// over the nodes and three zones. Equal arguments return equal events. Supports a million Services
+/// and eight million endpoints.
 pub fn big_cluster_of(
     family: IpFamily,
     services: usize,
@@ -56,7 +56,7 @@ pub fn big_cluster_of(
     events
 }
 
-/// [`big_cluster_of`] IPv4.
+/// Return [`big_cluster_of`] IPv4.
 pub fn big_cluster(services: usize, endpoints_per_service: usize) -> Vec<Event> {
     big_cluster_of(IpFamily::V4, services, endpoints_per_service)
 }
@@ -70,7 +70,7 @@ pub fn big_cluster_settings() -> Settings {
     }
 }
 
-/// Strings that many objects share, as a source's interning would have them.
+/// Strings that many objects share, as after interning by a source.
 struct Shared {
     family: IpFamily,
     nodes: Vec<Arc<str>>,
@@ -95,7 +95,7 @@ impl Shared {
         }
     }
 
-    /// An address of the family: the IPv6 one ends in the IPv4 one.
+    /// Return an address of the family; the IPv6 address ends in the IPv4 address.
     fn ip(&self, first: [u8; 4], number: u32) -> IpAddr {
         let bits = u32::from_be_bytes(first) + number;
         match self.family {
@@ -123,7 +123,7 @@ impl Shared {
         let mut service = Service {
             name: NamespacedName::new(namespace, format!("service-{index}")),
             service_type,
-            // Past the first 256 addresses, as a real cluster has some of its own there.
+            // After the first 256 addresses, which a real cluster uses itself.
             cluster_ips: vec![self.ip([10, 96, 1, 0], number)],
             ports: vec![ServicePort {
                 name: self.port.clone(),
@@ -180,7 +180,7 @@ impl Shared {
             })
     }
 
-    /// The pod of a number; neighbours are on different nodes.
+    /// Return the pod with a number; neighbours are on different nodes.
     fn endpoint(&self, number: usize) -> Endpoint {
         let node = number * 7 % NODES;
         let on_node = u32::try_from(number / NODES).expect("fewer pods than addresses");

@@ -1,4 +1,4 @@
-//! Objects in few words; what a test is about goes on top by struct update.
+//! Short constructors of objects; tests change fields by struct update.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -12,9 +12,9 @@ use model::{
 
 use crate::{LocalTraffic, NodePortAddresses, Settings};
 
-/// An object's coming, or its change to this.
+/// Conversion of an object to an event.
 pub trait Applied {
-    /// The event that brings the object.
+    /// Return the event that adds the object.
     fn applied(self) -> Event;
 }
 
@@ -59,7 +59,7 @@ pub fn cidrs(texts: &[&str]) -> Vec<Cidr> {
     texts.iter().map(parse).collect()
 }
 
-/// A port from `name:port`, `name:port/PROTOCOL` or `name:port:nodePort/PROTOCOL`.
+/// Parse a port from `name:port`, `name:port/PROTOCOL` or `name:port:nodePort/PROTOCOL`.
 pub fn port(text: &str) -> ServicePort {
     let (numbers, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
     let mut parts = numbers.split(':');
@@ -81,7 +81,7 @@ fn parse_protocol(text: &str) -> Protocol {
     all.find(|p| p.upper() == text).expect("TCP, UDP or SCTP")
 }
 
-/// A ClusterIP Service; ports as [`port`] reads them.
+/// A ClusterIP Service; ports in the form of [`port`].
 pub fn service(full_name: &str, cluster_ips: &[&str], ports: &[&str]) -> Service {
     Service {
         name: name(full_name),
@@ -103,8 +103,8 @@ pub fn service(full_name: &str, cluster_ips: &[&str], ports: &[&str]) -> Service
     }
 }
 
-/// A slice of a Service in its own namespace, ports as [`port`] reads them; of the family of its
-/// first endpoint, IPv4 if there is none.
+/// A slice of a Service in its own namespace, ports in the form of [`port`]; with the family of its
+/// first endpoint, or IPv4.
 pub fn slice(
     slice_name: &str,
     service: &str,
@@ -182,7 +182,7 @@ pub fn service_cidr(cidr_name: &str, ranges: &[&str]) -> ServiceCidr {
     }
 }
 
-/// What an operator gets who sets nothing but the cluster's pod ranges.
+/// Return default settings with the cluster's pod ranges.
 pub fn settings(node_name: &str) -> Settings {
     Settings {
         node_name: node_name.to_owned(),

@@ -1,7 +1,7 @@
-//! Clusters for tests and benches: built by hand, generated at random, or as big as one likes.
+//! Clusters for tests and benches: hand-made, random, or large.
 //!
 //! Behind the cargo feature `testing`; all crates above `plan` test against the same clusters.
-//! Everything here panics on bad arguments, which are a test's own mistake.
+//! Functions panic on invalid arguments, which are errors of the test.
 
 mod big;
 mod build;

@@ -1,5 +1,5 @@
-//! Clusters at random, small and crowded: names, addresses and ports are few, so that whatever can
-//! meet does meet.
+//! Random clusters, small and crowded: few names, addresses and ports, so that conflicts are
+//! likely.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -17,10 +17,10 @@ use proptest::sample::{select, subsequence};
 use super::build::{self, Applied};
 use crate::{LocalTraffic, NodePortAddresses, Planner, Settings};
 
-/// Everything that a plan is made from.
+/// All inputs of a plan.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// The node planned for is `node1`.
+    /// Settings of `node1`.
     pub settings: Settings,
     /// The addresses of `node1`'s own interfaces.
     pub host_addresses: Vec<IpAddr>,
@@ -35,7 +35,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The objects as if each had just been added.
+    /// Return events that add all objects.
     pub fn events(&self) -> Vec<Event> {
         let services = self.services.iter().cloned().map(Applied::applied);
         let slices = self.slices.iter().cloned().map(Applied::applied);
@@ -44,7 +44,7 @@ impl Cluster {
         services.chain(slices).chain(nodes).chain(cidrs).collect()
     }
 
-    /// A planner that knows all of it and has its plans worked out.
+    /// Return a planner with all objects, after `take_diff`.
     pub fn planner(&self) -> Planner {
         let mut planner = Planner::new(self.settings.clone());
         planner.set_host_addresses(self.host_addresses.clone());
@@ -54,7 +54,7 @@ impl Cluster {
     }
 }
 
-/// A cluster of a few Services with every feature that there is.
+/// Generate a cluster of a few Services with every feature.
 pub fn cluster() -> impl Strategy<Value = Cluster> {
     let services = vec(service(), 0..6).prop_map(|all| first_of_each(all, |s| s.name.clone()));
     let slices = vec(slice(), 0..12).prop_map(|all| first_of_each(all, |s| s.name.clone()));
@@ -72,12 +72,12 @@ pub fn cluster() -> impl Strategy<Value = Cluster> {
     )
 }
 
-/// Settings and a sequence of events in which objects come, change and go again.
+/// Generate settings and a sequence of events that add, change and remove objects.
 pub fn history() -> impl Strategy<Value = (Settings, Vec<Event>)> {
     (settings(), vec(event(), 0..40))
 }
 
-/// One event, on an object that others are likely to be about as well.
+/// Generate one event, on an object that others are likely to concern too.
 pub fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => service().prop_map(Applied::applied),
@@ -178,7 +178,7 @@ fn ingress() -> impl Strategy<Value = Vec<IngressIp>> {
     })
 }
 
-/// None, one, or one of each family; seldom the same as another Service's.
+/// None, one, or one per family; rarely equal to those of another Service.
 fn cluster_ips() -> impl Strategy<Value = Vec<IpAddr>> {
     let families = select(vec![&[0][..], &[1], &[0, 1], &[1, 0], &[0, 1], &[]]);
     (families, 1..12_u8).prop_map(|(families, host)| {
@@ -273,7 +273,7 @@ fn slice_endpoint(family: IpFamily) -> impl Strategy<Value = Endpoint> {
     let node = proptest::option::weighted(0.9, select(vec!["node1", "node2", "node3"]));
     let hinted = (hints(["zone-a", "zone-b"]), hints(["node1", "node2"]));
     let hinted = prop_oneof![2 => Just(Default::default()), 1 => hinted];
-    // Seldom one of the other family, which has to be left out.
+    // Rarely one of the other family, which must be ignored.
     let stray = prop::bool::weighted(0.03);
     (1..12_u8, conditions, node, hinted, stray).prop_map(
         move |(host, conditions, node, (zone_hints, node_hints), stray)| {

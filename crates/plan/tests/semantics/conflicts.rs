@@ -1,4 +1,4 @@
-//! Several Services that want the same address, and addresses that nobody can have.
+//! Several Services that claim one address, and addresses that no Service can have.
 
 use model::{Change, Event, IngressIp, IpFamily, IpMode, Key, Service, ServiceType};
 use plan::testing::{Applied, ips, name, service};
@@ -6,7 +6,7 @@ use plan::{Planner, Reason, Warning};
 
 use super::planner;
 
-/// Which Service port answers at which address, as `address:port/protocol service`.
+/// Return the owners of addresses as `address:port/protocol service`.
 fn holders(planner: &Planner) -> Vec<String> {
     let ports = planner.plan(IpFamily::V4).ports.values();
     let frontends = ports.flat_map(|port| {
@@ -51,7 +51,7 @@ fn of_equal_claims_the_smaller_name_has_it_whatever_the_order() {
             "Service demo/b: spec.externalIPs: 192.0.2.1 port 80/TCP is left out: \
              demo/a:http has it already"
         );
-        // Said once, even when the Service is planned again.
+        // Reported once, even if the Service is planned again.
         planner.apply(delete("demo/c"));
         planner.apply(external("demo/c", "10.96.0.3", &["192.0.2.1"]).applied());
         planner.take_diff();
@@ -61,7 +61,7 @@ fn of_equal_claims_the_smaller_name_has_it_whatever_the_order() {
             .map(|w| w.object)
             .collect();
         assert_eq!(objects, [Key::Service(name("demo/c"))]);
-        // Who comes next gets it when it falls free.
+        // The next claimant receives a free address.
         planner.apply(delete("demo/a"));
         planner.take_diff();
         let at = |planner: &Planner| {

@@ -1,4 +1,4 @@
-//! What a diff carries, and that it costs no more than the change.
+//! Contents of a diff, and its cost, which follows the change.
 
 use std::sync::Arc;
 

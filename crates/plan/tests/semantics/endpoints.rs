@@ -78,7 +78,7 @@ fn a_named_port_is_what_each_slice_says_it_is() {
         udp.applied(),
     ]);
     assert_eq!(cluster(&planner), ["10.244.1.1:8080", "10.244.1.2:9090"]);
-    // One slice may have a port of one name twice, and another may have it without a number.
+    // One slice may have two ports with one name, another a port without a number.
     let mut twice = slice(
         "c",
         "demo/web",
@@ -110,7 +110,7 @@ fn of_duplicates_the_terminating_one_gives_way() {
     let ready = (true, true, false);
     let unready = (false, false, false);
     let leaving = (false, true, true);
-    // In the slices' order; whether the endpoint is usable, and where it then runs.
+    // In the order of the slices; whether the endpoint is usable, and its node.
     let cases = [
         ("the last of equals", [ready, ready], Some(false)),
         (
@@ -158,7 +158,7 @@ fn an_endpoint_that_moves_between_slices_is_never_gone() {
         web_slice("b", &[]).applied(),
     ]);
     let all = ["10.244.1.1:8080", "10.244.1.2:8080"];
-    // It is in both, then in the new one; or both at once, in either order.
+    // The endpoint is in both, then in the new one; or in both at once, in either order.
     planner.apply(web_slice("b", &["10.244.1.2"]).applied());
     assert!(planner.take_diff().is_empty());
     planner.apply(web_slice("a", &["10.244.1.1"]).applied());
@@ -233,7 +233,7 @@ fn slices_that_are_not_for_this_proxy_are_passed_over() {
             },
         ),
         (
-            "nobody's",
+            "no Service",
             EndpointSlice {
                 service: None,
                 ..base()
@@ -258,7 +258,7 @@ fn slices_that_are_not_for_this_proxy_are_passed_over() {
     for (case, slice) in cases {
         let mut planner = planner([web(), slice.clone().applied()]);
         assert!(cluster(&planner).is_empty(), "{case}");
-        // Having been ours before changes nothing.
+        // Earlier ownership has no effect.
         if slice.name == base().name {
             planner.apply(base().applied());
             planner.take_diff();
@@ -298,9 +298,9 @@ fn all_endpoints_of_planned_ports_are_counted_whatever_their_state() {
         with((true, true, false), "10.244.1.3", "node2"),
     ];
     let for_us = slice("a", "demo/web", &["http:80", "unused:81"], unready.clone());
-    let for_nobody = slice("b", "demo/nobody", &["http:80"], unready);
-    let mut planner = planner([web(), for_us.applied(), for_nobody.applied()]);
+    let for_other = slice("b", "demo/other", &["http:80"], unready);
+    let mut planner = planner([web(), for_us.applied(), for_other.applied()]);
     assert_eq!(planner.plan(IpFamily::V4).endpoint_count, 3);
-    planner.apply(service("demo/nobody", &["10.96.0.2"], &["http:80"]).applied());
+    planner.apply(service("demo/other", &["10.96.0.2"], &["http:80"]).applied());
     assert_eq!(planner.take_diff().v4.endpoint_count, Some(6));
 }

@@ -1,4 +1,4 @@
-//! Which flows have to go when a Service changes.
+//! Stale flows after a change of a Service.
 
 use model::{Change, Endpoint, EndpointSlice, Event, Service, ServiceType};
 use plan::testing::{Applied, endpoint, ips, name, service, slice};
@@ -34,7 +34,7 @@ fn serving(hosts: &[u8]) -> Event {
     slice_of(endpoints.collect()).applied()
 }
 
-/// What the next diff says: the frontends, and the last digits of what may stay.
+/// Return the frontends of the next diff, and the last digits of the endpoints that keep flows.
 fn stale(
     planner: &mut Planner,
     events: impl IntoIterator<Item = Event>,

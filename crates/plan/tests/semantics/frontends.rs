@@ -1,4 +1,4 @@
-//! Which addresses a Service answers at.
+//! Frontends of a Service.
 
 use model::{IngressIp, IpFamily, IpMode, Service, ServiceType, SessionAffinity};
 use plan::testing::{Applied, endpoint, ips, service, slice};
@@ -98,14 +98,14 @@ fn each_type_has_its_frontends() {
 }
 
 #[test]
-fn another_proxys_service_is_left_alone() {
+fn services_of_another_proxy_are_not_planned() {
     let theirs = Service {
         proxy_name: Some("other".into()),
         ..service("demo/web", &["10.96.0.1"], &["http:80"])
     };
     let mut planner = planner([theirs.applied()]);
     assert!(planner.plan(IpFamily::V4).ports.is_empty());
-    // Even if it was ours before, and is again.
+    // Even if it belonged to this proxy before, and does again.
     planner.apply(service("demo/web", &["10.96.0.1"], &["http:80"]).applied());
     assert_eq!(planner.take_diff().v4.ports.len(), 1);
     assert_eq!(frontends(&planner, IpFamily::V4).len(), 1);

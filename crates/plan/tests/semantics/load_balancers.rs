@@ -32,7 +32,7 @@ fn balanced() -> Service {
 fn source_ranges_are_those_of_the_family() {
     let unrestricted = Reason::NoSourceRange;
     let everybody = |range| Reason::EverybodyAllowed(cidrs(&[range])[0]);
-    // As given; what is left for IPv4 and IPv6; what is said about it.
+    // Ranges; the valid ones for IPv4 and IPv6; the warning.
     let cases = [
         (&[][..], &[][..], &[][..], vec![]),
         (
@@ -137,7 +137,7 @@ fn ready_endpoints_here_are_counted_by_address() {
     ]);
     assert_eq!(check(&planner, IpFamily::V4), counting(2));
     assert_eq!(check(&planner, IpFamily::V6), counting(0));
-    // Only terminating ones are left: traffic falls back to them, the check does not.
+    // Only terminating endpoints remain: traffic falls back to them, the health check does not.
     let leaving = vec![unready("10.244.1.1", true)];
     planner.apply(slice("a", "demo/web", &ports, leaving).applied());
     planner.apply(Event::EndpointSlice(Change::Deleted(name("demo/b"))));

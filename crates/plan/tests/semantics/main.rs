@@ -1,4 +1,4 @@
-//! What Services mean, topic by topic, and what must hold for any cluster.
+//! Service semantics by topic, and properties of any cluster.
 
 mod conflicts;
 mod diffs;
@@ -17,7 +17,7 @@ use model::{Event, IpFamily};
 use plan::testing::settings;
 use plan::{Planner, PortPlan};
 
-/// A planner for `node1` that knows of these objects.
+/// Return a planner for `node1` with these objects.
 fn planner(events: impl IntoIterator<Item = Event>) -> Planner {
     let mut planner = Planner::new(settings("node1"));
     planner.apply_all(events);
@@ -25,7 +25,7 @@ fn planner(events: impl IntoIterator<Item = Event>) -> Planner {
     planner
 }
 
-/// The one IPv4 port that there is.
+/// Return the only IPv4 port.
 fn only(planner: &Planner) -> &PortPlan {
     let mut ports = planner.plan(IpFamily::V4).ports.values();
     match (ports.next(), ports.next()) {

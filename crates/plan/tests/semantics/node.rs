@@ -1,4 +1,4 @@
-//! What of the plan is about the node as a whole.
+//! Node-wide parts of the plan.
 
 use model::{Change, Event, IpFamily, Node, NodeAddress, NodeAddressType};
 use plan::testing::{Applied, cidrs, ips, node, service, service_cidr, settings};
@@ -93,7 +93,7 @@ fn node_ports_answer_where_they_are_told_to() {
             [some(&["10.200.1.2"]), some(&[v6])],
             false,
         ),
-        // The keywords of kube-proxy 1.37: primary beside ranges, for each family by itself.
+        // Keywords of kube-proxy 1.37: `primary` together with ranges, independently per family.
         (
             NodePortAddresses::PrimaryAnd(cidrs(&["127.0.0.0/8", "192.0.2.0/24"])),
             [some(&["10.200.1.2", "127.0.0.1", "192.0.2.9"]), some(&[v6])],
@@ -231,7 +231,7 @@ fn a_change_of_the_node_changes_what_depends_on_it_and_no_more() {
     );
     assert!(diff.v4.ports.is_empty());
     assert!(diff.v6.is_empty());
-    // Deleting the Node object does not take the node's facts away.
+    // Deleting the Node object keeps the node's facts.
     planner.apply(Event::Node(Change::Deleted("node1".into())));
     assert!(planner.take_diff().is_empty());
 }

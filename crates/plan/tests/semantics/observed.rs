@@ -1,4 +1,4 @@
-//! The plan against what kube-proxy v1.36.2 was observed to program for the same objects.
+//! The plan compared with the recorded rules of kube-proxy v1.36.2 for the same objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ fn rules(family: IpFamily) -> String {
     ::observed::configuration("default").iptables_save("iptables", family)
 }
 
-/// The comment of every rule of chains that start so, with the whole rule.
+/// Return comment and text of every rule in chains with this prefix.
 fn comments<'a>(rules: &'a str, chain: &str) -> Vec<(&'a str, &'a str)> {
     let start = format!("-A {chain}");
     let rules = rules.lines().filter(|line| line.starts_with(&start));
@@ -27,7 +27,7 @@ fn comments<'a>(rules: &'a str, chain: &str) -> Vec<(&'a str, &'a str)> {
         .collect()
 }
 
-/// For every Service port the endpoints that chains of a kind balance over, in the rules' order.
+/// Return the endpoints per Service port in chains of a kind, in the order of the rules.
 fn balanced(rules: &str, chain: &str) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::<String, Vec<String>>::new();
     for (comment, _) in comments(rules, chain) {
@@ -35,7 +35,7 @@ fn balanced(rules: &str, chain: &str) -> BTreeMap<String, Vec<String>> {
             continue;
         };
         let endpoints = found.entry(name.to_owned()).or_default();
-        // Affinity names every endpoint a second time.
+        // Affinity rules name every endpoint again.
         if !endpoints.iter().any(|known| known == endpoint) {
             endpoints.push(endpoint.to_owned());
         }

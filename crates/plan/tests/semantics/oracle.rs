@@ -1,5 +1,6 @@
-//! A second opinion on endpoints, written from the KEPs with no thought of cost: KEP-1669
-//! (terminating endpoints), KEP-2086 (internal policy), KEP-2433, KEP-3015 and KEP-4444 (hints).
+//! An independent implementation of endpoint selection, written from the KEPs without regard to
+//! cost: KEP-1669 (terminating endpoints), KEP-2086 (internal policy), KEP-2433, KEP-3015 and
+//! KEP-4444 (hints).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,7 +59,7 @@ fn or(first: Vec<String>, second: Vec<String>) -> Vec<String> {
     if first.is_empty() { second } else { first }
 }
 
-/// Whom Cluster policy may send to.
+/// Return the endpoints under Cluster policy.
 fn cluster_endpoints(all: &BTreeMap<String, &Endpoint>, zone: Option<&str>) -> Vec<String> {
     let ready = keys(all, |e| e.conditions.ready);
     let every_ready = |test: &dyn Fn(&Endpoint) -> bool| {
@@ -124,7 +125,7 @@ fn check_port(
     Ok(())
 }
 
-/// The cluster IP of a family that a Service is proxied at.
+/// Return the cluster IP at which a Service is proxied in a family.
 fn cluster_ip(service: &Service, family: IpFamily) -> Option<std::net::IpAddr> {
     let proxied = !service.headless
         && service.proxy_name.is_none()
@@ -134,8 +135,7 @@ fn cluster_ip(service: &Service, family: IpFamily) -> Option<std::net::IpAddr> {
 }
 
 fn check_family(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseError> {
-    // Every port that is to be there, by what it is named after; of those at one address, the one
-    // with the smallest name.
+    // Every expected port by name; of those at one address, the one with the smallest name.
     let mut wanted = BTreeMap::new();
     let mut by_name: Vec<_> = cluster.services.iter().collect();
     by_name.sort_by_key(|service| &service.name);

@@ -1,4 +1,4 @@
-//! Traffic policies, and what becomes of traffic that they leave without an endpoint.
+//! Traffic policies, and the treatment of traffic without an endpoint.
 
 use model::{Endpoint, EndpointConditions, Service, ServiceType, TrafficPolicy};
 use plan::testing::{Applied, endpoint, ips, service, slice};
@@ -151,7 +151,7 @@ fn lists_are_only_made_for_policies_that_are_in_use() {
         (LOCAL, CLUSTER, vec![], false, true),
         (LOCAL, CLUSTER, external(), true, true),
         (CLUSTER, LOCAL, external(), true, true),
-        // Without external frontends the external policy means nothing.
+        // Without external frontends, the external policy has no effect.
         (CLUSTER, LOCAL, vec![], true, false),
     ];
     for (internal_policy, external_policy, external_ips, cluster, local) in cases {

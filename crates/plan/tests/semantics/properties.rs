@@ -1,4 +1,4 @@
-//! What holds for any sequence of events.
+//! Properties of any sequence of events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,7 @@ fn deletes(event: &Event) -> bool {
     }
 }
 
-/// The objects that are there after some events, each as the event that would bring it.
+/// Return events that add the objects existing after some events.
 fn objects(events: &[Event]) -> BTreeMap<Key, Event> {
     let mut objects = BTreeMap::new();
     for event in events {
@@ -68,7 +68,7 @@ proptest! {
             }
         }
         stepwise.take_diff();
-        // In another order, too.
+        // Also in another order.
         let mut objects: Vec<_> = objects(&events).into_values().collect();
         if !objects.is_empty() {
             let middle = shuffle.index(objects.len());
@@ -113,7 +113,7 @@ proptest! {
         planner.apply_all(settled.iter().cloned());
         planner.take_diff();
         let before = objects(settled);
-        // A Node that is gone stays in force, so its coming cannot be undone.
+        // A deleted Node stays in force, so adding it cannot be undone.
         let undone = undone.iter().filter(|event| !matches!(event, Event::Node(_)));
         for event in undone.clone() {
             planner.apply(event.clone());
@@ -153,8 +153,8 @@ proptest! {
         }
     }
 
-    /// Flows that go to a serving endpoint of the frontend's port are never named, and flows to
-    /// any other place are named whenever the port changes for the worse.
+    /// Flows to a serving endpoint of the frontend's port are never stale; all others are stale
+    /// whenever the port loses endpoints.
     #[test]
     fn stale_flows_spare_the_serving((settings, events) in history()) {
         let mut planner = planner(&settings);

@@ -125,7 +125,7 @@ fn a_node_that_changes_zone_changes_what_has_zone_hints() {
         diff.v4.node, None,
         "the zone is no fact of the node that a rule depends on"
     );
-    // Another node's zone is its own affair.
+    // The zone of another node has no effect.
     let elsewhere = Node {
         topology: zone_label("zone-a"),
         ..node("node2", &["10.200.1.3"], &[])

@@ -1,4 +1,4 @@
-//! Lines as kube-proxy writes them, so that whatever reads its log reads this one.
+//! Log lines in kube-proxy's formats, for the same log processing.
 //!
 //! Text is klog's: `I1126 04:22:09.123456   12345 run.rs:77] what happened`, with `E` and `W` for
 //! errors and warnings, and one line for each, whatever is in it. JSON has kube-proxy's keys (`ts`
@@ -44,7 +44,7 @@ where
     }
 }
 
-/// What an event says.
+/// Message and fields of an event.
 #[derive(Default)]
 struct Parts {
     message: String,
@@ -88,7 +88,7 @@ impl Visit for Parts {
     }
 }
 
-/// The last `parts` of the source file's path, and the line.
+/// Return the last `parts` of the source path and the line number.
 fn caller(metadata: &Metadata<'_>, parts: usize) -> String {
     let path = Path::new(metadata.file().unwrap_or("unknown"));
     let names: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
@@ -114,7 +114,7 @@ fn text(metadata: &Metadata<'_>, parts: &Parts, now: SystemTime) -> String {
         std::process::id(),
         caller(metadata, 1)
     );
-    // One line for each message: what would end it or move the cursor is shown instead.
+    // One line per message: escape control characters.
     for c in parts.message.chars() {
         if c.is_control() {
             line.extend(c.escape_default());
@@ -123,7 +123,7 @@ fn text(metadata: &Metadata<'_>, parts: &Parts, now: SystemTime) -> String {
         }
     }
     for (name, value) in &parts.fields {
-        // Writing to a String cannot fail. Strings come with their quotes.
+        // Writing to a String cannot fail. Strings have quotes.
         let _ = write!(line, " {name}={value}");
     }
     line.push('\n');
@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Formats what it is given by both formats, at a time that is always the same.
+    /// Format an event in both formats at a fixed time.
     #[derive(Clone, Default)]
     struct Both(Arc<Mutex<Vec<(String, String)>>>);
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_kube_proxys_keys() {
+    fn json_has_the_keys_of_kube_proxy() {
         let read = |line: String| serde_json::from_str::<Value>(&line).unwrap();
         let info = read(both(|| tracing::info!(port = 80, "a \"b\"")).1);
         assert_eq!(info["ts"], serde_json::json!(1_795_666_929_001.234));

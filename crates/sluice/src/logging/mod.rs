@@ -1,4 +1,4 @@
-//! Logs: text or JSON, at a verbosity that can change while running.
+//! Logs in text or JSON, with a verbosity that can change at runtime.
 
 mod format;
 mod streams;
@@ -20,7 +20,7 @@ use tracing_subscriber::{Layer as _, Registry, fmt};
 
 use streams::{Held, Streams};
 
-/// The verbosities from which on klog's users see how things are done, and every detail.
+/// The verbosities from which klog shows details, and everything.
 const DEBUG_FROM: u32 = 4;
 const TRACE_FROM: u32 = 6;
 
@@ -28,7 +28,7 @@ const TRACE_FROM: u32 = 6;
 #[derive(Clone)]
 pub(crate) struct Verbosity(Arc<AtomicU32>);
 
-/// What klog's `-v` means here: 0 to 3 what happens, 4 and 5 how, 6 and up everything.
+/// Map klog's `-v` to a level: 0 to 3 events, 4 and 5 details, 6 and up everything.
 fn level(v: u32) -> LevelFilter {
     match v {
         ..DEBUG_FROM => LevelFilter::INFO,
@@ -37,10 +37,10 @@ fn level(v: u32) -> LevelFilter {
     }
 }
 
-/// Lets through what the verbosity, and that of single source files, allows.
+/// Filters by the verbosity, globally and per source file.
 struct Chosen {
     verbosity: Verbosity,
-    /// `vmodule`: the first pattern that fits decides.
+    /// `vmodule`: the first matching pattern decides.
     files: Vec<(String, u32)>,
 }
 
@@ -51,8 +51,8 @@ impl Chosen {
             <= level(of_file.unwrap_or_else(|| self.verbosity.0.load(Ordering::Relaxed)))
     }
 
-    /// klog's rule: a pattern is compared with the file's name without its ending, one with a
-    /// slash with the whole path. A Rust module in a folder is known by the folder.
+    /// klog's rule: a pattern matches the file name without extension, or with a slash the whole
+    /// path. A Rust module `mod.rs` has the name of its folder.
     fn of_file(&self, file: Option<&str>) -> Option<u32> {
         let path = Path::new(file?).with_extension("");
         let path = match path.file_name()?.to_str()? {
@@ -67,11 +67,11 @@ impl Chosen {
     }
 }
 
-/// Whether a pattern of `*` (any text) and `?` (any character) is the whole text's.
+/// Return whether a pattern with `*` (any text) and `?` (any character) matches the whole text.
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), text.chars().collect());
-    // Where one more of the text may be tried for the last `*`.
+    // Where to extend the match of the last `*`.
     let (mut p, mut t, mut again) = (0, 0, None);
     while t < text.len() {
         match pattern.get(p) {
@@ -97,7 +97,7 @@ impl<S> Filter<S> for Chosen {
     }
 
     fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
-        // Asked anew whenever the verbosity changes.
+        // Evaluated again whenever the verbosity changes.
         if self.allows(metadata) {
             Interest::always()
         } else {
@@ -112,7 +112,7 @@ impl<S> Filter<S> for Chosen {
     }
 }
 
-/// Logging that has been started. Dropping it writes out what is held back.
+/// Running logging. Dropping it writes the buffered messages.
 pub(crate) struct Logs {
     /// Changes the verbosity.
     pub(crate) verbosity: Verbosity,
@@ -121,8 +121,8 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    /// Writes out what is held back every `flushFrequency`, on a thread of its own: to be called
-    /// when signals have been taken over, which threads made before would receive.
+    /// Write the buffered messages every `flushFrequency` on a separate thread. Call it after
+    /// blocking signals: earlier threads would receive them.
     pub(crate) fn keep_flushing(&self) -> anyhow::Result<()> {
         let Some(held) = self.held.clone() else {
             return Ok(());
@@ -145,7 +145,7 @@ impl Drop for Logs {
     }
 }
 
-/// Starts logging.
+/// Start logging.
 pub(crate) fn start(logging: &Logging) -> anyhow::Result<Logs> {
     let verbosity = Verbosity(Arc::new(AtomicU32::new(logging.verbosity)));
     let chosen = Chosen {
@@ -176,7 +176,7 @@ pub(crate) fn start(logging: &Logging) -> anyhow::Result<Logs> {
     })
 }
 
-/// Starts logging text to standard error, for a command that is no service.
+/// Start logging text to standard error, for commands other than the proxy.
 pub(crate) fn start_plain() -> anyhow::Result<()> {
     fmt()
         .with_writer(std::io::stderr)
@@ -187,7 +187,7 @@ pub(crate) fn start_plain() -> anyhow::Result<()> {
 }
 
 impl Verbosity {
-    /// Sets the verbosity from the text of a `-v` flag.
+    /// Set the verbosity from the value of a `-v` flag.
     pub(crate) fn set(&self, text: &str) -> anyhow::Result<()> {
         let Ok(v) = text.parse() else {
             bail!("the verbosity is a whole number from 0 to 10, not {text:?}");

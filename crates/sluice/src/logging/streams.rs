@@ -1,5 +1,5 @@
-//! Where lines go: to standard error; with `splitStream`, what is no trouble to standard output,
-//! where `infoBufferSize` may hold it back for as long as `flushFrequency` says.
+//! Output of log lines: standard error; with `splitStream`, info messages go to standard output,
+//! buffered according to `infoBufferSize` and `flushFrequency`.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +8,12 @@ use config::{LogFormat, Logging};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::writer::MakeWriter;
 
-/// klog's bound on `infoBufferSize`.
+/// klog's limit of `infoBufferSize`.
 const MOST: u64 = 2 << 30;
 
-/// Writers for lines, by their level.
+/// Writers by level.
 pub(super) struct Streams {
-    /// Up to this level lines are trouble; `None` without `splitStream`.
+    /// Levels that go to standard error; `None` without `splitStream`.
     trouble: Option<Level>,
     held: Option<Arc<Held>>,
 }
@@ -22,7 +22,7 @@ impl Streams {
     /// The streams of a configuration.
     pub(super) fn new(logging: &Logging) -> Self {
         let stream = logging.stream;
-        // klog's text writer takes warnings for trouble, its JSON writer does not.
+        // klog's text format writes warnings to standard error, its JSON format does not.
         let trouble = match logging.format {
             LogFormat::Text => Level::WARN,
             LogFormat::Json => Level::ERROR,
@@ -35,7 +35,7 @@ impl Streams {
         }
     }
 
-    /// What is held back, to be flushed now and then, and in the end.
+    /// The buffer, flushed periodically and at the end.
     pub(super) fn held(&self) -> Option<Arc<Held>> {
         self.held.clone()
     }
@@ -57,7 +57,7 @@ impl<'a> MakeWriter<'a> for Streams {
     }
 }
 
-/// Lines that are held back before they go to standard output (or, in tests, elsewhere).
+/// Buffer of lines for standard output (in tests, for another writer).
 pub(super) struct Held<W: Write = io::Stdout> {
     size: usize,
     state: Mutex<(Vec<u8>, W)>,
@@ -77,14 +77,14 @@ impl<W: Write> Held<W> {
         }
     }
 
-    /// Writes out what is held back. There is nobody to tell of a failure.
+    /// Write the buffered lines. A failure cannot be reported anywhere.
     pub(super) fn flush(&self) {
         let _ = Write::flush(&mut &*self);
     }
 }
 
 impl<W: Write> Write for &Held<W> {
-    /// Takes a whole line: none is written in two pieces.
+    /// Add a whole line; lines are never split.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (held, out) = &mut *state;

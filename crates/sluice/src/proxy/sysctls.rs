@@ -7,7 +7,7 @@ use model::Mode;
 use super::driver::Chain;
 use crate::wiring::node_ports::localhost_node_ports;
 
-/// The most connection-tracking entries that `maxPerCore` asks for, however many cores there are.
+/// Upper bound of the connection-tracking limit from `maxPerCore`.
 const CONNTRACK_LIMIT: u64 = 1_048_576;
 
 /// Return the settings in the order in which they are written.
@@ -49,8 +49,8 @@ fn wanted(config: &Config, cores: usize) -> Vec<(Sysctl, String)> {
     wanted
 }
 
-/// What ipvs mode needs. `conn_reuse_mode` stays as it is: kernels since 5.9 do the right thing
-/// with it, and older ones are out of support.
+/// Return the settings for ipvs mode. `conn_reuse_mode` is unchanged: kernels since 5.9 handle it
+/// correctly, and older ones are not supported.
 fn ipvs(config: &Config) -> Vec<(Sysctl, String)> {
     let mut wanted = vec![
         (Sysctl::VS_CONNTRACK, "1"),
@@ -66,7 +66,7 @@ fn ipvs(config: &Config) -> Vec<(Sysctl, String)> {
     wanted.into_iter().map(owned).collect()
 }
 
-/// `maxPerCore` times the cores, at least `min`, at most [`CONNTRACK_LIMIT`].
+/// Return `maxPerCore` times the cores, at least `min`, at most [`CONNTRACK_LIMIT`].
 fn conntrack_max(conntrack: &config::Conntrack, cores: usize) -> Option<u64> {
     let per_core = u64::from(conntrack.max_per_core?);
     let scaled = per_core.saturating_mul(cores as u64);
@@ -81,8 +81,8 @@ fn conntrack_max(conntrack: &config::Conntrack, cores: usize) -> Option<u64> {
 /// still work without.
 pub(crate) fn apply(config: &Config) {
     if config.mode == Mode::Ipvs {
-        // Has the kernel load the module, without which there are no settings of it. That it
-        // cannot is said when the mode starts.
+        // Makes the kernel load the module with its settings. A failure is reported when the mode
+        // starts.
         let _ = kernel::ipvs::Ipvs::open();
     }
     let cores = kernel::process::online_processors();
@@ -101,7 +101,7 @@ fn apply_to(sysctls: &SysctlTree, sys: &SysctlTree, config: &Config, cores: usiz
     let Some(max) = conntrack_max(&config.conntrack, cores) else {
         return;
     };
-    // As many entries need buckets enough.
+    // The hash table grows with the limit.
     let buckets = max / 4;
     let has = sys.read_number(&Sysctl::CONNTRACK_BUCKETS);
     if has.is_ok_and(|has| u64::try_from(has).is_ok_and(|has| has < buckets)) {
@@ -119,10 +119,10 @@ fn set(tree: &SysctlTree, name: &Sysctl, value: &str) {
     }
 }
 
-/// Whether the kernel takes TCP packets that are out of window for valid.
+/// Return whether the kernel treats out-of-window TCP packets as valid.
 pub(crate) fn tcp_is_liberal() -> bool {
     let value = SysctlTree::default().read_number(&Sysctl::CONNTRACK_TCP_BE_LIBERAL);
-    // Absent without connection tracking: then there is nothing to be liberal about.
+    // Absent without connection tracking.
     value.is_ok_and(|v| v != 0)
 }
 

@@ -1,8 +1,7 @@
-//! The facts file: what a host is like, as `sluice facts` writes it and `sluice trace --facts`
-//! reads it.
+//! The facts file: a host's state as `sluice facts` writes it and `sluice trace --facts` reads it.
 //!
-//! One JSON object. Every field may be absent; what is absent is unknown, which the tracer says
-//! where it matters. Unknown fields are ignored, so that a file of a newer version can be read.
+//! One JSON object. Every field may be absent, which means unknown; the tracer reports this if it
+//! matters. Unknown fields are ignored, so that files of newer versions can be read.
 //!
 //! ```
 //! let facts = trace::Facts::parse(r#"{
@@ -30,7 +29,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
-    /// The form's version: 1.
+    /// The format's version: 1.
     pub version: u32,
     /// The host's name.
     pub hostname: String,
@@ -39,8 +38,8 @@ pub struct Facts {
     pub kernel: String,
     /// All interfaces.
     pub interfaces: Vec<Interface>,
-    /// All routes of all tables, both families. The tables `local` (255) may be left out: what
-    /// they hold follows from the addresses then.
+    /// All routes of all tables, both families. The table `local` (255) may be left out; its routes
+    /// then follow from the addresses.
     pub routes: Vec<Route>,
     /// Policy routing rules; empty for the usual three (local, main, default).
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -48,10 +47,9 @@ pub struct Facts {
     /// Sysctls by their dotted name (`net.ipv4.ip_forward`; a dot in an interface's name is
     /// written `/`, as sysctl(8) does), values as read, without the newline.
     pub sysctls: BTreeMap<String, String>,
-    /// What the host's own tools print.
+    /// Output of the host's tools.
     pub dumps: Dumps,
-    /// What could not be found out and bears on what becomes of packets; a sentence each. Every
-    /// trace repeats them.
+    /// Missing information that could matter, a sentence each. Every trace repeats them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -64,9 +62,9 @@ pub struct Interface {
     pub name: String,
     /// Its index.
     pub index: u32,
-    /// Its addresses with their prefix lengths, host bits kept, primary ones first.
+    /// Its addresses with prefix lengths and host bits, primary addresses first.
     pub addresses: Vec<IpNet>,
-    /// Whether it is up. Routes through an interface that is down do not count.
+    /// Whether it is up. Routes through an interface that is down are ignored.
     pub up: bool,
     /// The bridge (or VRF, bond) that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,13 +77,13 @@ pub struct Interface {
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
-    /// Destination: a range, an address, or `default` (of the family that `family`, `via` or `src`
-    /// says; IPv4 where none does).
+    /// Destination: a range, an address, or `default` (of the family of `family`, `via` or `src`;
+    /// IPv4 if all are absent).
     pub dst: String,
-    /// The table: 254 (main) where absent.
+    /// The table; 254 (main) if absent.
     #[serde(default = "main_table")]
     pub table: u32,
-    /// What kind of route.
+    /// Its kind.
     #[serde(default, rename = "type")]
     pub kind: RouteKind,
     /// The interface.
@@ -97,10 +95,10 @@ pub struct Route {
     /// The preferred source address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub src: Option<IpAddr>,
-    /// The metric; the lowest wins among routes to the same range.
+    /// The metric; of routes to the same range, the lowest wins.
     #[serde(default)]
     pub metric: u32,
-    /// Of a multipath route: the ways, instead of `dev` and `via`.
+    /// The next hops of a multipath route, instead of `dev` and `via`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nexthops: Vec<NextHop>,
     /// 4 or 6; only needed for `default` without `via` and `src`.
@@ -108,14 +106,14 @@ pub struct Route {
     pub family: Option<u8>,
 }
 
-/// One way of a multipath route.
+/// A next hop of a multipath route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
     /// The interface.
     pub dev: Option<String>,
     /// The gateway.
     pub via: Option<IpAddr>,
-    /// The share of connections, against the others' weights.
+    /// Its share of connections, relative to the other weights.
     #[serde(default = "one")]
     pub weight: u32,
 }
@@ -133,7 +131,7 @@ fn one() -> u32 {
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs)] // The kernel's own words.
+#[allow(missing_docs)] // The kernel's names.
 pub enum RouteKind {
     #[default]
     Unicast,
@@ -151,17 +149,17 @@ pub enum RouteKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RoutingRule {
-    /// The lowest number is asked first.
+    /// The rule with the lowest number comes first.
     pub priority: u32,
     /// 4 or 6.
     pub family: u8,
-    /// Only for packets from here.
+    /// Only for packets from this range.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<IpNet>,
-    /// Only for packets to here.
+    /// Only for packets to this range.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<IpNet>,
-    /// Only for packets that came in through this interface (`lo`: made here).
+    /// Only for packets that entered through this interface (`lo`: packets of this host).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iif: Option<String>,
     /// Only for sockets bound to this interface.
@@ -170,20 +168,20 @@ pub struct RoutingRule {
     /// Only for packets whose mark, masked with `fwmask`, is this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fwmark: Option<u32>,
-    /// The mask for `fwmark`; all bits where absent.
+    /// The mask for `fwmark`; all bits if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fwmask: Option<u32>,
-    /// Whether the conditions are turned round (`not`).
+    /// Whether the conditions are negated (`not`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub not: bool,
-    /// The table to look in; 0 for a rule that itself decides, by `action`.
+    /// The table; 0 for a rule that decides by `action`.
     pub table: u32,
     /// `blackhole`, `unreachable` or `prohibit`, for a rule without a table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<RouteKind>,
 }
 
-/// What the host's tools print, whole. Absent: the tool is not there, or says nothing.
+/// Complete output of the host's tools. Absent if the tool is not installed or prints nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Dumps {
@@ -221,24 +219,29 @@ pub enum FactsError {
         line: usize,
         /// From 1.
         column: usize,
-        /// What is wrong.
+        /// The error.
         message: String,
     },
-    /// Its version is not known here.
-    #[error("facts file: version {0} is not known; this program reads version 1: use a newer one")]
+    /// Its version is not supported.
+    #[error(
+        "facts file: version {0} is not supported; this program reads version 1: use a newer one"
+    )]
     Version(u32),
     /// A route's destination is neither a range, an address nor `default`.
     #[error("facts file: route {index}: dst {dst:?} is not a range, an address or \"default\"")]
     RouteDst {
-        /// The route's place in the list, from 0.
+        /// The route's index in the list, from 0.
         index: usize,
-        /// What it says.
+        /// The value of `dst`.
         dst: String,
     },
 }
 
 impl Facts {
-    /// Reads a facts file.
+    /// Parse a facts file.
+    ///
+    /// # Errors
+    /// The text is not JSON of this format, or of a newer version.
     pub fn parse(text: &str) -> Result<Self, FactsError> {
         // Pasted with something around it, the object begins at its brace.
         let begin = text.find('{').unwrap_or(0);
@@ -247,9 +250,9 @@ impl Facts {
         let text = text.get(begin..end).filter(|_| is_fenced).unwrap_or(text);
         let facts: Facts = serde_json::from_str(text).map_err(|e| FactsError::Json {
             line: e.line(),
-            // A string that is not closed on its line ends before the next one begins.
+            // serde_json reports column 0 for a string that is not closed on its line.
             column: e.column().max(1),
-            // It ends with the place, which stands before it already.
+            // The message ends with line and column, which are printed already.
             message: e
                 .to_string()
                 .split(" at line ")
@@ -263,15 +266,15 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Writes a facts file.
+    /// Return the facts file.
     pub fn to_json(&self) -> String {
-        // Nothing in the struct can fail to serialise: no maps with odd keys, no foreign types.
+        // Serialisation cannot fail: all keys are strings.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }
 
 impl Route {
-    /// The destination range; `None` where [`Route::dst`] is not one.
+    /// Return the destination range; `None` if [`Route::dst`] is not one.
     pub fn range(&self) -> Option<IpNet> {
         if self.dst == "default" {
             let v6 = match (self.family, self.via.or(self.src)) {

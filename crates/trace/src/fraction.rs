@@ -6,9 +6,8 @@ use std::fmt;
 /// A probability as a reduced fraction.
 ///
 /// Arithmetic is exact while the reduced fraction fits 128 bits over 128 bits, which every chain of
-/// equal shares does (`1/n`, `(n-1)/n · 1/(n-1)`, …). Should a rule set stack so many unrelated
-/// odds that it no longer fits, the value is rounded to 60 significant bits and
-/// [`Fraction::is_exact`] turns false; it is never silently wrong by more than that.
+/// equal shares does (`1/n`, `(n-1)/n · 1/(n-1)`, …). If many unrelated odds no longer fit, the value
+/// is rounded to 60 significant bits and [`Fraction::is_exact`] becomes false.
 #[derive(Clone, Copy)]
 pub struct Fraction {
     numerator: u128,
@@ -37,7 +36,7 @@ impl Fraction {
         exact: true,
     };
 
-    /// `numerator / denominator`, reduced; `None` where the denominator is 0.
+    /// Return `numerator / denominator`, reduced; `None` if the denominator is 0.
     pub fn new(numerator: u64, denominator: u64) -> Option<Self> {
         (denominator != 0).then(|| Self::reduced(numerator.into(), denominator.into(), true))
     }
@@ -51,12 +50,12 @@ impl Fraction {
         }
     }
 
-    /// What the kernel's `statistic` match makes of a 31-bit threshold: it matches where
+    /// Return the odds of the kernel's `statistic` match for a 31-bit threshold: it matches if
     /// `random() & 0x7fffffff < threshold` (`net/netfilter/xt_statistic.c`).
     ///
-    /// The threshold is a rounding of the odds that were meant. Where it is exactly what `1/n`
-    /// rounds to (n up to 32768, below which the thresholds of neighbouring n differ), the
-    /// answer is that `1/n`; otherwise it is `threshold / 2^31` as the kernel counts.
+    /// The threshold is a rounding of the intended odds. If `1/n` rounds to it (n up to 32768, below
+    /// which the thresholds of neighbouring n differ), the result is `1/n`, otherwise
+    /// `threshold / 2^31`.
     pub fn from_statistic(threshold: u32) -> Self {
         const SCALE: u64 = 1 << 31;
         let threshold = u64::from(threshold).min(SCALE);
@@ -80,7 +79,7 @@ impl Fraction {
         self.denominator
     }
 
-    /// Whether no rounding took place on the way here.
+    /// Whether the value was never rounded.
     pub fn is_exact(self) -> bool {
         self.exact
     }
@@ -133,7 +132,7 @@ impl Fraction {
         }
     }
 
-    /// The share of `whole`, which must not be 0, that this is.
+    /// Return this as a share of `whole`, which must not be 0.
     pub(crate) fn of(self, whole: Self) -> Self {
         self.times(Self {
             numerator: whole.denominator,
@@ -168,7 +167,7 @@ impl Fraction {
         }
     }
 
-    /// At most 60 bits above and below.
+    /// Round to at most 60 bits in numerator and denominator.
     fn rounded(self) -> Self {
         let shift = (128 - self.denominator.leading_zeros()).saturating_sub(60);
         Self::reduced(

@@ -4,12 +4,11 @@ use netfilter::iptables::Family;
 
 use crate::{Facts, Origin, Packet, Proto, World, WorldError, reply_to, walk};
 
-/// Reads the bytes as a dump (the first byte says of which tool) or a facts file, and walks a packet
-/// and its answer through it. Refusing with the place is fine; panicking, hanging and outcomes whose
-/// odds do not add up are not.
+/// Parse the bytes as a dump (the first byte selects the tool) or a facts file, and walk a packet and
+/// its answer through it. An error that names the place is fine.
 ///
 /// # Panics
-/// Where that does not hold: the purpose of the function.
+/// If the odds of the outcomes do not add up to 1: the purpose of the function.
 pub fn fuzz_one(bytes: &[u8]) {
     let Some((which, dump)) = bytes.split_first() else {
         return;
@@ -33,7 +32,7 @@ pub fn fuzz_one(bytes: &[u8]) {
         (Origin::Outside, [198, 51, 100, 7]),
     ] {
         let packet = Packet::new(from, src.into(), [10, 96, 10, 1].into(), Proto::TCP, 80);
-        // Loops and missing chains are errors; that is an answer.
+        // Loops and missing chains are errors, which is fine.
         let Ok(trace) = walk(&world, &packet) else {
             continue;
         };

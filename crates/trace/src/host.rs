@@ -1,4 +1,4 @@
-//! The host's addresses, routes and sysctls, and the kernel's decisions that rest on them.
+//! The host's addresses, routes and sysctls, and the kernel's decisions that depend on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,16 +12,16 @@ const LOCAL: u32 = 255;
 const MAIN: u32 = 254;
 const DEFAULT: u32 = 253;
 
-/// What routing decisions rest on.
+/// Everything that routing decisions depend on.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     interfaces: Vec<Interface>,
     routes: BTreeMap<u32, Vec<Entry>>,
     rules: Vec<RoutingRule>,
     sysctls: BTreeMap<String, String>,
-    /// Addresses that belong to this host although no interface is known that has them.
+    /// Addresses of this host on unknown interfaces.
     assigned: BTreeSet<IpAddr>,
-    /// Whether there are facts at all: without interfaces nothing is known about routing.
+    /// Whether facts exist: without interfaces and routes, routing is unknown.
     known: bool,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Way {
     pub(crate) via: Option<IpAddr>,
     pub(crate) src: Option<IpAddr>,
     pub(crate) weight: u32,
-    /// The route as `ip route` writes it.
+    /// The route in the syntax of `ip route`.
     pub(crate) text: String,
 }
 
@@ -59,16 +59,16 @@ pub(crate) struct Way {
 pub(crate) struct Lookup<'a> {
     pub(crate) dst: IpAddr,
     pub(crate) src: Option<IpAddr>,
-    /// `lo` for packets made here.
+    /// `lo` for packets of this host.
     pub(crate) iif: Option<&'a str>,
     pub(crate) mark: u32,
 }
 
-/// Why the kernel drops a packet before it looks at where it goes.
+/// Why the kernel drops a packet before it routes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Martian {
     pub(crate) why: String,
-    /// `rp_filter` objects, not the address itself.
+    /// Dropped by `rp_filter`, not because of the address.
     pub(crate) reverse_path: bool,
 }
 
@@ -89,7 +89,10 @@ impl Martian {
 }
 
 impl Host {
-    /// From facts; an error names a route that cannot be understood.
+    /// Build a host from facts.
+    ///
+    /// # Errors
+    /// A route cannot be parsed.
     pub fn new(facts: &Facts) -> Result<Self, FactsError> {
         let mut host = Self {
             interfaces: facts.interfaces.clone(),
@@ -136,8 +139,8 @@ impl Host {
         Ok(host)
     }
 
-    /// The kernel keeps the `local` table itself, and a route to each up interface's own network
-    /// in `main`; what the facts leave out follows from the addresses.
+    /// Derive from the addresses the routes that the kernel maintains itself: the `local` table, and in
+    /// `main` a route to the network of each interface that is up.
     fn derive_local(&mut self) {
         let has_local = |routes: &BTreeMap<u32, Vec<Entry>>, v6| {
             routes
@@ -205,8 +208,8 @@ impl Host {
         self.sysctls.get(name)?.trim().parse().ok()
     }
 
-    /// `net.ipv4.conf.{iface}.{name}` combined with `all` the way the kernel does for it: `and`
-    /// over both, or `max`/`or` of both (`include/linux/inetdevice.h`).
+    /// Return the larger of `net.ipv4.conf.{iface}.{name}` and `all`, as the kernel does for these
+    /// settings (`include/linux/inetdevice.h`).
     fn conf(&self, iface: &str, name: &str) -> Option<i64> {
         let one = self.sysctl(&format!("net.ipv4.conf.{}.{name}", iface.replace('.', "/")));
         let all = self.sysctl(&format!("net.ipv4.conf.all.{name}"));
@@ -216,8 +219,8 @@ impl Host {
         }
     }
 
-    /// Whether `route_localnet` holds on an interface (`IN_DEV_NET_ROUTE_LOCALNET`); off where not
-    /// known, as is the kernel's default.
+    /// Whether `route_localnet` is on for an interface (`IN_DEV_NET_ROUTE_LOCALNET`). The default is
+    /// off, as in the kernel.
     pub(crate) fn route_localnet(&self, iface: Option<&str>) -> bool {
         let name = "route_localnet";
         match iface {
@@ -227,7 +230,7 @@ impl Host {
         .is_some_and(|v| v != 0)
     }
 
-    /// Whether packets that came in through this interface may be sent on; `None` where not known.
+    /// Whether packets from this interface are forwarded; `None` if that is not known.
     pub(crate) fn forwarding(&self, iface: Option<&str>, v6: bool) -> Option<bool> {
         let version = if v6 { "ipv6" } else { "ipv4" };
         let of_iface = iface.and_then(|i| {
@@ -245,7 +248,7 @@ impl Host {
         of_iface.or(global).map(|v| v != 0)
     }
 
-    /// The type of an address as `addrtype` and `fib … type` see it: what the `local` table says
+    /// Return the type of an address for `addrtype` and `fib … type`, from the `local` table
     /// (`inet_addr_type` of `net/ipv4/fib_frontend.c`).
     pub(crate) fn addr_type(&self, ip: IpAddr) -> RouteKind {
         match ip {
@@ -284,7 +287,8 @@ impl Host {
         })
     }
 
-    /// Looks a destination up by the policy rules; all ways of a multipath route. Empty: no route.
+    /// Look a destination up by the policy rules; return all next hops of a multipath route, or nothing
+    /// if no route exists.
     pub(crate) fn lookup(&self, key: &Lookup<'_>) -> Vec<Way> {
         let usual =
             [(0, LOCAL), (32766, MAIN), (32767, DEFAULT)].map(|(priority, table)| RoutingRule {
@@ -321,7 +325,7 @@ impl Host {
         Vec::new()
     }
 
-    /// The interface through which an address is reached.
+    /// Return the interface that leads to an address.
     pub fn iface_towards(&self, ip: IpAddr) -> Option<String> {
         let key = Lookup {
             dst: ip,
@@ -333,8 +337,8 @@ impl Host {
         way.dev
     }
 
-    /// Whether two addresses are neighbours on a bridge of this host, whose hosts reach each other
-    /// without it: both are within one of the bridge's own ranges, and neither is its own.
+    /// Whether two addresses are neighbours on a bridge of this host, and reach each other without it:
+    /// both are in one of the bridge's ranges, and neither is this host's own.
     pub(crate) fn are_bridged(&self, iface: &str, src: IpAddr, dst: IpAddr) -> bool {
         let Some(bridge) = self.interface(iface).filter(|_| self.is_bridge(iface)) else {
             return false;
@@ -346,15 +350,15 @@ impl Host {
             && bridge.addresses.iter().any(on_link)
     }
 
-    /// Whether an interface is a bridge: said to be one, or with ports.
+    /// Whether an interface is a bridge, by its kind or because it has ports.
     pub(crate) fn is_bridge(&self, iface: &str) -> bool {
         let kind = self.interface(iface).and_then(|i| i.kind.as_deref());
         let port = |i: &Interface| i.master.as_deref() == Some(iface);
         kind == Some("bridge") || (kind.is_none() && self.interfaces.iter().any(port))
     }
 
-    /// What makes packets between a bridge's ports pass netfilter's IP hooks, and whether it is on.
-    /// Without the module the setting is not there.
+    /// Return the sysctl that makes packets between a bridge's ports pass netfilter's IP hooks, and
+    /// whether it is on. It does not exist without the module br_netfilter.
     pub(crate) fn bridge_calls(&self, v6: bool) -> (&'static str, bool) {
         let name = if v6 {
             "net.bridge.bridge-nf-call-ip6tables"
@@ -364,9 +368,8 @@ impl Host {
         (name, self.sysctl(name).is_some_and(|v| v != 0))
     }
 
-    /// Where packets from an address start, as far as addresses and routes tell: its own are the
-    /// node's; what is reached without a gateway through a bridge, a veth or a route to that one
-    /// address is a pod; all else is outside.
+    /// Guess where packets from an address start: at the node for its own addresses, at a pod for
+    /// addresses that are reached without a gateway through a bridge or a veth, else outside.
     pub fn guess_origin(&self, src: IpAddr) -> Origin {
         if self.is_local(src) {
             return Origin::Node;
@@ -391,7 +394,7 @@ impl Host {
                 .iter()
                 .any(|i| i.master.as_deref() == Some(dev))
         };
-        // Names that CNIs give to the node's end of a pod's link, for facts without kinds.
+        // Names of the node's end of a pod's link, for facts without kinds.
         const PREFIXES: [&str; 6] = ["veth", "cali", "lxc", "cni", "cbr", "docker"];
         let pod = match kind {
             Some(kind) => matches!(kind, "bridge" | "veth" | "netkit"),
@@ -400,8 +403,8 @@ impl Host {
         if pod { Origin::Pod } else { Origin::Outside }
     }
 
-    /// What the kernel checks of a packet's addresses on the way in, before it looks at where it
-    /// goes (`ip_route_input_slow`, `net/ipv4/route.c`). IPv6 has the like only for loopback.
+    /// Check a packet's addresses as the kernel does before it routes an incoming packet
+    /// (`ip_route_input_slow`, `net/ipv4/route.c`). IPv6 only checks for loopback.
     pub(crate) fn martian(&self, src: IpAddr, dst: IpAddr, iif: &str) -> Option<Martian> {
         if iif == "lo" {
             return None;
@@ -434,9 +437,9 @@ impl Host {
         None
     }
 
-    /// The reverse path, once a way was found: `rp_filter`, and own addresses as a source
-    /// (`fib_validate_source`). It is the way of an answer that would come in where the packet goes
-    /// out, `lo` where it stays.
+    /// Check the source of a routed packet: `rp_filter`, and the host's own addresses
+    /// (`fib_validate_source`). The reverse path is that of an answer that enters where the packet
+    /// leaves, or through `lo` if the packet stays.
     pub(crate) fn spoofed(
         &self,
         (src, dst): (IpAddr, IpAddr),
@@ -474,18 +477,18 @@ impl Host {
             .map_or("no route".to_owned(), |w| w.text.clone());
         match mode {
             1 if !same => Some(Martian::reverse_path(format!(
-                "rp_filter is strict on {iif} and the way back to {src} is another: {way}"
+                "rp_filter is strict on {iif} and the route back to {src} is another: {way}"
             ))),
             2 if !any => Some(Martian::reverse_path(format!(
-                "rp_filter is loose on {iif} and there is no way back to {src}"
+                "rp_filter is loose on {iif} and no route leads back to {src}"
             ))),
             _ => None,
         }
     }
 
-    /// The address that MASQUERADE gives. In IPv4, the outgoing interface's primary one in the next
-    /// hop's network, else its first, else any other interface's (`inet_select_addr`). In IPv6, the
-    /// source of a new socket to the destination.
+    /// Return the address to which MASQUERADE translates. IPv4: the outgoing interface's primary
+    /// address in the next hop's network, else its first address, else another interface's
+    /// (`inet_select_addr`). IPv6: the source address of a new socket.
     pub(crate) fn masquerade_addr(&self, out: &str, towards: IpAddr) -> Option<IpAddr> {
         if let IpAddr::V6(dst) = towards {
             return self.source6(out, dst);
@@ -500,9 +503,9 @@ impl Host {
         own.or_else(|| self.interfaces.iter().filter(|i| i.up).find_map(pick))
     }
 
-    /// Of all addresses the destination itself, one of the outgoing interface, one of the same kind
-    /// (unique local or not), the one with the longest common prefix, in this order of preference
-    /// (RFC 6724, rules 1, 5, 6 and 8).
+    /// Return the preferred source address. In this order: the destination itself, an address of the
+    /// outgoing interface, one of the same kind (unique local or not), the one with the longest common
+    /// prefix (RFC 6724, rules 1, 5, 6 and 8).
     fn source6(&self, out: &str, dst: std::net::Ipv6Addr) -> Option<IpAddr> {
         let up = self.interfaces.iter().filter(|i| i.up);
         let all = up.flat_map(|i| i.addresses.iter().map(move |net| (i, net)));
@@ -519,7 +522,7 @@ impl Host {
                 ip.is_unique_local() == dst.is_unique_local(),
                 common.min(u32::from(net.prefix_len())),
             );
-            // Of equals the first.
+            // The first of equal candidates.
             if best.is_none_or(|(before, _)| fit > before) {
                 best = Some((fit, ip));
             }
@@ -557,7 +560,7 @@ fn rule_matches(rule: &RoutingRule, key: &Lookup<'_>) -> bool {
         .is_none_or(|net| net.prefix_len() == 0 || key.src.is_some_and(|ip| net.contains(&ip)));
     let to = rule.to.is_none_or(|net| net.contains(&key.dst));
     let iif = rule.iif.as_deref().is_none_or(|i| key.iif == Some(i));
-    // Only sockets bound to an interface ask with one, and none here is.
+    // `oif` only matches sockets that are bound to an interface.
     let oif = rule.oif.is_none();
     (fwmark && from && to && iif && oif) != rule.not
 }

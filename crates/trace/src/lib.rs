@@ -1,11 +1,11 @@
-//! Walks a packet through a host's rules and says what becomes of it, and why.
+//! Walks a packet through a host's rules and shows what happens to it, and why.
 //!
-//! [`World`] is all that decides: iptables' and nf_tables' rules in any mixture, ipsets, IPVS's
-//! virtual servers, and the host's addresses, routes and sysctls ([`Facts`]). [`walk`] takes one
-//! [`Packet`] through the five netfilter hooks in the kernel's order, along every way that it can
-//! go, and gives a [`Trace`]: outcomes with exact probabilities, each with the steps that led to
-//! it. Nothing here touches the system, and nothing here knows what Services are: the rules are
-//! read as the kernel reads them, whoever made them.
+//! [`World`] contains everything that decides: rules of iptables (both back ends) and nf_tables,
+//! ipsets, IPVS virtual servers, and the host's addresses, routes and sysctls ([`Facts`]). [`walk`]
+//! takes one [`Packet`] through the five netfilter hooks in the kernel's order, on every path that it
+//! can take, and returns a [`Trace`]: outcomes with exact probabilities, each with the steps that led
+//! to it. The crate does no I/O and knows nothing about Services: it reads rules as the kernel does,
+//! whichever program made them.
 //!
 //! ```
 //! use trace::{Origin, Packet, Proto, Verdict, World, walk};
@@ -23,14 +23,16 @@
 //! assert_eq!(trace.outcomes[0].verdict, Verdict::Drop);
 //! ```
 //!
-//! # What is taken as given
-//! - The odds of `statistic --mode random` and `numgen random` are the fractions that were meant:
-//!   see [`Fraction::from_statistic`].
-//! - `nth` and `numgen inc` take turns; for one packet that is equal odds.
-//! - A `limit` is not yet reached. Lists (`recent`, dynamic sets) are as the dumps show them, plus
-//!   what the packet itself put there.
-//! - Of two chains at the same hook with the same priority, that which comes first in the dumps is
-//!   asked first, iptables before nf_tables.
+//! # Assumptions
+//! - The odds of `statistic --mode random` and `numgen random` are the intended fractions; see
+//!   [`Fraction::from_statistic`].
+//! - `nth` and `numgen inc` take turns, which means equal odds for one packet.
+//! - A `limit` is not reached yet. Lists (`recent`, dynamic sets) contain what the dumps show, and what
+//!   the packet itself adds.
+//! - Of NAT chains with equal priority, the kernel calls the one that was registered last first. Dumps
+//!   do not contain the order, so both are shown if they lead to different ends.
+//! - A fact that the dumps leave open is assumed once per path: whether an address is the node's own,
+//!   or which interface a packet uses.
 
 mod facts;
 mod fraction;

@@ -1,4 +1,4 @@
-//! What becomes of a packet.
+//! What happens to a packet.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,55 +6,55 @@ use std::net::IpAddr;
 use crate::fraction::Fraction;
 use crate::packet::{Endpoint, Flow};
 
-/// Everything that can become of one packet.
+/// Everything that can happen to one packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
-    /// The possibilities; their probabilities add up to 1. Sorted by probability, most likely
-    /// first, then in the order in which the rules come.
+    /// The possibilities; their probabilities add up to 1. The most likely comes first; of equally
+    /// likely ones, the one whose rules come first.
     pub outcomes: Vec<Outcome>,
-    /// What the answer rests on that could not be known: matches that are not understood, facts
-    /// that are missing, choices that the kernel makes by a secret hash.
+    /// Limits of the answer: unknown matches, missing facts, choices that the kernel makes by a secret
+    /// hash.
     pub warnings: Vec<String>,
 }
 
 /// One possibility.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// How likely it is.
+    /// Its probability.
     pub probability: Fraction,
     /// Whether the packet arrives.
     pub verdict: Verdict,
-    /// The destination it was given, where that was rewritten.
+    /// The new destination, if it was rewritten.
     pub dnat: Option<Endpoint>,
-    /// The source it was given, where that was rewritten.
+    /// The new source, if it was rewritten.
     pub snat: Option<Snat>,
-    /// Whether it was sent back to where it came from: after destination NAT, source and
-    /// destination are the same address.
+    /// Whether it returns to its sender: source and destination are the same address after
+    /// destination NAT.
     pub hairpin: bool,
-    /// Source and destination as they are in the end, replies and answers to errors included.
+    /// Source and destination at the end, replies and errors included.
     pub src: Endpoint,
     /// See `src`.
     pub dst: Endpoint,
-    /// The interface through which it leaves; `None` where it stays (or never got so far).
+    /// The interface through which it leaves; `None` if it does not leave.
     pub out_iface: Option<String>,
-    /// Whether connection tracking knows the connection; if not (`NOTRACK`), `flow` says nothing.
+    /// Whether connection tracking knows the connection; if not (`NOTRACK`), `flow` is empty.
     pub tracked: bool,
-    /// What connection tracking then remembers.
+    /// The entry in connection tracking.
     pub flow: Flow,
-    /// What happened on the way, in order.
+    /// The steps, in order.
     pub path: Vec<Step>,
-    /// What was assumed on the way because it could not be known; see [`Trace::warnings`].
+    /// Assumptions about unknown facts; see [`Trace::warnings`].
     pub assuming: Vec<String>,
 }
 
-/// The end of a packet's way through this node.
+/// The end of a packet's path through this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
-    /// Delivered here or sent on.
+    /// Delivered here or forwarded.
     Accept,
-    /// Gone without a word.
+    /// Dropped without an answer.
     Drop,
-    /// Gone, and the sender is told (ICMP error or TCP reset).
+    /// Dropped with an answer to the sender (ICMP error or TCP reset).
     Reject,
 }
 
@@ -71,9 +71,9 @@ impl fmt::Display for Verdict {
 /// How the source was rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Snat {
-    /// To an address of the interface that it leaves through; the address, where the facts tell.
+    /// To an address of the outgoing interface; `None` if the address is not known.
     Masquerade(Option<IpAddr>),
-    /// To the address that the rule gives.
+    /// To the rule's address.
     To(IpAddr),
 }
 
@@ -85,17 +85,17 @@ pub struct Step {
     /// The back end that contains the rule; `None` outside of rules, and for a dump of iptables that
     /// does not state it.
     pub backend: Option<Backend>,
-    /// `ip`, `ip6` or `inet`, as the rule's table has it.
+    /// `ip`, `ip6` or `inet`: the family of the rule's table.
     pub family: &'static str,
     /// The table; empty outside of rules.
     pub table: String,
     /// The chain; empty outside of rules.
     pub chain: String,
-    /// The rule in its own language, `policy`, or what decided outside of rules.
+    /// The rule in its own syntax, `policy`, or what decided outside of rules.
     pub rule: String,
-    /// What it did, in words.
+    /// The effect, for people.
     pub effect: String,
-    /// What it did, for programs.
+    /// The effect, for programs.
     pub did: Did,
 }
 
@@ -118,28 +118,28 @@ impl Backend {
     }
 }
 
-/// What a step did to the packet's way.
+/// What a step did with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Did {
-    /// The packet went on, changed or not.
+    /// The packet continued, changed or not.
     WentOn,
-    /// A rule let it through.
+    /// A rule accepted it.
     Accepted,
     /// A rule, a policy or a route dropped it.
     Dropped,
-    /// Dropped, and the sender is told with this.
+    /// Dropped, with this answer to the sender.
     Rejected(Answer),
-    /// No route leads there; the sender is told where [`Outcome::verdict`] says so.
+    /// No route leads to the destination; the sender is informed if [`Outcome::verdict`] is `Reject`.
     NoRoute,
-    /// `rp_filter` dropped it: answers would take another way.
+    /// `rp_filter` dropped it: the route back is another.
     ReversePath,
-    /// Its addresses may not be on a wire.
+    /// Its addresses are not allowed on a network.
     Martian,
-    /// It is for elsewhere, and this host does not forward.
+    /// It is for another host, and this host does not forward.
     NotForwarding,
 }
 
-/// What a sender is told about a packet that is refused.
+/// The answer to the sender of a rejected packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
     /// A TCP reset.
@@ -150,7 +150,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The error of `Destination Unreachable` with a code of IPv4's or of IPv6's.
+    /// `Destination Unreachable` with a code of IPv4 or of IPv6.
     pub(crate) fn unreachable(v6: bool, code4: u8, code6: u8) -> Self {
         if v6 {
             Answer::Icmp {
@@ -172,8 +172,7 @@ impl Answer {
 }
 
 impl Trace {
-    /// The possibilities with those put together that differ only in the way they come about:
-    /// `(probability, verdict, dnat, snat, hairpin)`, sorted.
+    /// Combine possibilities that differ only in their path, and sort them.
     pub fn summary(&self) -> Vec<Summary> {
         let mut all: Vec<Summary> = Vec::new();
         for o in &self.outcomes {
@@ -194,7 +193,7 @@ impl Trace {
     }
 }
 
-/// An [`Outcome`] without the way it came about.
+/// An [`Outcome`] without its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // As in `Outcome`.
 pub struct Summary {

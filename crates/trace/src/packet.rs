@@ -1,9 +1,9 @@
-//! The packet that is asked about.
+//! The packet in question.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// A packet as it starts its way through this node.
+/// A packet at the start of its path through this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Source address; of the same family as `dst`.
@@ -16,19 +16,19 @@ pub struct Packet {
     pub sport: u16,
     /// Destination port; for ICMP, the code.
     pub dport: u16,
-    /// The interface it comes in through; `None`: the one through which `src` is reached.
-    /// Not used for packets from the node itself.
+    /// The interface through which it enters; `None` for the one that leads to `src`. Not used for
+    /// packets from the node itself.
     pub in_iface: Option<String>,
     /// Where it starts.
     pub from: Origin,
     /// What connection tracking knows about its connection.
     pub ct: CtState,
-    /// The packet mark that it starts with (`SO_MARK`, or what a device set).
+    /// Its initial mark (`SO_MARK`, or one set by a device).
     pub mark: u32,
 }
 
 impl Packet {
-    /// The first packet of a connection: from an ephemeral port (50000), unmarked.
+    /// Return the first packet of a connection, from port 50000, without a mark.
     pub fn new(from: Origin, src: IpAddr, dst: IpAddr, proto: Proto, dport: u16) -> Self {
         let icmp = proto.is_icmp();
         Self {
@@ -86,7 +86,7 @@ impl Proto {
     /// 132.
     pub const SCTP: Proto = Proto(132);
 
-    /// From its name in `/etc/protocols` (those met in rules) or its number.
+    /// Parse a name from `/etc/protocols` (those common in rules) or a number.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "icmp" => Self::ICMP,
@@ -116,7 +116,7 @@ impl Proto {
     }
 }
 
-/// Its name, or its number where it has none here.
+/// The name, or the number of protocols without a name here.
 impl fmt::Display for Proto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
@@ -133,32 +133,32 @@ impl fmt::Display for Proto {
 /// What connection tracking knows about the packet's connection when it arrives.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum CtState {
-    /// Nothing yet: it opens the connection.
+    /// Nothing: the packet opens the connection.
     #[default]
     New,
-    /// It belongs to a connection seen before.
+    /// It belongs to a known connection.
     Established(Flow),
-    /// It belongs to a connection that another one announced, or is an ICMP error about one, which
-    /// is translated as that one's packets are.
+    /// It belongs to a connection that another connection announced, or is an ICMP error about a
+    /// connection and is translated like that connection's packets.
     Related(Flow),
-    /// Connection tracking cannot make sense of it.
+    /// Connection tracking cannot assign it.
     Invalid,
 }
 
-/// What is remembered of an established connection.
+/// Connection tracking's entry for an established connection.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Flow {
-    /// Whether the packet goes against the direction that opened the connection.
+    /// Whether the packet is in the reply direction.
     pub reply: bool,
-    /// The destination that the first packet asked for and the one it was given, where they differ.
+    /// The translation of the first packet's destination.
     pub dnat: Option<Rewrite>,
-    /// The source that the first packet had and the one it was given, where they differ.
+    /// The translation of the first packet's source.
     pub snat: Option<Rewrite>,
     /// The connection's mark.
     pub mark: u32,
 }
 
-/// An address and port before and after NAT, as the connection's first packet saw them.
+/// Address and port of the connection's first packet before and after NAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rewrite {
     /// Before.
@@ -172,11 +172,11 @@ pub struct Rewrite {
 pub struct Endpoint {
     /// The address.
     pub ip: IpAddr,
-    /// The port; 0 where the protocol has none.
+    /// The port; 0 for protocols without ports.
     pub port: u16,
 }
 
-/// `10.0.0.1:80`, `[fd00::1]:80`; without the port where it is 0.
+/// `10.0.0.1:80`, `[fd00::1]:80`; without the port if it is 0.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.ip, self.port) {

@@ -8,12 +8,12 @@ use crate::fraction::Fraction;
 use crate::outcome::{Backend, Outcome, Snat, Step, Trace, Verdict};
 use crate::packet::{Endpoint, Packet};
 
-/// Colours for a terminal, or none.
+/// Whether to use terminal colors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// No escape sequences.
     Plain,
-    /// ANSI (ECMA-48) colours.
+    /// ANSI (ECMA-48) colors.
     Ansi,
 }
 
@@ -35,8 +35,8 @@ impl Style {
     }
 }
 
-/// The trace as a tree: steps that several outcomes share are shown once, and where the ways part
-/// each branch tells its odds.
+/// Return the answer and the paths as a tree: steps that several outcomes share are shown once, and
+/// each branch of a fork shows its odds.
 pub fn render_tree(packet: &Packet, trace: &Trace, style: Style) -> String {
     let mut out = String::new();
     let end = |ip: std::net::IpAddr, port| Endpoint { ip, port }.to_string();
@@ -134,7 +134,7 @@ fn listed(all: &[String]) -> String {
     }
 }
 
-/// Brings outcomes with a common beginning together, without changing the order otherwise.
+/// Group outcomes by their common beginning, and keep the order otherwise.
 fn group(all: &mut Vec<&Outcome>) {
     fn place<'a>(from: Vec<&'a Outcome>, depth: usize, into: &mut Vec<&'a Outcome>) {
         let mut rest = from;
@@ -155,13 +155,13 @@ fn group(all: &mut Vec<&Outcome>) {
     *all = grouped;
 }
 
-/// Where in the tree something is written.
+/// A place in the tree.
 #[derive(Clone, Copy)]
 struct Branch<'a> {
     indent: &'a str,
-    /// How much was assumed to come here: nobody knows the odds of that.
+    /// The number of assumptions so far; their odds are not known.
     assumed: usize,
-    /// The odds, assumptions counted in, that those beyond are a share of.
+    /// The odds of this place, assumptions included.
     whole: Fraction,
 }
 
@@ -173,7 +173,7 @@ impl Branch<'_> {
     };
 }
 
-/// How many assumptions all of them rest on.
+/// Return the number of assumptions that all outcomes share.
 fn shared_assumptions(all: &[&Outcome]) -> usize {
     let Some((first, others)) = all.split_first() else {
         return 0;
@@ -402,7 +402,7 @@ fn after_destination(o: &Outcome) -> String {
         let _ = write!(text, ", through {out}");
     }
     if o.hairpin {
-        text.push_str(", back to where it came from");
+        text.push_str(", back to its sender");
     }
     text
 }
@@ -424,7 +424,7 @@ pub fn percent(odds: Fraction) -> String {
     }
     let text = format!("{:.2}", odds.to_f64() * 100.0);
     let text = text.trim_end_matches('0').trim_end_matches('.');
-    // Longer fractions tell nobody anything.
+    // Longer fractions are not readable.
     if odds.denominator() <= 1_000_000 {
         format!("{text}% ({odds})")
     } else {
@@ -432,11 +432,11 @@ pub fn percent(odds: Fraction) -> String {
     }
 }
 
-/// The trace as one JSON object:
+/// Return the trace as one JSON object:
 /// `{"outcomes": [{"probability", "verdict", "dnat", "snat", "hairpin", "path": [{"hook", "family",
-/// "table", "chain", "rule", "effect"}]}], "warnings": []}`. An outcome that rests on something that
-/// could not be known has the list `assuming` beside it; in its probability each of these counts as
-/// an even chance.
+/// "table", "chain", "rule", "effect"}]}], "warnings": []}`. An outcome that depends
+/// on unknown facts has the list `assuming`; each assumption counts as an even chance in its
+/// probability.
 pub fn to_json(trace: &Trace) -> Value {
     json!({
         "outcomes": trace.outcomes.iter().map(outcome).collect::<Vec<_>>(),
@@ -462,7 +462,7 @@ fn outcome(o: &Outcome) -> Value {
     value
 }
 
-/// A step as it stands in a path of [`to_json`].
+/// Return a step in the format of [`to_json`].
 pub fn step_to_json(s: &Step) -> Value {
     json!({
         "hook": s.hook,

@@ -1,14 +1,15 @@
-//! The answer to a packet, walked back.
+//! The answer to a packet.
 
-use crate::outcome::Outcome;
-use crate::{CtState, Endpoint, Flow, Host, Origin, Packet, Proto, Verdict};
+use crate::host::Host;
+use crate::outcome::{Outcome, Verdict};
+use crate::packet::{CtState, Endpoint, Flow, Origin, Packet, Proto};
 
-/// The packet that answers `packet` after it met `outcome`: from where it was delivered to, to
-/// where that one thinks it came from, its connection known. `None` where nothing was delivered.
+/// Return the answer to a packet after an outcome: from the receiver to the source that the receiver
+/// saw, as part of a known connection. `None` if nothing was delivered.
 ///
-/// Walked with [`crate::walk`], it shows reverse translation and what filters do to answers. It
-/// starts on this node where the destination is this node's own address; from a pod where it is
-/// reached without a gateway through the same interface as the packet went out; else outside.
+/// A [`crate::walk`] with it shows reverse translation and the effect of filters on answers. It starts
+/// on this node if the packet was delivered here, else where the receiver's address is
+/// [guessed](Host::guess_origin) to be.
 pub fn reply_to(host: &Host, packet: &Packet, outcome: &Outcome) -> Option<Packet> {
     if outcome.verdict != Verdict::Accept {
         return None;
@@ -47,7 +48,7 @@ pub fn reply_to(host: &Host, packet: &Packet, outcome: &Outcome) -> Option<Packe
                 reply: true,
                 ..outcome.flow.clone()
             }),
-            // To connection tracking it is the first packet, which only UDP's answers look like.
+            // Connection tracking sees a first packet, which is only valid for UDP.
             Proto::UDP => CtState::New,
             _ => CtState::Invalid,
         },

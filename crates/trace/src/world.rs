@@ -14,7 +14,7 @@ use crate::paste::{self, PasteError};
 /// The rules, sets, virtual servers and facts of one host.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    /// iptables' rule sets: one a family and back end.
+    /// Rule sets of iptables, of the nf_tables back end or of an unknown one.
     pub iptables: Vec<TableSet>,
     /// Rule sets of iptables-legacy, where the dumps state that they are.
     pub legacy: Vec<TableSet>,
@@ -22,21 +22,21 @@ pub struct World {
     pub nft: Ruleset,
     /// ipsets.
     pub ipsets: Sets,
-    /// IPVS's virtual servers.
+    /// IPVS virtual servers.
     pub ipvs: Services,
     /// Addresses, routes, interfaces, sysctls.
     pub host: Host,
-    /// What was noticed while the world was put together; every trace repeats it.
+    /// Warnings about the input; every trace repeats them.
     pub warnings: Vec<String>,
 }
 
-/// Why a host's dumps cannot be used.
+/// An error in a host's dumps.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
     /// The facts themselves.
     #[error(transparent)]
     Facts(#[from] FactsError),
-    /// `iptables-save`'s dump, or `ip6tables-save`'s.
+    /// The dump of `iptables-save` or `ip6tables-save`.
     #[error("{0}, {1}")]
     Iptables(&'static str, netfilter::iptables::ParseError),
     /// The dump of nf_tables.
@@ -54,7 +54,10 @@ pub enum WorldError {
 }
 
 impl World {
-    /// From a facts file with its dumps; an error names the dump, the line and the column.
+    /// Build a world from a facts file with its dumps.
+    ///
+    /// # Errors
+    /// A dump cannot be parsed; the error names dump, line and column.
     pub fn from_facts(facts: &Facts) -> Result<Self, WorldError> {
         let mut world = World {
             host: Host::new(facts)?,
@@ -92,7 +95,10 @@ impl World {
         Ok(world)
     }
 
-    /// Adds what `iptables-save` (or `ip6tables-save`, by family) printed.
+    /// Add the output of `iptables-save` or `ip6tables-save`.
+    ///
+    /// # Errors
+    /// As [`Self::from_facts`].
     pub fn add_iptables(&mut self, family: Family, text: &str) -> Result<(), WorldError> {
         self.iptables.push(parse_iptables(family, text)?);
         self.drop_duplicates();
@@ -100,7 +106,10 @@ impl World {
         Ok(())
     }
 
-    /// Adds what `nft list ruleset` printed, as text or as JSON.
+    /// Add the output of `nft list ruleset`, as text or as JSON.
+    ///
+    /// # Errors
+    /// As [`Self::from_facts`].
     pub fn add_nft(&mut self, text: &str) -> Result<(), WorldError> {
         let ruleset = match Ruleset::parse(text) {
             Ok(ruleset) => ruleset,
@@ -112,7 +121,7 @@ impl World {
         Ok(())
     }
 
-    /// Without facts, some of the node's addresses follow from its rules.
+    /// Infer some of the node's addresses from its rules, if there are no facts.
     fn infer_addresses(&mut self) {
         if self.host.is_known() {
             return;
@@ -122,18 +131,18 @@ impl World {
         }
     }
 
-    /// The back end of [`Self::iptables`]: known if legacy's rules are separate.
+    /// Return the back end of [`Self::iptables`], which is known if the legacy rules are separate.
     pub(crate) fn iptables_backend(&self) -> Option<Backend> {
         (!self.legacy.is_empty()).then_some(Backend::NfTables)
     }
 
-    /// All rule sets of iptables, of both back ends.
+    /// Return the rule sets of both back ends.
     pub fn all_iptables(&self) -> impl Iterator<Item = &TableSet> {
         self.legacy.iter().chain(&self.iptables)
     }
 
-    /// The tables that iptables-nft makes show up in both dumps. iptables' own is the better one:
-    /// nft cannot print its matches.
+    /// Remove the tables of iptables-nft, which appear in both dumps: only iptables prints all of their
+    /// matches.
     fn drop_duplicates(&mut self) {
         let sets = &self.iptables;
         self.nft.tables.retain(|table| {

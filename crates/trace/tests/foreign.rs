@@ -146,11 +146,11 @@ fn what_becomes_of_packets_among_them() {
 }
 
 #[test]
-fn what_cannot_be_known_among_them_is_said() {
+fn unknown_conditions_are_reported() {
     let said = |name: &str, nft: bool, packet: &Packet| {
         walk(&foreign_world(name, nft).unwrap(), packet).unwrap()
     };
-    // From a pod's interface under another's address.
+    // From a pod's interface with another address.
     let mut spoofed = packet(Origin::Pod, "192.0.2.66", "8.8.8.8", Proto::TCP, 443);
     spoofed.in_iface = Some("cbr0".into());
     let trace = said("calico", false, &spoofed);
@@ -163,7 +163,7 @@ fn what_cannot_be_known_among_them_is_said() {
             .rule
             .contains("rpfilter")
     );
-    // Marked by a program in the kernel for the proxy, which may or may not be there.
+    // Marked by a BPF program for a proxy that may or may not listen.
     let mut proxied = packet(Origin::Pod, "10.244.1.50", "10.96.0.10", Proto::UDP, 53);
     proxied.mark = 0x3a9b_0200;
     let trace = said("cilium", false, &proxied);
@@ -178,6 +178,6 @@ fn what_cannot_be_known_among_them_is_said() {
     let limited = packet(Origin::Outside, "203.0.113.9", "10.200.1.2", Proto::TCP, 9);
     assert!(told(
         &said("ufw", false, &limited),
-        "limit: taken as not yet reached"
+        "limit: assumed not to be reached yet"
     ));
 }

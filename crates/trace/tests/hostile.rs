@@ -139,7 +139,7 @@ fn errors_name_dump_line_and_column() {
 }
 
 #[test]
-fn what_is_not_understood_is_said_and_both_ways_are_shown() {
+fn unknown_match_forks_and_is_reported() {
     let rules = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A FORWARD -m u32 --u32 \"0>>22&0x3C@8=1\" -j DROP\nCOMMIT\n";
     let mut world = World::from_facts(&common::node_facts()).unwrap();
     world
@@ -153,7 +153,7 @@ fn what_is_not_understood_is_said_and_both_ways_are_shown() {
 }
 
 #[test]
-fn too_much_that_is_not_understood_is_an_error() {
+fn too_many_unknown_matches_are_an_error() {
     let rule = |n: u32| format!("-A FORWARD -m u32 --u32 \"0&0xff={n}\" -j MARK --set-mark {n}\n");
     let rules: String = (0..40).map(rule).collect();
     let mut world = World::from_facts(&common::node_facts()).unwrap();
@@ -166,7 +166,7 @@ fn too_much_that_is_not_understood_is_an_error() {
 }
 
 #[test]
-fn one_thing_that_cannot_be_known_is_one_question() {
+fn unknown_match_forks_once() {
     let rules = "table ip t {\n chain f {\n type filter hook forward priority 0;\n \
                  meta hour \"08:00\"-\"17:00\" drop\n }\n}\n";
     let mut world = World::from_facts(&common::node_facts()).unwrap();
@@ -174,7 +174,7 @@ fn one_thing_that_cannot_be_known_is_one_question() {
     let packet = common::packet(Origin::Pod, "10.244.1.5", "8.8.8.8", Proto::UDP, 53);
     let trace = walk(&world, &packet).unwrap();
     assert_eq!(common::shown(&trace), ["accept 1/2", "drop 1/2"]);
-    // Nobody knows the odds, so that the tree tells none.
+    // The odds of an assumption are not known, so the tree shows none.
     let tree = trace::render_tree(&packet, &trace, trace::Style::Plain);
     assert_eq!(tree.matches("perhaps").count(), 4, "{tree}");
     assert!(
@@ -184,7 +184,7 @@ fn one_thing_that_cannot_be_known_is_one_question() {
 }
 
 #[test]
-fn what_is_only_beyond_a_limit_is_not_met_within() {
+fn limits_are_not_reached_yet() {
     let rules = |rule: &str| {
         format!(
             "table ip t {{\n chain f {{\n type filter hook forward priority 0;\n {rule}\n }}\n set s {{\n type ipv4_addr\n flags dynamic\n }}\n}}\n"
@@ -225,7 +225,7 @@ fn what_is_only_beyond_a_limit_is_not_met_within() {
         world.add_nft(&dump).unwrap();
         let trace = walk(&world, &packet).unwrap();
         assert_eq!(common::shown(&trace), ["accept 1"], "{dump}");
-        let warned = format!("{text}: taken as not yet reached");
+        let warned = format!("{text}: assumed not to be reached yet");
         assert!(trace.warnings.contains(&warned), "{:?}", trace.warnings);
     }
 }

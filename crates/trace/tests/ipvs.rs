@@ -92,7 +92,7 @@ fn each_kind_of_frontend() {
         tcp(Origin::Pod, "10.244.1.50", "10.96.10.9", 80),
         ["reject 1"]
     );
-    // A port that the Service has not.
+    // A port that the Service lacks.
     assert_eq!(
         tcp(Origin::Pod, "10.244.1.50", "10.96.10.1", 81),
         ["reject 1"]

@@ -72,7 +72,7 @@ fn what_becomes_of_each_kind_of_frontend() {
 #[test]
 fn where_the_modes_differ_by_design() {
     let [(_, ipt), (_, nft)] = both();
-    // Cluster IPs nobody has, and ports that a Service has not, are refused in nftables mode alone.
+    // Only nftables mode refuses unused cluster IPs and ports that a Service lacks.
     let unused = tcp(POD, "10.96.200.200", 80);
     assert_eq!(ask(&ipt, &unused), ["accept 1"]);
     assert_eq!(ask(&nft, &unused), ["drop 1"]);

@@ -1,4 +1,4 @@
-//! What people and machines are shown, and answers walked back.
+//! The output as text and as JSON, and answers.
 #![allow(missing_docs)]
 
 mod common;
@@ -7,7 +7,7 @@ use common::{ask, iptables_world, nft_world, packet};
 use trace::{Origin, Proto, Style, World, render_tree, reply_to, to_json, walk};
 
 #[test]
-fn json_has_the_promised_form() {
+fn json_has_the_documented_format() {
     let world = iptables_world("default");
     let packet = packet(
         Origin::Outside,
@@ -53,7 +53,7 @@ fn the_tree_shows_shared_steps_once() {
 }
 
 #[test]
-fn numbers_that_are_no_ports_are_not_shown_as_ports() {
+fn only_ports_are_shown_as_ports() {
     let world = iptables_world("default");
     let ping = packet(
         Origin::Outside,
@@ -67,7 +67,7 @@ fn numbers_that_are_no_ports_are_not_shown_as_ports() {
     let first = "icmp type 8 code 0 198.51.100.9 -> 10.200.1.2 from outside\n";
     assert!(tree.starts_with(first), "{tree}");
     assert!(tree.contains("listens on icmp 10.200.1.2\n"), "{tree}");
-    // A port that the kernel chooses is not known.
+    // The port that the kernel chooses is unknown.
     let masqueraded = packet(Origin::Node, "10.200.1.2", "10.96.10.1", Proto::TCP, 80);
     let tree = render_tree(
         &masqueraded,
@@ -85,7 +85,7 @@ fn numbers_that_are_no_ports_are_not_shown_as_ports() {
 }
 
 #[test]
-fn elements_tell_what_they_are_for() {
+fn comments_of_elements_are_shown() {
     let mut world = World::from_facts(&common::node_facts()).unwrap();
     let rules = "table ip t {\n set s {\n type ipv4_addr . inet_proto . inet_service\n elements = { \
                  10.96.0.1 . tcp . 80 comment \"demo/web:http\" }\n }\n chain c {\n type filter hook \
@@ -98,7 +98,7 @@ fn elements_tell_what_they_are_for() {
 }
 
 #[test]
-fn answers_find_their_way_back() {
+fn answers_return_to_the_client() {
     for world in [iptables_world("default"), nft_world("default")] {
         for (src, from, dst, port) in [
             ("198.51.100.9", Origin::Outside, "10.200.1.2", 30008),
@@ -114,7 +114,7 @@ fn answers_find_their_way_back() {
                 assert_eq!(back.outcomes.len(), 1, "{reply:?}");
                 let last = back.outcomes[0].path.last().unwrap();
                 assert_eq!(back.outcomes[0].verdict, trace::Verdict::Accept);
-                // In the end the client sees an answer from the address that it asked.
+                // The client sees an answer from the address of its request.
                 let expected = match from {
                     Origin::Node => format!("tcp {src}:50000"),
                     _ => format!("{dst}:{port} -> {src}:50000"),
@@ -126,7 +126,7 @@ fn answers_find_their_way_back() {
 }
 
 #[test]
-fn answers_between_neighbours_on_a_bridge_may_pass_the_rules() {
+fn answers_between_neighbours_on_a_bridge_may_bypass_the_rules() {
     let mut facts = common::node_facts();
     let sysctl = "net.bridge.bridge-nf-call-iptables";
     facts.sysctls.insert(sysctl.to_owned(), "0".to_owned());
@@ -149,7 +149,7 @@ fn answers_between_neighbours_on_a_bridge_may_pass_the_rules() {
     assert!(lost.assuming[0].contains(sysctl), "{lost:?}");
     let effect = &lost.path[0].effect;
     assert!(
-        effect.contains("10.244.1.11:8080, where 10.96.10.1:80 was asked"),
+        effect.contains("10.244.1.11:8080 instead of 10.96.10.1:80"),
         "{effect}"
     );
 }

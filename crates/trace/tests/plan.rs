@@ -1,8 +1,8 @@
-//! The rules of each mode, walked, say what the plan says: for any cluster, any frontend, and every
-//! kind of client.
+//! The rules of each mode do what the plan states: for any cluster, any frontend, and every kind of
+//! client.
 //!
-//! What is expected is written here from the plan alone, the way a person would put it. The tracer
-//! knows nothing of plans and the modes know nothing of the tracer.
+//! The expectation is derived from the plan alone. The tracer knows nothing about plans, and the modes
+//! nothing about the tracer.
 #![allow(missing_docs)]
 
 mod common;
@@ -16,7 +16,7 @@ use plan::{Endpoint, FrontendKind, LocalDetector, Plan, PortPlan, Traffic};
 use proptest::prelude::*;
 use trace::{Facts, Fraction, Origin, Packet, Proto, Verdict, World, reply_to, walk};
 
-/// What a client may see, in any mode.
+/// What a client sees, in any mode.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Seen {
     verdict: Verdict,
@@ -34,12 +34,12 @@ fn seen(verdict: Verdict, to: Option<&Endpoint>, masquerade: bool, odds: Fractio
     }
 }
 
-/// A host with the addresses that the generated clusters take for granted.
+/// A host with the addresses that generated clusters use.
 fn facts() -> Facts {
     let mut facts = common::node_facts();
     let eth0 = &mut facts.interfaces[1].addresses;
     eth0.push("192.0.2.1/32".parse().unwrap());
-    // Out of the way of generated endpoints.
+    // Addresses that no generated endpoint has.
     facts.interfaces[2].addresses = vec![
         "10.244.1.254/24".parse().unwrap(),
         "fd00:10:244:1::fe/64".parse().unwrap(),
@@ -89,7 +89,7 @@ fn clients(plan: &Plan, port: &PortPlan) -> Vec<Client> {
         // A pod of another node, its address kept.
         outside(pick("10.244.2.250", "fd00:10:244:2::250")),
     ];
-    // Endpoints that connect to their own Service.
+    // Endpoints as clients of their own Service.
     for e in port.reachable().iter().take(2) {
         let own = common::node_facts();
         if own
@@ -113,9 +113,8 @@ fn is_pod(plan: &Plan, client: &Client) -> bool {
     }
 }
 
-/// A client that is sent to itself must see the answer come from the Service. The nftables mode
-/// knows that only endpoints of this node can get here so, and keeps one list for all Services; so
-/// does the ipvs mode.
+/// Whether a client that is sent to itself is masqueraded, so that it sees the answer come from the
+/// Service. nftables and ipvs mode have one list of this node's endpoints for all Services.
 fn sent_to_itself(mode: Mode, plan: &Plan, port: &PortPlan, client: &Client, e: &Endpoint) -> bool {
     let listed = || {
         let of_protocol = plan.ports.values().filter(|p| p.protocol == port.protocol);
@@ -133,7 +132,7 @@ fn spread(
     masquerade: bool,
 ) -> Vec<Seen> {
     if mode == Mode::Userspace {
-        // To the relay, which has ports for each list of endpoints.
+        // The relay has a port for each list of endpoints.
         let at = modes::relay_ports(plan, port).get(which).unwrap();
         let relay = Some((modes::relay_ip(plan.family), at));
         return vec![Seen {
@@ -160,8 +159,9 @@ fn spread(
     all
 }
 
-/// IPVS cannot tell pods and the node from others, and uses other nodes' endpoints where there are
-/// none here; a virtual server without destinations refuses. Source ranges are for what comes in.
+/// IPVS does not distinguish pods and the node from other clients, and uses other nodes' endpoints if
+/// this node has none; a virtual server without destinations refuses. Source ranges apply to incoming
+/// packets.
 fn expected_of_ipvs(
     plan: &Plan,
     port: &PortPlan,
@@ -195,9 +195,9 @@ fn expected_of_ipvs(
     spread((Mode::Ipvs, plan, port), client, which, masquerade)
 }
 
-/// Where the iptables mode is what kube-proxy's is, and that is not what the plan says: rules that
-/// refuse traffic to external addresses do not hang on OUTPUT, so that what the node itself sends
-/// to an address that is not its own leaves unchanged.
+/// Whether packets leave although the plan refuses them, as in kube-proxy's iptables mode: the rules
+/// that refuse external addresses are not in OUTPUT, so that packets of the node itself to another
+/// host's address leave unchanged.
 fn leaves_unrefused(mode: Mode, kind: FrontendKind, client: &Client, dst: IpAddr) -> bool {
     let own = facts();
     let is_own = own
@@ -247,14 +247,14 @@ fn expected(
     }
     let external = port.external_traffic();
     match external {
-        // In kube-proxy's nftables mode source ranges hold for Services without endpoints too, in
-        // its iptables mode they do not; each mode here is as its model, userspace as nftables.
+        // Source ranges apply to Services without endpoints in nftables and userspace mode, and not
+        // in iptables mode, as in kube-proxy.
         Traffic::Reject if refused && mode != Mode::Iptables => alone(Verdict::Drop),
         Traffic::Reject if leaves_unrefused(mode, kind, client, dst) => alone(Verdict::Accept),
         Traffic::Reject => alone(Verdict::Reject),
         _ if refused => alone(Verdict::Drop),
         Traffic::Cluster => spread((mode, plan, port), client, Spread::Cluster, true),
-        // Pods and the node itself are never kept to local endpoints from outside's rules.
+        // Pods and the node itself reach all endpoints.
         Traffic::Local | Traffic::Drop if pod => {
             spread((mode, plan, port), client, Spread::Cluster, false)
         }
@@ -268,7 +268,7 @@ fn expected(
 
 fn traced(world: &World, packet: &Packet) -> Vec<Seen> {
     let trace = walk(world, packet).unwrap();
-    // Affinity's lists are not in iptables' dumps: this client is new to them.
+    // The lists for affinity are not in iptables dumps: the client is new.
     let known = |w: &String| w.starts_with("recent: ");
     assert!(trace.warnings.iter().all(known), "{:?}", trace.warnings);
     let mut all: Vec<Seen> = trace
@@ -285,7 +285,6 @@ fn traced(world: &World, packet: &Packet) -> Vec<Seen> {
         })
         .collect();
     all.sort();
-    // Masquerading to different addresses is one and the same here.
     all
 }
 
@@ -296,7 +295,7 @@ fn address(plan: &Plan, kind: FrontendKind, ip: Option<IpAddr>) -> Option<IpAddr
     }
     let v6 = plan.family == IpFamily::V6;
     let node = common::ip(if v6 { "fd00:200:1::2" } else { "10.200.1.2" });
-    // A Node may state addresses that this host has not; nobody can ask there.
+    // A Node may state addresses that this host lacks.
     match &plan.node.node_port_ips {
         None => Some(node),
         Some(all) => all.iter().copied().find(|ip| *ip == node),

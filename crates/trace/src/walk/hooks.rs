@@ -1,4 +1,4 @@
-//! What hangs on each of the five hooks, in the kernel's order.
+//! The entries of the five hooks, in the kernel's order.
 
 use netfilter::iptables::{Chain, ChainState, Policy, Table, TableSet};
 use netfilter::nft_lang as nft;
@@ -14,7 +14,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// The one of two that belongs to this side.
+    /// Return the value for this side.
     pub(crate) fn of<T>(self, source: T, destination: T) -> T {
         match self {
             Side::Source => source,
@@ -62,8 +62,8 @@ impl Hook {
         }
     }
 
-    /// The priority at which NAT works at this hook, and which side it rewrites; `None` where
-    /// it does not (`enum nf_ip_hook_priorities` of `linux/netfilter_ipv4.h`).
+    /// Return NAT's priority at this hook, and the side that it rewrites; `None` if there is no NAT
+    /// (`enum nf_ip_hook_priorities` of `linux/netfilter_ipv4.h`).
     fn nat(self) -> Option<(i32, Side)> {
         match self {
             Hook::Prerouting | Hook::Output => Some((-100, Side::Destination)),
@@ -73,7 +73,7 @@ impl Hook {
     }
 }
 
-/// A chain of either language.
+/// A chain of iptables or nf_tables.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ChainRef<'w> {
     Ipt {
@@ -146,7 +146,7 @@ impl<'w> ChainRef<'w> {
     }
 }
 
-/// One thing on a hook.
+/// An entry of a hook.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry<'w> {
     pub(crate) priority: i32,
@@ -155,12 +155,11 @@ pub(crate) struct Entry<'w> {
 
 #[derive(Clone, Debug)]
 pub(crate) enum EntryKind<'w> {
-    /// Connection tracking looks the packet up.
+    /// Connection tracking.
     Conntrack,
-    /// A chain that filters; `reroutes` where a changed mark or address makes the kernel choose
-    /// the way anew afterwards.
+    /// A chain that filters; `reroutes` if the kernel routes again after a change of mark or address.
     Chain { chain: ChainRef<'w>, reroutes: bool },
-    /// NAT, which asks its chains in turn until one settles the translation.
+    /// NAT, which calls its chains in turn until one settles the translation.
     Nat {
         side: Side,
         /// In the order of the calls, if chains of equal priority were registered in the order in
@@ -170,11 +169,11 @@ pub(crate) enum EntryKind<'w> {
         /// do not contain the order of registration.
         reversed: Vec<ChainRef<'w>>,
     },
-    /// IPVS takes packets to its virtual servers.
+    /// IPVS.
     Ipvs,
 }
 
-/// The priority of an iptables table at its hooks, outside of NAT.
+/// Return the priority of an iptables table at its hooks, except NAT.
 fn priority(table: Table) -> i32 {
     match table {
         Table::Raw => -300,
@@ -185,7 +184,7 @@ fn priority(table: Table) -> i32 {
     }
 }
 
-/// The entries of a hook for one family, in the order in which a packet meets them.
+/// Return the entries of a hook for one family, in the order in which a packet passes them.
 pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'w>> {
     let mut all: Vec<Entry<'w>> = Vec::new();
     let mut nat: Vec<(i32, ChainRef<'w>)> = Vec::new();
@@ -264,8 +263,8 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
     all
 }
 
-/// What stands on hooks that are not walked: those of bridges and devices, which can keep a packet
-/// from the five that are.
+/// Return warnings about chains on hooks that are not walked: those of bridges and devices, which can
+/// drop a packet before the five that are.
 pub(crate) fn not_walked(world: &World) -> impl Iterator<Item = String> {
     let tables = world.nft.tables.iter().filter(|t| !t.dormant);
     tables.flat_map(|table| {
@@ -282,7 +281,7 @@ pub(crate) fn not_walked(world: &World) -> impl Iterator<Item = String> {
         };
         table.chains.iter().filter(acts).map(|c| {
             format!(
-                "table {} {}: chain {} is at a hook that is not walked here; taken to let the packet pass",
+                "table {} {}: chain {} is on a hook that is not walked; assumed to accept the packet",
                 table.family.name(),
                 table.name,
                 c.name
@@ -295,8 +294,8 @@ fn is_v6(set: &TableSet) -> bool {
     set.family == netfilter::iptables::Family::Ipv6
 }
 
-/// nf_tables' base chains. A chain of type nat does not run at its own priority: it is asked by the
-/// hook's NAT, in the order of its priority (`nf_nat_inet_fn` of `net/netfilter/nf_nat_core.c`).
+/// Add the base chains of nf_tables. A chain of type nat does not run at its own priority: the hook's
+/// NAT calls it, in the order of its priority (`nf_nat_inet_fn` of `net/netfilter/nf_nat_core.c`).
 fn nft_entries<'w>(
     world: &'w World,
     hook: Hook,

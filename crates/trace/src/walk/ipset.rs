@@ -9,7 +9,7 @@ use super::Walker;
 use super::ipt::{Holds, set_key};
 use super::state::{Iface, State};
 
-/// `list:set` may hold lists; the kernel refuses that, a dump need not.
+/// Limit on nested lists, which the kernel refuses but a dump can contain.
 const MAX_DEPTH: usize = 8;
 
 impl<'w> Walker<'w> {
@@ -17,12 +17,13 @@ impl<'w> Walker<'w> {
         let name = &want.name.value;
         let key = set_key(state, &want.directions);
         if let Some(learnt) = state.learnt(&format!("ipset/{name}"), &key) {
-            return Holds::of(learnt).turned(want.name.negated);
+            return Holds::of(learnt).negated_if(want.name.negated);
         }
         let Some(set) = self.world.ipsets.get(name) else {
-            return Holds::Unknown(format!("there is no ipset {name} in the dumps"));
+            return Holds::Unknown(format!("the dumps do not contain ipset {name}"));
         };
-        self.in_set(state, set, want, 0).turned(want.name.negated)
+        self.in_set(state, set, want, 0)
+            .negated_if(want.name.negated)
     }
 
     fn in_set(&self, state: &State<'w>, set: &Set, want: &MatchSet, depth: usize) -> Holds {
@@ -34,7 +35,7 @@ impl<'w> Walker<'w> {
             for part in set.elements.iter().flat_map(|e| &e.parts) {
                 let Part::Set(member) = part else { continue };
                 let Some(member) = self.world.ipsets.get(member) else {
-                    answer = Holds::Unknown(format!("there is no ipset {member} in the dumps"));
+                    answer = Holds::Unknown(format!("the dumps do not contain ipset {member}"));
                     continue;
                 };
                 match self.in_set(state, member, want, depth + 1) {
@@ -45,7 +46,7 @@ impl<'w> Walker<'w> {
             }
             return answer;
         }
-        // A set of the other family holds nothing of this packet's.
+        // A set of the other family does not contain this packet's addresses.
         let has_address = set
             .parts
             .iter()
@@ -60,7 +61,7 @@ impl<'w> Walker<'w> {
         for element in &set.elements {
             match covers(state, set, element, &want.directions) {
                 Holds::Yes => {
-                    // The narrowest range decides; `nomatch` turns it round.
+                    // The narrowest range decides; `nomatch` negates it.
                     let width = prefix_bits(element);
                     if best.is_none_or(|(w, _)| width >= w) {
                         best = Some((width, element.nomatch));

@@ -1,4 +1,4 @@
-//! IPVS: takes packets to its virtual servers at INPUT and OUTPUT, after filtering
+//! IPVS, which takes packets to its virtual servers at INPUT and OUTPUT, after filtering
 //! (`net/netfilter/ipvs/ip_vs_core.c`).
 
 use netfilter::ipvs::{Destination, Method, Protocol, Service, ServiceId};
@@ -11,12 +11,12 @@ use crate::{Answer, CtState, Did, Endpoint, Fraction, Proto, Rewrite, Verdict};
 const AT: &str = "ipvs";
 
 impl<'w> Walker<'w> {
-    /// Looks the packet up among the virtual servers.
+    /// Look the packet up among the virtual servers.
     pub(crate) fn ipvs(&mut self, state: &mut State<'w>) {
         if state.conn.ipvs.is_some() || state.conn.reply {
             return;
         }
-        // Others than UDP's must look like a first one (`tcp_conn_schedule`, `sctp_conn_schedule`).
+        // Except for UDP, only first packets are scheduled (`tcp_conn_schedule`, `sctp_conn_schedule`).
         let is_first = state.proto == Proto::UDP || *state.known != CtState::Invalid;
         let Some(service) = self.virtual_server(state).filter(|_| is_first) else {
             return;
@@ -75,8 +75,8 @@ impl<'w> Walker<'w> {
         by_mark.or_else(|| services.iter().find(matches))
     }
 
-    /// What of new connections each destination gets over time. `rr` and its like take turns, which
-    /// to one packet is the same as equal odds.
+    /// Return each destination's share of new connections. `rr` and similar schedulers take turns, which
+    /// means equal odds for one packet.
     fn shares(&mut self, service: &Service, usable: &[&Destination]) -> Vec<Fraction> {
         let weighted = match &*service.scheduler {
             "rr" | "lc" | "nq" | "sed" | "lblc" | "lblcr" | "dh" | "ovf" | "fo" => false,

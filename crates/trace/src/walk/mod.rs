@@ -1,4 +1,4 @@
-//! The walk: one packet through the hooks, along every way that it can go.
+//! The walk of one packet through the hooks, on every path that it can take.
 
 mod assume;
 mod hooks;
@@ -22,14 +22,14 @@ use state::{Cursor, Frame, Iface, Stage, State, Status};
 
 /// The kernel allows 16 jumps in nf_tables, and in iptables as many as there are chains.
 const MAX_DEPTH: usize = 1024;
-/// No walk through an acyclic rule set of a sane size comes near these.
+/// Far above the walk through any acyclic rule set of usual size.
 const MAX_JUMPS: u32 = 4_000_000;
 const MAX_STEPS: u64 = 1 << 32;
 const MAX_OUTCOMES: usize = 1 << 18;
-/// Steps and assumptions over all outcomes: some hundred megabytes.
-const MAX_TOLD: usize = 1 << 20;
+/// Limit on steps and assumptions of all outcomes: a few hundred megabytes.
+const MAX_LISTED: usize = 1 << 20;
 
-/// Why a packet cannot be walked through a rule set.
+/// An error in a rule set, or a walk beyond the limits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WalkError {
     /// Source and destination are of different families.
@@ -40,7 +40,7 @@ pub enum WalkError {
         /// The destination.
         dst: std::net::IpAddr,
     },
-    /// A rule leads to a chain that is not there: the dump is not whole.
+    /// A rule leads to a missing chain: the dump is incomplete.
     #[error(
         "table {table}, chain {chain}: the rule {rule:?} leads to chain {target}, which the dump lacks"
     )]
@@ -54,9 +54,9 @@ pub enum WalkError {
         /// The missing chain.
         target: String,
     },
-    /// Chains lead to each other in a circle, which the kernel does not allow.
+    /// Jumps form a cycle, which the kernel does not allow.
     #[error(
-        "table {table}, chain {chain}: jumps go round in a circle here, or are nested more than {MAX_DEPTH} deep"
+        "table {table}, chain {chain}: jumps form a cycle, or are nested more than {MAX_DEPTH} deep"
     )]
     Loop {
         /// The table.
@@ -66,18 +66,18 @@ pub enum WalkError {
     },
     /// Too many possibilities to list.
     #[error(
-        "the packet can go more ways than can be listed: too many rules are not understood, or lead to too many places"
+        "the packet can take more paths than can be listed: too many rules are unknown or fork"
     )]
     TooManyOutcomes,
-    /// Too many rules to look at, over all possibilities.
-    #[error("more than {MAX_STEPS} rules to look at over all the ways that the packet can go")]
+    /// Too many rules over all possibilities.
+    #[error("more than {MAX_STEPS} rules over all paths of the packet")]
     TooLong,
 }
 
-/// What a rule makes of a packet.
+/// The decision of a rule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Then<'w> {
-    /// On to the next rule.
+    /// Continue with the next rule.
     Next,
     Jump(ChainRef<'w>),
     Goto(ChainRef<'w>),
@@ -85,12 +85,12 @@ pub(crate) enum Then<'w> {
     Accept,
     Drop,
     Reject(Answer),
-    /// The rule set a translation: NAT is done at this hook.
+    /// The rule set a translation, which ends NAT at this hook.
     Translated,
 }
 
 impl Then<'_> {
-    /// What a step that says so did.
+    /// Return the effect of a step with this decision.
     pub(crate) fn did(&self) -> Did {
         match self {
             Then::Accept => Did::Accepted,
@@ -101,7 +101,7 @@ impl Then<'_> {
     }
 }
 
-/// One way on from a rule: the packet as it is then, and what the rule says to do.
+/// One continuation after a rule: the packet, and the rule's decision.
 pub(crate) type Way<'w> = (State<'w>, Then<'w>);
 
 /// The walk of one packet.
@@ -111,12 +111,12 @@ pub(crate) struct Walker<'w> {
     pub(crate) warnings: Vec<String>,
     queue: Vec<State<'w>>,
     outcomes: Vec<Assumed>,
-    /// What a rule that was just evaluated needs to know.
+    /// The unknown fact that the rule just evaluated depends on.
     pending: Option<Fact>,
     places: HashMap<OutcomeKey, usize>,
     steps: u64,
-    /// How much there is to tell so far.
-    told: usize,
+    /// Number of steps and assumptions so far.
+    listed: usize,
 }
 
 type OutcomeKey = (
@@ -127,10 +127,12 @@ type OutcomeKey = (
     Vec<Rc<Assumption>>,
 );
 
-/// Walks a packet through everything that hangs on this host's hooks.
+/// Walk a packet through everything on this host's hooks.
 ///
-/// The packet is the first of its connection unless [`Packet::ct`] says otherwise. Lists that rules
-/// keep (`recent`, dynamic sets) are as the dumps show them.
+/// The packet is the first of its connection unless [`Packet::ct`] differs.
+///
+/// # Errors
+/// The rules contain a cycle or lack a chain, or the packet can take too many paths.
 pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
     if packet.src.is_ipv4() != packet.dst.is_ipv4() {
         return Err(WalkError::Families {
@@ -148,7 +150,7 @@ pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
         pending: None,
         places: HashMap::new(),
         steps: 0,
-        told: 0,
+        listed: 0,
     };
     for text in hooks::not_walked(world) {
         walker.warn(text);
@@ -175,10 +177,10 @@ pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
         ..outcome
     };
     let mut outcomes: Vec<Outcome> = merged.into_iter().map(with_texts).collect();
-    // Stable: equally likely ones stay in the order of the rules.
+    // Stable: equally likely outcomes stay in the order of the rules.
     outcomes.sort_by_key(|o| std::cmp::Reverse(o.probability));
     if outcomes.iter().any(|o| !o.probability.is_exact()) {
-        let text = "the odds are too fine to be kept exactly; they are rounded to 60 bits";
+        let text = "the odds are rounded to 60 bits";
         walker.warnings.push(text.to_owned());
     }
     Ok(Trace {
@@ -188,7 +190,7 @@ pub fn walk(world: &World, packet: &Packet) -> Result<Trace, WalkError> {
 }
 
 impl<'w> Walker<'w> {
-    /// The packet where it starts.
+    /// Return the packet at its start.
     fn start(&mut self, packet: &Packet) -> State<'w> {
         if !self.world.host.is_known() {
             self.warn("the node's addresses and routes are not known: other addresses than loopback and those in \
@@ -220,9 +222,9 @@ impl<'w> Walker<'w> {
         state
     }
 
-    /// Neighbours on a bridge reach each other past this host's rules, unless bridges are told to
-    /// call them; whether these two send to the host's address instead is theirs to know. What was
-    /// translated on its way in is then not translated back.
+    /// Fork for neighbours on a bridge: they reach each other without this host's rules, unless the
+    /// bridge calls them. Whether these two send through the host instead is not known. Packets that
+    /// bypass the rules are not translated back.
     fn past_the_rules(&mut self, state: &mut State<'w>, bridge: &str) {
         let host = &self.world.host;
         let (src, dst) = (state.src.ip, state.dst.ip);
@@ -231,7 +233,7 @@ impl<'w> Walker<'w> {
             return;
         }
         let what = format!(
-            "{src} sends to {dst} through {bridge} alone, which with {sysctl} off asks no rules"
+            "{src} sends to {dst} through {bridge} directly, without rules because {sysctl} is off"
         );
         let (mut past, other) = self.either(state.clone(), Fact::Other(what.into()));
         let (end, did, effect) = match &*past.known {
@@ -243,15 +245,11 @@ impl<'w> Walker<'w> {
                 Verdict::Drop,
                 Did::Dropped,
                 format!(
-                    "comes from {}, where {} was asked: the client refuses it",
+                    "comes from {} instead of {}: the client refuses it",
                     dnat.after, dnat.before
                 ),
             ),
-            _ => (
-                Verdict::Accept,
-                Did::WentOn,
-                format!("goes from port to port to {dst}"),
-            ),
+            _ => (Verdict::Accept, Did::WentOn, format!("bridged to {dst}")),
         };
         past.note_as("bridge", bridge, effect, did);
         past.oif = Iface::named(Some(bridge));
@@ -266,7 +264,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// Follows one way to its end; the ways that fork off are queued.
+    /// Follow one path to its end; forks are queued.
     fn run(&mut self, mut state: State<'w>) -> Result<(), WalkError> {
         loop {
             self.steps += 1;
@@ -278,7 +276,7 @@ impl<'w> Walker<'w> {
             }
             if !state.frames.is_empty() {
                 let mut ways = self.in_chain(state)?;
-                // The first way is followed now, the others in order later.
+                // The first path is followed now, the others later, in order.
                 let Some((first, then)) = (!ways.is_empty()).then(|| ways.remove(0)) else {
                     return Ok(());
                 };
@@ -296,7 +294,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// A routing decision over several ways leaves the others here.
+    /// Queue the other paths of a decision.
     fn take_forks(&mut self, state: &mut State<'w>) {
         for fork in state.forks.drain(..).rev() {
             self.queue.push(fork);
@@ -358,8 +356,8 @@ impl<'w> Walker<'w> {
             same.0.probability = same.0.probability.plus(outcome.probability);
             return Ok(());
         }
-        self.told += outcome.path.len() + assuming.len() * 4;
-        if self.outcomes.len() >= MAX_OUTCOMES || self.told >= MAX_TOLD {
+        self.listed += outcome.path.len() + assuming.len() * 4;
+        if self.outcomes.len() >= MAX_OUTCOMES || self.listed >= MAX_LISTED {
             return Err(WalkError::TooManyOutcomes);
         }
         self.places.insert(key, self.outcomes.len());
@@ -390,7 +388,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// Goes on with the next thing on the present hook.
+    /// Continue with the next entry of the current hook.
     fn next_entry(&mut self, state: &mut State<'w>) {
         let Some(cursor) = state.cursor else { return };
         let Some(entry) = self.entries[cursor.hook as usize].get(cursor.entry) else {
@@ -481,7 +479,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// Looks at the rules of the innermost chain up to the first that says something.
+    /// Evaluate the rules of the innermost chain up to the first that decides something.
     fn in_chain(&mut self, mut state: State<'w>) -> Result<Vec<Way<'w>>, WalkError> {
         let Some(frame) = state.frames.last().copied() else {
             return Ok(vec![(state, Then::Next)]);
@@ -524,7 +522,7 @@ impl<'w> Walker<'w> {
                     let Some(fact) = self.pending.take() else {
                         return Ok(ways);
                     };
-                    // What it reported rests on what was not known yet.
+                    // Warnings of the incomplete evaluation are void.
                     self.warnings.truncate(before);
                     if let Some(last) = state.frames.last_mut() {
                         last.rule = index - 1;
@@ -536,7 +534,7 @@ impl<'w> Walker<'w> {
         Ok(vec![(state, Then::Return)])
     }
 
-    /// Does what a rule says.
+    /// Apply a rule's decision.
     fn apply(&mut self, mut state: State<'w>, then: Then<'w>) -> Result<State<'w>, WalkError> {
         match then {
             Then::Next => {}
@@ -566,7 +564,7 @@ impl<'w> Walker<'w> {
         Ok(state)
     }
 
-    /// The end of a base chain.
+    /// Apply the policy at the end of a base chain.
     fn policy(&mut self, state: &mut State<'w>) {
         let Some(cursor) = state.cursor else { return };
         let entry = self.entries[cursor.hook as usize].get(cursor.entry);
@@ -596,7 +594,7 @@ impl<'w> Walker<'w> {
     }
 }
 
-/// The fact that decides between two orders of NAT chains; `None` if there is only one.
+/// Return the fact that decides between two orders of NAT chains; `None` if there is only one order.
 fn order(chains: &[ChainRef<'_>], reversed: &[ChainRef<'_>]) -> Option<Fact> {
     if reversed.is_empty() {
         return None;
@@ -611,7 +609,7 @@ fn order(chains: &[ChainRef<'_>], reversed: &[ChainRef<'_>]) -> Option<Fact> {
     })
 }
 
-/// The NAT chains in the order that this path assumes.
+/// Return the NAT chains in the order that this path assumes.
 fn in_order<'a, 'w>(
     state: &State<'w>,
     chains: &'a [ChainRef<'w>],
@@ -623,7 +621,7 @@ fn in_order<'a, 'w>(
     }
 }
 
-/// Connection tracking looks at the packet, once.
+/// Look the packet up in connection tracking, once.
 fn conntrack(state: &mut State<'_>) {
     if state.conn.seen {
         return;

@@ -1,4 +1,4 @@
-//! Address translation: what rules set, and what connection tracking remembers.
+//! Address translation, by rules and by connection tracking.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use super::state::{State, Status};
 use super::{Then, Walker, Way};
 use crate::{Endpoint, Fraction, Rewrite};
 
-/// A translation that a rule asks for.
+/// A translation that a rule requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted {
     /// From and to; equal for one address. `None` keeps the address.
@@ -18,9 +18,9 @@ pub(crate) struct Wanted {
     pub(crate) random: bool,
 }
 
-/// Whether there is nothing for NAT's chains to decide: they see only the first packet of a
-/// connection, and only while the side's translation is open (`nf_nat_initialized`). ICMP errors
-/// are no first packets, though their state is `related` too (`nf_nat_inet_fn`).
+/// Whether NAT chains are skipped: they only see the first packet of a connection, until the side's
+/// translation is settled (`nf_nat_initialized`). ICMP errors are no first packets although their state
+/// is `related` (`nf_nat_inet_fn`).
 pub(crate) fn is_settled(state: &State<'_>, side: Side) -> bool {
     let c = &state.conn;
     let first = match c.status {
@@ -31,8 +31,8 @@ pub(crate) fn is_settled(state: &State<'_>, side: Side) -> bool {
     !first || side.of(c.src_done, c.dst_done)
 }
 
-/// NAT's end at a hook: no chain settled it, so it stays as it is; or it was settled before, and
-/// the packet gets what the connection has.
+/// End NAT at a hook. The translation is settled now; the packet of a known connection gets the
+/// connection's translation.
 pub(crate) fn settle(state: &mut State<'_>, side: Side) {
     if !state.is_tracked() {
         return;
@@ -40,7 +40,7 @@ pub(crate) fn settle(state: &mut State<'_>, side: Side) {
     let c = &mut state.conn;
     *side.of(&mut c.src_done, &mut c.dst_done) = true;
     let known = matches!(c.status, Status::Established | Status::Related);
-    // Replies are translated the other way round: the destination by what was done to the source.
+    // Replies are translated in reverse: their destination by the translation of the source.
     let target = match (side, c.reply) {
         (Side::Destination, false) => c.dnat.map(|r| r.after),
         (Side::Destination, true) => c.snat.map(|r| r.before),
@@ -67,14 +67,14 @@ pub(crate) fn settle(state: &mut State<'_>, side: Side) {
         state.note(
             hook.name(),
             "conntrack",
-            format!("{of} {before} becomes {target}, as the connection's first packet settled"),
+            format!("{of} {before} becomes {target}, by the connection's first packet"),
         );
     }
 }
 
 impl<'w> Walker<'w> {
-    /// The ways on from a rule that rewrites one side to given addresses. The kernel chooses among
-    /// several by a hash of the source and a secret, so each is equally likely to a stranger.
+    /// Apply a rule that rewrites one side to given addresses. The kernel chooses by a hash of the
+    /// source with a secret, so that all are equally likely.
     pub(crate) fn rewrite(
         &mut self,
         state: &State<'w>,
@@ -103,7 +103,7 @@ impl<'w> Walker<'w> {
         ways
     }
 
-    /// A rule that rewrites the source to the outgoing interface's address.
+    /// Apply a rule that rewrites the source to the outgoing interface's address.
     pub(crate) fn masquerade(&mut self, mut state: State<'w>, wanted: Wanted) -> Way<'w> {
         // IPv4's address goes by the next hop, IPv6's by the destination.
         let towards = match state.next_hop {
@@ -122,7 +122,7 @@ impl<'w> Walker<'w> {
             Some(ip) => {
                 let port = wanted.ports.map_or(state.src.port, |(first, _)| first);
                 let after = Endpoint { ip, port };
-                // An unchanged address is still masqueraded as far as the answer is concerned.
+                // An unchanged address still counts as masqueraded.
                 state.conn.snat = Some(Rewrite {
                     before: state.conn.original.src,
                     after,
@@ -147,7 +147,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// A rule that sends the packet to this host: to loopback at OUTPUT, else to the incoming
+    /// Apply a rule that redirects the packet to this host: to loopback at OUTPUT, else to the incoming
     /// interface's first address (`nf_nat_redirect.c`).
     pub(crate) fn redirect(
         &mut self,
@@ -182,13 +182,13 @@ impl<'w> Walker<'w> {
         self.rewrite(state, wanted, Side::Destination)
     }
 
-    /// Every endpoint that a translation can lead to.
+    /// Return every endpoint that a translation can lead to.
     fn targets(&mut self, state: &State<'w>, wanted: Wanted, side: Side) -> Vec<Endpoint> {
         let now = side.of(state.src, state.dst);
         let what = side.of("SNAT", "DNAT");
         let ips = match wanted.addresses {
             None => vec![now.ip],
-            // A source that is in the range already is kept (`get_unique_tuple` of nf_nat_core.c).
+            // A source in the range is kept (`get_unique_tuple` of nf_nat_core.c).
             Some((first, last)) if side == Side::Source && (first..=last).contains(&now.ip) => {
                 vec![now.ip]
             }
@@ -229,7 +229,7 @@ impl<'w> Walker<'w> {
     }
 }
 
-/// Equal shares.
+/// Return one of equal shares.
 pub(crate) fn share(of: usize) -> Fraction {
     u64::try_from(of)
         .ok()
@@ -237,7 +237,7 @@ pub(crate) fn share(of: usize) -> Fraction {
         .unwrap_or(Fraction::ONE)
 }
 
-/// All addresses of a range of at most 256; none for a larger one.
+/// Return all addresses of a range of at most 256; none for a larger one.
 fn range(first: IpAddr, last: IpAddr) -> Vec<IpAddr> {
     const MOST: u128 = 256;
     match (first, last) {

@@ -1,4 +1,4 @@
-//! Routing decisions on the way.
+//! Routing decisions.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::outcome::{Answer, Did, Verdict};
 const AT: &str = "routing";
 
 impl<'w> Walker<'w> {
-    /// Delivers or sends on (`ip_route_input_slow`).
+    /// Deliver or forward an incoming packet (`ip_route_input_slow`).
     pub(crate) fn route_input(&mut self, state: &mut State<'w>) {
         let host = &self.world.host;
         if let Some(iif) = state.iif.name()
@@ -86,8 +86,8 @@ impl<'w> Walker<'w> {
         known.unwrap_or(false)
     }
 
-    /// Only groups that were joined are listened to, and routing tables do not say where else a
-    /// group's packets go (`ip_route_input_rcu`, `ip6_mc_input`).
+    /// Deliver to joined multicast groups only; routing tables do not contain other receivers
+    /// (`ip_route_input_rcu`, `ip6_mc_input`).
     fn multicast(&mut self, state: &mut State<'w>) {
         let everybody = match state.dst.ip {
             IpAddr::V4(ip) => ip.octets() == [224, 0, 0, 1],
@@ -103,7 +103,7 @@ impl<'w> Walker<'w> {
         );
         let (mut joined, mut other) = self.either(state.clone(), Fact::Other(what.into()));
         deliver(&mut joined, "a group that was joined");
-        let effect = format!("nobody here joined {}: drop", state.dst.ip);
+        let effect = format!("no program joined {}: drop", state.dst.ip);
         other.note_as(AT, "multicast", effect, Did::Dropped);
         other.finish(Verdict::Drop);
         joined.forks.push(other);
@@ -147,14 +147,14 @@ impl<'w> Walker<'w> {
         let forwards = self.world.host.forwarding(state.iif.name(), v6) != Some(false);
         if forwards || state.iif == Iface::Absent {
             let effect = format!(
-                "no way to {}: reject with network unreachable",
+                "no route to {}: reject with network unreachable",
                 state.dst.ip
             );
             state.note_as(AT, text, effect, Did::NoRoute);
             state.finish(Verdict::Reject);
         } else {
             let effect = format!(
-                "no way to {}, and this host does not forward: drop",
+                "no route to {}, and this host does not forward: drop",
                 state.dst.ip
             );
             state.note_as(AT, text, effect, Did::NoRoute);
@@ -179,12 +179,12 @@ impl<'w> Walker<'w> {
         state.finish(end);
     }
 
-    /// Chooses a way for a packet made here, before OUTPUT.
+    /// Route a packet of this node, before OUTPUT.
     pub(crate) fn route_output(&mut self, state: &mut State<'w>) {
         self.choose_output(state, "");
     }
 
-    /// Chooses anew after OUTPUT changed address or mark (`ip_route_me_harder`).
+    /// Route again after OUTPUT changed address or mark (`ip_route_me_harder`).
     pub(crate) fn reroute(&mut self, state: &mut State<'w>) {
         self.choose_output(state, "rerouted: ");
     }
@@ -241,7 +241,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// Goes every way of a multipath route; the kernel chooses by a hash over the flow.
+    /// Follow every next hop of a multipath route; the kernel chooses by a hash over the flow.
     fn each_way(
         &mut self,
         state: &mut State<'w>,
@@ -251,7 +251,7 @@ impl<'w> Walker<'w> {
         let total: u64 = ways.iter().map(|w| u64::from(w.weight)).sum();
         if ways.len() > 1 {
             self.warn(format!(
-                "several ways to {}: the kernel chooses by a hash; shown by their weights",
+                "several next hops to {}: the kernel chooses by a hash; shown by their weights",
                 state.dst.ip
             ));
         }
@@ -295,8 +295,8 @@ fn deliver(state: &mut State<'_>, text: &str) {
     state.stages.push(Stage::Hook(Hook::Input));
 }
 
-/// The packet leaves. Through `lo` it comes back in at once, its connection still attached: neither
-/// connection tracking nor NAT nor routing looks at it a second time.
+/// Send the packet. Through `lo` it enters again at once with its connection: connection tracking, NAT
+/// and routing do not process it a second time.
 pub(crate) fn send(state: &mut State<'_>) {
     if state.oif.name() == Some("lo") {
         state.iif = Iface::Name("lo".into());

@@ -1,4 +1,4 @@
-//! A packet on its way: its header, its connection, where it is and what happened so far.
+//! A packet on its path: its header, its connection, its position and its history.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -9,13 +9,12 @@ use crate::fraction::Fraction;
 use crate::outcome::{Did, Step, Verdict};
 use crate::packet::{CtState, Endpoint, Packet, Proto, Rewrite};
 
-/// An interface name that may be absent, or not known.
+/// An interface name that may be absent or unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Iface {
-    /// There is none here: a packet made by the node did not come in, one that stays does not
-    /// leave.
+    /// No interface: packets of the node do not enter, delivered packets do not leave.
     Absent,
-    /// There is one, but the facts do not tell which.
+    /// An interface that the facts do not contain.
     Unknown,
     Name(Rc<str>),
 }
@@ -34,7 +33,7 @@ impl Iface {
     }
 }
 
-/// What the packet's connection is in the eyes of connection tracking.
+/// The connection's state in connection tracking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     New,
@@ -57,61 +56,61 @@ pub(crate) struct Conn {
     pub(crate) status: Status,
     /// Whether connection tracking has seen the packet at this node yet.
     pub(crate) seen: bool,
-    /// Whether the packet goes against the first one's direction.
+    /// Whether the packet is in the reply direction.
     pub(crate) reply: bool,
-    /// This packet's tuple as it came, before any translation.
+    /// The packet's tuple before all translation.
     pub(crate) original: Tuple,
     pub(crate) dnat: Option<Rewrite>,
     pub(crate) snat: Option<Rewrite>,
     /// `snat` came from a masquerade rule.
     pub(crate) masquerade: bool,
-    /// `masquerade`, and the facts do not tell to which address.
+    /// `masquerade`, to an unknown address.
     pub(crate) masquerade_unknown: bool,
-    /// Whether the destination's, or the source's, translation is settled (perhaps to none).
+    /// Whether the translation of destination or source is settled (even if to none).
     pub(crate) dst_done: bool,
     pub(crate) src_done: bool,
     pub(crate) mark: u32,
     pub(crate) zone: u16,
-    /// The IPVS virtual server that has rewritten this packet, if one has.
+    /// The IPVS virtual server that rewrote this packet.
     pub(crate) ipvs: Option<Endpoint>,
 }
 
-/// A place in a chain to come back to.
+/// A position in a chain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame<'w> {
     pub(crate) chain: ChainRef<'w>,
     pub(crate) rule: usize,
 }
 
-/// What remains to be done, the next last.
+/// A remaining step; the next one is last in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// All that hangs on a hook.
+    /// All entries of a hook.
     Hook(Hook),
-    /// The decision between delivering and sending on, for a packet that came in.
+    /// The decision between delivery and forwarding, for an incoming packet.
     RouteInput,
-    /// The choice of a way for a packet made here.
+    /// The choice of a route for a packet of this node.
     RouteOutput,
-    /// The packet leaves through `oif`; through `lo` it comes back in.
+    /// The packet leaves through `oif`; through `lo` it enters again.
     Send,
-    /// To a socket of this node.
+    /// Delivery to a socket of this node.
     Deliver,
 }
 
-/// Where within a hook.
+/// A position in a hook.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor {
     pub(crate) hook: Hook,
-    /// Which of the hook's entries is being worked on.
+    /// Index of the current entry.
     pub(crate) entry: usize,
-    /// Which of the entry's chains, where it has several (NAT).
+    /// Index of the entry's current chain (NAT has several).
     pub(crate) chain: usize,
-    /// The mark and addresses with which the packet came to the present entry: a change makes the
-    /// kernel route anew after mangle OUTPUT.
+    /// Mark and addresses at the start of the entry: the kernel routes again if mangle OUTPUT changes
+    /// them.
     pub(crate) before: (u32, IpAddr, IpAddr),
 }
 
-/// Something a dynamic set or `recent` list was told on this packet's way.
+/// A change that this packet made to a dynamic set or `recent` list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Learnt {
     /// The set: `recent/NAME`, or the family, table and set of nf_tables, or `ipset/NAME`.
@@ -119,11 +118,11 @@ pub(crate) struct Learnt {
     pub(crate) key: Vec<u8>,
     /// The mapped value, for maps.
     pub(crate) value: Vec<netfilter::nft_lang::Literal>,
-    /// Taken out rather than put in.
+    /// Removed, not added.
     pub(crate) gone: bool,
 }
 
-/// A list that forks share their beginnings of.
+/// A list whose beginning is shared by forks.
 pub(crate) struct Shared<T>(Option<Rc<Node<T>>>);
 
 struct Node<T> {
@@ -166,7 +165,7 @@ impl<T> Clone for Shared<T> {
 }
 
 impl<T> Drop for Shared<T> {
-    // Without this a long list would be freed by recursion.
+    // Prevents recursion when a long list is freed.
     fn drop(&mut self) {
         let mut at = self.0.take();
         while let Some(node) = at {
@@ -178,36 +177,36 @@ impl<T> Drop for Shared<T> {
     }
 }
 
-/// One way the packet may go.
+/// One path of the packet.
 #[derive(Clone)]
 pub(crate) struct State<'w> {
     pub(crate) probability: Fraction,
     pub(crate) src: Endpoint,
     pub(crate) dst: Endpoint,
     pub(crate) proto: Proto,
-    /// The source port was chosen at random: what `src` says is what it was before.
+    /// The source port was chosen at random: `src` contains the port before that.
     pub(crate) random_sport: bool,
     pub(crate) mark: u32,
     pub(crate) iif: Iface,
     pub(crate) oif: Iface,
-    /// The next hop of the way chosen.
+    /// The next hop of the chosen route.
     pub(crate) next_hop: Option<IpAddr>,
     pub(crate) conn: Conn,
-    /// What connection tracking will say once it looks.
+    /// The result of the coming connection tracking lookup.
     pub(crate) known: Rc<CtState>,
     pub(crate) learnt: Shared<Learnt>,
     pub(crate) stages: Vec<Stage>,
     pub(crate) cursor: Option<Cursor>,
     pub(crate) frames: Vec<Frame<'w>>,
-    /// How often the walk jumped since the present entry of the hook began.
+    /// Number of jumps in the current entry.
     pub(crate) jumps: u32,
     pub(crate) path: Shared<Rc<Step>>,
     pub(crate) assuming: Shared<Rc<Assumption>>,
-    /// Addresses of which the question itself, or routing, settles whether they are local.
+    /// Addresses that are local or not by the question or by an earlier routing decision.
     pub(crate) settled: Shared<(IpAddr, bool)>,
-    /// Other ways that routing or IPVS could have chosen, to be walked too.
+    /// Other paths that routing or IPVS could have chosen.
     pub(crate) forks: Vec<State<'w>>,
-    /// Set once the walk along this way is over.
+    /// The verdict, at the end of the path.
     pub(crate) end: Option<Verdict>,
 }
 
@@ -260,7 +259,7 @@ impl<'w> State<'w> {
         }
     }
 
-    /// The hook that the packet is at; meaningless between hooks.
+    /// Return the current hook; meaningless between hooks.
     pub(crate) fn hook(&self) -> Hook {
         self.cursor.map_or(Hook::Prerouting, |c| c.hook)
     }
@@ -269,7 +268,7 @@ impl<'w> State<'w> {
         self.dst.ip.is_ipv6()
     }
 
-    /// Ends the walk.
+    /// End the path.
     pub(crate) fn finish(&mut self, end: Verdict) {
         self.end = Some(end);
         self.frames.clear();
@@ -277,7 +276,7 @@ impl<'w> State<'w> {
         self.cursor = None;
     }
 
-    /// Notes something that is not a rule's doing.
+    /// Add a step that no rule caused.
     pub(crate) fn note(
         &mut self,
         at: &'static str,
@@ -287,7 +286,7 @@ impl<'w> State<'w> {
         self.note_as(at, rule, effect, Did::WentOn);
     }
 
-    /// As [`Self::note`], for what does more than let the packet go on.
+    /// As [`Self::note`], with its effect.
     pub(crate) fn note_as(
         &mut self,
         at: &'static str,
@@ -307,8 +306,7 @@ impl<'w> State<'w> {
         }));
     }
 
-    /// Source and destination as people are told them: without the numbers that are no ports, or
-    /// not known.
+    /// Return source and destination for people: without unknown ports and numbers that are no ports.
     pub(crate) fn shown_ends(&self) -> (Endpoint, Endpoint) {
         let without = |end: Endpoint, port: bool| {
             if port {
@@ -322,13 +320,12 @@ impl<'w> State<'w> {
         (src, without(self.dst, icmp))
     }
 
-    /// Whether the packet has a connection: tracking has seen it and could make sense of it.
+    /// Whether connection tracking has assigned the packet to a connection.
     pub(crate) fn is_tracked(&self) -> bool {
         self.conn.seen && !matches!(self.conn.status, Status::Invalid | Status::Untracked)
     }
 
-    /// Whether a key was put on a list on this packet's way (`Some(true)`), taken off it
-    /// (`Some(false)`), or neither.
+    /// Whether this packet added a key to a list (`Some(true)`), removed it (`Some(false)`), or neither.
     pub(crate) fn learnt(&self, set: &str, key: &[u8]) -> Option<bool> {
         self.learnt
             .iter()

@@ -1,4 +1,4 @@
-//! iptables' conditions.
+//! iptables matches.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::fraction::Fraction;
 use crate::host::Lookup;
 use crate::packet::{Endpoint, Proto};
 
-/// The conditions of a rule's header.
+/// Evaluate the conditions of a rule's header.
 pub(super) fn header(state: &State<'_>, h: &Header) -> [Holds; 6] {
     let addr = |of: &Option<Negatable<netfilter::iptables::Net>>, ip| {
         Holds::of(of.as_ref().is_none_or(|n| n.holds(|net| net.contains(ip))))
@@ -45,7 +45,7 @@ fn iface(state: &State<'_>, leaves: bool, want: Option<&Negatable<Interface>>) -
     match at {
         Iface::Absent => Holds::of(want.holds(|i| i.matches(""))),
         Iface::Name(name) => Holds::of(want.holds(|i| i.matches(name))),
-        // The walker forks on what is not assumed yet, and asks again.
+        // The walker forks on unknown interfaces and evaluates the rule again.
         Iface::Unknown => {
             let assumed = state.assumed(&super::interface(leaves, &want.value));
             Holds::of(assumed.is_none_or(|is_it| is_it != want.negated))
@@ -90,7 +90,7 @@ fn icmp(state: &State<'_>, want: &Negatable<IcmpType>) -> Holds {
     } else {
         Proto::ICMP
     };
-    // Type and code stand where others have ports; 255 is any type of IPv4's.
+    // Type and code take the place of ports; 255 is any IPv4 type.
     Holds::of(
         state.proto == proto
             && want.holds(|i| {
@@ -124,12 +124,12 @@ impl<'w> Walker<'w> {
             Match::Statistic(want) => {
                 let odds = match want.value {
                     Statistic::Random(p) => Fraction::from_statistic(p.0),
-                    // One packet in so many; which one this is depends on those before.
+                    // One packet in n; which one depends on earlier packets.
                     Statistic::Nth { every, .. } => {
                         Fraction::new(1, every.max(1).into()).unwrap_or(Fraction::ONE)
                     }
                 };
-                Holds::Chance(odds).turned(want.negated)
+                Holds::Chance(odds).negated_if(want.negated)
             }
             Match::Recent(recent) => {
                 if recent.action.value != RecentAction::Set {
@@ -176,15 +176,14 @@ impl<'w> Walker<'w> {
         ] {
             let Some(types) = types else { continue };
             let Some(kind) = self.addr_type(state, ip) else {
-                // Asked again once the path has forked.
+                // Evaluated again after the fork.
                 return Holds::Yes;
             };
             let mut holds = match ip {
                 IpAddr::V4(_) => in_types(types.value, kind),
                 IpAddr::V6(v6) => in_types6(types.value, kind, v6),
             };
-            // Only local addresses of that interface count then (`fib_select…`,
-            // `inet_dev_addr_type`).
+            // Only local addresses of that interface match (`inet_dev_addr_type`).
             if kind == RouteKind::Local && (want.limit_in || want.limit_out) {
                 let iface = if want.limit_in {
                     &state.iif
@@ -204,8 +203,8 @@ impl<'w> Walker<'w> {
     }
 
     fn physdev(&mut self, state: &State<'w>, want: &MatchPhysdev) -> Holds {
-        // Only packets that came in through a bridge have bridge ports, and only where bridged
-        // packets are shown to iptables.
+        // Only packets that entered through a bridge have bridge ports, and only if the bridge calls
+        // iptables.
         let host = &self.world.host;
         let through_bridge = match &state.iif {
             Iface::Name(name) => host.is_bridge(name),
@@ -229,7 +228,7 @@ impl<'w> Walker<'w> {
             let why = "whether it goes from port to port or through this host is not known";
             return Holds::Unknown(why.into());
         }
-        // Routed packets never leave through a bridge port as far as netfilter knows here.
+        // For routed packets, netfilter does not know the outgoing bridge port.
         if want.is_out == Some(true) || want.is_bridged == Some(true) {
             return Holds::No;
         }
@@ -268,18 +267,18 @@ impl<'w> Walker<'w> {
         Holds::of(good != want.invert)
     }
 
-    /// Extensions that are kept word for word: some hold or fail for every packet here.
+    /// Evaluate an extension that is stored as text. Some match every packet of a walk, or none.
     fn extension(&mut self, state: &State<'w>, e: &Extension) -> Holds {
         let words: Vec<&str> = e.words.iter().map(|w| &**w).collect();
         match (&*e.name, words.as_slice()) {
             ("pkttype", ["--pkt-type", kind]) => Holds::of(*kind == "unicast"),
             ("pkttype", ["!", "--pkt-type", kind]) => Holds::of(*kind != "unicast"),
             ("hashlimit", words) => {
-                self.warn("hashlimit: taken as not yet reached".to_owned());
+                self.warn("hashlimit: assumed not to be reached yet".to_owned());
                 Holds::of(!words.contains(&"--hashlimit-above"))
             }
             ("connlimit", words) => {
-                self.warn("connlimit: taken as not yet reached".to_owned());
+                self.warn("connlimit: assumed not to be reached yet".to_owned());
                 let above = words.contains(&"--connlimit-above");
                 Holds::of(above == words.contains(&"!"))
             }
@@ -287,10 +286,10 @@ impl<'w> Walker<'w> {
                 if words.contains(&"--transparent")
                     || self.known_local(state, state.dst.ip) == Some(false) =>
             {
-                self.warn("socket: no program here is taken to have a socket for it".to_owned());
+                self.warn("socket: assumed that no program has a socket for the packet".to_owned());
                 Holds::No
             }
-            // No connection here has a helper or came in a tunnel that was not said so.
+            // Connections of a walk have no helper and no tunnel.
             ("helper", words) => Holds::of(words.contains(&"!")),
             ("policy", words) => {
                 let none = words.windows(2).any(|w| w == ["--pol", "none"]);
@@ -298,9 +297,9 @@ impl<'w> Walker<'w> {
             }
             ("cgroup", _) if state.iif != Iface::Absent => Holds::No,
             ("u32" | "bpf" | "string" | "ttl" | "hl" | "length", _) => {
-                Holds::Unknown(format!("match {} looks into the packet", e.name))
+                Holds::Unknown(format!("match {} inspects the packet's content", e.name))
             }
-            _ => Holds::Unknown(format!("match {} is not understood", e.name)),
+            _ => Holds::Unknown(format!("match {} is unknown", e.name)),
         }
     }
 }
@@ -311,7 +310,7 @@ fn tcp_match(state: &State<'_>, tcp: &netfilter::iptables::MatchTcp) -> Holds {
         return holds;
     }
     if let Some(option) = &tcp.option
-        // A SYN has the maximum segment size (2) and little else for certain.
+        // Every SYN has the maximum segment size (2); other options are not certain.
         && option.value != 2
     {
         return Holds::Unknown("which options the TCP header has is not known".into());
@@ -347,7 +346,7 @@ fn in_types(types: AddrTypes, kind: RouteKind) -> bool {
     })
 }
 
-/// IPv6's types go by the address alone where they can, and all that are asked for must hold
+/// Evaluate IPv6 address types: by the address alone if possible, and all of them must match
 /// (`match_type6` of `xt_addrtype.c`).
 fn in_types6(types: AddrTypes, kind: RouteKind, ip: std::net::Ipv6Addr) -> bool {
     let asked = |t| types.contains(t);
@@ -364,11 +363,11 @@ fn in_types6(types: AddrTypes, kind: RouteKind, ip: std::net::Ipv6Addr) -> bool 
             || looked_up.iter().any(|(t, k)| asked(*t) && kind == *k))
 }
 
-/// Whether the connection is in one of the states. `state` knows nothing of translations.
+/// Whether the connection is in one of the states. The match `state` has no states for translations.
 fn in_states(state: &State<'_>, states: netfilter::iptables::CtStates, nat: bool) -> bool {
     let c = &state.conn;
     let now = match c.status {
-        // A packet that connection tracking has not seen has no connection: invalid.
+        // Without connection tracking the state is invalid.
         _ if !c.seen => CtState::Invalid,
         Status::New => CtState::New,
         Status::Established => CtState::Established,
@@ -382,13 +381,13 @@ fn in_states(state: &State<'_>, states: netfilter::iptables::CtStates, nat: bool
         || (nat && tracked && has_snat(state) && states.contains(CtState::Snat))
 }
 
-/// Whether the source was in fact changed (masquerading to the same address and port is no change).
+/// Whether the source was changed; masquerading to the same address and port is no change.
 pub(crate) fn has_snat(state: &State<'_>) -> bool {
     let c = &state.conn;
     c.masquerade_unknown || state.random_sport || c.snat.is_some_and(|r| r.before != r.after)
 }
 
-/// The reply's tuple as it stands: where answers come from and go to.
+/// Return the tuple of answers.
 pub(crate) fn reply_tuple(state: &State<'_>) -> (Endpoint, Endpoint) {
     let c = &state.conn;
     if c.reply {
@@ -400,7 +399,7 @@ pub(crate) fn reply_tuple(state: &State<'_>) -> (Endpoint, Endpoint) {
     )
 }
 
-/// The first packet's tuple before translation.
+/// Return the first packet's tuple before translation.
 pub(crate) fn original_tuple(state: &State<'_>) -> (Endpoint, Endpoint) {
     let c = &state.conn;
     if c.reply {
@@ -429,7 +428,7 @@ fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
     }
     let c = &state.conn;
     if !state.is_tracked() {
-        // Without a connection the state alone counts, whatever else is asked (`conntrack_mt`).
+        // Without a connection only the state is compared (`conntrack_mt`).
         return Holds::of(want.state.is_some());
     }
     if let Some(direction) = want.direction
@@ -475,7 +474,7 @@ fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
         }
     }
     if let Some(status) = &want.status {
-        let holds = has_status(state, status.value).turned(status.negated);
+        let holds = has_status(state, status.value).negated_if(status.negated);
         if holds != Holds::Yes {
             return holds;
         }
@@ -486,8 +485,8 @@ fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
     Holds::Yes
 }
 
-/// Whether the connection has one of these marks. What an established one has beyond an answer
-/// depends on more than one packet.
+/// Whether the connection has one of these states. States beyond an answer depend on more than one
+/// packet.
 fn has_status(state: &State<'_>, any: netfilter::iptables::CtStatuses) -> Holds {
     use CtStatus::{Assured, Confirmed, Expected, SeenReply};
     let (has, may): (&[CtStatus], &[CtStatus]) = match state.conn.status {
@@ -531,7 +530,7 @@ fn recent_match(state: &State<'_>, want: &MatchRecent, learnt: &mut Vec<Learnt>)
             true
         }
         RecentAction::Check | RecentAction::Update => {
-            // One packet is on the list at most once.
+            // One packet is in the list at most once.
             listed && want.hit_count.is_none_or(|n| n <= 1)
         }
         RecentAction::Remove => {
@@ -541,7 +540,7 @@ fn recent_match(state: &State<'_>, want: &MatchRecent, learnt: &mut Vec<Learnt>)
             listed
         }
     };
-    Holds::of(holds).turned(want.action.negated)
+    Holds::of(holds).negated_if(want.action.negated)
 }
 
 fn owner_match(state: &State<'_>, want: &netfilter::iptables::MatchOwner) -> Holds {
@@ -551,7 +550,7 @@ fn owner_match(state: &State<'_>, want: &netfilter::iptables::MatchOwner) -> Hol
         }
         return Holds::Unknown("who owns the socket is not known".into());
     }
-    // Without a socket every asked-for owner differs.
+    // Without a socket, no owner matches.
     let negated = |n: Option<bool>| n.unwrap_or(true);
     Holds::of(
         negated(want.uid.as_ref().map(|u| u.negated))

@@ -1,4 +1,4 @@
-//! iptables' rules.
+//! iptables rules.
 
 mod matches;
 
@@ -18,7 +18,7 @@ use super::{Then, WalkError, Walker, Way};
 use crate::fraction::Fraction;
 use crate::outcome::{Answer, Did, Step};
 
-/// Targets known by name after which a packet goes on to the next rule.
+/// Targets known by name that pass packets to the next rule.
 pub(crate) const PASSING: [&str; 18] = [
     "AUDIT",
     "CHECKSUM",
@@ -47,7 +47,7 @@ pub(crate) enum Holds {
     No,
     /// With these odds.
     Chance(Fraction),
-    /// It cannot be told; why.
+    /// Unknown, and why.
     Unknown(String),
 }
 
@@ -56,9 +56,9 @@ impl Holds {
         if yes { Holds::Yes } else { Holds::No }
     }
 
-    pub(crate) fn turned(self, round: bool) -> Self {
+    pub(crate) fn negated_if(self, negated: bool) -> Self {
         match self {
-            same if !round => same,
+            same if !negated => same,
             Holds::Yes => Holds::No,
             Holds::No => Holds::Yes,
             Holds::Chance(odds) => Holds::Chance(odds.complement()),
@@ -76,7 +76,7 @@ pub(crate) struct Matched {
 }
 
 impl<'w> Walker<'w> {
-    /// Tries a rule's conditions; `None` where they do not hold.
+    /// Evaluate a rule's conditions; `None` if they do not hold.
     pub(crate) fn ipt_matches(&mut self, state: &State<'w>, rule: &Rule) -> Option<Matched> {
         let mut matched = Matched {
             odds: Fraction::ONE,
@@ -91,7 +91,7 @@ impl<'w> Walker<'w> {
                 matched.note(holds)
             });
         }
-        // Only if everything else holds does it matter what is not known yet.
+        // An unknown fact only matters if everything else holds.
         if holds.is_some()
             && let Some(fact) = self.interface_fact(state, rule)
         {
@@ -103,7 +103,7 @@ impl<'w> Walker<'w> {
         holds.map(|()| matched)
     }
 
-    /// The interface of the rule about which nothing is known or assumed yet.
+    /// Return the interface of the rule that is neither known nor assumed.
     fn interface_fact(&self, state: &State<'w>, rule: &Rule) -> Option<Fact> {
         let header = &rule.header;
         let ends = [
@@ -118,7 +118,7 @@ impl<'w> Walker<'w> {
         facts.next()
     }
 
-    /// The ways on from a rule whose conditions hold, or may.
+    /// Apply a rule whose conditions hold or may hold.
     pub(crate) fn ipt_rule(
         &mut self,
         state: State<'w>,
@@ -158,7 +158,7 @@ impl<'w> Walker<'w> {
         }
         let before = ways.len();
         self.target(state, chain, rule, &mut ways)?;
-        // What the rule does comes first, so that outcomes stay in the order of the rules.
+        // The rule's effect comes first, so that outcomes stay in the order of the rules.
         ways.rotate_left(before);
         Ok(ways)
     }
@@ -230,7 +230,7 @@ impl<'w> Walker<'w> {
         Ok(())
     }
 
-    /// Targets after which the packet goes on to the next rule.
+    /// Apply a target that passes the packet to the next rule, and describe its effect.
     fn passing(&mut self, state: &mut State<'w>, target: &Target) -> String {
         match target {
             Target::Mark(xmark) => {
@@ -275,8 +275,8 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// A program that listens takes the packet, wherever it was going, by the route that the mark
-    /// selects; without one the packet is dropped (`xt_TPROXY.c`).
+    /// Apply TPROXY: a listening program receives the packet by the route that the mark selects; without
+    /// one the packet is dropped (`xt_TPROXY.c`).
     fn tproxy(
         &mut self,
         state: State<'w>,
@@ -286,7 +286,7 @@ impl<'w> Walker<'w> {
         ways: &mut Vec<Way<'w>>,
     ) {
         let text = format!(
-            "{} {}: rule {:?}: whether a program listens on port {} for it is not known",
+            "{} {}: rule {:?}: whether a program listens on port {} is not known",
             chain.table(),
             chain.name(),
             rule.to_string(),
@@ -358,8 +358,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// Targets that are known only by name. Those that are known to let the packet pass do so; any
-    /// other may as well keep it.
+    /// Apply a target that is known by name only. Unless it is known to pass packets, it may drop them.
     fn unknown_target(
         &mut self,
         mut state: State<'w>,
@@ -375,15 +374,15 @@ impl<'w> Walker<'w> {
             return;
         }
         let text = format!(
-            "{} {}: rule {:?}: what target {name} does cannot be told; it may let the packet go on",
+            "{} {}: rule {:?}: the effect of target {name} is not known; it may pass the packet",
             chain.table(),
             chain.name(),
             rule.to_string()
         );
         let (mut on, mut kept) = self.either(state, Fact::Other(text.into()));
-        let s = step(chain, &on, rule, format!("{name} lets it go on"));
+        let s = step(chain, &on, rule, format!("{name} passes it"));
         on.path.push(Rc::new(s));
-        let mut s = step(chain, &kept, rule, format!("{name} keeps it: drop"));
+        let mut s = step(chain, &kept, rule, format!("{name}: drop"));
         s.did = Did::Dropped;
         kept.path.push(Rc::new(s));
         ways.push((on, Then::Next));
@@ -432,7 +431,7 @@ fn notrack(state: &mut State<'_>) -> String {
     "not tracked".to_owned()
 }
 
-/// What a translation did, in words.
+/// Describe a translation.
 pub(crate) fn translated(way: &State<'_>, side: Side, then: &Then<'_>) -> String {
     if matches!(then, Then::Drop) {
         return "drop".to_owned();
@@ -449,7 +448,7 @@ pub(crate) fn translated(way: &State<'_>, side: Side, then: &Then<'_>) -> String
     }
 }
 
-/// The element that a packet makes, as a key for what was learnt on the way.
+/// Return the key of the element that a packet adds.
 pub(crate) fn set_key(state: &State<'_>, directions: &[SetDirection]) -> Vec<u8> {
     let mut text = String::new();
     for d in directions {

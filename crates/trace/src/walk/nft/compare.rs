@@ -1,4 +1,4 @@
-//! nf_tables' comparisons.
+//! nf_tables comparisons.
 
 use netfilter::nft_lang::{Ct, Item, Literal, Meta, Op, TableDecl, Term};
 
@@ -11,7 +11,7 @@ use super::{set_name, show};
 use crate::fraction::Fraction;
 use crate::packet::CtState;
 
-/// `IPS_ASSURED`, which takes more than one packet to know.
+/// Whether a comparison tests `IPS_ASSURED`, which depends on more than one packet.
 fn asks_for_assured(right: &Term) -> bool {
     const ASSURED: u64 = 4;
     let bit = |v: &Literal| matches!(v, Literal::Int(n) if n & ASSURED != 0);
@@ -59,7 +59,7 @@ impl<'w> Walker<'w> {
             return Holds::Unknown("what else was seen of the connection is not known".into());
         }
         if let Some((fact, negated)) = interface_fact(state, left, op, right) {
-            // Asked again once the path has forked.
+            // Evaluated again after the fork.
             let is_it = self.ask(state, fact).unwrap_or(!negated);
             return Holds::of(is_it != negated);
         }
@@ -78,7 +78,7 @@ impl<'w> Walker<'w> {
                         _ => None,
                     };
                     match set {
-                        Some(set) if !set.may_find(&parts) => Holds::No.turned(op == Op::Ne),
+                        Some(set) if !set.may_find(&parts) => Holds::No.negated_if(op == Op::Ne),
                         _ => Holds::Unknown(why),
                     }
                 }
@@ -112,14 +112,14 @@ impl<'w> Walker<'w> {
     ) -> Holds {
         let negated = op == Op::Ne;
         match right {
-            Term::Set(set) => Holds::of(set.find(left).is_some()).turned(negated),
+            Term::Set(set) => Holds::of(set.find(left).is_some()).negated_if(negated),
             Term::SetName(name) => {
                 let learnt = state.learnt(&set_name(table, name), show(left).as_bytes());
                 let Some(set) = table.set(name) else {
-                    return Holds::Unknown(format!("set {name} is not in the dump"));
+                    return Holds::Unknown(format!("the dump does not contain set {name}"));
                 };
                 let there = learnt.unwrap_or_else(|| set.find(left).is_some());
-                Holds::of(there).turned(negated)
+                Holds::of(there).negated_if(negated)
             }
             Term::Range(a, b) => self.item(&Item::Range(a.clone(), b.clone()), left, op),
             Term::Prefix(net) => self.item(&Item::Prefix(*net), left, op),
@@ -135,7 +135,7 @@ impl<'w> Walker<'w> {
             Term::Value(value) if flags && matches!(op, Op::Implicit | Op::Not) => {
                 match (value, left) {
                     (Literal::Int(bits), [Literal::Int(n)]) => {
-                        Holds::of(n & bits != 0).turned(op == Op::Not)
+                        Holds::of(n & bits != 0).negated_if(op == Op::Not)
                     }
                     _ => Holds::Unknown(format!(
                         "{} is not known by name",
@@ -191,7 +191,7 @@ impl<'w> Walker<'w> {
                 unknown => return unknown,
             }
         }
-        Holds::of(all).turned(negated)
+        Holds::of(all).negated_if(negated)
     }
 
     /// One value against one value, range or prefix.
@@ -205,7 +205,7 @@ impl<'w> Walker<'w> {
             && matches!(&**r, "missing" | "exists" | "0")
         {
             let missing = matches!(&**l, "missing" | "");
-            return Holds::of(missing != (&**r == "exists")).turned(op == Op::Ne);
+            return Holds::of(missing != (&**r == "exists")).negated_if(op == Op::Ne);
         }
         let mismatch = matches!(
             (&left, right),

@@ -1,4 +1,4 @@
-//! What an expression of nf_tables is for a packet.
+//! The value of nf_tables expressions for a packet.
 
 use std::net::IpAddr;
 
@@ -16,16 +16,16 @@ use crate::facts::RouteKind;
 use crate::host::Lookup;
 use crate::{Fraction, Proto};
 
-/// A value, or why there is none.
+/// A value, or why it is missing.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Evaluated {
     /// The parts; one unless it is a concatenation.
     Parts(Vec<Literal>),
-    /// The packet has no such thing: the rule ends (`NFT_BREAK`).
+    /// The packet lacks it: the rule ends (`NFT_BREAK`).
     Missing,
-    /// A concatenation of which not every part can be told; why.
+    /// A concatenation with unknown parts, and why.
     Partly(Vec<Option<Literal>>, String),
-    /// It cannot be told; why.
+    /// Unknown, and why.
     Unknown(String),
 }
 
@@ -38,11 +38,11 @@ impl Evaluated {
         Self::Parts(vec![Literal::Ip(ip)])
     }
 
-    /// With another part behind.
+    /// Append another part.
     fn and(self, more: &Self) -> Self {
         let some = |parts: Vec<Literal>| parts.into_iter().map(Some).collect::<Vec<_>>();
         match (self, more) {
-            // The kernel loads in order and ends at the first that is missing.
+            // The kernel loads in order and ends at the first missing part.
             (Self::Missing, _) | (_, Self::Missing) => Self::Missing,
             (Self::Parts(mut x), Self::Parts(y)) => {
                 x.extend(y.iter().cloned());
@@ -78,7 +78,7 @@ fn certain(value: Evaluated) -> Possible {
     vec![(Fraction::ONE, value)]
 }
 
-/// More values than this are not worth telling apart.
+/// Larger ranges of numbers are treated as unknown.
 const MOST: u32 = 1 << 20;
 
 impl<'w> Walker<'w> {
@@ -123,10 +123,9 @@ impl<'w> Walker<'w> {
                 }
                 all
             }
-            Term::Unknown(unknown) => certain(Evaluated::Unknown(format!(
-                "{:?} is not understood",
-                unknown.text
-            ))),
+            Term::Unknown(unknown) => {
+                certain(Evaluated::Unknown(format!("{:?} is unknown", unknown.text)))
+            }
             Term::Range(..) | Term::Prefix(_) | Term::Set(_) | Term::SetName(_) => certain(
                 Evaluated::Unknown("a range or set where a value should be".into()),
             ),
@@ -207,9 +206,9 @@ impl<'w> Walker<'w> {
             return Evaluated::int(type_number(kind));
         }
         if !self.world.host.is_known() {
-            return Evaluated::Unknown(format!("the way to {ip} is not known"));
+            return Evaluated::Unknown(format!("the route to {ip} is not known"));
         }
-        // A packet through loopback always has its way back there (`nft_fib_is_loopback`).
+        // The route back of a packet from loopback is loopback (`nft_fib_is_loopback`).
         if state.iif.name() == Some("lo") && state.hook() == Hook::Prerouting {
             return Evaluated::text("lo");
         }
@@ -235,7 +234,7 @@ impl<'w> Walker<'w> {
     }
 }
 
-/// What a map has for a key, what was learnt on the way first.
+/// Look a key up in a map, changes of this packet first.
 fn look_up(state: &State<'_>, table: &TableDecl, map: &SetRef, key: &[Literal]) -> Evaluated {
     if let SetRef::Name(name) = map {
         let (set, text) = (set_name(table, name), show(key));
@@ -250,7 +249,7 @@ fn look_up(state: &State<'_>, table: &TableDecl, map: &SetRef, key: &[Literal]) 
         }
     }
     let Some(set) = set_of(table, map) else {
-        return Evaluated::Unknown("the map is not in the dump".into());
+        return Evaluated::Unknown("the dump does not contain the map".into());
     };
     match set.find(key).and_then(|e| e.data.as_ref()) {
         None => Evaluated::Missing,
@@ -272,9 +271,8 @@ fn look_up(state: &State<'_>, table: &TableDecl, map: &SetRef, key: &[Literal]) 
     }
 }
 
-/// Numbers with equal odds. The kernel scales 32 random bits (`reciprocal_scale`), which for a
-/// modulus that is not a power of two favours some numbers by less than one in four thousand
-/// million; that is left out.
+/// Return numbers with equal odds. The kernel scales 32 random bits (`reciprocal_scale`), which favours
+/// some numbers by less than 2^-32 unless the modulus is a power of two; this is neglected.
 fn numbers(modulus: u32, offset: u32) -> Possible {
     if modulus > MOST {
         return certain(Evaluated::Unknown(format!("any number below {modulus}")));
@@ -304,7 +302,7 @@ fn field_of(state: &State<'_>, field: Field) -> Evaluated {
         Field::Daddr6 => of(v6, Evaluated::ip(state.dst.ip)),
         Field::Protocol4 => of(!v6, Evaluated::int(proto.0)),
         Field::Nexthdr6 => of(v6, Evaluated::int(proto.0)),
-        // Without a protocol these are the header's first four bytes, whatever they mean.
+        // Without a protocol these are the first four bytes of the header.
         Field::Sport(None) if proto.is_icmp() => {
             Evaluated::int((state.src.port << 8) | state.dst.port)
         }
@@ -378,7 +376,7 @@ fn ct_of(state: &State<'_>, ct: Ct) -> Evaluated {
                 bits |= 2 | 8;
             }
             if c.status == Status::Related {
-                // An ICMP error belongs to the connection that it is about.
+                // An ICMP error belongs to the connection that it reports.
                 bits |= if state.proto.is_icmp() { 8 } else { 1 };
             }
             if has_snat(state) {

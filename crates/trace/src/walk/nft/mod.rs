@@ -1,4 +1,4 @@
-//! nf_tables' rules.
+//! nf_tables rules.
 
 mod compare;
 mod expr;
@@ -27,11 +27,11 @@ struct Within<'w> {
     state: State<'w>,
     next: usize,
     effects: Vec<String>,
-    /// Nothing of the packet was changed since the rule began.
+    /// The rule has not changed the packet so far.
     clean: bool,
 }
 
-/// The rule that is being walked.
+/// The current rule.
 #[derive(Clone, Copy)]
 struct At<'w> {
     chain: ChainRef<'w>,
@@ -40,7 +40,7 @@ struct At<'w> {
 }
 
 impl<'w> Walker<'w> {
-    /// Whether the rule's first statement is a match that does not hold: most rules end there.
+    /// Whether the rule's first statement is a match that fails, where most rules end.
     pub(crate) fn nft_surely_not(
         &mut self,
         state: &State<'w>,
@@ -59,7 +59,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// The ways on from a rule.
+    /// Apply a rule.
     pub(crate) fn nft_rule(
         &mut self,
         state: State<'w>,
@@ -71,7 +71,7 @@ impl<'w> Walker<'w> {
         };
         let at = At { chain, table, rule };
         let mut ways: Vec<Way<'w>> = Vec::new();
-        // Those for which the rule ended early with nothing changed are one way, not many.
+        // Paths on which the rule ended without a change are one path.
         let mut missed: Option<State<'w>> = None;
         let mut open = vec![Within {
             state,
@@ -99,14 +99,14 @@ impl<'w> Walker<'w> {
                     Some(then) => ways.push(self.leave(at, within, then)),
                 }
             }
-            // The first is to be looked at first.
+            // The first one is handled first.
             open.extend(made.into_iter().rev());
         }
         ways.extend(missed.map(|m| (m, Then::Next)));
         Ok(ways)
     }
 
-    /// Notes what the rule did.
+    /// Add the rule's step.
     fn leave(&mut self, at: At<'w>, within: Within<'w>, then: Then<'w>) -> Way<'w> {
         let mut state = within.state;
         let mut effects = within.effects;
@@ -144,7 +144,7 @@ impl<'w> Walker<'w> {
         )
     }
 
-    /// What a statement makes of the packet: on with the rule (`None`), or what the rule says.
+    /// Apply a statement: continue with the rule (`None`), or the rule's decision.
     #[allow(clippy::type_complexity)]
     fn statement(
         &mut self,
@@ -177,7 +177,7 @@ impl<'w> Walker<'w> {
                 vec![(within, None)]
             }
             Statement::Limit { over, text } => {
-                self.warn(format!("{text}: taken as not yet reached"));
+                self.warn(format!("{text}: assumed not to be reached yet"));
                 let then = over.then_some(Then::Next);
                 vec![(within, then)]
             }
@@ -189,12 +189,12 @@ impl<'w> Walker<'w> {
                         "nft does not list the options of xtables targets; pass iptables-save, too",
                     ));
                 }
-                let why = format!("{:?} is not understood", unknown.text);
+                let why = format!("{:?} is unknown", unknown.text);
                 self.go_on_if(at, within, Holds::Unknown(why))
             }
             Statement::Verdict(VerdictStatement::Queue) => {
                 let why =
-                    "whether the program that it is queued to accepts it is not known".to_owned();
+                    "whether the program to which it is queued accepts it is not known".to_owned();
                 let (mut yes, mut no) = self.fork(at, within, &why);
                 yes.effects.push("queued".into());
                 no.effects.push("queued".into());
@@ -231,7 +231,7 @@ impl<'w> Walker<'w> {
                 condition,
             } => {
                 if let Some(text) = condition {
-                    self.warn(format!("{text}: taken as not yet reached"));
+                    self.warn(format!("{text}: assumed not to be reached yet"));
                     if text.contains("over") {
                         return Ok(vec![(within, Some(Then::Next))]);
                     }
@@ -241,7 +241,7 @@ impl<'w> Walker<'w> {
         })
     }
 
-    /// What the element that is found is there for, where its author said so: it names the Service.
+    /// Return the comment of the matching element, which names the Service.
     fn element_comment(
         &mut self,
         state: &State<'w>,
@@ -361,7 +361,7 @@ impl<'w> Walker<'w> {
         map: &'w SetRef,
     ) -> Result<Vec<(Within<'w>, Option<Then<'w>>)>, WalkError> {
         let Some(set) = set_of(at.table, map) else {
-            let why = "the map is not in the dump".to_owned();
+            let why = "the dump does not contain the map".to_owned();
             return Ok(self.go_on_if(at, within.clone(), Holds::Unknown(why)));
         };
         let mut ways = Vec::new();
@@ -377,7 +377,7 @@ impl<'w> Walker<'w> {
                             let then = self.verdict(at, verdict)?;
                             ways.push((way, Some(then)));
                         }
-                        // Not in the map: the rule goes on (`nft_lookup` breaks).
+                        // Without an element the rule ends (`nft_lookup`).
                         _ => ways.push((way, Some(Then::Next))),
                     }
                 }
@@ -393,7 +393,7 @@ impl<'w> Walker<'w> {
         Ok(ways)
     }
 
-    /// With a key that is not known, any of the map's verdicts is possible, and none.
+    /// Fork for an unknown key: every verdict of the map, or none.
     fn any_verdict(
         &mut self,
         at: At<'w>,
@@ -587,7 +587,7 @@ impl<'w> Walker<'w> {
                     ways.push((on(state), Some(Then::Accept)));
                     continue;
                 };
-                // Of the other family: not this packet's business (`nft_nat_inet_eval`).
+                // Does not apply to the other family (`nft_nat_inet_eval`).
                 if wanted
                     .addresses
                     .is_some_and(|(a, _)| a.is_ipv6() != state.is_v6())
@@ -632,7 +632,7 @@ impl<'w> Walker<'w> {
     }
 }
 
-/// What `reject` answers with: `with icmp host-unreachable`, `with tcp reset`; without words, port
+/// Return the answer of `reject`: `with icmp host-unreachable`, `with tcp reset`; by default port
 /// unreachable.
 fn answer_of(with: &str, v6: bool) -> Answer {
     let words: Vec<&str> = with.split_whitespace().collect();
@@ -665,7 +665,7 @@ fn answer_of(with: &str, v6: bool) -> Answer {
     Answer::unreachable(v6, code4, code6)
 }
 
-/// A translation's target from its values: `[address]`, `[address, port]`, `[first, last]`.
+/// Return a translation's target from its values: `[address]`, `[address, port]`, `[first, last]`.
 fn wanted(address: &[Literal], port: &[Literal]) -> Option<Wanted> {
     let as_port = |v: &Literal| match v {
         Literal::Int(n) => u16::try_from(*n).ok(),
@@ -701,7 +701,7 @@ fn set_of<'a>(table: &'a TableDecl, map: &'a SetRef) -> Option<&'a SetDecl> {
     }
 }
 
-/// The key under which what a dynamic set was told is kept.
+/// Return the name under which changes of a dynamic set are stored.
 fn set_name(table: &TableDecl, set: &str) -> String {
     format!("{}/{}/{set}", table.family.name(), table.name)
 }

@@ -215,7 +215,7 @@ in_each_mode!(
 #[test]
 fn what_the_kernel_does_otherwise_is_shown() {
     let node = Node::new();
-    // A limit is taken as not yet reached; this one is, by the first packet.
+    // The prediction assumes that no limit is reached yet; the first packet reaches this one.
     node.host.sh(
         "iptables-nft -A FORWARD -m limit --limit 1/day --limit-burst 1 -j ACCEPT && \
          iptables-nft -A FORWARD -j DROP",

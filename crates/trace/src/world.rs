@@ -175,6 +175,11 @@ fn parse_iptables(family: Family, text: &str) -> Result<TableSet, WorldError> {
         |text: &str| TableSet::parse(family, text).map_err(|e| WorldError::Iptables(tool, e));
     match parse(text) {
         Ok(set) => Ok(set),
-        Err(_) => parse(&paste::iptables_save(text)?),
+        Err(error) => {
+            let converted = paste::iptables_save(text)?;
+            // The lines of a plain dump have their own numbers.
+            let is_plain = text.trim_start().starts_with(['*', '#']);
+            parse(&converted).map_err(|later| if is_plain { error } else { later })
+        }
     }
 }

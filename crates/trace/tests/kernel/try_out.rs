@@ -12,7 +12,7 @@ use crate::wire::{Kind, Probe, Sight};
 /// What was seen of one packet.
 type Seen = Vec<(Place, Sight)>;
 
-/// What was seen of this one; resets are told by their ports.
+/// What was seen of this packet; resets are recognised by their ports.
 pub fn of(all: &mut HashMap<u16, Seen>, p: &Probe) -> Seen {
     let mut seen = all.remove(&p.id).unwrap_or_default();
     let resets = all.get(&0).into_iter().flatten();
@@ -55,24 +55,25 @@ pub fn predicted(world: &World, from: Place, p: &Probe) -> Trace {
     walk(world, &question(from, p, ct)).unwrap()
 }
 
-/// What no dump tells and no prediction can: the kernel keeps it to itself, or it depends on more
-/// than the packet. Every way is predicted then.
-const OPEN: [&str; 12] = [
+/// Warnings about facts that no dump contains, or that depend on more than the packet: every path is
+/// predicted then.
+const OPEN: [&str; 13] = [
     "the source port was chosen at random",
     "has no ports, but something else there",
     "secret hash",
-    "taken as not yet reached",
+    "assumed not to be reached yet",
     "the same packet always gets the same number",
     "recent: the dumps do not tell",
-    "match length looks into the packet",
+    "match length inspects the packet's content",
     "a program listens",
     "whether a program here joined",
-    "taken to have a socket",
-    "the program that it is queued to",
+    "no program has a socket",
+    "the program to which it is queued",
     "chooses by load",
+    "was registered last",
 ];
 
-/// What the packets met, so that a test whose packets all meet the same fate does not pass.
+/// The fates of the packets, so that a test in which all are the same does not pass.
 #[derive(Debug, Default)]
 struct Tally {
     dropped: usize,
@@ -170,10 +171,10 @@ impl<'n> Bed<'n> {
         rules: &str,
     ) -> &'t Outcome {
         self.pairs += 1;
-        // Looked at only to see that both ways are shown.
+        // Used only to test that both paths are shown.
         let unknown = |w: &str| {
             let about = ["ttl", "hoplimit", "maxseg"];
-            w.contains("is not understood") && about.iter().any(|a| w.contains(a))
+            w.contains("is unknown") && about.iter().any(|a| w.contains(a))
         };
         let sure = |w: &String| unknown(w) || OPEN.iter().any(|o| w.contains(o));
         let found = trace.outcomes.iter().find(|o| self.agrees(o, probe, seen));
@@ -355,7 +356,7 @@ impl<'n> Bed<'n> {
         t.stray += usize::from(probe.kind == Kind::Stray);
     }
 
-    /// Every fate was met, that of TCP resets at least so often.
+    /// Check that every fate occurred, TCP resets at least so often.
     pub fn is_varied(&self, resets: usize) {
         let t = &self.tally;
         println!("{} packets predicted: {t:?}", self.pairs);

@@ -140,7 +140,7 @@ impl<'w> Walker<'w> {
             Match::Set(set) => self.in_ipset(state, set),
             Match::Physdev(p) => self.physdev(state, p),
             Match::Limit(_) => {
-                self.warn("limit: taken as not yet reached".to_owned());
+                self.warn("limit: assumed not to be reached yet".to_owned());
                 Holds::Yes
             }
             Match::Icmp(want) => icmp(state, want),

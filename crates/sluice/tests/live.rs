@@ -1,5 +1,5 @@
-//! `sluice trace --live`: the kernel is asked, and its answer compared with the prediction; with
-//! packets of a pod, of the node and from outside, through kube-proxy's rules and sluice's own.
+//! `sluice trace --live`: the kernel's trace is compared with the prediction, for packets of a pod, of
+//! the node and from outside, through the rules of kube-proxy and of sluice.
 
 mod support;
 
@@ -10,8 +10,8 @@ use model::Mode;
 use serde_json::Value;
 use support::{Host, Running, SLUICE, eventually, text};
 
-/// The observed node with a client's pod and the endpoints' behind its bridge, and a client outside,
-/// each a namespace.
+/// The observed node with a client pod and endpoints behind its bridge, and a client outside, each in a
+/// namespace.
 struct Node {
     host: Host,
     pod: String,
@@ -32,7 +32,7 @@ impl Node {
         let host = Host::new();
         let [pod, endpoints, outside] =
             ["pod", "ends", "out"].map(|what| format!("{}-{what}", host.name));
-        // An address that is being tried out cannot ask for its neighbours.
+        // An address cannot be used during duplicate address detection.
         host.sh("echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad");
         let node = Self {
             host,
@@ -49,7 +49,7 @@ impl Node {
             "ip link set vethpod master cbr0 && ip link set vethends master cbr0",
             "ip addr add 10.244.1.1/24 dev cbr0 && ip addr add fd00:10:244:1::1/64 dev cbr0 nodad",
             "ip addr add 192.0.2.1/24 dev vethout && ip addr add 2001:db8::1/64 dev vethout nodad",
-            // Nobody answers there, and nobody has to.
+            // No answer is needed there.
             "ip route add 10.244.2.0/24 via 10.200.1.3 && ip route add default via 10.200.1.1",
             "ip -6 route add fd00:10:244:2::/64 via fd00:200:1::3",
             "ip -6 route add default via fd00:200:1::1",
@@ -61,7 +61,7 @@ impl Node {
         node
     }
 
-    /// A namespace at the other end of a cable, with addresses of these numbers in its ranges; 1 is
+    /// Add a namespace at the other end of a link, with addresses of these numbers in its ranges; 1 is
     /// this node.
     fn neighbour(&self, name: &str, cable: &str, [v4, v6]: [&str; 2], numbers: &str) {
         let netns = NetNs::create(name).unwrap();
@@ -78,7 +78,7 @@ impl Node {
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
 
-    /// The observed cluster's rules, in a mode.
+    /// Program the observed cluster in a mode.
     fn programmed(mode: Mode) -> Self {
         let node = Self::new();
         let objects = observed::path("objects.json");
@@ -101,7 +101,7 @@ impl Node {
         self.host.sluice(&all)
     }
 
-    /// Sends a packet from a client and returns what is said of it.
+    /// Send a packet from a client and return the report.
     fn ask(&self, client: &Client, dst: &str, dport: u16, more: &[&str]) -> Value {
         let v6 = dst.contains(':');
         let (src, send) = match client {
@@ -146,7 +146,7 @@ fn assert_agrees(answer: &Value, verdict: &str) {
     assert_eq!(live["outcome"]["verdict"], verdict, "{answer:#}");
 }
 
-/// Of each kind of path, in both families, with several endpoints and with none.
+/// Compare each kind of path, in both families, with several endpoints and with none.
 fn kernel_and_prediction_agree(mode: Mode) {
     use Client::{Node as This, Outside, Pod};
     let node = Node::programmed(mode);
@@ -163,7 +163,7 @@ fn kernel_and_prediction_agree(mode: Mode) {
         (Outside, "10.200.1.2", 30008, "accept"),
         (Outside, "fd00:200:1::2", 30150, "accept"),
         (Pod, "10.200.1.2", 30080, "accept"),
-        // The node's own pod in its network.
+        // A pod in the node's network.
         (Outside, "10.200.1.2", 30130, "accept"),
         // No endpoint, and none on this node.
         (Pod, "10.96.10.9", 80, "reject"),
@@ -197,7 +197,7 @@ fn kernel_and_prediction_agree(mode: Mode) {
         assert_eq!(last["table"], "fw", "{answer:#}");
         assert_eq!(last["rule"], format!("tcp sport {sport} {verdict}"));
     }
-    // nft has no words for what sluice's rules of affinity do: the prediction goes another way there.
+    // nft cannot express sluice's rules for affinity: the prediction takes another path there.
     let sticky = node.ask(&Pod, "10.96.10.7", 80, &[]);
     assert_agrees(&sticky, "accept");
     let other_way = !sticky["live"]["difference"].is_null();
@@ -213,7 +213,7 @@ in_each_mode!(
 );
 
 #[test]
-fn what_the_kernel_does_otherwise_is_shown() {
+fn different_decision_of_the_kernel_is_shown() {
     let node = Node::new();
     // The prediction assumes that no limit is reached yet; the first packet reaches this one.
     node.host.sh(
@@ -230,7 +230,7 @@ fn what_the_kernel_does_otherwise_is_shown() {
 }
 
 #[test]
-fn what_gets_lost_outside_of_the_rules_is_said() {
+fn packet_lost_outside_of_the_rules_is_reported() {
     let node = Node::programmed(Mode::Nftables);
     node.host.sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
     let answer = node.ask(&Client::Pod, "10.96.10.1", 80, &[]);
@@ -244,7 +244,7 @@ fn what_gets_lost_outside_of_the_rules_is_said() {
 }
 
 #[test]
-fn of_legacy_iptables_the_ends_are_compared() {
+fn ends_are_compared_for_legacy_iptables() {
     let node = Node::new();
     node.host.sh(
         "iptables-legacy -t nat -A PREROUTING -d 10.96.0.1/32 -p tcp --dport 80 -j DNAT \
@@ -273,7 +273,7 @@ const QUIET: [&str; 6] = [
 ];
 
 #[test]
-fn nobody_comes() {
+fn missing_packet_is_an_error() {
     let node = Node::new();
     let output = node.live(&QUIET);
     assert_eq!(output.status.code(), Some(2));
@@ -290,9 +290,9 @@ fn nobody_comes() {
     assert_eq!(node.tracing_tables(), "");
 }
 
-/// However it ends, tracing does.
+/// Tracing ends with the command, however that ends.
 #[test]
-fn tracing_is_switched_off_by_every_end() {
+fn every_end_disables_tracing() {
     let node = Node::new();
     for signal in ["INT", "TERM", "KILL"] {
         let child = node
@@ -316,9 +316,9 @@ fn tracing_is_switched_off_by_every_end() {
     }
 }
 
-/// A kernel that does not know owners leaves the table of a process that was killed.
+/// Kernels without table owners keep the table of a killed process.
 #[test]
-fn what_another_run_left_is_removed() {
+fn table_of_a_killed_run_is_removed() {
     let node = Node::new();
     let gone = "sluice-trace-4194999";
     node.host.sh(&format!(
@@ -332,6 +332,6 @@ fn what_another_run_left_is_removed() {
         "{}",
         text(&output.stderr)
     );
-    // Process 1 is there: its table may be in use.
+    // Process 1 exists, so its table may be in use.
     assert_eq!(node.tracing_tables(), "table ip sluice-trace-1\n");
 }

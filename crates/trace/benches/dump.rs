@@ -1,4 +1,4 @@
-//! How long a large dump takes to read and to walk through: a table, no assertion.
+//! Time to parse and walk a large dump.
 #![allow(missing_docs)]
 
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use netfilter::iptables::Family;
 use trace::{Origin, Packet, Proto, World, walk};
 
-/// kube-proxy's layout for so many Services of ten endpoints: 21 rules each.
+/// kube-proxy's rules for Services with ten endpoints: 21 rules each.
 fn iptables(services: u32) -> String {
     let mut chains = String::new();
     let mut rules = String::from("-A PREROUTING -j KUBE-SERVICES\n");
@@ -43,7 +43,7 @@ fn iptables(services: u32) -> String {
     )
 }
 
-/// So many rules in one chain of nf_tables, and as many elements in a map.
+/// Rules in one chain of nf_tables, and as many elements in a map.
 fn nft(rules: u32) -> String {
     let mut out = String::from(
         "table ip t {\n\tmap services {\n\t\ttype ipv4_addr . inet_proto . inet_service : verdict\n\t\telements = {",
@@ -63,7 +63,7 @@ fn nft(rules: u32) -> String {
     out
 }
 
-/// The same as `nft -j` prints it.
+/// The same as JSON.
 fn nft_json(rules: u32) -> String {
     let mut out = String::from(
         r#"{"nftables": [{"table": {"family": "ip", "name": "t"}}, {"map": {"family": "ip", "name": "services", "table": "t", "type": ["ipv4_addr", "inet_proto", "inet_service"], "map": "verdict", "elem": ["#,

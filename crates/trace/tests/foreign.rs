@@ -1,5 +1,5 @@
-//! Rules of the programs that are found beside kube-proxy, and of a kube-proxy long gone: all of
-//! them is understood, and chosen packets meet the fate that their authors had in mind.
+//! Rules of programs common beside kube-proxy, and of an old kube-proxy: all of them can be parsed, and
+//! selected packets have the fate that the rules' authors intended.
 //! `kernel.rs` sends real packets through the same rules.
 #![allow(missing_docs, unreachable_pub)]
 
@@ -12,7 +12,7 @@ use common::{FOREIGN, ask, flow, foreign_world, packet, shown};
 use trace::{Origin, Packet, Proto, Trace, walk};
 
 #[test]
-fn every_match_and_target_is_understood() {
+fn every_match_and_target_is_known() {
     let both = FOREIGN
         .iter()
         .flat_map(|name| [(*name, false), (*name, true)]);
@@ -27,7 +27,7 @@ fn every_match_and_target_is_understood() {
             .into_iter()
             .filter(|kind| kind.to_lowercase().contains("another"))
             .collect();
-        // `-m socket`, which is kept word for word.
+        // `-m socket`, which is stored as text.
         let expected: &[&str] = if name == "cilium" {
             &["-m another"]
         } else {
@@ -37,7 +37,7 @@ fn every_match_and_target_is_understood() {
     }
 }
 
-/// One flow a line, under the name of its rules.
+/// One flow per line, under the name of its rules.
 const FLOWS: &str = "
 docker
 out 198.51.100.7 > 10.200.1.2 tcp 8080: accept 1 10.244.1.11:80
@@ -131,7 +131,7 @@ out 198.51.100.7 > 203.0.113.5 tcp 443: accept 1 10.244.1.11:8080
 ";
 
 #[test]
-fn what_becomes_of_packets_among_them() {
+fn packets_have_the_intended_fates() {
     let mut world = None;
     for line in FLOWS.lines().filter(|l| !l.is_empty()) {
         if !line.contains(": ") {

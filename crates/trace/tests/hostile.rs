@@ -29,13 +29,13 @@ fn corpus() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// As `nft -j` prints it.
+/// Output of `nft -j`.
 fn foreign_json() -> Vec<u8> {
     let file = "../netfilter/src/nft_lang/testdata/zoo.json";
     std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// Lines swapped, doubled or left out, and a few bytes changed: what is still read is walked.
+/// Lines are swapped, doubled or removed, and bytes changed. Dumps that can still be parsed are walked.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let edits = prop::collection::vec(
         (

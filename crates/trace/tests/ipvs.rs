@@ -1,5 +1,5 @@
-//! Flows through what kube-proxy's ipvs mode was observed to program: iptables rules, ipsets and
-//! virtual servers together.
+//! Flows through the observed state of kube-proxy's ipvs mode: iptables rules, ipsets and virtual
+//! servers.
 #![allow(missing_docs)]
 
 mod common;
@@ -10,7 +10,7 @@ use trace::{Origin, Proto, World};
 
 fn world(config: &str) -> World {
     let mut facts = common::node_facts();
-    // kube-ipvs0 is down and has every Service address; addresses on it are local all the same.
+    // kube-ipvs0 is down and has every Service address; its addresses are local nevertheless.
     let addresses = observed(&format!("ipvs-{config}.addr"));
     let line = addresses
         .lines()
@@ -82,7 +82,7 @@ fn each_kind_of_frontend() {
         tcp(Origin::Outside, client, "10.200.1.2", 30080),
         ["accept 1 10.244.1.14:8080"]
     );
-    // Where the other modes drop for want of a local endpoint, this one uses any.
+    // Without a local endpoint, other modes drop; ipvs mode uses any endpoint.
     assert_eq!(
         tcp(Origin::Outside, client, "10.200.1.2", 30081),
         ["accept 1 10.244.2.15:8080"]
@@ -100,7 +100,7 @@ fn each_kind_of_frontend() {
 }
 
 #[test]
-fn addresses_of_services_are_the_node_s_own() {
+fn service_addresses_are_local() {
     let world = world("default");
     assert!(world.host.is_local(ip("10.96.10.1")));
     assert!(world.host.is_local(ip("fd00:10:96::f")));
@@ -121,7 +121,7 @@ fn addresses_of_services_are_the_node_s_own() {
 }
 
 #[test]
-fn schedulers_are_told() {
+fn schedulers_are_reported() {
     let world = world("lc-strictarp");
     let question = packet(Origin::Pod, "10.244.1.50", "10.96.10.1", Proto::TCP, 80);
     let trace = trace::walk(&world, &question).unwrap();

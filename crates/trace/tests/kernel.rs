@@ -1,8 +1,8 @@
-//! The tracer against the kernel: rules are loaded in a namespace, packets are sent through them,
-//! and what became of each must be among what was predicted. Needs root.
+//! The tracer against the kernel: rules are loaded in a namespace, packets are sent through them, and
+//! each packet's fate has to be a predicted one. Needs root.
 //!
-//! A packet that gets through is answered, its answer is followed by another packet of its
-//! connection and by an ICMP error about it; all of these are predicted too.
+//! A packet that gets through is answered, followed by another packet of its connection and by an ICMP
+//! error about it; these are predicted, too.
 #![allow(missing_docs, unreachable_pub)]
 
 mod common;
@@ -55,14 +55,14 @@ fn tool(v6: bool, name: &str) -> String {
     format!("ip{}{name}", if v6 { "6" } else { "" })
 }
 
-/// Takes ipsets away: rules that are gone let go of theirs a little later.
+/// Remove ipsets; removed rules release theirs a little later.
 fn without_sets(net: &Net) {
     net.node.sh(
         "n=0; until ipset flush && ipset destroy; do n=$((n+1)); test $n -lt 500; sleep 0.02; done",
     );
 }
 
-/// Each set of rules meets packets of every kind from everywhere.
+/// Send packets of every kind from everywhere through each set of rules.
 fn from_everywhere(bed: &mut Bed, world: &World, random: &mut Random, v6: bool, rules: &str) {
     for place in PLACES {
         let first = bed.ids(24);
@@ -71,7 +71,7 @@ fn from_everywhere(bed: &mut Bed, world: &World, random: &mut Random, v6: bool, 
     }
 }
 
-/// What cannot be tried out here, and why.
+/// Kinds that cannot be tested here, and why.
 const UNTRIED: [(&str, &str); 6] = [
     ("queue", "this kernel has no queues to programs"),
     (
@@ -143,7 +143,7 @@ fn generated_nftables_rules() {
             let rules = six::text(v6, &generate::nftables(&mut random));
             net.node
                 .feed(&["nft", "-f", "-"], &format!("flush ruleset\n{rules}"));
-            // Text and JSON in turn.
+            // Text and JSON alternate.
             let list = if seed % 2 == 0 {
                 "nft list ruleset"
             } else {
@@ -203,7 +203,7 @@ fn odds(bed: &Bed, net: &Net, world: &World, (src, dst, dport): (IpAddr, IpAddr,
 }
 
 #[test]
-fn odds_are_what_the_kernel_rolls() {
+fn odds_match_frequencies_in_the_kernel() {
     let net = Net::new();
     let bed = Bed::new(&net);
     for (v6, family) in FAMILIES {
@@ -227,7 +227,7 @@ fn odds_are_what_the_kernel_rolls() {
     }
 }
 
-/// Loads what iptables-restore reads and tells what the kernel then has.
+/// Load rules with iptables-restore and return what the kernel contains then.
 fn load_iptables(net: &Net, v6: bool, family: Family, rules: &str) -> World {
     net.node.feed(&[&tool(v6, "tables-restore")], rules);
     let mut world = world();
@@ -242,7 +242,7 @@ fn load_nft(net: &Net, rules: &str) -> World {
         .feed(&["nft", "-f", "-"], &format!("flush ruleset\n{rules}"));
     let mut world = world();
     world.add_nft(&net.node.sh("nft list ruleset")).unwrap();
-    // JSON is shown in the same words.
+    // JSON is shown in the same syntax.
     let json = Ruleset::parse(&net.node.sh("nft -j list ruleset")).unwrap();
     for (json, text) in rule_texts(&json).zip(rule_texts(&world.nft)) {
         assert_eq!(json, text);
@@ -255,7 +255,7 @@ fn rule_texts(ruleset: &Ruleset) -> impl Iterator<Item = &str> {
     chains.flat_map(|c| &c.rules).map(|r| &*r.text)
 }
 
-/// The objects that these rules count in are not here.
+/// Remove counters whose objects do not exist here.
 fn without_counters(rules: &str) -> String {
     let words = |line: &str| -> String {
         let mut words = line.split(' ').peekable();
@@ -279,7 +279,7 @@ fn without_counters(rules: &str) -> String {
 }
 
 #[test]
-fn rules_that_kube_proxy_made() {
+fn rules_of_kube_proxy() {
     let net = Net::new();
     let mut bed = Bed::new(&net);
     let mut random = Random(7);
@@ -315,7 +315,7 @@ fn rules_that_kube_proxy_made() {
     bed.is_varied(0);
 }
 
-/// Loads one foreign rule set of a family, all its files at once; `None` where it has none.
+/// Load the foreign rule set of a family, all its files at once; `None` if there is none.
 fn load_foreign(net: &Net, name: &str, (v6, family): (bool, Family), nft: bool) -> Option<World> {
     let text = match (nft, v6) {
         (true, _) => common::foreign(name, "nft"),
@@ -361,7 +361,7 @@ fn rules_of_other_programs() {
 }
 
 #[test]
-fn rules_that_sluice_makes() {
+fn rules_of_sluice() {
     let net = Net::new();
     let mut bed = Bed::new(&net);
     let mut random = Random(11);

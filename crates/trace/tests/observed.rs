@@ -1,5 +1,4 @@
-//! Flows through the rules that kube-proxy was observed to program: what is expected of each, and
-//! both modes against each other.
+//! Flows through the observed rules of kube-proxy: expected results, and both modes compared.
 #![allow(missing_docs)]
 
 mod common;
@@ -21,7 +20,7 @@ fn both() -> [(&'static str, World); 2] {
     ]
 }
 
-/// One flow a line: from, to, what is expected.
+/// One flow per line: source, destination, expected result.
 const FLOWS: &str = "
 pod 10.244.1.50 > 10.96.10.1 tcp 80: accept 1/2 10.244.1.11:8080, accept 1/2 10.244.2.11:8080
 pod 10.244.1.11 > 10.96.10.1 tcp 80: accept 1/2 10.244.1.11:8080 masquerade 10.244.1.1 hairpin, accept 1/2 10.244.2.11:8080
@@ -60,7 +59,7 @@ out 198.51.100.9 > 10.200.1.2 tcp 22: accept 1
 ";
 
 #[test]
-fn what_becomes_of_each_kind_of_frontend() {
+fn connections_to_each_kind_of_frontend() {
     for (mode, world) in both() {
         for line in FLOWS.lines().filter(|l| !l.is_empty()) {
             let (packet, expected) = flow(line);
@@ -70,7 +69,7 @@ fn what_becomes_of_each_kind_of_frontend() {
 }
 
 #[test]
-fn where_the_modes_differ_by_design() {
+fn intended_differences_between_modes() {
     let [(_, ipt), (_, nft)] = both();
     // Only nftables mode refuses unused cluster IPs and ports that a Service lacks.
     let unused = tcp(POD, "10.96.200.200", 80);
@@ -79,14 +78,14 @@ fn where_the_modes_differ_by_design() {
     let wrong_port = tcp(POD, "10.96.10.1", 81);
     assert_eq!(ask(&ipt, &wrong_port), ["accept 1"]);
     assert_eq!(ask(&nft, &wrong_port), ["reject 1"]);
-    // NodePorts on loopback work in iptables mode alone.
+    // NodePorts on loopback only work in iptables mode.
     let loopback = packet(Origin::Node, "127.0.0.1", "127.0.0.1", Proto::TCP, 30008);
     assert_eq!(ask(&ipt, &loopback).len(), 3);
     assert_eq!(ask(&nft, &loopback), ["accept 1"]);
 }
 
 #[test]
-fn the_way_is_told() {
+fn path_is_listed() {
     let [(_, ipt), (_, nft)] = both();
     let packet = tcp(CLIENT, "10.200.1.2", 30008);
     let chains = |world: &World| -> Vec<String> {

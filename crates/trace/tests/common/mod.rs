@@ -1,4 +1,4 @@
-//! What the tests share: the observed node, and short ways to ask.
+//! Shared by the tests: the observed node and helpers.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod modes;

@@ -1,4 +1,4 @@
-//! What each mode makes of a plan, as text.
+//! The rules of each mode for a plan, as text.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use plan::{Plan, PortPlan};
 use dataplane::userspace::RelayPorts;
 use trace::{Facts, World};
 
-/// Where the relay listens in userspace mode.
+/// The relay's address in userspace mode.
 pub fn relay_ip(family: IpFamily) -> IpAddr {
     super::ip(match family {
         IpFamily::V4 => "10.200.1.2",

@@ -1,5 +1,5 @@
-//! Rules and packets at random, small and crowded, so that what can meet does meet. All is written
-//! for IPv4; [`crate::six`] makes IPv6 of it.
+//! Random rules and packets, small and dense, so that they match often. All are for IPv4;
+//! [`crate::six`] converts them to IPv6.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::net::Place;
 use crate::six;
 use crate::wire::{Kind, Probe};
 
-/// Marsaglia's xorshift: what fails once fails again.
+/// Marsaglia's xorshift: failures are reproducible.
 pub struct Random(pub u64);
 
 impl Random {
@@ -48,7 +48,7 @@ fn sources(from: Place) -> &'static [&'static str] {
     }
 }
 
-/// Packets that open a connection, or belong to none; each has a source port of its own.
+/// Packets that open a connection or belong to none, each with its own source port.
 pub fn probes(random: &mut Random, v6: bool, from: Place, first: u16, count: u16) -> Vec<Probe> {
     (first..first + count)
         .map(|id| {
@@ -325,8 +325,8 @@ fn ipt_target(r: &mut Random, table: &str, hook: &str) -> String {
     }
 }
 
-/// What every generated set of tables begins with: answers must get out, or nobody could tell what
-/// happened; lists that hold every client, and one that holds none any more.
+/// The beginning of every generated set of tables: answers have to leave, so that results are visible;
+/// lists with every client, and an empty one.
 fn ipt_fixed(table: &str, hook: &str) -> &'static str {
     match (table, hook) {
         ("filter" | "raw", "OUTPUT") => {
@@ -352,7 +352,7 @@ fn ipt_fixed(table: &str, hook: &str) -> &'static str {
     }
 }
 
-/// A rule set of iptables that uses whatever there is.
+/// An iptables rule set that uses every kind of match and target.
 pub fn iptables(r: &mut Random) -> String {
     let mut out = String::new();
     for (table, hooks) in [
@@ -408,7 +408,7 @@ pub fn iptables(r: &mut Random) -> String {
     out
 }
 
-/// Two protocols, or one option twice, are refused; raw comes before connections are looked up.
+/// Two protocols, or one option twice, are refused; raw precedes connection tracking.
 fn usable(table: &str, matches: &str, target: &str) -> bool {
     let all = format!("{matches} {target}");
     let twice = |what: &str| all.matches(what).count() > 1;
@@ -422,7 +422,7 @@ fn usable(table: &str, matches: &str, target: &str) -> bool {
         "--src-range",
     ];
     let again = options.iter().any(|o| twice(o));
-    // In raw neither ask for what is not there yet, nor say that what is there matters.
+    // Matches on connections are useless in raw.
     let early = table == "raw" && (matches.contains("conntrack") || matches.contains("-m state"));
     let limits = table == "nat" && matches.contains("-m limit");
     !again && !early && !limits
@@ -620,7 +620,7 @@ fn nft_action(r: &mut Random, kind: &str, hook: &str) -> String {
         (_, 0) => "accept".into(),
         (_, 1) => r.pick(&["return", "continue"]).into(),
         (_, 2) => nft_mark(r),
-        // Only where the kernel lets it stand.
+        // Only if the kernel accepts it.
         ("filter", 4 | 5) if matches!(hook, "input" | "forward" | "output") => {
             r.pick(&rejects).into()
         }
@@ -647,7 +647,7 @@ fn nft_action(r: &mut Random, kind: &str, hook: &str) -> String {
     }
 }
 
-/// Two parts of a rule that both ask for a protocol are often refused.
+/// Two parts of a rule that both match a protocol are often refused.
 fn clashes(a: &str, b: &str) -> bool {
     let asks = |text: &str| {
         ["tcp", "udp", "sctp", "icmp", "l4proto"]
@@ -667,10 +667,10 @@ const NFT_SETS: &str = "
   elements = { 10.96.0.1 . tcp . 80 . 0 : 10.244.1.11 . 8080, 10.96.0.1 . tcp . 80 . 1 : 10.244.1.12 . 8081, 10.96.0.2 . udp . 53 . 1 : 10.244.1.13 . 5353 } }
 ";
 
-/// A rule set of nf_tables that uses whatever there is.
+/// An nf_tables rule set that uses every kind of statement.
 pub fn nftables(r: &mut Random) -> String {
     let family = r.pick(&["ip", "inet"]);
-    // Other tables know their family.
+    // Other tables have one family.
     let redundant =
         |rule: &str| family == "ip" && (rule.contains("nfproto") || rule.contains("icmpx"));
     let mut out = format!("table {family} t {{{NFT_SETS}");

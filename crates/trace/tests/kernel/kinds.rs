@@ -1,5 +1,5 @@
-//! What the tracer claims to understand, kind by kind, so that a test can tell whether each was
-//! tried out. The compiler sees to it that no kind is missing.
+//! Every kind of match, target and expression that the tracer supports, so that a test can check that
+//! each was used. The compiler ensures that none is missing.
 
 use std::collections::BTreeSet;
 
@@ -165,7 +165,7 @@ kinds!(op_name, OPS, Op,
     Op::Not => "!",
 );
 
-/// The header's conditions; destructured so that a new one is not forgotten.
+/// The header's conditions, destructured so that a new one is an error.
 fn header(h: &Header) -> Vec<&'static str> {
     let Header {
         source,

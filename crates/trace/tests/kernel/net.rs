@@ -1,5 +1,4 @@
-//! Three hosts as threads in network namespaces of their own: a node, its pods, and what is
-//! outside.
+//! Three hosts as threads in their own network namespaces: a node, its pods, and the outside.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -22,7 +21,7 @@ use crate::wire::{Sight, delivered, sight};
 
 type Job = Box<dyn FnOnce(&mut Inside) + Send>;
 
-/// What a thread in its namespace works with.
+/// The sockets of a thread in its namespace.
 pub struct Inside {
     raw4: OwnedFd,
     raw6: OwnedFd,
@@ -34,8 +33,8 @@ pub struct Inside {
     fence: u32,
 }
 
-/// A frame that is no IP packet, so that no rule sees it: when it has come, all that was sent
-/// before it on the same processor has come too.
+/// A frame that is no IP packet and passes no rule. Everything sent before it on the same processor has
+/// arrived when it arrives.
 const FENCE: &[u8] = b"\xf5fence";
 const PROTOCOLS: [(u8, SockProtocol); 3] = [
     (6, SockProtocol::Tcp),
@@ -74,7 +73,7 @@ impl Inside {
     }
 
     fn send(&self, packet: &[u8]) {
-        // EPERM is how a drop in OUTPUT shows; it is a result like any other.
+        // A drop in OUTPUT appears as EPERM, which is a result, too.
         let array = |at: usize| <[u8; 16]>::try_from(&packet[at..at + 16]).unwrap();
         if packet[0] >> 4 == 4 {
             let dst = <[u8; 4]>::try_from(&packet[16..20]).unwrap();
@@ -86,7 +85,7 @@ impl Inside {
         }
     }
 
-    /// Puts a frame onto a link, past this host's own rules.
+    /// Put a frame onto a link, without this host's rules.
     fn put(&mut self, link: &'static str, to: [u8; 6], kind: [u8; 2], payload: &[u8]) {
         let here = *self.links.entry(link).or_insert_with(|| {
             let all = nix::ifaddrs::getifaddrs().expect("interfaces");
@@ -103,7 +102,7 @@ impl Inside {
         sendto(self.link.as_raw_fd(), &frame, &here, MsgFlags::empty()).expect("a frame sent");
     }
 
-    /// Takes in what has come.
+    /// Receive everything that has arrived.
     fn look(&mut self) {
         let mut buffer = [0_u8; 4096];
         while let Ok(len) = recv(self.sniff.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -115,7 +114,7 @@ impl Inside {
                 self.seen.entry(id).or_default().push(what);
             }
         }
-        // The link's own socket receives too; nobody reads that.
+        // The link's own socket receives copies, which are not read.
         while recv(self.link.as_raw_fd(), &mut buffer, MsgFlags::empty()).is_ok() {}
         for (proto, fd) in &self.given {
             while let Ok((len, Some(from))) =
@@ -147,7 +146,7 @@ impl Inside {
     }
 }
 
-/// A thread in a network namespace of its own, which goes away with it.
+/// A thread in its own network namespace, which ends with it.
 pub struct Host {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -179,7 +178,7 @@ impl Host {
         }
     }
 
-    /// Does something inside, and waits for its answer.
+    /// Run something inside and return its result.
     fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Inside) -> T + Send + 'static) -> T {
         let (said, heard) = channel();
         let job: Job = Box::new(move |inside| said.send(job(inside)).unwrap());
@@ -187,18 +186,18 @@ impl Host {
         heard.recv().expect("the job did not panic")
     }
 
-    /// Runs a shell script inside; its output.
+    /// Run a shell script inside and return its output.
     pub fn sh(&self, script: &str) -> String {
         self.feed(&["sh", "-ec", script], "")
     }
 
-    /// Runs a program inside with this input; its output. Panics with what it says where it fails.
+    /// Run a program inside with this input and return its output; panic with its errors if it fails.
     pub fn feed(&self, command: &[&str], input: &str) -> String {
         self.try_feed(command, input)
             .unwrap_or_else(|said| panic!("{command:?}: {said}\n{input}"))
     }
 
-    /// As [`Self::feed`]; what it says where it fails.
+    /// As [`Self::feed`], with the errors as a result.
     pub fn try_feed(&self, command: &[&str], input: &str) -> Result<String, String> {
         let command: Vec<String> = command.iter().map(|s| (*s).to_owned()).collect();
         let input = input.to_owned();
@@ -237,7 +236,7 @@ impl Host {
         self.run(move |inside| inside.wait(number));
     }
 
-    /// What was seen since last asked, by the probes' ids.
+    /// Return what was seen since the last call, by the probes' ids.
     fn seen(&self) -> HashMap<u16, Vec<Sight>> {
         self.run(|inside| {
             inside.look();
@@ -250,7 +249,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
-            // A panic inside has already been told through the answer that did not come.
+            // A panic inside was already reported by the missing result.
             drop(thread.join());
         }
     }
@@ -264,8 +263,8 @@ pub enum Place {
     Outside,
 }
 
-/// The node of `common::node_facts`, but that its pods are no neighbours to each other and their
-/// bridge calls no rules: `pods (p0) -- (veth11) cbr0 node eth0 -- (e0) outside`.
+/// The node of `common::node_facts`, except that its pods are no neighbours and their bridge calls no
+/// rules: `pods (p0) -- (veth11) cbr0 node eth0 -- (e0) outside`.
 pub struct Net {
     pods: Host,
     pub node: Host,
@@ -344,7 +343,7 @@ impl Net {
             host.sh(&QUIET.replace("DEV", dev));
         }
         let (pod_mac, out_mac) = (mac_of(&pods, "p0"), mac_of(&outside, "e0"));
-        // Neighbours are known from the start, so that no packet waits for one.
+        // Neighbours are known from the start, so that no packet waits for them.
         let mut batch = String::new();
         for n in 2..255 {
             for (net, dev, mac) in [
@@ -379,7 +378,7 @@ impl Net {
         }
     }
 
-    /// Waits until all that was sent has gone where it goes.
+    /// Wait until all packets have reached their ends.
     fn settle(&self, from: Place) {
         let next = || u32::try_from(self.fences.fetch_add(1, Ordering::Relaxed) + 1).unwrap();
         let sender = match from {
@@ -392,7 +391,7 @@ impl Net {
             sender.fence(number);
             self.node.wait(number);
         }
-        // Twice, for what the node says to itself and then to others.
+        // Twice, for the node's packets to itself and then to others.
         for _ in 0..2 {
             let number = next();
             self.node.fence(number);
@@ -401,7 +400,7 @@ impl Net {
         }
     }
 
-    /// Sends packets, and tells what became of each by its id.
+    /// Send packets and return the fate of each by its id.
     pub fn try_out(&self, from: Place, packets: Vec<Vec<u8>>) -> HashMap<u16, Vec<(Place, Sight)>> {
         for host in [&self.pods, &self.node, &self.outside] {
             host.seen();
@@ -445,10 +444,10 @@ impl Net {
                         Sight::Icmp {
                             ours: true, fresh, ..
                         } => place != Place::Node && !fresh,
-                        // The node sees what it says to others, too.
+                        // The node also sees its packets to others.
                         Sight::Icmp { .. } | Sight::Reset { .. } => place == from,
                     };
-                    // On loopback everything is seen twice.
+                    // On loopback every packet is seen twice.
                     if counts && !all.contains(&(place, s)) {
                         all.push((place, s));
                     }

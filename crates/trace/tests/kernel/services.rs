@@ -1,4 +1,4 @@
-//! Packets to Services, and to what looks like one.
+//! Packets to Services, and to addresses that look like them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::six;
 use crate::try_out::Bed;
 use crate::wire::{Kind, Probe};
 
-/// An address that is asked, or a port at the node's own.
+/// An address, or a port on the node's own address.
 pub type Frontend = (Option<IpAddr>, u8, u16);
 
 fn frontend(rule: &Rule) -> Option<Frontend> {
@@ -31,7 +31,7 @@ fn frontend(rule: &Rule) -> Option<Frontend> {
     Some((ip, protocol.as_ref()?.value.0, port))
 }
 
-/// The frontends that rules of kube-proxy's speak of.
+/// The frontends in kube-proxy's rules.
 pub fn of_rules(set: &TableSet) -> BTreeSet<Frontend> {
     let chains = set.tables.values().flat_map(|t| t.chains.values());
     chains.flat_map(|c| &c.rules).filter_map(frontend).collect()
@@ -47,7 +47,7 @@ pub fn of_plan(plan: &Plan) -> BTreeSet<Frontend> {
     plan.ports.values().flat_map(|p| of(p)).collect()
 }
 
-/// Who asks; the last of the pods are endpoints, which may be sent to themselves.
+/// The clients. The last pods are endpoints, which may be sent to themselves.
 const CLIENTS: [(Place, &str); 9] = [
     (Place::Pods, "10.244.1.50"),
     (Place::Pods, "10.244.1.11"),
@@ -60,7 +60,7 @@ const CLIENTS: [(Place, &str); 9] = [
     (Place::Outside, "10.244.2.50"),
 ];
 
-/// Every client asks every frontend, and some ask for what is not there.
+/// Packets from every client to every frontend, and to unused addresses.
 pub fn ask(
     bed: &mut Bed,
     world: &trace::World,
@@ -71,11 +71,11 @@ pub fn ask(
 ) {
     let mut all: Vec<Frontend> = frontends.iter().copied().collect();
     let unused = six::ip(v6, "10.96.200.200");
-    let somebody = all.iter().find_map(|f| f.0).unwrap_or(unused);
+    let known = all.iter().find_map(|f| f.0).unwrap_or(unused);
     let icmp = if v6 { 58 } else { 1 };
     all.extend([
-        (Some(somebody), 6, 81),
-        (Some(somebody), icmp, 0),
+        (Some(known), 6, 81),
+        (Some(known), icmp, 0),
         (Some(unused), 6, 80),
         (Some(six::ip(v6, "10.244.2.99")), 17, 53),
         (None, 6, 22),

@@ -18,7 +18,7 @@ fn six(ip: Ipv4Addr) -> String {
     }
     let [a, b, c, d] = ip.octets();
     match (a, b) {
-        // As `common::node_facts` has it.
+        // As in `common::node_facts`.
         (10, 200) => format!("fd00:200:{c}::{d}"),
         _ => format!("fd00:{a}:{b}:{c}::{d}"),
     }

@@ -1,4 +1,4 @@
-//! Packets sent, what became of them, and what was predicted.
+//! Packets, their fates, and the predictions.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -91,7 +91,7 @@ struct Tally {
     stray: usize,
 }
 
-/// Where packets are tried out, with a count of what they met.
+/// The hosts, with a count of the packets' fates.
 pub struct Bed<'n> {
     net: &'n Net,
     tally: Tally,
@@ -111,7 +111,7 @@ impl<'n> Bed<'n> {
         }
     }
 
-    /// Ids, and with them source ports, that no connection has any more.
+    /// Ids, and thereby source ports, without connections.
     pub fn ids(&self, count: u16) -> u16 {
         let mut first = self.id.get();
         if first > 60_000 - count {
@@ -122,8 +122,8 @@ impl<'n> Bed<'n> {
         first
     }
 
-    /// Sends packets that open a connection or belong to none, and for those that get through
-    /// what follows in the connection.
+    /// Send packets that open a connection or belong to none, and the following packets of connections
+    /// that get through.
     pub fn check(&mut self, world: &World, from: Place, probes: &[Probe], rules: &str) {
         let packets = probes.iter().map(Probe::bytes).collect();
         let mut seen = self.net.try_out(from, packets);
@@ -162,7 +162,7 @@ impl<'n> Bed<'n> {
         self.errors(world, &through, rules);
     }
 
-    /// The outcome that was seen; panics where none was.
+    /// Return the outcome that was seen; panic if none was predicted.
     fn expect<'t>(
         &mut self,
         trace: &'t Trace,
@@ -214,7 +214,7 @@ impl<'n> Bed<'n> {
                 }
             }
             Verdict::Accept if o.out_iface.is_none() => {
-                // What the host then answers is its own affair.
+                // The host's answer does not matter.
                 let mut given = seen.iter().filter(delivered);
                 let (Some((_, sight)), None) = (given.next(), given.next()) else {
                     return false;
@@ -394,7 +394,7 @@ struct Connection {
 impl Connection {
     fn new(from: Place, first: Probe, at: Place, there: Probe, outcome: &Outcome) -> Self {
         let mut outcome = outcome.clone();
-        // Which port a translated source gets is the kernel's choice.
+        // The kernel chooses the port of a translated source.
         if let (Some(snat), false) = (&mut outcome.flow.snat, first.is_icmp()) {
             snat.after.port = there.sport;
         }

@@ -1,4 +1,4 @@
-//! Packets as bytes, and what is seen of them on a link.
+//! Packets as bytes, and as seen on a link.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ pub enum Kind {
     Answer,
     /// What follows the answer.
     Next,
-    /// One that belongs to no connection and opens none.
+    /// A packet that belongs to no connection and opens none.
     Stray,
 }
 
-/// One packet to send, told from others by `id`: the identification of IPv4's header, the flow
-/// label of IPv6's, and its last bytes. All stay when addresses and ports are rewritten.
+/// A packet to send. `id` is the identification in the IPv4 header, the flow label in the IPv6 header,
+/// and in the last bytes; NAT changes none of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     pub src: IpAddr,
@@ -34,20 +34,20 @@ pub struct Probe {
 pub enum Sight {
     /// The packet itself on a link.
     Sent {
-        /// No router has had it yet.
+        /// It has passed no router.
         fresh: bool,
         src: IpAddr,
         dst: IpAddr,
         sport: u16,
         dport: u16,
     },
-    /// The packet itself, given to the host.
+    /// The packet itself, delivered to the host.
     Delivered { src: IpAddr, sport: u16, dport: u16 },
     /// An ICMP error about it.
     Icmp {
         /// [`Probe::error`]'s; else some host's kernel made it.
         ours: bool,
-        /// No router has had it yet.
+        /// It has passed no router.
         fresh: bool,
         kind: u8,
         code: u8,
@@ -58,7 +58,7 @@ pub enum Sight {
     Reset { sport: u16, dport: u16 },
 }
 
-/// Unlike what the kernel starts with, so that its own packets are told apart.
+/// Different from the kernel's initial value, to recognise the kernel's own packets.
 const TTL: u8 = 60;
 
 /// In a field that errors do not use.
@@ -116,7 +116,7 @@ fn around(src: IpAddr, dst: IpAddr, proto: u8, id: u16, body: &[u8]) -> Vec<u8> 
     packet
 }
 
-/// What TCP, UDP and ICMPv6 sum up beside their own bytes.
+/// The pseudo header for the checksums of TCP, UDP and ICMPv6.
 fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, body: &[u8]) -> Vec<u8> {
     let mut all = octets(src);
     all.extend(octets(dst));
@@ -137,7 +137,7 @@ impl Probe {
         body.extend(self.dport.to_be_bytes());
         let summed = |mut body: Vec<u8>, at: usize| {
             let before = pseudo(self.src, self.dst, self.proto, &body);
-            // ICMP sums up itself alone.
+            // ICMP has no pseudo header.
             let before = if self.proto == 1 { vec![] } else { before };
             let sum = sum_up(&[&before, &body]).to_be_bytes();
             body[at..at + 2].copy_from_slice(&sum);
@@ -182,7 +182,7 @@ impl Probe {
         }
     }
 
-    /// What every packet ends with.
+    /// The last bytes of every packet.
     fn signature(&self) -> [u8; 4] {
         let [a, b] = self.id.to_be_bytes();
         [OURS, self.kind as u8, a, b]
@@ -269,8 +269,8 @@ fn ports(proto: u8, body: &[u8]) -> (u16, u16) {
     }
 }
 
-/// What a packet on a link says of a probe, and of which; `None` for other traffic. A reset names
-/// none.
+/// Return what a packet on a link shows about a probe, and which probe; `None` for other traffic. A
+/// reset names no probe.
 pub fn sight(packet: &[u8]) -> Option<(u16, Sight)> {
     let h = header(packet)?;
     if h.body.len() < 8 {
@@ -310,7 +310,7 @@ pub fn sight(packet: &[u8]) -> Option<(u16, Sight)> {
     })
 }
 
-/// What a raw socket of the host itself was given: IPv4 comes with its header, IPv6 without.
+/// Parse a packet from a raw socket: IPv4 has its header, IPv6 has none.
 pub fn delivered(proto: u8, from: IpAddr, packet: &[u8]) -> Option<(u16, Sight)> {
     let body = match from {
         IpAddr::V4(_) => header(packet)?.body,

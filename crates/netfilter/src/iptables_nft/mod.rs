@@ -12,6 +12,7 @@
 mod chains;
 mod decode;
 mod encode;
+mod fuzz;
 mod info;
 mod matches;
 mod state;
@@ -22,6 +23,7 @@ mod tests;
 pub use chains::{base_chain, table_of};
 pub use decode::decode_rule;
 pub use encode::encode_rule;
+pub use fuzz::fuzz_one;
 pub use state::{ReadChain, ReadRule, State, create_table};
 
 use crate::iptables::Family;

@@ -364,6 +364,22 @@ fn nothing_is_programmed_before_the_first_complete_list() {
 }
 
 #[test]
+fn a_missing_permission_is_logged_with_verb_and_resource() {
+    let mut cluster = Cluster::new(objects());
+    cluster.sim.misbehave(|faults| {
+        faults.forbidden.insert(("watch", "endpointslices"));
+    });
+    cluster.start_proxy();
+    let message = "cannot watch resource \"endpointslices\"";
+    eventually("the missing verb is logged", || {
+        cluster.log().replace('\\', "").contains(message)
+    });
+    assert_eq!(cluster.table(), "");
+    cluster.sim.misbehave(|faults| faults.forbidden.clear());
+    cluster.wait_until_right("once it is granted");
+}
+
+#[test]
 fn the_proxy_waits_for_its_node() {
     let all = objects();
     let (nodes, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|o| o["kind"] == "Node");
@@ -460,26 +476,10 @@ fn the_service_account_of_a_pod_is_used_and_its_token_rotates() {
         ..Config::default()
     };
     let mut cluster = Cluster::with(config, objects());
-    let account = cluster.folder.path().join("account");
-    fs::create_dir(&account).unwrap();
-    fs::write(account.join("ca.crt"), cluster.sim.ca_pem()).unwrap();
-    fs::write(account.join("namespace"), "kube-system").unwrap();
-    fs::write(account.join("token"), "first").unwrap();
-    // The path of a Pod's account, in its own mount namespace.
-    let line = format!(
-        "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount && \
-         mount --bind {} /run/secrets/kubernetes.io/serviceaccount && exec {SLUICE} \"$@\"",
-        account.display()
-    );
-    let mut command = cluster.host.command("unshare");
     let address = cluster.sim.address();
-    command
-        .args(["--mount", "sh", "-c", &line, "sluice"])
-        .env("KUBERNETES_SERVICE_HOST", address.ip().to_string())
-        .env("KUBERNETES_SERVICE_PORT", address.port().to_string());
-    cluster.start(command, &[]);
+    cluster.start_pod(&address.ip().to_string(), address.port(), "first");
     cluster.wait_until_right("with the first token");
-    fs::write(account.join("token"), "second").unwrap();
+    fs::write(cluster.folder.path().join("account/token"), "second").unwrap();
     cluster.sim.set_tokens(vec!["second".to_owned()]);
     cluster.sim.cut_connections();
     cluster.sim.delete(Resource::Services, "demo", "sticky");
@@ -532,12 +532,14 @@ fn cluster_with_service() -> Cluster {
 }
 
 impl Cluster {
-    /// Start the proxy like its Pod: with a service account and a state folder.
-    fn start_pod(&mut self) {
+    /// Start the proxy like its Pod: with a service account, a state folder, and the address of the
+    /// Service `kubernetes`.
+    fn start_pod(&mut self, host: &str, port: u16, token: &str) {
         let account = self.folder.path().join("account");
         fs::create_dir_all(&account).unwrap();
         fs::write(account.join("ca.crt"), self.sim.ca_pem()).unwrap();
-        fs::write(account.join("token"), "abc").unwrap();
+        fs::write(account.join("token"), token).unwrap();
+        // The path of a Pod's account, in its own mount namespace.
         let line = format!(
             "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount && \
              mount --bind {} /run/secrets/kubernetes.io/serviceaccount && exec {SLUICE} \"$@\"",
@@ -546,10 +548,9 @@ impl Cluster {
         let mut command = self.host.command("unshare");
         command
             .args(["--mount", "sh", "-c", &line, "sluice"])
-            .env("KUBERNETES_SERVICE_HOST", SERVICE_IP)
-            .env("KUBERNETES_SERVICE_PORT", "443");
-        let state = self.state();
-        let state = format!("--api-server-addresses={}", state.display());
+            .env("KUBERNETES_SERVICE_HOST", host)
+            .env("KUBERNETES_SERVICE_PORT", port.to_string());
+        let state = format!("--api-server-addresses={}", self.state().display());
         self.start(command, &[&state]);
     }
 
@@ -565,7 +566,7 @@ fn a_rebooted_node_reaches_the_api_server_at_its_stored_address() {
     cluster.host.sh("nft add table ip other; \
          nft add chain ip other output '{ type nat hook output priority -100; }'; \
          nft add rule ip other output ip daddr 10.96.0.1 tcp dport 443 dnat to 10.200.1.2:6443");
-    cluster.start_pod();
+    cluster.start_pod(SERVICE_IP, 443, "abc");
     cluster.wait_until_right("behind another proxy");
     eventually("the address is stored", || {
         fs::read_to_string(cluster.state()).is_ok_and(|text| text.contains("10.200.1.2:6443"))
@@ -576,7 +577,7 @@ fn a_rebooted_node_reaches_the_api_server_at_its_stored_address() {
         .host
         .sh("nft flush ruleset; conntrack -F 2>/dev/null || true");
     assert_eq!(cluster.table(), "");
-    cluster.start_pod();
+    cluster.start_pod(SERVICE_IP, 443, "abc");
     cluster.wait_until_right("after the reboot");
     assert!(
         cluster.table().contains("10.200.1.2 . 6443"),
@@ -592,7 +593,7 @@ fn a_rebooted_node_reaches_the_api_server_at_its_stored_address() {
 #[test]
 fn a_node_that_never_ran_a_proxy_asks_for_the_api_servers_address() {
     let mut cluster = cluster_with_service();
-    cluster.start_pod();
+    cluster.start_pod(SERVICE_IP, 443, "abc");
     let asked = "no proxy has run here";
     eventually("the log asks for it", || cluster.log().contains(asked));
     let log = cluster.log();

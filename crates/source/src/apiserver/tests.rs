@@ -223,6 +223,32 @@ fn the_server_of_the_nodes_kubeconfig_is_tried_first() {
 }
 
 #[test]
+fn errors_print_each_cause_once() {
+    let missing = PathBuf::from("/nonexistent/file");
+    let environment = client::Environment {
+        service: None,
+        account: missing.clone(),
+    };
+    let kubeconfig = ClientOptions {
+        kubeconfig: Some(missing),
+        ..ClientOptions::default()
+    };
+    let error = ApiServer::with_environment(kubeconfig, "node1", &environment)
+        .map(|_| ())
+        .expect_err("no file");
+    assert_eq!(
+        with_causes(&error),
+        "cannot read /nonexistent/file: No such file or directory (os error 2)"
+    );
+    let malformed = wire::decode_page(Kind::Node, Format::Protobuf, b"k8s\0\x02\0");
+    let error = malformed.expect_err("malformed");
+    assert_eq!(
+        with_causes(&error),
+        "malformed protobuf: invalid field key 2"
+    );
+}
+
+#[test]
 fn an_explicit_address_is_the_only_one() {
     let node = Node::new();
     node.store(&[node.sim.address()]);

@@ -123,13 +123,19 @@ pub enum DecodeError {
     #[error("the answer lacks the prefix k8s\\0 of protobuf answers")]
     Magic,
     #[error("malformed protobuf: {0}")]
-    Protobuf(#[from] Malformed),
+    Protobuf(Malformed),
     #[error("malformed JSON: {0}")]
     Json(String),
     #[error("the answer is a {found} instead of a {expected}")]
     Kind { found: String, expected: String },
     #[error("watch event of unknown type {0:?}")]
     EventType(String),
+}
+
+impl From<Malformed> for DecodeError {
+    fn from(e: Malformed) -> Self {
+        DecodeError::Protobuf(e)
+    }
 }
 
 impl From<serde_json::Error> for DecodeError {

@@ -2,7 +2,7 @@
 //!
 //! [`Sync`] decides for one family what to read and write; the I/O is behind [`Transport`].
 //! [`Mode`] stores the desired and the known state as counted pieces, since several Service ports
-//! may own the same address or set element. A change goes only through the pieces of its ports. A
+//! may own the same address or set element. A change updates only the pieces of its ports. A
 //! [`Transaction`] contains the operations for each of the four kernel interfaces (rtnetlink,
 //! ipset, iptables, IPVS), in an order in which no connection meets half of a Service.
 //!

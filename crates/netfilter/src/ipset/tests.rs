@@ -5,7 +5,7 @@ fn observed(name: &str) -> String {
 }
 
 #[test]
-fn observed_dumps_are_written_as_they_were_read() {
+fn observed_dumps_round_trip() {
     for name in ["ipvs-default", "ipvs-masquerade-all", "ipvs-lc-strictarp"] {
         let text = observed(name);
         let sets = Sets::parse(&text).unwrap();
@@ -17,7 +17,7 @@ fn observed_dumps_are_written_as_they_were_read() {
 }
 
 #[test]
-fn every_kind_of_part() {
+fn every_kind_of_part_round_trips() {
     let text = "\
 create a hash:net,iface family inet hashsize 64 maxelem 65536 timeout 30 counters comment
 add a 10.0.0.0/8,eth0 timeout 12 nomatch comment \"of the house\"
@@ -41,7 +41,7 @@ add e 10.0.0.1,47:0
 }
 
 #[test]
-fn errors_name_the_place() {
+fn errors_name_line_and_column() {
     let at = |text: &str| {
         let e = Sets::parse(text).unwrap_err();
         (e.line, e.column)
@@ -57,7 +57,7 @@ fn errors_name_the_place() {
 }
 
 #[test]
-fn mutated_dumps_never_panic_and_what_is_read_is_written() {
+fn mutated_dumps_never_panic_and_round_trip() {
     let text = observed("ipvs-default");
     let mut seed = 1_u64;
     for _ in 0..3000 {
@@ -85,7 +85,7 @@ fn listed(set: &Set) -> Vec<Vec<u8>> {
     parts
 }
 
-fn without_kernels_choices(mut sets: Vec<Set>) -> Vec<Set> {
+fn without_kernel_defaults(mut sets: Vec<Set>) -> Vec<Set> {
     for set in &mut sets {
         let kept = |n: &str| ["family", "hashsize", "maxelem", "range"].contains(&n);
         set.options.retain(|(name, _)| kept(name));
@@ -94,9 +94,9 @@ fn without_kernels_choices(mut sets: Vec<Set>) -> Vec<Set> {
 }
 
 #[test]
-fn observed_sets_survive_their_messages() {
+fn observed_sets_round_trip_through_messages() {
     for name in ["ipvs-default", "ipvs-masquerade-all", "ipvs-lc-strictarp"] {
-        let sets = without_kernels_choices(Sets::parse(&observed(name)).unwrap().sets);
+        let sets = without_kernel_defaults(Sets::parse(&observed(name)).unwrap().sets);
         let mut read = Vec::new();
         for message in sets.iter().flat_map(listed) {
             netlink::decode_list(&message, &mut read, &|_| true).unwrap();
@@ -123,7 +123,7 @@ fn many_elements_take_several_messages() {
 }
 
 #[test]
-fn foreign_sets_are_left_out_whatever_they_are() {
+fn other_programs_sets_are_skipped() {
     let text = "create theirs hash:mac family inet\ncreate a hash:ip,mark family inet\nadd a 10.0.0.1,7\ncreate b hash:ip family inet\nadd b 10.0.0.1\n";
     let sets = Sets::parse(text).unwrap().sets;
     let mut read = Vec::new();

@@ -5,7 +5,7 @@ fn observed(name: &str) -> String {
 }
 
 #[test]
-fn observed_dumps_are_written_as_they_were_read() {
+fn observed_dumps_round_trip() {
     for name in ["ipvs-default", "ipvs-masquerade-all", "ipvs-lc-strictarp"] {
         let text = observed(name);
         let services = Services::parse(&text).unwrap();
@@ -14,7 +14,7 @@ fn observed_dumps_are_written_as_they_were_read() {
 }
 
 #[test]
-fn every_option() {
+fn every_option_round_trips() {
     let text = "\
 -A -f 7 -6 -s wrr -p 300 -M 64 --pe sip -o -b flag-1
 -a -f 7 -6 -r [fd00::1]:0 -i --tun-type gue --tun-port 6080 -w 0 -x 10 -y 5
@@ -31,7 +31,7 @@ fn every_option() {
 }
 
 #[test]
-fn errors_name_the_place() {
+fn errors_name_line_and_column() {
     let at = |text: &str| {
         let e = Services::parse(text).unwrap_err();
         (e.line, e.column)
@@ -45,7 +45,7 @@ fn errors_name_the_place() {
 }
 
 #[test]
-fn mutated_dumps_never_panic_and_what_is_read_is_written() {
+fn mutated_dumps_never_panic_and_round_trip() {
     let text = observed("ipvs-default");
     let mut seed = 2_u64;
     for _ in 0..3000 {
@@ -114,7 +114,7 @@ fn any_destination(n: usize, v6: bool) -> Destination {
 }
 
 #[test]
-fn messages_are_read_as_they_were_written() {
+fn messages_round_trip() {
     for n in 0..2000 {
         let v6 = n % 2 == 1;
         let service = any_service(n, v6);
@@ -145,7 +145,7 @@ fn messages_are_read_as_they_were_written() {
 /// The bytes that `ipvsadm -A -t 10.0.0.1:80 -s rr` sends, without attributes with default values: an
 /// independent check of the layout.
 #[test]
-fn the_layout_is_the_kernels() {
+fn the_message_layout_equals_ipvsadms() {
     let id = ServiceId::Address {
         protocol: Protocol::Tcp,
         address: "10.0.0.1:80".parse().unwrap(),
@@ -166,7 +166,7 @@ fn the_layout_is_the_kernels() {
 }
 
 #[test]
-fn mutated_messages_never_panic_and_what_is_read_is_written() {
+fn mutated_messages_never_panic_and_round_trip() {
     let mut seed = 7_u64;
     for n in 0..3000 {
         let v6 = n % 2 == 1;

@@ -51,7 +51,7 @@ impl Port<'_> {
         }
     }
 
-    /// All chains but those of endpoints.
+    /// The chains except those of endpoints.
     pub(in super::super) fn service_chains(
         &mut self,
         context: &Context<'_>,

@@ -37,7 +37,7 @@ fn observe(family: IpFamily, tables: &TableSet) -> Observation {
     Observation::read(family, &tables.to_string()).unwrap()
 }
 
-/// The rules of every chain, those of the shared chains sorted but for the tail.
+/// The rules of every chain, with those of the shared chains sorted up to the tail.
 type Comparable = BTreeMap<(Table, Chain), Vec<String>>;
 
 fn comparable(tables: &TableSet) -> Comparable {

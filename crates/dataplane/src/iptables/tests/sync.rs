@@ -218,7 +218,7 @@ fn a_rejected_port_is_tried_again_when_it_changes() {
     bench.sync_keys(&BTreeSet::new()).unwrap();
     assert_eq!(bench.refused(), ["demo/a:http"]);
     bench.add(&["demo/a"]).unwrap();
-    // The plan is the same, but the key is what counts.
+    // Marked as changed with the same plan.
     let key = bench.sync.refusals().keys().next().cloned();
     bench.sync_keys(&key.into_iter().collect()).unwrap();
     assert!(bench.refused().is_empty());

@@ -83,7 +83,7 @@ impl Host {
             assert!(device.insert(*ip), "{ip} already exists");
         }
         for ip in &t.old_addresses {
-            assert!(device.remove(ip), "{ip} is not there");
+            assert!(device.remove(ip), "{ip} does not exist");
         }
         t.old_servers.iter().for_each(|op| self.server(op));
         self.set_ops(&t.old_members);
@@ -133,21 +133,21 @@ impl Host {
                     assert_eq!(before, None);
                 }
                 ipset::Op::Add { set, elements } => {
-                    let set = self.sets.get_mut(&**set).expect("the set is there");
+                    let set = self.sets.get_mut(&**set).expect("the set exists");
                     for element in elements {
-                        assert!(!set.elements.contains(element), "{element} is there");
+                        assert!(!set.elements.contains(element), "{element} already exists");
                         set.elements.push(element.clone());
                     }
                     let room = set.option("maxelem").map(|n| n.parse::<usize>().unwrap());
                     assert!(room.is_none_or(|room| set.elements.len() <= room), "full");
                 }
                 ipset::Op::Delete { set, elements } => {
-                    let set = self.sets.get_mut(&**set).expect("the set is there");
+                    let set = self.sets.get_mut(&**set).expect("the set exists");
                     set.elements.retain(|e: &Element| !elements.contains(e));
                 }
                 ipset::Op::Swap(a, b) => {
-                    let mut first = self.sets.remove(&**a).expect("the set is there");
-                    let mut second = self.sets.remove(&**b).expect("the set is there");
+                    let mut first = self.sets.remove(&**a).expect("the set exists");
+                    let mut second = self.sets.remove(&**b).expect("the set exists");
                     std::mem::swap(&mut first.name, &mut second.name);
                     self.sets.insert(first.name.to_string(), first);
                     self.sets.insert(second.name.to_string(), second);
@@ -171,7 +171,7 @@ impl Host {
             return;
         }
         let id = op.service();
-        let service = self.services.get_mut(&id).expect("the server is there");
+        let service = self.services.get_mut(&id).expect("the server exists");
         let position = |a: SocketAddr, all: &[Destination]| all.iter().position(|d| d.address == a);
         match op {
             Op::AddService(_) => {}
@@ -190,11 +190,12 @@ impl Host {
                 service.destinations.push(d.clone());
             }
             Op::SetDestination(_, d) => {
-                let at = position(d.address, &service.destinations).expect("it is there");
+                let at =
+                    position(d.address, &service.destinations).expect("the destination exists");
                 service.destinations[at] = d.clone();
             }
             Op::DeleteDestination(_, address) => {
-                let at = position(*address, &service.destinations).expect("it is there");
+                let at = position(*address, &service.destinations).expect("the destination exists");
                 service.destinations.remove(at);
             }
         }

@@ -46,7 +46,7 @@ impl Found {
             match tools.save(*table) {
                 Ok(saved) => rules.push_str(&String::from_utf8_lossy(&saved)),
                 // A kernel without this table or back end has no rules in it.
-                Err(error @ Error::Save { .. }) => tracing::debug!("{error}"),
+                Err(error @ Error::Save { .. }) => tracing::debug!(%error, "Skipped a table"),
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,5 +1,4 @@
-//! Makes the library that the virtual machine's kernel is started with, as a file for `vm.rs` to
-//! include.
+//! Compiles the library that `vm.rs` preloads into the virtual machine's kernel.
 
 use std::env;
 use std::path::PathBuf;

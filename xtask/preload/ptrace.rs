@@ -1,9 +1,9 @@
 //! Preloaded into the User Mode Linux kernel: its `ptrace`.
 //!
-//! Linux 6.1 has room for 2696 bytes of a process's floating-point registers, and hands just those
-//! back when it sets them. A machine with bigger ones (AMX tiles: 11,008 bytes) wants all or
-//! nothing, so that no process could ever run there. Here the rest is added, as "not in use": the
-//! processes in the machine have no tiles, since they never ask the kernel for them.
+//! User Mode Linux 6.1 stores 2696 bytes of a process's floating-point registers and writes only those
+//! back. A processor with more state (AMX tiles: 11,008 bytes) accepts only the complete state, so no
+//! process could run. This library adds the rest, marked as unused: processes in the machine have no
+//! tiles, because they never request them from the kernel.
 #![no_std]
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
@@ -14,7 +14,7 @@ const GETREGSET: c_long = 0x4204;
 const SETREGSET: c_long = 0x4205;
 /// `linux/elf.h`.
 const NT_X86_XSTATE: usize = 0x202;
-/// The system call's number on x86-64, the only machine that User Mode Linux runs on.
+/// The system call's number on x86-64, the only architecture of User Mode Linux.
 const SYS_PTRACE: c_long = 101;
 /// `RTLD_NEXT` of `dlfcn.h`.
 const NEXT: isize = -1;
@@ -27,10 +27,10 @@ struct Part {
     len: usize,
 }
 
-/// Bigger than any processor's; the kernel's own stacks are too small for it.
+/// Larger than any processor's state, and too large for the kernel's stacks.
 const ROOM: usize = 65536;
 static mut REGISTERS: [u8; ROOM] = [0; ROOM];
-/// How much of it this machine has, once that was read.
+/// Size of this processor's state, once read.
 static mut LENGTH: usize = 0;
 
 unsafe extern "C" {
@@ -38,17 +38,17 @@ unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
 }
 
-/// As `ptrace(2)`, with which every caller passes four arguments.
+/// Replacement of the C library's `ptrace`, which the kernel calls with four arguments.
 ///
 /// # Safety
-/// As `ptrace(2)`; one thread at a time, as that kernel is.
+/// As `ptrace(2)`; only one thread may call it at a time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptrace(request: c_int, pid: c_int, which: usize, data: usize) -> c_long {
     let request = c_long::from(request);
     let registers = which == NT_X86_XSTATE && (request == GETREGSET || request == SETREGSET);
     let all = (&raw mut REGISTERS).cast::<u8>();
-    // SAFETY: the kernel that this is loaded into has one thread that traces. `data` points to its
-    // buffer, whose length it states; `all` has room for more than any machine's registers.
+    // SAFETY: only one thread of the kernel traces. `data` points to its
+    // buffer, whose length it states; `all` is larger than any processor's state.
     unsafe {
         let part = data as *mut Part;
         if !registers || (request == SETREGSET && LENGTH <= (*part).len) {

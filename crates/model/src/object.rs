@@ -24,6 +24,10 @@ where
 /// An object of any of the kinds that sluice follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The kinds' own names.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an object exists only between decoder and validation; a box would cost an allocation per object"
+)]
 pub enum Object {
     Service(Service),
     EndpointSlice(EndpointSlice),

@@ -322,7 +322,7 @@ impl Build {
 
     /// Continue only if the traffic comes from this node's pods, or with [`CmpOp::Neq`] if it does
     /// not; `None` if pods cannot be recognised.
-    pub(crate) fn from_pods(self, op: CmpOp, local: &LocalDetector) -> Option<Self> {
+    pub(crate) fn source_is_pod(self, op: CmpOp, local: &LocalDetector) -> Option<Self> {
         match local {
             LocalDetector::None => None,
             LocalDetector::Source(range) => Some(self.in_range(true, op, range)),

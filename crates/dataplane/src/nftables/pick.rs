@@ -213,7 +213,7 @@ impl Pick {
     ) {
         let chain = self.to_string();
         let any = self.with(Role::Any).to_string();
-        if let Some(pods) = Build::new(family).from_pods(CmpOp::Eq, &node.local) {
+        if let Some(pods) = Build::new(family).source_is_pod(CmpOp::Eq, &node.local) {
             let rule = pods.goto(&any);
             rules.push(rule.rule_with_comment(&chain, "short-circuit pod traffic"));
         }

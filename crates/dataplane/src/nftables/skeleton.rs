@@ -123,7 +123,7 @@ fn masquerade_cluster_ips(family: IpFamily, options: &Options, node: &NodeFacts)
     } else {
         // Pods skip the rest of the rule.
         let comment = "masquerade clusterIP traffic from outside cluster";
-        (build.from_pods(CmpOp::Neq, &node.local)?, comment)
+        (build.source_is_pod(CmpOp::Neq, &node.local)?, comment)
     };
     let rule = build
         .member(&[Field::Daddr], SetId::ClusterIps)

@@ -399,7 +399,7 @@ impl Sync {
                 }
             }
             (InFlight::Replace(state), Outcome::Committed) => {
-                self.knowledge = Knowledge::Known(*state)
+                self.knowledge = Knowledge::Known(*state);
             }
             (InFlight::Batch(_), Outcome::Committed) => {}
             (InFlight::Replace(_), Outcome::Refused(_)) => {

@@ -98,7 +98,7 @@ fn to_node_port(family: IpFamily, options: &Options, node: &NodeFacts) -> Build 
 /// Continue only if the source is neither a pod of this node nor the node itself.
 fn from_outside(build: Build, family: IpFamily, node: &NodeFacts) -> Build {
     let build = build.if_not_local(FibAddress::Source);
-    match Build::new(family).from_pods(CmpOp::Neq, &node.local) {
+    match Build::new(family).source_is_pod(CmpOp::Neq, &node.local) {
         Some(no_pod) => build.then(no_pod),
         None => build,
     }

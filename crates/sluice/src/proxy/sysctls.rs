@@ -114,7 +114,7 @@ fn set(tree: &SysctlTree, name: &Sysctl, value: &str) {
         Ok(true) => tracing::info!(path = %name.path(), value, "Sysctl set"),
         Ok(false) => {}
         Err(error) => {
-            tracing::warn!(error = %Chain(&error), "Sysctl not set; continuing without it")
+            tracing::warn!(error = %Chain(&error), "Sysctl not set; continuing without it");
         }
     }
 }

@@ -2,12 +2,14 @@
 
 mod support;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
-use kernel::Family;
 use kernel::conntrack::{Conntrack, Filter, Flow, IpProtocol, StaleFlows, Swept};
 use kernel::sysctl::SysctlTree;
+use kernel::{Errno, Family};
+use socket2::{Domain, Socket, Type};
 use support::{in_namespace, run};
 
 struct Network {
@@ -160,6 +162,89 @@ fn a_sweep_removes_the_stale_ones_of_many_and_no_other() {
                     deleted: 0
                 }
             );
+        });
+    }
+}
+
+/// Start a connection to the frontend, and return it: established if something listens at the
+/// endpoint.
+fn connect(network: &Network) -> Socket {
+    let frontend: SocketAddr = network.frontend.parse().unwrap();
+    let client: IpAddr = network.client.parse().unwrap();
+    let domain = if client.is_ipv4() {
+        Domain::IPV4
+    } else {
+        Domain::IPV6
+    };
+    let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(client, 0).into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let started = socket.connect(&frontend.into()).unwrap_err();
+    assert_eq!(started.raw_os_error(), Some(Errno::EINPROGRESS as i32));
+    socket
+}
+
+#[test]
+fn half_open_connections_are_found_and_deleted_unless_answered_meanwhile() {
+    for network in &NETWORKS {
+        network.run(|| {
+            let endpoint: SocketAddr = network.endpoint.parse().unwrap();
+            let frontend: SocketAddr = network.frontend.parse().unwrap();
+            run(&format!(
+                "{} -t nat -A OUTPUT -d {} -p tcp --dport {} -j DNAT --to-destination {}",
+                network.tool,
+                frontend.ip(),
+                frontend.port(),
+                network.endpoint
+            ));
+            let server = TcpListener::bind(endpoint).unwrap();
+            let established = connect(network);
+            let accepted = server.accept().unwrap().0;
+            let drop = format!("INPUT -p tcp --dport {} --syn -j DROP", endpoint.port());
+            run(&format!("{} -I {drop}", network.tool));
+            let [_dead, answered] = [connect(network), connect(network)];
+
+            let mut conntrack = Conntrack::open().unwrap();
+            let all = Filter::protocol(network.family, IpProtocol::TCP);
+            let count = network.flows(&mut conntrack, &all).len();
+            assert_eq!(count, 3);
+            let unreplied = Filter {
+                unreplied: true,
+                ..all
+            };
+            assert_eq!(network.flows(&mut conntrack, &unreplied).len(), 2);
+            let half_open = |conntrack: &mut Conntrack, limit| {
+                let to_endpoint = |flow: &Flow| flow.reply.source() == endpoint;
+                conntrack
+                    .half_open(network.family, limit, to_endpoint)
+                    .unwrap()
+            };
+            assert_eq!(half_open(&mut conntrack, 1).len(), 1);
+            let found = half_open(&mut conntrack, 10);
+            assert_eq!(found.len(), 2);
+            assert!(
+                conntrack
+                    .half_open(network.family, 10, |_| false)
+                    .unwrap()
+                    .is_empty()
+            );
+
+            // One of them is answered between the list and the deletion: the kernel repeats its SYN.
+            let port = answered.local_addr().unwrap().as_socket().unwrap().port();
+            run(&format!(
+                "{} -I INPUT -p tcp --sport {port} -j ACCEPT",
+                network.tool
+            ));
+            let second = server.accept().unwrap().0;
+            assert_eq!(conntrack.delete_half_open(&found).unwrap(), 1);
+            assert_eq!(network.flows(&mut conntrack, &all).len(), 2);
+            assert!(half_open(&mut conntrack, 10).is_empty());
+            // Established connections still work.
+            for (mut from, mut to) in [(established, accepted), (answered, second)] {
+                from.set_nonblocking(false).unwrap();
+                from.write_all(b"x").unwrap();
+                to.read_exact(&mut [0]).unwrap();
+            }
         });
     }
 }

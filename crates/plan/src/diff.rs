@@ -56,21 +56,24 @@ pub struct HealthChange {
     pub after: Option<HealthCheck>,
 }
 
-/// Connection-tracking entries that keep sending a client to a removed endpoint.
+/// Connection-tracking entries that would keep sending a client to an endpoint that does not answer.
 ///
-/// UDP and SCTP clients reuse their ports, so an entry for a former endpoint, or one without NAT
-/// from a time without endpoints, would exist for as long as the client retries. Remove every entry
-/// of `protocol` whose original destination is in `frontends` and whose reply source is not in
-/// `keep`. Flows to serving endpoints are always kept, so a restart breaks none.
+/// UDP and SCTP clients reuse their ports, and a TCP client repeats its SYN. An entry made for a
+/// removed endpoint, or one made without NAT while the Service had no endpoints, would last for as
+/// long as the client keeps trying. To be deleted: every entry of `protocol` whose original
+/// destination is one of `frontends` and whose reply source is not in `keep`. Flows to endpoints that
+/// still serve are never named, so a restart breaks none of them.
+///
+/// Of TCP only half-open entries are stale: in state SYN_SENT, without a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleFlows {
     /// The Service port.
     pub port: PortKey,
-    /// UDP or SCTP.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Original destinations of the flows.
+    /// The original destinations of the flows.
     pub frontends: Vec<FlowFrontend>,
-    /// Endpoints whose flows stay, sorted; empty if the Service lost its last endpoint.
+    /// Flows to these stay, sorted. Empty if the Service has lost its last endpoint: none stay.
     pub keep: Arc<[Endpoint]>,
 }
 

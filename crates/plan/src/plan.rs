@@ -90,9 +90,8 @@ pub struct PortPlan {
     /// Whether a usable endpoint exists anywhere in the cluster: without one, connections are
     /// refused; without one on this node, dropped.
     pub has_any_endpoint: bool,
-    /// For UDP and SCTP: the serving endpoints on all nodes, sorted. Established flows may stay
-    /// with any of them, whatever policy and topology select for new flows; see
-    /// [`StaleFlows`](crate::StaleFlows).
+    /// The serving endpoints on all nodes, sorted. A flow may keep going to any of these, whatever
+    /// policies and topology say of new flows; see [`StaleFlows`](crate::StaleFlows).
     pub flow_endpoints: Arc<[Endpoint]>,
     /// All endpoints of this node, sorted: also those that are not ready or are terminating.
     pub on_node: Arc<[Endpoint]>,

@@ -134,6 +134,11 @@ pub(crate) struct ProxyArgs {
     #[arg(long, value_name = "[ADDRESS:]PORT=NAMESPACE/SERVICE[:PORT]|FILE")]
     pub(crate) listen_map: Vec<String>,
 
+    /// Half-open TCP connections whose endpoint was removed: delete their connection-tracking entries,
+    /// so that the client's next SYN reaches another endpoint, or keep them, as kube-proxy does.
+    #[arg(long, value_enum, default_value = "delete")]
+    pub(crate) conntrack_half_open: HalfOpen,
+
     /// The iptables back end. Default: the one that contains the node's other Kubernetes rules.
     #[arg(long, value_enum)]
     pub(crate) iptables_backend: Option<IptablesBackend>,
@@ -155,6 +160,12 @@ pub(crate) struct ProxyArgs {
         default_value = "/etc/kubernetes/kubelet.conf"
     )]
     pub(crate) node_kubeconfig: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HalfOpen {
+    Delete,
+    Keep,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -4,8 +4,8 @@
 mod support;
 
 use std::fmt::Write as _;
-use std::io::Read as _;
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -321,4 +321,155 @@ fn stale_associations_are_deleted_and_others_stay(mode: Mode) {
 in_each_mode!(
     only_stale_associations_are_removed,
     super::stale_associations_are_deleted_and_others_stay
+);
+
+/// A web server at a pod's address, which greets with it. `dead` drops every SYN to it.
+fn web_server(proxy: &Proxy, ip: &'static str) {
+    let listener = proxy.host.run(|| TcpListener::bind((ip, 8053)).unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || greet(stream, ip));
+        }
+    });
+}
+
+fn greet(mut stream: TcpStream, ip: &str) {
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).is_ok() && stream.write_all(ip.as_bytes()).is_ok() {}
+}
+
+fn ask(stream: &mut TcpStream) -> String {
+    stream.write_all(b"?").unwrap();
+    let mut answer = vec![0; PODS[0].len()];
+    stream.read_exact(&mut answer).unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+/// SYNs that the first pod's address has dropped.
+fn dropped(proxy: &Proxy) -> u64 {
+    let listing = proxy.host.sh("nft list chain inet dead input");
+    let counter = listing.split("packets ").nth(1).unwrap();
+    counter.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// A proxy with a Service of one pod that has stopped answering, an established connection to it,
+/// and a client whose first SYN went there.
+struct HalfOpen {
+    proxy: Proxy,
+    established: TcpStream,
+    client: JoinHandle<std::io::Result<TcpStream>>,
+    source: SocketAddr,
+}
+
+impl HalfOpen {
+    fn start(mode: Mode, flags: &[&str]) -> Self {
+        let tcp = service("web", 53, INSIDE, &PODS[..1]).replace("UDP", "TCP");
+        let proxy = Proxy::start(mode, &[("web.yaml", &tcp)], flags);
+        for pod in PODS {
+            proxy.host.sh(&format!("ip addr add {pod}/32 dev lo"));
+        }
+        proxy.host.sh("ip route add default dev eth0");
+        for pod in PODS {
+            web_server(&proxy, pod);
+        }
+        let to: SocketAddr = CLUSTER_IP.parse().unwrap();
+        let mut established = None;
+        eventually("the Service answers", || {
+            established = proxy.host.run(|| TcpStream::connect(to).ok());
+            established.is_some()
+        });
+        let mut established = established.unwrap();
+        assert_eq!(ask(&mut established), PODS[0]);
+        let dead = PODS[0];
+        proxy.host.sh(&format!(
+            "nft add table inet dead; \
+             nft add chain inet dead input '{{ type filter hook input priority 300; }}'; \
+             nft add rule inet dead input ip daddr {dead} 'tcp flags & (syn | ack) == syn' counter drop"
+        ));
+        let socket = proxy
+            .host
+            .run(|| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
+        socket
+            .bind(&"10.200.1.2:0".parse::<SocketAddr>().unwrap().into())
+            .unwrap();
+        let source = socket.local_addr().unwrap().as_socket().unwrap();
+        let client = std::thread::spawn(move || {
+            socket.connect(&to.into())?;
+            Ok(TcpStream::from(socket))
+        });
+        eventually("the first SYN is dropped", || dropped(&proxy) > 0);
+        HalfOpen {
+            proxy,
+            established,
+            client,
+            source,
+        }
+    }
+
+    /// Replaces the endpoint with another.
+    fn replace(&mut self) {
+        let web = service("web", 53, INSIDE, &PODS[1..2]).replace("UDP", "TCP");
+        self.proxy.write("web.yaml", &web);
+        self.proxy.wait_for(PODS[1], true);
+    }
+
+    fn flow(&self) -> Option<u32> {
+        let to = CLUSTER_IP.parse().unwrap();
+        flow(&self.proxy, IpProtocol::TCP, self.source, to)
+    }
+}
+
+fn repeated_syn_reaches_another_endpoint(mode: Mode) {
+    let mut test = HalfOpen::start(mode, &[]);
+    test.replace();
+    let mut connected = test.client.join().unwrap().unwrap();
+    assert_eq!(ask(&mut connected), PODS[1]);
+    assert_eq!(
+        ask(&mut test.established),
+        PODS[0],
+        "established connections stay"
+    );
+}
+
+in_each_mode!(
+    a_repeated_syn_reaches_another_endpoint,
+    super::repeated_syn_reaches_another_endpoint
+);
+
+/// The endpoint is replaced while no proxy runs.
+fn restart_deletes_half_open_connections(mode: Mode) {
+    let mut test = HalfOpen::start(mode, &[]);
+    test.proxy.kill();
+    let web = service("web", 53, INSIDE, &PODS[1..2]).replace("UDP", "TCP");
+    test.proxy.write("web.yaml", &web);
+    test.proxy.respawn();
+    let mut connected = test.client.join().unwrap().unwrap();
+    assert_eq!(ask(&mut connected), PODS[1]);
+    assert_eq!(
+        ask(&mut test.established),
+        PODS[0],
+        "established connections stay"
+    );
+}
+
+in_each_mode!(
+    a_restart_deletes_half_open_connections,
+    super::restart_deletes_half_open_connections
+);
+
+fn half_open_connections_are_kept_on_request(mode: Mode) {
+    let mut test = HalfOpen::start(mode, &["--conntrack-half-open=keep"]);
+    let before = test.flow();
+    assert!(before.is_some());
+    test.replace();
+    // The kernel repeats the SYN after one and after three seconds.
+    let sent = dropped(&test.proxy);
+    eventually("the SYN is repeated", || dropped(&test.proxy) >= sent + 2);
+    assert_eq!(test.flow(), before);
+    assert!(!test.client.is_finished());
+}
+
+in_each_mode!(
+    half_open_connections_are_kept_if_the_flag_says_so,
+    super::half_open_connections_are_kept_on_request
 );

@@ -256,7 +256,9 @@ impl Sync {
             let keep = ports.unwrap_or_default().iter().map(relay).collect();
             StaleFlows { keep, ..flows }
         };
-        flows.into_iter().map(led_here).collect()
+        // The relay's sockets answer every SYN.
+        let datagrams = flows.into_iter().filter(|f| f.protocol != Protocol::Tcp);
+        datagrams.map(led_here).collect()
     }
 
     /// A port is kept where the table leads to the relay for it.

@@ -7,10 +7,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
 const CTA_TIMEOUT: u16 = 7;
 const CTA_MARK: u16 = 8;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+/// `TCP_CONNTRACK_SYN_SENT` (linux/netfilter/nf_conntrack_tcp.h).
+const SYN_SENT: u8 = 1;
 
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
@@ -93,9 +99,12 @@ impl fmt::Display for Tuple {
 pub struct Status(pub u32);
 
 impl Status {
+    /// `IPS_SEEN_REPLY`.
+    pub(super) const SEEN_REPLY: u32 = 1 << 1;
+
     /// Packets were seen in both directions.
     pub fn seen_reply(self) -> bool {
-        self.0 & 1 << 1 != 0
+        self.0 & Self::SEEN_REPLY != 0
     }
 
     /// It is not removed early when the table is full.
@@ -135,6 +144,8 @@ pub struct Flow {
     pub reply: Tuple,
     /// Its state.
     pub status: Status,
+    /// The state of a TCP connection (`enum tcp_conntrack`).
+    pub tcp_state: Option<u8>,
     /// Seconds until it is forgotten.
     pub timeout: Option<u32>,
     /// Its connection mark.
@@ -157,6 +168,7 @@ impl Flow {
         let (mut original, mut reply) = (None, None);
         let mut status = Status::default();
         let (mut timeout, mut mark, mut id) = (None, 0, None);
+        let mut tcp_state = None;
         let mut zone = Zone::default();
         for attribute in message.attributes(NFGENMSG_LEN, "ctattr_type") {
             let attribute = attribute?;
@@ -164,6 +176,7 @@ impl Flow {
                 CTA_TUPLE_ORIG => original = Some(read_tuple(&attribute, &mut zone.original)?),
                 CTA_TUPLE_REPLY => reply = Some(read_tuple(&attribute, &mut zone.reply)?),
                 CTA_STATUS => status = Status(attribute.be32()?),
+                CTA_PROTOINFO => tcp_state = read_tcp_state(&attribute)?,
                 CTA_TIMEOUT => timeout = Some(attribute.be32()?),
                 CTA_MARK => mark = attribute.be32()?,
                 CTA_ID => id = Some(attribute.be32()?),
@@ -176,6 +189,7 @@ impl Flow {
                 original,
                 reply,
                 status,
+                tcp_state,
                 timeout,
                 mark,
                 zone,
@@ -183,6 +197,11 @@ impl Flow {
             })),
             _ => Err(DecodeError::Malformed("a flow without its two tuples")),
         }
+    }
+
+    /// Return whether this is a TCP connection of which only SYNs have been seen.
+    pub fn is_half_open(&self) -> bool {
+        self.tcp_state == Some(SYN_SENT) && !self.status.seen_reply()
     }
 
     /// Writes what names this flow and no other.
@@ -200,6 +219,22 @@ impl Flow {
             w.be32(CTA_ID, id);
         }
     }
+}
+
+fn read_tcp_state(protocol: &Attribute<'_>) -> Result<Option<u8>, DecodeError> {
+    for info in protocol.nested("ctattr_protoinfo") {
+        let info = info?;
+        if info.kind != CTA_PROTOINFO_TCP {
+            continue;
+        }
+        for field in info.nested("ctattr_protoinfo_tcp") {
+            let field = field?;
+            if field.kind == CTA_PROTOINFO_TCP_STATE {
+                return Ok(Some(field.u8()?));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn read_tuple(tuple: &Attribute<'_>, zone: &mut u16) -> Result<Tuple, DecodeError> {

@@ -5,6 +5,7 @@
 //! Everything here streams: a table of a million flows is read through one small buffer.
 
 mod flow;
+mod half_open;
 mod stale;
 
 #[cfg(test)]
@@ -31,7 +32,9 @@ pub use stale::{Endpoints, StaleFlows};
 const GET: u8 = 1;
 /// `IPCTNL_MSG_CT_DELETE`.
 const DELETE: u8 = 2;
+const CTA_STATUS: u16 = 3;
 const CTA_FILTER: u16 = 25;
+const CTA_STATUS_MASK: u16 = 26;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 /// `CTA_FILTER_F_CTA_IP_DST` of `net/netfilter/nf_internals.h`, and so on.
 const F_DESTINATION: u32 = 1 << 1;
@@ -55,6 +58,8 @@ pub struct Filter {
     pub destination: Option<IpAddr>,
     /// Only flows that were first sent to this port; means something with a protocol only.
     pub destination_port: Option<u16>,
+    /// Only flows without a packet in the reply direction. The kernel filters from 5.15 on.
+    pub unreplied: bool,
 }
 
 impl Filter {
@@ -65,6 +70,7 @@ impl Filter {
             protocol: None,
             destination: None,
             destination_port: None,
+            unreplied: false,
         }
     }
 
@@ -80,6 +86,7 @@ impl Filter {
     pub fn matches(&self, flow: &Flow) -> bool {
         let original = &flow.original;
         Family::of(original.destination) == self.family
+            && !(self.unreplied && flow.status.seen_reply())
             && self.protocol.is_none_or(|p| p == original.protocol)
             && self.destination.is_none_or(|d| d == original.destination)
             && self
@@ -106,12 +113,15 @@ impl Filter {
             NLM_F_REQUEST | NLM_F_DUMP,
         )
         .fixed(&nfgenmsg(family::number(self.family), 0));
-        if flags == 0 {
-            return request.finish();
-        }
         let write = |w: &mut Writer<'_>| {
-            flow::write_filter(w, self.protocol, destination, self.destination_port);
-            w.nest(CTA_FILTER, |w| w.ne32(CTA_FILTER_ORIG_FLAGS, flags));
+            if self.unreplied {
+                w.be32(CTA_STATUS, 0);
+                w.be32(CTA_STATUS_MASK, Status::SEEN_REPLY);
+            }
+            if flags != 0 {
+                flow::write_filter(w, self.protocol, destination, self.destination_port);
+                w.nest(CTA_FILTER, |w| w.ne32(CTA_FILTER_ORIG_FLAGS, flags));
+            }
         };
         request.attributes(write).finish()
     }

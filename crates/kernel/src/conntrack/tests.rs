@@ -21,6 +21,7 @@ fn flow(from: &str, to: &str, endpoint: &str) -> Flow {
     Flow {
         original: tuple(from, to),
         reply: tuple(endpoint, from),
+        tcp_state: None,
         status: Status(0x188 | 1 << 5),
         timeout: Some(30),
         mark: 0x4000,

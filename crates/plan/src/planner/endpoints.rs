@@ -218,9 +218,16 @@ fn hint_to_follow(all: &[Candidate]) -> u16 {
     }
 }
 
-/// Return the serving endpoints, which existing flows may keep.
-pub(super) fn serving(all: &[Candidate]) -> Arc<[Endpoint]> {
-    select(all, |c| c.is(Candidate::SERVING))
+/// Return the serving endpoints, to which existing flows may keep going. Shared with `cluster`, the
+/// usable endpoints, if they are the same.
+pub(super) fn serving(all: &[Candidate], cluster: &Arc<[Endpoint]>) -> Arc<[Endpoint]> {
+    let serving = |c: &Candidate| c.is(Candidate::SERVING);
+    let endpoints = all.iter().filter(|c| serving(c)).map(|c| &c.endpoint);
+    if endpoints.eq(cluster.iter()) {
+        cluster.clone()
+    } else {
+        select(all, serving)
+    }
 }
 
 /// The endpoints of this node in any condition.

@@ -1,7 +1,5 @@
 //! Stale flows of a change.
 
-use model::Protocol;
-
 use crate::{FlowFrontend, FrontendKind, PortChange, PortPlan, StaleFlows};
 
 /// Return the flows that a change of a port makes stale.
@@ -9,13 +7,9 @@ use crate::{FlowFrontend, FrontendKind, PortChange, PortPlan, StaleFlows};
 /// Like kube-proxy 1.37, and unlike 1.36, this includes the flows of a port that loses its last
 /// endpoint: they would otherwise go to the dead endpoint for as long as the client retries
 /// (kubernetes/kubernetes issue 139629). Like kube-proxy, keep flows of a removed Service or
-/// address, and flows to endpoints that still serve but that a policy no longer selects, as for TCP
-/// connections.
+/// address, and flows to endpoints that still serve but that a policy no longer selects.
 pub(super) fn stale(change: &PortChange) -> Option<StaleFlows> {
     let after = change.after.as_ref()?;
-    if after.protocol == Protocol::Tcp {
-        return None;
-    }
     let keep = &after.flow_endpoints;
     let known = frontends(change.before.as_deref());
     let had: &[_] = match &change.before {

@@ -167,14 +167,7 @@ fn set_endpoints(port: &mut PortPlan, all: &[Candidate]) {
     let (cluster_policy, local_policy) =
         (port.uses_cluster_endpoints(), port.uses_local_endpoints());
     let usable = endpoints::usable(all, cluster_policy, local_policy);
-    if port.protocol != Protocol::Tcp {
-        let serving = endpoints::serving(all);
-        port.flow_endpoints = if serving == usable.cluster {
-            usable.cluster.clone()
-        } else {
-            serving
-        };
-    }
+    port.flow_endpoints = endpoints::serving(all, &usable.cluster);
     let on_node = endpoints::on_node(all);
     port.cluster = usable.cluster;
     port.local = usable.local;

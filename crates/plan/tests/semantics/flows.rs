@@ -1,6 +1,6 @@
 //! Stale flows after a change of a Service.
 
-use model::{Change, Endpoint, EndpointSlice, Event, Service, ServiceType};
+use model::{Change, Endpoint, EndpointSlice, Event, Protocol, Service, ServiceType};
 use plan::testing::{Applied, endpoint, ips, name, service, slice};
 use plan::{FlowFrontend, Planner, StaleFlows};
 
@@ -34,17 +34,19 @@ fn serving(hosts: &[u8]) -> Event {
     slice_of(endpoints.collect()).applied()
 }
 
-/// Return the frontends of the next diff, and the last digits of the endpoints that keep flows.
+/// Return the frontends of the next diff's stale flows, and the last digits of the endpoints whose
+/// flows stay. They are the same for the UDP and the TCP port.
 fn stale(
     planner: &mut Planner,
     events: impl IntoIterator<Item = Event>,
 ) -> Option<(Vec<String>, String)> {
     planner.apply_all(events);
-    let mut flows = planner.take_diff().v4.stale_flows;
-    assert!(flows.len() < 2, "TCP flows are never stale: {flows:?}");
-    let StaleFlows {
-        frontends, keep, ..
-    } = flows.pop()?;
+    let flows = planner.take_diff().v4.stale_flows;
+    let of = |protocol| flows.iter().find(|f: &&StaleFlows| f.protocol == protocol);
+    let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(of);
+    let content = |flows: &StaleFlows| (flows.frontends.clone(), flows.keep.clone());
+    assert_eq!(tcp.map(content), udp.map(content));
+    let (frontends, keep) = udp.map(content)?;
     let text = |frontend: FlowFrontend| match frontend {
         FlowFrontend::Address(ip, port) => format!("{ip}:{port}"),
         FlowFrontend::NodePort(port) => format!("*:{port}"),
@@ -83,11 +85,7 @@ fn flows_go_with_the_endpoints_they_went_to() {
         "from none to one"
     );
     let gone = Event::Service(Change::Deleted(name("demo/dns")));
-    assert_eq!(
-        stale(planner, [gone]),
-        None,
-        "as TCP connections, they outlive their Service"
-    );
+    assert_eq!(stale(planner, [gone]), None, "flows outlive their Service");
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     }
     let flags = effective_flags(matches);
     let mut setup = setup_of(&resolved, logs.verbosity.clone(), flags)?;
+    setup.half_open = args.conntrack_half_open;
     if !args.listen_map.is_empty() {
         return serve_listen_map(setup, &resolved.config, args, &logs);
     }

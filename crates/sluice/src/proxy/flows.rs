@@ -1,5 +1,4 @@
-//! Removal of connection-tracking entries of endpoints that no longer serve, on a thread of its own,
-//! so that no sync waits for it.
+//! Deletes stale connection-tracking entries, on a thread of its own: a sync never waits for it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -7,44 +6,130 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kernel::conntrack::{Conntrack, Filter, IpProtocol, StaleFlows};
-use model::IpFamily;
+use model::{IpFamily, Protocol};
 use observe::{Metrics, family_label};
 use plan::FlowFrontend;
 
+use super::half_open;
 use crate::system::kernel_family;
 
-/// The host's own addresses, on which NodePorts answer.
-pub(crate) type HostAddresses = Arc<Mutex<Vec<IpAddr>>>;
+/// The host's own addresses, at which NodePorts are reached.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostAddresses(Arc<Mutex<Vec<IpAddr>>>);
 
-/// Flows to remove, by family.
-pub(crate) type Order = (IpFamily, Vec<plan::StaleFlows>);
+impl HostAddresses {
+    /// Return the addresses.
+    pub(crate) fn current(&self) -> Vec<IpAddr> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 
-/// How long to gather orders, so that one dump serves them all.
-const GATHER: Duration = Duration::from_millis(20);
-
-/// Start the thread. It ends with the sender.
-pub(crate) fn start(addresses: HostAddresses, metrics: Metrics) -> std::io::Result<Sender<Order>> {
-    let (sender, orders) = channel();
-    std::thread::Builder::new()
-        .name("conntrack".to_owned())
-        .spawn(move || run(&orders, &addresses, &metrics))?;
-    Ok(sender)
+    /// Replace the addresses.
+    pub(crate) fn set(&self, addresses: Vec<IpAddr>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
 }
 
-/// Return a sender of orders that are discarded, for modes without rules.
-pub(crate) fn discard() -> Sender<Order> {
-    channel().0
+/// The stale flows of a family.
+pub(crate) type Order = (IpFamily, Vec<plan::StaleFlows>);
+
+/// The two threads that delete flows.
+#[derive(Debug)]
+pub(crate) struct Flows {
+    datagrams: Sender<Order>,
+    half_open: Option<Sender<Order>>,
+}
+
+impl Flows {
+    /// Start the threads; that for TCP only if `half_open` is set. They end with this.
+    pub(crate) fn start(
+        addresses: &HostAddresses,
+        metrics: &Metrics,
+        half_open: bool,
+    ) -> std::io::Result<Self> {
+        let (datagrams, orders) = channel();
+        let (host, counters) = (addresses.clone(), metrics.clone());
+        std::thread::Builder::new()
+            .name("conntrack".to_owned())
+            .spawn(move || run(&orders, &host, &counters))?;
+        let half_open = half_open
+            .then(|| half_open::start(addresses.clone(), metrics.clone()))
+            .transpose()?;
+        Ok(Flows {
+            datagrams,
+            half_open,
+        })
+    }
+
+    /// Delete nothing: without rules there are no stale flows.
+    pub(crate) fn none() -> Self {
+        Flows {
+            datagrams: channel().0,
+            half_open: None,
+        }
+    }
+
+    /// Have stale flows deleted.
+    pub(crate) fn delete(&self, family: IpFamily, flows: Vec<plan::StaleFlows>) {
+        let (tcp, others): (Vec<_>, Vec<_>) =
+            flows.into_iter().partition(|f| f.protocol == Protocol::Tcp);
+        // The receivers live as long as the process.
+        if !others.is_empty() {
+            let _ = self.datagrams.send((family, others));
+        }
+        if let Some(half_open) = &self.half_open
+            && !tcp.is_empty()
+        {
+            let _ = half_open.send((family, tcp));
+        }
+    }
+}
+
+/// How long to gather orders, so that one dump serves all of them.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Return an order and those that follow it shortly.
+pub(super) fn gather(first: Order, orders: &Receiver<Order>) -> Vec<Order> {
+    std::thread::sleep(GATHER);
+    std::iter::once(first).chain(orders.try_iter()).collect()
+}
+
+/// Reports the first of a series of failures, and its end.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    failed: bool,
+}
+
+impl Outcome {
+    pub(super) fn report<T>(&mut self, result: Result<T, kernel::netlink::Error>, entries: &str) {
+        match result {
+            Ok(_) if self.failed => {
+                tracing::info!(
+                    entries,
+                    "Deleting stale connection-tracking entries works again"
+                );
+                self.failed = false;
+            }
+            Err(error) if !self.failed => {
+                tracing::error!(
+                    entries,
+                    %error,
+                    "Cannot delete stale connection-tracking entries; clients may keep sending to removed endpoints"
+                );
+                self.failed = true;
+            }
+            _ => {}
+        }
+    }
 }
 
 fn run(orders: &Receiver<Order>, addresses: &HostAddresses, metrics: &Metrics) {
-    let mut reported = false;
+    let mut outcome = Outcome::default();
     while let Ok(first) = orders.recv() {
-        std::thread::sleep(GATHER);
-        let gathered: Vec<Order> = std::iter::once(first).chain(orders.try_iter()).collect();
-        let host = addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let gathered = gather(first, orders);
+        let host = addresses.current();
         for family in IpFamily::ALL {
             let of_family = gathered.iter().filter(|(f, _)| *f == family);
             let stale = resolve(&host, of_family.flat_map(|(_, flows)| flows));
@@ -53,28 +138,14 @@ fn run(orders: &Receiver<Order>, addresses: &HostAddresses, metrics: &Metrics) {
             }
             let started = Instant::now();
             let label = [family_label(family)];
-            match sweep(family, &stale) {
-                Ok(deleted) => {
-                    metrics
-                        .conntrack_deleted
-                        .with_label_values(&label)
-                        .inc_by(deleted);
-                    if reported {
-                        tracing::info!(%family, "Stale flows are removed again");
-                        reported = false;
-                    }
-                }
-                Err(error) => {
-                    if !reported {
-                        tracing::error!(
-                            %family,
-                            %error,
-                            "Cannot remove stale flows; clients may keep using removed endpoints"
-                        );
-                    }
-                    reported = true;
-                }
+            let swept = sweep(family, &stale);
+            if let Ok(deleted) = &swept {
+                metrics
+                    .conntrack_deleted
+                    .with_label_values(&label)
+                    .inc_by(*deleted);
             }
+            outcome.report(swept, "UDP and SCTP flows");
             metrics
                 .conntrack_duration
                 .with_label_values(&label)
@@ -83,8 +154,8 @@ fn run(orders: &Receiver<Order>, addresses: &HostAddresses, metrics: &Metrics) {
     }
 }
 
-/// Convert to the kernel's terms. If a frontend is named more than once, the last entry counts, as
-/// the newest.
+/// Translate orders into the kernel's terms. Of several orders for one frontend the last, which is the
+/// newest, counts.
 fn resolve<'a>(host: &[IpAddr], flows: impl Iterator<Item = &'a plan::StaleFlows>) -> StaleFlows {
     let mut stale = StaleFlows::new(host.iter().copied());
     for flow in flows {

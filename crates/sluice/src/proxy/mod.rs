@@ -4,6 +4,7 @@ mod budget;
 mod driver;
 mod engine;
 mod flows;
+mod half_open;
 pub(crate) mod input;
 pub(crate) mod iptables;
 pub(crate) mod ipvs;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use model::{IpFamily, Mode, NamespacedName};
@@ -11,7 +10,7 @@ use plan::{HealthCheck, NodeFacts};
 
 use super::driver::SyncError;
 use super::engine::{Observer, SyncReport};
-use super::flows::Order;
+use super::flows::Flows;
 use super::schedule::Work;
 
 /// Reports what the engine did to health, metrics and connection tracking.
@@ -19,7 +18,7 @@ pub(crate) struct Reporter {
     server: Server,
     mode: Mode,
     /// Flows are found and removed off the sync path.
-    stale_flows: Sender<Order>,
+    flows: Flows,
     services: BTreeMap<NamespacedName, ServiceHealth>,
     /// The addresses on which health-check ports are open.
     addresses: BTreeMap<IpFamily, Vec<IpAddr>>,
@@ -27,11 +26,11 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// A reporter for a server and a mode.
-    pub(crate) fn new(server: Server, mode: Mode, stale_flows: Sender<Order>) -> Self {
+    pub(crate) fn new(server: Server, mode: Mode, flows: Flows) -> Self {
         Self {
             server,
             mode,
-            stale_flows,
+            flows,
             services: BTreeMap::new(),
             addresses: BTreeMap::new(),
         }
@@ -157,11 +156,8 @@ impl Observer for Reporter {
         self.counts(report);
         self.health_addresses(report.family, report.node);
         self.service_health(report.family, &report.changes.health);
-        let flows = std::mem::take(&mut report.changes.stale_flows);
-        if !flows.is_empty() {
-            // The other end lives as long as the process.
-            let _ = self.stale_flows.send((report.family, flows));
-        }
+        let stale = std::mem::take(&mut report.changes.stale_flows);
+        self.flows.delete(report.family, stale);
     }
 
     fn failed(&mut self, family: IpFamily, work: Work, _: &SyncError) {

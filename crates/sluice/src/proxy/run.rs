@@ -1,7 +1,6 @@
 //! From a resolved setup to a running proxy.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -14,12 +13,13 @@ use source::{Batch, Source};
 
 use super::driver::Driver;
 use super::engine::Engine;
-use super::flows;
+use super::flows::{Flows, HostAddresses};
 use super::input::{Input, Inputs, Stop, host_addresses};
 use super::node_wait::{Answer, NodeWait};
 use super::own_node::NodeReport;
 use super::report::Reporter;
 use super::schedule::Intervals;
+use crate::cli::HalfOpen;
 use crate::commands::cleanup::{self, InForce};
 use crate::system::spawn;
 use crate::wiring::admission::admit;
@@ -44,6 +44,7 @@ pub(crate) struct Setup {
     /// Use nothing of the kernel but sockets, without privilege.
     pub(crate) sockets_only: bool,
     pub(crate) mode: Mode,
+    pub(crate) half_open: HalfOpen,
     /// Interval between plans of all objects.
     pub(crate) config_sync_period: Duration,
 }
@@ -81,17 +82,18 @@ pub(crate) fn run(
     if let Some(file) = setup.config_file {
         inputs.follow_config(file)?;
     }
-    let host = Arc::new(Mutex::new(addresses.clone()));
-    let orders = if setup.sockets_only {
-        flows::discard()
+    let host = HostAddresses::default();
+    host.set(addresses.clone());
+    let flows = if setup.sockets_only {
+        Flows::none()
     } else {
-        flows::start(Arc::clone(&host), server.metrics().clone())
-            .context("cannot start the conntrack thread")?
+        Flows::start(&host, server.metrics(), setup.half_open == HalfOpen::Delete)
+            .context("cannot start the conntrack threads")?
     };
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(addresses);
-    let reporter = Reporter::new(server.clone(), setup.mode, orders);
+    let reporter = Reporter::new(server.clone(), setup.mode, flows);
     let in_force = in_force(setup.mode, &drivers);
     let mut start = Start {
         listed: false,
@@ -122,9 +124,7 @@ pub(crate) fn run(
                     engine.events(batch.events, Instant::now());
                 }
                 Input::HostAddresses(addresses) => {
-                    host.lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .clone_from(&addresses);
+                    host.set(addresses.clone());
                     engine.host_addresses(addresses, Instant::now());
                 }
                 Input::Disturbed(family) => engine.disturbed(family),

@@ -14,7 +14,7 @@ use plan::Settings;
 use source::apiserver::{ApiServer, ClientOptions, EventType, NewEvent, Recorder, Regarding, Sent};
 
 use super::node_ports::localhost_node_ports;
-use crate::cli::ProxyArgs;
+use crate::cli::{HalfOpen, ProxyArgs};
 use crate::logging::Verbosity;
 use crate::proxy::node_wait::NodeWait;
 use crate::proxy::run::{Cluster, Setup};
@@ -76,6 +76,7 @@ pub(crate) fn setup_of(
         cluster: None,
         recorder: None,
         sockets_only: false,
+        half_open: HalfOpen::Delete,
         mode: config.mode,
         config_sync_period: config.config_sync_period,
     })

@@ -331,13 +331,15 @@ fn flows_of_a_served_port_stay_with_the_relay() {
     let plan = planned(|_| {}, &["node1"]);
     let (sync, host) = load(&plan);
     let key = plan.ports.keys().next().expect("a port").clone();
-    let flows = plan::StaleFlows {
-        protocol: key.1,
-        port: key,
+    let [udp, tcp] = [Protocol::Udp, Protocol::Tcp].map(|protocol| plan::StaleFlows {
+        protocol,
+        port: key.clone(),
         frontends: Vec::new(),
         keep: [].into(),
-    };
-    let kept = sync.stale_flows(vec![flows]).remove(0).keep;
+    });
+    // The relay answers every SYN.
+    assert_eq!(sync.stale_flows(vec![tcp]), []);
+    let kept = sync.stale_flows(vec![udp]).remove(0).keep;
     let kept: Vec<_> = kept.iter().map(|e| SocketAddr::new(e.ip, e.port)).collect();
     assert_eq!(kept, [first_socket(&host).address]);
 }

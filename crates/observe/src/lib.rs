@@ -13,6 +13,6 @@ mod shared;
 
 pub use health::{Health, HealthReport, NodeEligibility, ServiceHealth};
 pub use metrics::{Metrics, family_label};
-pub use pages::Pages;
+pub use pages::{Pages, Restriction};
 pub use server::{Error, Server};
 pub use shared::{ListenFailed, Options, SetVerbosity};

@@ -196,6 +196,9 @@ metrics! {
     /// sluice's own: quarantined Service ports, which the kernel refused.
     quarantined: IntGaugeVec, All,
         IntGaugeVec::new(Opts::new("sluice_quarantined_services", "Service ports that the kernel refused and that are left out until they change"), FAMILY);
+    /// sluice's own: restrictions that the process has put on itself.
+    restrictions: IntGaugeVec, All,
+        IntGaugeVec::new(Opts::new("sluice_process_restrictions", "Restrictions of the process: 1 in force, 0 not supported or refused"), &["restriction"]);
 }
 
 impl Metrics {
@@ -297,6 +300,7 @@ mod tests {
         m.no_local_endpoints
             .with_label_values(&["internal", "IPv4"])
             .set(1);
+        m.restrictions.with_label_values(&["seccomp"]).set(1);
         m.healthz_total.with_label_values(&["200"]).inc();
         m.livez_total.with_label_values(&["200"]).inc();
         m.build_info.with_label_values(&[""; 9]).set(1);

@@ -6,6 +6,24 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
+/// A restriction of this process, by itself: a privilege that it has given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restriction {
+    /// Its name: `capabilities`, `no_new_privs`, `landlock` or `seccomp`.
+    pub name: &'static str,
+    /// Whether it is in force.
+    pub enforced: bool,
+    /// What is left, or why the restriction is not in force.
+    pub detail: String,
+}
+
+impl std::fmt::Display for Restriction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let not = if self.enforced { "" } else { "not enforced: " };
+        write!(f, "{} ({not}{})", self.name, self.detail)
+    }
+}
+
 /// Content of the pages, created at startup.
 #[derive(Clone, Debug)]
 pub struct Pages {
@@ -100,22 +118,33 @@ impl Pages {
         paths
     }
 
-    pub(crate) fn statusz(&self, now: SystemTime) -> String {
+    pub(crate) fn statusz(&self, now: SystemTime, restrictions: &[Restriction]) -> String {
+        let restrictions: Vec<_> = restrictions.iter().map(ToString::to_string).collect();
         let up = self.up(now);
         format!(
             "\nkube-proxy statusz\n{NOT_FOR_MACHINES}\n\nStarted: {}\nUp: {} hr {:02} min {:02} sec\n\
-             Binary version: sluice {}\nEmulation version: {EMULATED}\nMode: {}\nPaths: {}\n",
+             Binary version: sluice {}\nEmulation version: {EMULATED}\nMode: {}\nRestrictions: {}\nPaths: {}\n",
             humantime::format_rfc3339_seconds(self.started),
             up / 3600,
             up / 60 % 60,
             up % 60,
             self.version,
             self.proxy_mode,
+            restrictions.join(", "),
             self.paths().join(" "),
         )
     }
 
-    pub(crate) fn statusz_object(&self, version: &str, now: SystemTime) -> Value {
+    pub(crate) fn statusz_object(
+        &self,
+        version: &str,
+        now: SystemTime,
+        restrictions: &[Restriction],
+    ) -> Value {
+        let restrictions = restrictions
+            .iter()
+            .map(|r| json!({"name": r.name, "enforced": r.enforced, "detail": r.detail}));
+        let restrictions: Vec<_> = restrictions.collect();
         let fields = json!({
             "startTime": humantime::format_rfc3339_seconds(self.started).to_string(),
             "uptimeSeconds": self.up(now),
@@ -124,6 +153,7 @@ impl Pages {
             "binaryVersion": format!("sluice {}", self.version),
             "emulationVersion": EMULATED,
             "paths": self.paths(),
+            "restrictions": restrictions,
         });
         object(version, "Statusz", fields)
     }

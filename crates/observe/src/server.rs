@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use crate::pages::Form;
 use crate::service_health::Ports;
 use crate::shared::{Options, Services, Shared, lock};
-use crate::{Health, Metrics, NodeEligibility, ServiceHealth};
+use crate::{Health, Metrics, NodeEligibility, Restriction, ServiceHealth};
 
 /// Interval between attempts to bind an address, as upstream.
 const REBIND: Duration = Duration::from_secs(5);
@@ -62,6 +62,7 @@ impl Server {
                 by_name: BTreeMap::new(),
                 addresses: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             }),
+            restrictions: Mutex::default(),
             services_changed: Notify::new(),
             pings: AtomicU64::new(0),
             options,
@@ -132,6 +133,18 @@ impl Server {
     /// Set the state of the Node object.
     pub fn set_node(&self, node: NodeEligibility) {
         lock(&self.shared.health).set_node(node);
+    }
+
+    /// Replace the restrictions of this process, for `/statusz` and the metric.
+    pub fn set_restrictions(&self, restrictions: Vec<Restriction>) {
+        for restriction in &restrictions {
+            self.shared
+                .metrics
+                .restrictions
+                .with_label_values(&[restriction.name])
+                .set(i64::from(restriction.enforced));
+        }
+        *lock(&self.shared.restrictions) = restrictions;
     }
 
     /// Set the addresses on which health-check ports are open.
@@ -319,10 +332,12 @@ async fn flagz(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respons
 
 async fn statusz(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let (pages, now) = (&shared.options.pages, SystemTime::now());
+    let restrictions = lock(&shared.restrictions).clone();
     match form(&headers, "Statusz") {
-        Some(Form::Text) => text(PLAIN, pages.statusz(now)),
+        Some(Form::Text) => text(PLAIN, pages.statusz(now, &restrictions)),
         Some(Form::Object(version)) => {
-            object("Statusz", version, &pages.statusz_object(version, now))
+            let status = pages.statusz_object(version, now, &restrictions);
+            object("Statusz", version, &status)
         }
         None => not_acceptable(),
     }

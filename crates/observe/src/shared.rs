@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use model::{IpFamily, NamespacedName};
 use tokio::sync::Notify;
 
-use crate::{Health, Metrics, Pages, ServiceHealth};
+use crate::{Health, Metrics, Pages, Restriction, ServiceHealth};
 
 /// Sets the log verbosity from the value of a `-v` flag; the error is returned to the client.
 pub type SetVerbosity = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,
     pub(crate) health: Mutex<Health>,
+    pub(crate) restrictions: Mutex<Vec<Restriction>>,
     pub(crate) services: Mutex<Services>,
     pub(crate) services_changed: Notify,
     /// Answers of the metrics server's `/healthz`.

@@ -139,6 +139,10 @@ pub(crate) struct ProxyArgs {
     #[arg(long, value_enum, default_value = "delete")]
     pub(crate) conntrack_half_open: HalfOpen,
 
+    /// Give up privileges that the mode does not need: capabilities, system calls, writing files
+    #[arg(long, value_enum, default_value = "on")]
+    pub(crate) sandbox: Switch,
+
     /// The iptables back end. Default: the one that contains the node's other Kubernetes rules.
     #[arg(long, value_enum)]
     pub(crate) iptables_backend: Option<IptablesBackend>,
@@ -160,6 +164,12 @@ pub(crate) struct ProxyArgs {
         default_value = "/etc/kubernetes/kubelet.conf"
     )]
     pub(crate) node_kubeconfig: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

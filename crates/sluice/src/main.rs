@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod logging;
 mod proxy;
+mod sandbox;
 mod system;
 mod wiring;
 

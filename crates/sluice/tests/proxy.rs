@@ -171,6 +171,8 @@ fn rules_are_read_back_only_after_another_program_has_written() {
     command.args([
         "--iptables-sync-period=100ms",
         "--iptables-min-sync-period=10ms",
+        // The counting scripts write a file.
+        "--sandbox=off",
     ]);
     command
         .args(["--hostname-override=node1", "--manifests"])

@@ -8,11 +8,12 @@ use config::{Action, Config, Resolved};
 use model::Mode;
 use source::ManifestFiles;
 
-use crate::cli::{PROXY_VERSION, ProxyArgs};
+use crate::cli::{PROXY_VERSION, ProxyArgs, Switch};
 use crate::logging;
 use crate::proxy::input::{Inputs, Stop};
 use crate::proxy::run::{self, Setup};
 use crate::proxy::{listen_map, sysctls};
+use crate::sandbox::{Policy, Sandbox};
 use crate::wiring::drivers::drivers;
 use crate::wiring::objects::first_list;
 use crate::wiring::setup::{api_server, setup_of};
@@ -48,12 +49,15 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         return serve_listen_map(setup, &resolved.config, args, &logs);
     }
     sysctls::apply(&resolved.config);
+    if !args.once {
+        set_oom_score(&resolved.config);
+        setup.sandbox = sandbox(args, resolved.config.mode, false)?;
+    }
     let inputs = Inputs::new();
     // The signals go to the one thread that waits for them, so it has to be there first.
     if !args.once {
         inputs.follow_signals()?;
         logs.keep_flushing()?;
-        set_oom_score(&resolved.config);
     }
     if args.once && resolved.config.mode == Mode::Userspace {
         bail!("--once cannot be used in userspace mode: the relay would end with this process");
@@ -89,6 +93,7 @@ fn serve_listen_map(
     }
     let drivers = listen_map::drivers(listen_map::read(&args.listen_map)?);
     setup.sockets_only = true;
+    setup.sandbox = sandbox(args, config.mode, true)?;
     let inputs = Inputs::new();
     inputs.follow_signals()?;
     logs.keep_flushing()?;
@@ -100,6 +105,27 @@ fn serve_listen_map(
         run::run(setup, files, inputs, drivers)?
     };
     tell_end(&stop, "nothing is served any more")
+}
+
+/// Restrict this process. Nothing has started a thread yet.
+fn sandbox(args: &ProxyArgs, mode: Mode, sockets_only: bool) -> anyhow::Result<Option<Sandbox>> {
+    if args.sandbox == Switch::Off {
+        return Ok(None);
+    }
+    let mut writable = Vec::new();
+    if args.manifests.is_empty()
+        && let Some(folder) = args.api_server_addresses.parent()
+    {
+        // A file in a folder that does not exist cannot be permitted.
+        let _ = std::fs::create_dir_all(folder);
+        writable.push(folder.to_owned());
+    }
+    let policy = Policy {
+        mode,
+        sockets_only,
+        writable,
+    };
+    Sandbox::enter(policy).map(Some)
 }
 
 fn tell_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {

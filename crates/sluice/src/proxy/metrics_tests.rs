@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::Refusal;
 use model::{Endpoint, IpFamily, Mode, TrafficPolicy};
-use observe::{Metrics, Options, Pages, Server};
+use observe::{Metrics, Options, Pages, Restriction, Server};
 use plan::Planner;
 use plan::testing::{Applied as _, endpoint, service, settings, slice};
 use source::apiserver::Sent;
@@ -107,8 +107,13 @@ fn planned() -> (Planner, Pending) {
 
 /// Everything that a proxy measures, once.
 fn happen(mode: Mode, server: &Server, address: SocketAddr) {
-    let mut reporter = Reporter::new(server.clone(), mode, flows::discard());
+    let mut reporter = Reporter::new(server.clone(), mode, flows::Flows::none());
     reporter.refreshed(1, 1);
+    server.set_restrictions(vec![Restriction {
+        name: "seccomp",
+        enforced: true,
+        detail: String::new(),
+    }]);
     reporter.queued(IpFamily::V4, Instant::now());
     let (planner, changes) = planned();
     let refused = changes.ports.iter().cloned();

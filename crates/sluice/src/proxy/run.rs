@@ -21,6 +21,7 @@ use super::report::Reporter;
 use super::schedule::Intervals;
 use crate::cli::HalfOpen;
 use crate::commands::cleanup::{self, InForce};
+use crate::sandbox::Sandbox;
 use crate::system::spawn;
 use crate::wiring::admission::admit;
 use crate::wiring::families;
@@ -45,6 +46,8 @@ pub(crate) struct Setup {
     pub(crate) sockets_only: bool,
     pub(crate) mode: Mode,
     pub(crate) half_open: HalfOpen,
+    /// Restrictions that follow when the kernel has everything.
+    pub(crate) sandbox: Option<Sandbox>,
     /// Interval between plans of all objects.
     pub(crate) config_sync_period: Duration,
 }
@@ -69,6 +72,9 @@ pub(crate) fn run(
 ) -> anyhow::Result<Stop> {
     let node_name = setup.settings.node_name.clone();
     let server = Server::start(setup.observe, setup.metrics)?;
+    if let Some(sandbox) = &setup.sandbox {
+        server.set_restrictions(sandbox.restrictions());
+    }
     let mut own_node = NodeReport::new(&node_name, server.clone(), setup.recorder);
     if setup.cluster.is_some() {
         // Until its Node has been seen, no load balancer should use this node.
@@ -109,7 +115,8 @@ pub(crate) fn run(
     );
     inputs.follow(source)?;
     let mut refresh_at = Instant::now() + setup.config_sync_period;
-    let mut leftovers = (!setup.sockets_only).then_some(in_force);
+    let leftovers_of = (!setup.sockets_only).then_some(in_force);
+    let mut settled = Some(when_settled(setup.sandbox, leftovers_of));
     loop {
         let next = engine.next().map(|next| next.min(refresh_at));
         let first = inputs.next(start.next()?.or(next));
@@ -144,10 +151,31 @@ pub(crate) fn run(
             }
         }
         engine.run();
-        if let Some(in_force) = leftovers.take_if(|_| engine.settled() == Ok(true)) {
-            // On a thread of its own: no sync waits for it.
-            spawn("leftovers", move || remove_leftovers(&in_force))?;
+        if engine.settled() == Ok(true)
+            && let Some(then) = settled.take()
+        {
+            then(&server)?;
         }
+    }
+}
+
+/// Return what to do once the kernel has everything: remove what other modes have left, and restrict
+/// this process further. On another thread: no sync waits for it.
+fn when_settled(
+    sandbox: Option<Sandbox>,
+    leftovers_of: Option<InForce>,
+) -> impl FnOnce(&Server) -> anyhow::Result<()> {
+    move |server| {
+        let leftovers = move || {
+            if let Some(in_force) = leftovers_of {
+                remove_leftovers(&in_force);
+            }
+        };
+        match sandbox {
+            Some(sandbox) => sandbox.settled(server.clone(), leftovers),
+            None => spawn("leftovers", leftovers)?,
+        }
+        Ok(())
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn setup_of(
         recorder: None,
         sockets_only: false,
         half_open: HalfOpen::Delete,
+        sandbox: None,
         mode: config.mode,
         config_sync_period: config.config_sync_period,
     })

@@ -297,7 +297,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/busybox HOME=/tmp
 {environment}/busybox/busybox mkdir -p /busybox /proc /sys /dev /run /tmp
 /busybox/busybox --install -s /busybox
 mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-mount -t tmpfs none /run; mount -t tmpfs none /tmp
+mount -t tmpfs none /run
 mkdir -p /sys/fs/cgroup /dev/shm /run/netns /run/lock
 mount -t cgroup2 none /sys/fs/cgroup; mount -t tmpfs none /dev/shm
 stty -F /dev/ttyS0 -onlcr

@@ -50,6 +50,19 @@ pub fn set_oom_score_adj(value: i32) -> Result<(), Error> {
     std::fs::write(FILE, value.to_string()).map_err(failed)
 }
 
+/// Return the processor time of the calling thread and of child processes that have ended: the cost of
+/// work that starts programs. Zero where the kernel does not report it.
+pub fn processor_time() -> Duration {
+    let of = |who| {
+        let usage = getrusage(who).ok()?;
+        let times = [usage.user_time(), usage.system_time()];
+        let micros = times.map(|t| t.tv_sec() * 1_000_000 + t.tv_usec());
+        u64::try_from(micros.into_iter().sum::<i64>()).ok()
+    };
+    let both = [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN];
+    Duration::from_micros(both.into_iter().filter_map(of).sum())
+}
+
 /// Lets this process have as many files open as its hard limit permits: sockets are files. Returns
 /// how many.
 ///

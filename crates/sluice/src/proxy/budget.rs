@@ -1,9 +1,10 @@
 //! How much time syncs may take. Pure: time is an argument.
 //!
-//! A token bucket whose unit is sync time. It fills at a twentieth of the clock's pace, so that
-//! syncs use about 5 % of one core in the long run. It holds one second, so that a series of
-//! changes after a quiet time is written at once even where each sync takes 40 ms. A sync may start
-//! whenever the bucket is not overdrawn, and may overdraw it.
+//! A token bucket whose unit is the processor time of syncs: on a busy node a sync takes longer, but
+//! does not cost more. It fills at a twentieth of the clock's pace, so that syncs use about 5 % of one
+//! core in the long run. It holds one second, so that a series of changes after a quiet time is
+//! written at once even where each sync takes 40 ms. A sync may start whenever the bucket is not
+//! overdrawn, and may overdraw it.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ impl Budget {
         Self { full_at: now }
     }
 
-    /// Account for a sync that took so long and ended at `now`.
+    /// Account for a sync with this processor time that ended at `now`.
     pub(crate) fn spend(&mut self, took: Duration, now: Instant) {
         self.full_at = self.full_at.max(now) + took.saturating_mul(PACE);
     }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use dataplane::Refusals;
+use kernel::process::processor_time;
 use model::{Event, IpFamily};
 use plan::{NodeFacts, Plan, Planner, PortKey};
 
@@ -229,14 +230,14 @@ impl Family {
     }
 
     fn sync(&mut self, work: Work, plan: &Plan, budget: &mut Budget, observer: &mut dyn Observer) {
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), processor_time());
         self.schedule.started(started);
         let result = match work {
             Work::Changes => self.driver.sync(plan, &self.pending.ports),
             Work::Everything | Work::Check => self.driver.resync(plan),
         };
         let ended = Instant::now();
-        budget.spend(ended.duration_since(started), ended);
+        budget.spend(processor_time().saturating_sub(before), ended);
         match result {
             Ok(synced) => {
                 self.schedule.succeeded(work, ended);

@@ -74,6 +74,9 @@ pub(super) fn encode(m: &Match) -> Result<Expr, Unsupported> {
     })
 }
 
+/// Reads a structure of a sufficient size.
+type Decode = fn(Reader<'_>, Family) -> Result<Match, Unsupported>;
+
 /// Decode an nft_compat match.
 pub(super) fn decode(
     family: Family,
@@ -82,28 +85,27 @@ pub(super) fn decode(
     info: &[u8],
 ) -> Result<Match, Unsupported> {
     let r = Reader(info);
-    let (size, decoded): (usize, fn(Reader<'_>, Family) -> Result<Match, Unsupported>) =
-        match (name, revision) {
-            ("comment", 0) => (256, |r, _| Ok(Match::Comment(r.text(0, 256)?.into()))),
-            ("tcp", 0) => (12, |r, _| Ok(Match::Tcp(get_tcp(r)))),
-            ("udp", 0) => (10, |r, _| Ok(Match::Udp(get_ports(r, 0, 4, r.u8(8))))),
-            ("sctp", 0) => (292, |r, _| get_sctp(r).map(Match::Sctp)),
-            ("multiport", 1) => (48, |r, _| get_multiport(r)),
-            ("mark", 1) => (12, |r, _| Ok(Match::Mark(get_mark(r)))),
-            ("connmark", 1) => (12, |r, _| Ok(Match::Connmark(get_mark(r)))),
-            ("conntrack", 3) => (162, get_conntrack),
-            ("addrtype", 1) => (8, |r, _| Ok(Match::Addrtype(get_addrtype(r)))),
-            ("statistic", 0) => (24, |r, _| get_statistic(r)),
-            ("recent", 1) => (228, get_recent),
-            ("nfacct", 0 | 1) => (40, |r, _| Ok(Match::Nfacct(r.text(0, 32)?.into()))),
-            ("icmp", 0) => (4, |r, _| Ok(get_icmp(r, false))),
-            ("icmp6", 0) => (4, |r, _| Ok(get_icmp(r, true))),
-            ("rpfilter", 0) => (1, |r, _| get_rpfilter(r)),
-            ("owner", 1) => (20, |r, _| Ok(get_owner(r))),
-            ("iprange", 1) => (68, |r, family| Ok(get_iprange(r, family))),
-            ("physdev", 0) => (68, |r, _| get_physdev(r)),
-            _ => return unsupported(&format!("match {name} revision {revision}")),
-        };
+    let (size, decoded): (usize, Decode) = match (name, revision) {
+        ("comment", 0) => (256, |r, _| Ok(Match::Comment(r.text(0, 256)?.into()))),
+        ("tcp", 0) => (12, |r, _| Ok(Match::Tcp(get_tcp(r)))),
+        ("udp", 0) => (10, |r, _| Ok(Match::Udp(get_ports(r, 0, 4, r.u8(8))))),
+        ("sctp", 0) => (292, |r, _| get_sctp(r).map(Match::Sctp)),
+        ("multiport", 1) => (48, |r, _| get_multiport(r)),
+        ("mark", 1) => (12, |r, _| Ok(Match::Mark(get_mark(r)))),
+        ("connmark", 1) => (12, |r, _| Ok(Match::Connmark(get_mark(r)))),
+        ("conntrack", 3) => (162, get_conntrack),
+        ("addrtype", 1) => (8, |r, _| Ok(Match::Addrtype(get_addrtype(r)))),
+        ("statistic", 0) => (24, |r, _| get_statistic(r)),
+        ("recent", 1) => (228, get_recent),
+        ("nfacct", 0 | 1) => (40, |r, _| Ok(Match::Nfacct(r.text(0, 32)?.into()))),
+        ("icmp", 0) => (4, |r, _| Ok(get_icmp(r, false))),
+        ("icmp6", 0) => (4, |r, _| Ok(get_icmp(r, true))),
+        ("rpfilter", 0) => (1, |r, _| get_rpfilter(r)),
+        ("owner", 1) => (20, |r, _| Ok(get_owner(r))),
+        ("iprange", 1) => (68, |r, family| Ok(get_iprange(r, family))),
+        ("physdev", 0) => (68, |r, _| get_physdev(r)),
+        _ => return unsupported(&format!("match {name} revision {revision}")),
+    };
     if info.len() < size {
         return unsupported(&format!("match {name} of {} bytes", info.len()));
     }

@@ -57,7 +57,7 @@ impl State {
                     self.tables.entry(table).or_default();
                 }
             }
-            Body::Chain { table, chain } => self.add_chain(&table, chain),
+            Body::Chain { table, chain } => self.add_chain(&table, &chain),
             Body::Rule {
                 table,
                 handle,
@@ -73,7 +73,7 @@ impl State {
         }
     }
 
-    fn add_chain(&mut self, table: &str, chain: nft::Chain) {
+    fn add_chain(&mut self, table: &str, chain: &nft::Chain) {
         let Some(table) = table_of(table) else {
             return;
         };

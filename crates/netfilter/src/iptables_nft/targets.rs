@@ -83,6 +83,9 @@ pub(super) fn encode(family: Family, target: &Target) -> Result<Expr, Unsupporte
     })
 }
 
+/// Reads a structure of a sufficient size.
+type Decode = fn(Reader<'_>, Family) -> Result<Target, Unsupported>;
+
 /// Decode an nft_compat target.
 pub(super) fn decode(
     family: Family,
@@ -95,42 +98,41 @@ pub(super) fn decode(
         Family::Ipv4 => 20,
         Family::Ipv6 => 40,
     };
-    let (size, decoded): (usize, fn(Reader<'_>, Family) -> Result<Target, Unsupported>) =
-        match (name, revision) {
-            ("REJECT", 0) => (4, get_reject),
-            ("MARK", 2) => (8, |r, _| Ok(Target::Mark(get_xmark(r)))),
-            ("CONNMARK", 1 | 2) => (if revision == 1 { 13 } else { 15 }, get_connmark),
-            ("DNAT", 2) => (42, |r, f| Ok(Target::Dnat(Range::get_range2(r, f)?.nat()))),
-            ("DNAT", 0 | 1) => (single, |r, f| Ok(Target::Dnat(Range::get(r, f)?.nat()))),
-            ("SNAT", 0 | 1) => (single, |r, f| Ok(Target::Snat(Range::get(r, f)?.nat()))),
-            ("MASQUERADE", 0) => (single, |r, f| {
-                let range = Range::get(r, f)?;
-                Ok(Target::Masquerade(MasqueradeTarget {
-                    ports: range.ports,
-                    random: range.random,
-                    random_fully: range.random_fully,
-                }))
-            }),
-            ("REDIRECT", 0) => (single, |r, f| {
-                let range = Range::get(r, f)?;
-                Ok(Target::Redirect(RedirectTarget {
-                    ports: range.ports,
-                    random: range.random,
-                }))
-            }),
-            ("CT", 1 | 2) => (60, get_ct),
-            ("NOTRACK", 0) => (0, |_, _| Ok(notrack())),
-            ("LOG", 0) => (32, get_log),
-            ("NFLOG", 0) => (76, get_nflog),
-            ("TCPMSS", 0) => (2, |r, _| {
-                Ok(Target::Tcpmss(match r.u16(0) {
-                    XT_TCPMSS_CLAMP_PMTU => TcpmssTarget::ClampToPmtu,
-                    mss => TcpmssTarget::Set(mss),
-                }))
-            }),
-            ("TPROXY", 1) => (26, |r, f| Ok(get_tproxy(r, f))),
-            _ => return unsupported(&format!("target {name} revision {revision}")),
-        };
+    let (size, decoded): (usize, Decode) = match (name, revision) {
+        ("REJECT", 0) => (4, get_reject),
+        ("MARK", 2) => (8, |r, _| Ok(Target::Mark(get_xmark(r)))),
+        ("CONNMARK", 1 | 2) => (if revision == 1 { 13 } else { 15 }, get_connmark),
+        ("DNAT", 2) => (42, |r, f| Ok(Target::Dnat(Range::get_range2(r, f)?.nat()))),
+        ("DNAT", 0 | 1) => (single, |r, f| Ok(Target::Dnat(Range::get(r, f)?.nat()))),
+        ("SNAT", 0 | 1) => (single, |r, f| Ok(Target::Snat(Range::get(r, f)?.nat()))),
+        ("MASQUERADE", 0) => (single, |r, f| {
+            let range = Range::get(r, f)?;
+            Ok(Target::Masquerade(MasqueradeTarget {
+                ports: range.ports,
+                random: range.random,
+                random_fully: range.random_fully,
+            }))
+        }),
+        ("REDIRECT", 0) => (single, |r, f| {
+            let range = Range::get(r, f)?;
+            Ok(Target::Redirect(RedirectTarget {
+                ports: range.ports,
+                random: range.random,
+            }))
+        }),
+        ("CT", 1 | 2) => (60, get_ct),
+        ("NOTRACK", 0) => (0, |_, _| Ok(notrack())),
+        ("LOG", 0) => (32, get_log),
+        ("NFLOG", 0) => (76, get_nflog),
+        ("TCPMSS", 0) => (2, |r, _| {
+            Ok(Target::Tcpmss(match r.u16(0) {
+                XT_TCPMSS_CLAMP_PMTU => TcpmssTarget::ClampToPmtu,
+                mss => TcpmssTarget::Set(mss),
+            }))
+        }),
+        ("TPROXY", 1) => (26, |r, f| Ok(get_tproxy(r, f))),
+        _ => return unsupported(&format!("target {name} revision {revision}")),
+    };
     if info.len() < size {
         return unsupported(&format!("target {name} of {} bytes", info.len()));
     }

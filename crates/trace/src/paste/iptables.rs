@@ -93,43 +93,46 @@ fn with_table(named: Option<String>, body: &str) -> Result<String, PasteError> {
 /// Declare the chains that only rules mention: a part of a dump is read as far as it goes.
 fn declared(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut known: BTreeSet<String> = BTreeSet::new();
-    let mut is_open = false;
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        match words.next() {
-            Some(word) if word.starts_with('*') => {
-                if is_open {
-                    out.push_str("COMMIT\n");
-                }
-                is_open = true;
-                known.clear();
-            }
-            Some("COMMIT") => is_open = false,
-            Some(word) if word.starts_with(':') => {
-                known.insert(word[1..].to_owned());
-            }
-            Some(word) if is_rule(word) => {
-                let chain = words.find(|w| !is_rule(w)).unwrap_or_default();
-                if !chain.is_empty() && known.insert(chain.to_owned()) {
-                    let policy = if is_built_in(chain) { "ACCEPT" } else { "-" };
-                    out.push_str(&format!(":{chain} {policy} [0:0]\n"));
-                }
-            }
-            _ => {}
-        }
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
         out.push_str(line);
         out.push('\n');
-    }
-    if is_open {
-        out.push_str("COMMIT\n");
+        if !line.starts_with('*') {
+            continue;
+        }
+        let mut table = Vec::new();
+        while let Some(line) = lines.next_if(|l| !l.starts_with('*') && l.trim() != "COMMIT") {
+            table.push(line);
+        }
+        for chain in undeclared(&table) {
+            let policy = if is_built_in(chain) { "ACCEPT" } else { "-" };
+            out.push_str(&format!(":{chain} {policy} [0:0]\n"));
+        }
+        for line in table {
+            out.push_str(line);
+            out.push('\n');
+        }
+        if lines.peek().is_none_or(|l| l.starts_with('*')) {
+            out.push_str("COMMIT\n");
+        }
     }
     out
 }
 
-/// `-A`, or the counters before it.
-fn is_rule(word: &str) -> bool {
-    word == "-A" || word.starts_with('[') && word.ends_with(']')
+/// Return the chains that have rules and no declaration.
+fn undeclared<'t>(table: &[&'t str]) -> BTreeSet<&'t str> {
+    let words = |line: &'t str| line.split_whitespace().skip_while(|w| w.starts_with('['));
+    let mut used: BTreeSet<&str> = table
+        .iter()
+        .filter(|line| words(line).next() == Some("-A"))
+        .filter_map(|line| words(line).nth(1))
+        .collect();
+    for line in table {
+        if let Some(declared) = line.strip_prefix(':') {
+            used.remove(declared.split_whitespace().next().unwrap_or_default());
+        }
+    }
+    used
 }
 
 fn is_built_in(chain: &str) -> bool {

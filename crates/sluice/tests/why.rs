@@ -595,3 +595,56 @@ fn pictures_of_the_observed_rules() {
         assert_eq!(drawn, expected, "{}; UPDATE=1 rewrites it", file.display());
     }
 }
+
+/// What `sluice verify` finds on a host: causes, with the number of Services.
+fn verified(host: &Host, objects: &str) -> (Option<i32>, Vec<(String, u64)>) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.yaml");
+    let text_of_config = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: \
+                          KubeProxyConfiguration\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n";
+    std::fs::write(&config, text_of_config).unwrap();
+    let output = host.sluice(&[
+        "verify",
+        "-o=json",
+        "--node=node1",
+        "--config",
+        config.to_str().unwrap(),
+        "--manifests",
+        objects,
+    ]);
+    let answer = json(&output);
+    assert!(answer["services"].as_u64().unwrap() > 10, "{answer:#}");
+    let problems = answer["problems"].as_array().unwrap().iter();
+    let found = problems
+        .map(|p| {
+            let cause = p["cause"].as_str().unwrap().to_owned();
+            (cause, p["count"].as_u64().unwrap())
+        })
+        // The bridge of this test calls no rules.
+        .filter(|(cause, _)| cause != "bridge-bypass")
+        .collect();
+    (output.status.code(), found)
+}
+
+#[test]
+fn verify_finds_damage_in_any_service() {
+    let objects = observed::path("objects.json");
+    let objects = objects.to_str().unwrap();
+    for mode in ["iptables", "nftables"] {
+        let host = node(mode);
+        // This host forwards IPv4 only, so that IPv6 has problems from the start.
+        let (_, before) = verified(&host, objects);
+        let drops = |found: &[(String, u64)]| {
+            let mut all = found.iter().filter(|(cause, _)| cause == "foreign-drop");
+            all.next().map(|(_, count)| *count)
+        };
+        assert_eq!(drops(&before), None, "{mode}: {before:?}");
+        host.sh("iptables-nft -A FORWARD -d 10.244.2.0/24 -j DROP");
+        let (status, found) = verified(&host, objects);
+        assert_eq!(status, Some(1), "{mode}");
+        assert!(
+            drops(&found).is_some_and(|count| count > 1),
+            "{mode}: {found:?}"
+        );
+    }
+}

@@ -160,7 +160,7 @@ impl Image {
         let to = self.root.join("lib/modules").join(&kernel.release);
         fs::create_dir_all(&to)?;
         let line = format!(
-            "find {MODULES} -name '*.ko*' | cpio --quiet -pdm {to}; cp modules.builtin modules.order {to}",
+            "find {MODULES} -name '*.ko*' | cpio --quiet -pdm {to}; [ ! -e modules.order ] || cp modules.builtin modules.order {to}",
             to = quoted(to.as_os_str()),
         );
         output(

@@ -112,14 +112,15 @@ const SHOWN: &[(&str, &str, &str)] = &[
         "iptables-sync-period",
     ),
     (
-        "sluice/tests/effects.rs",
-        "changes_wait_for_the_minimum_sync_period",
-        "iptables-min-sync-period",
+        "sluice/src/wiring/setup.rs",
+        "the_minimum_sync_period_is_the_longest_delay_of_a_change",
+        "iptables-min-sync-period ipvs-min-sync-period iptables.minSyncPeriod \
+         nftables.minSyncPeriod",
     ),
     (
         "config/src/tests/flags.rs",
         "every_flag_has_its_effect",
-        "ipvs-sync-period ipvs-min-sync-period",
+        "ipvs-sync-period",
     ),
     (
         "sluice/tests/effects_ipvs.rs",
@@ -174,9 +175,8 @@ const SHOWN: &[(&str, &str, &str)] = &[
     (
         "sluice/tests/effects.rs",
         "fields_that_have_no_flag_count",
-        "clientConnection.acceptContentTypes iptables.masqueradeAll iptables.minSyncPeriod \
-         iptables.syncPeriod nftables.masqueradeAll nftables.masqueradeBit \
-         nftables.minSyncPeriod nftables.syncPeriod",
+        "clientConnection.acceptContentTypes iptables.masqueradeAll iptables.syncPeriod \
+         nftables.masqueradeAll nftables.masqueradeBit nftables.syncPeriod",
     ),
 ];
 

@@ -336,7 +336,59 @@ fn regarding(kind: &'static str, namespace: &str, name: &str) -> Regarding {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::proxy::budget::Budget;
+    use crate::proxy::schedule::{Schedule, Work};
+
+    /// Arguments of `sluice proxy`, or a configuration file, with a minimum sync period of 7 s.
+    fn seven_seconds() -> Vec<(String, Option<String>)> {
+        let header = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        let file = |mode: &str| {
+            Some(format!(
+                "{header}mode: {mode}\n{mode}: {{minSyncPeriod: 7s}}"
+            ))
+        };
+        let flags = |mode: &str| {
+            let flag = if mode == "ipvs" { "ipvs" } else { "iptables" };
+            format!("--proxy-mode={mode} --{flag}-min-sync-period=7s")
+        };
+        ["iptables", "nftables", "ipvs"]
+            .into_iter()
+            .flat_map(|mode| [(flags(mode), None), (String::new(), file(mode))])
+            .collect()
+    }
+
+    #[test]
+    fn the_minimum_sync_period_is_the_longest_delay_of_a_change() {
+        for (flags, file) in seven_seconds() {
+            let folder = tempfile::tempdir().unwrap();
+            let mut args: Vec<String> = vec!["sluice".into(), "proxy".into()];
+            args.extend(flags.split_whitespace().map(str::to_owned));
+            if let Some(text) = &file {
+                let path = folder.path().join("config.yaml");
+                std::fs::write(&path, text).unwrap();
+                args.push(format!("--config={}", path.display()));
+            }
+            let matches = crate::command().try_get_matches_from(args).unwrap();
+            let matches = matches.subcommand_matches("proxy").unwrap();
+            let config = Resolved::from_matches(matches, true).unwrap().config;
+
+            // Far enough from the start of the clock for an overdrawn budget.
+            let start = Instant::now() + Duration::from_secs(24 * 3600);
+            let mut budget = Budget::new(start);
+            let mut schedule = Schedule::new(intervals(&config), start);
+            schedule.changed();
+            schedule.due(&budget, start);
+            schedule.started(start);
+            schedule.succeeded(Work::Everything, start);
+            budget.spend(Duration::from_secs(3600), start);
+            schedule.changed();
+            let delay = schedule.next(&budget) - start;
+            assert_eq!(delay, Duration::from_secs(7), "{flags} {file:?}");
+        }
+    }
 
     #[test]
     fn the_node_is_told_of_a_mode_that_will_go() {

@@ -97,7 +97,11 @@ impl Verification {
                         0 => String::new(),
                         more => format!(", … and {more} more"),
                     };
-                    format!(" in {n} Services ({}{more})", group.services.join(", "))
+                    let plural = if n == 1 { "" } else { "s" };
+                    format!(
+                        " in {n} Service{plural} ({}{more})",
+                        group.services.join(", ")
+                    )
                 }
             };
             out += &format!(

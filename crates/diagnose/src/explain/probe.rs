@@ -310,6 +310,17 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
             "add the route back, or set rp_filter to 2 (loose) on that interface and on all",
         ));
     }
+    if outcome.dnat.is_none() && step.did == Did::NoRoute {
+        return Some(Finding::new(
+            weight,
+            Cause::NoRoute,
+            format!(
+                "{client}: no route leads to {}, so the packet never reaches the Service rules",
+                probe.packet.dst
+            ),
+            "add a route to the Service's address; a default route is enough",
+        ));
+    }
     // Forwarding that is off has a finding of its own.
     let is_no_route = matches!(step.did, Did::NoRoute | Did::Dropped | Did::Rejected(_));
     if step.hook == "routing" && outcome.dnat.is_some() && is_no_route {

@@ -449,6 +449,15 @@ fn endpoint_without_a_route_is_reported() {
 }
 
 #[test]
+fn node_without_a_route_to_the_cluster_ip_is_reported() {
+    let mut facts = facts(&[]);
+    facts.routes.retain(|r| r.dst != "default");
+    let found = asked(facts, rules("", GOOD));
+    let words = ["this node", "no route leads to 10.96.0.1", "default route"];
+    assert_found(&found, Cause::NoRoute, Weight::Broken, &words);
+}
+
+#[test]
 fn reverse_path_filter_is_reported() {
     // The pod's packets enter through eth0, and the route back to it is through cbr0.
     let mut facts = facts(&[("net.ipv4.conf.all.rp_filter", "1")]);

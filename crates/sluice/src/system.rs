@@ -1,9 +1,9 @@
-//! The host's side of things, for every room of the program.
+//! Helpers for the host's interfaces, used by all parts of the program.
 
 use anyhow::Context as _;
 use model::IpFamily;
 
-/// The family in netfilter's terms.
+/// Convert to netfilter's address family.
 pub(crate) fn kernel_family(family: IpFamily) -> netfilter::iptables::Family {
     match family {
         IpFamily::V4 => netfilter::iptables::Family::Ipv4,
@@ -11,7 +11,7 @@ pub(crate) fn kernel_family(family: IpFamily) -> netfilter::iptables::Family {
     }
 }
 
-/// A thread that is not waited for.
+/// Start a detached thread.
 pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name(name.to_owned())

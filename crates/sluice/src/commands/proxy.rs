@@ -1,4 +1,4 @@
-//! `sluice proxy`: keeps the kernel in step with the objects.
+//! `sluice proxy`: keeps the kernel in sync with the objects.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::wiring::drivers::drivers;
 use crate::wiring::objects::first_list;
 use crate::wiring::setup::{api_server, setup_of};
 
-/// Carries out `sluice proxy`.
+/// Run `sluice proxy`.
 pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<()> {
     let resolved = Resolved::from_matches(matches, args.strict_config)?;
     let logs = logging::start(&resolved.config.logging)?;
@@ -54,7 +54,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         setup.sandbox = sandbox(args, resolved.config.mode, false)?;
     }
     let inputs = Inputs::new();
-    // The signals go to the one thread that waits for them, so it has to be there first.
+    // Block signals before other threads start, so that only the waiting thread receives them.
     if !args.once {
         inputs.follow_signals()?;
         logs.keep_flushing()?;
@@ -80,8 +80,8 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     tell_end(&stop, "the rules stay in force")
 }
 
-/// `--listen-map`: nothing but sockets. The kernel is not touched, and the node that this is need not
-/// be one of the cluster.
+/// Serve `--listen-map` with sockets only. The kernel is not programmed, and this host does not need to
+/// be a node of the cluster.
 fn serve_listen_map(
     mut setup: Setup,
     config: &Config,
@@ -89,7 +89,7 @@ fn serve_listen_map(
     logs: &logging::Logs,
 ) -> anyhow::Result<()> {
     if config.mode != Mode::Userspace || args.once {
-        bail!("--listen-map goes with --proxy-mode=userspace, and not with --once");
+        bail!("--listen-map requires --proxy-mode=userspace and excludes --once");
     }
     let drivers = listen_map::drivers(listen_map::read(&args.listen_map)?);
     setup.sockets_only = true;
@@ -104,10 +104,10 @@ fn serve_listen_map(
         let files = ManifestFiles::new(args.manifests.clone());
         run::run(setup, files, inputs, drivers)?
     };
-    tell_end(&stop, "nothing is served any more")
+    tell_end(&stop, "no Service is served now")
 }
 
-/// Restrict this process. Nothing has started a thread yet.
+/// Restrict this process. Must run before other threads start.
 fn sandbox(args: &ProxyArgs, mode: Mode, sockets_only: bool) -> anyhow::Result<Option<Sandbox>> {
     if args.sandbox == Switch::Off {
         return Ok(None);
@@ -135,7 +135,7 @@ fn tell_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {
             Ok(())
         }
         Stop::ConfigChanged(path) => bail!(
-            "{} has changed: ending, to be started again with the new configuration",
+            "{} has changed: exiting, to be restarted with the new configuration",
             path.display()
         ),
     }
@@ -143,11 +143,11 @@ fn tell_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {
 
 fn set_oom_score(config: &Config) {
     if let Err(error) = kernel::process::set_oom_score_adj(config.oom_score_adj) {
-        tracing::warn!("{error}; going on without it");
+        tracing::warn!("{error}; continuing without it");
     }
 }
 
-/// Every flag with what was given for it, or its default, for `/flagz`.
+/// Return every flag with its given value or its default, for `/flagz`.
 fn effective_flags(matches: &ArgMatches) -> BTreeMap<String, String> {
     let values = |name: &str| -> Option<String> {
         let raw = matches.try_get_raw(name).ok()??;

@@ -1,4 +1,4 @@
-//! `sluice render`: the rules that a node would have.
+//! `sluice render`: prints the rules that a node would have.
 
 use std::net::IpAddr;
 
@@ -13,11 +13,11 @@ use crate::cli::RenderArgs;
 use crate::wiring::objects::{known_node, read_config};
 use crate::wiring::{admission, node_ports, setup};
 
-/// Carries out `sluice render`.
+/// Run `sluice render`.
 pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     let config = read_config(
         args.config.as_deref(),
-        // The fields of the mode that is rendered count, whatever mode the file names.
+        // Use the fields of the rendered mode, even if the file names another mode.
         Some(args.mode),
     )?;
     let mut batch = source::read_once(args.files.clone());
@@ -45,7 +45,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line each on standard error; whether any object could not be used.
+/// Print each problem on standard error. Return whether any object could not be used.
 fn tell_problems(batch: &Batch) -> bool {
     for problem in &batch.problems {
         eprintln!("{problem}");
@@ -101,8 +101,8 @@ fn userspace(plan: &Plan, config: &Config) -> anyhow::Result<String> {
 }
 
 fn iptables(plan: &Plan, config: &Config) -> anyhow::Result<String> {
-    // What kube-proxy writes where the kernel has everything, so that the output does not depend
-    // on the machine that it is made on.
+    // The rules of kube-proxy on a kernel with all features, so that the output does not depend on
+    // this machine.
     let nfacct = Nfacct {
         invalid_dropped: true,
         localhost_node_ports: true,

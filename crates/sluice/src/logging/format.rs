@@ -1,8 +1,8 @@
 //! Log lines in kube-proxy's formats, for the same log processing.
 //!
-//! Text is klog's: `I1126 04:22:09.123456   12345 run.rs:77] what happened`, with `E` and `W` for
-//! errors and warnings, and one line for each, whatever is in it. JSON has kube-proxy's keys (`ts`
-//! in milliseconds, `caller`, `msg`, `v` but for errors), and a `level` beside them. Times are UTC.
+//! Text is klog's: `I1126 04:22:09.123456   12345 run.rs:77] message`, with `E` and `W` for
+//! errors and warnings, and always one line per message. JSON has kube-proxy's keys (`ts` in
+//! milliseconds, `caller`, `msg`, and `v` except for errors), and `level` in addition. Times are UTC.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! How much time syncs may take. Pure: time is an argument.
+//! Limits the processor time of syncs. Pure: time is an argument.
 //!
 //! A token bucket whose unit is the processor time of syncs: on a busy node a sync takes longer, but
-//! does not cost more. It fills at a twentieth of the clock's pace, so that syncs use about 5 % of one
+//! does not use more processor time. It fills at a twentieth of the clock's pace, so that syncs use about 5 % of one
 //! core in the long run. It holds one second, so that a series of changes after a quiet time is
 //! written at once even where each sync takes 40 ms. A sync may start whenever the bucket is not
 //! overdrawn, and may overdraw it.

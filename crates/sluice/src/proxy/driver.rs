@@ -19,8 +19,8 @@ pub(crate) trait Driver {
     /// Read the kernel's state, compare it with the whole plan and write the difference.
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError>;
 
-    /// Return whether another program changed the rules of this mode. Cheap; `false` proves
-    /// nothing.
+    /// Return whether another program changed the rules of this mode. The check is cheap and may miss
+    /// changes.
     fn disturbed(&mut self, plan: &Plan) -> bool;
 
     /// Take note that the host's addresses changed. Return whether that requires a sync although

@@ -19,15 +19,15 @@ use super::schedule::{Intervals, Schedule, Work};
 
 /// Receives what the engine did, for health, metrics and connection tracking.
 pub(crate) trait Observer {
-    /// This many Services and EndpointSlices changed.
+    /// Called when this many Services and EndpointSlices have changed.
     fn received(&mut self, services: usize, slices: usize);
-    /// All objects, this many Services and EndpointSlices, were planned again.
+    /// Called when all objects, this many Services and EndpointSlices, have been planned again.
     fn refreshed(&mut self, _services: usize, _slices: usize) {}
-    /// A change is waiting to be written.
+    /// Called when a change is waiting to be written.
     fn queued(&mut self, family: IpFamily, now: Instant);
-    /// A sync succeeded.
+    /// Called when a sync has succeeded.
     fn synced(&mut self, report: &mut SyncReport<'_>);
-    /// A sync failed.
+    /// Called when a sync has failed.
     fn failed(&mut self, family: IpFamily, work: Work, error: &SyncError);
 }
 
@@ -158,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// Plan what changed.
+    /// Plan the changes.
     fn settle(&mut self, now: Instant) {
         let mut diff = self.planner.take_diff();
         for warning in self.planner.take_warnings() {
@@ -203,7 +203,7 @@ impl Engine {
                     if family.driver.disturbed(plan) {
                         family.restore();
                     } else if !family.quarantined.is_empty() {
-                        // The kernel may accept what it rejected before.
+                        // The kernel may accept now what it rejected before.
                         family.schedule.changed();
                     }
                     continue;

@@ -36,8 +36,8 @@ pub(crate) enum Input {
 pub(crate) enum Stop {
     /// A signal, by name.
     Signal(String),
-    /// The configuration file changed. As kube-proxy does, the process ends in order to be started
-    /// again with the new one.
+    /// The configuration file changed. As kube-proxy does, the process ends, to be restarted with
+    /// the new one.
     ConfigChanged(PathBuf),
 }
 
@@ -115,10 +115,10 @@ impl Inputs {
 
     /// Follow the host's addresses. Return the current ones.
     pub(crate) fn follow_addresses(&self) -> anyhow::Result<Vec<IpAddr>> {
-        // Opened before the first look, so that no change falls in between.
+        // Opened before the addresses are read, so that no change is missed.
         let what = "cannot watch the host's addresses";
         let mut watch = AddressWatch::open().context(what)?;
-        // A node with thousands of Services has as many of these.
+        // Thousands of Services mean thousands of such messages.
         watch.ignore(dataplane::ipvs::DEVICE).context(what)?;
         let now = host_addresses()?;
         let sender = self.sender();
@@ -154,7 +154,7 @@ impl Inputs {
     }
 
     /// End the process when the content of the configuration file changes. The file is read by name,
-    /// which the volume of a ConfigMap gives to another file when the ConfigMap changes.
+    /// because the volume of a ConfigMap replaces the file when the ConfigMap changes.
     pub(crate) fn follow_config(&self, file: ConfigFile) -> anyhow::Result<()> {
         let sender = self.sender();
         spawn("config", move || {

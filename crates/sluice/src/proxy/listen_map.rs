@@ -1,4 +1,4 @@
-//! `--listen-map`: chosen Services on local ports, without any privilege.
+//! `--listen-map`: serves selected Services on local ports, without privileges.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +21,13 @@ use super::run::Drivers;
 /// One Service port on a local port: `[ADDRESS:]PORT=NAMESPACE/SERVICE[:PORT]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenSpec {
-    /// Where to listen; both loopback addresses where none was named.
+    /// The addresses to listen on; by default both loopback addresses.
     addresses: Vec<SocketAddr>,
     service: NamespacedName,
     port: Which,
 }
 
-/// Which of the Service's ports.
+/// Selects one of the Service's ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Which {
     /// The only one.

@@ -78,7 +78,7 @@ pub(crate) fn backends(port: &PortPlan, endpoints: &[Endpoint]) -> Backends {
     }
 }
 
-/// Return affinity by Service port, whichever address a client connects to.
+/// Return affinity by Service port, independent of the address that a client connects to.
 pub(crate) fn affinity((name, protocol): &PortKey, timeout: Duration) -> Affinity {
     let of = format!("{name}/{protocol}").into();
     Affinity { timeout, of }

@@ -28,7 +28,7 @@ pub(crate) struct LoopbackNodePorts {
 type Changes = BTreeMap<Frontend, Option<Backends>>;
 
 impl LoopbackNodePorts {
-    /// Serve nothing yet.
+    /// Return an instance without NodePorts.
     pub(crate) fn new(ip: IpAddr, relay: Rc<SharedRelay>) -> Self {
         Self {
             ip,
@@ -61,7 +61,7 @@ impl LoopbackNodePorts {
         self.carry_out(&changes)
     }
 
-    /// Serve the whole plan and nothing else.
+    /// Serve the NodePorts of the plan, and close all others.
     ///
     /// # Errors
     /// As [`Self::sync`].

@@ -91,7 +91,7 @@ fn samples(metrics: &Metrics) -> BTreeMap<String, BTreeSet<String>> {
     all
 }
 
-/// The plan's change when Services appear that drop traffic for want of a local endpoint.
+/// The plan's change when Services are added that drop traffic because they have no local endpoint.
 fn planned() -> (Planner, Pending) {
     let mut planner = Planner::new(settings("node1"));
     let mut local = service("demo/local", &["10.96.0.1"], &["http:80"]);

@@ -1,4 +1,4 @@
-//! nftables mode: transactions over netlink, and a watch for those of other programs.
+//! The driver of nftables mode: transactions over netlink, and a watch for other programs' changes.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -87,7 +87,7 @@ impl NftablesDriver {
         self.loopback = Some(loopback);
     }
 
-    /// Sync what the table cannot do, after it is in force.
+    /// Sync the parts that the table cannot serve, once the table is committed.
     fn sync_loopback(
         &mut self,
         synced: &mut Synced,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::NamespacedName;
 use plan::{FamilyDiff, HealthCheck, PortChange, PortKey, PortPlan, StaleFlows, Traffic};
 
-/// Everything that changed since the last successful sync. Values of the plan are not in it: the
-/// plan has them.
+/// Everything that changed since the last successful sync. Contains keys only; the values are in the
+/// plan.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     /// Service ports that may differ from what the mode has written.

@@ -38,15 +38,15 @@ pub(crate) struct Setup {
     pub(crate) observe: observe::Options,
     /// The process ends when this file changes.
     pub(crate) config_file: Option<ConfigFile>,
-    /// If the source has this node's Node.
+    /// Present if the source provides this node's Node.
     pub(crate) cluster: Option<Cluster>,
     /// Sends Events, if the source is an API server.
     pub(crate) recorder: Option<Recorder>,
-    /// Use nothing of the kernel but sockets, without privilege.
+    /// Use only sockets, without privileges; the kernel is not programmed.
     pub(crate) sockets_only: bool,
     pub(crate) mode: Mode,
     pub(crate) half_open: HalfOpen,
-    /// Restrictions that follow when the kernel has everything.
+    /// Restrictions that are applied after the first complete sync.
     pub(crate) sandbox: Option<Sandbox>,
     /// Interval between plans of all objects.
     pub(crate) config_sync_period: Duration,
@@ -159,8 +159,8 @@ pub(crate) fn run(
     }
 }
 
-/// Return what to do once the kernel has everything: remove what other modes have left, and restrict
-/// this process further. On another thread: no sync waits for it.
+/// Return the work after the first complete sync: remove the state of other modes, and restrict this
+/// process further. It runs on another thread, so that no sync waits for it.
 fn when_settled(
     sandbox: Option<Sandbox>,
     leftovers_of: Option<InForce>,

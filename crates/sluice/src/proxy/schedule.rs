@@ -5,8 +5,8 @@
 //!   began. Changes that arrive meanwhile are written together.
 //! - A failed sync is repeated with growing pauses, at least every `max_retry` (`syncPeriod`):
 //!   first the changes, then, as the known state may be wrong, a resync.
-//! - Every `check_interval` (`syncPeriod`) foreign changes are looked for, and every hour
-//!   everything is compared with the kernel.
+//! - Every `check_interval` (`syncPeriod`) the mode checks for foreign changes, and every hour it
+//!   compares everything with the kernel.
 
 use std::time::{Duration, Instant};
 

@@ -33,7 +33,7 @@ struct Host {
 }
 
 impl UserspaceDriver {
-    /// A driver that knows nothing of the kernel yet.
+    /// A driver without knowledge of the kernel.
     pub(crate) fn new(
         family: IpFamily,
         settings: Settings,
@@ -80,7 +80,7 @@ impl Driver for UserspaceDriver {
         if self.sync.state().is_none() || now == self.host.generation {
             return false;
         }
-        // A failed read proves nothing; the next sync reports it.
+        // A failed read is not a foreign change; the next sync reports the failure.
         let found = self.host.read();
         found.is_ok_and(|found| !self.sync.matches(found.as_ref()))
     }

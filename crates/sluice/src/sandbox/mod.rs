@@ -1,8 +1,8 @@
-//! Takes privileges from this process that the proxy does not need.
+//! Gives up privileges of this process that the proxy does not need.
 //!
-//! | restriction | when | what stays possible |
+//! | restriction | when | still possible |
 //! |---|---|---|
-//! | capabilities | before the first object is read | what the mode needs, see [`kept`] |
+//! | capabilities | before the first object is read | the mode's own needs, see [`kept`] |
 //! | `no_new_privs` | likewise | everything but gaining privileges through a program file |
 //! | Landlock (Linux 5.13) | likewise | reading files; writing log files, the xtables lock and state; starting iptables' programs |
 //! | seccomp | once the kernel has everything and other modes' leftovers are removed | no program starts, except in iptables and ipvs mode; no namespaces, mounts, modules, tracing |
@@ -34,7 +34,7 @@ const PROGRAMS: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/opt"];
 /// The xtables lock, and the folder in which iptables creates it.
 const XTABLES_LOCK: &str = "/run/xtables.lock";
 
-/// What the proxy must still be able to do.
+/// The operations that the proxy still needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) mode: Mode,
@@ -45,7 +45,7 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Whether programs are started all the time.
+    /// Whether the mode keeps starting programs.
     fn runs_programs(&self) -> bool {
         matches!(self.mode, Mode::Iptables | Mode::Ipvs)
     }
@@ -58,7 +58,7 @@ impl Policy {
             kept.insert(Capability::CAP_NET_ADMIN);
         }
         if self.runs_programs() {
-            // iptables-legacy speaks to the kernel through a raw socket.
+            // iptables-legacy communicates with the kernel through a raw socket.
             kept.insert(Capability::CAP_NET_RAW);
         }
         kept
@@ -105,7 +105,7 @@ impl Sandbox {
     }
 }
 
-/// The kernel has everything.
+/// The kernel contains everything.
 struct Settled {
     restrictions: Vec<Restriction>,
     server: Server,
@@ -180,7 +180,7 @@ fn restrict_thread(policy: &Policy, kept: &CapsHashSet) -> Vec<Restriction> {
     vec![capabilities, no_new_privs, landlock]
 }
 
-/// Drop all capabilities but those to keep, and return the names of those that are left.
+/// Drop all capabilities except those to keep, and return the names of those that are left.
 fn drop_capabilities(kept: &CapsHashSet) -> Result<String, caps::errors::CapsError> {
     let has = caps::read(None, CapSet::Permitted)?;
     if has.contains(&Capability::CAP_SETPCAP) {

@@ -1,10 +1,10 @@
-//! What of the objects is taken in at all, as the configuration says.
+//! Removes the parts of objects that the configuration excludes.
 
 use std::sync::Arc;
 
 use model::{Change, Event};
 
-/// Without the gate, a Service's external IPs are as if it had none.
+/// Clear the external IPs of Services if the feature gate does not allow them.
 pub(crate) fn admit(events: &mut [Event], allow_external_ips: bool) {
     if allow_external_ips {
         return;

@@ -1,4 +1,4 @@
-//! The drivers of each mode, with what they need of this host.
+//! Creates the drivers of each mode, with the host interfaces that they use.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between probes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The drivers of the mode.
+/// Create the drivers of the mode.
 pub(crate) fn drivers(
     config: &Config,
     args: &ProxyArgs,
@@ -86,7 +86,7 @@ fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
     Ok(drivers)
 }
 
-/// The iptables tools of each family that has them.
+/// Return the iptables tools of each family that has them.
 fn iptables_tools(
     backend: Option<IptablesBackend>,
     inputs: &Inputs,
@@ -173,7 +173,7 @@ fn ipvs_drivers(
             sets: IpSets::open()?,
             device: ServiceDevice::open(dataplane::ipvs::DEVICE)?,
         };
-        // Before anything is written: without it a connection meets half of a Service.
+        // Before anything is written: otherwise a connection could reach a half-written Service.
         tools.device.ensure()?;
         let driver = ipvs::IpvsDriver::new(family, tools, options);
         drivers.push((family, Box::new(driver)));

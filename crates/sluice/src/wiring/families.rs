@@ -1,6 +1,6 @@
-//! Whether what the configuration says of address families fits what this node has: kube-proxy's
-//! `checkBadConfig`, `checkBadIPConfig` and `platformCheckSupported`, with its verdicts. Statements
-//! without effect in the modes in force are passed over.
+//! Checks that the address families of the configuration match those of this node, with the verdicts of
+//! kube-proxy's `checkBadConfig`, `checkBadIPConfig` and `platformCheckSupported`. Fields without effect
+//! in the current mode are not checked.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,18 +9,18 @@ use model::{
     Cidr, IpFamily, LocalTraffic, Mode, Node, NodeAddressType, NodePortAddresses, family_of_net,
 };
 
-/// What was found. Each names the field.
+/// The result of the check. Each line names the field.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Nothing may be programmed with this.
+    /// Errors: the proxy must not program the kernel.
     pub(crate) refused: Vec<String>,
-    /// Probably unintended.
+    /// Warnings: probably unintended.
     pub(crate) doubtful: Vec<String>,
-    /// Good to know.
+    /// Information for the log.
     pub(crate) notes: Vec<String>,
 }
 
-/// Checks a configuration on a node where these families can be served.
+/// Check a configuration on a node where these families can be served.
 pub(crate) fn check(config: &Config, node: Option<&Node>, served: &[IpFamily]) -> Verdict {
     let mut verdict = Verdict::default();
     let primary = primary_family(config, node);
@@ -44,7 +44,8 @@ pub(crate) fn check(config: &Config, node: Option<&Node>, served: &[IpFamily]) -
     verdict
 }
 
-/// As upstream chooses it: of `bindAddress`, else of the Node's first InternalIP or ExternalIP.
+/// Return the primary family as kube-proxy does: that of `bindAddress`, otherwise that of the Node's
+/// first InternalIP or ExternalIP.
 fn primary_family(config: &Config, node: Option<&Node>) -> IpFamily {
     if !config.bind_address.is_unspecified() {
         return IpFamily::of(config.bind_address);
@@ -107,12 +108,12 @@ impl Verdict {
         }
     }
 
-    /// What is of the family that this node does not have.
+    /// Report fields that only have addresses of a family that this node lacks.
     fn other_family_only(&mut self, config: &Config, primary: IpFamily) {
         let exclude = &config.ipvs.exclude_cidrs;
         if config.mode == Mode::Ipvs && !exclude.is_empty() && !has(exclude, primary) {
             let line =
-                format!("ipvs.excludeCIDRs has no range for {primary}, all that this node has");
+                format!("ipvs.excludeCIDRs has no range for {primary}, this node's only family");
             self.doubtful.push(line);
         }
         for (field, address) in [
@@ -122,7 +123,7 @@ impl Verdict {
             let ip = address.map(|address: SocketAddr| address.ip());
             let named = ip.filter(|ip: &IpAddr| !ip.is_unspecified());
             if named.is_some_and(|ip| IpFamily::of(ip) != primary) {
-                let line = format!("{field} is not {primary}, all that this node has");
+                let line = format!("{field} is not {primary}, this node's only family");
                 self.doubtful.push(line);
             }
         }
@@ -156,7 +157,7 @@ mod tests {
         }
     }
 
-    /// `refused`, `doubtful` or nothing, and the field, for a file's statements.
+    /// Return `refused` or `doubtful` with the field for each finding about a file with these fields.
     fn verdict(stated: &str, node: &Node, served: &[IpFamily]) -> String {
         let head = format!(
             "apiVersion: {}\nkind: {}\n{stated}\n",
@@ -193,8 +194,8 @@ mod tests {
     const PODS4: &str = "10.244.1.0/24";
     const PODS6: &str = "fd00:10:244:1::/64";
 
-    /// The address and the pods' range of a node, what is stated, and kube-proxy v1.36.2's verdict,
-    /// which was run with each of these against a real API server.
+    /// The node's address and pod range, the fields of the file, and the verdict of kube-proxy
+    /// v1.36.2, recorded with a real API server.
     type Case = (&'static str, &'static str, &'static str, &'static str);
 
     fn verdicts_are(cases: &[Case], served: &[IpFamily]) {

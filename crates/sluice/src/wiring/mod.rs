@@ -1,4 +1,4 @@
-//! From the configuration to what each part of the program takes.
+//! Builds the inputs of each part of the program from the configuration.
 
 pub(crate) mod admission;
 pub(crate) mod drivers;

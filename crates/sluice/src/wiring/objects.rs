@@ -1,4 +1,4 @@
-//! What a command reads before it starts: a configuration, and the objects of a source.
+//! Reads the input of a command: a configuration, and the objects of a source.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,7 +9,7 @@ use config::{Config, KubeProxyConfiguration};
 use model::{Event, Mode};
 use source::{Batch, Source};
 
-/// Read the configuration that `path` names, or the defaults; `mode` replaces the mode that it names.
+/// Read the configuration file `path`, or the defaults; `mode` replaces the configured mode.
 pub(crate) fn read_config(path: Option<&Path>, mode: Option<Mode>) -> anyhow::Result<Config> {
     let mut file = match path {
         None => KubeProxyConfiguration::defaulted(),
@@ -59,7 +59,7 @@ fn list(source: impl Source, limit: Option<Duration>) -> anyhow::Result<Batch> {
             Some(limit) => batches.recv_timeout(limit).with_context(|| {
                 let problems: Vec<String> = all.problems.iter().map(ToString::to_string).collect();
                 format!(
-                    "the API server does not tell what there is: {}",
+                    "cannot list the objects of the API server: {}",
                     problems.join("; ")
                 )
             })?,

@@ -1,4 +1,4 @@
-//! From the configuration to what each part of the proxy takes.
+//! Builds the inputs of each part of the proxy from the configuration.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use crate::proxy::run::{Cluster, Setup};
 use crate::proxy::schedule::Intervals;
 use crate::proxy::sysctls::tcp_is_liberal;
 
-/// What the plan depends on.
+/// Return the settings of the plan.
 pub(crate) fn settings(config: &Config, node_name: &str) -> Settings {
     Settings {
         node_name: node_name.to_owned(),
@@ -38,12 +38,12 @@ pub(crate) fn intervals(config: &Config) -> Intervals {
     }
 }
 
-/// Which kube-proxy this is like, in the form of a build's version.
+/// The version in the build information: that of the corresponding kube-proxy, then sluice's own.
 const BUILD: &str = concat!("v1.36.2+sluice.", env!("CARGO_PKG_VERSION"));
 
-/// The metrics, with what never changes.
+/// Create the metrics, and set those that never change.
 pub(crate) fn metrics(mode: Mode) -> anyhow::Result<Metrics> {
-    let metrics = Metrics::new(mode).context("cannot make the metrics")?;
+    let metrics = Metrics::new(mode).context("cannot create the metrics")?;
     // Go's names.
     let platform = match std::env::consts::ARCH {
         "x86_64" => "linux/amd64",
@@ -83,7 +83,7 @@ pub(crate) fn setup_of(
     })
 }
 
-/// The API server, as kube-proxy's flags and configuration say.
+/// Create the client for the API server from flags and configuration.
 pub(crate) fn api_server(
     config: &Config,
     args: &ProxyArgs,
@@ -108,13 +108,13 @@ pub(crate) fn api_server(
     Ok(server)
 }
 
-/// `bindAddress`, where it names one address: it goes before what the Node says.
+/// Return `bindAddress` if it is a specific address; it overrides the Node's addresses.
 fn node_ips(bind_address: IpAddr) -> Vec<IpAddr> {
     let named = !bind_address.is_unspecified();
     named.then_some(bind_address).into_iter().collect()
 }
 
-/// Counts a request to the API server as client-go does.
+/// Count a request to the API server as client-go does.
 pub(crate) fn count_request(metrics: &Metrics, sent: &Sent<'_>) {
     let code = sent
         .code
@@ -128,7 +128,7 @@ pub(crate) fn count_request(metrics: &Metrics, sent: &Sent<'_>) {
     }
 }
 
-/// Brings what the process uses into the metrics.
+/// Update the metrics of the process's resources.
 pub(crate) fn scrape_process(metrics: &Metrics) {
     let used = kernel::process::usage();
     for (metric, value) in [
@@ -149,7 +149,7 @@ pub(crate) fn scrape_process(metrics: &Metrics) {
     }
 }
 
-/// What the iptables rules depend on beside the plan, on a host with these abilities.
+/// Return the inputs of the iptables rules other than the plan, for a host with these features.
 pub(crate) fn iptables_options(config: &Config, random_fully: bool, nfacct: Nfacct) -> Options {
     Options {
         masquerade_bit: config.masquerade_bit,
@@ -160,7 +160,7 @@ pub(crate) fn iptables_options(config: &Config, random_fully: bool, nfacct: Nfac
     }
 }
 
-/// What the layout of ipvs mode depends on beside the plan.
+/// Return the inputs of ipvs mode's layout other than the plan.
 pub(crate) fn ipvs_options(config: &Config, random_fully: bool) -> dataplane::ipvs::Options {
     dataplane::ipvs::Options {
         scheduler: config.ipvs.scheduler.as_str().into(),
@@ -170,7 +170,7 @@ pub(crate) fn ipvs_options(config: &Config, random_fully: bool) -> dataplane::ip
     }
 }
 
-/// The same on this host.
+/// Return the [`iptables_options`] for this host.
 pub(crate) fn host_iptables_options(config: &Config, random_fully: bool) -> Options {
     Options {
         conntrack_tcp_be_liberal: tcp_is_liberal(),
@@ -178,7 +178,7 @@ pub(crate) fn host_iptables_options(config: &Config, random_fully: bool) -> Opti
     }
 }
 
-/// Makes the counters that rules name, and says which there are.
+/// Create the counters that rules name, and return which of them exist.
 fn ensure_nfacct() -> Nfacct {
     let mut nfacct = match NfAcct::open() {
         Ok(Some(nfacct)) => nfacct,
@@ -201,7 +201,7 @@ fn ensure_nfacct() -> Nfacct {
     }
 }
 
-/// Brings the packet counters into the metrics.
+/// Update the metrics of the packet counters.
 fn scrape_nfacct(metrics: &Metrics) {
     let Ok(Some(mut nfacct)) = NfAcct::open() else {
         return;
@@ -214,17 +214,17 @@ fn scrape_nfacct(metrics: &Metrics) {
         ),
     ] {
         if let Ok(Some(counted)) = nfacct.read(counter) {
-            // The metric only ever counts up, as the kernel's counter does.
+            // Neither the metric nor the kernel's counter ever decreases.
             metric.inc_by(counted.packets.saturating_sub(metric.get()));
         }
     }
 }
 
-/// Said where kube-proxy says it too.
+/// The warning that kube-proxy logs and sends as an Event in the same cases.
 pub(crate) const IPVS_DEPRECATED: &str =
     "Kubernetes has deprecated the proxy mode ipvs; the mode nftables takes its place";
 
-/// What is served over HTTP.
+/// Return the options of the HTTP server.
 pub(crate) fn observe_options(
     resolved: &Resolved,
     verbosity: Verbosity,
@@ -260,7 +260,7 @@ pub(crate) fn observe_options(
 }
 
 impl Setup {
-    /// Attach an API server: it receives Events and has the Node.
+    /// Attach an API server, which receives Events and provides the Node.
     pub(crate) fn attach(&mut self, config: &Config, recorder: Recorder) {
         let needs_pod_range = config.local_traffic == LocalTraffic::NodeCidr;
         let node = &self.settings.node_name;
@@ -288,7 +288,7 @@ impl Setup {
     }
 }
 
-/// An Event about this node's Node.
+/// Return an Event about this node's Node.
 pub(crate) fn node_event(
     node: &str,
     event_type: EventType,
@@ -305,8 +305,8 @@ pub(crate) fn node_event(
     }
 }
 
-/// About the Node. (kube-proxy has two more, for servers that cannot listen where that ends it; it
-/// ends before they are sent.)
+/// Return the Events about the Node at startup. kube-proxy has two more, for servers that cannot
+/// listen when that is fatal, but it exits before they are sent.
 fn events_at_start(mode: Mode, node: &str) -> Vec<NewEvent> {
     let event = |event_type, reason: &str, note: &str| {
         node_event(node, event_type, reason, "StartKubeProxy", note)
@@ -325,7 +325,7 @@ fn regarding(kind: &'static str, namespace: &str, name: &str) -> Regarding {
         kind,
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        // A Node's Events are found by its name, which stands for the uid as well.
+        // kubectl finds a Node's Events by its name, which is also used as the uid.
         uid: if kind == "Node" {
             name.to_owned()
         } else {

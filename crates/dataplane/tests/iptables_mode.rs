@@ -142,7 +142,7 @@ proptest! {
     }
 }
 
-/// A packet to a NodePort on a loopback address: the counter's rule is not only taken, it is met.
+/// A packet to a NodePort on a loopback address: the kernel accepts the counter's rule, and the packet matches it.
 #[test]
 fn packets_to_node_ports_on_loopback_are_counted() {
     let mut node_port = service("a/b", &["10.96.0.10"], &["dns:53:30053/UDP"]);

@@ -123,7 +123,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Whoever writes faster than a table is read keeps nobody from starting who writes elsewhere.
+/// A program that writes to other tables faster than a table is read does not block the start.
 #[test]
 fn somebody_else_writes_to_tables_of_their_own_all_the_time() {
     let former = plan(1_500);
@@ -198,12 +198,12 @@ fn delete(key: Value) -> Op {
     }
 }
 
-/// Adds an element whose endpoint is nobody's.
+/// Adds an element with an unassigned endpoint.
 fn add(key: Value) -> Op {
-    let nobody = Value::ip(Ipv4Addr::new(192, 0, 2, 1).into()).with_port(1);
+    let unassigned = Value::ip(Ipv4Addr::new(192, 0, 2, 1).into()).with_port(1);
     Op::AddElements {
         set: "endpoints".to_owned(),
-        elements: vec![Element::map(key, nobody)],
+        elements: vec![Element::map(key, unassigned)],
     }
 }
 
@@ -245,7 +245,7 @@ fn killed_at_any_point_of_a_load() {
 }
 
 #[test]
-fn kube_proxys_table_is_replaced_in_one_transaction() {
+fn table_of_kube_proxy_is_replaced_in_one_transaction() {
     let plan = plan(30);
     let observed = observed::path("nftables-default.v4.nft");
     in_namespace(|| {

@@ -1,4 +1,4 @@
-//! Connections through Services that nobody changes, while the table around them is changed: no
+//! Connections through unchanged Services, while the table around them is changed: no
 //! packet of theirs is lost.
 
 #[path = "../../kernel/tests/support/mod.rs"]

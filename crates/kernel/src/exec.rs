@@ -1,4 +1,4 @@
-//! Running one of the few tools that are still needed, with a deadline.
+//! Runs a program with a deadline.
 //!
 //! One `poll` loop feeds stdin and gathers stdout and stderr, so no thread is needed and a tool
 //! that neither reads nor writes cannot hang the caller: at the deadline its process group is
@@ -15,46 +15,46 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// How often the exit of a child that closed its outputs is looked for.
+/// Interval between checks for the exit of a child that closed its outputs.
 const EXIT_POLL: Duration = Duration::from_millis(1);
-/// How long a killed child may take to die before it is left to a thread that reaps it.
+/// Time until a killed child is left to a thread that reaps it.
 const KILL_GRACE: Duration = Duration::from_millis(500);
 
-/// What a tool that ended left behind.
+/// The result of a program that ended.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// All that it wrote to stdout.
+    /// Its stdout.
     pub stdout: Vec<u8>,
-    /// All that it wrote to stderr, as text.
+    /// Its stderr, as text.
     pub stderr: String,
 }
 
-/// A tool that could not be run to its end.
+/// A program that could not be run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It could not be started, or talking to it failed.
-    #[error("running {program}: {cause}")]
+    /// It could not be started, or reading from or writing to it failed.
+    #[error("cannot run {program}: {cause}")]
     Io {
         /// The program's path.
         program: String,
-        /// What the system said.
+        /// The reason.
         cause: io::Error,
     },
-    /// It was killed because it had not ended by its deadline.
+    /// It did not end by its deadline and was killed.
     #[error("{program} did not end within {after:?} and was killed; it wrote: {stderr:?}")]
     TimedOut {
         /// The program's path.
         program: String,
         /// The time it was given.
         after: Duration,
-        /// What it had written to stderr by then.
+        /// Its stderr until then.
         stderr: String,
     },
 }
 
-/// Runs `command` with `input` on its stdin and gathers what it writes, for at most `limit`.
+/// Run `command` with `input` on its stdin, for at most `limit`, and return its output.
 ///
 /// The tool runs in its own process group and in the C locale, since its messages are parsed.
 ///
@@ -104,8 +104,7 @@ pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Outpu
     }
 }
 
-/// Feeds and reads the child until it has closed both outputs; `false` when the deadline came
-/// first.
+/// Write to and read from the child until it has closed both outputs; `false` at the deadline.
 fn converse(
     child: &mut Child,
     input: &[u8],
@@ -152,7 +151,7 @@ fn converse(
         if let Some(pipe) = &mut stdin {
             match pipe.write(rest) {
                 Ok(n) => rest = rest.get(n..).unwrap_or_default(),
-                // A tool that ended early says why on stderr; its exit status tells the rest.
+                // The program ended early; stderr and exit status show the reason.
                 Err(e) if e.kind() == ErrorKind::BrokenPipe => rest = &[],
                 Err(e) if is_transient(&e) => {}
                 Err(e) => return Err(e),
@@ -164,7 +163,7 @@ fn converse(
     Ok(true)
 }
 
-/// Reads all that is there; forgets the pipe at its end.
+/// Read all available bytes; drop the pipe at its end.
 fn drain<R: Read>(pipe: &mut Option<R>, into: &mut Vec<u8>) -> io::Result<()> {
     let Some(reader) = pipe else { return Ok(()) };
     let mut chunk = [0_u8; 64 * 1024];
@@ -192,7 +191,7 @@ fn non_blocking(pipe: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for the child's end; `None` when the deadline came first.
+/// Wait until the child ends; `None` at the deadline.
 fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -205,8 +204,8 @@ fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitSta
     }
 }
 
-/// Kills the child's process group and reaps it, in the background if it does not die at once
-/// (a process inside a system call that cannot be interrupted).
+/// Kill the child's process group and reap it; in the background if it is inside an uninterruptible
+/// system call.
 fn kill(mut child: Child) {
     if let Ok(pid) = i32::try_from(child.id()) {
         // The group may be gone already; then there is nothing to kill.
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_that_does_not_read_its_input_is_no_error() {
+    fn unread_input_is_not_an_error() {
         let output = run(
             &mut shell("exit 3"),
             &vec![0; 1 << 20],
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_that_is_not_there_is_named() {
+    fn a_missing_program_is_named() {
         let error = run(
             &mut Command::new("/nowhere/iptables-restore"),
             b"",

@@ -14,7 +14,7 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 /// The size of `struct genlmsghdr`.
 const HEADER: usize = 4;
 
-/// The number of a family; `None` where the kernel has none of that name, even after it has tried
+/// The number of a family; `None` if the kernel lacks it, even after it has tried
 /// to load the module for it.
 ///
 /// # Errors

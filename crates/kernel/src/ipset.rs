@@ -90,7 +90,7 @@ impl IpSets {
         });
         match result {
             Ok(()) => Ok(Sets { sets }),
-            // Without the subsystem nobody has made a set.
+            // Without the subsystem, no set exists.
             Err(error) if error.errno() == Some(Errno::EINVAL) => Ok(Sets::default()),
             Err(error) => Err(error),
         }

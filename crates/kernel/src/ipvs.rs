@@ -80,7 +80,7 @@ impl Ipvs {
     /// one for documentation (RFC 5737), and the one that kube-proxy takes for this.
     ///
     /// # Errors
-    /// [`Error::NoScheduler`] where it has none of that name.
+    /// [`Error::NoScheduler`] if it lacks this scheduler.
     pub fn load_scheduler(&mut self, name: &str) -> Result<(), Error> {
         let id = ServiceId::Address {
             protocol: Protocol::Tcp,
@@ -124,7 +124,7 @@ impl Ipvs {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// One virtual server with its destinations; `None` where there is none.
+    /// Return a virtual server with its destinations, if it exists.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,7 +1,7 @@
 //! Everything that touches the system: netlink, `iptables-restore`, sysctls, namespaces.
 //!
 //! All `unsafe` and all errno of the workspace live here. Nothing in this crate decides what
-//! should be programmed; it carries out what it is given and says exactly what came of it.
+//! should be programmed. Functions carry out a request and report the exact result.
 
 pub mod address;
 pub mod conntrack;

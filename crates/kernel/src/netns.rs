@@ -91,7 +91,7 @@ impl NetNs {
     /// Opens a named namespace.
     ///
     /// # Errors
-    /// There is none of that name, or it may not be read.
+    /// The namespace does not exist or may not be read.
     pub fn open(name: &str) -> Result<Self, NetNsError> {
         let file = File::open(path_of(name)?).map_err(|cause| failed(name, "opening it", cause))?;
         Ok(Self {
@@ -118,7 +118,7 @@ impl NetNs {
     /// leftover file without a namespace goes too.
     ///
     /// # Errors
-    /// There is none of that name, or not permitted.
+    /// The namespace does not exist; not permitted.
     pub fn delete(name: &str) -> Result<(), NetNsError> {
         let path = path_of(name)?;
         match umount2(&path, MntFlags::MNT_DETACH) {

@@ -1,7 +1,7 @@
 //! The counters that iptables rules count into (`-m nfacct`), over netlink.
 //!
 //! kube-proxy's iptables mode keeps two of them for its metrics, and leaves the match out of its
-//! rules where the kernel has none. A counter belongs to the network namespace and outlives the
+//! rules if the kernel lacks them. A counter belongs to the network namespace and outlives the
 //! rules that use it.
 
 use netfilter::netlink::{
@@ -114,13 +114,13 @@ impl NfAcct {
         }
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
         match self.ask("making an nfacct counter", NEW, flags, counter) {
-            // Somebody else was faster.
+            // Another program created it meanwhile.
             Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(()),
             result => result.map(drop),
         }
     }
 
-    /// What the counter has counted; `None` when there is none of its name.
+    /// What the counter has counted; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,8 +1,8 @@
-//! The interface that has the Services' addresses in ipvs mode: a dummy that stays down.
+//! The dummy interface that has the Service addresses in ipvs mode. It stays down.
 //!
-//! Its addresses are local to the node all the same (the local routing table has them), so that
-//! packets for them come to where IPVS looks at them; and being down it answers no ARP request
-//! for them, nor does the search for duplicate IPv6 addresses ever start.
+//! Its addresses are nevertheless local to the node (they are in the local routing table), so that
+//! packets to them reach IPVS. Because it is down, the node answers no ARP request for them and IPv6
+//! duplicate address detection does not start.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use crate::rtnetlink::{
     RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, link_index, octets,
 };
 
-/// What can go wrong.
+/// A failure to create the interface.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The kernel has no dummy interfaces.
@@ -88,7 +88,7 @@ impl ServiceDevice {
     /// Makes the interface, unless it is there.
     ///
     /// # Errors
-    /// [`DeviceError::NoDummies`] where the kernel has none.
+    /// [`DeviceError::NoDummies`] if the kernel lacks dummy interfaces.
     pub fn ensure(&mut self) -> Result<(), DeviceError> {
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         let request = Builder::new(RTM_NEWLINK, flags)

@@ -95,11 +95,11 @@ impl fmt::Display for Sysctl {
 /// A setting that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// This kernel (or this namespace) has no such setting: a module that is not loaded, mostly.
-    #[error("sysctl {0}: this kernel has none")]
+    /// The setting does not exist in this kernel or namespace, usually because a module is not loaded.
+    #[error("sysctl {0} does not exist on this kernel")]
     Absent(Sysctl),
     /// It may not be written here: a read-only `/proc/sys`, a namespace that does not own it.
-    #[error("sysctl {name}: may not be set to {value} here: {cause}")]
+    #[error("cannot set sysctl {name} to {value}: {cause}")]
     Denied {
         /// The setting.
         name: Sysctl,
@@ -109,7 +109,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// The kernel does not take the value.
-    #[error("sysctl {name}: {value:?} is refused: {cause}")]
+    #[error("the kernel refuses {value:?} for sysctl {name}: {cause}")]
     Refused {
         /// The setting.
         name: Sysctl,
@@ -119,7 +119,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// It cannot be read.
-    #[error("sysctl {name}: reading: {cause}")]
+    #[error("cannot read sysctl {name}: {cause}")]
     Read {
         /// The setting.
         name: Sysctl,

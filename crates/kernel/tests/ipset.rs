@@ -38,7 +38,7 @@ fn what_is_made_is_what_the_program_shows_and_what_is_listed() {
         let mut kernel = IpSets::open().unwrap();
         let sets = observed();
         assert_eq!(kernel.run(&ops(&sets)).unwrap(), []);
-        // Once more: what is there is as good.
+        // Again: existing sets and members are not an error.
         assert_eq!(kernel.run(&ops(&sets)).unwrap(), []);
         let shown = Sets::parse(&run("ipset save")).unwrap().sets;
         assert_eq!(sorted(shown), sorted(sets.clone()));

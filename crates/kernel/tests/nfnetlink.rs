@@ -298,7 +298,7 @@ fn a_thread_without_the_right_is_told_so() {
         // The right is looked for in the opener of the socket and in the sender.
         let dropped = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                // SAFETY: setresuid of this thread alone (the raw system call), to "nobody".
+                // SAFETY: setresuid of this thread alone (the raw system call), to an unprivileged user.
                 let result =
                     unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, 65534, 65534, 65534) };
                 assert_eq!(result, 0);

@@ -168,7 +168,7 @@ impl Cluster {
         self.change_slice(round, |slice| drop(slice.endpoints.pop()))
     }
 
-    /// A restart that finds all as it shall be.
+    /// A restart that finds the desired state.
     pub(crate) fn restart(&mut self) -> Duration {
         let start = Instant::now();
         let mut sync = Sync::new(Options::default());

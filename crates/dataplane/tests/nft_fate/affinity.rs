@@ -173,7 +173,7 @@ impl Stage {
             if in_time {
                 std::thread::sleep(LIMIT + Duration::from_secs(1));
                 let (_, after) = next();
-                assert_ne!(after, first, "nobody was forgotten");
+                assert_ne!(after, first, "the client still has its first endpoint");
                 return;
             }
         }
@@ -196,7 +196,7 @@ fn a_client_is_remembered_from_its_last_connection_on() {
             // kube-proxy does the same.
             scope.spawn(move || {
                 let stage = Stage::raise("theirs", world);
-                let table = world.kube_proxys(&configurations()[0]);
+                let table = world.kube_proxy_rules(&configurations()[0]);
                 let table = table.replace("timeout 10m", &format!("timeout {LIMIT:?}"));
                 stage.fabric.node.run(|| load(&table)).expect("the node");
                 stage.clients_that_come_again_and_that_stay_away();

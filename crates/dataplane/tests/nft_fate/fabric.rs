@@ -1,6 +1,6 @@
 //! A node's namespace with a link to its pods and one to everything else. Whole packets are sent from
-//! behind the links, or from the node itself, with sources that nobody has. What became of each is
-//! read from the node's flow table, and from what comes back.
+//! behind the links, or from the node itself, with unassigned source addresses. The fate of each is
+//! read from the node's flow table and from the replies.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -51,7 +51,7 @@ pub(crate) struct Fabric {
     pods: NetNs,
     outside: NetNs,
     world: World,
-    /// The endpoint on the host's own network, so that what comes there is answered.
+    /// The endpoint on the host's own network, so that packets to it are answered.
     _host_endpoint: TcpListener,
 }
 
@@ -187,7 +187,7 @@ fn node_script(link: &str, pods: &str, outside: &str, world: World) -> String {
         ip {f} route add {pod}/{pod_range} via {pods_hop} dev {link} onlink
         ip {f} route add default via {outside_hop} dev eth0 onlink
         {nodes}
-        # By default a flow of SCTP that nobody answers is forgotten after three seconds.
+        # By default an unanswered SCTP flow expires after three seconds.
         sysctl -qw net.netfilter.nf_conntrack_sctp_timeout_closed=600 \
             net.netfilter.nf_conntrack_sctp_timeout_cookie_wait=600"
     )
@@ -224,7 +224,7 @@ impl Capture {
         Capture(fd)
     }
 
-    /// Takes what is there; whether the fence was in it.
+    /// Receive all available packets; return whether the fence was among them.
     fn drain(&self, refused: &mut HashMap<Packet, Refusal>) -> bool {
         let mut fence = false;
         let mut buffer = [0; 2048];
@@ -264,7 +264,7 @@ fn send(
     let mut refused = HashMap::new();
     let send = |packet: &Packet, number| {
         let to = SockaddrStorage::from(SocketAddr::new(packet.destination.ip(), 0));
-        // What is refused in the output hook is an error here; what is wrong is seen by the fence.
+        // A packet refused in the output hook is an error here; the fence detects other errors.
         let _ = sendto(
             out.as_raw_fd(),
             &packet.bytes(number),

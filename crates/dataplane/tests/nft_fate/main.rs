@@ -49,7 +49,7 @@ fn compare(configuration: &Configuration, world: World) -> BTreeSet<&'static str
     let name = configuration.name;
     let theirs = {
         let fabric = Fabric::raise(name, configuration.link, world);
-        let table = world.kube_proxys(configuration);
+        let table = world.kube_proxy_rules(configuration);
         fabric.node.run(|| load(&table)).expect("the node");
         fabric.collect(&flows)
     };
@@ -123,7 +123,7 @@ fn compare_all(world: World) {
     let all = ["dropped", "masqueraded to", "passed", "refused", "to"];
     assert!(
         kinds.into_iter().eq(all),
-        "{world:?}: not every kind was met"
+        "{world:?}: not every kind of fate was observed"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Packets as bytes, with the checksums that hosts want, and what comes back of them.
+//! Packets as bytes, with the checksums that hosts require, and the replies to them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -19,7 +19,7 @@ pub(crate) struct Packet {
     pub(crate) destination: SocketAddr,
 }
 
-/// How somebody says no.
+/// How a connection is refused.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Refusal {
     /// An ICMP or `ICMPv6` message, by type and code.
@@ -185,7 +185,7 @@ pub(crate) fn answer(bytes: &[u8]) -> Option<Answer> {
         (ICMP, 0) | (ICMPV6, 129) => {
             (body.get(4..6)? == FENCE.to_be_bytes()).then_some(Answer::Fence)
         }
-        // Destination unreachable, time exceeded, and what is wrong with a parameter.
+        // Destination unreachable, time exceeded, parameter problem.
         (ICMP, 3 | 11 | 12) | (ICMPV6, 1 | 3 | 4) => {
             let (about, _) = parse(body.get(8..)?)?;
             let refusal = Refusal::Icmp(*body.first()?, *body.get(1)?);

@@ -45,7 +45,7 @@ impl World {
     }
 
     /// What kube-proxy makes of the objects, for `nft -f`.
-    pub(crate) fn kube_proxys(self, configuration: &Configuration) -> String {
+    pub(crate) fn kube_proxy_rules(self, configuration: &Configuration) -> String {
         let read = |family| observed::configuration(configuration.name).nft(family);
         match self {
             World::V4 => read(IpFamily::V4),
@@ -193,8 +193,8 @@ fn what_is_said_again_in_ipv6_is_what_kube_proxy_says() {
         text[start..end].lines().map(str::to_owned).collect()
     };
     for configuration in configurations() {
-        let ours = fixed(World::V4InV6.kube_proxys(&configuration));
-        let theirs = fixed(World::V6.kube_proxys(&configuration));
+        let ours = fixed(World::V4InV6.kube_proxy_rules(&configuration));
+        let theirs = fixed(World::V6.kube_proxy_rules(&configuration));
         assert_eq!(ours, theirs, "{}", configuration.name);
     }
 }

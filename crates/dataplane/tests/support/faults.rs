@@ -1,4 +1,4 @@
-//! What goes wrong with the table of the nftables mode, and whether it ended well.
+//! Faults of nftables mode's table, and checks of the state after them.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 

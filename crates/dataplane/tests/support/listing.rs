@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Lines by chain and set.
 pub(crate) type Blocks = BTreeMap<String, Vec<String>>;
 
-/// A listing as chains and sets with sorted elements and without what differs from one kernel to the
-/// next: the order of elements, and of chains.
+/// A listing as chains and sets with sorted elements and without differences between
+/// kernels: the order of elements and of chains.
 pub(crate) fn blocks(listing: &str) -> Blocks {
     let mut blocks = BTreeMap::new();
     let mut lines = listing.lines();
@@ -46,7 +46,7 @@ pub(crate) fn blocks(listing: &str) -> Blocks {
     blocks
 }
 
-/// Shows only what differs.
+/// Show the differences only.
 pub(crate) fn same(left: &Blocks, right: &Blocks) {
     let names: BTreeSet<_> = left.keys().chain(right.keys()).collect();
     for name in names {

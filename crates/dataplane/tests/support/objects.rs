@@ -23,7 +23,7 @@ pub(crate) fn plans(paths: &[PathBuf]) -> [Plan; 2] {
     IpFamily::ALL.map(|family| planner.plan(family).clone())
 }
 
-/// A Service in both families that nobody connects to, one of a thousand, with so many endpoints.
+/// One of a thousand unused Services in both families, with this number of endpoints.
 pub(crate) fn other(number: usize, endpoints: usize) -> String {
     let v4 = format!("10.96.{}.{}", 60 + number / 100, number % 100);
     let v6 = format!("fd00:10:96::{:x}", 0x6000 + number);

@@ -1,4 +1,4 @@
-//! A node with pods that answer and clients that do not stop asking, and what came of it.
+//! A node with pods that answer, clients that connect constantly, and their results.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -256,7 +256,7 @@ struct Shared {
     by_client: Mutex<BTreeMap<String, u64>>,
 }
 
-/// What a client does until it is told to stop.
+/// A client's loop until it is stopped.
 type Way = fn(&Client);
 
 struct Client {
@@ -375,12 +375,12 @@ impl Failure {
     }
 }
 
-/// What came of a load.
+/// The results of a load.
 #[derive(Debug)]
 pub(crate) struct Seen {
     /// How many questions each client has asked.
     pub(crate) asked: BTreeMap<String, u64>,
-    /// What went wrong, in the order in which it ended.
+    /// Failures, in the order in which they ended.
     pub(crate) failures: Vec<Failure>,
     /// How many connections needed a second SYN, or a second answer to one.
     pub(crate) retransmitted: u64,

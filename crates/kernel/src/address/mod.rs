@@ -21,7 +21,7 @@ pub use crate::rtnetlink::{InterfaceAddress, Scope};
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
-/// All addresses of all interfaces in the calling thread's network namespace, of both families,
+/// List all addresses of all interfaces in the calling thread's network namespace, of both families,
 /// whether the interface is up or not.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub fn addresses() -> Result<Vec<InterfaceAddress>, Error> {
     rtnetlink::addresses(&mut Socket::open(SockProtocol::NetlinkRoute)?)
 }
 
-/// Tells when addresses or links change. What they are now is for [`addresses`] to say.
+/// Reports that addresses or links have changed. [`addresses`] lists the current ones.
 #[derive(Debug)]
 pub struct AddressWatch {
     socket: Socket,
@@ -39,7 +39,7 @@ pub struct AddressWatch {
 }
 
 impl AddressWatch {
-    /// Watches the network namespace of the calling thread.
+    /// Watch the network namespace of the calling thread.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -54,7 +54,7 @@ impl AddressWatch {
         })
     }
 
-    /// Changes to this interface's addresses do not count. It need not be there yet.
+    /// Ignore changes to this interface's addresses. The interface need not exist yet.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -64,8 +64,8 @@ impl AddressWatch {
         Ok(())
     }
 
-    /// Takes in all that was told since the last call, without waiting. Whether something
-    /// changed, or may have (notifications were lost).
+    /// Read all notifications since the last call, without waiting. Return whether something
+    /// changed, or may have changed because notifications were lost.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -116,19 +116,19 @@ impl AsFd for AddressWatch {
     }
 }
 
-/// A node name that cannot be one.
+/// An invalid node name.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeNameError {
-    /// The host's name cannot be read.
+    /// The host name cannot be read.
     #[error("cannot read /proc/sys/kernel/hostname")]
     Read(#[from] io::Error),
-    /// There is nothing left of it without white space.
-    #[error("the host's name is empty; set --hostname-override")]
+    /// The host name is empty apart from white space.
+    #[error("the host name is empty; set --hostname-override")]
     Empty,
 }
 
-/// This node's name in the cluster, as kubelet and kube-proxy work it out: what was given as
-/// `--hostname-override`, else the host's name; without surrounding white space, in lower case.
+/// Return this node's name in the cluster, as kubelet and kube-proxy do: `--hostname-override`, or
+/// the host name; without surrounding white space, in lower case.
 ///
 /// # Errors
 /// See [`NodeNameError`].

@@ -55,7 +55,7 @@ impl fmt::Display for IpProtocol {
     }
 }
 
-/// What tells a flow's packets of one direction from others.
+/// Addresses, ports and protocol of a flow's packets in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
     /// The protocol.
@@ -134,25 +134,24 @@ pub struct Zone {
     pub reply: u16,
 }
 
-/// A flow that the kernel keeps track of.
+/// A tracked flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// The packets of the one who started it, before any rewriting: the destination is the
-    /// Service's address.
+    /// Packets from the client, before NAT: the destination is the Service's address.
     pub original: Tuple,
-    /// The packets that come back, before any rewriting: the source is the endpoint.
+    /// Packets in the reply direction, before NAT: the source is the endpoint.
     pub reply: Tuple,
     /// Its state.
     pub status: Status,
     /// The state of a TCP connection (`enum tcp_conntrack`).
     pub tcp_state: Option<u8>,
-    /// Seconds until it is forgotten.
+    /// Seconds until it expires.
     pub timeout: Option<u32>,
     /// Its connection mark.
     pub mark: u32,
     /// Its zone.
     pub zone: Zone,
-    /// What tells it from a later flow with the same addresses.
+    /// Identifier, which distinguishes the flow from a later one with the same addresses.
     pub id: Option<u32>,
 }
 
@@ -160,7 +159,7 @@ impl Flow {
     /// Reads an `IPCTNL_MSG_CT_NEW` message; `None` for a flow that is of neither IP family.
     ///
     /// # Errors
-    /// [`DecodeError`] when it has not both tuples, or an attribute of the wrong size.
+    /// [`DecodeError`] if a tuple is missing or an attribute has the wrong size.
     pub fn read(message: &Message<'_>) -> Result<Option<Self>, DecodeError> {
         if !matches!(message.payload.first(), Some(2 | 10)) {
             return Ok(None);
@@ -204,7 +203,7 @@ impl Flow {
         self.tcp_state == Some(SYN_SENT) && !self.status.seen_reply()
     }
 
-    /// Writes what names this flow and no other.
+    /// Write the attributes that identify this flow.
     pub(super) fn write_key(&self, w: &mut Writer<'_>) {
         w.nest(CTA_TUPLE_ORIG, |w| {
             write_tuple(w, &self.original);

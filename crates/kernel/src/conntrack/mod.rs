@@ -1,8 +1,8 @@
-//! The kernel's flow table: reading it, and removing flows that point where nothing is any more.
+//! Connection tracking: reading the flow table and deleting stale flows.
 //!
-//! A flow remembers the endpoint that its first packet was sent to. TCP notices when that is
-//! gone; UDP and SCTP clients may go on sending there for ever, so the flow has to be removed.
-//! Everything here streams: a table of a million flows is read through one small buffer.
+//! A flow keeps the endpoint of its first packet. An established TCP connection ends with the endpoint;
+//! UDP and SCTP clients, and repeated SYNs, would go there as long as the client tries. A table of a
+//! million flows is read through one small buffer.
 
 mod flow;
 mod half_open;
@@ -46,8 +46,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// How often a sweep starts again when the table was being resized meanwhile.
 const SWEEP_ATTEMPTS: u32 = 5;
 
-/// Which flows to read. The kernel filters from 5.8 on; before, everything is read and filtered
-/// here.
+/// The flows to read. Kernels before 5.8 do not filter; their answers are filtered here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// The family.
@@ -127,21 +126,21 @@ impl Filter {
     }
 }
 
-/// How full the table is.
+/// Fill level of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Flows in this network namespace.
     pub flows: i64,
-    /// The most there may be in each namespace.
+    /// The limit of each namespace.
     pub max: i64,
 }
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Flows looked at.
+    /// Flows read.
     pub examined: u64,
-    /// Flows removed.
+    /// Flows deleted.
     pub deleted: u64,
 }
 
@@ -170,7 +169,7 @@ impl Conntrack {
         })
     }
 
-    /// Passes every flow that the filter matches to `each`.
+    /// Pass every flow that the filter matches to `each`.
     ///
     /// # Errors
     /// See [`Error`]; [`Error::Interrupted`] when the table was resized meanwhile.
@@ -181,8 +180,8 @@ impl Conntrack {
         })
     }
 
-    /// Removes a flow. Whether it was there: one that has gone, or that has been replaced by
-    /// another of the same addresses since it was read, is left alone.
+    /// Delete a flow, and return whether it existed. Another flow with the same addresses that has
+    /// replaced it stays.
     ///
     /// # Errors
     /// See [`Error`].
@@ -190,10 +189,10 @@ impl Conntrack {
         Self::remove(&mut self.deleting, flow)
     }
 
-    /// Reads the flows that the filter matches and removes those that are `stale`, as it goes.
+    /// Read the flows that the filter matches, and delete those that are `stale`.
     ///
     /// # Errors
-    /// See [`Error`]; what was removed until then is removed.
+    /// See [`Error`]; flows deleted before the error stay deleted.
     pub fn sweep(
         &mut self,
         filter: &Filter,
@@ -222,7 +221,7 @@ impl Conntrack {
         }
     }
 
-    /// How full the table is.
+    /// Return the fill level of the table.
     ///
     /// # Errors
     /// As [`SysctlTree::read_number`]; absent without connection tracking in the kernel.

@@ -1,4 +1,4 @@
-//! Which flows point where their Service no longer sends anything.
+//! Stale flows: those to endpoints that their Service no longer has.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,11 +9,10 @@ use super::{Flow, IpProtocol, Zone};
 /// The endpoints to which a frontend's flows may go, shared between the frontends of a Service.
 pub type Endpoints = Arc<HashSet<SocketAddr>>;
 
-/// For the frontends that were put in, the endpoints to which their flows may go. A flow to one
-/// of them that goes elsewhere is stale: also one that was never rewritten at all, because there
-/// were no endpoints (or no rules) yet when it began.
+/// The endpoints to which flows of each frontend may go. A flow of a frontend to another address is
+/// stale, also one without NAT that began before the frontend had endpoints or rules.
 ///
-/// Which protocols to put in is the caller's choice: UDP as kube-proxy does, and SCTP.
+/// The caller chooses the protocols: UDP, as kube-proxy does, and SCTP.
 #[derive(Clone, Debug, Default)]
 pub struct StaleFlows {
     frontends: HashMap<(IpProtocol, SocketAddr), Endpoints>,
@@ -22,8 +21,8 @@ pub struct StaleFlows {
 }
 
 impl StaleFlows {
-    /// With no frontends, for a node with these addresses: NodePorts are looked for on no other,
-    /// so that a flow to some far server on a port of the same number is left alone.
+    /// Create the set for a node with these addresses. Only on these a NodePort matches, so that a flow
+    /// to a remote server on the same port number stays.
     pub fn new(node_addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         StaleFlows {
             node_addresses: node_addresses.into_iter().collect(),
@@ -31,22 +30,22 @@ impl StaleFlows {
         }
     }
 
-    /// Puts in a cluster, external or load-balancer IP and port.
+    /// Add a cluster, external or load-balancer IP and port.
     pub fn frontend(&mut self, protocol: IpProtocol, address: SocketAddr, endpoints: Endpoints) {
         self.frontends.insert((protocol, address), endpoints);
     }
 
-    /// Puts in a NodePort.
+    /// Add a NodePort.
     pub fn node_port(&mut self, protocol: IpProtocol, port: u16, endpoints: Endpoints) {
         self.node_ports.insert((protocol, port), endpoints);
     }
 
-    /// Whether there is nothing to look for.
+    /// Return whether no frontend was added.
     pub fn is_empty(&self) -> bool {
         self.frontends.is_empty() && self.node_ports.is_empty()
     }
 
-    /// The protocols that there are frontends of, each once, in order: one dump for each.
+    /// Return the protocols of the frontends, sorted, without duplicates: one dump for each.
     pub fn protocols(&self) -> Vec<IpProtocol> {
         let frontends = self.frontends.keys().map(|(protocol, _)| *protocol);
         let node_ports = self.node_ports.keys().map(|(protocol, _)| *protocol);
@@ -56,8 +55,8 @@ impl StaleFlows {
         protocols
     }
 
-    /// Whether the flow is one to remove. Flows in a zone of their own are somebody else's (Open
-    /// vSwitch, mostly), and never went through a Service's rules.
+    /// Return whether the flow is stale. Flows in a zone of their own belong to other programs (usually
+    /// Open vSwitch) and never passed Service rules.
     pub fn is_stale(&self, flow: &Flow) -> bool {
         let original = &flow.original;
         if flow.zone != Zone::default() {

@@ -1,7 +1,7 @@
 //! Which back end to use: the one that the node's other kube rules are in.
 //!
 //! A packet meets the rules of both back ends, so a proxy that wrote to the other one than
-//! kubelet and the network plugin do would still work, mostly; but then nobody who looks with
+//! kubelet and the network plugin do would still work, mostly; but then an operator who lists the rules with
 //! `iptables-save` sees both halves. kubelet leaves `KUBE-IPTABLES-HINT` and
 //! `KUBE-KUBELET-CANARY` in the mangle table for exactly this question (KEP-3178); the order of
 //! the questions is that of the iptables-wrappers that kube-proxy's image uses.

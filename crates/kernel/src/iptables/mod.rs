@@ -1,8 +1,7 @@
 //! iptables, through its own save and restore tools.
 //!
-//! The rules themselves are `netfilter::iptables`; here are the tools that carry them to the
-//! kernel: where they are, which back end to use ([`Choice`]), and what exactly went wrong when
-//! one of them refused ([`RestoreError`]).
+//! `netfilter::iptables` defines the rules. This module finds the tools, chooses the back end
+//! ([`Choice`]), and explains why a tool refused its input ([`RestoreError`]).
 
 mod choose;
 mod restore;
@@ -26,7 +25,7 @@ pub use choose::{Choice, Evidence, Reason, choose, kube_chains, legacy_tables};
 pub use restore::{BadLine, RestoreError};
 pub use tools::{ParseVersionError, ToolSet, Version};
 
-/// Which kernel interface the tools write to. Rules of the one are invisible to the other.
+/// The kernel interface of the tools. Each back end's rules are invisible to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Backend {
     /// `iptables-nft`: nf_tables.
@@ -44,14 +43,14 @@ impl fmt::Display for Backend {
     }
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How long a tool waits for the xtables lock before it gives up (its `-w`, whole seconds).
     pub lock_wait: Duration,
-    /// How long a save may take.
+    /// Limit of a save.
     pub save: Duration,
-    /// How long a restore may take, whatever its size, the wait for the lock included.
+    /// Limit of a restore of any size, including the wait for the lock.
     pub restore: Duration,
     /// How much longer for each MiB of its input: `iptables-nft-restore` was measured at 5 s for
     /// 1,000 Services of 10 endpoints, and grows faster than its input.
@@ -94,12 +93,12 @@ pub enum Error {
         /// Its version.
         version: Version,
     },
-    /// A tool did not say its version.
+    /// A tool did not print its version.
     #[error("{program} --version: {cause}")]
     Version {
         /// The program asked.
         program: PathBuf,
-        /// What was wrong with its answer.
+        /// The problem with its answer.
         cause: ParseVersionError,
     },
     /// The tool could not be run, or hung.
@@ -147,10 +146,11 @@ pub struct Iptables {
 }
 
 impl Iptables {
-    /// The family's tools, of the back end where the node's other kube rules are: see [`choose`].
+    /// Find the family's tools, of the back end that contains the node's other Kubernetes rules: see
+    /// [`choose`].
     ///
     /// # Errors
-    /// [`Error::FamilyDisabled`] when the kernel has not the family, [`Error::NoTools`] when
+    /// [`Error::FamilyDisabled`] if the kernel lacks this address family, [`Error::NoTools`] if
     /// neither back end's tools are installed, [`Error::TooOld`].
     pub fn find(family: Family) -> Result<(Self, Choice), Error> {
         if !family::in_kernel(family) {
@@ -160,7 +160,7 @@ impl Iptables {
         Ok((Self::with_backend(family, choice.backend)?, choice))
     }
 
-    /// The family's tools of a given back end.
+    /// Find the family's tools of a given back end.
     ///
     /// # Errors
     /// As [`Iptables::find`].
@@ -182,36 +182,36 @@ impl Iptables {
         })
     }
 
-    /// The same with other limits.
+    /// Use other limits.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// The same with another lock file than `/run/xtables.lock` (the tools' `XTABLES_LOCKFILE`).
+    /// Use another lock file than `/run/xtables.lock` (the tools' `XTABLES_LOCKFILE`).
     #[must_use]
     pub fn with_lock_file(mut self, path: PathBuf) -> Self {
         self.lock_file = Some(path);
         self
     }
 
-    /// The family whose rules these tools keep.
+    /// Return the family.
     pub fn family(&self) -> Family {
         self.tools.family
     }
 
-    /// The back end that they write to.
+    /// Return the back end.
     pub fn backend(&self) -> Backend {
         self.tools.backend
     }
 
-    /// Their version.
+    /// Return the version of the tools.
     pub fn version(&self) -> Version {
         self.tools.version
     }
 
-    /// Whether `-j MASQUERADE` knows `--random-fully` (1.6.2 and later).
+    /// Return whether `-j MASQUERADE` supports `--random-fully` (1.6.2 and later).
     pub fn random_fully(&self) -> bool {
         self.tools.version >= Version::RANDOM_FULLY
     }
@@ -225,10 +225,10 @@ impl Iptables {
         }
     }
 
-    /// The rules of a table, as `iptables-save` prints them.
+    /// Return the rules of a table, as `iptables-save` prints them.
     ///
     /// # Errors
-    /// [`Error::Save`] when the tool fails (a table that the kernel has not, for instance),
+    /// [`Error::Save`] when the tool fails (for example because the kernel lacks the table),
     /// [`Error::Exec`] when it cannot be run or hangs.
     pub fn save(&self, table: Table) -> Result<Vec<u8>, Error> {
         let output = exec::run(
@@ -247,7 +247,7 @@ impl Iptables {
         })
     }
 
-    /// Applies `input` with one `iptables-restore --noflush -w`: chains that it declares are
+    /// Apply `input` with one `iptables-restore --noflush -w`: chains that it declares are
     /// emptied and filled, all others are left alone. `--counters` is passed only when the input
     /// has counters to set. The tables of the input are committed one after the other.
     ///
@@ -258,7 +258,7 @@ impl Iptables {
         let wait = self.limits.lock_wait.as_secs().max(1);
         command.args(["--noflush", "-w", &wait.to_string()]);
         if self.tools.version < Version::DEPRECATED_WAIT_INTERVAL {
-            // These look for the lock once a second unless told an interval (in microseconds).
+            // These versions try the lock once a second without an interval (in microseconds).
             command.args(["-W", "100000"]);
         }
         if restore::has_counters(input) {

@@ -85,7 +85,7 @@ impl ToolSet {
     /// the plain ones where those are of that back end.
     ///
     /// # Errors
-    /// [`Error::NoTools`] when there are none, or whatever asking for the version met.
+    /// [`Error::NoTools`] if they are not installed, or the failure to read their version.
     pub fn find(family: Family, backend: Backend) -> Result<Self, Error> {
         let prefix = prefix(family);
         let own = (

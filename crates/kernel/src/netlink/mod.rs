@@ -102,7 +102,7 @@ pub enum Error {
     Malformed {
         /// What was asked for.
         what: &'static str,
-        /// What is wrong with it.
+        /// The error in the reply.
         cause: DecodeError,
     },
 }

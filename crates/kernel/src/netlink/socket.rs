@@ -108,7 +108,7 @@ impl Socket {
 
     /// `count` sequence numbers that no earlier request had; the first of them.
     pub(crate) fn take_sequences(&mut self, count: u32) -> u32 {
-        // 0 is left out: the kernel uses it for what nobody asked for.
+        // 0 is left out: the kernel uses it for messages without a request.
         let first = match self.sequence.checked_add(1) {
             Some(first) if first.checked_add(count).is_some() => first,
             _ => 1,
@@ -132,7 +132,7 @@ impl Socket {
         }
     }
 
-    /// Takes what is there, without waiting.
+    /// Receive a datagram without waiting.
     pub(crate) fn receive(&mut self) -> Result<Received, Error> {
         loop {
             let mut parts = [IoSliceMut::new(&mut self.buffer)];
@@ -165,7 +165,7 @@ impl Socket {
     /// dump (when `request` asks for one) or the acknowledgement.
     ///
     /// # Errors
-    /// As `each`, or what went wrong on the way; after an error the rest of the answer is read
+    /// As `each`, or the failure of the exchange; after an error the rest of the answer is read
     /// and dropped, so that the socket stays usable.
     pub fn exchange(
         &mut self,

@@ -135,8 +135,8 @@ impl NfTables {
     /// Commits the messages in `batch` as one transaction: all of them or none.
     ///
     /// `batch` is complete messages, each padded to four bytes, one after the other, without
-    /// begin and end. Their sequence numbers are set here, and the last one is told to ask for
-    /// an acknowledgement; nothing else is touched or copied. Faults are told by the message's
+    /// begin and end. Their sequence numbers are set here, and the last one requests an
+    /// acknowledgement; nothing else is changed or copied. Faults name the message's
     /// place in the batch.
     ///
     /// With a `generation`, the kernel refuses everything unless it is the current one. After a

@@ -17,7 +17,7 @@ pub enum Notice<'a> {
     /// What was changed: `NFT_MSG_*` messages as for a dump, each commit closed by a
     /// `NFT_MSG_NEWGEN`. The port of each is that of the socket that made the change.
     Changes(Messages<'a>),
-    /// Notifications were lost: what is known of the rule sets may be out of date.
+    /// Notifications were lost: known rule sets may be out of date.
     Overrun,
 }
 
@@ -28,7 +28,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Subscribes. All commits after the return of this are told.
+    /// Subscribe. All commits from now on are reported.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -36,7 +36,7 @@ impl Monitor {
         Self::with_buffer(RECEIVE_BUFFER)
     }
 
-    /// Subscribes with room for `bytes` of notifications that have not been read yet.
+    /// Subscribe with room for `bytes` of unread notifications.
     ///
     /// # Errors
     /// [`Error::System`].

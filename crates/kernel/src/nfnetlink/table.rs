@@ -14,21 +14,21 @@ use nix::errno::Errno;
 use super::{Generation, NfTables, TransactionError, Witness};
 use crate::netlink::Error;
 
-/// How often a table is read again when others keep changing it meanwhile.
+/// How often a table is read again if other programs change it meanwhile.
 const ATTEMPTS: u32 = 10;
-/// How often a commit is tried that comes after one to another table each time.
+/// How often a commit is tried that another table's commit precedes each time.
 const COMMIT_ATTEMPTS: u32 = 1_000;
-/// From how many elements on a set is asked for by key. A listing goes through the set from its
+/// Number of elements from which on a set is read by key. A listing goes through the set from its
 /// start for every 32 KiB of the answer (`nft_rhash_walk`), so that its time grows with the square of
 /// the number of elements; up to here it is faster than an answer for each.
 pub(super) const LARGE: usize = 150_000;
-/// So many keys are asked for at once: each is answered with a datagram, and all of them must fit
+/// Number of keys per request: each is answered with a datagram, and all of them must fit
 /// the receive buffer.
 const KEYS: usize = 500;
-/// So many keys may be missing before listing is the shorter way: each ends an answer.
+/// Number of missing keys after which listing is faster: each ends an answer.
 const MISSES: usize = 2_000;
 
-/// The elements that one expects in the set of a name, for asking for them by key.
+/// The expected elements of a set, by its name.
 pub type Expected<'a> = dyn Fn(&str) -> Vec<Element> + 'a;
 
 /// A table's family and name.
@@ -88,9 +88,9 @@ impl fmt::Display for TableId {
 /// A table as it was at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadTable {
-    /// What is in it, as far as it could be decoded.
+    /// Its content, as far as it could be decoded.
     pub contents: Contents,
-    /// What is in it and could not be decoded, and why: it was not made by sluice.
+    /// Objects that could not be decoded, and why: sluice did not make them.
     pub foreign: Vec<String>,
 }
 
@@ -109,8 +109,8 @@ impl NfTables {
         Batch::new(table, ops).commit(self, generation)
     }
 
-    /// Makes a table that belongs to this conversation (`NFT_TABLE_F_OWNER`, Linux 5.12), with what
-    /// `ops` put into it: nobody else can change or delete it, and it goes with this.
+    /// Create a table that belongs to this socket (`NFT_TABLE_F_OWNER`, Linux 5.12), with what
+    /// `ops` put into it: no other program can change or delete it, and it is removed with the socket.
     ///
     /// # Errors
     /// As [`NfTables::commit`]; `EOPNOTSUPP` where the kernel does not know owners.
@@ -128,8 +128,8 @@ impl NfTables {
         batch.commit(self, generation)
     }
 
-    /// Commits operations on a table that one has read, unless somebody else has changed it since then:
-    /// that is [`TransactionError::GenerationChanged`]. What others do to other tables does not count.
+    /// Commit operations on a table that was read, unless another program has changed it since then
+    /// ([`TransactionError::GenerationChanged`]). Changes to other tables do not matter.
     ///
     /// # Errors
     /// As [`NfTables::commit`].
@@ -145,7 +145,7 @@ impl NfTables {
                 break;
             }
             match batch.commit(self, Some(witness.generation())) {
-                // Whoever was first has been told of by now.
+                // The notification of the earlier commit has arrived by now.
                 Err(TransactionError::GenerationChanged) => {}
                 other => return other,
             }
@@ -153,11 +153,10 @@ impl NfTables {
         Err(TransactionError::GenerationChanged)
     }
 
-    /// Reads a table with all that is in it, and a generation at which it was so; `None` for a
-    /// table that is not there.
+    /// Read a table and a generation at which it had this content; `None` if it does not exist.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::Interrupted`] when others kept changing the table for too long.
+    /// See [`Error`]; [`Error::Interrupted`] if other programs kept changing the table for too long.
     pub fn read_table(
         &mut self,
         table: &TableId,
@@ -166,10 +165,9 @@ impl NfTables {
         Ok((read, witness.generation()))
     }
 
-    /// The same for a table of which one knows what it should have: in a time that grows with its
-    /// size and no faster, as long as there is little in it that is not `expected`. What rules have
-    /// learned (sets with [`dynamic`](netfilter::nft::SetFlags::dynamic)) is left out. With it comes
-    /// one who knows whether the table is still as it was read.
+    /// Read a table whose content is known, in time that is linear in its size as long as it contains
+    /// little that is not `expected`. Elements that rules have learned (sets with [`dynamic`](netfilter::nft::SetFlags::dynamic)) are left out. The [`Witness`]
+    /// knows whether the table is still as it was read.
     ///
     /// # Errors
     /// As [`NfTables::read_table`].
@@ -200,8 +198,8 @@ impl NfTables {
         Err(Error::Interrupted { what })
     }
 
-    /// Passes the objects of a listing to `reader`. That somebody commits meanwhile means nothing where
-    /// the listing is of one table alone: whether it was to this one, a [`Witness`] knows.
+    /// Pass the objects of a listing to `reader`. A commit meanwhile does not matter for a listing of one
+    /// table: a [`Witness`] knows whether it changed this table.
     fn list(&mut self, request: &NftMessage, reader: &mut Reader<'_>) -> Result<(), Error> {
         let listed = self.stream(&bytes(request), |message| {
             reader.take(message);
@@ -249,8 +247,8 @@ impl NfTables {
         Ok(Some(reader.read))
     }
 
-    /// From how many elements on a set is asked for by key when what it should have is known: fewer
-    /// than are worth it, for tests that have not as many.
+    /// Read sets of at least this many elements by key if their content is known. For tests, which use
+    /// smaller sets than are worth it.
     pub fn ask_by_key_from(&mut self, elements: usize) {
         self.large = elements;
     }
@@ -337,7 +335,7 @@ fn bytes(message: &NftMessage) -> Vec<u8> {
 struct Reader<'a> {
     table: &'a TableId,
     read: ReadTable,
-    /// How many elements the sets have, where the kernel tells.
+    /// The number of elements of each set, if the kernel reports it.
     counts: HashMap<String, usize>,
     /// Elements of the set that is being read.
     elements: Vec<Element>,

@@ -60,7 +60,7 @@ fn a_batch_that_is_no_row_of_messages_is_not_sent() {
 #[test]
 fn verdicts() {
     assert!(verdict(&[reply(0, 13)], false).is_ok());
-    // Another request's acknowledgement is none.
+    // Acknowledgements of other requests do not count.
     assert!(matches!(
         verdict(&[reply(0, 9)], false),
         Err(TransactionError::LostReply)
@@ -154,7 +154,7 @@ fn a_table_that_traces_goes_with_its_owner() {
             assert_eq!(chains.len(), 1);
             assert_eq!((&chains[0].table, &*chains[0].name), (&table, "c"));
             assert_eq!(now, generation.next());
-            // Nobody else may touch it, where it has an owner.
+            // No other program may change a table that has an owner.
             assert_eq!(nft.commit(&table, ops, None).is_err(), owned);
             let stale = Tracing::attempt(&table, "why", ops, Some(generation), owned);
             assert!(matches!(stale, Err(TransactionError::GenerationChanged)));

@@ -185,7 +185,7 @@ impl Tracing {
         self.nft.generation()
     }
 
-    /// Waits for something to be told.
+    /// Wait for a notification.
     ///
     /// # Errors
     /// [`Error::System`].

@@ -31,10 +31,10 @@ pub enum TransactionError {
     Malformed {
         /// Where the bad message starts.
         at: usize,
-        /// What is wrong with it.
+        /// The error in the message.
         cause: DecodeError,
     },
-    /// Somebody else committed first (`ERESTART`): read back, make the difference again.
+    /// Another program committed first (`ERESTART`): read back and compute the difference again.
     #[error("the nf_tables rule set has changed since it was read")]
     GenerationChanged,
     /// The kernel refused some of its parts, and with them all. The first is the one to

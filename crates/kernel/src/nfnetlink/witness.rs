@@ -33,7 +33,7 @@ impl Witness {
         })
     }
 
-    /// Whether nobody else has changed the table so far, nor may have.
+    /// Return whether no other program has changed the table so far, nor may have.
     ///
     /// # Errors
     /// [`Error::System`].

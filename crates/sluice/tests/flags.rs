@@ -77,7 +77,7 @@ fn cleanup_removes_what_any_mode_has_left() {
         let said = clean();
         if mode == Mode::Iptables {
             // As kube-proxy's: what guards loopback stays while others can get there.
-            assert!(said.contains("KUBE-FIREWALL stays"), "{said}");
+            assert!(said.contains("Keeping KUBE-FIREWALL"), "{said}");
             let left = proxy.host.sh("iptables-nft-save; ip6tables-nft-save");
             let mut chains = left.lines().filter_map(|line| line.strip_prefix(":KUBE-"));
             assert!(chains.all(|chain| chain.starts_with("FIREWALL ")), "{left}");

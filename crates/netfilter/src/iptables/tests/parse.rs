@@ -231,7 +231,12 @@ fn errors_name_line_and_column() {
         ("*nat\n:X\n", 2, 1, "policy"),
         ("*nat\n-A X --dport 80\n", 2, 6, "--dport"),
         ("*nat\n-A X -j A -j B\n", 2, 11, "only one target"),
-        ("*nat\n-A X -s 10.0.0.1,10.0.0.2\n", 2, 9, "several"),
+        (
+            "*nat\n-A X -s 10.0.0.1,10.0.0.2\n",
+            2,
+            9,
+            "list of addresses",
+        ),
         ("*nat\n-I X 0 -j A\n", 2, 1, "from 1"),
         ("*nat\n-A X -s 1.1.1.1 -s 1.1.1.1\n", 2, 17, "repeated"),
         (

@@ -128,12 +128,14 @@ fn translation_is_the_same_whichever_program_starts_first() {
         let [before, after] = [true, false].map(|first| {
             let fates = fates(world, &some, name, &rules, first);
             // Filter chains keep kube-proxy's priorities: which of two rejects a packet may differ.
-            let translated = |fate: &Fate| match kind(fate) {
-                "refused" | "dropped" => "stopped",
-                kind => kind,
+            // An endpoint is masqueraded only where the random pick leads back to itself.
+            let translated = |flow: &Flow, fate: &Fate| match (flow.from, kind(fate)) {
+                (_, "refused" | "dropped") => "stopped",
+                (From::Endpoint(_), "masqueraded to") => "to",
+                (_, kind) => kind,
             };
             let kinds = fates.into_iter().map(|(flow, fates)| {
-                let kinds: BTreeSet<_> = fates.iter().map(translated).collect();
+                let kinds: BTreeSet<_> = fates.iter().map(|fate| translated(&flow, fate)).collect();
                 (flow, kinds)
             });
             kinds.collect::<BTreeMap<_, _>>()

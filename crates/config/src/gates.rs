@@ -39,7 +39,7 @@ pub(crate) fn has_ipvs(gates: &BTreeMap<String, bool>) -> bool {
 
 /// Whether NodePorts may answer on loopback in nftables mode: unless the gate
 /// `KubeProxyNFTablesLocalhostNodePorts` says otherwise. sluice served them before kube-proxy did,
-/// wherever the configuration asks for them, so the gate need not be switched on.
+/// if the configuration enables them, so the gate does not need to be switched on.
 pub(crate) fn allows_nftables_localhost(gates: &BTreeMap<String, bool>) -> bool {
     let gate = gates.get("KubeProxyNFTablesLocalhostNodePorts");
     gate.copied().unwrap_or(true)

@@ -5,7 +5,7 @@ use std::fmt;
 /// The kernel state before a resync, compared with the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Who wrote it.
+    /// The program that wrote it.
     pub origin: Origin,
     /// Service ports that already agreed with the plan and were kept as they were.
     pub kept: usize,
@@ -13,10 +13,10 @@ pub struct Found {
     pub written: usize,
 }
 
-/// Who wrote the kernel state that was found.
+/// The program that wrote the kernel state that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The kernel contained nothing.
+    /// The kernel contained no such state.
     Nothing,
     /// An earlier process of sluice, or one that writes the same layout.
     SameLayout,

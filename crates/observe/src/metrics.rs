@@ -106,13 +106,13 @@ metrics! {
     /// Time from the change of a pod or Service to the kernel, from the time stamps in slices.
     network_programming_duration: HistogramVec, All,
         histogram("network_programming_duration_seconds", "In Cluster Network Programming Latency in seconds", &programming_buckets()?);
-    /// Endpoint changes that the kernel lacks.
+    /// Endpoint changes that are not yet in the kernel.
     endpoint_changes_pending: IntGauge, All,
         gauge("sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes");
     /// Endpoint changes received.
     endpoint_changes_total: IntCounter, All,
         counter("sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes");
-    /// Service changes that the kernel lacks.
+    /// Service changes that are not yet in the kernel.
     service_changes_pending: IntGauge, All,
         gauge("sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes");
     /// Service changes received.
@@ -195,7 +195,7 @@ metrics! {
         Counter::new("process_network_transmit_bytes_total", "Number of bytes sent by the process over the network.");
     /// sluice's own: quarantined Service ports, which the kernel refused.
     quarantined: IntGaugeVec, All,
-        IntGaugeVec::new(Opts::new("sluice_quarantined_services", "Service ports that the kernel refused and that are left out until they change"), FAMILY);
+        IntGaugeVec::new(Opts::new("sluice_quarantined_services", "Service ports that the kernel refused; each keeps its last accepted state and is tried again"), FAMILY);
     /// sluice's own: restrictions that the process has put on itself.
     restrictions: IntGaugeVec, All,
         IntGaugeVec::new(Opts::new("sluice_process_restrictions", "Restrictions of the process: 1 in force, 0 not supported or refused"), &["restriction"]);

@@ -165,9 +165,9 @@ impl Relay {
         answer.blocking_recv().map_err(|_| Error::Stopped)
     }
 
-    /// Takes ports without answering on them yet: connections are refused. Where the port is 0 the
-    /// system chooses one, and it is in the frontend that comes back. [`Relay::change`] opens a
-    /// frontend, or lets go of it.
+    /// Reserve ports without answering on them yet: connections are refused. For port 0 the system
+    /// chooses a port; the returned frontend contains it. [`Relay::change`] opens or releases a
+    /// frontend.
     ///
     /// Used to protect a port with rules before it answers.
     ///

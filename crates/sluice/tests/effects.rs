@@ -1,4 +1,4 @@
-//! What flags do to the running program, one by one. `surface.rs` knows which flag is shown where.
+//! Effects of single flags on the running program. `surface.rs` lists the test for each flag.
 
 mod support;
 
@@ -96,7 +96,7 @@ fn the_master_flag_goes_before_the_kubeconfigs_server() {
     assert!(yaml.contains(&server), "{yaml}");
     fs::write(&kubeconfig, yaml.replace(&server, "https://127.0.0.1:1")).unwrap();
     let _proxy = cluster.start(&kubeconfig, &[&format!("--master={server}")]);
-    eventually("Services are asked for", || {
+    eventually("Services are requested", || {
         cluster
             .asked()
             .iter()
@@ -108,7 +108,7 @@ fn the_master_flag_goes_before_the_kubeconfigs_server() {
 fn the_node_asked_for_is_the_one_of_hostname_override() {
     let cluster = Cluster::new();
     let _proxy = cluster.start(&cluster.kubeconfig(), &["--hostname-override=Node-7"]);
-    eventually("the Node is asked for", || {
+    eventually("the Node is requested", || {
         let mut asked = cluster.asked().into_iter();
         asked.any(|r| r.contains("/api/v1/nodes") && r.contains("metadata.name%3Dnode-7"))
     });
@@ -121,7 +121,7 @@ fn requests_are_paced_by_qps_and_burst() {
     let _slow = slow.start(&slow.kubeconfig(), &flags);
     eventually("the burst is over", || slow.asked().len() == 2);
     let _quick = quick.start(&quick.kubeconfig(), &["--kube-api-qps=1000"]);
-    eventually("all kinds are asked for", || quick.asked().len() >= 4);
+    eventually("all kinds are requested", || quick.asked().len() >= 4);
     assert_eq!(slow.asked().len(), 2);
 }
 
@@ -172,12 +172,12 @@ fn an_address_that_is_taken_ends_the_process_only_if_asked() {
         "{said}"
     );
     let _lax = Running(run(&[]));
-    eventually("it goes on", || {
+    eventually("the proxy continues", || {
         let tables = host.sh("nft list tables");
         tables.contains("kube-proxy")
     });
     drop(taken);
-    eventually("the address is taken over when it is free", || {
+    eventually("the address is bound once it is free", || {
         page(&host, "127.0.0.1:10256", "/livez").contains("200 OK")
     });
 }
@@ -209,7 +209,7 @@ fn fields_for_windows_are_ignored_with_a_line_each() {
     }
 }
 
-/// A file of these fields, and the flag that names it.
+/// Write a file with these fields; return the folder, and the flag that names the file.
 fn config(fields: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.yaml");
@@ -252,7 +252,7 @@ fn fields_that_have_no_flag_count() {
         kubeconfig.display()
     ));
     let _proxy = cluster.start(&kubeconfig, &[&flag]);
-    eventually("Services are asked for as JSON", || {
+    eventually("Services are requested as JSON", || {
         let mut asked = cluster.asked().into_iter();
         asked.any(|r| r.contains("/api/v1/services") && r.ends_with(" application/json"))
     });
@@ -312,7 +312,7 @@ fn objects_are_looked_at_again_every_config_sync_period() {
     };
     let often = start(Mode::Nftables, &["--config-sync-period=50ms"]);
     served(&often);
-    eventually("it is counted again and again", || count(&often) >= 5);
+    eventually("the objects are counted repeatedly", || count(&often) >= 5);
     let seldom = start(Mode::Nftables, &[]);
     served(&seldom);
     assert_eq!(count(&seldom), 1);
@@ -405,7 +405,7 @@ fn what_is_no_trouble_is_held_back_as_long_as_flags_say() {
         };
         let read = |out: &Path| fs::read_to_string(out).unwrap();
         let (_host, _folder, _process, out) = start("20ms");
-        eventually("lines come while it runs", || !read(&out).is_empty());
+        eventually("lines are written while it runs", || !read(&out).is_empty());
         let (host, _folder, mut process, out) = start("1h");
         assert_eq!(read(&out), "", "{format}");
         host.sh(&format!("kill -TERM {}", process.0.id()));

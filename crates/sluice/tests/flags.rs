@@ -1,4 +1,4 @@
-//! What kube-proxy's flags do to the running program, where the other tests do not show it.
+//! Effects of kube-proxy's flags on the running program that the other tests do not show.
 
 mod support;
 
@@ -76,7 +76,7 @@ fn cleanup_removes_what_any_mode_has_left() {
         };
         let said = clean();
         if mode == Mode::Iptables {
-            // As kube-proxy's: what guards loopback stays while others can get there.
+            // As in kube-proxy, the chain that protects loopback stays while other hosts can reach it.
             assert!(said.contains("Keeping KUBE-FIREWALL"), "{said}");
             let left = proxy.host.sh("iptables-nft-save; ip6tables-nft-save");
             let mut chains = left.lines().filter_map(|line| line.strip_prefix(":KUBE-"));
@@ -179,14 +179,14 @@ fn verbosity_can_change_while_running_where_profiling_is_on() {
     let files = [("a.yaml", web("a", 1, "10.244.1.1"))];
     let files: Vec<_> = files.iter().map(|(n, c)| (*n, c.as_str())).collect();
     let on = Proxy::start(Mode::Nftables, &files, &["--profiling"]);
-    eventually("the server is there", || {
+    eventually("the server answers", || {
         ask(&on.host, "PUT /debug/flags/v").starts_with("HTTP/1.1 200")
     });
     assert!(ask(&on.host, "GET /flagz").contains("profiling=true"));
-    // Go's own profiles are of no use to anybody here.
+    // Go's profiles do not exist here.
     assert!(ask(&on.host, "GET /debug/pprof/heap").starts_with("HTTP/1.1 404"));
     let off = Proxy::start(Mode::Nftables, &files, &[]);
-    eventually("the server is there", || {
+    eventually("the server answers", || {
         ask(&off.host, "GET /proxyMode").contains("nftables")
     });
     assert!(ask(&off.host, "PUT /debug/flags/v").starts_with("HTTP/1.1 404"));
@@ -226,7 +226,7 @@ fn the_content_type_asked_for_is_the_flags() {
                 .into_iter()
                 .find(|r| r.contains("/api/v1/services"))
         };
-        eventually("Services are asked for", || asked().is_some());
+        eventually("Services are requested", || asked().is_some());
         let request = asked().unwrap();
         let accept = request.split_whitespace().last().unwrap();
         let first = accept.split([',', ';']).next().unwrap();

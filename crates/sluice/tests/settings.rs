@@ -1,5 +1,5 @@
-//! The node's settings that decide over answers: what `sluice trace --reply` says of each, and what
-//! becomes of a real connection.
+//! The node's settings that affect answers: the prediction of `sluice trace --reply` for each,
+//! compared with a real connection.
 
 mod support;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::machine::echo;
 use support::{Host, Running, SLUICE, text};
 
-/// Two pods on one bridge, and a client outside on a cable of its own.
+/// Two pods on one bridge, and an outside client on a separate link.
 struct Node {
     host: Host,
     client_pod: NetNs,
@@ -94,8 +94,8 @@ impl Node {
         }
     }
 
-    /// What is said of a connection and its answers; whether it is to be had. A client that is to be
-    /// answered may wait for long.
+    /// Trace a connection with its answers, and compare the prediction with a real connection. Return
+    /// the trace, and whether the client was answered. A client that expects an answer waits longer.
     fn ask(&self, src: &str, to: &str) -> (Value, bool) {
         let (dst, dport) = to.split_once(':').unwrap();
         let from = match src {
@@ -129,7 +129,7 @@ impl Node {
         answer
     }
 
-    /// The connection gets lost, for a reason that these words tell.
+    /// Check that the connection fails, and that the trace contains the reason `words`.
     fn lost(&self, src: &str, to: &str, words: &str) {
         let (answer, is_answered) = self.ask(src, to);
         assert!(!is_answered, "{answer:#}");
@@ -145,7 +145,7 @@ fn between_pods_on_a_bridge(mode: Mode) {
         .sh("echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables");
     let words = "comes from 10.244.1.11:8080, where 10.96.10.1:80 was asked";
     node.lost(POD, "10.96.10.1:80", words);
-    // From elsewhere it does not matter.
+    // Clients outside the bridge are not affected.
     node.answered(OUTSIDE, "10.200.1.2:30080");
 }
 
@@ -155,8 +155,8 @@ in_each_mode!(bridged_answers_bypass_nat, super::between_pods_on_a_bridge);
 fn a_client_whose_way_back_is_another() {
     let node = Node::new(Mode::Nftables);
     node.answered(OUTSIDE, "10.200.1.2:30080");
-    // The route back to the client is the wrong one, except for packets from pods; the kernel looks
-    // up the route of such an answer.
+    // The main table has a wrong route to the client, but a rule for packets from pods has the right
+    // one, which the kernel uses for answers.
     node.host
         .sh("set -e; ip route replace 192.0.2.0/24 dev eth0; \
          ip rule add iif cbr0 to 192.0.2.0/24 priority 100 lookup 100; \
@@ -165,7 +165,7 @@ fn a_client_whose_way_back_is_another() {
     let answer = node.answered(OUTSIDE, "10.200.1.2:30080");
     let back = answer["replies"][0]["outcomes"][0]["path"].to_string();
     assert!(back.contains("through vethout"), "{back}");
-    // Another that refuses.
+    // Another rule refuses the answers.
     node.host
         .sh("ip rule add from 10.244.1.0/24 to 192.0.2.0/24 priority 50 prohibit");
     node.lost(OUTSIDE, "10.200.1.2:30080", "rp_filter");
@@ -174,7 +174,7 @@ fn a_client_whose_way_back_is_another() {
     node.lost(OUTSIDE, "10.200.1.2:30080", "rule 50");
     node.host.sh("ip rule del priority 50");
     node.answered(OUTSIDE, "10.200.1.2:30080");
-    // Without the rule for pods the way back is another.
+    // Without the rule for pods, answers take the wrong route.
     node.host
         .sh("ip rule del priority 100; echo 1 > /proc/sys/net/ipv4/conf/vethout/rp_filter");
     node.lost(OUTSIDE, "10.200.1.2:30080", "rp_filter");

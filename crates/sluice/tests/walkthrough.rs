@@ -154,7 +154,7 @@ fn page() -> String {
                 .unwrap();
             let tree = text(&output.stdout);
             let end = match mode {
-                Mode::Userspace => "delivered to what listens on tcp 10.200.1.2:20",
+                Mode::Userspace => "delivered to the listener on tcp 10.200.1.2:20",
                 Mode::Iptables | Mode::Ipvs | Mode::Nftables => "destination 10.244.",
             };
             let said = text(&output.stderr);

@@ -75,7 +75,7 @@ fn only_ports_are_shown_as_ports() {
         Style::Plain,
     );
     assert!(
-        tree.contains("source becomes 10.244.1.1, its port one that is free"),
+        tree.contains("source becomes 10.244.1.1 with a free port"),
         "{tree}"
     );
     assert!(

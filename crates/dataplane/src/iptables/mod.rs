@@ -1,7 +1,7 @@
 //! iptables mode: kube-proxy v1.36's chains and rules, rule for rule.
 //!
 //! [`Sync`] decides for one family what to read and write; the I/O is behind [`Transport`]. It
-//! stores what it knows of the kernel as shared [`PortPlan`](plan::PortPlan)s, never as rules.
+//! stores the known state of the kernel as shared [`PortPlan`](plan::PortPlan)s, never as rules.
 //! Rules are made when they are written, for the Service ports that changed, so that memory and the
 //! cost of a change do not grow with the cluster. A [`Transaction`] is one input for
 //! `iptables-restore --noflush`.

@@ -4,7 +4,7 @@
 //! [`Mode`] stores the desired and the known state as counted pieces, since several Service ports
 //! may own the same address or set element. A change updates only the pieces of its ports. A
 //! [`Transaction`] contains the operations for each of the four kernel interfaces (rtnetlink,
-//! ipset, iptables, IPVS), in an order in which no connection meets half of a Service.
+//! ipset, iptables, IPVS), in an order in which no connection reaches a half-written Service.
 //!
 //! Removed endpoints terminate in two steps, see [`Termination`].
 

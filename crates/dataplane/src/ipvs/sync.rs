@@ -474,7 +474,7 @@ impl Sync {
         }
     }
 
-    /// Write a transaction, in an order in which no connection meets half of a Service. A refusal
+    /// Write a transaction, in an order in which no connection reaches a half-written Service. A refusal
     /// does not end it.
     fn execute<T: Transport>(
         &self,

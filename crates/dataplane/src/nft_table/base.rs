@@ -1,11 +1,11 @@
-//! The hooks and priorities of base chains: kube-proxy's, so that other tables keep their order to
-//! them, except for NAT.
+//! The hooks and priorities of base chains. They are kube-proxy's, to keep their order relative to
+//! other tables, except for NAT.
 //!
-//! The kernel asks the NAT chains of a hook in the order of their priorities, and for equal ones the
-//! chain registered last; the first that translates a packet decides. kube-proxy's nftables mode has
-//! the priority of iptables' NAT chains, so the order depends on who started first. In iptables mode
-//! it inserts its jumps at the top. Priorities one lower give that same fixed order. All NAT chains
-//! of a hook run at one place among the other chains, so nothing else moves.
+//! The kernel runs the NAT chains of a hook in the order of their priorities; of chains with equal
+//! priority, the one registered last runs first. The first that translates a packet decides. kube-proxy's nftables mode has
+//! the priority of iptables' NAT chains, so the order depends on which program started first. In iptables
+//! mode it inserts its jumps at the top. Priorities one lower give the same fixed order. All NAT
+//! chains of a hook run at one point between the other chains, so no other order changes.
 
 use model::IpFamily;
 use netfilter::nft::{BaseChain, Chain, ChainKind, Hook, Policy, Rule};
@@ -67,7 +67,7 @@ pub(crate) fn chains(jumps: &Jumps) -> impl Iterator<Item = Chain> {
     })
 }
 
-/// Their rules: for new connections only; nat chains never see anything else.
+/// Their rules: for new connections only; nat chains never see other packets.
 pub(crate) fn rules(family: IpFamily, jumps: &Jumps) -> Vec<Rule> {
     let mut rules = Vec::new();
     for (chain, targets) in jumps {

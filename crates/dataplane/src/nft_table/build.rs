@@ -199,13 +199,13 @@ impl Build {
         })
     }
 
-    /// Continue only if none of the bits is set in what is loaded.
+    /// Continue only if none of the bits is set in the loaded value.
     fn no_bit(self, bits: u32) -> Self {
         self.mask(Value::host_u32(bits), Value::host_u32(0))
             .compare(CmpOp::Eq, Value::host_u32(0))
     }
 
-    /// Continue only if any of the bits is set in what is loaded.
+    /// Continue only if any of the bits is set in the loaded value.
     fn any_bit(self, bits: u32) -> Self {
         self.mask(Value::host_u32(bits), Value::host_u32(0))
             .compare(CmpOp::Neq, Value::host_u32(0))

@@ -46,7 +46,7 @@ pub(crate) fn difference<S: SetName>(
     (removed, added)
 }
 
-/// Split elements by set. Sets that point at others added last.
+/// Split elements by set. Sets that refer to others are last.
 fn by_set<S: SetName>(elements: Elements<S>) -> BTreeMap<S, Vec<Element>> {
     let mut counts: BTreeMap<S, usize> = BTreeMap::new();
     for (id, _) in &elements {
@@ -62,7 +62,7 @@ fn by_set<S: SetName>(elements: Elements<S>) -> BTreeMap<S, Vec<Element>> {
     sets
 }
 
-/// Append operations that add elements; sets that point at others last.
+/// Append operations that add elements; sets that refer to others last.
 pub(crate) fn add_elements<S: SetName>(elements: Elements<S>, ops: &mut Vec<Op>) {
     for (id, elements) in by_set(elements) {
         let set = id.set_name().to_owned();
@@ -70,7 +70,7 @@ pub(crate) fn add_elements<S: SetName>(elements: Elements<S>, ops: &mut Vec<Op>)
     }
 }
 
-/// Append operations that delete elements; sets that point at others first.
+/// Append operations that delete elements; sets that refer to others first.
 pub(crate) fn delete_elements<S: SetName>(elements: Elements<S>, ops: &mut Vec<Op>) {
     for (id, elements) in by_set(elements).into_iter().rev() {
         let set = id.set_name().to_owned();

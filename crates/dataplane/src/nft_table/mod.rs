@@ -22,7 +22,7 @@ pub fn table_family(family: IpFamily) -> Family {
     }
 }
 
-/// The name of a set. Sets that point at others come after them in the order of the type.
+/// The name of a set. Sets that refer to others follow them in the order of the type.
 pub(crate) trait SetName: Copy + Ord {
     /// Return the name.
     fn set_name(self) -> &'static str;

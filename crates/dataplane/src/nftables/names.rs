@@ -60,7 +60,7 @@ pub enum SetId {
     LiveEndpoints,
     /// The same for NodePorts.
     NodePortLiveEndpoints,
-    /// Cluster IPs that need nothing but an endpoint.
+    /// Cluster IPs that only need a choice of endpoint.
     ClusterIpPorts,
     /// The chains of all other frontends.
     ServiceIps,
@@ -198,28 +198,24 @@ impl SetId {
     fn comment(self) -> &'static str {
         match self {
             SetId::ClusterIps => "Active ClusterIPs",
-            SetId::ServiceCidrs => "ranges that ClusterIPs are given from",
+            SetId::ServiceCidrs => "ranges from which ClusterIPs are allocated",
             SetId::NodePortIps => "IPs that accept NodePort traffic",
             SetId::Hairpin => "service hairpin connections",
-            SetId::NoEndpointServices => "what becomes of traffic that no endpoint gets",
-            SetId::NoEndpointNodePorts => "what becomes of NodePort traffic that no endpoint gets",
+            SetId::NoEndpointServices => "verdicts for frontends without endpoints",
+            SetId::NoEndpointNodePorts => "verdicts for NodePorts without endpoints",
             SetId::SourceRanged => "destinations that are subject to LoadBalancerSourceRanges",
             SetId::SourceRanges => "the LoadBalancerSourceRanges",
-            SetId::EndpointCounts => {
-                "frontend . a power of two that its endpoints' number has in it"
-            }
-            SetId::NodePortEndpointCounts => {
-                "NodePort . a power of two that its endpoints' number has in it"
-            }
+            SetId::EndpointCounts => "frontend . a power of two in its number of endpoints",
+            SetId::NodePortEndpointCounts => "NodePort . a power of two in its number of endpoints",
             SetId::Endpoints => "endpoints of ClusterIPs, external and load-balancer IPs",
             SetId::NodePortEndpoints => "endpoints of NodePorts",
-            SetId::Affinity => "client . frontend : the endpoint that the client keeps to",
-            SetId::NodePortAffinity => "client . NodePort : the endpoint that the client keeps to",
+            SetId::Affinity => "client . frontend : the endpoint of the client",
+            SetId::NodePortAffinity => "client . NodePort : the endpoint of the client",
             SetId::StickyEndpoints => "endpoints of frontends with affinity",
             SetId::NodePortStickyEndpoints => "endpoints of NodePorts with affinity",
             SetId::LiveEndpoints => "frontend . endpoint that affinity may return to",
             SetId::NodePortLiveEndpoints => "NodePort . endpoint that affinity may return to",
-            SetId::ClusterIpPorts => "ClusterIP traffic that is distributed and nothing else",
+            SetId::ClusterIpPorts => "ClusterIP traffic that is only load-balanced",
             SetId::ServiceIps => "other ClusterIP, ExternalIP and LoadBalancer IP traffic",
             SetId::ServiceNodePorts => "NodePort traffic",
         }

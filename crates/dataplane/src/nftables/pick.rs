@@ -139,7 +139,7 @@ impl Pick {
     }
 }
 
-/// The chain of cluster IPs that need nothing but an endpoint.
+/// The chain of cluster IPs that only need a choice of endpoint.
 pub(super) const PLAIN: Pick = Pick {
     at: At::Address,
     role: Role::Any,
@@ -375,7 +375,7 @@ impl Pool {
             .member_at(sets.live, at.protocol)
             .push(self.learn(family, DynsetOp::Update, seconds))
             .dnat(at.endpoint)
-            .rule_with_comment(chain, "the endpoint that the client keeps to")
+            .rule_with_comment(chain, "return to the endpoint of the client")
     }
 
     /// Affinity: pick one of `n` endpoints and learn it.
@@ -399,7 +399,7 @@ impl Pool {
             .push(self.learn(family, DynsetOp::Delete, seconds))
             .push(self.learn(family, DynsetOp::Add, seconds))
             .dnat(at.endpoint)
-            .rule_with_comment(chain, "an endpoint for the client to keep to")
+            .rule_with_comment(chain, "choose and store an endpoint for the client")
     }
 
     fn registers(self, family: IpFamily) -> Registers {

@@ -122,7 +122,7 @@ impl State {
         self.family
     }
 
-    /// The options it is laid out with.
+    /// The options of its layout.
     pub fn options(&self) -> Options {
         self.options
     }
@@ -132,7 +132,7 @@ impl State {
         &self.ports
     }
 
-    /// What it was laid out with of the node.
+    /// The facts of the node in its layout.
     pub fn node(&self) -> &Arc<NodeFacts> {
         &self.node
     }

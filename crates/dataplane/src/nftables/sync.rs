@@ -195,7 +195,7 @@ impl Sync {
         self.knowledge = Knowledge::Unknown;
     }
 
-    /// Try again what was refused. To be called in every resync.
+    /// Try the refused ports again. To be called in every resync.
     pub fn retry(&mut self) {
         self.cannot_sweep = false;
         self.in_pieces = false;
@@ -242,7 +242,7 @@ impl Sync {
     /// Return the next step. A [`Step::Read`] or [`Step::Commit`] must be answered before the next.
     pub fn step(&mut self, plan: &Plan) -> Step {
         match mem::replace(&mut self.knowledge, Knowledge::Unknown) {
-            // Nothing can be built on a table that refuses its foundations.
+            // Without its constant part, the table cannot be built.
             Knowledge::Unknown if self.refused_common.is_some() => Step::Idle,
             Knowledge::Unknown => Step::Read,
             Knowledge::Replacing(target) => {
@@ -320,7 +320,7 @@ impl Sync {
             .collect()
     }
 
-    /// Apply what was read; `None` if the table does not exist. `foreign` is set if anything could not
+    /// Apply the table that was read; `None` if it does not exist. `foreign` is set if anything could not
     /// be decoded.
     pub fn on_read(&mut self, plan: &Plan, found: Option<Contents>, foreign: bool) {
         self.todo.clear();

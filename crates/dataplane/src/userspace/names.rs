@@ -22,7 +22,7 @@ pub enum SetId {
     SourceRanged,
     /// Those sources.
     SourceRanges,
-    /// What becomes of traffic that no endpoint gets: dropped or rejected.
+    /// The verdict on traffic to frontends without endpoints: drop or reject.
     NoEndpoints,
     /// The same for NodePorts.
     NodePortNoEndpoints,
@@ -116,15 +116,15 @@ impl SetId {
     fn comment(self) -> &'static str {
         match self {
             SetId::NodePortIps => "addresses that answer for NodePorts",
-            SetId::RelayPorts => "ports of the relay, for what is led to them only",
+            SetId::RelayPorts => "ports of the relay, only for redirected connections",
             SetId::SourceRanged => "destinations that are subject to LoadBalancerSourceRanges",
             SetId::SourceRanges => "the LoadBalancerSourceRanges",
-            SetId::NoEndpoints => "what becomes of traffic that no endpoint gets",
-            SetId::NodePortNoEndpoints => "what becomes of NodePort traffic that no endpoint gets",
+            SetId::NoEndpoints => "verdicts for frontends without endpoints",
+            SetId::NodePortNoEndpoints => "verdicts for NodePorts without endpoints",
             SetId::LocalFrontends => "frontends with external policy Local",
             SetId::LocalNodePorts => "NodePorts with external policy Local",
-            SetId::OutsideFrontends => "their port of the relay, for clients outside",
-            SetId::OutsideNodePorts => "the NodePorts' port of the relay, for clients outside",
+            SetId::OutsideFrontends => "relay port of each of these frontends, for clients outside",
+            SetId::OutsideNodePorts => "relay port of each of these NodePorts, for clients outside",
             SetId::Frontends => "the port of the relay for each frontend",
             SetId::NodePorts => "the port of the relay for each NodePort",
         }

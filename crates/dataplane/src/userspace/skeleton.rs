@@ -12,7 +12,7 @@ use crate::nft_table::build::{Build, FRONTEND, Field, NODE_PORT, address_len};
 use crate::nft_table::{base, enforce_source_ranges, reject};
 
 /// The table's comment.
-pub(super) const COMMENT: &str = "leads Services to sluice's relay";
+pub(super) const COMMENT: &str = "redirects Services to sluice's relay";
 
 const FIREWALL: &str = "firewall";
 const GUARD: &str = "guard";
@@ -63,7 +63,7 @@ pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Ve
             .if_not_dnat()
             .member(&NODE_PORT, SetId::RelayPorts)
             .goto(REJECT)
-            .rule_with_comment(GUARD, "only connections led to the relay may reach it"),
+            .rule_with_comment(GUARD, "only redirected connections may reach the relay"),
     );
     rules.push(
         build()

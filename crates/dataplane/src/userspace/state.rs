@@ -46,12 +46,12 @@ impl State {
         }
     }
 
-    /// The options it is laid out with.
+    /// The options of its layout.
     pub fn options(&self) -> Options {
         self.options
     }
 
-    /// The node facts that it is laid out with.
+    /// The facts of the node in its layout.
     pub fn node(&self) -> &Arc<NodeFacts> {
         &self.node
     }

@@ -1,7 +1,7 @@
 //! Sequencing of userspace mode: the relay's sockets and the table that leads connections to them.
 //! No I/O, no clock.
 //!
-//! New frontends are opened in an order in which no connection reaches anything half-done:
+//! New frontends are opened in an order in which no connection reaches a half-open frontend:
 //!
 //! ```text
 //! reserve sockets      they refuse connections
@@ -119,7 +119,7 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// A machine that knows nothing of the table and has no sockets.
+    /// A machine without knowledge of the table and without sockets.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
@@ -203,7 +203,7 @@ impl Sync {
         let reserved = self.reserve(options.relay_ip, &wanted, before, transport)?;
         if self.bound().any(|port| !is_guarded(before, port)) {
             let guard = State::guard(self.bound());
-            // The table of an earlier process keeps rejecting meanwhile, where it is whole.
+            // Meanwhile an intact table of an earlier process keeps rejecting.
             let guarded = found.is_some() && transport.commit(&guard).is_ok();
             if !guarded {
                 transport.commit(&[state.replace(), guard].concat())?;
@@ -240,8 +240,8 @@ impl Sync {
         all.map(|socket| (socket.protocol, socket.address.port()))
     }
 
-    /// Return flows in terms of the table: it leads them to the relay, which itself sends their
-    /// datagrams elsewhere when an endpoint goes. Those that still lead to it stay.
+    /// Return flows in terms of the table, which leads them to the relay. When an endpoint is removed,
+    /// the relay itself sends their datagrams elsewhere, so flows that lead to the relay stay.
     pub fn stale_flows(&self, flows: Vec<StaleFlows>) -> Vec<StaleFlows> {
         let Some(state) = &self.state else {
             return flows;
@@ -261,7 +261,7 @@ impl Sync {
         datagrams.map(led_here).collect()
     }
 
-    /// A port is kept where the table leads to the relay for it.
+    /// Keep the ports for which the table leads to the relay.
     fn note_found(&mut self, before: Option<&Contents>, plan: &Plan) {
         let led = |table: &&Contents| {
             let ports = plan.ports.values();
@@ -324,7 +324,7 @@ impl Sync {
                 }
             }
         }
-        // Named ports first, before the system hands them out for port 0.
+        // Specific ports first, before the system assigns them to requests for port 0.
         missing.sort_by_key(|(_, port)| *port == 0);
         let mut reserved = Reserved::default();
         let failed = self.bind(ip, missing, &mut reserved, transport)?;

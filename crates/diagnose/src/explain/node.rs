@@ -184,7 +184,7 @@ pub(crate) fn stale_flows(plan: &PortPlan, flows: &[KnownFlow]) -> Option<Findin
         Weight::Partly,
         Cause::StaleFlow,
         format!(
-            "{} known connections to {} still go to addresses that are no endpoints of the Service: \
+            "{} known connections to {} still go to addresses that are not endpoints of the Service: \
              {}",
             stale.len(),
             plan.name,

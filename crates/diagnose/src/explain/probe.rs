@@ -291,7 +291,7 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
             Cause::ForeignDrop,
             format!("{client}: {verb} by {}", super::owner::describe(step)),
             format!(
-                "this is no Service rule: {}, and accept the connection there",
+                "this is not a Service rule: {}, and accept the connection there",
                 match super::owner::of(step) {
                     Some(owner) => format!("check the configuration of {owner}"),
                     None => format!(
@@ -329,7 +329,7 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
             weight,
             Cause::NoRoute,
             format!(
-                "{client}: is sent to {to}, to which no route leads ({})",
+                "{client}: is sent to {to}, but no route leads there ({})",
                 step.rule
             ),
             "check the pod network: the CNI has to add a route to that node's pods",

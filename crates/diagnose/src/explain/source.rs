@@ -56,7 +56,7 @@ fn replaced(probe: &Probe, outcome: &Outcome) -> Finding {
         Weight::Partly,
         Cause::SourceReplaced,
         format!(
-            "{}: the client's address is to be kept, but is replaced{by}",
+            "{}: the client's address must be kept, but is replaced{by}",
             probe.question()
         ),
         change,
@@ -82,7 +82,7 @@ fn kept(probe: &Probe, outcome: &Outcome, to: &str) -> Finding {
     let (why, change) = match (cleared, accepted) {
         (Some(step), _) if marked.is_some() => (
             format!(
-                "the mark that asks for it is changed by {}",
+                "the mark that requests it is changed by {}",
                 owner::describe(step)
             ),
             format!(

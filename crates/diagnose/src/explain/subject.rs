@@ -142,7 +142,7 @@ impl Objects {
             .find(|s| s.endpoints.iter().any(|e| e.address == ip))
             .and_then(|s| s.service.as_ref());
         let of = of.map_or(String::new(), |service| {
-            format!("; it is an endpoint of {service}: ask for that")
+            format!("; it is an endpoint of {service}: pass that Service instead")
         });
         format!("no Service has the address {ip}{of}")
     }

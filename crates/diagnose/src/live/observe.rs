@@ -326,7 +326,7 @@ impl<'a> Walk<'a> {
             table::FOR_THIS_NODE if self.came_back => {}
             table::FOR_THIS_NODE => self.outside("routing", "seen", "for this node".to_owned()),
             table::DELIVERED => {
-                let effect = format!("delivered to what listens on {} {dst}", self.proto);
+                let effect = format!("delivered to the listener on {} {dst}", self.proto);
                 self.outside("local", "deliver", effect);
             }
             table::LEAVES => {

@@ -40,7 +40,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     };
     print!("{text}");
     if failed {
-        bail!("some objects could not be used; the rules above are those of all others");
+        bail!("some objects could not be used; the rules above are those of the others");
     }
     Ok(())
 }
@@ -93,7 +93,8 @@ fn ipvs(plan: &Plan, config: &Config, addresses: &[IpAddr]) -> anyhow::Result<St
 fn userspace(plan: &Plan, config: &Config) -> anyhow::Result<String> {
     let relay_ip = plan.node.node_ip;
     let options = dataplane::userspace::Options {
-        relay_ip: relay_ip.context("on which address the relay listens is not known: --node-ip")?,
+        relay_ip: relay_ip
+            .context("the address on which the relay listens is not known; pass --node-ip")?,
         relay_mark: 1 << config.masquerade_bit,
         localhost_node_ports: node_ports::localhost_node_ports(config),
     };

@@ -55,7 +55,7 @@ impl FromStr for ListenSpec {
             reason,
         };
         let Some((at, service)) = text.split_once('=') else {
-            return Err(bad("there is no =".to_owned()));
+            return Err(bad("it has no =".to_owned()));
         };
         let addresses = match (at.parse::<SocketAddr>(), at.parse::<u16>()) {
             (Ok(address), _) => vec![address],
@@ -129,7 +129,7 @@ pub(crate) fn read(given: &[String]) -> anyhow::Result<Vec<ListenSpec>> {
     {
         anyhow::ensure!(
             seen.insert(*address),
-            "--listen-map: {address} is asked for twice, the second time for {spec}"
+            "--listen-map: {address} is given twice, the second time for {spec}"
         );
     }
     Ok(specs)
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_bad_spec_is_told_what_is_wrong() {
         for (text, wrong) in [
-            ("8080", "there is no ="),
+            ("8080", "it has no ="),
             ("x:80=demo/web", "\"x:80\" is neither"),
             ("99999=demo/web", "\"99999\" is neither"),
             ("0=demo/web", "port 0"),
@@ -356,6 +356,6 @@ mod tests {
         );
         let twice = ["8080=demo/web", "127.0.0.1:8080=demo/api"].map(str::to_owned);
         let said = read(&twice).unwrap_err().to_string();
-        assert!(said.contains("127.0.0.1:8080 is asked for twice"), "{said}");
+        assert!(said.contains("127.0.0.1:8080 is given twice"), "{said}");
     }
 }

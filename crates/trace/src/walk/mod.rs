@@ -380,7 +380,7 @@ impl<'w> Walker<'w> {
             Some(Stage::Send) => route::send(state),
             Some(Stage::Deliver) => {
                 let (_, dst) = state.shown_ends();
-                let effect = format!("delivered to what listens on {} {dst}", state.proto);
+                let effect = format!("delivered to the listener on {} {dst}", state.proto);
                 state.note("local", "deliver", effect);
                 state.finish(Verdict::Accept);
             }

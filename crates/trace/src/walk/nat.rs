@@ -105,7 +105,7 @@ impl<'w> Walker<'w> {
 
     /// Apply a rule that rewrites the source to the outgoing interface's address.
     pub(crate) fn masquerade(&mut self, mut state: State<'w>, wanted: Wanted) -> Way<'w> {
-        // IPv4's address goes by the next hop, IPv6's by the destination.
+        // IPv4 chooses the address by the next hop, IPv6 by the destination.
         let towards = match state.next_hop {
             Some(hop) if !state.is_v6() => hop,
             _ => state.dst.ip,
@@ -217,7 +217,7 @@ impl<'w> Walker<'w> {
                 } else {
                     if first != last {
                         self.warn(format!(
-                            "{what} to a range of ports: the kernel takes a free one; shown as the first"
+                            "{what} to a range of ports: the kernel uses a free port; shown as the first"
                         ));
                     }
                     first

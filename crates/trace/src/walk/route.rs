@@ -94,7 +94,7 @@ impl<'w> Walker<'w> {
             IpAddr::V6(ip) => ip.segments() == [0xff02, 0, 0, 0, 0, 0, 0, 1],
         };
         if everybody {
-            deliver(state, "every host's group");
+            deliver(state, "the all-hosts group");
             return;
         }
         let what = format!(
@@ -102,7 +102,7 @@ impl<'w> Walker<'w> {
             state.dst.ip
         );
         let (mut joined, mut other) = self.either(state.clone(), Fact::Other(what.into()));
-        deliver(&mut joined, "a group that was joined");
+        deliver(&mut joined, "a joined group");
         let effect = format!("no program joined {}: drop", state.dst.ip);
         other.note_as(AT, "multicast", effect, Did::Dropped);
         other.finish(Verdict::Drop);
@@ -123,14 +123,17 @@ impl<'w> Walker<'w> {
                 state.note_as(
                     AT,
                     way.map_or(String::new(), |w| w.text.clone()),
-                    format!("{} is elsewhere and {sysctl} is off: drop", state.dst.ip),
+                    format!(
+                        "{} is on another host and {sysctl} is off: drop",
+                        state.dst.ip
+                    ),
                     Did::NotForwarding,
                 );
                 state.finish(Verdict::Drop);
                 return;
             }
             None if self.world.host.is_known() => {
-                self.warn(format!("{sysctl} is not known; taken to be on"));
+                self.warn(format!("{sysctl} is not known; assumed to be on"));
             }
             _ => {}
         }

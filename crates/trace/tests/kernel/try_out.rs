@@ -63,7 +63,7 @@ const OPEN: [&str; 13] = [
     "secret hash",
     "assumed not to be reached yet",
     "the same packet always gets the same number",
-    "recent: the dumps do not tell",
+    "recent: the dumps do not contain its lists",
     "match length inspects the packet's content",
     "a program listens",
     "whether a program here joined",

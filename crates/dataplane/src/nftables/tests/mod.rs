@@ -19,7 +19,7 @@ fn targets(diff: &FamilyDiff) -> Vec<Target> {
         .collect()
 }
 
-/// A table without the chains that nothing goes to.
+/// Return a table without its unused chains.
 fn swept(mut table: Contents, state: &State) -> Contents {
     let mut there = Some(table);
     Contents::apply(&mut there, &state.sweep().ops).expect("idle chains can go");
@@ -53,8 +53,8 @@ fn programmed(plan: &Plan) -> (Contents, State) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// One change after the other makes the table that the last plan says, in a kernel that checks
-    /// references and duplicates.
+    /// A sequence of changes leads to the table of the last plan, in a kernel that checks references
+    /// and duplicates.
     #[test]
     fn changes_lead_where_lowering_leads((settings, events) in history()) {
         let mut planner = Planner::new(settings);
@@ -124,7 +124,7 @@ proptest! {
     }
 }
 
-/// The chain that a frontend with `n` endpoints is led to, for an interpreter of the tests alone.
+/// Return the chain to which the tests lead a frontend with `n` endpoints.
 fn led_to(chains: &BTreeMap<String, Vec<Rule>>, from: &str, n: u32) -> String {
     for rule in chains.get(from).into_iter().flatten() {
         let tested = rule.exprs.iter().find_map(|e| match e {
@@ -153,7 +153,7 @@ proptest! {
         for n in &numbers {
             prop_assert_eq!(led_to(&chains, "pick", *n), format!("pick-{n}"));
         }
-        // A chain for each number, and the tests that tell them apart: one less.
+        // A chain for each number, and one test less than that to choose among them.
         let lookups = chains.values().flatten().flat_map(|r| &r.exprs);
         let tests = lookups.filter(|e| matches!(e, Expr::Lookup { into: LookupInto::Nothing, .. }));
         prop_assert_eq!(tests.count(), numbers.len() - 1);
@@ -188,7 +188,7 @@ fn lowering_is_programming_from_nothing() {
     let lowered = State::lower(&plan, Options::default());
     assert_eq!(state, lowered);
     assert_eq!(table, lowered.contents());
-    // The number of rules does not follow the number of Services.
+    // The number of rules is independent of the number of Services.
     let rules: usize = table.chains.values().map(|c| c.rules.len()).sum();
     assert!(rules < 60, "{rules}");
 }

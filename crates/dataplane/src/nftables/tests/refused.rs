@@ -1,4 +1,5 @@
-//! A Service port that the kernel refuses: of a new one nothing comes, of a changed one nothing goes.
+//! Service ports that the kernel refuses: a new one leaves nothing in the table, a changed one keeps
+//! its former version.
 
 use std::net::IpAddr;
 
@@ -45,7 +46,7 @@ fn local(family: IpFamily, name: &str, last: &[u8]) -> Event {
     .applied()
 }
 
-/// A cluster with that Service, and one that has an endpoint in common with it.
+/// A cluster with that Service, and another Service that shares an endpoint with it.
 struct World {
     family: IpFamily,
     planner: Planner,
@@ -123,8 +124,7 @@ fn of_a_new_service_that_is_refused_nothing_comes() {
     }
 }
 
-/// A Service that is served, and then a change to it that is refused: one endpoint for another, and
-/// one address less.
+/// A served Service with a refused change: one endpoint is replaced, and one address removed.
 fn with_refused_change(family: IpFamily) -> World {
     let mut world = World::new(family);
     world.add_web();
@@ -173,7 +173,7 @@ fn what_a_former_version_needs_does_not_go_with_others() {
             }
         }
         assert_eq!(after.sets, before.sets);
-        // And goes with it.
+        // The shared elements are removed with the former version.
         world.apply(vec![Event::Service(Change::Deleted(name("demo/web")))]);
         world.settled();
     }

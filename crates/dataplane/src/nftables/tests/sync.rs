@@ -1,4 +1,4 @@
-//! The state machine against a kernel in memory that fails when told to.
+//! The state machine with a kernel in memory that fails on request.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct Kernel {
     commits: usize,
     /// What happens to the commit of this number.
     fault: Option<(usize, Fault)>,
-    /// Refuses whatever touches this element.
+    /// Refuses operations on this element.
     pub(super) poison: Option<Value>,
 }
 
@@ -76,7 +76,7 @@ fn touches(ops: &[Op], key: &Value) -> bool {
     })
 }
 
-/// What others do: a rule, an element and a chain of their own, and an element less.
+/// Make another program's changes: add a rule, a chain and an element, and remove an element.
 fn meddle(table: &mut Option<Contents>) {
     let Some(contents) = table else { return };
     if let Some(chain) = contents.chains.get_mut("services") {
@@ -115,7 +115,7 @@ fn meddle(table: &mut Option<Contents>) {
     }
 }
 
-/// The ports that a change is about.
+/// Return the keys of the changed ports.
 pub(super) fn keys(diff: &FamilyDiff) -> BTreeSet<PortKey> {
     diff.ports.iter().filter_map(PortChange::key).collect()
 }
@@ -153,7 +153,7 @@ fn a_load_then_nothing_to_do() {
     let mut sync = load(plan, &mut kernel);
     settled(&sync, &kernel, plan);
     assert!(matches!(sync.step(plan), Step::Idle));
-    // A restart reads back and finds nothing to do.
+    // A restart reads the table and writes nothing.
     let commits = kernel.commits;
     let again = load(plan, &mut kernel);
     settled(&again, &kernel, plan);
@@ -179,10 +179,10 @@ fn whatever_goes_wrong_with_any_commit_it_ends_well() {
             };
             let mut sync = Sync::new(Options::default());
             if sync.run(plan, &mut kernel, LIMIT).is_err() {
-                // Killed: the next process knows nothing.
+                // Killed: the next process starts without knowledge.
                 sync = load(plan, &mut kernel);
             }
-            // What was meddled with after the last read is only known from being told.
+            // Changes after the last read are only known from notifications.
             sync.mark_unverified();
             sync.retry();
             sync.run(plan, &mut kernel, LIMIT).expect("no more faults");
@@ -263,7 +263,7 @@ fn a_refused_change_leaves_the_former_version_serving() {
     let frontend = Value::ip(port.cluster_ip)
         .with_protocol(port.protocol.number())
         .with_port(port.port.get());
-    // That of its first endpoint.
+    // The element of its first endpoint.
     kernel.poison = Some(frontend.with_host_u32(0));
     let mut next = plan.clone();
     next.ports.insert(key.clone(), Arc::new(after));
@@ -272,7 +272,7 @@ fn a_refused_change_leaves_the_former_version_serving() {
     assert_eq!(sync.refused().len(), 1);
     let (before, after) = (before.expect("a table"), kernel.table.expect("a table"));
     assert_eq!(after.sets, before.sets);
-    // What these lead to may have got company.
+    // Tests in chain `pick` may have been added.
     for (name, was) in before.chains.iter().filter(|(name, _)| *name != "pick") {
         assert_eq!(after.chains.get(name), Some(was), "{name}");
     }
@@ -281,7 +281,7 @@ fn a_refused_change_leaves_the_former_version_serving() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Through any history, with any fault in it, the table ends as the last plan says.
+    /// Any history with one fault ends in the table of the last plan.
     #[test]
     fn histories_with_faults((settings, events) in history(), number in 0..12_usize, which in 0..5_usize) {
         let fault = [
@@ -308,7 +308,7 @@ proptest! {
             }
         }
         for ((sync, kernel), family) in syncs.iter_mut().zip(IpFamily::ALL) {
-            // Where the history has few commits, the fault is still to come.
+            // In a history with few commits, the fault occurs only now.
             for _ in 0..2 {
                 sync.retry();
                 sync.mark_unverified();

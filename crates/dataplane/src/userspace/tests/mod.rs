@@ -25,7 +25,7 @@ fn options(family: IpFamily) -> Options {
     }
 }
 
-/// Hands out the relay's ports as the relay does: one for each listener, never one twice.
+/// Assigns ports as the relay does: a different one for each listener.
 #[derive(Default)]
 struct Relay {
     ports: BTreeMap<(PortKey, Spread), u16>,
@@ -76,8 +76,8 @@ fn apply(table: &mut Option<Contents>, ops: &[netfilter::nft::Op]) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// One change after the other makes the table that the last plan says, in a kernel that checks
-    /// references and duplicates.
+    /// A sequence of changes leads to the table of the last plan, in a kernel that checks references
+    /// and duplicates.
     #[test]
     fn changes_lead_where_lowering_leads((settings, events) in history()) {
         let mut planner = Planner::new(settings);
@@ -128,7 +128,7 @@ proptest! {
         }
     }
 
-    /// What the elements say of every frontend is what the plan says, for both kinds of client.
+    /// The elements of every frontend lead to the plan's result, for both kinds of client.
     #[test]
     fn the_elements_say_what_the_plan_says(cluster in cluster()) {
         let planner = cluster.planner();
@@ -166,14 +166,14 @@ fn expected(port: &PortPlan, frontend: &plan::Frontend, outside: bool, ports: Re
     match frontend.traffic {
         Traffic::Reject => Fate::Rejected,
         Traffic::Cluster => at(ports.cluster),
-        // The plan's own words: pods and the node itself go to the cluster's.
+        // As the plan defines: pods and the node itself reach the cluster's endpoints.
         Traffic::Local | Traffic::Drop if !internal && !outside => at(ports.cluster),
         Traffic::Local => at(ports.local),
         Traffic::Drop => Fate::Dropped,
     }
 }
 
-/// What the rules make of a packet, told from the sets alone.
+/// Return the fate of a packet, derived from the sets alone.
 fn walk(table: &Contents, port: &PortPlan, frontend: &plan::Frontend, outside: bool) -> Fate {
     let start = frontend.ip.map_or(Value::EMPTY, Value::ip);
     let key = start
@@ -208,7 +208,7 @@ fn walk(table: &Contents, port: &PortPlan, frontend: &plan::Frontend, outside: b
     }
 }
 
-/// The plan of one Service with endpoints on these nodes, as node1 has it.
+/// The plan on node1 for one Service with endpoints on these nodes.
 fn planned(edit: impl FnOnce(&mut model::Service), nodes: &[&str]) -> Plan {
     let mut planner = Planner::new(settings("node1"));
     let mut web = service("demo/web", &["10.96.0.1"], &["http:80"]);

@@ -1,5 +1,5 @@
-//! The sequencing against a kernel and a relay in memory. After every operation they check what a
-//! connection would meet.
+//! The sequencing with a kernel and a relay in memory, which check after every operation that
+//! connections are treated correctly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -29,7 +29,7 @@ struct Host {
     table: Option<Contents>,
     /// Bound sockets, and whether they are served.
     sockets: BTreeMap<Socket, bool>,
-    /// Ports that other programs have.
+    /// Ports in use by other programs.
     occupied: BTreeSet<u16>,
     /// Other addresses than `RELAY_IP` to listen on.
     address: Option<IpAddr>,
@@ -43,7 +43,8 @@ struct Host {
 }
 
 impl Host {
-    /// Count an operation; fail before it where told to.
+    /// Count an operation. Fail before it if the fault is due without effect; return whether to fail
+    /// after it.
     fn begin(&mut self) -> Result<bool, Failed> {
         let number = self.operations;
         self.operations += 1;
@@ -65,8 +66,8 @@ impl Host {
         if fails { Err(Failed) } else { Ok(()) }
     }
 
-    /// No connection is led to a socket that does not answer, and no client reaches one that it was
-    /// not led to.
+    /// Check that no connection is led to a socket that does not answer, and that no client reaches a
+    /// socket to which it was not led.
     fn check(&self) {
         let Some(table) = &self.table else { return };
         let serving = self.sockets.iter().filter(|(_, served)| **served);
@@ -161,7 +162,7 @@ impl Transport for Host {
     }
 }
 
-/// The table is the plan's, and each socket is served.
+/// Check that the table is the plan's, and that each socket is served.
 fn settled(sync: &Sync, host: &Host, plan: &Plan) {
     let state = sync.state().expect("known");
     assert_eq!(host.table.as_ref(), Some(&state.contents()));
@@ -201,8 +202,8 @@ fn first_socket(host: &Host) -> Socket {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Any history, with a fault in it that takes effect or not, ends as the last plan says; on the
-    /// way no connection meets anything half-done.
+    /// Any history with one fault, which may take effect or not, ends in the state of the last plan. At
+    /// no time does a connection reach a half-open frontend.
     #[test]
     fn histories_with_faults((settings, events) in history(), at in 0..40_usize, takes_effect: bool) {
         let mut planner = Planner::new(settings);

@@ -133,7 +133,7 @@ impl<'w> Walker<'w> {
             }
             Match::Recent(recent) => {
                 if recent.action.value != RecentAction::Set {
-                    self.warn("recent: the dumps do not tell what its lists hold; no address is taken to be on one but those that the packet's own way put there".to_owned());
+                    self.warn("recent: the dumps do not contain its lists; only addresses that this packet added are assumed to be on them".to_owned());
                 }
                 recent_match(state, recent, learnt)
             }
@@ -210,7 +210,9 @@ impl<'w> Walker<'w> {
             Iface::Name(name) => host.is_bridge(name),
             Iface::Absent => false,
             Iface::Unknown => {
-                return Holds::Unknown("whether it came in through a bridge is not known".into());
+                return Holds::Unknown(
+                    "whether the packet entered through a bridge is not known".into(),
+                );
             }
         };
         let (_, calls) = host.bridge_calls(state.is_v6());
@@ -225,7 +227,7 @@ impl<'w> Walker<'w> {
         let asks_where =
             want.is_out.is_some() || want.is_bridged.is_some() || want.out_port.is_some();
         if is_in && neighbours && asks_where {
-            let why = "whether it goes from port to port or through this host is not known";
+            let why = "whether the packet is bridged or routed is not known";
             return Holds::Unknown(why.into());
         }
         // For routed packets, netfilter does not know the outgoing bridge port.
@@ -236,7 +238,9 @@ impl<'w> Walker<'w> {
             if !is_in {
                 return Holds::of(port.negated);
             }
-            return Holds::Unknown("through which bridge port it came in is not known".into());
+            return Holds::Unknown(
+                "the bridge port through which the packet entered is not known".into(),
+            );
         }
         match &want.out_port {
             Some(port) => Holds::of(port.negated),
@@ -246,7 +250,9 @@ impl<'w> Walker<'w> {
 
     fn rpfilter(&mut self, state: &State<'w>, want: &MatchRpfilter) -> Holds {
         let Some(iif) = state.iif.name() else {
-            return Holds::Unknown("the interface that it came in through is not known".into());
+            return Holds::Unknown(
+                "the interface through which the packet entered is not known".into(),
+            );
         };
         if iif == "lo" {
             return Holds::of(!want.invert);
@@ -313,7 +319,7 @@ fn tcp_match(state: &State<'_>, tcp: &netfilter::iptables::MatchTcp) -> Holds {
         // Every SYN has the maximum segment size (2); other options are not certain.
         && option.value != 2
     {
-        return Holds::Unknown("which options the TCP header has is not known".into());
+        return Holds::Unknown("the options of the TCP header are not known".into());
     }
     let Some(flags) = &tcp.flags else {
         return Holds::Yes;
@@ -480,7 +486,7 @@ fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
         }
     }
     if want.expires.is_some() {
-        return Holds::Unknown("when the connection expires is not known".into());
+        return Holds::Unknown("the expiry of the connection is not known".into());
     }
     Holds::Yes
 }
@@ -498,7 +504,7 @@ fn has_status(state: &State<'_>, any: netfilter::iptables::CtStatuses) -> Holds 
     if has.iter().any(|s| any.contains(*s)) {
         Holds::Yes
     } else if may.iter().any(|s| any.contains(*s)) {
-        Holds::Unknown("what else was seen of the connection is not known".into())
+        Holds::Unknown("the other packets of the connection are not known".into())
     } else {
         Holds::No
     }
@@ -548,7 +554,7 @@ fn owner_match(state: &State<'_>, want: &netfilter::iptables::MatchOwner) -> Hol
         if want.uid.is_none() && want.gid.is_none() {
             return Holds::of(want.socket_exists != Some(false));
         }
-        return Holds::Unknown("who owns the socket is not known".into());
+        return Holds::Unknown("the owner of the socket is not known".into());
     }
     // Without a socket, no owner matches.
     let negated = |n: Option<bool>| n.unwrap_or(true);

@@ -237,7 +237,7 @@ impl<'w> Walker<'w> {
                 state.mark = xmark.apply(state.mark);
                 format!("mark becomes {:#x}", state.mark)
             }
-            Target::Connmark(_) if !state.is_tracked() => "goes on: it has no connection".into(),
+            Target::Connmark(_) if !state.is_tracked() => "continues: it has no connection".into(),
             Target::Connmark(action) => match *action {
                 ConnmarkAction::Set(xmark) => {
                     state.conn.mark = xmark.apply(state.conn.mark);
@@ -442,7 +442,7 @@ pub(crate) fn translated(way: &State<'_>, side: Side, then: &Then<'_>) -> String
     } else if way.conn.masquerade_unknown {
         "source becomes the outgoing interface's address".to_owned()
     } else if way.random_sport {
-        format!("source becomes {src}, its port one that is free")
+        format!("source becomes {src} with a free port")
     } else {
         format!("source becomes {src}")
     }

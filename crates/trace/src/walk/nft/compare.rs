@@ -22,7 +22,7 @@ fn asks_for_assured(right: &Term) -> bool {
     }
 }
 
-/// Return the fact that a comparison asks for, and whether it is negated: the name of an interface
+/// Return the fact on which a comparison depends, and whether it is negated: the name of an interface
 /// that is not known.
 fn interface_fact(state: &State<'_>, left: &Term, op: Op, right: &Term) -> Option<(Fact, bool)> {
     let leaves = match left {
@@ -56,7 +56,7 @@ impl<'w> Walker<'w> {
         let flags = left.data_type().is_flags();
         if *left == Term::Ct(Ct::Status) && asks_for_assured(right) && *state.known != CtState::New
         {
-            return Holds::Unknown("what else was seen of the connection is not known".into());
+            return Holds::Unknown("the other packets of the connection are not known".into());
         }
         if let Some((fact, negated)) = interface_fact(state, left, op, right) {
             // Evaluated again after the fork.
@@ -183,7 +183,9 @@ impl<'w> Walker<'w> {
                 Term::Value(v) => Item::Value(v.clone()),
                 Term::Range(a, b) => Item::Range(a.clone(), b.clone()),
                 Term::Prefix(net) => Item::Prefix(*net),
-                _ => return Holds::Unknown("a concatenation of more than values".into()),
+                _ => {
+                    return Holds::Unknown("a concatenation that contains more than values".into());
+                }
             };
             match self.item(&item, std::slice::from_ref(value), Op::Eq) {
                 Holds::Yes => {}
@@ -200,7 +202,7 @@ impl<'w> Walker<'w> {
             return Holds::No;
         };
         let (left, right) = (self.by_name(left, right), right);
-        // A way's interface: `missing` and `exists` are words for none and any.
+        // The interface of a route: `missing` means none, `exists` means any.
         if let (Literal::Text(l), Item::Value(Literal::Text(r))) = (&left, right)
             && matches!(&**r, "missing" | "exists" | "0")
         {
@@ -218,7 +220,7 @@ impl<'w> Walker<'w> {
         let ordered = |holds: fn(std::cmp::Ordering) -> bool| match (&left, right) {
             (Literal::Int(a), Item::Value(Literal::Int(b))) => Holds::of(holds(a.cmp(b))),
             (Literal::Ip(a), Item::Value(Literal::Ip(b))) => Holds::of(holds(a.cmp(b))),
-            _ => Holds::Unknown("values that have no order".into()),
+            _ => Holds::Unknown("values without an order".into()),
         };
         match op {
             Op::Implicit | Op::Eq => Holds::of(right.contains(&left)),

@@ -127,7 +127,7 @@ impl<'w> Walker<'w> {
                 certain(Evaluated::Unknown(format!("{:?} is unknown", unknown.text)))
             }
             Term::Range(..) | Term::Prefix(_) | Term::Set(_) | Term::SetName(_) => certain(
-                Evaluated::Unknown("a range or set where a value should be".into()),
+                Evaluated::Unknown("a range or set instead of a value".into()),
             ),
         }
     }
@@ -331,7 +331,7 @@ fn meta_of(state: &State<'_>, meta: Meta) -> Evaluated {
         Iface::Name(n) => Evaluated::text(n),
         Iface::Absent => Evaluated::text(""),
         Iface::Unknown => Evaluated::Unknown(format!(
-            "the interface that it goes {way} through is not known"
+            "the interface through which the packet goes {way} is not known"
         )),
     };
     match meta {
@@ -438,7 +438,7 @@ fn combine(op: BinaryOp, left: &Evaluated, right: Evaluated) -> Evaluated {
     };
     match value {
         Some(v) => Evaluated::Parts(vec![v]),
-        None => Evaluated::Unknown("bits of something that is not a number".into()),
+        None => Evaluated::Unknown("bits of a value that is not a number".into()),
     }
 }
 

@@ -474,7 +474,7 @@ impl<'w> Walker<'w> {
                 _ => {
                     self.warn(Self::describe(
                         at,
-                        "what it sets is not known; taken as unchanged",
+                        "the new value is not known; assumed to be unchanged",
                     ));
                 }
             }
@@ -508,7 +508,7 @@ impl<'w> Walker<'w> {
                         continue;
                     }
                     _ => {
-                        let why = format!("what it puts into @{set} is not known");
+                        let why = format!("the element that it adds to @{set} is not known");
                         self.warn(Self::describe(at, &why));
                         ways.push((way, None));
                         continue;
@@ -582,7 +582,7 @@ impl<'w> Walker<'w> {
                 let Some(wanted) = wanted else {
                     self.warn(Self::describe(
                         at,
-                        "where it translates to is not known; shown as untranslated",
+                        "the target of the translation is not known; shown as untranslated",
                     ));
                     ways.push((on(state), Some(Then::Accept)));
                     continue;

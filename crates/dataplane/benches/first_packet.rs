@@ -1,9 +1,9 @@
-//! What the first packet of a connection costs: connections per second from a pod through a cluster
-//! IP, and straight to the endpoints, with a table of few Services and of many:
-//! `cargo bench -p kernel --bench first_packet [SERVICES...]`.
+//! The cost of the first packet of a connection: connections per second from a pod through a cluster IP,
+//! and directly to the endpoints, with tables of few and of many Services:
+//! `cargo bench -p dataplane --bench first_packet [SERVICES...]`.
 //!
-//! A client, a node and pods, each a network namespace. All tables are there at once, each on a node of
-//! its own, and the ways are taken in turn, so that what else the machine does falls on all alike.
+//! A client, a node and pods, each in a network namespace. Each table is on a node of its own. Both paths
+//! of all tables are measured alternately, so that other load on the machine affects all of them alike.
 
 #[path = "../tests/support/nft.rs"]
 mod nft;
@@ -26,15 +26,15 @@ use nft::Live;
 use support::run;
 
 const ENDPOINTS: usize = 10;
-/// So many Services are connected to, as far as there are.
+/// The largest number of Services to which connections are made.
 const SPREAD: usize = 100;
 const ROUNDS: usize = 200;
-/// Connections of one way in one round.
+/// Connections over one path in one round.
 const BLOCK: usize = 100;
 const LIMIT: usize = 10_000;
 const POD_PORT: u16 = 8080;
 
-/// Where connections go: the cluster IPs of some Services, and these Services' endpoints.
+/// The destinations: the cluster IPs of some Services, and these Services' endpoints.
 struct Targets {
     frontends: Vec<SocketAddr>,
     endpoints: Vec<SocketAddr>,
@@ -60,19 +60,19 @@ impl Targets {
     }
 }
 
-/// A client, a node with a table or none, and pods; gone when dropped.
+/// A client, a node with or without a table, and pods; removed on drop.
 struct Stage {
     services: usize,
     node: NetNs,
     client: NetNs,
     pods: NetNs,
     targets: Targets,
-    /// Microseconds for a connection, of each round: through the cluster IP, straight.
+    /// Microseconds per connection in each round: through the cluster IP, and directly.
     times: [Vec<f64>; 2],
 }
 
 impl Stage {
-    /// `services` of 0: no table at all.
+    /// Build the stage; without a table if `services` is 0.
     fn build(services: usize) -> Self {
         let make = |role| {
             let name = format!("first-packet-{services}-{role}-{}", std::process::id());
@@ -129,7 +129,7 @@ impl Stage {
         self.pods.run(|| run(pods)).expect("the pods");
     }
 
-    /// Takes both ways once.
+    /// Measure both paths once.
     fn round(&mut self, number: usize) {
         let Targets {
             frontends,
@@ -154,16 +154,17 @@ impl Drop for Stage {
     }
 }
 
-/// Takes connections for every pod, as long as this program runs.
+/// Accept connections for every pod while this program runs.
 fn serve() {
     let any = IpAddr::from([0, 0, 0, 0]);
     let listener = TcpListener::bind(SocketAddr::new(any, POD_PORT)).expect("a port");
     thread::spawn(move || listener.incoming().for_each(drop));
 }
 
-/// A block of connections, each to the next target; microseconds for one, from `connect` to closed.
+/// Open a block of connections, each to the next target. Return the microseconds for one, from
+/// `connect` to close.
 fn connect_to(targets: &[SocketAddr], first: usize) -> f64 {
-    // Closed by a reset, so that no port has to rest.
+    // Close by a reset, so that no port stays in TIME_WAIT.
     let at_once = linger {
         l_onoff: 1,
         l_linger: 0,
@@ -181,7 +182,7 @@ fn connect_to(targets: &[SocketAddr], first: usize) -> f64 {
     start.elapsed().as_secs_f64() * 1e6 / BLOCK as f64
 }
 
-/// The best of some times, and their median.
+/// Return the shortest of the times, and their median.
 fn summary(times: &[f64]) -> [f64; 2] {
     let mut times = times.to_vec();
     times.sort_unstable_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! The iptables mode's inputs on the real kernel, both back ends: every one is taken, and what is
-//! then listed is what the input says, over histories of generated clusters.
+//! iptables mode on the real kernel, in both back ends, over histories of generated clusters: every
+//! input is accepted, and the listed rules are those of the input.
 
 #[path = "../../kernel/tests/support/mod.rs"]
 mod support;
@@ -18,7 +18,7 @@ use plan::{Planner, PortKey, Settings};
 use proptest::prelude::*;
 use support::in_namespace;
 
-/// The counters are there in every namespace that [`with_counters`] makes.
+/// With the counters, which exist in every namespace of [`with_counters`].
 const OPTIONS: Options = Options {
     masquerade_bit: 14,
     localhost_node_ports: true,
@@ -40,7 +40,7 @@ fn with_counters(body: impl FnOnce() + Send) {
     });
 }
 
-/// A mode, the tools that run its inputs, and what the inputs so far should have made.
+/// A mode, the tools that run its inputs, and the expected result of the inputs so far.
 struct Host {
     family: IpFamily,
     tools: Iptables,
@@ -73,7 +73,7 @@ impl Host {
         String::from_utf8(saved.concat()).unwrap()
     }
 
-    /// Brings the kernel to what the planner wants and looks at it.
+    /// Sync the kernel to the plan, and check its rules.
     fn sync(&mut self, planner: &Planner, large: bool) {
         let mut plan = planner.plan(self.family).clone();
         plan.endpoint_count = if large { 1001 } else { 1000 };
@@ -124,7 +124,7 @@ fn run(backend: Backend, family: IpFamily, settings: &Settings, events: &[Event]
         planner.take_diff();
         host.sync(&planner, step % 3 == 2);
     }
-    // And all of it goes again.
+    // Remove everything again.
     host.sync(&Planner::new(settings.clone()), false);
 }
 
@@ -156,7 +156,7 @@ fn packets_to_node_ports_on_loopback_are_counted() {
             planner.take_diff();
             Host::new(IpFamily::V4, backend).sync(&planner, false);
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            // Counted first; then masquerading drops it, for want of another address than loopback.
+            // Counted first; then masquerading drops it, because only loopback has an address.
             let sent = socket.send_to(b"?", "127.0.0.1:30053");
             assert!(sent.is_err(), "{backend}");
             let mut counters = NfAcct::open().unwrap().expect("a kernel with nfacct");

@@ -1,4 +1,4 @@
-//! The nftables mode's state machine on the real kernel, with others meddling and things going wrong.
+//! The state machine of nftables mode on the real kernel, with faults and foreign changes.
 
 #[path = "../../kernel/tests/support/mod.rs"]
 mod support;
@@ -49,7 +49,7 @@ fn whatever_goes_wrong_it_ends_well() {
                 let live = Live::open(IpFamily::V4);
                 let mut faulty = Faulty::new(live, at, fault);
                 let mut sync = sync(&plan, &mut faulty);
-                // As the notification of a change that is not ours makes it.
+                // As after the notification of a foreign change.
                 sync.retry();
                 sync.mark_unverified();
                 sync.run(&plan, &mut faulty, LIMIT)
@@ -88,7 +88,7 @@ fn of_a_refused_service_nothing_comes_and_of_a_refused_change_nothing_goes() {
                 let found = kernel.read(&|_| Vec::new()).expect("read");
                 let wanted = State::lower(before, Options::default()).contents();
                 assert!(found.expect("a table").0.sets == wanted.sets);
-                // As who starts anew.
+                // As in a new process.
                 sync = Sync::new(Options::default());
             }
             kernel.poison = None;
@@ -114,7 +114,7 @@ fn a_restart_has_nothing_to_do() {
     });
 }
 
-/// Ends a thread, however the test ends.
+/// Ends a thread on drop.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -161,7 +161,7 @@ fn somebody_else_writes_to_tables_of_their_own_all_the_time() {
     });
 }
 
-/// Changes that a table which is read by key meets while its proxy is away.
+/// A table that is read by key changes while its proxy is not running.
 #[test]
 fn a_large_table_that_changed_meanwhile() {
     let plan = plan(300);
@@ -177,7 +177,7 @@ fn a_large_table_that_changed_meanwhile() {
         let stranger = Value::ip(Ipv4Addr::LOCALHOST.into());
         let stranger = stranger.with_protocol(6).with_port(1).with_host_u32(0);
         for change in [
-            // Less than there should be, more, and as many but others.
+            // Fewer elements than desired, more, and as many but others.
             vec![delete(first)],
             vec![add(stranger)],
             vec![delete(first), add(first)],
@@ -198,7 +198,7 @@ fn delete(key: Value) -> Op {
     }
 }
 
-/// Adds an element with an unassigned endpoint.
+/// Return the operation that adds an element with an unassigned endpoint.
 fn add(key: Value) -> Op {
     let unassigned = Value::ip(Ipv4Addr::new(192, 0, 2, 1).into()).with_port(1);
     Op::AddElements {

@@ -1,5 +1,4 @@
-//! Connections through unchanged Services, while the table around them is changed: no
-//! packet of theirs is lost.
+//! Connections through unchanged Services lose no packet while the rest of the table changes.
 
 #[path = "../../kernel/tests/support/mod.rs"]
 mod support;
@@ -25,7 +24,7 @@ use support_nft::Live;
 use support_objects::{other, plans};
 use traffic::Stage;
 
-/// A node's namespace; gone when dropped.
+/// A node's namespace; removed on drop.
 struct Node(NetNs);
 
 impl Node {
@@ -53,9 +52,8 @@ fn bring(sync: &mut Sync, plan: &Plan, transport: &mut impl Transport<Error = ne
         .expect("the kernel answers");
 }
 
-/// A table of kube-proxy's as kube-proxy brings it in force where there is one already, in one
-/// transaction: base chains are deleted, as another priority cannot be declared; then chains and sets
-/// are declared, emptied and filled again.
+/// Return kube-proxy's first transaction on a node with an existing table: base chains are deleted,
+/// because their priority cannot be changed; then chains and sets are declared, flushed and filled.
 fn as_kube_proxy_starts(listing: &str) -> String {
     let (mut deleted, mut declared, mut emptied) = (String::new(), String::new(), String::new());
     let mut lines = listing.lines();
@@ -93,7 +91,7 @@ fn as_kube_proxy_starts(listing: &str) -> String {
     deleted + &declared + &emptied + listing
 }
 
-/// What kube-proxy has in its table, by chain and set, in whatever order the kernel lists it.
+/// Return the content of kube-proxy's table by chain and set, independent of the kernel's order.
 fn blocks(listing: &str) -> BTreeMap<String, Vec<String>> {
     let mut blocks = BTreeMap::new();
     for block in listing.split("\n\n") {
@@ -106,7 +104,7 @@ fn blocks(listing: &str) -> BTreeMap<String, Vec<String>> {
             .flat_map(|line| line.split([',', '{', '}']))
             .map(str::trim);
         let mut words: Vec<String> = words.map(str::to_owned).filter(|w| !w.is_empty()).collect();
-        // Who declared a set first has written its comment.
+        // The comment of a set is that of the program that declared it first.
         words.retain(|word| !word.starts_with("comment "));
         words.sort();
         blocks.insert(name.to_owned(), words);
@@ -153,8 +151,8 @@ fn nobody_notices_that_the_table_changes_hands() {
         node.0.run(theirs).expect("the node");
     }
     load.finish(&stage).assert_unharmed();
-    // kube-proxy's table is what it would be on a node that sluice has never been on; what else there
-    // is nothing of it goes to.
+    // kube-proxy's chains and sets are those of a node on which sluice has never run; nothing in them
+    // leads to the remaining objects.
     for (plan, listing, _) in &tables {
         let word = table_family(plan.family).word();
         let list = || run(&format!("nft list table {word} {TABLE}"));
@@ -171,7 +169,7 @@ fn nobody_notices_that_the_table_changes_hands() {
 fn nobody_notices_what_goes_wrong_with_a_change_of_others() {
     let node = Node::new("faults");
     let stage = Stage::around(&node.0);
-    // Services come, go, and get more endpoints and fewer.
+    // Services are added and removed, and get more and fewer endpoints.
     let before: String = (0..6).map(|n| other(n, 1 + n % 3)).collect();
     let after: String = (3..9).map(|n| other(n, 3 - n % 3)).collect();
     let plans = |others: String| {
@@ -194,7 +192,7 @@ fn nobody_notices_what_goes_wrong_with_a_change_of_others() {
             let change = || {
                 let mut faulty = Faulty::new(Live::open(after.family), 0, fault);
                 bring(sync, after, &mut faulty);
-                // As the notification of a change that is not ours makes it.
+                // As after the notification of a foreign change.
                 sync.mark_unverified();
                 bring(sync, after, &mut faulty);
                 settled(sync, &mut faulty.live, after);

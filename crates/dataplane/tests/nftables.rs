@@ -1,4 +1,4 @@
-//! The nftables mode against the real kernel, each test in a network namespace of its own.
+//! nftables mode on the real kernel, each test in its own network namespace.
 
 #[path = "../../kernel/tests/support/mod.rs"]
 mod support;
@@ -56,7 +56,7 @@ fn load(nft: &mut NfTables, plan: &Plan) -> State {
     state
 }
 
-/// Reads the table back.
+/// Read the table.
 fn read(nft: &mut NfTables, family: IpFamily) -> Contents {
     let encoder = Encoder {
         family: table_family(family),
@@ -108,7 +108,7 @@ fn nft_load(text: &str) {
     );
 }
 
-/// What `nft` lists of the table.
+/// Return `nft`'s listing of the table.
 fn text(family: IpFamily) -> String {
     let word = table_family(family).word();
     run(&format!("nft list table {word} {TABLE}"))
@@ -154,7 +154,7 @@ fn the_text_makes_the_same_table() {
                 text(family)
             });
             let programmed = blocks(&saved);
-            // nft 1.0.6 aborts on what it lists there.
+            // nft 1.0.6 aborts when it loads such a listing.
             if !(sticky && family == IpFamily::V6) {
                 let again = in_namespace(|| {
                     nft_load(&saved);

@@ -2,14 +2,14 @@
 //! the first complete sync, from a watch event to the kernel's commit, processor time for a change,
 //! resident memory, and a soak.
 //!
-//! `cargo bench -p sluice --bench apiserver`, with behind `--` any of
-//! - `1000x10`: so many Services of so many endpoints, any number of such sizes (1000x10 and
-//!   10000x10 are the default: what a change costs must be the same for both);
-//! - `quick`: 500 Services and few changes, to see that it works;
-//! - `soak`: 100,000 endpoint changes more (1,000 with `quick`), and the memory before and after.
+//! `cargo bench -p sluice --bench apiserver`, followed by `--` and any of
+//! - `1000x10`: 1,000 Services of 10 endpoints; may be repeated (default: 1000x10 and 10000x10, for
+//!   which a change must have the same cost);
+//! - `quick`: 500 Services and few changes, as a check of the bench itself;
+//! - `soak`: 100,000 further endpoint changes (1,000 with `quick`), with the memory before and after.
 //!
-//! The simulated server runs on the same processors, in the process of the bench. That the table is
-//! complete is checked by reading it back.
+//! The simulated server runs on the same processors, in the process of the bench. The bench reads the
+//! table back to check that it is complete.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -27,17 +27,17 @@ use netfilter::nft::Family;
 use serde_json::json;
 use support::{Host, Running, SLUICE};
 
-/// The longest that anything may take.
+/// Time limit for every step.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Without a commit for so long, a sync is over.
+/// Time without a commit after which a sync is complete.
 const QUIET: Duration = Duration::from_millis(1500);
 
-/// What is measured, and how often.
+/// The measurements and their counts.
 struct Sizes {
     services: u32,
     endpoints: u32,
     starts: usize,
-    /// Changes one after the other, with next to no minSyncPeriod.
+    /// Changes one after the other, with a minimal minSyncPeriod.
     changes: u32,
     /// Changes with the default minSyncPeriod, each after a quiet time.
     paced_changes: u32,
@@ -64,7 +64,7 @@ impl Sizes {
         let has = |word: &str| words.iter().any(|w| w == word);
         let mut all = Vec::new();
         for word in &words {
-            // What cargo itself adds begins with dashes.
+            // Skip the flags that cargo adds.
             if word.starts_with("--") || word == "quick" || word == "soak" {
                 continue;
             }
@@ -128,7 +128,7 @@ fn measure(sizes: &Sizes) -> anyhow::Result<()> {
     drop(proxy);
     host.sh("nft delete table ip kube-proxy");
     let (proxy, _) = host.run(|| bench.start(&[]))?;
-    // A change made before would be none.
+    // Continue the numbering, since a repeated change would have no effect.
     let done = sizes.changes + sizes.soak;
     let quiet = Duration::from_millis(1100);
     let settled = all(&processor_time(&proxy)?);
@@ -170,7 +170,7 @@ fn measure(sizes: &Sizes) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the program a few times; the last one goes on.
+/// Start the program a few times; return the last process, still running.
 fn starts(host: &Host, bench: &Bench<'_>) -> anyhow::Result<Running> {
     let mut starts = Vec::new();
     let mut last = None;
@@ -201,7 +201,7 @@ fn starts(host: &Host, bench: &Bench<'_>) -> anyhow::Result<Running> {
     Ok(proxy)
 }
 
-/// Memory must not grow by changes.
+/// Check that changes do not make the memory grow.
 fn soak(host: &Host, bench: &Bench<'_>, proxy: &Running) -> anyhow::Result<()> {
     let Sizes { changes, soak, .. } = *bench.sizes;
     row("resident before the soak", &mib(resident(proxy)?), "");
@@ -216,7 +216,7 @@ fn soak(host: &Host, bench: &Bench<'_>, proxy: &Running) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server full of objects, and where to point the program to it.
+/// A server with the objects, and the kubeconfig for the program.
 struct Bench<'a> {
     host: &'a Host,
     sizes: &'a Sizes,
@@ -227,7 +227,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(host: &'a Host, sizes: &'a Sizes) -> anyhow::Result<Self> {
-        // Its sockets are to be in the namespace.
+        // Its sockets must be in the namespace.
         let sim = host.run(|| Sim::start(Config::default()))?;
         sim.apply(synthetic_cluster(sizes.services, sizes.endpoints));
         let folder = tempfile::tempdir()?;
@@ -241,7 +241,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Starts the program; how long until the table was complete. To be called in the namespace.
+    /// Start the program; return the time until the table was complete. To be called in the namespace.
     fn start(&self, flags: &[&str]) -> anyhow::Result<(Running, Duration)> {
         let mut nft = NfTables::open()?;
         let before = nft.generation()?.generation;
@@ -258,7 +258,7 @@ impl<'a> Bench<'a> {
             .stderr(Stdio::from(log))
             .spawn()?;
         let process = Running(process);
-        // Nobody listens: to tell of every element of a big load costs the one who commits time.
+        // Poll instead of listening: notifications about every element would slow the commit down.
         let (mut last, mut changed) = (before, None);
         while changed.is_none_or(|at: Instant| at.elapsed() < QUIET) {
             let now = nft.generation()?.generation;
@@ -283,7 +283,7 @@ impl<'a> Bench<'a> {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// How many elements the sets of frontends have, and all others together.
+    /// Return the number of elements in the sets of frontends, and in all others together.
     fn elements(&self, nft: &mut NfTables) -> anyhow::Result<(usize, usize)> {
         let (read, _) = nft.read_table(&TableId::new(Family::Ip, "kube-proxy"))?;
         let contents = read.context("there is no table")?.contents;
@@ -297,8 +297,8 @@ impl<'a> Bench<'a> {
         Ok((count(true), count(false)))
     }
 
-    /// Changes one endpoint of one slice after the other, from the `first`th change on; for each the time until the kernel told
-    /// of the commit. To be called in the namespace.
+    /// Change one endpoint of one slice after the other, starting with change number `first`. Return for
+    /// each the time until the kernel reported the commit. To be called in the namespace.
     fn changes(&self, first: u32, count: u32, quiet: Duration) -> anyhow::Result<Vec<Duration>> {
         let mut monitor = Monitor::open()?;
         let mut times = Vec::new();
@@ -361,12 +361,13 @@ impl<'a> Bench<'a> {
         Ok(times)
     }
 
-    /// Some slice with one other endpoint, of addresses that no other slice has.
+    /// Return a slice with one changed endpoint, whose address no other slice has.
     fn changed(&self, n: u32) -> serde_json::Value {
         self.changed_slice(n, false)
     }
 
-    /// A slice with one other endpoint: always of the same Service, or of a different one each time.
+    /// Return a slice with one changed endpoint: always of the same Service, or of a different one each
+    /// time.
     fn changed_slice(&self, n: u32, one_service: bool) -> serde_json::Value {
         let number = if one_service {
             0
@@ -379,7 +380,7 @@ impl<'a> Bench<'a> {
         slice
     }
 
-    /// As many changes as come, and the end of it. To be called in the namespace.
+    /// Make many changes and wait for the last one. To be called in the namespace.
     fn soak(&self, first: u32, changes: u32) -> anyhow::Result<()> {
         const AT_ONCE: u32 = 100;
         for n in first..first + changes {
@@ -406,7 +407,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The address of the endpoint that the `n`th change adds.
+/// Return the address of the endpoint that change number `n` adds.
 fn new_address(n: u32) -> [u8; 4] {
     [10, 240, (n >> 8) as u8, n as u8]
 }
@@ -452,7 +453,7 @@ fn all(times: &BTreeMap<String, Duration>) -> Duration {
     times.values().sum()
 }
 
-/// How long each thread has been on a processor, the kernel's work for it included.
+/// Return the processor time of each thread, including the kernel's work for it.
 fn processor_time(process: &Running) -> anyhow::Result<BTreeMap<String, Duration>> {
     let mut times = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{}/task", process.0.id()))? {

@@ -1,4 +1,4 @@
-//! A cluster in a planner, and the table that it makes in a network namespace of its own.
+//! A cluster in a planner, and its table in a separate network namespace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use plan::{Planner, PortChange};
 
 const LIMIT: usize = 100_000;
 
-/// The kernel, and how long it took: from sending a transaction to its verdict.
+/// The kernel, and the time that it took, from sending a transaction to its verdict.
 struct Timed {
     nft: NfTables,
     table: TableId,
@@ -25,7 +25,7 @@ struct Timed {
 }
 
 impl Timed {
-    /// In a new namespace, which is there as long as this.
+    /// Open the kernel in a new namespace, which is removed on drop.
     fn open(family: IpFamily) -> Self {
         let open = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (run as root)");
@@ -60,7 +60,7 @@ impl Transport for Timed {
     }
 }
 
-/// How long something took, and the kernel's part of it.
+/// The duration of an operation, and the kernel's part of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Took {
     pub(crate) all: Duration,
@@ -82,7 +82,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Loads it, from objects that are all there.
+    /// Load a cluster whose objects are all known.
     pub(crate) fn load(family: IpFamily, services: usize, endpoints: usize) -> Self {
         let before = resident();
         let mut planner = Planner::new(big_cluster_settings());
@@ -116,7 +116,7 @@ impl Cluster {
         }
     }
 
-    /// From objects arriving to the committed transaction.
+    /// Measure the time from arriving objects to the committed transaction.
     fn apply(&mut self, events: Vec<Event>) -> Took {
         self.kernel.took = Duration::ZERO;
         let start = Instant::now();
@@ -152,7 +152,7 @@ impl Cluster {
         self.apply(vec![Event::EndpointSlice(Change::Applied(slice))])
     }
 
-    /// One endpoint becomes another.
+    /// Replace one endpoint.
     pub(crate) fn replace(&mut self, round: usize) -> Took {
         let number = u32::try_from(round).expect("few rounds");
         let fresh = u32::from(Ipv4Addr::new(10, 254, 0, 0)) + number;
@@ -163,12 +163,12 @@ impl Cluster {
         self.change_slice(round, |slice| slice.endpoints[0].address = fresh)
     }
 
-    /// One endpoint goes.
+    /// Remove one endpoint.
     pub(crate) fn lessen(&mut self, round: usize) -> Took {
         self.change_slice(round, |slice| drop(slice.endpoints.pop()))
     }
 
-    /// A restart that finds the desired state.
+    /// Restart, and find the desired state.
     pub(crate) fn restart(&mut self) -> Duration {
         let start = Instant::now();
         let mut sync = Sync::new(Options::default());
@@ -179,7 +179,7 @@ impl Cluster {
         took
     }
 
-    /// Some Services go at once.
+    /// Remove some Services at once.
     pub(crate) fn remove(&mut self, count: usize) -> Took {
         let plan = self.planner.plan(self.family);
         let names = plan.ports.keys().map(|(name, _)| name.service.clone());

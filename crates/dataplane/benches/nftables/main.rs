@@ -1,7 +1,7 @@
-//! What the nftables mode costs on this machine's kernel, in network namespaces of its own:
-//! `cargo bench -p kernel --bench nftables [ipv6] [SERVICES...]`.
+//! The cost of nftables mode on this machine's kernel, in separate network namespaces:
+//! `cargo bench -p dataplane --bench nftables [ipv6] [SERVICES...]`.
 //!
-//! Single changes go to all sizes in turn, so that what else the machine does falls on all alike.
+//! Single changes are made at all sizes alternately, so that other load on the machine affects all alike.
 
 mod cluster;
 
@@ -18,7 +18,7 @@ const REMOVED: usize = 5_000;
 const RESTARTS: usize = 3;
 /// The size that is also measured with IPv6.
 const SIZE_V6: usize = 10_000;
-/// In which the kernel's tables grow to the size that their elements ask for.
+/// Time for the kernel's hash tables to grow to the size that their elements need.
 const SETTLING: Duration = Duration::from_secs(3);
 
 fn show(time: Duration) -> String {
@@ -31,7 +31,7 @@ fn show(time: Duration) -> String {
     }
 }
 
-/// Of the times of one size, at a share of them.
+/// Return a quantile of the times of one size.
 fn at(times: &[Took], share: f64, of: impl Fn(&Took) -> Duration) -> Duration {
     let mut times: Vec<Duration> = times.iter().map(of).collect();
     times.sort_unstable();
@@ -43,7 +43,7 @@ fn row(what: &str, cells: impl IntoIterator<Item = String>) {
     println!("| {what} | {} |", cells.join(" | "));
 }
 
-/// One kind of change, at all sizes in turn.
+/// Measure one kind of change, at all sizes alternately.
 fn changes(clusters: &mut [Cluster], what: &str, change: fn(&mut Cluster, usize) -> Took) {
     let mut times: Vec<Vec<Took>> = vec![Vec::new(); clusters.len()];
     for round in 0..CHANGES {
@@ -123,7 +123,8 @@ fn main() {
         (true, true) => table(IpFamily::V6, &[SIZE_V6]),
         (true, false) => {
             table(IpFamily::V4, &[1_000, 10_000, 100_000]);
-            // By itself: what IPv4 has given back would be taken for memory that it does not need.
+            // In a process of its own: memory that IPv4 has freed would be reused, and the figure would be
+            // too low.
             let this = std::env::current_exe().expect("this program's file");
             let child = Command::new(this).arg("ipv6").status();
             assert!(child.expect("started again").success());

@@ -1,4 +1,4 @@
-//! What the benches of the modes share: changes to a big cluster, and how to measure.
+//! Shared by the benches of the modes: changes to a big cluster, and measurement.
 
 #![allow(dead_code)] // Each bench uses its own part.
 
@@ -9,7 +9,7 @@ use model::{Change, EndpointSlice, Event, Service};
 use plan::testing::{Applied, big_cluster_settings};
 use plan::{PlanDiff, Planner};
 
-/// A plan from nothing, and the time that it took.
+/// Plan all objects; return the plan and the time that it took.
 pub(crate) fn planned(events: &[Event]) -> (Planner, PlanDiff, Duration) {
     let start = cpu_time();
     let mut planner = Planner::new(big_cluster_settings());
@@ -47,7 +47,7 @@ pub(crate) fn median(times: impl Iterator<Item = Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// What this thread has spent on a CPU: other work on the machine does not count.
+/// Return the processor time of this thread, which excludes other work on the machine.
 pub(crate) fn cpu_time() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
     let nanoseconds = text.split(' ').next().and_then(|n| n.parse().ok());

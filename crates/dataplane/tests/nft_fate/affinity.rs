@@ -1,4 +1,5 @@
-//! A client keeps to its endpoint: for so long after its last connection, and not to one that is gone.
+//! A client keeps its endpoint until the timeout after its last connection, or until the endpoint is
+//! removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -39,7 +40,7 @@ impl Stage {
         }
     }
 
-    /// Brings the table to the plan with this port changed.
+    /// Sync the table to the plan with this port changed.
     fn bring(&self, change: impl FnOnce(&mut plan::PortPlan)) {
         let mut plan = self.plan.clone();
         let port = plan.ports.get_mut(&self.key).expect("the port");
@@ -47,7 +48,7 @@ impl Stage {
         self.fabric.node.run(|| bring(&plan)).expect("the node");
     }
 
-    /// The endpoints that ten connections get.
+    /// Return the endpoints of ten connections.
     fn endpoints(&self, from: From, round: usize) -> BTreeSet<IpAddr> {
         let flow = Flow {
             from,
@@ -66,7 +67,7 @@ impl Stage {
         endpoints.collect()
     }
 
-    /// The one endpoint that ten connections of one client get.
+    /// Return the endpoint of ten connections of one client, which must be the same.
     fn kept(&self, round: usize) -> IpAddr {
         let endpoints = self.endpoints(From::Node, round);
         assert_eq!(endpoints.len(), 1, "{endpoints:?}");
@@ -79,7 +80,8 @@ fn until_that_is_gone(world: World) {
     stage.bring(|_| {});
     let first = stage.kept(0);
     assert_eq!(stage.kept(1), first);
-    // It goes, and the client keeps to another; it comes back, and the client stays there.
+    // The endpoint is removed, and the client gets another. The endpoint is added again, and the client
+    // keeps the new one.
     stage.bring(|port| {
         let others = port.cluster.iter().filter(|e| e.ip != first);
         port.cluster = others.copied().collect();
@@ -97,8 +99,8 @@ fn a_client_keeps_to_its_endpoint_until_that_is_gone() {
     until_that_is_gone(World::V4InV6);
 }
 
-/// What nft has no words for is not in a listing that it loads again: the Service is served all the
-/// same, without affinity.
+/// nft cannot express learning from registers, so a reloaded listing lacks it: the Service is served
+/// without affinity.
 #[test]
 fn a_table_saved_and_loaded_again_balances() {
     let stage = Stage::raise("saved", World::V4);
@@ -118,14 +120,14 @@ fn a_table_saved_and_loaded_again_balances() {
     assert!(more, "always {seen:?}");
 }
 
-/// How long a client is remembered, in the tests of that.
+/// The timeout of affinity in these tests.
 const LIMIT: Duration = Duration::from_secs(4);
 
-/// Of so many clients that are forgotten, all will never get the same endpoints as before.
+/// The number of clients: practically never do all of them get the same endpoints again by chance.
 const CLIENTS: u8 = 40;
 
 impl Stage {
-    /// The endpoint that each of many clients gets, each by one connection.
+    /// Return the endpoint of each of many clients, with one connection each.
     fn by_client(&self, port: u16) -> BTreeMap<IpAddr, IpAddr> {
         let flow = Flow {
             from: From::OtherNode,
@@ -149,7 +151,7 @@ impl Stage {
         endpoints.collect()
     }
 
-    /// The limit counts from the last connection, and after it a client is forgotten.
+    /// Check that the timeout counts from the last connection, and that a client is forgotten after it.
     fn clients_that_come_again_and_that_stay_away(&self) {
         let mut ports = 10_000..;
         let mut next = || {
@@ -158,7 +160,7 @@ impl Stage {
                 self.by_client(ports.next().expect("a port")),
             )
         };
-        // A machine that was too busy to come again in time has to begin anew.
+        // Start over if a busy machine missed the timeout.
         for _ in 0..20 {
             let (start, first) = next();
             let mut last = start;

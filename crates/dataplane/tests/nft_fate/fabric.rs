@@ -78,8 +78,8 @@ impl Fabric {
         }
     }
 
-    /// The fates of every flow; only where an endpoint was chosen can there be others after the first
-    /// round.
+    /// Return the fates of every flow. Only flows that reached an endpoint can have other fates after
+    /// the first round.
     pub(crate) fn collect(&self, flows: &[Flow]) -> Fates {
         let mut all = self.fates(flows, 0);
         let chosen = |fates: &BTreeSet<Fate>| fates.iter().any(|f| matches!(f, Fate::To { .. }));
@@ -106,7 +106,7 @@ impl Fabric {
         fates
     }
 
-    /// Sends every packet and says what became of it.
+    /// Send every packet and return its fate.
     pub(crate) fn send(&self, packets: Vec<(Flow, Packet)>) -> Vec<(Flow, Packet, Fate)> {
         let mut refused = HashMap::new();
         for (ns, link, side, fence) in [
@@ -142,7 +142,7 @@ impl Drop for Fabric {
     }
 }
 
-/// `ip`'s word for the family, and how many bits an address has.
+/// Return `ip`'s flag for the family, and the number of bits of an address.
 fn family_words(world: World) -> (&'static str, u8) {
     match world.family() {
         IpFamily::V4 => ("-4", 32),
@@ -150,7 +150,7 @@ fn family_words(world: World) -> (&'static str, u8) {
     }
 }
 
-/// The hop on the other side of a link, which is no node's and no pod's.
+/// Return the hop on the other side of a link, which belongs to neither a node nor a pod.
 fn hop(number: u8, world: World) -> IpAddr {
     world.address(Ipv4Addr::new(10, 9, 9, number))
 }
@@ -193,8 +193,8 @@ fn node_script(link: &str, pods: &str, outside: &str, world: World) -> String {
     )
 }
 
-/// Whatever comes to a neighbour is for it, and not answered; what it sends leaves by the link, and
-/// only by it.
+/// Return the commands that set up a neighbour: it accepts every packet without an answer, and sends
+/// only through the link.
 fn neighbour_script(mac: &str, world: World) -> String {
     let (f, bits) = family_words(world);
     let (own, node) = (hop(2, world), hop(1, world));
@@ -212,7 +212,7 @@ fn neighbour_script(mac: &str, world: World) -> String {
     )
 }
 
-/// What is seen of every packet in the calling thread's namespace.
+/// A socket that captures every packet in the calling thread's namespace.
 struct Capture(OwnedFd);
 
 impl Capture {
@@ -239,15 +239,15 @@ impl Capture {
     }
 }
 
-/// Sends the packets from the calling thread's namespace and returns those that were refused.
+/// Send the packets from the calling thread's namespace and return those that were refused.
 fn send(
     link: Option<&str>,
     packets: &[Packet],
     fence: IpAddr,
     world: World,
 ) -> HashMap<Packet, Refusal> {
-    // On one CPU everything keeps its order: when the node has answered what was sent last, nothing
-    // before it is under way any more.
+    // On one CPU packets keep their order: when the node has answered the last one, all earlier ones
+    // have been processed.
     let mut cpu = CpuSet::new();
     cpu.set(sched_getcpu().expect("a CPU")).expect("its number");
     sched_setaffinity(Pid::from_raw(0), &cpu).expect("this thread");
@@ -295,7 +295,7 @@ fn send(
     refused
 }
 
-/// What the node's flow table says of each packet.
+/// Return the fate of each packet from the node's flow table.
 fn tracked(family: IpFamily) -> HashMap<Packet, Fate> {
     let family = match family {
         IpFamily::V4 => Family::Ipv4,

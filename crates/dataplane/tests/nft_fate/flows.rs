@@ -1,4 +1,5 @@
-//! Every frontend, and what is next to them, from everywhere, by every protocol.
+//! Flows to every frontend and to neighbouring addresses and ports, from every origin, with every
+//! protocol.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -48,7 +49,7 @@ impl From {
         world.address(ip.into())
     }
 
-    /// Where its packets are sent from.
+    /// The namespace from which its packets are sent.
     pub(crate) fn side(self) -> Side {
         match self {
             From::Pod | From::Endpoint(_) => Side::Pods,
@@ -80,7 +81,7 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    /// The packet of a number: where sources have many addresses, from one of its own.
+    /// Return the packet with a number; if the origin has many addresses, each number has its own.
     pub(crate) fn packet(&self, number: u16, world: World) -> Packet {
         let port = match self.protocol {
             ICMP | ICMPV6 => 0,
@@ -118,7 +119,7 @@ pub(crate) fn flows(plan: &Plan, world: World) -> Vec<Flow> {
     for frontend in &frontends {
         add(&EVERYWHERE, &ports, *frontend);
         add(&hairpin, &ports, *frontend);
-        // A port that the Service does not have, and what has no ports.
+        // A port that the Service lacks, and a protocol without ports.
         let undefined = SocketAddr::new(frontend.ip(), 81);
         add(&EVERYWHERE, &ports, undefined);
         add(&EVERYWHERE, &[icmp], SocketAddr::new(frontend.ip(), 0));
@@ -141,7 +142,7 @@ pub(crate) fn flows(plan: &Plan, world: World) -> Vec<Flow> {
         add(&[From::Loopback], &ports, SocketAddr::new(loopback, port));
     }
     for (ip, port) in [
-        // Addresses of the Service range that no Service has, and the one behind it.
+        // Unallocated addresses of the Service range, and the first address after it.
         ([10, 96, 77, 77], 80),
         ([10, 96, 0, 0], 80),
         ([10, 111, 255, 255], 443),

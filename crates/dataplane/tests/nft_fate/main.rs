@@ -1,6 +1,6 @@
-//! The same packets through sluice's table and through what kube-proxy v1.36.2 was observed to
-//! program for the same objects and flags meet the same fate: the same set of endpoints, masqueraded
-//! or not, or refused in the same way, or dropped.
+//! Packets have the same fate in sluice's table and in the table that kube-proxy v1.36.2 was observed to
+//! program for the same objects and flags: the same set of endpoints, masqueraded or not, or refused in
+//! the same way, or dropped.
 
 #[path = "../../../kernel/tests/support/mod.rs"]
 mod support;
@@ -24,7 +24,7 @@ use flows::{Flow, flows};
 use support_nft::Live;
 use world::{Configuration, World, configurations};
 
-/// Brings the table in the calling thread's namespace to a plan, as a fresh start does.
+/// Program a plan's table in the calling thread's namespace, as a fresh start does.
 fn bring(plan: &Plan) {
     let mut sync = Sync::new(Options::default());
     sync.run(plan, &mut Live::open(plan.family), 100)
@@ -33,7 +33,7 @@ fn bring(plan: &Plan) {
     assert_eq!(sync.refused_common(), None);
 }
 
-/// Loads a table in the calling thread's namespace.
+/// Load a table in the calling thread's namespace.
 fn load(table: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("table.nft");
@@ -41,7 +41,7 @@ fn load(table: &str) {
     support::run(&format!("nft -f {}", file.display()));
 }
 
-/// Compares all fates, and says which kinds there were.
+/// Compare all fates, and return the kinds that occurred.
 fn compare(configuration: &Configuration, world: World) -> BTreeSet<&'static str> {
     let plan = world.plan(configuration);
     let flows = flows(&plan, world);
@@ -69,14 +69,14 @@ fn compare(configuration: &Configuration, world: World) -> BTreeSet<&'static str
     theirs.values().flatten().map(kind).collect()
 }
 
-/// The flows whose fates are not the same.
+/// Return the flows whose fates differ.
 fn differences(plan: &Plan, theirs: &Fates, ours: &Fates) -> Vec<String> {
     let sticky = plan.ports.values().filter(|port| port.affinity.is_some());
     let sticky: BTreeSet<_> = sticky.map(|port| port.cluster_ip).collect();
     let mut found = Vec::new();
     for (flow, expected) in theirs {
         let got = &ours[flow];
-        // A source that has but one address keeps to one endpoint, whichever.
+        // An origin with only one address keeps one endpoint, and which one is random.
         let keeps = flow.from.is_one() && sticky.contains(&flow.destination.ip());
         let same = match (expected.first(), got.first()) {
             (Some(Fate::To { endpoint: a, .. }), Some(Fate::To { endpoint: b, .. })) if keeps => {
@@ -110,7 +110,7 @@ fn kind(fate: &Fate) -> &'static str {
 
 fn compare_all(world: World) {
     let mut kinds = BTreeSet::new();
-    // Two at a time: every one has some ten thousand flows in the kernel's one table.
+    // Two at a time: each has some ten thousand flows in the kernel's shared flow table.
     for pair in configurations().chunks(2) {
         std::thread::scope(|scope| {
             let compare = |configuration| scope.spawn(move || compare(configuration, world));

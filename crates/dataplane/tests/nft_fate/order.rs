@@ -1,5 +1,5 @@
 //! The order of NAT chains: Services are translated before other programs' NAT chains see a packet,
-//! whichever program started first. Everything else meets the same fate in both orders.
+//! whichever program started first. All other packets have the same fate in both orders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

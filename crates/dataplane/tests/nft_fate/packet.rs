@@ -8,7 +8,7 @@ pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const SCTP: u8 = 132;
 
-/// The number of an echo request that only asks whether everything before it has been dealt with.
+/// The number of the echo request that shows that all earlier packets have been processed.
 pub(crate) const FENCE: u16 = 0xffff;
 
 /// The original tuple of one packet. An echo request has no ports.
@@ -30,7 +30,7 @@ pub(crate) enum Refusal {
     Abort,
 }
 
-/// What a captured packet says.
+/// The meaning of a captured packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Refused(Packet, Refusal),
@@ -48,7 +48,7 @@ fn sum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// CRC32c, which SCTP has for a checksum.
+/// CRC32c, the checksum of SCTP.
 fn crc(bytes: &[u8]) -> u32 {
     let crc = bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc: u32, _| {
@@ -66,7 +66,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
 }
 
 impl Packet {
-    /// The whole packet, one that begins a flow. `number` is an echo request's identifier.
+    /// Return the bytes of the first packet of a flow. `number` is an echo request's identifier.
     pub(crate) fn bytes(&self, number: u16) -> Vec<u8> {
         let mut body = Vec::new();
         if !matches!(self.protocol, ICMP | ICMPV6) {
@@ -138,7 +138,7 @@ impl Packet {
         header
     }
 
-    /// The one that would be answered with this.
+    /// Return the packet with source and destination swapped.
     fn reversed(self) -> Self {
         Packet {
             source: self.destination,
@@ -148,7 +148,7 @@ impl Packet {
     }
 }
 
-/// A packet, and what follows the addresses.
+/// Parse a packet; return it with the bytes after the addresses.
 fn parse(bytes: &[u8]) -> Option<(Packet, &[u8])> {
     let (protocol, source, destination, at): (u8, IpAddr, IpAddr, usize) = match bytes.first()? >> 4
     {
@@ -177,7 +177,7 @@ fn parse(bytes: &[u8]) -> Option<(Packet, &[u8])> {
     Some((packet, body))
 }
 
-/// What a packet that was seen on a link has to say of one that was sent.
+/// Interpret a captured packet as an answer to a packet that was sent.
 pub(crate) fn answer(bytes: &[u8]) -> Option<Answer> {
     let (packet, body) = parse(bytes)?;
     match (packet.protocol, *body.first()?) {

@@ -1,5 +1,5 @@
-//! The objects that kube-proxy was observed with, what it made of them, and both said again in IPv6:
-//! of the observed Services only one has IPv6 addresses.
+//! The objects and rules of the observed kube-proxy, and a translation of both to IPv6: only one of the
+//! observed Services has IPv6 addresses.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,7 +8,7 @@ use model::IpFamily;
 use plan::{NodePortAddresses, Plan, Planner, Settings};
 use serde_json::json;
 
-/// A configuration of kube-proxy, and the link that its local traffic enters through.
+/// A configuration of kube-proxy, and the link through which its local traffic enters.
 #[derive(Clone)]
 pub(crate) struct Configuration {
     pub(crate) name: &'static str,
@@ -17,14 +17,14 @@ pub(crate) struct Configuration {
     pub(crate) link: &'static str,
 }
 
-/// Which objects, and in which family.
+/// The objects and their family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum World {
     /// As observed.
     V4,
     /// As observed.
     V6,
-    /// What was observed for IPv4, with IPv6 addresses.
+    /// The objects observed for IPv4, with IPv6 addresses.
     V4InV6,
 }
 
@@ -36,7 +36,7 @@ impl World {
         }
     }
 
-    /// The address that has the part that this one has in IPv4.
+    /// Return the address with the role of this IPv4 address.
     pub(crate) fn address(self, v4: Ipv4Addr) -> IpAddr {
         match self {
             World::V4 => v4.into(),
@@ -44,7 +44,7 @@ impl World {
         }
     }
 
-    /// What kube-proxy makes of the objects, for `nft -f`.
+    /// Return kube-proxy's rules for the objects, for `nft -f`.
     pub(crate) fn kube_proxy_rules(self, configuration: &Configuration) -> String {
         let read = |family| observed::configuration(configuration.name).nft(family);
         match self {
@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    /// What sluice makes of the objects.
+    /// Return sluice's plan for the objects.
     pub(crate) fn plan(self, configuration: &Configuration) -> Plan {
         let batch = match self {
             World::V4 | World::V6 => source::read_once([observed::path("objects.json")]),
@@ -78,16 +78,16 @@ impl World {
     }
 }
 
-/// The addresses of the node: the one that it was observed with, and others, on both of its links,
-/// that are in no range of any configuration.
+/// The addresses of the node: the observed one, and others on both of its links that are in no range
+/// of any configuration.
 pub(crate) const NODE_ADDRESSES: [Ipv4Addr; 3] = [
     Ipv4Addr::new(10, 200, 1, 2),
     Ipv4Addr::new(10, 201, 1, 2),
     Ipv4Addr::new(10, 244, 1, 1),
 ];
 
-/// The address of the same part in IPv6, by the numbers as they are written: pods and nodes of the
-/// observation have such addresses, and the Service range has the last two of the numbers.
+/// Translate an address to IPv6 by its decimal digits: the observed pods and nodes have such addresses,
+/// and those of the Service range use the last two numbers.
 fn in_v6(v4: Ipv4Addr) -> IpAddr {
     let [a, b, c, d] = v4.octets();
     let text = match (a, b) {
@@ -111,7 +111,7 @@ fn range_in_v6(v4: Ipv4Net) -> IpNet {
     IpNet::new(in_v6(v4.network()), len).expect("a range")
 }
 
-/// An address or a range in IPv6, if it is one of IPv4.
+/// Translate a word to IPv6 if it is an IPv4 address or range.
 fn word_in_v6(word: &str) -> Option<String> {
     let range = word.parse().map(|range| range_in_v6(range).to_string());
     let address = || word.parse().map(|address| in_v6(address).to_string());
@@ -139,7 +139,7 @@ fn text_in_v6(text: &str) -> String {
     translated
 }
 
-/// Takes what is IPv6 out of the objects and puts the rest in its place.
+/// Remove the IPv6 parts of the objects, and translate the IPv4 parts to IPv6.
 fn objects_in_v6(value: &mut serde_json::Value) {
     use serde_json::Value;
     let is_v6 = |value: &Value| match value {
@@ -183,8 +183,7 @@ pub(crate) fn configurations() -> Vec<Configuration> {
     observed::NFTABLES.map(with_link).to_vec()
 }
 
-/// Where kube-proxy's own IPv6 rules are the same whatever the Services, they are what its IPv4
-/// rules say in IPv6: the translation is one.
+/// Check the translation: kube-proxy's constant IPv6 rules equal its translated IPv4 rules.
 #[test]
 fn what_is_said_again_in_ipv6_is_what_kube_proxy_says() {
     let fixed = |text: String| -> Vec<String> {

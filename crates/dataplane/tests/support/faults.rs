@@ -12,7 +12,7 @@ use plan::Plan;
 use crate::support::run;
 use crate::support_nft::Live;
 
-/// The table is as the plan says, by nothing but its listing.
+/// Check that the listed table is the plan's.
 pub(crate) fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
     assert!(sync.refused().is_empty(), "{:?}", sync.refused());
     assert_eq!(sync.refused_common(), None);
@@ -30,9 +30,9 @@ pub(crate) fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
 /// What happens at one commit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
-    /// The operation of this number is one that the kernel refuses.
+    /// The kernel refuses the operation with this number.
     Refuse(usize),
-    /// Nothing.
+    /// No fault.
     None,
     Lost,
     TableDeleted,
@@ -52,7 +52,7 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    /// With a fault at the commit of this number.
+    /// Return a kernel with a fault at the commit with this number.
     pub(crate) fn new(live: Live, at: usize, fault: Fault) -> Self {
         Faulty {
             live,
@@ -66,7 +66,7 @@ impl Faulty {
 }
 
 impl Faulty {
-    /// Has the kernel refuse the operations, for one more in the place of this number.
+    /// Have the kernel refuse the operations by inserting an invalid one at this place.
     fn refuse(&mut self, ops: &[Op], at: usize, guarded: bool) -> Result<Outcome, netlink::Error> {
         let mut ops = ops.to_vec();
         let no_such = Op::DeleteChain("no-such-chain".to_owned());

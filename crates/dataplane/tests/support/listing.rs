@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Lines by chain and set.
 pub(crate) type Blocks = BTreeMap<String, Vec<String>>;
 
-/// A listing as chains and sets with sorted elements and without differences between
-/// kernels: the order of elements and of chains.
+/// Split a listing into chains and sets. Elements and chains are sorted, because their order differs
+/// between kernels.
 pub(crate) fn blocks(listing: &str) -> Blocks {
     let mut blocks = BTreeMap::new();
     let mut lines = listing.lines();
@@ -46,7 +46,7 @@ pub(crate) fn blocks(listing: &str) -> Blocks {
     blocks
 }
 
-/// Show the differences only.
+/// Check that two listings are equal; show only the differences.
 pub(crate) fn same(left: &Blocks, right: &Blocks) {
     let names: BTreeSet<_> = left.keys().chain(right.keys()).collect();
     for name in names {

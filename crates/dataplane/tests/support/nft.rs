@@ -1,4 +1,4 @@
-//! The kernel behind the nftables mode's state machine.
+//! The kernel as the transport of nftables mode's state machine.
 
 use dataplane::nftables::{Expected, Outcome, TABLE, Transport, table_family};
 use kernel::netlink;

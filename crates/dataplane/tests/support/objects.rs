@@ -1,4 +1,4 @@
-//! Objects for tests under load, and what they mean for the observed node.
+//! Objects for tests under load, and their plans for the observed node.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 

@@ -27,7 +27,7 @@ const PODS: [(&str, Transport); 8] = [
     ("[fd00:10:244:2::25]:8080", Transport::Tcp),
 ];
 
-/// Clients: who they are, and what they connect to. Those who are no pods are masqueraded.
+/// The clients and their destinations. Clients that are not pods are masqueraded.
 const CLIENTS: [(&str, &str, Transport); 6] = [
     ("10.244.1.200", "10.96.10.1:80", Transport::Tcp),
     ("10.244.1.200", "10.96.10.10:53", Transport::Udp),
@@ -43,10 +43,10 @@ enum Transport {
     Udp,
 }
 
-/// A datagram without an answer for so long, or a connection that does not come to be, has failed.
-/// Long after a packet that was lost would have been sent again: that is counted by itself.
+/// Timeout of an answer or a connection. It is much longer than a retransmission takes; retransmissions
+/// are counted separately.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two connections of a client: none comes near to using up its ports.
+/// Pause between two connections of a client, so that clients do not exhaust their ports.
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// The namespaces around a node.
@@ -56,7 +56,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Puts pods and clients next to a node: a namespace with the addresses 10.200.1.2 and
+    /// Connect pods and clients to a node: a namespace with the addresses 10.200.1.2 and
     /// fd00:200:1::2.
     pub(crate) fn around(node: &NetNs) -> Self {
         let make = |role| NetNs::create(&format!("{}-{role}", node.name())).expect("root");
@@ -73,8 +73,8 @@ impl Stage {
             (&stage.pods, "wan"),
             (&stage.clients, "wan"),
         ] {
-            // A link drops what it is to send until the kernel comes round to activating it, which
-            // on a busy machine it may do a second later.
+            // A link drops packets until the kernel has activated it, which can take a second on a busy
+            // machine.
             let up = format!("ip link show {link} | grep -q 'state UP'");
             let wait = format!("for n in $(seq 3000); do {up} && exit 0; sleep 0.02; done; exit 1");
             shell(ns, &wait);
@@ -117,7 +117,7 @@ impl Stage {
         script
     }
 
-    /// Begins to load the Services.
+    /// Start the load.
     pub(crate) fn load(&self) -> Load {
         let shared = Arc::new(Shared::default());
         let retransmitted = self.retransmitted();
@@ -148,7 +148,7 @@ impl Stage {
         }
     }
 
-    /// How many packets have been sent once more, on either side.
+    /// Return the number of packets retransmitted by either side.
     pub(crate) fn retransmitted(&self) -> u64 {
         let count = |ns: &NetNs| {
             let text = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat"));
@@ -166,7 +166,7 @@ impl Drop for Stage {
     }
 }
 
-/// A value of `/proc/net/netstat`: a line of names, then one of numbers.
+/// Return a value of `/proc/net/netstat`: a line of names, then one of numbers.
 fn counter(text: &str, name: &str) -> u64 {
     let lines: Vec<&str> = text.lines().collect();
     for pair in lines.chunks(2) {
@@ -218,7 +218,7 @@ fn neighbour_script(mac: &str, addresses: &BTreeSet<IpAddr>) -> String {
     script
 }
 
-/// Answers with what it is sent, for as long as the process lives.
+/// Echo TCP data until the process ends.
 fn serve_tcp(at: SocketAddr) {
     let pod = TcpListener::bind(at).expect("a pod");
     thread::spawn(move || {
@@ -235,7 +235,7 @@ fn serve_tcp(at: SocketAddr) {
     });
 }
 
-/// The same for datagrams.
+/// Echo datagrams until the process ends.
 fn serve_udp(at: SocketAddr) {
     let pod = UdpSocket::bind(at).expect("a pod");
     thread::spawn(move || {
@@ -250,7 +250,7 @@ fn serve_udp(at: SocketAddr) {
 struct Shared {
     stop: AtomicBool,
     rounds: AtomicU64,
-    /// How many clients have had their first answer.
+    /// The number of clients with at least one answer.
     begun: AtomicUsize,
     failures: Mutex<Vec<Failure>>,
     by_client: Mutex<BTreeMap<String, u64>>,
@@ -267,7 +267,7 @@ struct Client {
 }
 
 impl Client {
-    /// Tries until told to stop.
+    /// Repeat attempts until the load is stopped.
     fn repeat(&self, mut attempt: impl FnMut() -> io::Result<()>) {
         let mut done = 0;
         while !self.shared.stop.load(Ordering::Relaxed) {
@@ -305,7 +305,7 @@ impl Client {
         bind(socket.as_raw_fd(), &from)?;
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE))?;
-        // This one bounds connecting, too.
+        // Also the timeout of `connect`.
         stream.set_write_timeout(Some(PATIENCE))?;
         match connect(stream.as_raw_fd(), &SockaddrStorage::from(self.to)) {
             Err(Errno::EINPROGRESS) => Err(io::ErrorKind::TimedOut.into()),
@@ -353,14 +353,14 @@ fn one_flow(client: &Client) {
     }
 }
 
-/// A load that is going on.
+/// A running load.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     retransmitted: u64,
 }
 
-/// A question without an answer.
+/// A request without an answer.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) begun: Instant,
@@ -369,7 +369,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Whether it was one of a connection or a flow that was there before.
+    /// Whether the request was on an existing connection or flow.
     pub(crate) fn of_an_existing_one(&self) -> bool {
         self.what.starts_with("a ")
     }
@@ -378,16 +378,16 @@ impl Failure {
 /// The results of a load.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    /// How many questions each client has asked.
+    /// The number of requests of each client.
     pub(crate) asked: BTreeMap<String, u64>,
     /// Failures, in the order in which they ended.
     pub(crate) failures: Vec<Failure>,
-    /// How many connections needed a second SYN, or a second answer to one.
+    /// The number of connections that needed a second SYN or SYN-ACK.
     pub(crate) retransmitted: u64,
 }
 
 impl Load {
-    /// Waits until so many more questions were answered.
+    /// Wait until this many more requests have been answered.
     pub(crate) fn wait(&self, more: u64) {
         let target = self.shared.rounds.load(Ordering::Relaxed) + more;
         while self.shared.rounds.load(Ordering::Relaxed) < target {
@@ -395,7 +395,7 @@ impl Load {
         }
     }
 
-    /// Waits until every client has had an answer: what is to last is there.
+    /// Wait until every client has an answer, so that all long-lived connections exist.
     pub(crate) fn wait_for_all(&self) {
         while self.shared.begun.load(Ordering::Relaxed) < self.threads.len() {
             thread::sleep(Duration::from_millis(1));
@@ -407,7 +407,7 @@ impl Load {
         !self.shared.failures.lock().expect("no panic").is_empty()
     }
 
-    /// Ends the load.
+    /// End the load.
     pub(crate) fn finish(self, stage: &Stage) -> Seen {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -423,7 +423,7 @@ impl Load {
 }
 
 impl Seen {
-    /// Nothing failed, nothing was lost, and it was a load.
+    /// Check that nothing failed, nothing was lost, and that there was enough load.
     pub(crate) fn assert_unharmed(&self) {
         let failures: Vec<&String> = self
             .failures

@@ -38,7 +38,7 @@ pub(crate) fn has_ipvs(gates: &BTreeMap<String, bool>) -> bool {
 }
 
 /// Whether NodePorts may answer on loopback in nftables mode: unless the gate
-/// `KubeProxyNFTablesLocalhostNodePorts` says otherwise. sluice served them before kube-proxy did,
+/// `KubeProxyNFTablesLocalhostNodePorts` is switched off. sluice served them before kube-proxy did,
 /// if the configuration enables them, so the gate does not need to be switched on.
 pub(crate) fn allows_nftables_localhost(gates: &BTreeMap<String, bool>) -> bool {
     let gate = gates.get("KubeProxyNFTablesLocalhostNodePorts");

@@ -16,7 +16,7 @@
 //!   upstream's help.
 //! - Unknown fields, and all but the last of duplicate fields, are ignored with a warning.
 //!
-//! Differences: `--metrics-port=0` switches the server off, as upstream's help says but its
+//! Differences: `--metrics-port=0` switches the server off, as upstream's help states but its
 //! validation prevents; the mode `userspace` is sluice's own. All differences are listed, each with
 //! an example, at the end of `testdata/verdicts.txt`.
 

@@ -285,7 +285,7 @@ fn a_monitor_that_does_not_keep_up_is_told_so() {
             }
         }
         assert!(overruns > 0 && told < 100, "{overruns} {told}");
-        // It goes on working.
+        // The socket still works.
         nft.transact(&mut table("last"), None).unwrap();
         assert!(matches!(monitor.receive(), Ok(Some(Notice::Changes(_)))));
     });
@@ -295,7 +295,7 @@ fn a_monitor_that_does_not_keep_up_is_told_so() {
 fn a_thread_without_the_right_is_told_so() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
-        // The right is looked for in the opener of the socket and in the sender.
+        // The kernel checks the capability of both the opener of the socket and the sender.
         let dropped = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 // SAFETY: setresuid of this thread alone (the raw system call), to an unprivileged user.

@@ -21,7 +21,7 @@ pub enum LabCommand {
     Up(UpArgs),
     /// Run a command on a pod, on a node, or on the outside client
     Exec {
-        /// Which lab.
+        /// Selects a lab.
         #[command(flatten)]
         lab: Which,
         /// `client`, `router`, a node, or a pod as NAME or NAMESPACE/NAME
@@ -32,7 +32,7 @@ pub enum LabCommand {
     },
     /// Apply manifests to a lab
     Apply {
-        /// Which lab.
+        /// Selects a lab.
         #[command(flatten)]
         lab: Which,
         /// Manifest files or folders
@@ -41,7 +41,7 @@ pub enum LabCommand {
     },
     /// Delete objects; pods keep serving for their grace period
     Delete {
-        /// Which lab.
+        /// Selects a lab.
         #[command(flatten)]
         lab: Which,
         /// Delete the objects of these manifests
@@ -63,7 +63,7 @@ pub enum LabCommand {
     },
     /// Change the number of pods of a Deployment or StatefulSet
     Scale {
-        /// Which lab.
+        /// Selects a lab.
         #[command(flatten)]
         lab: Which,
         /// The workload, as NAME or NAMESPACE/NAME
@@ -73,7 +73,7 @@ pub enum LabCommand {
     },
     /// Replace a pod by one on another node
     Move {
-        /// Which lab.
+        /// Selects a lab.
         #[command(flatten)]
         lab: Which,
         /// The pod, as NAME or NAMESPACE/NAME
@@ -83,7 +83,7 @@ pub enum LabCommand {
     },
     /// Set whether a pod is ready
     Ready {
-        /// Which lab.
+        /// Selects a lab.
         #[command(flatten)]
         lab: Which,
         /// The pod, as NAME or NAMESPACE/NAME
@@ -94,15 +94,15 @@ pub enum LabCommand {
     },
     /// Show nodes, pods and Services
     Status {
-        /// Which lab.
+        /// Selects a lab.
         #[command(flatten)]
         lab: Which,
     },
     /// Create a cluster, run experiments with real connections, and show the results
     Demo(DemoArgs),
-    /// Take a lab down without leaving anything behind
+    /// Remove a lab completely
     Down {
-        /// Which lab.
+        /// Selects a lab.
         #[command(flatten)]
         lab: Which,
         /// All labs of this machine
@@ -111,7 +111,7 @@ pub enum LabCommand {
     },
 }
 
-/// Which lab.
+/// Selects a lab.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Which {
     /// The lab's name
@@ -132,7 +132,7 @@ impl Which {
 /// The arguments of `lab up`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct UpArgs {
-    /// Which lab to raise.
+    /// The lab to create.
     #[command(flatten)]
     pub lab: Which,
     /// Manifest files or folders
@@ -162,7 +162,7 @@ pub fn run(command: &LabCommand) -> Result<ExitCode> {
         LabCommand::Exec { lab, host, command } => {
             let status = lab.open()?.host(host)?.command(command)?.status();
             let status = status.with_context(|| format!("running {}", command[0].display()))?;
-            // A command that a signal ended has no code; shells then say 128 and the signal.
+            // A command that was ended by a signal has no exit code; shells report 128 plus the signal.
             let signal = std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0);
             let code = status.code().unwrap_or(128 + signal);
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))

@@ -69,12 +69,12 @@ pub struct DemoArgs {
     pub proxy_flags: Vec<String>,
 }
 
-/// What a mode cannot do, by its nature.
+/// Capabilities that some modes lack by design.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Abilities {
     /// Pods can see the client's own address.
     keeps_client_address: bool,
-    /// Traffic goes on without the proxy.
+    /// Traffic continues without the proxy.
     outlives_proxy: bool,
     /// NodePorts answer on a node's loopback addresses.
     serves_loopback: bool,
@@ -236,7 +236,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     })
 }
 
-/// With what the experiments need that the mode does only where it is asked to.
+/// Add the flags for features that the experiments need and that the mode has off by default.
 fn proxy_flags(args: &DemoArgs) -> Vec<String> {
     let mut flags = match args.mode {
         Mode::Nftables => vec!["--iptables-localhost-nodeports".to_owned()],

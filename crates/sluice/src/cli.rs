@@ -72,7 +72,7 @@ pub(crate) enum Command {
     /// Print the rules that a node would get. Needs no root and changes nothing.
     Render(RenderArgs),
 
-    /// Show what happens to a packet on this node (or on the node the dumps came from), and why.
+    /// Show what happens to a packet on this node (or on the node of the dumps), and why.
     ///
     /// Walks the packet through every hook, chain and rule in the kernel's order, on every path that it
     /// can take. Understands the rules of every kube-proxy, and those of common CNIs and firewalls.

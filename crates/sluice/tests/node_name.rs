@@ -1,4 +1,4 @@
-//! A proxy whose node name is that of no Node reports it.
+//! A proxy whose node name matches no Node reports it.
 
 mod support;
 

@@ -42,7 +42,7 @@ const PATHS: [(&str, &str, &str, &str, &str); 4] = [
     ),
     (
         "NodePort",
-        "A client outside connects to port 30008 of the node, of `demo/nodeport`. The endpoint sees \
+        "A client outside connects to port 30008 of the node, the NodePort of `demo/nodeport`. The endpoint sees \
          the node's address, so that its answer comes back through this node and is translated back.",
         "198.51.100.9",
         "10.200.1.2",

@@ -16,7 +16,7 @@ use plan::{Endpoint, FrontendKind, LocalDetector, Plan, PortPlan, Traffic};
 use proptest::prelude::*;
 use trace::{Facts, Fraction, Origin, Packet, Proto, Verdict, World, reply_to, walk};
 
-/// What a client sees, in any mode.
+/// The result of a connection for the client, in any mode.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Seen {
     verdict: Verdict,
@@ -39,7 +39,7 @@ fn facts() -> Facts {
     let mut facts = common::node_facts();
     let eth0 = &mut facts.interfaces[1].addresses;
     eth0.push("192.0.2.1/32".parse().unwrap());
-    // Addresses that no generated endpoint has.
+    // These addresses belong to no generated endpoint.
     facts.interfaces[2].addresses = vec![
         "10.244.1.254/24".parse().unwrap(),
         "fd00:10:244:1::fe/64".parse().unwrap(),
@@ -51,7 +51,7 @@ fn world(mode: Mode, plan: &Plan) -> World {
     modes::world(mode, plan, &facts())
 }
 
-/// Someone who connects.
+/// A client.
 #[derive(Clone, Debug)]
 struct Client {
     from: Origin,
@@ -113,8 +113,7 @@ fn is_pod(plan: &Plan, client: &Client) -> bool {
     }
 }
 
-/// Whether a client that is sent to itself is masqueraded, so that it sees the answer come from the
-/// Service. nftables and ipvs mode have one list of this node's endpoints for all Services.
+/// Whether a client that reaches itself is masqueraded, so that the answer comes from the Service. nftables and ipvs mode have one list of this node's endpoints for all Services.
 fn sent_to_itself(mode: Mode, plan: &Plan, port: &PortPlan, client: &Client, e: &Endpoint) -> bool {
     let listed = || {
         let of_protocol = plan.ports.values().filter(|p| p.protocol == port.protocol);
@@ -288,7 +287,7 @@ fn traced(world: &World, packet: &Packet) -> Vec<Seen> {
     all
 }
 
-/// The address at which a frontend is asked, `None` where none can be.
+/// Return the address of a frontend; `None` if it has none.
 fn address(plan: &Plan, kind: FrontendKind, ip: Option<IpAddr>) -> Option<IpAddr> {
     if kind != FrontendKind::NodePort {
         return ip;
@@ -323,7 +322,7 @@ fn check(mode: Mode, plan: &Plan) -> Result<(), TestCaseError> {
                 prop_assert_eq!(
                     got,
                     wanted,
-                    "{:?} {:?} of {:?}, asked by {:?}\n{}",
+                    "{:?} {:?} of {:?}, client {:?}\n{}",
                     mode,
                     frontend,
                     port,
@@ -341,7 +340,7 @@ fn check(mode: Mode, plan: &Plan) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Whoever answers, the client sees an answer from whom it asked.
+/// Check that the client receives the answer from the address to which it connected.
 fn answers(world: &World, question: &Packet) -> Result<(), TestCaseError> {
     let trace = walk(world, question).unwrap();
     for outcome in &trace.outcomes {

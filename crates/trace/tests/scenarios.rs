@@ -140,7 +140,7 @@ impl Node {
         }
     }
 
-    /// `pod:port SHARE`, several separated by commas, with who is masqueraded.
+    /// `pod:port SHARE`, comma-separated, with the masqueraded ones marked.
     fn outcome(&self, packet: &Packet, mode: Mode) -> Outcome {
         let family = IpFamily::of(packet.dst);
         let trace = walk(&self.worlds[&(family, mode)], packet).unwrap();
@@ -256,7 +256,7 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// `pod`, `remote pod`, `node` or `outside`, and an address where it is not the usual one.
+/// Parse `pod`, `remote pod`, `node` or `outside`, with an address if it differs from the default.
 fn packet(client: &str, to: IpAddr, proto: Proto, port: u16) -> Packet {
     let v4 = to.is_ipv4();
     let (kind, address) = match client.rsplit_once(' ') {
@@ -291,7 +291,7 @@ fn packet(client: &str, to: IpAddr, proto: Proto, port: u16) -> Packet {
 /// The lines of one client: the outcome that most modes share, then the modes that differ.
 fn lines(node: &Node, client: &str, packet: &Packet) -> String {
     let outcomes = Mode::ALL.map(|mode| (mode, node.outcome(packet, mode)));
-    // A relay hides who is masqueraded, so userspace mode has no vote.
+    // A relay always hides the client's address, so userspace mode does not count for masquerading.
     let voters = || outcomes.iter().filter(|(mode, _)| *mode != Mode::Userspace);
     let votes = |outcome: &Outcome| voters().filter(|(_, o)| o == outcome).count();
     let mut usual = &outcomes[0].1;

@@ -11,7 +11,7 @@ fn cluster(text: &str) -> (Cluster, Applied) {
     (cluster, applied)
 }
 
-/// The same, of objects that are all good.
+/// The same, for objects without errors.
 fn good(text: &str) -> Cluster {
     let (cluster, applied) = cluster(text);
     assert_eq!(applied.errors, []);
@@ -143,7 +143,7 @@ fn a_moved_pod_is_replaced_before_it_leaves_and_stays_with_its_deployment() {
     assert_eq!(cluster.pods[&new].node, "node3");
     assert_eq!(cluster.live_pod(&name("web-1")), None);
     cluster.reap(10_000);
-    // The replacement counts: nothing else is made or ended.
+    // The replacement counts: no other pod is created or terminated.
     let before = cluster.pods.clone();
     cluster.scale(&name("web"), 3, 0).unwrap();
     assert_eq!(cluster.pods, before);
@@ -225,7 +225,7 @@ fn a_changed_template_replaces_the_pods() {
         .map(|p| p.template.ports[0].port)
         .collect();
     assert_eq!(live, [9090, 9090, 9090]);
-    // Until the old ones are gone, each port number has slices of its own.
+    // Until the old pods have ended, each port number has its own slices.
     let ports: Vec<u64> = cluster
         .endpoint_slices()
         .values()

@@ -34,8 +34,8 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) ipvsadm_save: Option<PathBuf>,
 
-    /// An address of the node that the files are from; may be repeated. Without facts, any address
-    /// that the rules do not show to be the node's is assumed to be, and not to be.
+    /// An address of the node that the files are from; may be repeated. Without facts, both
+    /// possibilities are shown for an address that the rules do not identify as the node's.
     #[arg(long, value_name = "IP", conflicts_with_all = ["facts", "this_host"])]
     pub(crate) local: Vec<IpAddr>,
 
@@ -59,7 +59,7 @@ impl HostArgs {
 const TRACE_HELP: &str = "\
 Exit status: 0 if the packet is accepted on every path (with --reply, its answer too), 1 if it is \
 not, 2 if the question cannot be answered. With --live: 0 if the packet arrived as predicted, 1 if it \
-did not arrive or the kernel decided differently, 2 if no packet came.
+did not arrive or the kernel decided differently, 2 if no packet arrived in time.
 
 Examples:
   sluice trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53
@@ -102,7 +102,7 @@ pub(crate) struct TraceArgs {
     #[arg(short, long, value_enum, default_value = "tree")]
     pub(crate) output: TraceOutput,
 
-    /// Also walk the answers back.
+    /// Also trace the answers back to the client.
     #[arg(long)]
     pub(crate) reply: bool,
 
@@ -151,7 +151,7 @@ pub(crate) struct ObjectArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// A client outside the cluster to check in addition.
+    /// Also check connections from a client outside the cluster with this address.
     #[arg(long, value_name = "IP")]
     pub(crate) client: Option<IpAddr>,
 }
@@ -265,7 +265,7 @@ pub(crate) struct DiagramArgs {
     #[arg(short, long, value_enum, default_value = "boxes")]
     pub(crate) output: DiagramFormat,
 
-    /// How many rules of a chain, and jumps from it, are drawn before the rest is folded.
+    /// Maximum number of rules, and of jumps, that are drawn for each chain.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) most: usize,
 }

@@ -167,7 +167,7 @@ fn gone(name: &str) -> Event {
     Event::Service(Change::Deleted(NamespacedName::new("demo", name)))
 }
 
-/// Runs until nothing is due for a while.
+/// Run until nothing is due for a while.
 fn run_for(engine: &mut Engine, time: Duration) {
     let end = Instant::now() + time;
     while let Some(next) = engine.next().filter(|n| *n <= end) {
@@ -198,7 +198,7 @@ fn a_complete_empty_list_is_synced_too() {
     engine.complete(Instant::now());
     engine.run();
     assert_eq!(fake.take_log(), ["everything 0"]);
-    // Upstream counts the first sync as queued too, and its metric is there from then on.
+    // Upstream counts the first sync as queued too, so that the metric exists from then on.
     let observed = &fake.0.borrow().observed;
     assert_eq!(observed[..], ["queued IPv4", "synced Everything 0"]);
 }

@@ -59,7 +59,7 @@ impl Watch {
         self.watched.retain(|folder, number| {
             let keep = folders.contains(folder) && FileNumber::of(folder) == Some(*number);
             if !keep {
-                // The watch of a removed folder is gone already.
+                // The kernel has already removed the watch of a removed folder.
                 let _ = watcher.unwatch(folder);
             }
             keep

@@ -23,8 +23,8 @@ pub const FOREIGN: [&str; 9] = [
     "host-firewall",
 ];
 
-/// One file of a foreign rule set, where there is one, with the pods' interface called as it is on
-/// the tests' node.
+/// Return a file of a foreign rule set, if it exists, with the name of the pods' interface replaced by
+/// that of the tests' node.
 pub fn foreign(name: &str, ending: &str) -> Option<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/foreign");
     let text = std::fs::read_to_string(folder.join(format!("{name}.{ending}"))).ok()?;
@@ -41,7 +41,7 @@ pub fn foreign(name: &str, ending: &str) -> Option<String> {
     )
 }
 
-/// The tests' node with a foreign rule set: that of iptables, or the one for nft.
+/// The tests' node with a foreign rule set, for iptables or for nft.
 pub fn foreign_world(name: &str, nft: bool) -> Option<World> {
     let mut world = World::from_facts(&node_facts()).unwrap();
     if nft {
@@ -122,7 +122,7 @@ pub fn packet(from: Origin, src: &str, dst: &str, proto: Proto, dport: u16) -> P
     Packet::new(from, ip(src), ip(dst), proto, dport)
 }
 
-/// `pod 10.244.1.50 > 10.96.10.1 tcp 80: accept 1`: a packet, and what is expected of it.
+/// Parse `pod 10.244.1.50 > 10.96.10.1 tcp 80: accept 1`: a packet and its expected outcome.
 pub fn flow(line: &str) -> (Packet, &str) {
     let (flow, expected) = line.split_once(": ").unwrap();
     let words: Vec<&str> = flow.split(' ').collect();
@@ -136,7 +136,7 @@ pub fn flow(line: &str) -> (Packet, &str) {
     (packet(from, words[1], words[3], proto, port), expected)
 }
 
-/// `accept 1/2 10.244.1.11:8080 masq 10.200.1.2`, one line an outcome.
+/// Return one line per outcome: `accept 1/2 10.244.1.11:8080 masq 10.200.1.2`.
 pub fn shown(trace: &Trace) -> Vec<String> {
     trace.summary().iter().map(line).collect()
 }

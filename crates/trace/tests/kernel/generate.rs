@@ -325,8 +325,8 @@ fn ipt_target(r: &mut Random, table: &str, hook: &str) -> String {
     }
 }
 
-/// The beginning of every generated set of tables: answers have to leave, so that results are visible;
-/// lists with every client, and an empty one.
+/// The beginning of every generated rule set: rules that let answers leave, so that results are
+/// visible, a `recent` list with every client, and an empty one.
 fn ipt_fixed(table: &str, hook: &str) -> &'static str {
     match (table, hook) {
         ("filter" | "raw", "OUTPUT") => {

@@ -75,7 +75,7 @@ fn junk_anywhere_is_an_error_or_harmless() {
                 let mut bent = document.value.clone();
                 *bent.pointer_mut(pointer).unwrap() = value.clone();
                 let bent = Documents::from_text("bent.json", &bent.to_string());
-                // Alone; then over and beside the good ones.
+                // Alone; then replacing valid documents, and in addition to them.
                 let mut cluster = Cluster::new(&Documents::default(), 3).unwrap();
                 cluster.apply(&bent, 0);
                 cluster.apply(&documents, 1);

@@ -93,7 +93,7 @@ fn applying_again_keeps_what_was_handed_out() {
     assert_eq!(after["spec"]["ports"][1]["nodePort"], 30086);
 }
 
-/// A spec, the field that is wrong, and what the error says of it.
+/// A spec, its invalid field, and the error.
 const BAD_SERVICES: &[(&str, &str, &str)] = &[
     (
         "{type: NodePort, ports: [{port: 80, nodePort: 80}]}",

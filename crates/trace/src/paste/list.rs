@@ -79,7 +79,7 @@ fn rule(out: &mut String, chain: &str, line: &str) -> Result<(), PasteError> {
     let _ = write!(out, "[{}:{}] -A {chain}", exact(packets), exact(bytes));
     let mut next = words.next();
     let mut target = "";
-    if !(is_protocol(next) && !is_protocol(words.peek())) || is_opt(words.peek()).is_none() {
+    if !is_protocol(next) || is_protocol(words.peek()) || is_opt(words.peek()).is_none() {
         (target, next) = (next, words.next());
     }
     if !is_protocol(next) {
@@ -175,6 +175,10 @@ fn is_opt(word: &str) -> Option<bool> {
 }
 
 /// Convert what follows the addresses.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one arm for each match and target option"
+)]
 fn extensions(
     out: &mut String,
     jump: &mut String,

@@ -202,10 +202,13 @@ pub(crate) fn merge(outcomes: Vec<Assumed>) -> Vec<Assumed> {
     merge_from(outcomes, 0)
 }
 
+/// The outcomes of each answer.
+type Answers = Vec<(usize, Vec<Assumed>)>;
+
 fn merge_from(outcomes: Vec<Assumed>, depth: usize) -> Vec<Assumed> {
     let mut done = Vec::with_capacity(outcomes.len());
     // By fact, in the order of the outcomes; within a fact, by answer.
-    let mut facts: Vec<(Fact, Vec<(usize, Vec<Assumed>)>)> = Vec::new();
+    let mut facts: Vec<(Fact, Answers)> = Vec::new();
     let mut places: HashMap<Fact, usize> = HashMap::new();
     for outcome in outcomes {
         let Some(assumption) = outcome.1.get(depth).cloned() else {

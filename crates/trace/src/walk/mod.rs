@@ -444,25 +444,18 @@ impl<'w> Walker<'w> {
                     return;
                 }
                 let chain = in_order(state, chains, reversed).get(cursor.chain).copied();
+                let is_first = cursor.chain == 0;
+                let before = if is_first { here } else { cursor.before };
                 match chain {
                     Some(chain) if !settled => {
                         state.cursor = Some(Cursor {
                             chain: cursor.chain + 1,
-                            before: if cursor.chain == 0 {
-                                here
-                            } else {
-                                cursor.before
-                            },
+                            before,
                             ..cursor
                         });
                         state.frames.push(Frame { chain, rule: 0 });
                     }
                     _ => {
-                        let before = if cursor.chain == 0 {
-                            here
-                        } else {
-                            cursor.before
-                        };
                         state.cursor = Some(done);
                         nat::settle(state, side);
                         let moved = state.dst.ip != before.2;

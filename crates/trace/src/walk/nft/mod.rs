@@ -183,12 +183,7 @@ impl<'w> Walker<'w> {
             }
             Statement::Unknown(unknown) if is_inert(&unknown.text) => vec![(within, None)],
             Statement::Unknown(unknown) => {
-                if unknown.text.starts_with("xt target ") {
-                    self.warn(Self::describe(
-                        at,
-                        "nft does not list the options of xtables targets; pass iptables-save, too",
-                    ));
-                }
+                self.warn_of_target(at, &unknown.text);
                 let why = format!("{:?} is unknown", unknown.text);
                 self.go_on_if(at, within, Holds::Unknown(why))
             }
@@ -214,13 +209,7 @@ impl<'w> Walker<'w> {
             Statement::Assign { field, value } => self.assign(at, &within, field, value),
             Statement::Vmap { key, map } => return self.vmap(at, &within, key, map),
             Statement::Nat(nat) => {
-                for expr in nat.address.iter().chain(&nat.port) {
-                    if let Term::Map { key, map } = expr {
-                        let set = set_of(at.table, map);
-                        let found = self.element_comment(&within.state, at.table, key, set);
-                        within.effects.extend(found);
-                    }
-                }
+                self.comment_target(at, &mut within, nat);
                 self.translation(at, &within, nat)
             }
             Statement::Dynset {
@@ -239,6 +228,25 @@ impl<'w> Walker<'w> {
                 self.dynset(at, &within, *op, set, key, value.as_ref())
             }
         })
+    }
+
+    /// Add the comment of the element that contains a translation's target.
+    fn comment_target(&mut self, at: At<'w>, within: &mut Within<'w>, nat: &'w NatStatement) {
+        for term in nat.address.iter().chain(&nat.port) {
+            if let Term::Map { key, map } = term {
+                let set = set_of(at.table, map);
+                let found = self.element_comment(&within.state, at.table, key, set);
+                within.effects.extend(found);
+            }
+        }
+    }
+
+    /// Warn about a target of xtables, which nft lists without its options.
+    fn warn_of_target(&mut self, at: At<'w>, text: &str) {
+        if text.starts_with("xt target ") {
+            let why = "nft does not list the options of xtables targets; pass iptables-save, too";
+            self.warn(Self::describe(at, why));
+        }
     }
 
     /// Return the comment of the matching element, which names the Service.

@@ -1,5 +1,4 @@
-//! Lists, watches and refusals, in both formats, as an API server (or what stands in for one) may
-//! send them.
+//! Lists, watches and refusals, in both formats, as an API server may send them.
 
 #![no_main]
 

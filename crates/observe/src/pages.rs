@@ -13,7 +13,7 @@ pub struct Restriction {
     pub name: &'static str,
     /// Whether it is in force.
     pub enforced: bool,
-    /// What is left, or why the restriction is not in force.
+    /// The remaining privileges, or why the restriction is not in force.
     pub detail: String,
 }
 

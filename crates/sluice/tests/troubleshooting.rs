@@ -52,7 +52,7 @@ ports: [{name: http, port: 8080}], endpoints: [\
 {addresses: [10.244.2.11], nodeName: node2, conditions: {ready: true}}]}
 ";
 
-/// An example: what differs from a healthy node.
+/// An example: the differences from a healthy node.
 struct Example {
     symptom: &'static str,
     meaning: &'static str,

@@ -458,7 +458,7 @@ fn once_is_refused() {
 
 /// Start `sluice proxy` as the user nobody.
 fn as_nobody(host: &Host, folder: &std::path::Path, map: &[&str]) -> Running {
-    // The user nobody may have no access to the program's folder.
+    // The user `nobody` may have no access to the program's folder.
     let program = folder.join("sluice");
     fs::copy(SLUICE, &program).unwrap();
     host.sh(&format!("chmod -R a+rX {}", folder.display()));

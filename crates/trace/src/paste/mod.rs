@@ -17,7 +17,7 @@ pub(crate) use ipvsadm::to_save as ipvsadm_save;
 pub struct PasteError {
     /// What the text is, and what it lacks.
     pub what: String,
-    /// The command that prints what is needed.
+    /// The command that prints the required input.
     pub command: &'static str,
 }
 

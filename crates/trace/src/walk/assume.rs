@@ -27,7 +27,7 @@ pub(crate) enum Fact {
 }
 
 impl Fact {
-    /// What is not known, as a warning.
+    /// The unknown fact, as a warning.
     pub(crate) fn question(&self) -> String {
         let what = match self {
             Fact::Local(ip) => format!("whether {ip} is an address of this node is not known"),
@@ -143,7 +143,7 @@ fn implied(assumed: &Fact, holds: bool, fact: &Fact) -> Option<bool> {
 }
 
 impl<'w> Walker<'w> {
-    /// Return what is known or assumed about a fact. `None` if the path has to fork: the caller's
+    /// Return the known or assumed value of a fact. `None` if the path has to fork: the caller's
     /// rule is then evaluated again on both paths.
     pub(crate) fn ask(&mut self, state: &State<'w>, fact: Fact) -> Option<bool> {
         let answer = state.assumed(&fact);

@@ -83,99 +83,97 @@ const LOCAL: (&str, &str) = (
     "externalTrafficPolicy: Local",
 );
 
-fn examples() -> Vec<Example> {
-    vec![
-        Example {
-            symptom: "Connections are refused at once, and all pods run",
-            meaning: "No endpoint is ready, so every node refuses connections. The pods' readiness decides.",
-            objects: &[("ready: true", "ready: false")],
-            cause: "no-ready-endpoint",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "Connections are refused at once, and there are no endpoints",
-            meaning: "No EndpointSlice belongs to the Service: its selector matches no pod.",
-            objects: &[(
-                "kubernetes.io/service-name: web",
-                "kubernetes.io/service-name: wep",
-            )],
-            cause: "no-endpoint-slices",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "Connections to one port are refused, others work",
-            meaning: "The names of the Service's port and of the EndpointSlice's port differ.",
-            objects: &[("[{name: http, port: 8080}]", "[{name: web, port: 8080}]")],
-            cause: "port-not-served",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "A NodePort times out on some nodes only",
-            meaning: "With externalTrafficPolicy Local, nodes without an endpoint drop connections from outside.",
-            objects: &[LOCAL, ("nodeName: node1", "nodeName: node2")],
-            cause: "no-local-endpoint",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "A NodePort times out on a node that has a ready pod",
-            meaning: "The proxy runs under another name than the node has, and takes all endpoints for another \
+const EXAMPLES: &[Example] = &[
+    Example {
+        symptom: "Connections are refused at once, and all pods run",
+        meaning: "No endpoint is ready, so every node refuses connections. The pods' readiness decides.",
+        objects: &[("ready: true", "ready: false")],
+        cause: "no-ready-endpoint",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "Connections are refused at once, and there are no endpoints",
+        meaning: "No EndpointSlice belongs to the Service: its selector matches no pod.",
+        objects: &[(
+            "kubernetes.io/service-name: web",
+            "kubernetes.io/service-name: wep",
+        )],
+        cause: "no-endpoint-slices",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "Connections to one port are refused, others work",
+        meaning: "The names of the Service's port and of the EndpointSlice's port differ.",
+        objects: &[("[{name: http, port: 8080}]", "[{name: web, port: 8080}]")],
+        cause: "port-not-served",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "A NodePort times out on some nodes only",
+        meaning: "With externalTrafficPolicy Local, nodes without an endpoint drop connections from outside.",
+        objects: &[LOCAL, ("nodeName: node1", "nodeName: node2")],
+        cause: "no-local-endpoint",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "A NodePort times out on a node that has a ready pod",
+        meaning: "The proxy runs under another name than the node has, and takes all endpoints for another \
                       node's.",
-            objects: &[LOCAL, ("nodeName: node2", "nodeName: node1")],
-            rules_of: "node2",
-            cause: "node-name",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "EXTERNAL-IP stays <pending>",
-            meaning: "No controller has assigned an address. The proxy only programs addresses that exist.",
-            objects: &[("type: NodePort", "type: LoadBalancer")],
-            cause: "load-balancer-pending",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "Services answer on the node itself, and time out from pods and from outside",
-            meaning: "The node does not forward packets.",
-            sysctl: Some(("net.ipv4.ip_forward", "0")),
-            cause: "forwarding-off",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "Services stopped working when Docker was installed",
-            meaning: "The policy of the chain FORWARD is DROP.",
-            rules: "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n",
-            cause: "chain-policy",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "Connections to pods on other nodes time out",
-            meaning: "A rule of another program drops them. The answer names the rule and its owner.",
-            rules: "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+        objects: &[LOCAL, ("nodeName: node2", "nodeName: node1")],
+        rules_of: "node2",
+        cause: "node-name",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "EXTERNAL-IP stays <pending>",
+        meaning: "No controller has assigned an address. The proxy only programs addresses that exist.",
+        objects: &[("type: NodePort", "type: LoadBalancer")],
+        cause: "load-balancer-pending",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "Services answer on the node itself, and time out from pods and from outside",
+        meaning: "The node does not forward packets.",
+        sysctl: Some(("net.ipv4.ip_forward", "0")),
+        cause: "forwarding-off",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "Services stopped working when Docker was installed",
+        meaning: "The policy of the chain FORWARD is DROP.",
+        rules: "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n",
+        cause: "chain-policy",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "Connections to pods on other nodes time out",
+        meaning: "A rule of another program drops them. The answer names the rule and its owner.",
+        rules: "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
                     :CNI-FORWARD - [0:0]\n-A FORWARD -j CNI-FORWARD\n\
                     -A CNI-FORWARD -d 10.244.2.0/24 -j DROP\nCOMMIT\n",
-            cause: "foreign-drop",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "Pods see the node's address although externalTrafficPolicy is Local",
-            meaning: "Another program masquerades packets to pods.",
-            objects: &[LOCAL],
-            rules: "*nat\n:POSTROUTING ACCEPT [0:0]\n:FLANNEL-POSTRTG - [0:0]\n\
+        cause: "foreign-drop",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "Pods see the node's address although externalTrafficPolicy is Local",
+        meaning: "Another program masquerades packets to pods.",
+        objects: &[LOCAL],
+        rules: "*nat\n:POSTROUTING ACCEPT [0:0]\n:FLANNEL-POSTRTG - [0:0]\n\
                     -A POSTROUTING -j FLANNEL-POSTRTG\n\
                     -A FLANNEL-POSTRTG ! -s 10.244.0.0/16 -d 10.244.1.0/24 -j MASQUERADE\nCOMMIT\n",
-            cause: "source-replaced",
-            ..HEALTHY
-        },
-        Example {
-            symptom: "Connections go to a pod that does not exist any more",
-            meaning: "The rules were made from other objects than these: the proxy does not follow the API server, \
+        cause: "source-replaced",
+        ..HEALTHY
+    },
+    Example {
+        symptom: "Connections go to a pod that does not exist any more",
+        meaning: "The rules were made from other objects than these: the proxy does not follow the API server, \
                       or does not run.",
-            objects: &[("addresses: [10.244.1.11]", "addresses: [10.244.1.99]")],
-            rules_of: "stale",
-            cause: "rules-differ",
-            ..HEALTHY
-        },
-    ]
-}
+        objects: &[("addresses: [10.244.1.11]", "addresses: [10.244.1.99]")],
+        rules_of: "stale",
+        cause: "rules-differ",
+        ..HEALTHY
+    },
+];
 
 /// Run the example and return the findings.
 fn answer(example: &Example, folder: &Path) -> String {
@@ -258,8 +256,8 @@ fn page_shows_the_answers_of_explain() {
     let healthy = answer(&HEALTHY, folder.path());
     assert!(healthy.contains("no problems found"), "{healthy}");
     let mut page = HEAD.to_owned();
-    for example in examples() {
-        let answer = answer(&example, folder.path());
+    for example in EXAMPLES {
+        let answer = answer(example, folder.path());
         let _ = write!(
             page,
             "\n## {}\n\n{}\n\n```\n$ sluice explain demo/web\n{answer}```\n",

@@ -125,7 +125,7 @@ fn sandbox(args: &ProxyArgs, mode: Mode, sockets_only: bool) -> anyhow::Result<O
         sockets_only,
         writable,
     };
-    Sandbox::enter(policy).map(Some)
+    Sandbox::enter(&policy).map(Some)
 }
 
 fn tell_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {

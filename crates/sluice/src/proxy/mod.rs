@@ -1,6 +1,6 @@
 //! The running proxy: from batches of objects to what the drivers sync.
 
-mod budget;
+pub(crate) mod budget;
 mod driver;
 mod engine;
 mod flows;

@@ -65,11 +65,12 @@ pub(crate) type Drivers = Vec<(IpFamily, Box<dyn Driver>)>;
 
 /// Run until a stop is requested. The rules stay in force.
 pub(crate) fn run(
-    setup: Setup,
+    mut setup: Setup,
     source: impl Source,
     mut inputs: Inputs,
     drivers: Drivers,
 ) -> anyhow::Result<Stop> {
+    let addresses = follow_host(&mut setup, &mut inputs)?;
     let node_name = setup.settings.node_name.clone();
     let server = Server::start(setup.observe, setup.metrics)?;
     if let Some(sandbox) = &setup.sandbox {
@@ -79,14 +80,6 @@ pub(crate) fn run(
     if setup.cluster.is_some() {
         // Until its Node has been seen, no load balancer should use this node.
         server.set_node(NodeEligibility::Ineligible);
-    }
-    let addresses = if setup.sockets_only {
-        Vec::new()
-    } else {
-        inputs.follow_addresses()?
-    };
-    if let Some(file) = setup.config_file {
-        inputs.follow_config(file)?;
     }
     let host = HostAddresses::default();
     host.set(addresses.clone());
@@ -157,6 +150,17 @@ pub(crate) fn run(
             then(&server)?;
         }
     }
+}
+
+/// Follow the configuration file and the host's addresses. Return the present addresses.
+fn follow_host(setup: &mut Setup, inputs: &mut Inputs) -> anyhow::Result<Vec<IpAddr>> {
+    if let Some(file) = setup.config_file.take() {
+        inputs.follow_config(file)?;
+    }
+    if setup.sockets_only {
+        return Ok(Vec::new());
+    }
+    inputs.follow_addresses()
 }
 
 /// Return the work after the first complete sync: remove the state of other modes, and restrict this

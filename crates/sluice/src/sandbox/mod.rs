@@ -74,11 +74,11 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// Restrict the calling thread and all that it starts from now on. The thread that removes other
     /// modes' leftovers, with iptables' programs, starts before; it keeps what these programs need.
-    pub(crate) fn enter(policy: Policy) -> anyhow::Result<Self> {
+    pub(crate) fn enter(policy: &Policy) -> anyhow::Result<Self> {
         let (sender, settled) = channel();
         let of_thread = policy.clone();
         spawn("leftovers", move || finish(&of_thread, &settled))?;
-        let restrictions = restrict_thread(&policy, &policy.kept());
+        let restrictions = restrict_thread(policy, &policy.kept());
         Ok(Sandbox {
             restrictions,
             sender,

@@ -32,7 +32,7 @@ fn a_thread_keeps_the_capabilities_of_its_mode_only() {
         (Mode::Ipvs, 1 << 10 | 1 << 12 | 1 << 13),
     ] {
         in_thread(|| {
-            let sandbox = Sandbox::enter(policy(mode)).unwrap();
+            let sandbox = Sandbox::enter(&policy(mode)).unwrap();
             let names: Vec<_> = sandbox.restrictions.iter().map(|r| r.name).collect();
             assert_eq!(names, ["capabilities", "no_new_privs", "landlock"]);
             let expected = format!("{capabilities:016x}");
@@ -54,7 +54,7 @@ fn files_can_be_read_but_only_some_written() {
         ..policy(Mode::Nftables)
     };
     in_thread(|| {
-        let sandbox = Sandbox::enter(policy).unwrap();
+        let sandbox = Sandbox::enter(&policy).unwrap();
         let landlock = &sandbox.restrictions[2];
         assert!(
             landlock.enforced,

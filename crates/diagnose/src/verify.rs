@@ -23,7 +23,7 @@ const MOST: usize = 10;
 pub struct Question {
     /// All objects.
     pub events: Vec<Event>,
-    /// What the node's plan depends on, with the node's name.
+    /// The settings of the node's plan, with the node's name.
     pub settings: Settings,
     /// The node's interfaces, addresses and sysctls.
     pub facts: Facts,
@@ -46,14 +46,14 @@ pub struct Verification {
     pub connections: usize,
     /// Problems, grouped by cause and fix, the most severe first.
     pub problems: Vec<Group>,
-    /// What limits the answer.
+    /// Limits of the answer.
     pub notes: Vec<String>,
 }
 
 /// Problems with the same cause and the same fix.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
-    /// How much they weigh.
+    /// Their severity.
     pub weight: Weight,
     /// The kind of cause.
     pub cause: Cause,
@@ -63,7 +63,7 @@ pub struct Group {
     pub services: Vec<String>,
     /// The first of the problems.
     pub example: String,
-    /// What to do about them.
+    /// The fix.
     pub change: String,
 }
 
@@ -119,7 +119,7 @@ impl Verification {
     }
 }
 
-/// What the checks found so far.
+/// The results of the checks so far.
 #[derive(Debug, Default)]
 struct Found {
     connections: usize,

@@ -1,9 +1,9 @@
 //! A second table that keeps open connections working if another program deletes the first.
 //!
 //! The kernel translates known connections only while the family has a chain of type nat, and tracks
-//! them only while a rule matches their state. On a node where no other program has these, replies
-//! would arrive with the endpoint's address after `nft flush ruleset`, and connections would be reset.
-//! So while sluice runs there is one more table. Its owner is sluice's socket: other programs cannot
+//! them only while a rule tests their state. On a node without such chains and rules of other programs,
+//! replies would arrive with the endpoint's address after `nft flush ruleset`, and connections would be reset.
+//! Therefore this table exists while sluice runs. It is owned by sluice's socket: other programs cannot
 //! delete it, and the kernel deletes it when the process ends.
 
 use model::IpFamily;
@@ -18,7 +18,8 @@ pub const ANCHOR_COMMENT: &str = "keeps connections translated if other tables a
 
 const CHAIN: &str = "keep";
 
-/// Return the contents of the table: a chain that accepts new connections to the node itself.
+/// Return the contents of the table: a nat chain, and a rule that tests the connection's state and has
+/// no verdict.
 pub fn anchor(family: IpFamily) -> [Op; 2] {
     let chain = Chain {
         name: CHAIN.to_owned(),

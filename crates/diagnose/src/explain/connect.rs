@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::finding::{Cause, Finding, Weight, listed};
 use super::subject::Subject;
 
-/// How many names a sentence lists.
+/// Maximum number of names in a sentence.
 const MOST: usize = 5;
 /// Upper bound on the endpoints tried for each port.
 const ASKED: usize = 20;

@@ -1,4 +1,4 @@
-//! Connections that do not go where the plan states, and the rule that decides.
+//! Connections that differ from the plan, and the rule that decides.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use super::finding::{Cause, Finding, Weight, listed};
 use super::owner;
 use super::probe::{Probe, shown};
 
-/// How many ends a sentence lists.
+/// Maximum number of destinations in a sentence.
 const MOST: usize = 5;
 
 /// Compare plan and rules. `is_lost`: something else on the path ends the connection, and is reported.
@@ -43,8 +43,8 @@ fn is_as(probe: &Probe, expected: &Expected, given: &BTreeSet<(IpAddr, u16)>) ->
     }
 }
 
-/// iptables mode does not refuse external addresses in OUTPUT: what the node itself sends to an
-/// address that is not its own leaves the node.
+/// iptables mode does not refuse external addresses in OUTPUT: packets of the node itself to an address
+/// that is not its own leave the node.
 fn leaves(probe: &Probe) -> bool {
     let leaves = |o: &Outcome| o.verdict == Verdict::Accept && o.out_iface.is_some();
     probe.kind != FrontendKind::ClusterIp
@@ -145,8 +145,8 @@ fn cause(
     (Cause::RulesDiffer, change.to_owned())
 }
 
-/// Whether the rules treat the endpoints of this node as another node's: those of a proxy that runs
-/// under another node name do.
+/// Whether the rules treat the endpoints of this node as another node's, as the rules of a proxy with a
+/// wrong node name do.
 fn treats_local_as_remote(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> bool {
     let Expected::To(wanted) = &probe.expected.to else {
         return false;
@@ -206,7 +206,7 @@ fn deciding(probe: &Probe) -> Option<&Step> {
     if outcome.dnat.is_some() {
         return rules().find(|s| s.effect.contains("destination becomes"));
     }
-    // A rule that keeps the packet from the Service rules: it is not tracked, or accepted in NAT.
+    // A rule that makes the packet bypass the Service rules: it is not tracked, or accepted in NAT.
     let early = |s: &&Step| matches!(s.hook, "prerouting" | "output");
     rules().filter(early).find(|s| {
         s.effect.contains("not tracked")

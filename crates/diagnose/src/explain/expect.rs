@@ -1,4 +1,4 @@
-//! What the plan states about a connection.
+//! The plan's expectation for a connection.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use model::Mode;
 use plan::{Endpoint, Frontend, FrontendKind, LocalDetector, NodeFacts, PortPlan, Traffic};
 use trace::Origin;
 
-/// Where a connection goes by the plan.
+/// The destination of a connection according to the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// To any of these, with equal shares.
@@ -19,12 +19,12 @@ pub enum Expected {
     Dropped,
 }
 
-/// What the plan states about one connection.
+/// The plan's expectation for one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectation {
-    /// Where it goes.
+    /// Its destination.
     pub to: Expected,
-    /// Another possibility, if the configuration that decides is not known.
+    /// Another possible destination, if the relevant configuration is not known.
     pub or: Option<Expected>,
     /// Whether the client's address is replaced; `None` if that is not known, or not decided by the
     /// rules.
@@ -58,8 +58,7 @@ pub(crate) struct Connection<'a> {
     pub(crate) frontend: &'a Frontend,
     pub(crate) from: Origin,
     pub(crate) src: IpAddr,
-    /// Whether the configuration is the proxy's, not the defaults: how pods are recognised follows
-    /// from it.
+    /// Whether the configuration is the proxy's, not the defaults. It determines how pods are recognised.
     pub(crate) is_configured: bool,
 }
 
@@ -118,7 +117,7 @@ impl Connection<'_> {
         match &self.node.local {
             LocalDetector::None if self.is_configured => Some(false),
             LocalDetector::Source(range) => Some(range.contains(&self.src)),
-            // Pods are behind these interfaces; which one a client uses follows from the routes.
+            // Pods are behind these interfaces; the routes determine the client's interface.
             LocalDetector::Interface(_) | LocalDetector::InterfacePrefix(_) => {
                 Some(self.from == Origin::Pod)
             }

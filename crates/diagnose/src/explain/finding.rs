@@ -1,10 +1,10 @@
-//! What an explanation finds.
+//! The findings of an explanation.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// How much a finding weighs. The most severe comes first.
+/// The severity of a finding. The most severe is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Weight {
@@ -12,7 +12,7 @@ pub enum Weight {
     Broken,
     /// Some connections fail, may fail, or do not behave as the objects state.
     Partly,
-    /// Nothing is wrong; the note explains what often surprises.
+    /// No problem; the note explains behaviour that often surprises.
     Note,
 }
 
@@ -74,7 +74,7 @@ causes! {
     SourceRanges = "source-ranges",
     /// The client is in no source range.
     SourceNotAllowed = "source-not-allowed",
-    /// What the external policy means for client addresses.
+    /// The effect of the external policy on client addresses.
     TrafficPolicy = "traffic-policy",
     /// The rules treat endpoints of this node as another node's.
     NodeName = "node-name",
@@ -98,21 +98,21 @@ causes! {
     ForeignRule = "foreign-rule",
     /// A program on this node has the Service's address.
     AnsweredHere = "answered-here",
-    /// The rules are not those of the objects.
+    /// The rules do not match the objects.
     RulesDiffer = "rules-differ",
     /// Rules of an earlier proxy decide.
     StaleRules = "stale-rules",
     /// Endpoints get unequal shares.
     Shares = "shares",
-    /// The client's address is replaced although it is to be kept.
+    /// The client's address is replaced although it must be kept.
     SourceReplaced = "source-replaced",
-    /// The client's address is kept although it is to be replaced.
+    /// The client's address is kept although it must be replaced.
     SourceKept = "source-kept",
     /// Answers do not reach the client.
     ReplyLost = "reply-lost",
     /// Why a Service does not answer pings.
     Ping = "ping",
-    /// What a NetworkPolicy sees.
+    /// The addresses that a NetworkPolicy sees.
     NetworkPolicy = "network-policy",
 }
 
@@ -125,13 +125,13 @@ impl Serialize for Cause {
 /// One difference or cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How much it weighs.
+    /// Its severity.
     pub weight: Weight,
     /// The kind of cause.
     pub cause: Cause,
     /// The fact, its consequence, and the object that decides.
     pub what: String,
-    /// What to do about it; empty if nothing has to be done.
+    /// The fix; empty if none is needed.
     pub change: String,
 }
 
@@ -151,7 +151,7 @@ impl Finding {
     }
 }
 
-/// At most `most` of them, and how many more there are.
+/// Return at most `most` of them, and the number of the others.
 pub(crate) fn listed<T: fmt::Display>(all: impl IntoIterator<Item = T>, most: usize) -> String {
     let mut all = all.into_iter();
     let mut shown: Vec<String> = all.by_ref().take(most).map(|x| x.to_string()).collect();

@@ -2,7 +2,7 @@
 //!
 //! Compares three views: what the objects state, what the plan of this node makes of them, and what
 //! the node's rules do to connections from each kind of client. Each cause is a small check over
-//! these, in `objects`, `node` and `probe`; `connect` asks the endpoints.
+//! these, in `objects`, `node` and `probe`; `connect` connects to the endpoints.
 
 mod connect;
 mod differ;
@@ -43,7 +43,7 @@ pub struct Question<'a> {
     pub service: &'a str,
     /// All objects.
     pub events: Vec<Event>,
-    /// What the node's plan depends on, with the node's name.
+    /// The settings of the node's plan, with the node's name.
     pub settings: Settings,
     /// The node's interfaces, addresses and sysctls.
     pub facts: Facts,
@@ -77,13 +77,13 @@ pub struct Asked {
 pub struct Explanation {
     /// `namespace/name`.
     pub service: String,
-    /// The node for which it holds.
+    /// The node to which it applies.
     pub node: String,
     /// Problems and notes, the most severe first.
     pub findings: Vec<Finding>,
     /// Connections through the node's rules.
     pub connections: Vec<Connection>,
-    /// What limits the answer.
+    /// Limits of the answer.
     pub notes: Vec<String>,
     #[serde(skip)]
     text: String,
@@ -308,7 +308,7 @@ fn read_flows(
     Ok(())
 }
 
-/// Drop the probes of a family that no file contains rules of, and return a note about it.
+/// Drop the probes of a family whose rules no file contains, and return a note about it.
 fn only_known(world: &World, family: IpFamily, probes: &mut Vec<Probe>) -> Option<String> {
     use netfilter::iptables::Family::{Ipv4, Ipv6};
     use netfilter::nft_lang::TableFamily::{Inet, Ip, Ip6};

@@ -9,7 +9,7 @@ use trace::Facts;
 use super::finding::{Cause, Finding, Weight, listed};
 use super::subject::Subject;
 
-/// How many names a sentence lists.
+/// Maximum number of names in a sentence.
 const MOST: usize = 5;
 
 /// A connection in connection tracking.

@@ -9,7 +9,7 @@ use plan::Traffic;
 use super::finding::{Cause, Finding, Weight, listed};
 use super::subject::Subject;
 
-/// How many names a sentence lists.
+/// Maximum number of names in a sentence.
 const MOST: usize = 5;
 
 /// Every check of this kind.

@@ -1,4 +1,4 @@
-//! Which program made a rule, by the names that it gives to tables and chains.
+//! Identifies the program that made a rule by its names for tables and chains.
 
 use trace::{Backend, Step};
 
@@ -64,7 +64,7 @@ const COMMENTS: [(&str, &str); 4] = [
     ("cali:", "Calico"),
 ];
 
-/// Return the program that made the rule of a step, if its names show that.
+/// Return the program that made the rule of a step, if its names identify it.
 pub(crate) fn of(step: &Step) -> Option<&'static str> {
     let table = TABLES.iter().find(|(name, _)| *name == step.table);
     let comment = || COMMENTS.iter().find(|(word, _)| step.rule.contains(word));
@@ -82,7 +82,7 @@ pub(crate) fn is_service_rule(step: &Step) -> bool {
     matches!(of(step), Some("the proxy" | "sluice"))
 }
 
-/// Describe a rule: where it is, what it says, and whose it is.
+/// Describe a rule: its text, its place and its owner.
 pub(crate) fn describe(step: &Step) -> String {
     let owner = match of(step) {
         Some("the proxy") if step.backend == Some(Backend::Legacy) => {

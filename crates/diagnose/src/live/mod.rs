@@ -1,4 +1,4 @@
-//! What the kernel does with a packet.
+//! Traces a packet in the kernel.
 //!
 //! A table of our own makes nf_tables trace the packets that open connections of one flow, and no
 //! others. The first one is compared with the prediction.
@@ -35,7 +35,7 @@ const QUIET: Duration = Duration::from_millis(500);
 /// How many times the rules are read again because another program changes them.
 const ATTEMPTS: u32 = 10;
 
-/// Everything that decides about packets on this host, at one moment.
+/// The rules, routes and sysctls of this host at one moment.
 struct Snapshot {
     facts: Facts,
     world: World,
@@ -51,7 +51,7 @@ struct Caught {
     changed: bool,
 }
 
-/// What to trace.
+/// The flow to trace.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Source and destination address.
@@ -60,15 +60,16 @@ pub struct Request {
     pub to: (Proto, Option<u16>),
     /// The source port; `None` for any.
     pub sport: Option<u16>,
-    /// Where the packet starts; `None` if that is to be guessed from its source address.
+    /// The start of the packet's path; `None` to guess it from the source address.
     pub from: Option<Start>,
-    /// Whether to send a packet, and from which network namespace; `None` in it is the current one.
+    /// Whether to send a packet, and the network namespace to send it from; the inner `None` is the
+    /// current one.
     pub send: Option<Option<String>>,
     /// How long to wait for a packet.
     pub timeout: Duration,
 }
 
-/// What the kernel did with a packet, beside the prediction.
+/// The kernel's path of a packet, and the prediction.
 #[derive(Debug)]
 pub struct Report {
     seen: Observation,
@@ -76,8 +77,8 @@ pub struct Report {
     comparison: Comparison,
 }
 
-/// Have the kernel trace a packet and compare the result with the prediction. `tell` receives lines
-/// for a person who waits.
+/// Have the kernel trace a packet and compare the result with the prediction. `tell` receives progress
+/// messages.
 ///
 /// # Errors
 /// Tracing cannot be set up, or no packet arrives in time.

@@ -25,16 +25,16 @@ pub(super) struct Rules<'a> {
     pub(super) own: &'a str,
 }
 
-/// A packet and what happened to it.
+/// A packet and its path.
 #[derive(Debug)]
 pub(super) struct Observation {
     /// The packet as it started.
     pub(super) packet: Packet,
-    /// One outcome: what happened.
+    /// The observed outcome.
     pub(super) trace: Trace,
     /// Indices of steps in its path that only let the packet pass, which a prediction does not list.
     pub(super) passing: HashSet<usize>,
-    /// How it ended.
+    /// Its end.
     pub(super) end: End,
     /// Whether the packet was seen after the last translation.
     pub(super) is_whole: bool,
@@ -322,7 +322,7 @@ impl<'a> Walk<'a> {
                 let through = self.rules.interface(oif);
                 self.outside("routing", "seen", format!("sent on through {through}"));
             }
-            // It did not leave, which is recorded already.
+            // The packet did not leave, which is already recorded.
             table::FOR_THIS_NODE if self.came_back => {}
             table::FOR_THIS_NODE => self.outside("routing", "seen", "for this node".to_owned()),
             table::DELIVERED => {
@@ -351,7 +351,7 @@ impl<'a> Walk<'a> {
             End::Kept => trace::Verdict::Drop,
             End::Lost => {
                 let after = format!("after {}", self.hook);
-                let what = "not seen again, and nf_tables did not drop it: routing (no way, \
+                let what = "not seen again, and nf_tables did not drop it: routing (no route, \
                             rp_filter, forwarding off), a neighbour that does not answer, legacy iptables or \
                             IPVS did";
                 self.outside("lost", &after, what.to_owned());

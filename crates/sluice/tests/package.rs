@@ -66,7 +66,7 @@ fn the_package_is_installed_upgraded_removed_and_purged() {
     let root = Root::new(folder.path().join("root"));
     root.dpkg(&["--install", package]);
     let output = run(Command::new(root.path("usr/bin/sluice")).args(["proxy", "--version"]));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("(sluice)"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("(sluice, "));
     let config = root.path("etc/sluice/config.conf");
     let written = folder.path().join("written");
     let mut check = Command::new(root.path("usr/bin/sluice"));

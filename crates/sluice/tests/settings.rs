@@ -143,7 +143,7 @@ fn between_pods_on_a_bridge(mode: Mode) {
     node.answered(POD, "10.96.10.1:80");
     node.host
         .sh("echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables");
-    let words = "comes from 10.244.1.11:8080, where 10.96.10.1:80 was asked";
+    let words = "comes from 10.244.1.11:8080 instead of 10.96.10.1:80";
     node.lost(POD, "10.96.10.1:80", words);
     // Clients outside the bridge are not affected.
     node.answered(OUTSIDE, "10.200.1.2:30080");

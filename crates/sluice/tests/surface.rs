@@ -42,7 +42,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "sluice/tests/apiserver.rs",
-        "the_observed_objects_are_served_and_their_changes_followed",
+        "observed_objects_and_their_changes_are_programmed",
         "kubeconfig",
     ),
     (

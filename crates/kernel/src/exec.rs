@@ -208,7 +208,7 @@ fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitSta
 /// system call.
 fn kill(mut child: Child) {
     if let Ok(pid) = i32::try_from(child.id()) {
-        // The group may be gone already; then there is nothing to kill.
+        // The group may already have ended.
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
     }
     if !matches!(

@@ -1,8 +1,8 @@
-//! What the kernel makes of the address families.
+//! The address families in the kernel.
 
 pub use netfilter::iptables::Family;
 
-/// The family that is not this one.
+/// Return the other family.
 pub(crate) fn other(family: Family) -> Family {
     match family {
         Family::Ipv4 => Family::Ipv6,
@@ -10,8 +10,8 @@ pub(crate) fn other(family: Family) -> Family {
     }
 }
 
-/// Whether this kernel has the family at all: IPv6 is gone when booted with `ipv6.disable=1`,
-/// and then nothing of it can be programmed.
+/// Whether this kernel supports the family: with `ipv6.disable=1` it lacks IPv6, and nothing can be
+/// programmed for it.
 pub fn in_kernel(family: Family) -> bool {
     match family {
         Family::Ipv4 => true,
@@ -19,7 +19,7 @@ pub fn in_kernel(family: Family) -> bool {
     }
 }
 
-/// The number that netlink messages carry for a family: `AF_INET` or `AF_INET6`.
+/// Return the family's number in netlink messages: `AF_INET` or `AF_INET6`.
 pub fn number(family: Family) -> u8 {
     match family {
         Family::Ipv4 => 2,

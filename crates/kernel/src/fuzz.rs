@@ -1,4 +1,4 @@
-//! What the fuzzers call: `fuzz/fuzz_targets`, and on the stable toolchain a test here.
+//! The body of the fuzz targets (`fuzz/fuzz_targets`), which a test here also runs.
 
 use netfilter::netlink::Messages;
 
@@ -7,12 +7,12 @@ use crate::netlink::Control;
 use crate::rtnetlink::{InterfaceAddress, Link};
 use crate::{conntrack, nfacct, nfnetlink};
 
-/// Reads `bytes` as a datagram from the kernel with every reader that there is.
+/// Read `bytes` as a datagram from the kernel with every reader.
 pub fn netlink_replies(bytes: &[u8]) {
     nfnetlink::fuzz_verdict(bytes);
     for message in Messages::new(bytes) {
         let Ok(message) = message else { return };
-        // Whatever they make of it, they must come back.
+        // Any result is fine, as long as they return.
         let _ = Control::read(&message);
         let _ = nfnetlink::GenerationInfo::read(&message);
         let _ = nfacct::Counted::read(&message);
@@ -32,7 +32,7 @@ mod tests {
 
     use super::netlink_replies;
 
-    /// Messages of the kinds that are read, with attributes nested at random.
+    /// Messages of the supported kinds, with randomly nested attributes.
     fn message() -> impl Strategy<Value = Vec<u8>> {
         let kind = prop_oneof![
             1_u16..5,

@@ -1,5 +1,5 @@
-//! Generic netlink: families that are known by name and get their number when they are
-//! registered (`linux/genetlink.h`).
+//! Generic netlink: families are identified by name, and get a number when they are registered
+//! (`linux/genetlink.h`).
 
 use netfilter::netlink::{Builder, NLM_F_ACK, NLM_F_REQUEST};
 use nix::errno::Errno;
@@ -14,8 +14,8 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 /// The size of `struct genlmsghdr`.
 const HEADER: usize = 4;
 
-/// The number of a family; `None` if the kernel lacks it, even after it has tried
-/// to load the module for it.
+/// Return the number of a family; `None` if the kernel lacks it, even after an attempt to load its
+/// module.
 ///
 /// # Errors
 /// See [`Error`].

@@ -1,4 +1,4 @@
-//! ipsets over netlink, without `ipset`.
+//! ipsets over netlink, without the program `ipset`.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use nix::sys::socket::SockProtocol;
 
 use crate::netlink::{Error, Refusal, Socket};
 
-/// The subsystem's own error numbers (`enum ipset_errno`), with what to make of them.
+/// The subsystem's own error numbers (`enum ipset_errno`), with their meaning.
 const ERRORS: [(i32, &str); 8] = [
     (4097, "a message that the kernel does not understand"),
     (
@@ -37,9 +37,9 @@ const ERRORS: [(i32, &str); 8] = [
 pub struct Refused {
     /// The set.
     pub set: Box<str>,
-    /// The element, where one is at fault.
+    /// The element at fault, if any.
     pub element: Option<Element>,
-    /// Why not.
+    /// The kernel's reason.
     pub refusal: Refusal,
 }
 
@@ -61,7 +61,7 @@ pub struct IpSets {
 }
 
 impl IpSets {
-    /// Opens a socket.
+    /// Open a socket.
     ///
     /// # Errors
     /// See [`Error`].
@@ -72,11 +72,11 @@ impl IpSets {
         })
     }
 
-    /// The sets whose name is `wanted`, with all elements.
+    /// Return the sets whose name is `wanted`, with all elements.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::Malformed`] also where one of them is of a type that sluice does
-    /// not know.
+    /// See [`Error`]; [`Error::Malformed`] also if one of them has a type that sluice does not
+    /// know.
     pub fn list(&mut self, wanted: &dyn Fn(&str) -> bool) -> Result<Sets, Error> {
         let what = "listing ipsets";
         let message = messages::list_request();
@@ -96,10 +96,10 @@ impl IpSets {
         }
     }
 
-    /// Carries out operations in order, in few messages, whatever becomes of each.
+    /// Execute operations in order, in few messages, and continue after refusals.
     ///
     /// # Errors
-    /// The conversation failed: it is not known which were carried out.
+    /// The exchange failed: it is not known which operations took effect.
     pub fn run(&mut self, ops: &[Op]) -> Result<Vec<Refused>, Error> {
         let mut refused = Vec::new();
         let mut requests = Vec::new();
@@ -134,7 +134,7 @@ impl IpSets {
                 continue;
             }
             if elements.len() > 1 {
-                // One of them is at fault; the others must not go missing with it.
+                // One of them is at fault; send the others separately.
                 again.extend(singly(op, elements));
             } else {
                 refused.push(refusal_of(op, refusal));
@@ -146,7 +146,7 @@ impl IpSets {
         Ok(refused)
     }
 
-    /// The revision of a set's type to ask for: what `ipset` itself would.
+    /// Return the revision of a set's type to request: the one that `ipset` would use.
     fn revision(&mut self, set: &Set) -> Result<Result<u8, Refusal>, Error> {
         let message = messages::type_request(set);
         if let Some(known) = self.revisions.get(&message.payload) {
@@ -176,7 +176,7 @@ impl IpSets {
     }
 }
 
-/// The same of each element in this range.
+/// Return the results of the elements in this range.
 fn singly(op: &Op, range: std::ops::Range<usize>) -> Vec<Op> {
     let (Op::Add { set, elements } | Op::Delete { set, elements }) = op else {
         return Vec::new();

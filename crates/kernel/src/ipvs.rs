@@ -1,4 +1,4 @@
-//! IPVS: virtual servers over generic netlink, without `ipvsadm`.
+//! IPVS: virtual servers over generic netlink, without the program `ipvsadm`.
 
 use std::net::SocketAddr;
 
@@ -12,10 +12,10 @@ use netfilter::ipvs::{Destination, Op, Protocol, Service, ServiceId, Services};
 use crate::genetlink;
 use crate::netlink::{self, Refusal, Socket};
 
-/// How often a list is asked for again when it changes meanwhile.
+/// How many times a list is requested again if it changes meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// What can go wrong.
+/// A failed operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel has no IPVS.
@@ -30,7 +30,7 @@ pub enum Error {
          --ipvs-scheduler"
     )]
     NoScheduler(String),
-    /// The conversation failed.
+    /// The exchange with the kernel failed.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
 }
@@ -41,7 +41,7 @@ pub enum Error {
 pub struct Refused {
     /// The operation.
     pub op: Box<Op>,
-    /// Why not.
+    /// The kernel's reason.
     pub refusal: Refusal,
 }
 
@@ -64,7 +64,7 @@ pub struct Ipvs {
 }
 
 impl Ipvs {
-    /// Opens a socket, and has the kernel load IPVS if it can.
+    /// Open a socket, and make the kernel load IPVS if possible.
     ///
     /// # Errors
     /// [`Error::NotInKernel`], or as the socket fails.
@@ -76,8 +76,8 @@ impl Ipvs {
         }
     }
 
-    /// Has the kernel load a scheduler: by a virtual server that is removed again. Its address is
-    /// one for documentation (RFC 5737), and the one that kube-proxy takes for this.
+    /// Make the kernel load a scheduler, by adding a virtual server that is removed again. Its address is
+    /// reserved for documentation (RFC 5737), and the same as in kube-proxy.
     ///
     /// # Errors
     /// [`Error::NoScheduler`] if it lacks this scheduler.
@@ -91,14 +91,14 @@ impl Ipvs {
             Op::DeleteService(id),
         ];
         let refused = self.run(&ops)?;
-        // Whatever else is refused will be so again, and said then, of virtual servers that matter.
+        // Other refusals will recur, and be reported, with the real virtual servers.
         if refused.iter().any(|r| r.refusal.errno == Errno::ENOENT) {
             return Err(Error::NoScheduler(name.to_owned()));
         }
         Ok(())
     }
 
-    /// All virtual servers with their destinations.
+    /// Return all virtual servers with their destinations.
     ///
     /// # Errors
     /// See [`Error`].
@@ -110,8 +110,7 @@ impl Ipvs {
         Ok(Services { services: found })
     }
 
-    /// All virtual servers without their destinations, for which the kernel needs to be asked of
-    /// each by itself.
+    /// Return all virtual servers without their destinations, which need a request for each server.
     ///
     /// # Errors
     /// See [`Error`].
@@ -154,8 +153,8 @@ impl Ipvs {
         Ok(found.map(|(destination, _)| destination).collect())
     }
 
-    /// The destinations of a virtual server with their connections; none where there is no such
-    /// virtual server.
+    /// Return the destinations of a virtual server with their connections; none if the virtual server does
+    /// not exist.
     ///
     /// # Errors
     /// See [`Error`].
@@ -171,12 +170,11 @@ impl Ipvs {
         })
     }
 
-    /// Carries out operations, one after the other, whatever becomes of each. Whoever was there
-    /// first does not count: what is to be added and is there is changed, what is to be removed
-    /// and is not there is fine.
+    /// Execute operations one after the other, and continue after refusals. Adding an existing object
+    /// changes it; removing a missing object succeeds.
     ///
     /// # Errors
-    /// The conversation failed: it is not known which were carried out.
+    /// The exchange failed: it is not known which operations took effect.
     pub fn run(&mut self, ops: &[Op]) -> Result<Vec<Refused>, Error> {
         let mut refused = Vec::new();
         let mut again = Vec::new();
@@ -217,7 +215,7 @@ impl Ipvs {
         Ok(refused.filter_map(|(op, v)| Some((op, v?))).collect())
     }
 
-    /// How long connections are kept without a packet.
+    /// Return the timeouts of idle connections.
     ///
     /// # Errors
     /// See [`Error`].
@@ -234,12 +232,12 @@ impl Ipvs {
         Ok(found)
     }
 
-    /// Sets those timeouts that are not 0.
+    /// Set the timeouts that are not 0.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
-        // The kernel takes a 0 in this message for "as it is".
+        // In this message, 0 leaves a timeout unchanged.
         let flags = NLM_F_REQUEST | NLM_F_ACK;
         let payload = messages::set_timeouts(timeouts);
         let request = Builder::new(self.family, flags).fixed(&payload).finish();

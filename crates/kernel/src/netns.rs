@@ -1,7 +1,7 @@
-//! Network namespaces: named ones as `ip netns` keeps them, and doing things inside one.
+//! Network namespaces: named ones, compatible with `ip netns`, and operations inside one.
 //!
 //! A named namespace is a bind mount of a namespace's `nsfs` file on `/run/netns/NAME`
-//! (ip-netns(8)), so what is made here is seen by `ip netns` and the other way round.
+//! (ip-netns(8)), so `ip netns` sees the namespaces created here, and vice versa.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,10 +21,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 #[cfg(test)]
 mod tests;
 
-/// Where named namespaces live; `ip netns` calls it `NETNS_RUN_DIR`.
+/// The folder of named namespaces; `ip netns` calls it `NETNS_RUN_DIR`.
 pub const RUN_DIR: &str = "/run/netns";
 
-/// What can go wrong with a namespace.
+/// A failed operation on a namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetNsError {
     /// The name cannot be a file name below [`RUN_DIR`].
@@ -37,12 +37,12 @@ pub enum NetNsError {
     Step {
         /// The namespace's name, or `(current)`.
         name: String,
-        /// What was being done.
+        /// The step.
         step: &'static str,
-        /// The kernel's answer.
+        /// The kernel's reason.
         cause: io::Error,
     },
-    /// The thread that was to work in the namespace panicked.
+    /// The thread in the namespace panicked.
     #[error("network namespace {0}: the thread working in it panicked")]
     Panicked(String),
 }
@@ -56,10 +56,10 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// Makes a new, empty namespace under a name. Its loopback is down.
+    /// Create an empty, named namespace. Its loopback is down.
     ///
     /// # Errors
-    /// The name is taken or no file name; not permitted (needs `CAP_SYS_ADMIN`).
+    /// The name is in use or not a file name; not permitted (needs `CAP_SYS_ADMIN`).
     pub fn create(name: &str) -> Result<Self, NetNsError> {
         let path = path_of(name)?;
         let step = |step| move |cause: io::Error| failed(name, step, cause);
@@ -69,7 +69,7 @@ impl NetNs {
             .create_new(true)
             .open(&path)
             .map_err(step("making its file in /run/netns"))?;
-        // A thread of its own, so that the caller's namespace stays what it is.
+        // On a separate thread, so that the caller stays in its namespace.
         let made = in_thread(name, || {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|e| failed(name, "unshare", e.into()))?;
             mount(
@@ -88,10 +88,10 @@ impl NetNs {
         Self::open(name)
     }
 
-    /// Opens a named namespace.
+    /// Open a named namespace.
     ///
     /// # Errors
-    /// The namespace does not exist or may not be read.
+    /// The namespace does not exist or cannot be read.
     pub fn open(name: &str) -> Result<Self, NetNsError> {
         let file = File::open(path_of(name)?).map_err(|cause| failed(name, "opening it", cause))?;
         Ok(Self {
@@ -100,10 +100,10 @@ impl NetNs {
         })
     }
 
-    /// The calling thread's namespace.
+    /// Return the calling thread's namespace.
     ///
     /// # Errors
-    /// `/proc` is not there.
+    /// `/proc` does not exist.
     pub fn current() -> Result<Self, NetNsError> {
         let name = "(current)";
         let file = File::open("/proc/thread-self/ns/net")
@@ -114,25 +114,25 @@ impl NetNs {
         })
     }
 
-    /// Takes a name away. The namespace itself goes once nothing else holds it; a name that is a
-    /// leftover file without a namespace goes too.
+    /// Delete a name. The namespace itself ends when it is no longer in use. A leftover file without a
+    /// namespace is deleted too.
     ///
     /// # Errors
     /// The namespace does not exist; not permitted.
     pub fn delete(name: &str) -> Result<(), NetNsError> {
         let path = path_of(name)?;
         match umount2(&path, MntFlags::MNT_DETACH) {
-            // EINVAL: not a mount point, as after a crash between making the file and the mount.
+            // EINVAL: not a mount point, as after a crash between the creation of the file and the mount.
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(e) => return Err(failed(name, "unmounting it", e.into())),
         }
         fs::remove_file(&path).map_err(|cause| failed(name, "removing its file", cause))
     }
 
-    /// The names of all named namespaces, sorted. None where `/run/netns` is not there.
+    /// Return the names of all named namespaces, sorted; none if `/run/netns` does not exist.
     ///
     /// # Errors
-    /// The folder may not be read.
+    /// The folder cannot be read.
     pub fn list() -> Result<Vec<String>, NetNsError> {
         let entries = match fs::read_dir(RUN_DIR) {
             Ok(entries) => entries,
@@ -146,12 +146,12 @@ impl NetNs {
         Ok(names)
     }
 
-    /// The name it was made or opened under.
+    /// Return the name with which it was created or opened.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Moves the calling thread into the namespace until the guard is dropped.
+    /// Move the calling thread into the namespace until the guard is dropped.
     ///
     /// # Errors
     /// Not permitted.
@@ -165,7 +165,7 @@ impl NetNs {
         })
     }
 
-    /// Runs a closure inside the namespace, on a thread of its own.
+    /// Run a closure inside the namespace, on a separate thread.
     ///
     /// # Errors
     /// Not permitted, or the closure panicked.
@@ -177,8 +177,8 @@ impl NetNs {
         })
     }
 
-    /// A command that will run inside the namespace. The handle may be dropped before it is
-    /// spawned.
+    /// Return a command that will run inside the namespace. The handle may be dropped before the command
+    /// is spawned.
     ///
     /// # Errors
     /// No file descriptor left.
@@ -197,11 +197,11 @@ impl NetNs {
         Ok(command)
     }
 
-    /// The processes (their main threads) that are in the namespace now, by scanning `/proc`.
-    /// What vanishes meanwhile, and what may not be looked at, is left out.
+    /// Return the processes (their main threads) in the namespace, by scanning `/proc`. Processes that end
+    /// meanwhile or cannot be inspected are left out.
     ///
     /// # Errors
-    /// `/proc` may not be read.
+    /// `/proc` cannot be read.
     pub fn processes(&self) -> Result<Vec<i32>, NetNsError> {
         let step = |step| move |cause| failed(&self.name, step, cause);
         let own = self.file.metadata().map_err(step("reading its inode"))?;
@@ -229,7 +229,8 @@ impl AsFd for NetNs {
     }
 }
 
-/// The calling thread is inside a namespace; dropping this takes it back. Stays on its thread.
+/// Keeps the calling thread inside a namespace; dropping it returns to the previous one. It cannot move
+/// to another thread.
 #[derive(Debug)]
 pub struct Entered {
     home: NetNs,
@@ -239,16 +240,16 @@ pub struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         if let Err(e) = setns(&self.home.file, CloneFlags::CLONE_NEWNET) {
-            // Going on in the wrong namespace would program the wrong machine.
+            // Continuing in the wrong namespace would program the wrong host.
             tracing::error!("cannot return from a network namespace: {e}");
             std::process::abort();
         }
     }
 }
 
-/// Makes [`RUN_DIR`] a mount point of its own whose mounts propagate, as ip-netns(8) does with the
-/// first name. Left to `ip netns`, that would come after our mounts and copy them (`MS_REC`); a
-/// name mounted twice cannot be deleted. Holds the same lock as `ip netns` meanwhile.
+/// Make [`RUN_DIR`] a mount point whose mounts propagate, as ip-netns(8) does for the first name. If
+/// `ip netns` did this later, it would copy our mounts (`MS_REC`), and a name that is mounted twice
+/// cannot be deleted. Holds the lock of `ip netns` meanwhile.
 fn prepare_run_dir() -> io::Result<()> {
     fs::create_dir_all(RUN_DIR)?;
     let folder = File::open(RUN_DIR)?;

@@ -1,7 +1,7 @@
-//! The counters that iptables rules count into (`-m nfacct`), over netlink.
+//! Counters of iptables rules (`-m nfacct`), over netlink.
 //!
-//! kube-proxy's iptables mode keeps two of them for its metrics, and leaves the match out of its
-//! rules if the kernel lacks them. A counter belongs to the network namespace and outlives the
+//! kube-proxy's iptables mode uses two of them for its metrics, and omits the match from its rules if
+//! the kernel lacks them. A counter belongs to the network namespace and outlives the
 //! rules that use it.
 
 use netfilter::netlink::{
@@ -26,7 +26,7 @@ const NFACCT_BYTES: u16 = 3;
 /// A counter of kube-proxy's iptables mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Counter {
-    /// Packets dropped because conntrack held them for invalid.
+    /// Packets dropped because connection tracking considered them invalid.
     CtStateInvalidDropped,
     /// Packets to NodePorts on a loopback address.
     LocalhostNodePortsAccepted,
@@ -39,7 +39,7 @@ impl Counter {
         Counter::LocalhostNodePortsAccepted,
     ];
 
-    /// The name that rules give it.
+    /// Return its name in rules.
     pub fn name(self) -> &'static str {
         match self {
             Counter::CtStateInvalidDropped => "ct_state_invalid_dropped_pkts",
@@ -48,7 +48,7 @@ impl Counter {
     }
 }
 
-/// What a counter has counted.
+/// The values of a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Packets.
@@ -58,10 +58,10 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Reads a `NFNL_MSG_ACCT_NEW` message.
+    /// Read an `NFNL_MSG_ACCT_NEW` message.
     ///
     /// # Errors
-    /// [`DecodeError`] when a number has the wrong size or is missing.
+    /// [`DecodeError`] if a number has the wrong size or is missing.
     pub fn read(message: &Message<'_>) -> Result<Self, DecodeError> {
         let (mut packets, mut bytes) = (None, None);
         for attribute in message.attributes(NFGENMSG_LEN, "nfnl_acct_type") {
@@ -86,7 +86,7 @@ pub struct NfAcct {
 }
 
 impl NfAcct {
-    /// Opens it; `None` when this kernel has no nfacct.
+    /// Open it; `None` if this kernel has no nfacct.
     ///
     /// # Errors
     /// See [`Error`]; `EPERM` without `CAP_NET_ADMIN`.
@@ -96,7 +96,7 @@ impl NfAcct {
         };
         match nfacct.read(Counter::CtStateInvalidDropped) {
             Ok(_) => Ok(Some(nfacct)),
-            // What nfnetlink says of a subsystem that is not there.
+            // nfnetlink's error for a missing subsystem.
             Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
                 Ok(None)
             }
@@ -104,7 +104,7 @@ impl NfAcct {
         }
     }
 
-    /// Makes the counter unless it is there; one that is there goes on counting.
+    /// Create the counter if it does not exist; an existing one keeps its values.
     ///
     /// # Errors
     /// See [`Error`].
@@ -120,7 +120,7 @@ impl NfAcct {
         }
     }
 
-    /// What the counter has counted; `None` if it does not exist.
+    /// Return the values of the counter; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`Error`].
@@ -132,10 +132,10 @@ impl NfAcct {
         }
     }
 
-    /// Deletes the counter, if it is there.
+    /// Delete the counter, if it exists.
     ///
     /// # Errors
-    /// See [`Error`]; `EBUSY` while a rule counts into it.
+    /// See [`Error`]; `EBUSY` while a rule uses it.
     pub fn delete(&mut self, counter: Counter) -> Result<(), Error> {
         let flags = NLM_F_REQUEST | NLM_F_ACK;
         match self.ask("deleting an nfacct counter", DELETE, flags, counter) {

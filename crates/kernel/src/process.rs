@@ -1,4 +1,4 @@
-//! sluice's own process: how likely the kernel is to kill it, and being told to stop.
+//! sluice's own process: its OOM score, its limits, and signals.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,18 +10,18 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// Something about the process that could not be set.
+/// A failed operation on the process.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Outside -1000 to 1000 (proc(5)).
     #[error("oom_score_adj {0} is outside -1000 to 1000")]
     OomScoreAdjRange(i32),
-    /// It may not be lowered without `CAP_SYS_RESOURCE`.
+    /// The score cannot be lowered without `CAP_SYS_RESOURCE`.
     #[error("setting oom_score_adj to {value}: {cause}")]
     OomScoreAdj {
-        /// The value that it was to have.
+        /// The desired value.
         value: i32,
-        /// The system's words.
+        /// The reason.
         cause: io::Error,
     },
     /// The number of open files could not be raised.
@@ -32,8 +32,8 @@ pub enum Error {
     Signals(Errno),
 }
 
-/// Sets how likely the kernel is to kill this process when memory runs out: -1000 (never) to
-/// 1000. kube-proxy's default is -999.
+/// Set how likely the kernel is to kill this process when memory runs out: -1000 (never) to 1000.
+/// kube-proxy's default is -999.
 ///
 /// # Errors
 /// [`Error::OomScoreAdjRange`], [`Error::OomScoreAdj`].

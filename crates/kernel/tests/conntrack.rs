@@ -58,7 +58,7 @@ impl Network {
         })
     }
 
-    /// Sends a packet to `to` from a port of its own.
+    /// Send a packet to `to` from a new port.
     fn send(&self, to: &str) -> SocketAddr {
         let address: IpAddr = self.client.parse().unwrap();
         let socket = UdpSocket::bind((address, 0)).unwrap();

@@ -109,7 +109,7 @@ fn what_the_kernel_refuses_is_told_apart_from_bad_input() {
             Backend::Legacy => 4,
         };
         assert_eq!(error.lines().first().map(|line| line.number), Some(number));
-        // A chain to delete that is not there.
+        // A chain to delete that does not exist.
         let error = iptables
             .restore(b"*nat\n-X KUBE-GONE\nCOMMIT\n")
             .unwrap_err();
@@ -184,7 +184,7 @@ fn the_back_end_with_the_kube_chains_is_chosen_or_else_the_plain_one() {
     in_namespace(|| {
         let (_, choice) = Iptables::find(Family::Ipv4).unwrap();
         assert_eq!(choice.reason, Reason::PlainTool);
-        // Looking must not have made legacy tables.
+        // Reading must not have created legacy tables.
         let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap();
         assert_eq!(names, "");
         run("iptables-legacy -t nat -N KUBE-SERVICES");

@@ -34,7 +34,7 @@ pub fn addresses() -> Result<Vec<InterfaceAddress>, Error> {
 #[derive(Debug)]
 pub struct AddressWatch {
     socket: Socket,
-    /// The interface whose addresses do not count, with a socket to learn its index.
+    /// The ignored interface, with a socket that determines its index.
     ignored: Option<(String, Socket)>,
 }
 
@@ -100,8 +100,8 @@ impl AddressWatch {
         Ok(!on.is_empty())
     }
 
-    /// Waits until there is something to take in; `false` when the time is over. Those with an
-    /// event loop wait for [`AddressWatch::as_fd`] to be readable instead.
+    /// Wait for a notification; `false` on timeout. Callers with an event loop wait until
+    /// [`AddressWatch::as_fd`] is readable instead.
     ///
     /// # Errors
     /// [`Error::System`].

@@ -60,23 +60,23 @@ impl fmt::Display for IpProtocol {
 pub struct Tuple {
     /// The protocol.
     pub protocol: IpProtocol,
-    /// Where they come from.
+    /// Their source address.
     pub source: IpAddr,
     /// Their source port; 0 for protocols without ports.
     pub source_port: u16,
-    /// Where they go.
+    /// Their destination address.
     pub destination: IpAddr,
     /// Their destination port; 0 for protocols without ports.
     pub destination_port: u16,
 }
 
 impl Tuple {
-    /// Where the packets come from, as one.
+    /// Return source address and port.
     pub fn source(&self) -> SocketAddr {
         SocketAddr::new(self.source, self.source_port)
     }
 
-    /// Where the packets go, as one.
+    /// Return destination address and port.
     pub fn destination(&self) -> SocketAddr {
         SocketAddr::new(self.destination, self.destination_port)
     }
@@ -107,7 +107,7 @@ impl Status {
         self.0 & Self::SEEN_REPLY != 0
     }
 
-    /// It is not removed early when the table is full.
+    /// The flow is not removed early when the table is full.
     pub fn assured(self) -> bool {
         self.0 & 1 << 2 != 0
     }
@@ -156,7 +156,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Reads an `IPCTNL_MSG_CT_NEW` message; `None` for a flow that is of neither IP family.
+    /// Read an `IPCTNL_MSG_CT_NEW` message; `None` for a flow of another family than IPv4 and IPv6.
     ///
     /// # Errors
     /// [`DecodeError`] if a tuple is missing or an attribute has the wrong size.
@@ -310,7 +310,7 @@ fn write_address(w: &mut Writer<'_>, address: IpAddr, v4: u16, v6: u16) {
     }
 }
 
-/// Writes the parts of an original tuple that a dump is to be filtered by.
+/// Write the parts of an original tuple that filter a dump.
 pub(super) fn write_filter(
     w: &mut Writer<'_>,
     protocol: Option<IpProtocol>,

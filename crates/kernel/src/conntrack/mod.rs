@@ -1,7 +1,8 @@
 //! Connection tracking: reading the flow table and deleting stale flows.
 //!
 //! A flow keeps the endpoint of its first packet. An established TCP connection ends with the endpoint;
-//! UDP and SCTP clients, and repeated SYNs, would go there as long as the client tries. A table of a
+//! packets of UDP and SCTP clients, and repeated SYNs, would
+//! be sent there as long as the client keeps trying. A table of a
 //! million flows is read through one small buffer.
 
 mod flow;
@@ -43,7 +44,7 @@ const F_DESTINATION_PORT: u32 = 1 << 5;
 
 /// Room for a part of a dump and the acknowledgements of deletions.
 const RECEIVE_BUFFER: usize = 1 << 20;
-/// How often a sweep starts again when the table was being resized meanwhile.
+/// How many times a sweep is repeated if the table was resized during it.
 const SWEEP_ATTEMPTS: u32 = 5;
 
 /// The flows to read. Kernels before 5.8 do not filter; their answers are filtered here.
@@ -55,7 +56,7 @@ pub struct Filter {
     pub protocol: Option<IpProtocol>,
     /// Only flows that were first sent to this address.
     pub destination: Option<IpAddr>,
-    /// Only flows that were first sent to this port; means something with a protocol only.
+    /// Only flows that were first sent to this port; requires a protocol.
     pub destination_port: Option<u16>,
     /// Only flows without a packet in the reply direction. The kernel filters from 5.15 on.
     pub unreplied: bool,
@@ -95,8 +96,8 @@ impl Filter {
 
     fn request(&self) -> Vec<u8> {
         let mut flags = 0;
-        // Not for IPv6: seen on 6.18, the kernel's comparison of addresses is the wrong way round
-        // there (`ctnetlink_filter_match_tuple`), and gives all flows but the right ones.
+        // Not for IPv6: on 6.18 the kernel's comparison of IPv6 addresses is inverted
+        // (`ctnetlink_filter_match_tuple`) and returns exactly the other flows.
         let destination = self.destination.filter(IpAddr::is_ipv4);
         if destination.is_some() {
             flags |= F_DESTINATION;
@@ -148,12 +149,12 @@ pub struct Swept {
 #[derive(Debug)]
 pub struct Conntrack {
     reading: Socket,
-    // A dump keeps its socket busy; flows are removed while it goes on.
+    // A separate socket: flows are deleted while a dump occupies the other one.
     deleting: Socket,
 }
 
 impl Conntrack {
-    /// Opens the table.
+    /// Open the table.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -172,7 +173,7 @@ impl Conntrack {
     /// Pass every flow that the filter matches to `each`.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::Interrupted`] when the table was resized meanwhile.
+    /// See [`Error`]; [`Error::Interrupted`] if the table was resized meanwhile.
     pub fn dump(&mut self, filter: &Filter, mut each: impl FnMut(&Flow)) -> Result<(), Error> {
         Self::read(&mut self.reading, filter, |flow| {
             each(flow);

@@ -1,4 +1,4 @@
-//! Stale flows: those to endpoints that their Service no longer has.
+//! Stale flows: flows to endpoints that their Service no longer has.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -21,8 +21,8 @@ pub struct StaleFlows {
 }
 
 impl StaleFlows {
-    /// Create the set for a node with these addresses. Only on these a NodePort matches, so that a flow
-    /// to a remote server on the same port number stays.
+    /// Create the set for a node with these addresses. A NodePort matches only on these, so that a flow
+    /// to a remote server with the same port number stays.
     pub fn new(node_addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         StaleFlows {
             node_addresses: node_addresses.into_iter().collect(),
@@ -55,7 +55,7 @@ impl StaleFlows {
         protocols
     }
 
-    /// Return whether the flow is stale. Flows in a zone of their own belong to other programs (usually
+    /// Return whether the flow is stale. Flows in a separate zone belong to other programs (usually
     /// Open vSwitch) and never passed Service rules.
     pub fn is_stale(&self, flow: &Flow) -> bool {
         let original = &flow.original;

@@ -43,7 +43,7 @@ fn message(flow: &Flow) -> Vec<u8> {
     let start =
         Builder::new(nfnl_msg_type(NFNL_SUBSYS_CTNETLINK, 0), 2).fixed(&nfgenmsg(number, 0));
     let message = start.attributes(|w| original.write_key(w)).finish();
-    // The key of the flow turned round is its reply tuple, but for the attribute's number.
+    // The key of the reversed flow is its reply tuple, except for the attribute's number.
     let turned = Builder::new(0, 0)
         .attributes(|w| reply.write_key(w))
         .finish();
@@ -108,16 +108,16 @@ fn flows_to_other_than_the_endpoints_are_stale() {
     let cases = [
         ("10.96.0.10:53", "10.244.0.5:5353", false),
         ("10.96.0.10:53", "10.244.0.6:5353", true),
-        // The right pod, but a port that it no longer has.
+        // The right pod, but a removed port.
         ("10.96.0.10:53", "10.244.0.5:53", true),
-        // From before there were rules: not rewritten.
+        // The flow began before the rules existed: not rewritten.
         ("10.96.0.10:53", "10.96.0.10:53", true),
         ("10.96.0.10:54", "10.244.0.6:5353", false),
-        // No endpoints left at all.
+        // No endpoints remain.
         ("10.96.0.11:53", "10.244.0.5:5353", true),
         ("192.0.2.1:30053", "10.244.1.5:5353", false),
         ("192.0.2.1:30053", "10.244.1.6:5353", true),
-        // A server elsewhere that happens to have that port.
+        // A server elsewhere with the same port.
         ("198.51.100.1:30053", "198.51.100.1:30053", false),
     ];
     for (to, endpoint, stale) in cases {

@@ -1,10 +1,10 @@
-//! Which back end to use: the one that the node's other kube rules are in.
+//! Chooses the back end: the one that contains the node's other Kubernetes rules.
 //!
-//! A packet meets the rules of both back ends, so a proxy that wrote to the other one than
-//! kubelet and the network plugin do would still work, mostly; but then an operator who lists the rules with
-//! `iptables-save` sees both halves. kubelet leaves `KUBE-IPTABLES-HINT` and
-//! `KUBE-KUBELET-CANARY` in the mangle table for exactly this question (KEP-3178); the order of
-//! the questions is that of the iptables-wrappers that kube-proxy's image uses.
+//! A packet passes the rules of both back ends. A proxy that wrote to another back end than kubelet and
+//! the network plugin would mostly work, but an operator who lists rules with `iptables-save` would see
+//! only one half. kubelet creates `KUBE-IPTABLES-HINT` and `KUBE-KUBELET-CANARY` in the mangle table for
+//! this purpose (KEP-3178). The order of the checks is that of the iptables-wrappers in kube-proxy's
+//! image.
 
 use std::fmt;
 use std::process::Command;
@@ -16,13 +16,13 @@ use super::{Backend, Error, Table, ToolSet};
 use crate::nfnetlink::NfTables;
 use crate::{Family, exec, family, netlink};
 
-/// How long listing the rules of one back end may take.
+/// Time limit for listing the rules of one back end.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
-/// The chains that kubelet makes for others to find.
+/// The chains that kubelet creates as hints for other programs.
 const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 
-/// What kube software left in one family.
+/// The chains of Kubernetes software in one family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// kubelet's hint chains in nf_tables' mangle table.
@@ -35,27 +35,27 @@ pub struct Evidence {
     pub legacy_chains: usize,
 }
 
-/// The back end chosen, and why.
+/// The chosen back end, with the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The back end.
     pub backend: Backend,
-    /// What settled it.
+    /// The reason.
     pub reason: Reason,
 }
 
-/// What settled the choice of a back end.
+/// The reason for the choice of a back end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// kubelet's hint chains are there.
+    /// It contains kubelet's hint chains.
     KubeletHint,
-    /// kubelet's hint chains are there in the other family.
+    /// It contains kubelet's hint chains in the other family.
     KubeletHintOtherFamily,
-    /// Most `KUBE-` chains are there.
+    /// It contains most `KUBE-` chains.
     KubeChains,
-    /// There are no kube rules; the plain `iptables` is of it.
+    /// No Kubernetes rules exist; the plain `iptables` uses this back end.
     PlainTool,
-    /// There are no kube rules and no plain `iptables`; its tools are there.
+    /// No Kubernetes rules and no plain `iptables` exist; this back end's tools are installed.
     Installed,
 }
 
@@ -72,8 +72,8 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Chooses by the evidence in the family itself, then by kubelet's hints in the other, then by
-/// what the plain tool is, then by what is installed (nft first).
+/// Choose by the rules of the family itself, then by kubelet's hints in the other family, then by the
+/// plain tool's back end, then by the installed tools (nft first).
 pub fn choose(
     own: Evidence,
     other: Evidence,
@@ -101,8 +101,8 @@ pub fn choose(
     found(backend, Reason::Installed)
 }
 
-/// nf_tables wins where both have hints: legacy ones can be left over from before an upgrade,
-/// the other way round is rare.
+/// nf_tables wins if both have hints: legacy hints can be left over from before an upgrade; the opposite
+/// is rare.
 fn by_hints(evidence: Evidence) -> Option<Backend> {
     match evidence {
         Evidence { nft_hints: 1.., .. } => Some(Backend::Nft),
@@ -113,7 +113,7 @@ fn by_hints(evidence: Evidence) -> Option<Backend> {
     }
 }
 
-/// Looks at the rules of the current network namespace and chooses.
+/// Choose by the rules of the current network namespace.
 pub(super) fn look(family: Family) -> Result<Choice, Error> {
     let nft = known(ToolSet::find(family, Backend::Nft))?;
     let legacy = known(ToolSet::find(family, Backend::Legacy))?;
@@ -124,7 +124,7 @@ pub(super) fn look(family: Family) -> Result<Choice, Error> {
     if legacy.is_ok() {
         installed.push(Backend::Legacy);
     }
-    // One back end only: there is nothing to choose, whatever the other's rules.
+    // Only one back end is installed, so there is no choice.
     let evidence = |family| match installed.len() {
         2 => gather(family),
         _ => Ok(Evidence::default()),
@@ -153,7 +153,7 @@ fn known<T>(found: Result<T, Error>) -> Result<Result<T, Error>, Error> {
     }
 }
 
-/// Count the chains of kube software. A table that cannot be read counts as empty.
+/// Count the chains of Kubernetes software. A table that cannot be read counts as empty.
 ///
 /// # Errors
 /// A listing failed for a transient reason.
@@ -181,15 +181,15 @@ fn gather(family: Family) -> Result<Evidence, Error> {
     Ok(evidence)
 }
 
-/// The tables in which kube software has chains.
+/// The tables in which Kubernetes software has chains.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
 
-/// The chains of kube software in the tables that iptables' nf_tables back end has. Asked of the kernel
-/// directly: the tool lists every set of every table on the way, which takes seconds where there are
-/// many elements.
+/// Return the chains of Kubernetes software in the tables of iptables' nf_tables back end. They are read
+/// from the kernel directly: the tool would also list every set of every table, which takes seconds if
+/// they have many elements.
 ///
 /// # Errors
-/// nf_tables cannot be asked.
+/// nf_tables cannot be read.
 pub fn kube_chains(family: Family) -> Result<Vec<(Table, String)>, netlink::Error> {
     let nft_family = match family {
         Family::Ipv4 => nft::Family::Ip,
@@ -212,8 +212,8 @@ pub fn legacy_tables(family: Family) -> bool {
     tables.any(|table| legacy_table_exists(family, table))
 }
 
-/// The chains of kube software in a table of the legacy back end, read with its tool; empty if the
-/// tool refuses.
+/// Return the chains of Kubernetes software in a table of the legacy back end, read with its tool; empty
+/// if the tool refuses.
 fn legacy_kube_chains(family: Family, table: Table) -> Result<Vec<String>, Error> {
     if !legacy_table_exists(family, table) {
         return Ok(Vec::new());
@@ -232,8 +232,8 @@ fn legacy_kube_chains(family: Family, table: Table) -> Result<Vec<String>, Error
     Ok(chains.collect())
 }
 
-/// Whether the legacy table is there already. Asking the legacy tool for one that is not would
-/// make it, and every packet would pass its empty hooks from then on.
+/// Whether the legacy table exists. The legacy tool would create a missing table, and from then on every
+/// packet would pass its empty hooks.
 fn legacy_table_exists(family: Family, table: Table) -> bool {
     let file = match family {
         Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",

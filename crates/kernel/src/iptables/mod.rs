@@ -46,13 +46,13 @@ impl fmt::Display for Backend {
 /// Time limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a tool waits for the xtables lock before it gives up (its `-w`, whole seconds).
+    /// The longest wait of a tool for the xtables lock (its `-w`, whole seconds).
     pub lock_wait: Duration,
     /// Limit of a save.
     pub save: Duration,
     /// Limit of a restore of any size, including the wait for the lock.
     pub restore: Duration,
-    /// How much longer for each MiB of its input: `iptables-nft-restore` was measured at 5 s for
+    /// Additional time for each MiB of its input: `iptables-nft-restore` was measured at 5 s for
     /// 1,000 Services of 10 endpoints, and grows faster than its input.
     pub restore_per_mib: Duration,
 }
@@ -72,7 +72,7 @@ impl Default for Limits {
 /// Why iptables cannot be used for a family, or a save failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// This kernel has no IPv6: a single-family node, nothing is wrong.
+    /// This kernel has no IPv6: a single-family node, not a fault.
     #[error("{0} is disabled in this kernel")]
     FamilyDisabled(Family),
     /// The tools are not installed.
@@ -80,15 +80,15 @@ pub enum Error {
     NoTools {
         /// The family.
         family: Family,
-        /// The programs looked for.
+        /// The programs that were searched for.
         wanted: String,
-        /// The folders looked in.
+        /// The folders that were searched.
         searched: String,
     },
-    /// The tools are from before 1.6.2, whose restore cannot wait for the xtables lock.
+    /// The tools are older than 1.6.2, so that their restore cannot wait for the xtables lock.
     #[error("{program} is version {version}; 1.6.2 or later is needed")]
     TooOld {
-        /// The program asked.
+        /// The program.
         program: PathBuf,
         /// Its version.
         version: Version,
@@ -96,7 +96,7 @@ pub enum Error {
     /// A tool did not print its version.
     #[error("{program} --version: {cause}")]
     Version {
-        /// The program asked.
+        /// The program.
         program: PathBuf,
         /// The problem with its answer.
         cause: ParseVersionError,
@@ -109,18 +109,18 @@ pub enum Error {
     Save {
         /// The program that failed.
         program: PathBuf,
-        /// The table asked for.
+        /// The table.
         table: Table,
-        /// How it ended.
+        /// The exit status.
         status: std::process::ExitStatus,
-        /// What it wrote to stderr, trimmed.
+        /// Its stderr, trimmed.
         stderr: String,
     },
 }
 
 impl Error {
-    /// Whether the failure may pass: a tool that was too slow, or could not be started for lack of
-    /// resources. Nothing is known then about what is installed.
+    /// Whether the failure is transient: a tool was too slow, or could not be started for lack of
+    /// resources. It does not show whether the tools are installed.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Exec(exec::Error::TimedOut { .. }) => true,

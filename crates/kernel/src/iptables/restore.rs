@@ -1,4 +1,4 @@
-//! What a failed `iptables-restore` says, as a typed error.
+//! Failures of `iptables-restore` as typed errors.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -9,7 +9,7 @@ use crate::exec;
 /// `xtables`' exit status for a command line or input that it did not understand
 /// (`PARAMETER_PROBLEM` in `xtables.h`).
 const PARAMETER_PROBLEM: i32 = 2;
-/// The most lines of the input that an error carries.
+/// Maximum number of input lines in an error.
 const MAX_LINES: usize = 16;
 
 /// A line of the input that a restore tool complained about.
@@ -30,14 +30,14 @@ pub struct BadLine {
 /// [`RestoreError::tables_committed`].
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// Another program held the xtables lock for too long. Nothing was changed; try again.
+    /// Another program held the xtables lock for too long. Nothing was changed, and a retry may succeed.
     #[error("{}: another program has held the xtables lock for over {waited:?}: {message}", .program.display())]
     LockHeld {
         /// The restore tool.
         program: PathBuf,
-        /// How long it waited.
+        /// The time it waited.
         waited: Duration,
-        /// What the tool wrote.
+        /// The tool's message.
         message: String,
     },
     /// The tool did not understand the input.
@@ -47,34 +47,34 @@ pub enum RestoreError {
         program: PathBuf,
         /// The lines at fault, as far as they are known.
         lines: Vec<BadLine>,
-        /// How many tables of the input were committed before.
+        /// The number of tables of the input that were committed before.
         tables_committed: usize,
-        /// What the tool wrote.
+        /// The tool's message.
         message: String,
     },
-    /// The tool understood, but the kernel (or the state in it) refused.
+    /// The input is valid, but the kernel refused it in its current state.
     #[error("{}: refused{}: {message}", .program.display(), show(.lines))]
     Refused {
         /// The restore tool.
         program: PathBuf,
         /// The lines at fault, as far as they are known: legacy tools name the `COMMIT` only.
         lines: Vec<BadLine>,
-        /// How many tables of the input were committed before.
+        /// The number of tables of the input that were committed before.
         tables_committed: usize,
-        /// What the tool wrote.
+        /// The tool's message.
         message: String,
     },
-    /// It failed without a word on the input: no permission, no memory, killed.
+    /// The failure does not concern the input: no permission, no memory, killed.
     #[error("{} failed ({status}): {message}", .program.display())]
     Failed {
         /// The restore tool.
         program: PathBuf,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
-        /// What the tool wrote.
+        /// The tool's message.
         message: String,
     },
-    /// It could not be run, or hung and was killed; what it did by then is not known.
+    /// The tool could not be run, or hung and was killed; its effect is not known.
     #[error(transparent)]
     Exec(#[from] exec::Error),
 }
@@ -88,8 +88,8 @@ impl RestoreError {
         }
     }
 
-    /// How many tables of the input were committed before the failure; `None` when that is not
-    /// known.
+    /// Return the number of tables of the input that were committed before the failure; `None` if it is
+    /// not known.
     pub fn tables_committed(&self) -> Option<usize> {
         match self {
             RestoreError::LockHeld { .. } => Some(0),
@@ -126,7 +126,7 @@ pub(super) fn has_counters(input: &[u8]) -> bool {
         })
 }
 
-/// Makes the typed error of a restore that ended with a status other than 0.
+/// Return the typed error of a restore that ended with a status other than 0.
 pub(super) fn explain(
     program: &Path,
     input: &[u8],
@@ -175,7 +175,7 @@ fn is_commit(line: &[u8]) -> bool {
     line.trim_ascii_end() == b"COMMIT"
 }
 
-/// The tool's words on one line, without the advice to read its help.
+/// Return the tool's message on one line, without the hint about its help.
 fn clean(stderr: &str) -> String {
     stderr
         .lines()
@@ -206,8 +206,7 @@ pub(super) fn line_numbers(stderr: &str) -> Vec<usize> {
     numbers
 }
 
-/// The lines named, and where a name is that of a `COMMIT`, those of its table that mention a
-/// name which the message quotes.
+/// Return the named lines; for a `COMMIT`, the lines of its table with a name that the message quotes.
 pub(super) fn bad_lines(input: &[u8], numbers: &[usize], stderr: &str) -> Vec<BadLine> {
     let lines: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
     let mut bad = Vec::new();
@@ -246,7 +245,7 @@ fn mentions(line: &[u8], name: &[u8]) -> bool {
     line.split(|byte| *byte == b' ').any(|word| word == name)
 }
 
-/// The words between quotes: `'KUBE-A'`, or `` `KUBE-A' `` as older messages have it.
+/// Return the words in quotes: `'KUBE-A'`, or `` `KUBE-A' `` as older messages have it.
 fn quoted(text: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = text;

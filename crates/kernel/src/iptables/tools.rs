@@ -1,4 +1,4 @@
-//! Where the iptables tools are, and of which version.
+//! Finds the iptables tools and their version.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use std::time::Duration;
 use super::{Backend, Error};
 use crate::{Family, exec};
 
-/// How long `--version` may take.
+/// Time limit for `--version`.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
-/// Looked in after `$PATH`, which a DaemonSet's container or a unit file may have cut short.
+/// Folders searched after `$PATH`, which may be incomplete in a container or a systemd unit.
 const FOLDERS: [&str; 6] = [
     "/usr/local/sbin",
     "/usr/sbin",
@@ -27,11 +27,11 @@ const FOLDERS: [&str; 6] = [
 pub struct Version(pub u32, pub u32, pub u32);
 
 impl Version {
-    /// From here on `iptables-restore` knows `-w`.
+    /// The first version whose `iptables-restore` supports `-w`.
     pub const WAITING_RESTORE: Version = Version(1, 6, 2);
-    /// From here on `MASQUERADE` knows `--random-fully`.
+    /// The first version whose `MASQUERADE` supports `--random-fully`.
     pub const RANDOM_FULLY: Version = Version(1, 6, 2);
-    /// From here on `-W` is ignored with a complaint: the wait ends the moment the lock is free.
+    /// The first version that ignores `-W` with a warning: the wait ends as soon as the lock is free.
     pub const DEPRECATED_WAIT_INTERVAL: Version = Version(1, 8, 8);
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A text in which no version was found.
+/// A text without a version.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no version found in {0:?}")]
 pub struct ParseVersionError(pub String);
@@ -49,7 +49,7 @@ pub struct ParseVersionError(pub String);
 impl FromStr for Version {
     type Err = ParseVersionError;
 
-    /// Reads what `iptables --version` prints: `iptables v1.8.9 (nf_tables)`.
+    /// Parse the output of `iptables --version`: `iptables v1.8.9 (nf_tables)`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
             let word = text
@@ -72,17 +72,17 @@ pub struct ToolSet {
     pub family: Family,
     /// The back end.
     pub backend: Backend,
-    /// `iptables-save` and its like.
+    /// The save tool, such as `iptables-save`.
     pub save: PathBuf,
-    /// `iptables-restore` and its like.
+    /// The restore tool, such as `iptables-restore`.
     pub restore: PathBuf,
     /// The version of the restore tool.
     pub version: Version,
 }
 
 impl ToolSet {
-    /// Finds the tools, first under the back end's own names (`iptables-nft-save`), then under
-    /// the plain ones where those are of that back end.
+    /// Find the tools, first by the back end's own names (`iptables-nft-save`), then by the plain names if
+    /// these are of that back end.
     ///
     /// # Errors
     /// [`Error::NoTools`] if they are not installed, or the failure to read their version.
@@ -126,10 +126,10 @@ impl ToolSet {
         })
     }
 
-    /// The back end of the plain `iptables`, if it is installed.
+    /// Return the back end of the plain `iptables`, if it is installed.
     ///
     /// # Errors
-    /// The program could not be asked for a transient reason.
+    /// The program could not be run for a transient reason.
     pub(super) fn plain_backend(family: Family) -> Result<Option<Backend>, Error> {
         let Some(program) = find(prefix(family)) else {
             return Ok(None);
@@ -169,8 +169,7 @@ fn find(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The version and back end that a tool says it is of. Tools from before the split (1.8) name
-/// no back end; they are what is now called legacy.
+/// Return a tool's version and back end. Tools before 1.8 report no back end; they are legacy.
 fn ask_version(program: &Path) -> Result<(Version, Backend), Error> {
     let output = exec::run(Command::new(program).arg("--version"), b"", VERSION_LIMIT)?;
     let text = String::from_utf8_lossy(&output.stdout);

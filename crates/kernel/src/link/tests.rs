@@ -1,6 +1,6 @@
 use super::*;
 
-/// Two namespaces for one test, gone with it.
+/// Two namespaces for one test, deleted on drop.
 struct Pair {
     names: [String; 2],
     ns: [NetNs; 2],
@@ -80,8 +80,8 @@ fn packets_of_both_families_cross_a_veth_pair_at_once() {
     }
 }
 
-/// Connects. The kernel activates a new link a while after it was set up, up to a second on a busy
-/// machine; until then there may be no way.
+/// Connect. The kernel activates a new link some time after it was set up, up to a second on a busy
+/// machine; until then no route may exist.
 fn reach(from: &NetNs, to: std::net::SocketAddr) {
     let limit = std::time::Duration::from_secs(5);
     let started = std::time::Instant::now();

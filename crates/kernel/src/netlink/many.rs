@@ -9,20 +9,19 @@ use super::Control;
 use super::socket::Received;
 use super::{Error, Refusal, Socket};
 
-/// So many requests are sent at once. The kernel answers each with an acknowledgement that takes
+/// Number of requests that are sent at once. The kernel answers each with an acknowledgement that takes
 /// below 1 KiB of the receive buffer, which holds 200 KiB by default.
 const AT_ONCE: usize = 100;
-/// One datagram may be this long, by default.
+/// Maximum length of a datagram by default.
 const DATAGRAM: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Socket {
-    /// Sends requests that each change something, several in a datagram, and says what became of
-    /// each, in order: `None` for done. A refusal does not keep the following ones from being
-    /// carried out.
+    /// Send requests, several in a datagram, and return the result of each in order: `None` for success.
+    /// The kernel continues after a refused request.
     ///
     /// # Errors
-    /// See [`Error`]. After [`Error::LostReply`] it is not known which were carried out.
+    /// See [`Error`]. After [`Error::LostReply`] it is not known which requests took effect.
     pub fn exchange_all(
         &mut self,
         what: &'static str,

@@ -1,10 +1,8 @@
-//! What all netlink conversations share: the wire format, and a socket that never waits for
-//! ever.
+//! Shared by all netlink protocols: the wire format, and a socket with timeouts.
 //!
-//! The rules of the game, from `Documentation/userspace-api/netlink/intro.rst`: a request is
-//! worked off inside `sendmsg`, so its reply (or the first part of a dump) is there when that
-//! returns; a reply for which the receive buffer has no room is lost, which the socket says once
-//! with `ENOBUFS`.
+//! According to `Documentation/userspace-api/netlink/intro.rst`, the kernel processes a request within
+//! `sendmsg`, so its reply (or the first part of a dump) is available when that returns. A reply that
+//! does not fit the receive buffer is lost, which the socket reports once with `ENOBUFS`.
 
 mod control;
 mod many;
@@ -25,13 +23,13 @@ pub use socket::Socket;
 /// The kernel's refusal of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Why, as a number.
+    /// The errno.
     pub errno: Errno,
-    /// The number itself: some subsystems have numbers of their own beyond those of errno.
+    /// The raw number: some subsystems have their own numbers beyond those of errno.
     pub code: i32,
-    /// Why, in the kernel's words, where it has some (`NLMSGERR_ATTR_MSG`).
+    /// The kernel's explanation, if any (`NLMSGERR_ATTR_MSG`).
     pub text: Option<String>,
-    /// Where in the message the attribute at fault starts, in bytes, where the kernel says so
+    /// The offset of the attribute at fault in the message, in bytes, if reported
     /// (`NLMSGERR_ATTR_OFFS`).
     pub offset: Option<u32>,
 }
@@ -64,43 +62,42 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What can go wrong in a netlink conversation.
+/// A failed netlink exchange.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
     #[error("netlink: {step}: {errno}")]
     System {
-        /// What was being done.
+        /// The step.
         step: &'static str,
-        /// Why it failed.
+        /// The reason.
         errno: Errno,
     },
     /// The kernel refused a request.
     #[error("{what}: {refusal}")]
     Refused {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
-        /// Why not.
+        /// The kernel's reason.
         refusal: Refusal,
     },
-    /// The reply was lost for want of buffer, or never came: whether the request took effect is
-    /// not known and must be read back.
+    /// The reply did not fit the buffer or never arrived: it is not known whether the request took effect,
+    /// so the state must be read.
     #[error("{what}: the kernel's reply was lost")]
     LostReply {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
     },
-    /// What was being listed changed meanwhile, so that the list may be wrong
-    /// (`NLM_F_DUMP_INTR`). Ask again.
+    /// The listed objects changed meanwhile, so the list may be wrong (`NLM_F_DUMP_INTR`). Retry.
     #[error("{what}: changed while it was being read")]
     Interrupted {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
     },
-    /// The reply is not what the protocol says.
+    /// The reply violates the protocol.
     #[error("{what}: {cause}")]
     Malformed {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// The error in the reply.
         cause: DecodeError,
@@ -108,7 +105,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The errno behind it, if there is one.
+    /// Return the errno, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Error::System { errno, .. } => Some(*errno),

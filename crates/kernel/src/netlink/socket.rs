@@ -18,9 +18,9 @@ use super::{Control, Error};
 /// The kernel fills at most 32 KiB of one reply datagram (`netlink_dump`); notifications of
 /// nf_tables are of `NLMSG_GOODSIZE`, below a page or two.
 const BUFFER: usize = 128 * 1024;
-/// How long a part of a reply may take that ought to be there already: the kernel composes it while it
-/// takes the request, or while it hands out the part before. Where there is no room for one it is lost,
-/// and often without a word.
+/// Timeout for a part of a reply. Usually it is already available: the kernel composes it while it
+/// processes the request or delivers the previous part. A part that does not fit the buffer is lost,
+/// often without a report.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A netlink socket of the namespace in which it was opened.
@@ -32,19 +32,19 @@ pub struct Socket {
     buffer: Vec<u8>,
 }
 
-/// What a socket has for its reader.
+/// The result of a read.
 #[derive(Debug)]
 pub(crate) enum Received {
     /// A datagram of this many bytes, in [`Socket::datagram`].
     Datagram(usize),
-    /// Nothing, for now.
+    /// No datagram is available.
     Nothing,
-    /// Something was lost for want of room (`ENOBUFS`).
+    /// A datagram did not fit the buffer and was lost (`ENOBUFS`).
     Lost,
 }
 
 impl Socket {
-    /// Opens a socket that gets short acknowledgements with the kernel's explanations.
+    /// Open a socket that receives short acknowledgements with the kernel's explanations.
     ///
     /// # Errors
     /// [`Error::System`] with the step that failed.
@@ -64,18 +64,18 @@ impl Socket {
             sequence: 0,
             buffer: vec![0; BUFFER],
         };
-        // Kernels before 4.12 and 4.3 have neither; their acknowledgements are understood too.
+        // Kernels before 4.12 and 4.3 lack these options; their acknowledgements are supported too.
         let _ = socket.option(libc::NETLINK_EXT_ACK, 1);
         let _ = socket.option(libc::NETLINK_CAP_ACK, 1);
         Ok(socket)
     }
 
-    /// The socket's own address, by which the kernel names it in notifications.
+    /// Return the socket's own address, by which the kernel identifies it in notifications.
     pub fn port(&self) -> u32 {
         self.port
     }
 
-    /// Joins a multicast group.
+    /// Join a multicast group.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -85,7 +85,7 @@ impl Socket {
             .map_err(system("joining a multicast group"))
     }
 
-    /// Sets the receive buffer's size, beyond the system's limit where that is permitted.
+    /// Set the receive buffer's size, beyond the system's limit if permitted.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -95,7 +95,7 @@ impl Socket {
             .map_err(system("setting the receive buffer's size"))
     }
 
-    /// Sets the send buffer's size, beyond the system's limit where that is permitted. One
+    /// Set the send buffer's size, beyond the system's limit if permitted. One
     /// message to the kernel cannot be longer than twice this.
     ///
     /// # Errors
@@ -106,9 +106,9 @@ impl Socket {
             .map_err(system("setting the send buffer's size"))
     }
 
-    /// `count` sequence numbers that no earlier request had; the first of them.
+    /// Reserve `count` new sequence numbers, and return the first.
     pub(crate) fn take_sequences(&mut self, count: u32) -> u32 {
-        // 0 is left out: the kernel uses it for messages without a request.
+        // Skip 0, which the kernel uses for messages without a request.
         let first = match self.sequence.checked_add(1) {
             Some(first) if first.checked_add(count).is_some() => first,
             _ => 1,
@@ -117,7 +117,7 @@ impl Socket {
         first
     }
 
-    /// Sends the parts as one datagram, in full, to the kernel.
+    /// Send the parts to the kernel as one datagram.
     pub(crate) fn send(&self, parts: &[IoSlice<'_>]) -> Result<(), Error> {
         let kernel = NetlinkAddr::new(0, 0);
         let length: usize = parts.iter().map(|part| part.len()).sum();
@@ -143,7 +143,7 @@ impl Socket {
                     if got.flags.contains(MsgFlags::MSG_TRUNC) {
                         return Ok(Received::Lost);
                     }
-                    // Only the kernel is listened to.
+                    // Ignore datagrams of other processes.
                     if got.address.is_none_or(|sender| sender.pid() == 0) {
                         return Ok(Received::Datagram(got.bytes));
                     }
@@ -156,13 +156,13 @@ impl Socket {
         }
     }
 
-    /// The datagram that [`Socket::receive`] announced.
+    /// Return the datagram that [`Socket::receive`] reported.
     pub(crate) fn datagram(&self, length: usize) -> &[u8] {
         self.buffer.get(..length).unwrap_or_default()
     }
 
-    /// Asks for something and passes every message of the answer to `each`, to the end of the
-    /// dump (when `request` asks for one) or the acknowledgement.
+    /// Send a request and pass every message of the answer to `each`, until the end of the dump (if
+    /// `request` is a dump) or the acknowledgement.
     ///
     /// # Errors
     /// As `each`, or the failure of the exchange; after an error the rest of the answer is read
@@ -187,7 +187,7 @@ impl Socket {
         loop {
             let length = match self.receive()? {
                 Received::Datagram(length) => length,
-                // What is still queued is of this request, and skipped by the next one's
+                // The queued messages belong to this request; the next one skips them by their
                 // sequence number.
                 Received::Lost => return Err(Error::LostReply { what }),
                 Received::Nothing if self.wait(PATIENCE)? => continue,
@@ -218,7 +218,7 @@ impl Socket {
         }
     }
 
-    /// Waits until there is something to receive; `false` when the time is over.
+    /// Wait for a datagram; `false` on timeout.
     ///
     /// # Errors
     /// [`Error::System`].

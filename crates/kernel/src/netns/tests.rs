@@ -2,7 +2,7 @@ use std::process::Stdio;
 
 use super::*;
 
-/// A namespace for one test, gone with it.
+/// A namespace for one test, deleted on drop.
 struct Scratch(String);
 
 impl Scratch {
@@ -78,8 +78,8 @@ fn a_command_runs_inside_and_is_found_there() {
     assert!(ns.processes().unwrap().is_empty());
 }
 
-/// Found by a lab that could not be taken down: the first `ip netns add` on a machine mounts
-/// `/run/netns` on itself, with all that is below it.
+/// A regression test: the first `ip netns add` on a machine mounts `/run/netns` on itself, with
+/// everything below it, after which a lab could not be removed.
 #[test]
 fn a_name_can_be_deleted_after_ip_netns_was_used_for_the_first_time() {
     let none = None::<&str>;
@@ -87,7 +87,7 @@ fn a_name_can_be_deleted_after_ip_netns_was_used_for_the_first_time() {
         let status = Command::new("ip").args(arguments).status().unwrap();
         assert!(status.success(), "ip {arguments:?}");
     };
-    // In mounts of the thread's own, with an empty /run.
+    // In the thread's own mount namespace, with an empty /run.
     let alone = || {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();

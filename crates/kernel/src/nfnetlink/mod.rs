@@ -1,6 +1,6 @@
-//! The netlink of netfilter: nf_tables transactions, dumps and notifications.
+//! nfnetlink: nf_tables transactions, dumps and notifications.
 //!
-//! The messages themselves are `netfilter::nft`; this is what carries them. A transaction is one
+//! `netfilter::nft` defines the messages; this module sends and receives them. A transaction is one
 //! `sendmsg` of `BATCH_BEGIN`, the messages, `BATCH_END`; the kernel applies all of them or none
 //! (`net/netfilter/nfnetlink.c`).
 
@@ -35,22 +35,22 @@ pub use witness::{Witness, is_about};
 /// Room for replies: an acknowledgement takes below 1 KiB of it, and a transaction of many
 /// faults has one for each.
 const RECEIVE_BUFFER: usize = 8 << 20;
-/// How often a dump is asked for again when others keep changing the tables.
+/// How many times a dump is repeated if other programs change the tables meanwhile.
 const DUMP_ATTEMPTS: u32 = 10;
 
-/// One state of the rule sets of a network namespace, counted up by every commit, 0 left out.
+/// The generation of a network namespace's rule set: incremented by every commit, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Generation(pub u32);
 
 impl Generation {
-    /// The one after it.
+    /// Return the next generation.
     #[must_use]
     pub fn next(self) -> Self {
         Generation(self.0.checked_add(1).unwrap_or(1))
     }
 }
 
-/// Who committed a generation (`NFT_MSG_NEWGEN`).
+/// A generation and the program that committed it (`NFT_MSG_NEWGEN`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenerationInfo {
     /// The generation.
@@ -62,7 +62,7 @@ pub struct GenerationInfo {
 }
 
 impl GenerationInfo {
-    /// Reads a `NFT_MSG_NEWGEN` message; `None` for messages of another kind.
+    /// Read an `NFT_MSG_NEWGEN` message; `None` for messages of another kind.
     ///
     /// # Errors
     /// [`DecodeError`].
@@ -81,7 +81,7 @@ impl GenerationInfo {
     }
 }
 
-/// A conversation with nf_tables, in the network namespace in which it was opened.
+/// A connection to nf_tables in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct NfTables {
     socket: Socket,
@@ -91,7 +91,7 @@ pub struct NfTables {
 }
 
 impl NfTables {
-    /// Opens the conversation.
+    /// Open the connection.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -105,13 +105,12 @@ impl NfTables {
         })
     }
 
-    /// The port that notifications name as the one that made a change: those with this one are
-    /// about one's own.
+    /// Return the port that identifies this socket's own changes in notifications.
     pub fn port(&self) -> u32 {
         self.socket.port()
     }
 
-    /// The current generation, and who committed it.
+    /// Return the current generation, and the program that committed it.
     ///
     /// # Errors
     /// See [`Error`].
@@ -132,15 +131,15 @@ impl NfTables {
         found.ok_or(Error::LostReply { what })
     }
 
-    /// Commits the messages in `batch` as one transaction: all of them or none.
+    /// Commit the messages in `batch` as one transaction: all of them or none.
     ///
-    /// `batch` is complete messages, each padded to four bytes, one after the other, without
-    /// begin and end. Their sequence numbers are set here, and the last one requests an
+    /// `batch` consists of complete messages, each padded to four bytes, without the begin and end
+    /// messages. Their sequence numbers are set here, and the last one requests an
     /// acknowledgement; nothing else is changed or copied. Faults name the message's
     /// place in the batch.
     ///
-    /// With a `generation`, the kernel refuses everything unless it is the current one. After a
-    /// success the current one is then [`Generation::next`] of it.
+    /// With a `generation`, the kernel refuses the batch unless that is the current generation. After a
+    /// success, the current one is [`Generation::next`] of it.
     ///
     /// # Errors
     /// See [`TransactionError`]. In all cases but [`TransactionError::LostReply`] nothing was
@@ -173,7 +172,7 @@ impl NfTables {
             IoSlice::new(batch),
             IoSlice::new(&end),
         ])?;
-        // The kernel has worked it off inside `sendmsg`: all there is to say is there already.
+        // The kernel processed the batch within `sendmsg`: all replies are available.
         let mut verdict = Verdict::new(first, count);
         loop {
             match self.socket.receive()? {
@@ -186,9 +185,8 @@ impl NfTables {
         }
     }
 
-    /// Sends `request`, one complete message, as a dump and passes every message of the answer
-    /// to `each`, without keeping any. What changes meanwhile makes it
-    /// [`Error::Interrupted`] at the end: [`NfTables::dump`] tries again.
+    /// Send `request`, one complete message, as a dump, and pass every message of the answer to `each`. A
+    /// change meanwhile results in [`Error::Interrupted`] at the end; [`NfTables::dump`] retries.
     ///
     /// # Errors
     /// See [`Error`].
@@ -201,8 +199,8 @@ impl NfTables {
         self.ask("listing nf_tables objects", request, flags, each)
     }
 
-    /// Sends `request`, one complete message, as a dump and returns the messages of the answer,
-    /// one after the other as the kernel wrote them. Tried again while others change the tables.
+    /// Send `request`, one complete message, as a dump, and return the messages of the answer in the
+    /// kernel's order. Retry if other programs change the tables.
     ///
     /// # Errors
     /// See [`Error`].
@@ -222,10 +220,10 @@ impl NfTables {
         }
     }
 
-    /// Sends `request`, one complete message, for a single object and returns the answer.
+    /// Send `request`, one complete message, for a single object, and return the answer.
     ///
     /// # Errors
-    /// See [`Error`]; an object that is not there is `ENOENT`.
+    /// See [`Error`]; `ENOENT` if the object does not exist.
     pub fn get(&mut self, request: &[u8]) -> Result<Vec<u8>, Error> {
         let mut answer = Vec::new();
         self.answer("reading an nf_tables object", request, |message| {
@@ -236,7 +234,7 @@ impl NfTables {
         Ok(answer)
     }
 
-    /// Sends `request`, one complete message, and passes every message of the answer to `each`.
+    /// Send `request`, one complete message, and pass every message of the answer to `each`.
     fn answer(
         &mut self,
         what: &'static str,
@@ -264,7 +262,7 @@ impl NfTables {
         self.socket.exchange(what, request, each)
     }
 
-    /// The kernel takes a datagram only when the whole of it fits the send buffer.
+    /// Enlarge the send buffer: the kernel accepts a datagram only if all of it fits.
     fn make_room(&mut self, length: usize) -> Result<(), Error> {
         if length > self.send_buffer {
             let size = length.next_multiple_of(1 << 20);
@@ -275,10 +273,10 @@ impl NfTables {
     }
 }
 
-/// Takes `bytes` for the reply to a transaction.
+/// Interpret `bytes` as the reply to a transaction.
 pub(crate) fn fuzz_verdict(bytes: &[u8]) {
     let mut verdict = Verdict::new(0, 3);
     verdict.read(bytes);
-    // Any verdict will do.
+    // Any verdict is fine.
     let _ = verdict.conclude();
 }

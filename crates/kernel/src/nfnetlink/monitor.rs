@@ -1,4 +1,4 @@
-//! Changes to nf_tables as they happen, whoever makes them.
+//! Notifications about changes to nf_tables by any program.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -8,16 +8,15 @@ use nix::sys::socket::SockProtocol;
 
 use crate::netlink::{Error, Received, Socket};
 
-/// A load of 100,000 elements is some 10 MiB of notifications, of which we want to miss none.
+/// A load of 100,000 elements causes some 10 MiB of notifications, none of which should be lost.
 const RECEIVE_BUFFER: usize = 32 << 20;
 
-/// Something that the monitor has to tell.
+/// A notification.
 #[derive(Debug)]
 pub enum Notice<'a> {
-    /// What was changed: `NFT_MSG_*` messages as for a dump, each commit closed by a
-    /// `NFT_MSG_NEWGEN`. The port of each is that of the socket that made the change.
+    /// Changes: `NFT_MSG_*` messages as in a dump; an `NFT_MSG_NEWGEN` ends each commit. The port of each is that of the socket that made the change.
     Changes(Messages<'a>),
-    /// Notifications were lost: known rule sets may be out of date.
+    /// Notifications were lost: the known state may be outdated.
     Overrun,
 }
 
@@ -47,7 +46,7 @@ impl Monitor {
         Ok(Monitor { socket })
     }
 
-    /// What there is to tell now, without waiting; `None` when there is nothing.
+    /// Return the next notification without waiting; `None` if there is none.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -62,8 +61,8 @@ impl Monitor {
         }
     }
 
-    /// Waits until there is something to tell; `false` when the time is over. Those with an
-    /// event loop wait for [`Monitor::as_fd`] to be readable instead.
+    /// Wait for a notification; `false` on timeout. Callers with an event loop wait until
+    /// [`Monitor::as_fd`] is readable instead.
     ///
     /// # Errors
     /// [`Error::System`].

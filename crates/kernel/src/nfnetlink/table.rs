@@ -14,9 +14,9 @@ use nix::errno::Errno;
 use super::{Generation, NfTables, TransactionError, Witness};
 use crate::netlink::Error;
 
-/// How often a table is read again if other programs change it meanwhile.
+/// How many times a table is read again if other programs change it meanwhile.
 const ATTEMPTS: u32 = 10;
-/// How often a commit is tried that another table's commit precedes each time.
+/// How many times a commit is retried after another program's commit to another table.
 const COMMIT_ATTEMPTS: u32 = 1_000;
 /// Number of elements from which on a set is read by key. A listing goes through the set from its
 /// start for every 32 KiB of the answer (`nft_rhash_walk`), so that its time grows with the square of
@@ -56,8 +56,8 @@ impl TableId {
         }
     }
 
-    /// The messages of operations, for [`NfTables::transact`], and of each message the operation that
-    /// it is part of: the elements of one operation may need several.
+    /// Return the messages of operations, for [`NfTables::transact`], and for each message the index of
+    /// its operation: the elements of one operation may need several.
     pub fn batch(&self, ops: &[Op]) -> (Vec<u8>, Vec<usize>) {
         let mut batch = Vec::new();
         let mut parts = Vec::with_capacity(ops.len());
@@ -95,7 +95,7 @@ pub struct ReadTable {
 }
 
 impl NfTables {
-    /// Commits operations on one table as one transaction: all of them or none. With a
+    /// Commit operations on one table as one transaction: all of them or none. With a
     /// `generation`, only if that is the current one.
     ///
     /// # Errors
@@ -109,11 +109,11 @@ impl NfTables {
         Batch::new(table, ops).commit(self, generation)
     }
 
-    /// Create a table that belongs to this socket (`NFT_TABLE_F_OWNER`, Linux 5.12), with what
-    /// `ops` put into it: no other program can change or delete it, and it is removed with the socket.
+    /// Create a table that is owned by this socket (`NFT_TABLE_F_OWNER`, Linux 5.12), with the content of
+    /// `ops`: no other program can change or delete it, and it is removed with the socket.
     ///
     /// # Errors
-    /// As [`NfTables::commit`]; `EOPNOTSUPP` where the kernel does not know owners.
+    /// As [`NfTables::commit`]; `EOPNOTSUPP` if the kernel does not support owners.
     pub fn commit_owned(
         &mut self,
         table: &TableId,
@@ -167,7 +167,7 @@ impl NfTables {
 
     /// Read a table whose content is known, in time that is linear in its size as long as it contains
     /// little that is not `expected`. Elements that rules have learned (sets with [`dynamic`](netfilter::nft::SetFlags::dynamic)) are left out. The [`Witness`]
-    /// knows whether the table is still as it was read.
+    /// reports whether the table is unchanged since then.
     ///
     /// # Errors
     /// As [`NfTables::read_table`].
@@ -187,7 +187,7 @@ impl NfTables {
         for _ in 0..ATTEMPTS {
             let mut witness = Witness::begin(self, table)?;
             let read = self.read_once(table, expected);
-            // An error may be for something that went away under our eyes.
+            // The error may concern an object that was deleted meanwhile.
             match read {
                 Err(Error::Interrupted { .. }) => {}
                 read if witness.is_untouched()? => return read.map(|read| (read, witness)),
@@ -226,7 +226,7 @@ impl NfTables {
         for message in Messages::new(&answer).flatten() {
             reader.take(&message);
         }
-        // Of chains the kernel lists those of all tables, by their place in the whole.
+        // The kernel lists the chains of all tables.
         let chains = self.dump(&bytes(&encoder.dump(NFT_MSG_GETCHAIN, None)))?;
         for message in Messages::new(&chains).flatten() {
             reader.take(&message);
@@ -248,13 +248,12 @@ impl NfTables {
     }
 
     /// Read sets of at least this many elements by key if their content is known. For tests, which use
-    /// smaller sets than are worth it.
+    /// small sets.
     pub fn ask_by_key_from(&mut self, elements: usize) {
         self.large = elements;
     }
 
-    /// Reads a large set by asking for the elements that are expected; whether these were all that
-    /// there are.
+    /// Read a large set by requesting the expected elements. Return whether the set contains no others.
     fn read_by_key(
         &mut self,
         reader: &mut Reader<'_>,
@@ -294,8 +293,8 @@ impl NfTables {
 /// Operations as messages.
 struct Batch {
     bytes: Vec<u8>,
-    /// Of each message the operation that it is part of: the elements of one operation may need
-    /// several.
+    /// For each message, the index of its operation: the elements of one operation may need several
+    /// messages.
     parts: Vec<usize>,
 }
 
@@ -305,7 +304,7 @@ impl Batch {
         Batch { bytes, parts }
     }
 
-    /// Commits them; faults name the operation.
+    /// Commit them; faults name the operation.
     fn commit(
         &mut self,
         nft: &mut NfTables,
@@ -331,7 +330,7 @@ fn bytes(message: &NftMessage) -> Vec<u8> {
     bytes
 }
 
-/// Gathers a table from messages.
+/// Builds a table from messages.
 struct Reader<'a> {
     table: &'a TableId,
     read: ReadTable,
@@ -361,8 +360,8 @@ impl<'a> Reader<'a> {
         there.is_none_or(|there| there.set.flags.interval)
     }
 
-    /// Puts the elements that have been read into the set, all at once: a map is built from sorted
-    /// elements in a fraction of the time. Returns how many it has now.
+    /// Move the elements that have been read into the set, all at once, because building a map from sorted
+    /// elements is much faster. Return the number of its elements.
     fn fill(&mut self, set: &str) -> usize {
         let Some(there) = self.read.contents.sets.get_mut(set) else {
             return 0;

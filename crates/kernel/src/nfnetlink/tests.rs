@@ -95,8 +95,8 @@ fn verdicts() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever arrives, a fault names a message that there is, and only a clean
-    /// acknowledgement makes a success.
+    /// For any replies, a fault names an existing message, and only an acknowledgement without faults is
+    /// a success.
     #[test]
     fn no_reply_makes_a_wrong_verdict(
         replies in prop::collection::vec(
@@ -132,7 +132,7 @@ proptest! {
     }
 }
 
-/// As on kernels that do not know owners; the others take the table away in any case.
+/// Kernels without owners; other kernels delete the table in any case.
 #[test]
 fn a_table_that_traces_goes_with_its_owner() {
     use netfilter::nft::{Chain, Family, Op};

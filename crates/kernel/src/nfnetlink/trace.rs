@@ -1,4 +1,4 @@
-//! Following single packets through nf_tables, and which rule it was that they met.
+//! Traces single packets through nf_tables, rule by rule.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use nix::sys::socket::SockProtocol;
 use super::{Generation, NfTables, TableId, TransactionError};
 use crate::netlink::{Error, Received, Socket};
 
-/// Some ten events a packet, below 1 KiB each.
+/// Some ten events per packet, below 1 KiB each.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// How often chains are listed again when others keep committing meanwhile.
+/// How many times chains are listed again if other programs commit meanwhile.
 const ATTEMPTS: u32 = 10;
 
 /// A chain of any table, with the handles of its rules in order.
@@ -27,18 +27,18 @@ pub struct ListedChain {
     pub table: TableId,
     /// The chain's name.
     pub name: String,
-    /// Where it is attached, for a base chain.
+    /// The hook of a base chain.
     pub base: Option<BaseChain>,
-    /// By these a [`TraceEvent`] names rules.
+    /// The handles of its rules, which [`TraceEvent`]s contain.
     pub handles: Vec<u64>,
 }
 
 impl NfTables {
-    /// The chains of all tables of the families that sluice knows, and the generation at which
-    /// they were so.
+    /// Return the chains of all tables of the supported families, and the generation at which they were
+    /// read.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::Interrupted`] when others kept committing for too long.
+    /// See [`Error`]; [`Error::Interrupted`] if other programs kept committing for too long.
     pub fn chains(&mut self) -> Result<(Vec<ListedChain>, Generation), Error> {
         for _ in 0..ATTEMPTS {
             let before = self.generation()?.generation;
@@ -68,7 +68,7 @@ impl NfTables {
         let mut found: Vec<ListedChain> = Vec::new();
         let mut places: HashMap<(TableId, String), usize> = HashMap::new();
         self.stream(&all(NFT_MSG_GETCHAIN), |message| {
-            // What sluice cannot decode hangs on no hook that packets between pods pass.
+            // Chains that sluice cannot decode are on no hook that packets between pods pass.
             if let Ok(decoded) = decode(message.kind & 0xff, message.payload)
                 && let (Some(family), Body::Chain { table, chain }) = (decoded.family, decoded.body)
             {
@@ -107,22 +107,22 @@ impl NfTables {
     }
 }
 
-/// What the kernel had to tell.
+/// The result of a wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// What traced packets met, in order; the family is that of the table.
+    /// The events of traced packets, in order, each with the family of its table.
     Events(Vec<(Family, TraceEvent)>),
-    /// Nothing within the time.
+    /// No event before the timeout.
     Nothing,
-    /// Some of it was lost: too many packets were traced at once.
+    /// Events were lost: too many packets were traced at once.
     Overrun,
 }
 
-/// A table whose rules mark packets for tracing, for as long as this lives, and what becomes of
-/// them.
+/// A table whose rules mark packets for tracing, and the events of these packets. Dropping it deletes the
+/// table.
 ///
-/// The table belongs to this (`NFT_TABLE_F_OWNER`): the kernel takes it away when the process is
-/// gone, however it goes. Kernels before 5.12 do not know owners; there only dropping this does.
+/// The table is owned by the socket (`NFT_TABLE_F_OWNER`): the kernel deletes it when the process ends for
+/// any reason. Kernels before 5.12 do not support owners; there the table stays if the process is killed.
 #[derive(Debug)]
 pub struct Tracing {
     nft: NfTables,
@@ -131,11 +131,11 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// Makes the table with what `ops` put into it, and listens from then on. With a `generation`,
-    /// only if that is the current one.
+    /// Create the table with the content of `ops`, and start to listen. With a `generation`, only if that is
+    /// the current one.
     ///
     /// # Errors
-    /// See [`TransactionError`]; then there is no table.
+    /// See [`TransactionError`]; the table does not exist then.
     pub fn start(
         table: TableId,
         comment: &str,
@@ -200,7 +200,7 @@ impl Tracing {
         };
         let mut events = Vec::new();
         for message in Messages::new(self.events.datagram(length)).flatten() {
-            // Tables of other families, and kinds of event that there are not yet, are left out.
+            // Skip tables of other families, and unknown kinds of events.
             if let Ok(decoded) = decode(message.kind & 0xff, message.payload)
                 && let (Some(family), Body::Trace(event)) = (decoded.family, decoded.body)
             {

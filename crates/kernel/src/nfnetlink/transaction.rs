@@ -1,4 +1,4 @@
-//! The kernel's verdict on a transaction, and which of its messages it is about.
+//! The kernel's verdict on a transaction, and the messages at fault.
 
 use std::fmt;
 
@@ -10,10 +10,9 @@ use crate::netlink::{self, Control, Refusal};
 /// A part of a transaction that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Its place in what was to be committed, from 0: of the message in a batch of messages, of
-    /// the operation in a row of operations.
+    /// The index, from 0, of the message in a batch, or of the operation in a list of operations.
     pub at: usize,
-    /// Why.
+    /// The kernel's reason.
     pub refusal: Refusal,
 }
 
@@ -23,32 +22,32 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A transaction that did not commit, or may not have.
+/// A transaction that was not committed, or possibly not.
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
-    /// The batch is not whole messages; nothing was sent.
+    /// The batch does not consist of whole messages; nothing was sent.
     #[error("the transaction's bytes, at {at}: {cause}")]
     Malformed {
-        /// Where the bad message starts.
+        /// The offset of the bad message.
         at: usize,
         /// The error in the message.
         cause: DecodeError,
     },
-    /// Another program committed first (`ERESTART`): read back and compute the difference again.
+    /// Another program committed first (`ERESTART`): read the state and compute the difference again.
     #[error("the nf_tables rule set has changed since it was read")]
     GenerationChanged,
-    /// The kernel refused some of its parts, and with them all. The first is the one to
-    /// believe: the others may only follow from it.
+    /// The kernel refused some parts, and therefore the whole transaction. The first refusal counts: the
+    /// others may be consequences of it.
     #[error("the kernel refused {} parts of the transaction; {}", .0.len(), show(.0))]
     Refused(Vec<Fault>),
     /// The kernel refused it as a whole: no permission, no memory, a hook that cannot be
     /// registered.
     #[error("the kernel refused the transaction as a whole: {0}")]
     RefusedWhole(Refusal),
-    /// No verdict arrived: it may or may not have committed. Read back.
+    /// No verdict arrived: it is not known whether it was committed, so the state must be read.
     #[error("the kernel's verdict on the transaction was lost")]
     LostReply,
-    /// It could not be sent.
+    /// The transaction could not be sent.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
 }
@@ -57,7 +56,7 @@ fn show(faults: &[Fault]) -> String {
     faults.first().map(Fault::to_string).unwrap_or_default()
 }
 
-/// How many messages the batch has.
+/// Return the number of messages in the batch.
 pub(super) fn count(batch: &[u8]) -> Result<u32, TransactionError> {
     let mut count: u32 = 0;
     let mut at = 0;
@@ -68,7 +67,7 @@ pub(super) fn count(batch: &[u8]) -> Result<u32, TransactionError> {
         }
         count = count.saturating_add(1);
     }
-    // The end of the batch would land where the kernel does not look for it.
+    // Otherwise the kernel would not find the end of the batch.
     if at > batch.len() {
         let cause = DecodeError::Malformed("the last message is not padded to a multiple of four");
         return Err(TransactionError::Malformed {
@@ -79,9 +78,9 @@ pub(super) fn count(batch: &[u8]) -> Result<u32, TransactionError> {
     Ok(count)
 }
 
-/// Numbers the messages of a batch that [`count`] has found well-formed, the first one
-/// `first + 1`, and has the last one acknowledged. Errors come without being asked for; that
-/// nothing was wrong has to be.
+/// Number the messages of a batch that [`count`] has found well-formed, starting with `first + 1`, and
+/// request an acknowledgement of the last one: the kernel reports errors without a request, but success
+/// only on request.
 pub(super) fn number(batch: &mut [u8], first: u32) {
     let mut at = 0;
     let mut sequence = first;
@@ -102,14 +101,14 @@ pub(super) fn number(batch: &mut [u8], first: u32) {
     }
 }
 
-/// Sets the sequence number in a message's header.
+/// Set the sequence number in a message's header.
 pub(super) fn set_sequence(message: &mut [u8], sequence: u32) {
     if let Some(place) = message.get_mut(8..12) {
         place.copy_from_slice(&sequence.to_ne_bytes());
     }
 }
 
-/// What the replies to a transaction say, taken together.
+/// The combined replies to a transaction.
 #[derive(Debug)]
 pub(super) struct Verdict {
     first: u32,
@@ -121,7 +120,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Of a transaction whose begin has the sequence number `first`, with `count` messages.
+    /// Start with a transaction of `count` messages whose begin message has the sequence number `first`.
     pub(super) fn new(first: u32, count: u32) -> Self {
         Verdict {
             first,
@@ -133,7 +132,7 @@ impl Verdict {
         }
     }
 
-    /// Takes in a datagram. What is malformed counts as lost.
+    /// Process a datagram. A malformed one counts as lost.
     pub(super) fn read(&mut self, datagram: &[u8]) {
         for message in Messages::new(datagram) {
             let Ok(message) = message else {
@@ -166,14 +165,13 @@ impl Verdict {
         }
     }
 
-    /// Takes in that a reply was lost.
+    /// Record that a reply was lost.
     pub(super) fn lost(&mut self) {
         self.lost = true;
     }
 
-    /// The verdict, now that there are no more replies. A fault that arrived is certain, whatever
-    /// else was lost; an acknowledgement is not, since the one for a message is sent also when
-    /// another was refused.
+    /// Return the verdict after the last reply. A received fault is certain even if replies were lost. An
+    /// acknowledgement is not: a message is acknowledged even if another was refused.
     pub(super) fn conclude(mut self) -> Result<(), TransactionError> {
         if let Some(refusal) = self.whole {
             return Err(match refusal.errno {

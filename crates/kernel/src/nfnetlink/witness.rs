@@ -1,16 +1,15 @@
-//! Whether anybody else has changed a table since one looked.
+//! Detects other programs' changes to a table since it was read.
 
 use netfilter::netlink::{Message, NFGENMSG_LEN};
 
 use super::{Generation, GenerationInfo, Monitor, NfTables, Notice, TableId};
 use crate::netlink::Error;
 
-/// Hears of all changes to nf_tables from its beginning on, and remembers whether there was one to its
-/// table that was not made through one's own socket. The generation is no answer to that: it counts
-/// the commits to all tables.
+/// Receives notifications about all changes to nf_tables, and records whether another socket has changed
+/// its table. The generation cannot show this, because it counts the commits to all tables.
 ///
-/// As long as one listens, the kernel composes a notification for every object that anybody changes:
-/// not to be kept for longer than it is asked.
+/// While a witness exists, the kernel composes a notification for every changed object. Drop it as soon
+/// as it is no longer needed.
 #[derive(Debug)]
 pub struct Witness {
     monitor: Monitor,
@@ -21,7 +20,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Begins to listen.
+    /// Start to listen.
     pub(super) fn begin(nft: &mut NfTables, table: &TableId) -> Result<Self, Error> {
         let monitor = Monitor::open()?;
         Ok(Witness {
@@ -53,7 +52,7 @@ impl Witness {
         Ok(!self.touched)
     }
 
-    /// The last generation of which all changes have been heard.
+    /// Return the last generation whose changes have all been received.
     pub fn generation(&self) -> Generation {
         self.generation
     }

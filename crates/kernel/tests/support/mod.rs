@@ -1,11 +1,11 @@
-//! What the tests against the real kernel share.
+//! Shared by the tests on the real kernel.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs `body` in a thread of its own, inside a new network namespace whose loopback is up. The
+/// Run `body` in a separate thread, inside a new network namespace whose loopback is up. The
 /// namespace ends with the thread, and with it everything that `body` programmed.
 pub(crate) fn in_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
@@ -20,7 +20,7 @@ pub(crate) fn in_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs a command line in the calling thread's namespace; its stdout.
+/// Run a command line in the calling thread's namespace; return its stdout.
 pub(crate) fn run(line: &str) -> String {
     let output = Command::new("/bin/sh")
         .args(["-c", line])

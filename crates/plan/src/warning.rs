@@ -3,10 +3,12 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use model::{Cidr, IpFamily, Key, Protocol, ServicePortName};
 
-/// A part of an object that the plan ignores. Reported once per version of the object.
+/// A part of an object that the plan ignores, or that clashes with another object. Reported once per
+/// version of the object; a clash that is planned nevertheless is reported once while it lasts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Warning {
     /// The object.
@@ -42,6 +44,20 @@ pub enum Reason {
         protocol: Protocol,
         /// The owner.
         by: ServicePortName,
+    },
+    /// An address that is also a Node's.
+    NodeAddress {
+        /// The address.
+        ip: IpAddr,
+        /// The Node.
+        node: Arc<str>,
+    },
+    /// A health check node port that is also a NodePort.
+    HealthCheckNodePort {
+        /// The port.
+        port: NonZeroU16,
+        /// The Service port with the NodePort.
+        of: ServicePortName,
     },
     /// A slice port without a number ("all ports"), which no Service port can use.
     NoPortNumber,
@@ -103,6 +119,17 @@ impl fmt::Display for Reason {
             } => write!(
                 f,
                 "NodePort {port}/{protocol} is left out: {by} has it already"
+            ),
+            Reason::NodeAddress { ip, node } => write!(
+                f,
+                "{ip} is an address of Node {node}: connections to the Service's ports on it reach \
+                 the Service instead of the node, and in ipvs mode other nodes cannot reach the \
+                 node at this address at all; use an address that no node has, or a NodePort"
+            ),
+            Reason::HealthCheckNodePort { port, of } => write!(
+                f,
+                "{port} is also the NodePort of {of}: health checks of load balancers reach that \
+                 Service instead of the proxy; give one of the two another port"
             ),
             Reason::NoPortNumber => f.write_str("a port without a number is left out"),
             Reason::WrongFamily(ip) => write!(

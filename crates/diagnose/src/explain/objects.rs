@@ -440,7 +440,8 @@ pub(crate) fn own_node_ports(subject: &Subject<'_>) -> Vec<Finding> {
     found
 }
 
-/// Report what the plan leaves out, above all addresses that another Service has.
+/// Report what the plan leaves out, above all addresses that another Service has, and clashes.
+/// [`node_addresses`] reports external IPs of Nodes, by mode.
 pub(crate) fn left_out(subject: &Subject<'_>) -> Vec<Finding> {
     let finding = |warning: &plan::Warning| {
         let (weight, change) = match &warning.reason {
@@ -451,14 +452,19 @@ pub(crate) fn left_out(subject: &Subject<'_>) -> Vec<Finding> {
                     by.service
                 ),
             ),
-            plan::Reason::NoSourceRange(_) | plan::Reason::EverybodyAllowed(_) => {
-                (Weight::Note, String::new())
-            }
+            plan::Reason::NoSourceRange(_)
+            | plan::Reason::EverybodyAllowed(_)
+            | plan::Reason::NodeAddress { .. } => (Weight::Note, String::new()),
             _ => (Weight::Partly, format!("change {}", warning.field)),
         };
         Finding::new(weight, Cause::LeftOut, warning.to_string(), change)
     };
-    subject.warnings.iter().copied().map(finding).collect()
+    let known = |w: &&plan::Warning| {
+        matches!(w.reason, plan::Reason::NodeAddress { ip, .. }
+            if subject.service.external_ips.contains(&ip))
+    };
+    let warnings = subject.warnings.iter().copied();
+    warnings.filter(|w| !known(w)).map(finding).collect()
 }
 
 /// Report what the relay of userspace mode cannot carry.

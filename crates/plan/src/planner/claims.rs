@@ -108,6 +108,23 @@ impl Claims {
         (!mine).then_some(name)
     }
 
+    /// Return the Service port with a NodePort; of several the one with the smallest name.
+    pub(super) fn node_port_claimant(
+        &self,
+        port: NonZeroU16,
+        protocol: Protocol,
+        store: &Store,
+    ) -> Option<ServicePortName> {
+        let claims = IpFamily::ALL.map(|family| Claim {
+            family,
+            ip: None,
+            port,
+            protocol,
+        });
+        let claimants = claims.iter().flat_map(|claim| self.claimants(claim));
+        claimants.filter_map(|c| name_of(c, store)).min()
+    }
+
     fn has_cluster_ip(&self, claimant: &Claimant, family: IpFamily, store: &Store) -> bool {
         let Some(service) = store.entry(claimant.service).claimed() else {
             return false;

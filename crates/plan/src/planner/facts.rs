@@ -34,12 +34,17 @@ impl Facts {
 
     /// Store this node's Node and return whether its zone changed. Other Nodes are ignored.
     pub(super) fn set_node(&mut self, node: Arc<Node>) -> bool {
-        if *node.name != *self.settings.node_name {
+        if !self.is_own(&node.name) {
             return false;
         }
         let before = self.zone().cloned();
         self.node = Some(node);
         self.zone() != before.as_ref()
+    }
+
+    /// Return whether this node has the name.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        *name == *self.settings.node_name
     }
 
     pub(super) fn zone(&self) -> Option<&Arc<str>> {

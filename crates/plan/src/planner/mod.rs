@@ -1,6 +1,7 @@
 //! From objects to plans; the cost follows the change.
 
 mod claims;
+mod clashes;
 mod endpoints;
 mod facts;
 mod flows;
@@ -9,12 +10,14 @@ mod service;
 mod store;
 mod warn;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::{Change, EndpointSlice, Event, IpFamily, Service};
 
 use self::claims::Claims;
+use self::clashes::Clashes;
 use self::facts::Facts;
 use self::ports::Builder;
 use self::store::{EntryId, Store};
@@ -32,6 +35,7 @@ use crate::{HealthChange, Plan, PlanDiff, Settings, Warning};
 pub struct Planner {
     store: Store,
     claims: Claims,
+    clashes: Clashes,
     facts: Facts,
     plans: [Plan; 2],
     /// Parts of [`PlanDiff`] that are not in the plan.
@@ -46,6 +50,7 @@ impl Planner {
         Self {
             store: Store::default(),
             claims: Claims::default(),
+            clashes: Clashes::default(),
             builder: Builder::new(&settings.node_name),
             facts: Facts::new(settings),
             plans: IpFamily::ALL.map(Plan::empty),
@@ -62,14 +67,20 @@ impl Planner {
             Event::EndpointSlice(Change::Applied(slice)) => self.apply_slice(slice),
             Event::EndpointSlice(Change::Deleted(name)) => self.store.remove_slice(&name),
             Event::Node(Change::Applied(node)) => {
+                let addresses = node.addresses.iter().map(|a| a.ip).collect();
+                self.clashes.set_node(&node.name, addresses);
                 if self.facts.set_node(node) {
                     self.builder.set_zone(self.facts.zone());
                     self.store.touch_zone_hinted();
                 }
             }
-            // The last known Node stays in force: a deleted Node object does not stop the node's
+            // The last known own Node stays in force: a deleted Node object does not stop the node's
             // pods, and forgetting its pod range would break their connections.
-            Event::Node(Change::Deleted(_)) => {}
+            Event::Node(Change::Deleted(name)) => {
+                if !self.facts.is_own(&name) {
+                    self.clashes.set_node(&name, BTreeSet::new());
+                }
+            }
             Event::ServiceCidr(Change::Applied(cidr)) => self.facts.set_service_cidr(cidr),
             Event::ServiceCidr(Change::Deleted(name)) => self.facts.remove_service_cidr(&name),
         }
@@ -136,7 +147,9 @@ impl Planner {
 
     /// Return the new warnings since the last call. Warnings about a single object follow from
     /// [`apply`](Self::apply), those about conflicts between objects
-    /// ([`Taken`](crate::Reason::Taken)) from [`take_diff`](Self::take_diff).
+    /// ([`Taken`](crate::Reason::Taken), [`NodeAddress`](crate::Reason::NodeAddress),
+    /// [`HealthCheckNodePort`](crate::Reason::HealthCheckNodePort)) from
+    /// [`take_diff`](Self::take_diff).
     pub fn take_warnings(&mut self) -> Vec<Warning> {
         std::mem::take(&mut self.warnings)
     }
@@ -170,8 +183,12 @@ impl Planner {
                     }
                 }
             }
+            self.clashes
+                .replace(id, before.as_deref(), after.as_deref());
             self.store.settled(id, after);
         }
+        let clashes = self.clashes.take_new(&self.claims, &self.store);
+        self.warnings.extend(clashes);
     }
 
     fn replan(&mut self, id: EntryId, family: IpFamily, diff: &mut PlanDiff) {

@@ -1,5 +1,6 @@
 //! Service semantics by topic, and properties of any cluster.
 
+mod clashes;
 mod conflicts;
 mod diffs;
 mod endpoints;

@@ -63,8 +63,7 @@ pub fn processor_time() -> Duration {
     Duration::from_micros(both.into_iter().filter_map(of).sum())
 }
 
-/// Lets this process have as many files open as its hard limit permits: sockets are files. Returns
-/// how many.
+/// Raise the limit of open files, which includes sockets, to the hard limit. Return the limit.
 ///
 /// # Errors
 /// [`Error::OpenFiles`].
@@ -76,7 +75,7 @@ pub fn raise_open_files() -> Result<u64, Error> {
     Ok(hard)
 }
 
-/// What this process uses, and may use.
+/// The resources that this process uses, and their limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // Bytes, files and seconds.
 pub struct Usage {
@@ -85,15 +84,15 @@ pub struct Usage {
     pub max_files: u64,
     pub resident_bytes: u64,
     pub virtual_bytes: u64,
-    /// Without bound: `u64::MAX`.
+    /// `u64::MAX` if unlimited.
     pub max_virtual_bytes: u64,
-    /// Of IP packets into the network namespace, its own traffic over loopback among them.
+    /// Bytes of IP packets received in the network namespace, including traffic over loopback.
     pub received_bytes: u64,
-    /// The same outwards.
+    /// Bytes of IP packets sent, likewise.
     pub sent_bytes: u64,
 }
 
-/// Looks at what this process uses. What the kernel does not say is zero.
+/// Return the resources that this process uses. Unknown values are zero.
 pub fn usage() -> Usage {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let status = read("/proc/self/status");
@@ -117,14 +116,14 @@ pub fn usage() -> Usage {
     }
 }
 
-/// A line of `/proc/self/status`, in bytes.
+/// Return the value of a line of `/proc/self/status`, in bytes.
 fn kibibytes(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.split_whitespace().next());
     number.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
-/// `InOctets` and `OutOctets` of `/proc/self/net/netstat`: a line of names, then one of numbers.
+/// Return `InOctets` and `OutOctets` of `/proc/self/net/netstat`: a line of names, then one of numbers.
 fn octets(netstat: &str) -> (u64, u64) {
     let mut lines = netstat.lines().filter(|line| line.starts_with("IpExt:"));
     let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else {

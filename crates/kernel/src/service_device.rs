@@ -26,7 +26,7 @@ pub enum DeviceError {
          with CONFIG_DUMMY; ipvs mode keeps the Services' addresses on one"
     )]
     NoDummies,
-    /// The conversation failed.
+    /// The exchange with the kernel failed.
     #[error(transparent)]
     Netlink(#[from] Error),
 }
@@ -37,11 +37,11 @@ pub enum DeviceError {
 pub struct Refused {
     /// The address.
     pub address: IpAddr,
-    /// Why not.
+    /// The kernel's reason.
     pub refusal: Refusal,
 }
 
-/// The interface of a name.
+/// The interface, identified by its name.
 #[derive(Debug)]
 pub struct ServiceDevice {
     name: String,
@@ -49,7 +49,7 @@ pub struct ServiceDevice {
 }
 
 impl ServiceDevice {
-    /// Opens a socket in the calling thread's namespace.
+    /// Open a socket in the calling thread's namespace.
     ///
     /// # Errors
     /// See [`Error`].
@@ -60,7 +60,7 @@ impl ServiceDevice {
         })
     }
 
-    /// Its addresses; `None` where there is no such interface.
+    /// Return its addresses; `None` if the interface does not exist.
     ///
     /// # Errors
     /// See [`Error`].
@@ -73,7 +73,7 @@ impl ServiceDevice {
         Ok(Some(ours.map(|a| a.address.addr()).collect()))
     }
 
-    /// Whether the interface exists.
+    /// Return whether the interface exists.
     ///
     /// # Errors
     /// See [`Error`].
@@ -85,7 +85,7 @@ impl ServiceDevice {
         link_index(&mut self.socket, &self.name)
     }
 
-    /// Makes the interface, unless it is there.
+    /// Create the interface if it does not exist.
     ///
     /// # Errors
     /// [`DeviceError::NoDummies`] if the kernel lacks dummy interfaces.
@@ -107,7 +107,7 @@ impl ServiceDevice {
         }
     }
 
-    /// Removes the interface with its addresses, if it is there.
+    /// Remove the interface with its addresses, if it exists.
     ///
     /// # Errors
     /// See [`Error`].
@@ -123,10 +123,10 @@ impl ServiceDevice {
         self.socket.exchange(what, request, |_| Ok(()))
     }
 
-    /// Adds and removes addresses. One that is there already, or is not there any more, is fine.
+    /// Add and remove addresses. Adding an existing address and removing a missing one succeed.
     ///
     /// # Errors
-    /// See [`Error`]; `ENODEV` where the interface is gone.
+    /// See [`Error`]; `ENODEV` if the interface does not exist.
     pub fn change(&mut self, add: &[IpAddr], remove: &[IpAddr]) -> Result<Vec<Refused>, Error> {
         let what = "changing addresses of the Services' interface";
         let Some(index) = self.index()? else {
@@ -153,7 +153,7 @@ impl ServiceDevice {
     }
 }
 
-/// Of one address, as a network of one.
+/// Return the request for one address, with the prefix length of a single address.
 fn request(kind: u16, flags: u16, index: u32, ip: IpAddr) -> Vec<u8> {
     let (family, octets) = octets(ip);
     let mut head = vec![family, IpNet::from(ip).prefix_len(), 0, 0];
@@ -165,10 +165,9 @@ fn request(kind: u16, flags: u16, index: u32, ip: IpAddr) -> Vec<u8> {
     if ip.is_ipv4() {
         return request.finish();
     }
-    // `struct ifa_cacheinfo`: valid for ever, but never preferred. Otherwise the kernel would take
-    // a Service's address for the source of what it masquerades, where that shares more bits with
-    // the destination than the node's own (RFC 6724, section 5, rules 3 and 8), and the answer
-    // would never come back to this node.
+    // `struct ifa_cacheinfo`: valid forever, but never preferred. Otherwise the kernel would masquerade
+    // with a Service's address if that shares more bits with the destination than the node's own
+    // address (RFC 6724, section 5, rules 3 and 8), and the answer would never return to this node.
     let mut lifetimes = [0; 16];
     lifetimes[4..8].fill(0xff);
     request.bytes(IFA_CACHEINFO, &lifetimes).finish()

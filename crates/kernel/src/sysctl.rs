@@ -1,13 +1,13 @@
 //! Kernel settings below `/proc/sys`, read before they are written.
 //!
-//! Which ones to set to what is the caller's business. What kube-proxy v1.36 touches:
+//! The caller decides which settings to write. kube-proxy v1.36 uses these:
 //!
 //! | setting | mode | value |
 //! |---|---|---|
 //! | `net/ipv4/conf/all/route_localnet` | iptables, with NodePorts on loopback; IPv4 | 1 |
-//! | `net/bridge/bridge-nf-call-iptables`, `…-ip6tables` | iptables, ipvs | only looked at: absent or 0 is worth a warning when traffic of bridges is to be seen |
+//! | `net/bridge/bridge-nf-call-iptables`, `…-ip6tables` | iptables, ipvs | only read: absent or 0 causes a warning when traffic of bridges is to be seen |
 //! | `net/netfilter/nf_conntrack_max` | all | cores × maxPerCore, at least min; never lowered by more than asked |
-//! | `/sys/module/nf_conntrack/parameters/hashsize` | all | a quarter of it, if there are fewer; no sysctl, but much like one |
+//! | `/sys/module/nf_conntrack/parameters/hashsize` | all | a quarter of it, if it is smaller; a module parameter, not a sysctl |
 //! | `net/netfilter/nf_conntrack_tcp_be_liberal` | all, if configured | 1 |
 //! | `net/netfilter/nf_conntrack_tcp_timeout_established` | all, if above 0 | seconds |
 //! | `net/netfilter/nf_conntrack_tcp_timeout_close_wait` | all, if above 0 | seconds |
@@ -47,9 +47,9 @@ impl Sysctl {
     pub const ARP_ANNOUNCE: Sysctl = Sysctl::new("net/ipv4/conf/all/arp_announce");
     /// `net/netfilter/nf_conntrack_max`; read-only in all but the first network namespace.
     pub const CONNTRACK_MAX: Sysctl = Sysctl::new("net/netfilter/nf_conntrack_max");
-    /// `module/nf_conntrack/parameters/hashsize`, below `/sys`: the buckets that the entries are in.
+    /// `module/nf_conntrack/parameters/hashsize`, below `/sys`: the number of hash buckets.
     pub const CONNTRACK_BUCKETS: Sysctl = Sysctl::new("module/nf_conntrack/parameters/hashsize");
-    /// `net/netfilter/nf_conntrack_count`: entries now.
+    /// `net/netfilter/nf_conntrack_count`: the current number of entries.
     pub const CONNTRACK_COUNT: Sysctl = Sysctl::new("net/netfilter/nf_conntrack_count");
     /// `net/netfilter/nf_conntrack_tcp_be_liberal`.
     pub const CONNTRACK_TCP_BE_LIBERAL: Sysctl =
@@ -98,24 +98,24 @@ pub enum Error {
     /// The setting does not exist in this kernel or namespace, usually because a module is not loaded.
     #[error("sysctl {0} does not exist on this kernel")]
     Absent(Sysctl),
-    /// It may not be written here: a read-only `/proc/sys`, a namespace that does not own it.
+    /// The setting cannot be written here: `/proc/sys` is read-only, or the namespace does not own it.
     #[error("cannot set sysctl {name} to {value}: {cause}")]
     Denied {
         /// The setting.
         name: Sysctl,
-        /// The value it was to have.
+        /// The desired value.
         value: String,
-        /// The system's words.
+        /// The reason.
         cause: io::Error,
     },
-    /// The kernel does not take the value.
+    /// The kernel refuses the value.
     #[error("the kernel refuses {value:?} for sysctl {name}: {cause}")]
     Refused {
         /// The setting.
         name: Sysctl,
-        /// The value it was to have.
+        /// The desired value.
         value: String,
-        /// The system's words.
+        /// The reason.
         cause: io::Error,
     },
     /// It cannot be read.
@@ -123,15 +123,15 @@ pub enum Error {
     Read {
         /// The setting.
         name: Sysctl,
-        /// The system's words.
+        /// The reason.
         cause: io::Error,
     },
-    /// Its value is not the number that was expected.
+    /// Its value is not a number.
     #[error("sysctl {name}: {value:?} is not a number")]
     NotANumber {
         /// The setting.
         name: Sysctl,
-        /// What it has.
+        /// Its value.
         value: String,
     },
 }
@@ -149,12 +149,12 @@ impl Default for SysctlTree {
 }
 
 impl SysctlTree {
-    /// The settings below another folder than `/proc/sys` (the host's, mounted elsewhere).
+    /// Use another folder than `/proc/sys` (the host's, mounted elsewhere).
     pub fn at(root: impl Into<PathBuf>) -> Self {
         SysctlTree { root: root.into() }
     }
 
-    /// The value, without the line's end.
+    /// Return the value, without the newline.
     ///
     /// # Errors
     /// [`Error::Absent`], [`Error::Read`].
@@ -169,7 +169,7 @@ impl SysctlTree {
         }
     }
 
-    /// The value as a number.
+    /// Return the value as a number.
     ///
     /// # Errors
     /// As [`SysctlTree::read`], and [`Error::NotANumber`].
@@ -181,8 +181,8 @@ impl SysctlTree {
         })
     }
 
-    /// Sets the value, unless it is that already (a read-only `/proc/sys` that has the right
-    /// value is no error). Whether it was changed.
+    /// Set the value if it differs (a read-only `/proc/sys` with the right value is not an error). Return
+    /// whether it was changed.
     ///
     /// # Errors
     /// [`Error::Absent`], [`Error::Denied`], [`Error::Refused`].

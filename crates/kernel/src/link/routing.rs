@@ -222,7 +222,7 @@ fn multipath(family: u8, mut bytes: &[u8]) -> std::result::Result<Vec<Hop>, Deco
 }
 
 impl ListedRoute {
-    /// Reads an `RTM_NEWROUTE` message; `None` for a cached route and for other families.
+    /// Read an `RTM_NEWROUTE` message; `None` for a cached route and for other families.
     pub(crate) fn read(message: &Message<'_>) -> std::result::Result<Option<Self>, DecodeError> {
         let head = message.payload.first_chunk::<RTMSG>();
         let head = head.ok_or(DecodeError::Malformed("a route without its header"))?;
@@ -285,7 +285,7 @@ fn net(address: IpAddr, length: u8) -> std::result::Result<IpNet, DecodeError> {
 }
 
 impl ListedRule {
-    /// Reads an `RTM_NEWRULE` message; `None` for families other than IPv4 and IPv6.
+    /// Read an `RTM_NEWRULE` message; `None` for families other than IPv4 and IPv6.
     pub(crate) fn read(message: &Message<'_>) -> std::result::Result<Option<Self>, DecodeError> {
         let head = message.payload.first_chunk::<FIB_RULE_HDR>();
         let head = head.ok_or(DecodeError::Malformed("a policy rule without its header"))?;

@@ -68,13 +68,13 @@ pub(crate) const IFF_UP: u32 = libc::IFF_UP as u32;
 pub(crate) const AF_INET: u8 = libc::AF_INET as u8;
 pub(crate) const AF_INET6: u8 = libc::AF_INET6 as u8;
 
-/// How often an interrupted dump is repeated.
+/// How many times an interrupted dump is repeated.
 const ATTEMPTS: u32 = 10;
 
-/// How far an address is known.
+/// The scope of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// Everywhere.
+    /// Global.
     Global,
     /// On one link: `fe80::/10`, and usually `169.254.0.0/16`.
     Link,
@@ -93,7 +93,7 @@ pub struct InterfaceAddress {
     pub up: bool,
     /// The address, with the prefix length of its network.
     pub address: IpNet,
-    /// How far it is known.
+    /// The scope.
     pub scope: Scope,
     /// Whether it cannot be used (yet): duplicate address detection is running or has failed.
     pub tentative: bool,
@@ -116,7 +116,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Reads an `RTM_NEWLINK` message.
+    /// Read an `RTM_NEWLINK` message.
     pub(crate) fn read(message: &Message<'_>) -> Result<Self, DecodeError> {
         let head = message.payload.first_chunk::<IFINFOMSG>();
         let head = head.ok_or(DecodeError::Malformed("a link without its header"))?;
@@ -149,7 +149,7 @@ impl Link {
 }
 
 impl InterfaceAddress {
-    /// Reads an `RTM_NEWADDR` message, which has the interface's index only. `None` for a family
+    /// Read an `RTM_NEWADDR` message, which contains only the interface's index. `None` for a family
     /// other than IPv4 and IPv6.
     pub(crate) fn read(message: &Message<'_>) -> Result<Option<Self>, DecodeError> {
         let head = message.payload.first_chunk::<IFADDRMSG>();
@@ -210,7 +210,7 @@ pub(crate) fn octets(ip: IpAddr) -> (u8, Vec<u8>) {
     }
 }
 
-/// Dump objects of a kind, all of one moment: an interrupted dump is repeated.
+/// Return a consistent dump of objects of a kind: an interrupted dump is repeated.
 pub(crate) fn dump<T>(
     socket: &mut Socket,
     what: &'static str,

@@ -72,7 +72,7 @@ pub struct TableDecl {
     pub name: Box<str>,
     /// Whether the kernel skips its chains (`flags dormant`).
     pub dormant: bool,
-    /// Whether the listing says that iptables-nft manages it; `iptables-save` then shows the same rules.
+    /// Whether the listing marks it as managed by iptables-nft; `iptables-save` then shows the same rules.
     pub iptables: bool,
     /// The chains, in the order listed.
     pub chains: Vec<ChainDecl>,

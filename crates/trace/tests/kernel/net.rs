@@ -33,7 +33,7 @@ pub struct Inside {
     fence: u32,
 }
 
-/// A frame that is no IP packet and passes no rule. Everything sent before it on the same processor has
+/// A frame that is not an IP packet and passes no rule. Everything sent before it on the same processor has
 /// arrived when it arrives.
 const FENCE: &[u8] = b"\xf5fence";
 const PROTOCOLS: [(u8, SockProtocol); 3] = [
@@ -263,7 +263,7 @@ pub enum Place {
     Outside,
 }
 
-/// The node of `common::node_facts`, except that its pods are no neighbours and their bridge calls no
+/// The node of `common::node_facts`, except that its pods are not neighbours and their bridge calls no
 /// rules: `pods (p0) -- (veth11) cbr0 node eth0 -- (e0) outside`.
 pub struct Net {
     pods: Host,

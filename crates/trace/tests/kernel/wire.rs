@@ -45,7 +45,7 @@ pub enum Sight {
     Delivered { src: IpAddr, sport: u16, dport: u16 },
     /// An ICMP error about it.
     Icmp {
-        /// [`Probe::error`]'s; else some host's kernel made it.
+        /// Made by [`Probe::error`]; otherwise by some host's kernel.
         ours: bool,
         /// It has passed no router.
         fresh: bool,
@@ -325,7 +325,7 @@ pub fn delivered(proto: u8, from: IpAddr, packet: &[u8]) -> Option<(u16, Sight)>
         (1, 0) | (58, 129) => asks,
         (1, 8) | (58, 128) => false,
         (1 | 58, _) => body[4..6] != [OURS; 2],
-        // A reset or abort is no probe.
+        // A reset or abort is not a probe.
         _ => false,
     };
     let (sport, dport) = ports(proto, body);

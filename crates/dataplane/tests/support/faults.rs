@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::time::Duration;
+
 use dataplane::nftables::{Expected, Options, Outcome, State, Sync, Transport};
 use kernel::netlink;
 use kernel::nfnetlink::ReadTable;
@@ -12,19 +14,26 @@ use plan::Plan;
 use crate::support::run;
 use crate::support_nft::Live;
 
-/// Check that the listed table is the plan's.
+/// Check that the listed table is the plan's. The listing is repeated: while the kernel grows a hash
+/// table after a load, a walk through it can miss elements (`rhashtable_walk_next`).
 pub(crate) fn settled(sync: &Sync, live: &mut Live, plan: &Plan) {
+    const ATTEMPTS: usize = 20;
     assert!(sync.refused().is_empty(), "{:?}", sync.refused());
     assert_eq!(sync.refused_common(), None);
-    let (read, _) = live.nft.read_table(&live.table).expect("read");
-    let ReadTable { contents, foreign } = read.expect("a table");
-    assert!(foreign.is_empty(), "{foreign:?}");
-    let mut table = Some(contents);
-    let sweep = sync.state().expect("known").sweep().ops;
-    Contents::apply(&mut table, &sweep).expect("idle chains can go");
-    let contents = table.expect("the table stays");
     let lowered = State::lower(plan, Options::default()).contents();
-    assert!(contents == lowered, "the table is not as the plan says");
+    let sweep = sync.state().expect("known").sweep().ops;
+    let is_the_plans = (0..ATTEMPTS).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let (read, _) = live.nft.read_table(&live.table).expect("read");
+        let ReadTable { contents, foreign } = read.expect("a table");
+        assert!(foreign.is_empty(), "{foreign:?}");
+        let mut table = Some(contents);
+        Contents::apply(&mut table, &sweep).expect("idle chains can go");
+        table.expect("the table stays") == lowered
+    });
+    assert!(is_the_plans, "the listed table differs from the plan's");
 }
 
 /// What happens at one commit.

@@ -30,7 +30,7 @@ sluice explain demo/web --manifests cluster.json --facts bug.json
 ```
 
 `explain` names the fact, the object that decides and its owner, and after `fix:` what to do. Findings
-with a number are problems; those with a dash only explain what often surprises.
+with a number are problems; those with a dash explain behaviour that often surprises.
 ";
 
 /// The objects of the examples: a Service with an endpoint on each of two nodes.
@@ -117,7 +117,7 @@ const EXAMPLES: &[Example] = &[
     },
     Example {
         symptom: "A NodePort times out on a node that has a ready pod",
-        meaning: "The proxy runs under another name than the node has, and takes all endpoints for another \
+        meaning: "The proxy runs with another node name, and therefore treats all endpoints as another \
                       node's.",
         objects: &[LOCAL, ("nodeName: node2", "nodeName: node1")],
         rules_of: "node2",
@@ -165,9 +165,9 @@ const EXAMPLES: &[Example] = &[
         ..HEALTHY
     },
     Example {
-        symptom: "Connections go to a pod that does not exist any more",
-        meaning: "The rules were made from other objects than these: the proxy does not follow the API server, \
-                      or does not run.",
+        symptom: "Connections go to a pod that no longer exists",
+        meaning: "The rules were made from older objects: the proxy does not follow the API server, or does \
+                      not run.",
         objects: &[("addresses: [10.244.1.11]", "addresses: [10.244.1.99]")],
         rules_of: "stale",
         cause: "rules-differ",

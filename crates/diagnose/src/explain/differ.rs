@@ -96,7 +96,7 @@ fn explained(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> Finding {
         _ => (Weight::Broken, String::new()),
     };
     let what = format!(
-        "{}: by the objects, connections {plan}; in the kernel they {}{by}{only_if}",
+        "{}: according to the objects, connections {plan}; in the kernel they {}{by}{only_if}",
         probe.question(),
         kernel(probe, given)
     );
@@ -134,12 +134,12 @@ fn cause(
     }
     let change = match deciding {
         None => {
-            "check that the proxy runs on this node, and what it logs; or that the objects are this \
-             cluster's and the dumps this node's"
+            "check that the proxy runs on this node, and read its log; check that the objects are from \
+             this cluster and the dumps from this node"
         }
         Some(_) => {
-            "these rules were made from other objects: check what the proxy logs; or that the objects \
-             are this cluster's and the dumps this node's"
+            "these rules were made from other objects: read the proxy's log; check that the objects are \
+             from this cluster and the dumps from this node"
         }
     };
     (Cause::RulesDiffer, change.to_owned())

@@ -143,7 +143,7 @@ fn tell_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {
 
 fn set_oom_score(config: &Config) {
     if let Err(error) = kernel::process::set_oom_score_adj(config.oom_score_adj) {
-        tracing::warn!("{error}; continuing without it");
+        tracing::warn!(%error, "OOM score not set; continuing without it");
     }
 }
 

@@ -184,14 +184,14 @@ fn ensure_nfacct() -> Nfacct {
         Ok(Some(nfacct)) => nfacct,
         Ok(None) => return Nfacct::default(),
         Err(error) => {
-            tracing::warn!(%error, "No packet counters");
+            tracing::warn!(%error, "Packet counters not available");
             return Nfacct::default();
         }
     };
     let mut ensure = |counter: Counter| match nfacct.ensure(counter) {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(name = %counter.name(), %error, "No packet counter");
+            tracing::warn!(name = %counter.name(), %error, "Packet counter not available");
             false
         }
     };

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use model::{IpFamily, IpMode, Key, Protocol, Service};
+use model::{IpFamily, Key, Protocol, Service};
 
 use super::claims::Claims;
 use super::service::{cluster_ip, health_check_node_port};
@@ -64,7 +64,7 @@ impl Clashes {
         after: Option<&Service>,
     ) {
         if let Some(service) = before {
-            for (_, ip) in exposed(service) {
+            for ip in exposed(service) {
                 self.exposed.remove(&(ip, id));
             }
             if let Some(port) = health_port(service) {
@@ -72,8 +72,7 @@ impl Clashes {
             }
         }
         if let Some(service) = after {
-            self.exposed
-                .extend(exposed(service).map(|(_, ip)| (ip, id)));
+            self.exposed.extend(exposed(service).map(|ip| (ip, id)));
             self.health_ports
                 .extend(health_port(service).map(|port| (port, id)));
         }
@@ -113,11 +112,14 @@ impl Clashes {
         };
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
-        for (field, ip) in exposed(service) {
+        for ip in exposed(service) {
             let nodes = self.nodes.get(&ip);
             if let Some(node) = nodes.and_then(BTreeSet::first).filter(|_| seen.insert(ip)) {
                 let node = node.clone();
-                found.push(warning(field, Reason::NodeAddress { ip, node }));
+                found.push(warning(
+                    "spec.externalIPs",
+                    Reason::NodeAddress { ip, node },
+                ));
             }
         }
         if let Some(port) = health_port(service)
@@ -136,12 +138,9 @@ fn health_port(service: &Service) -> Option<NonZeroU16> {
     health_check_node_port(service).filter(|_| cluster_ips.any(|ip| ip.is_some()))
 }
 
-/// Return the external and load-balancer IPs that the plan contains, with their fields.
-fn exposed(service: &Service) -> impl Iterator<Item = (&'static str, IpAddr)> {
-    let external = service.external_ips.iter();
-    let external = external.map(|ip| ("spec.externalIPs", *ip));
-    let vips = service.ingress.iter().filter(|i| i.mode == IpMode::Vip);
-    let vips = vips.map(|vip| ("status.loadBalancer.ingress", vip.ip));
-    let planned = |ip| cluster_ip(service, IpFamily::of(ip)).is_some();
-    external.chain(vips).filter(move |(_, ip)| planned(*ip))
+/// Return the external IPs that the plan contains. Load-balancer IPs are not
+/// compared: controllers such as k3s's ServiceLB assign node addresses on purpose.
+fn exposed(service: &Service) -> impl Iterator<Item = IpAddr> {
+    let external = service.external_ips.iter().copied();
+    external.filter(|ip| cluster_ip(service, IpFamily::of(*ip)).is_some())
 }

@@ -65,7 +65,7 @@ Called as `kube-proxy`, sluice takes kube-proxy's flags and replaces it.";
 pub(crate) enum Command {
     /// Program Services into this node's kernel, and keep them up to date.
     ///
-    /// Takes every flag and configuration field of kube-proxy v1.36. Rules stay in the kernel when
+    /// Takes every flag and configuration field of kube-proxy 1.36 and 1.37. Rules stay in the kernel when
     /// sluice ends, so that traffic continues; `sluice cleanup` removes them.
     Proxy(Box<ProxyArgs>),
 

@@ -764,7 +764,7 @@ fn unwanted_and_missing_masquerading_names_the_rule() {
     let flannel = "-A POSTROUTING -j FLANNEL-POSTRTG\n\
                    -A FLANNEL-POSTRTG -d 10.244.0.0/16 -j MASQUERADE\n";
     let found = external(TrafficPolicy::Local, "", flannel);
-    let words = ["address is to be kept", "chain FLANNEL-POSTRTG", "flannel"];
+    let words = ["address must be kept", "chain FLANNEL-POSTRTG", "flannel"];
     assert_found(&found, Cause::SourceReplaced, Weight::Partly, &words);
     let clears = "-A FORWARD -j MARK --set-xmark 0x0/0xffffffff\n";
     let found = external(TrafficPolicy::Cluster, clears, "");

@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -651,4 +652,44 @@ proptest! {
         cluster.sim.cut_connections();
         cluster.wait_until_right(&format!("after {acts:?}"));
     }
+}
+
+/// The filter of system calls does not stop a credential plugin, which runs again for a new token.
+#[test]
+fn a_credential_plugin_runs_in_the_sandbox() {
+    let config = Config {
+        tokens: vec!["first".into()],
+        ..Config::default()
+    };
+    let mut cluster = Cluster::with(config, objects());
+    let plugin = cluster.folder.path().join("plugin");
+    let answer_file = cluster.folder.path().join("answer");
+    let answer = |token: &str| {
+        let answer = json!({
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "kind": "ExecCredential",
+            "status": {"token": token},
+        });
+        fs::write(&answer_file, answer.to_string()).unwrap();
+    };
+    fs::write(&plugin, "#!/bin/sh\ncat \"$(dirname \"$0\")/answer\"\n").unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let user = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: ./plugin, \
+                interactiveMode: Never}}";
+    let folder = cluster.folder.path();
+    cluster.kubeconfig = cluster.sim.write_kubeconfig(folder, user).unwrap();
+    answer("first");
+    cluster.start_proxy();
+    let pid = cluster.proxy.as_ref().unwrap().0.id();
+    eventually("the system calls are filtered", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.contains("Seccomp:\t2")
+    });
+    answer("second");
+    cluster.sim.set_tokens(vec!["second".into()]);
+    let before = cluster.sim.requests().len();
+    cluster.sim.cut_connections();
+    eventually("the watches are open with the second token", || {
+        cluster.sim.requests().len() >= before + 4 && cluster.sim.open_watches() == 4
+    });
 }

@@ -7,14 +7,16 @@ use clap::ArgMatches;
 use config::{Action, Config, Resolved};
 use model::Mode;
 use source::ManifestFiles;
+use source::apiserver::credential_plugin;
 
 use crate::cli::{PROXY_VERSION, ProxyArgs, Switch};
 use crate::logging;
 use crate::proxy::input::{Inputs, Stop};
 use crate::proxy::run::{self, Setup};
 use crate::proxy::{listen_map, sysctls};
-use crate::sandbox::{Policy, Sandbox};
+use crate::sandbox::{self, Policy, Sandbox};
 use crate::wiring::drivers::drivers;
+use crate::wiring::modules;
 use crate::wiring::objects::first_list;
 use crate::wiring::setup::{api_server, setup_of};
 
@@ -28,6 +30,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     match &resolved.action {
         Action::Run => {}
         Action::InitOnly => {
+            modules::load(&resolved.config, args.iptables_backend);
             sysctls::apply(&resolved.config);
             return Ok(());
         }
@@ -51,7 +54,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     sysctls::apply(&resolved.config);
     if !args.once {
         set_oom_score(&resolved.config);
-        setup.sandbox = sandbox(args, resolved.config.mode, false)?;
+        setup.sandbox = sandbox(args, &resolved.config, false)?;
     }
     let inputs = Inputs::new();
     // Block signals before other threads start, so that only the waiting thread receives them.
@@ -93,7 +96,7 @@ fn serve_listen_map(
     }
     let drivers = listen_map::drivers(listen_map::read(&args.listen_map)?);
     setup.sockets_only = true;
-    setup.sandbox = sandbox(args, config.mode, true)?;
+    setup.sandbox = sandbox(args, config, true)?;
     let inputs = Inputs::new();
     inputs.follow_signals()?;
     logs.keep_flushing()?;
@@ -108,9 +111,17 @@ fn serve_listen_map(
 }
 
 /// Restrict this process. Must run before other threads start.
-fn sandbox(args: &ProxyArgs, mode: Mode, sockets_only: bool) -> anyhow::Result<Option<Sandbox>> {
+fn sandbox(
+    args: &ProxyArgs,
+    config: &Config,
+    sockets_only: bool,
+) -> anyhow::Result<Option<Sandbox>> {
     if args.sandbox == Switch::Off {
         return Ok(None);
+    }
+    // In a container without this privilege, `--init-only` has loaded them.
+    if sandbox::may_load_modules() {
+        modules::load(config, args.iptables_backend);
     }
     let mut writable = Vec::new();
     if args.manifests.is_empty()
@@ -120,10 +131,15 @@ fn sandbox(args: &ProxyArgs, mode: Mode, sockets_only: bool) -> anyhow::Result<O
         let _ = std::fs::create_dir_all(folder);
         writable.push(folder.to_owned());
     }
+    let client = &config.client;
+    let kubeconfig = client.kubeconfig.as_deref();
     let policy = Policy {
-        mode,
+        mode: config.mode,
         sockets_only,
         writable,
+        credential_plugin: kubeconfig
+            .filter(|_| args.manifests.is_empty())
+            .and_then(|path| credential_plugin(path, client.master.as_deref())),
     };
     Sandbox::enter(&policy).map(Some)
 }

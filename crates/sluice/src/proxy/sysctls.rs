@@ -1,6 +1,7 @@
 //! Kernel settings of the proxy, the same as kube-proxy's.
 
 use config::Config;
+use kernel::conntrack::{Conntrack, Filter};
 use kernel::sysctl::{Sysctl, SysctlTree};
 use model::Mode;
 
@@ -85,13 +86,16 @@ pub(crate) fn apply(config: &Config) {
         // starts.
         let _ = kernel::ipvs::Ipvs::open();
     }
+    let sysctls = SysctlTree::default();
+    if sysctls.read_number(&Sysctl::CONNTRACK_MAX).is_err() {
+        // Makes the kernel load connection tracking with its settings.
+        let _ = Conntrack::open().and_then(|mut table| {
+            let all = Filter::all(kernel::Family::Ipv4);
+            table.dump(&all, |_| {})
+        });
+    }
     let cores = kernel::process::online_processors();
-    apply_to(
-        &SysctlTree::default(),
-        &SysctlTree::at("/sys"),
-        config,
-        cores,
-    );
+    apply_to(&sysctls, &SysctlTree::at("/sys"), config, cores);
 }
 
 fn apply_to(sysctls: &SysctlTree, sys: &SysctlTree, config: &Config, cores: usize) {

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | capabilities | before the first object is read | the mode's own needs, see [`kept`] |
 //! | `no_new_privs` | likewise | everything but gaining privileges through a program file |
-//! | Landlock (Linux 5.13) | likewise | reading files; writing log files, the xtables lock and state; starting iptables' programs |
-//! | seccomp | once the kernel has everything and other modes' leftovers are removed | no program starts, except in iptables and ipvs mode; no namespaces, mounts, modules, tracing |
+//! | Landlock (Linux 5.13) | likewise | reading files; writing log files, the xtables lock and state; starting the system's programs and a credential plugin |
+//! | seccomp | once the kernel has everything and other modes' leftovers are removed | no program starts, except iptables' in iptables and ipvs mode and a kubeconfig's credential plugin; no namespaces, mounts, modules, tracing |
 //!
 //! Capabilities and Landlock apply to a thread and those that it starts, so [`Sandbox::enter`] runs
 //! before there are others. The seccomp filter applies to all threads. Each restriction is applied
@@ -42,12 +42,19 @@ pub(crate) struct Policy {
     pub(crate) sockets_only: bool,
     /// Files that are written, and folders in which files are replaced.
     pub(crate) writable: Vec<PathBuf>,
+    /// The program that a kubeconfig names for credentials. It runs whenever these expire.
+    pub(crate) credential_plugin: Option<PathBuf>,
 }
 
 impl Policy {
-    /// Whether the mode keeps starting programs.
-    fn runs_programs(&self) -> bool {
+    /// Whether the mode keeps starting iptables' programs.
+    fn runs_iptables(&self) -> bool {
         matches!(self.mode, Mode::Iptables | Mode::Ipvs)
+    }
+
+    /// Whether the process keeps starting programs.
+    fn runs_programs(&self) -> bool {
+        self.runs_iptables() || self.credential_plugin.is_some()
     }
 
     /// The capabilities that the process keeps, if it has them.
@@ -57,12 +64,17 @@ impl Policy {
         if !self.sockets_only {
             kept.insert(Capability::CAP_NET_ADMIN);
         }
-        if self.runs_programs() {
+        if self.runs_iptables() {
             // iptables-legacy communicates with the kernel through a raw socket.
             kept.insert(Capability::CAP_NET_RAW);
         }
         kept
     }
+}
+
+/// Return whether this thread, and the programs that it starts, may load kernel modules.
+pub(crate) fn may_load_modules() -> bool {
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_MODULE).unwrap_or(false)
 }
 
 /// The restrictions of this process.
@@ -232,7 +244,8 @@ fn write_and_run_only(policy: &Policy) -> Result<RestrictionStatus, RulesetError
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = PROGRAMS.into_iter().map(PathBuf::from);
-    for folder in folders.chain(std::env::split_paths(&path)) {
+    let plugin = policy.credential_plugin.iter().cloned();
+    for folder in folders.chain(std::env::split_paths(&path)).chain(plugin) {
         if let Ok(folder) = PathFd::new(folder) {
             rules = rules.add_rule(PathBeneath::new(folder, AccessFs::Execute))?;
         }

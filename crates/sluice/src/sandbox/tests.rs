@@ -8,6 +8,7 @@ fn policy(mode: Mode) -> Policy {
         mode,
         sockets_only: false,
         writable: Vec::new(),
+        credential_plugin: None,
     }
 }
 
@@ -41,6 +42,20 @@ fn a_thread_keeps_the_capabilities_of_its_mode_only() {
             }
             assert_eq!(status("NoNewPrivs:"), "1");
         });
+    }
+}
+
+#[test]
+fn only_iptables_and_credential_plugins_are_started() {
+    for mode in Mode::ALL {
+        let iptables = matches!(mode, Mode::Iptables | Mode::Ipvs);
+        assert_eq!(policy(mode).runs_programs(), iptables);
+        let with_plugin = Policy {
+            credential_plugin: Some("/opt/plugin".into()),
+            ..policy(mode)
+        };
+        assert!(with_plugin.runs_programs());
+        assert_eq!(with_plugin.kept(), policy(mode).kept());
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use config::Config;
 use kernel::ipset::IpSets;
-use kernel::iptables::{Backend, Error, Iptables};
+use kernel::iptables::{Backend, Choice, Error, Iptables};
 use kernel::ipvs::Ipvs;
 use kernel::service_device::ServiceDevice;
 use model::{IpFamily, Mode};
+use netfilter::iptables::Family;
 use netfilter::ipvs::netlink::Timeouts;
 
 use super::{node_ports, setup};
@@ -102,15 +103,24 @@ fn iptables_tools(
 }
 
 fn probe(family: IpFamily, backend: Option<IptablesBackend>) -> Result<Iptables, Error> {
-    let kernel_family = kernel_family(family);
-    match backend {
-        Some(IptablesBackend::Nft) => Iptables::with_backend(kernel_family, Backend::Nft),
-        Some(IptablesBackend::Legacy) => Iptables::with_backend(kernel_family, Backend::Legacy),
-        None => Iptables::find(kernel_family).map(|(tools, choice)| {
-            tracing::info!(%family, backend = %choice, "Using iptables");
-            tools
-        }),
+    let (tools, choice) = find_iptables(kernel_family(family), backend)?;
+    if let Some(choice) = choice {
+        tracing::info!(%family, backend = %choice, "Using iptables");
     }
+    Ok(tools)
+}
+
+/// Return the tools of the given back end, or of the chosen one with the reason.
+pub(super) fn find_iptables(
+    family: Family,
+    backend: Option<IptablesBackend>,
+) -> Result<(Iptables, Option<Choice>), Error> {
+    let backend = match backend {
+        Some(IptablesBackend::Nft) => Backend::Nft,
+        Some(IptablesBackend::Legacy) => Backend::Legacy,
+        None => return Iptables::find(family).map(|(tools, choice)| (tools, Some(choice))),
+    };
+    Iptables::with_backend(family, backend).map(|tools| (tools, None))
 }
 
 /// Repeat a probe that fails for a transient reason, since a busy node is normal at boot. The inner

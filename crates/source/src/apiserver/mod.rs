@@ -28,7 +28,7 @@ use std::time::Instant;
 use model::{Interner, Kind};
 use tokio::sync::oneshot;
 
-pub use client::{ConfigError, Sent};
+pub use client::{ConfigError, Sent, credential_plugin};
 pub use events::{EventType, NewEvent, Recorder, Regarding};
 pub use reflector::Timing;
 use wire::Format;

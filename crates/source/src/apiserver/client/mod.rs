@@ -198,6 +198,16 @@ pub(super) fn find_server(
     }
 }
 
+/// Return the program that a kubeconfig's current context names for credentials, if it can be read and
+/// names one. A name without a slash is looked up in `PATH`.
+pub fn credential_plugin(kubeconfig: &Path, master: Option<&str>) -> Option<PathBuf> {
+    let master = master.filter(|m| !m.is_empty());
+    match kubeconfig::load(kubeconfig, master).ok()?.credential {
+        Credential::Exec(plugin) => Some(plugin.command),
+        _ => None,
+    }
+}
+
 /// The server of a node's kubeconfig and its TLS name. Its credentials belong to the kubelet and are
 /// not used.
 fn node_server(path: &Path) -> Option<(String, Option<String>)> {

@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
@@ -203,8 +204,11 @@ fn chart_and_kustomization_install_the_same() {
     let pod = |objects: &[Value]| {
         let mut spec = of_kind(objects, "DaemonSet")["spec"]["template"]["spec"].clone();
         // The source of the image may differ.
-        for field in ["image", "imagePullPolicy"] {
-            spec["containers"][0].as_object_mut().unwrap().remove(field);
+        for containers in ["initContainers", "containers"] {
+            for field in ["image", "imagePullPolicy"] {
+                let container = &mut spec[containers][0];
+                container.as_object_mut().unwrap().remove(field);
+            }
         }
         spec
     };
@@ -219,6 +223,140 @@ fn chart_and_kustomization_install_the_same() {
         file
     };
     assert_eq!(config(&ours), config(&charts));
+}
+
+fn pod_of(objects: &[Value]) -> Value {
+    of_kind(objects, "DaemonSet")["spec"]["template"]["spec"].clone()
+}
+
+#[test]
+fn only_the_init_container_is_privileged() {
+    for objects in [kustomization(), chart(), chart_with(&["config.mode=ipvs"])] {
+        let pod = pod_of(&objects);
+        let (inits, containers) = (&pod["initContainers"], &pod["containers"]);
+        assert_eq!(inits.as_array().unwrap().len(), 1);
+        assert_eq!(containers.as_array().unwrap().len(), 1);
+        let (init, proxy) = (&inits[0], &containers[0]);
+        assert_eq!(init["securityContext"]["privileged"], true);
+        assert_eq!(
+            proxy["securityContext"],
+            json!({
+                "capabilities": {
+                    "drop": ["ALL"],
+                    "add": ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"],
+                },
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            })
+        );
+        assert_eq!(init["image"], proxy["image"]);
+        let config = |container: &Value| container["args"][0].clone();
+        assert_eq!(config(init), config(proxy), "the same configuration");
+        assert_eq!(init["args"][1], "--init-only");
+        let mounts = |container: &Value| -> Vec<String> {
+            let mounts = container["volumeMounts"].as_array().unwrap().iter();
+            let path = |mount: &Value| mount["mountPath"].as_str().unwrap().to_owned();
+            mounts.map(path).collect()
+        };
+        assert_eq!(mounts(init), ["/etc/sluice", "/lib/modules"]);
+        assert_eq!(
+            mounts(proxy),
+            ["/etc/sluice", "/var/lib/sluice", "/run/xtables.lock"]
+        );
+    }
+}
+
+/// The proxy works with the capabilities of its container, and keeps no others if it has more.
+#[test]
+fn the_container_has_the_capabilities_that_the_proxy_keeps() {
+    let pod = pod_of(&kustomization());
+    let added = &pod["containers"][0]["securityContext"]["capabilities"]["add"];
+    let names = added.as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|name| name.as_str().unwrap()).collect();
+    let of_container: caps::CapsHashSet = names
+        .iter()
+        .map(|name| format!("CAP_{name}").parse().unwrap())
+        .collect();
+    let bounding = names
+        .iter()
+        .map(|name| format!(",+{}", name.to_lowercase()));
+    let bounding = format!("-all{}", bounding.collect::<String>());
+    for mode in [Mode::Nftables, Mode::Userspace, Mode::Iptables] {
+        let host = Host::new();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(
+            folder.path().join("a.yaml"),
+            support::web("a", 1, "10.244.1.1"),
+        )
+        .unwrap();
+        let mut command = host.command("setpriv");
+        command.args(["--no-new-privs", "--bounding-set", &bounding, SLUICE]);
+        command.args(["proxy", "--hostname-override=node1", "--manifests"]);
+        command.arg(folder.path());
+        command.arg(format!("--proxy-mode={mode}"));
+        command.arg("--iptables-backend=nft");
+        let process = support::Running(command.spawn().unwrap());
+        eventually(&format!("rules of {mode} mode"), || {
+            let rules = host.sh("iptables-nft-save -t nat 2>&1; nft list ruleset");
+            rules.contains("demo/a")
+        });
+        let pid = i32::try_from(process.0.id()).unwrap();
+        let kept = caps::read(Some(pid), caps::CapSet::Permitted).unwrap();
+        assert!(kept.is_subset(&of_container), "{mode}: {kept:?}");
+    }
+    let proxy = support::Proxy::start(Mode::Iptables, &[], &[]);
+    let pid = i32::try_from(proxy.process.0.id()).unwrap();
+    eventually("the proxy has dropped capabilities", || {
+        caps::read(Some(pid), caps::CapSet::Permitted).unwrap() == of_container
+    });
+}
+
+/// iptables-legacy loads its modules before the proxy gives up that privilege. The programs here record
+/// their capabilities in a file that the restricted proxy's programs cannot write.
+#[test]
+fn legacy_tables_are_read_while_modules_can_be_loaded() {
+    let started_with = |flags: &[&str], runs: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        for tool in ["iptables-legacy-save", "ip6tables-legacy-save"] {
+            let script = format!(
+                "#!/bin/sh\ngrep CapEff /proc/self/status >> {}\nexec /usr/sbin/{tool} \"$@\"\n",
+                log.display()
+            );
+            let path = folder.path().join(tool);
+            fs::write(&path, script).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let host = Host::new();
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.path().display());
+        let mut command = host.command(SLUICE);
+        command.env("PATH", path);
+        command.args([
+            "proxy",
+            "--proxy-mode=iptables",
+            "--hostname-override=node1",
+        ]);
+        let manifests = tempfile::tempdir().unwrap();
+        command.arg("--manifests").arg(manifests.path()).args(flags);
+        let mut process = support::Running(command.spawn().unwrap());
+        if flags.contains(&"--init-only") {
+            assert!(process.0.wait().unwrap().success());
+        }
+        let lines = || -> Vec<String> {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            log.lines().map(str::to_owned).collect()
+        };
+        eventually("the tables are read", || lines().len() == runs);
+        for line in lines() {
+            let set = line.split_whitespace().nth(1).unwrap();
+            let set = u64::from_str_radix(set, 16).unwrap();
+            assert_ne!(set & caps::Capability::CAP_SYS_MODULE.bitmask(), 0);
+        }
+    };
+    started_with(&["--init-only", "--iptables-backend=legacy"], 2);
+    started_with(&["--init-only", "--iptables-backend=nft"], 0);
+    started_with(&["--iptables-backend=legacy"], 2);
 }
 
 #[test]

@@ -66,7 +66,10 @@ fn only_ports_are_shown_as_ports() {
     let tree = render_tree(&ping, &trace, Style::Plain);
     let first = "icmp type 8 code 0 198.51.100.9 -> 10.200.1.2 from outside\n";
     assert!(tree.starts_with(first), "{tree}");
-    assert!(tree.contains("listens on icmp 10.200.1.2\n"), "{tree}");
+    assert!(
+        tree.contains("delivered to the listener on icmp 10.200.1.2\n"),
+        "{tree}"
+    );
     // The port that the kernel chooses is unknown.
     let masqueraded = packet(Origin::Node, "10.200.1.2", "10.96.10.1", Proto::TCP, 80);
     let tree = render_tree(

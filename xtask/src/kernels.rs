@@ -115,13 +115,13 @@ const STEPS: [Step; 10] = [
     test(
         "iptables read-back, nft back end",
         ("sluice", "observed"),
-        &["the_kernel_has_the_observed_rules_after_one_sync_nft"],
+        &["one_sync_programs_the_observed_rules_nft"],
         true,
     ),
     test(
         "iptables read-back, legacy back end",
         ("sluice", "observed"),
-        &["the_kernel_has_the_observed_rules_after_one_sync_legacy"],
+        &["one_sync_programs_the_observed_rules_legacy"],
         false,
     ),
     test(
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn executable_is_that_of_the_target() {
+    fn executables_are_built_for_the_target() {
         let messages = r#"{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"sluice"},"filenames":["/t/sluice"],"executable":"/t/sluice","fresh":true}
 {"reason":"compiler-artifact","target":{"kind":["test"],"name":"observed"},"filenames":["/t/observed-1"],"executable":"/t/observed-1","fresh":true}
 {"reason":"build-finished","success":true}

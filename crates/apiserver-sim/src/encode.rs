@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_and_numbers_are_those_of_upstream() {
+    fn field_numbers_of_the_simulator_equal_upstreams() {
         let table = table();
         compare(&table, "Service", &SERVICE);
         compare(&table, "EndpointSlice", &ENDPOINT_SLICE);

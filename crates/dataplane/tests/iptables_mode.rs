@@ -133,7 +133,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(6) })]
 
     #[test]
-    fn every_change_is_taken_and_read_back((settings, events) in history()) {
+    fn the_kernel_accepts_every_change_and_lists_it((settings, events) in history()) {
         for backend in [Backend::Nft, Backend::Legacy] {
             for family in IpFamily::ALL {
                 with_counters(|| run(backend, family, &settings, &events));

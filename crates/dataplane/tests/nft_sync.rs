@@ -39,7 +39,7 @@ fn sync(plan: &Plan, transport: &mut impl Transport<Error = netlink::Error>) -> 
 }
 
 #[test]
-fn whatever_goes_wrong_it_ends_well() {
+fn sync_converges_after_any_fault() {
     let plan = plan(60);
     let mut faults: Vec<Fault> = (0..40).map(Fault::Refuse).collect();
     faults.extend([Fault::Lost, Fault::TableDeleted, Fault::AnotherWriter]);
@@ -61,7 +61,7 @@ fn whatever_goes_wrong_it_ends_well() {
 }
 
 #[test]
-fn of_a_refused_service_nothing_comes_and_of_a_refused_change_nothing_goes() {
+fn a_refused_service_adds_no_element_and_a_refused_change_removes_none() {
     let plan = plan(30);
     let (key, port) = plan.ports.iter().next().expect("a port");
     let frontend = Value::ip(port.cluster_ip)
@@ -100,7 +100,7 @@ fn of_a_refused_service_nothing_comes_and_of_a_refused_change_nothing_goes() {
 }
 
 #[test]
-fn a_restart_has_nothing_to_do() {
+fn a_restart_writes_nothing() {
     let plan = plan(100);
     in_namespace(|| {
         let mut live = Live::open(IpFamily::V4);
@@ -125,7 +125,7 @@ impl Drop for Stop<'_> {
 
 /// A program that writes to other tables faster than a table is read does not block the start.
 #[test]
-fn somebody_else_writes_to_tables_of_their_own_all_the_time() {
+fn constant_writes_to_other_tables_do_not_block_the_start() {
     let former = plan(1_500);
     let plan = plan(1_600);
     in_namespace(|| {
@@ -163,7 +163,7 @@ fn somebody_else_writes_to_tables_of_their_own_all_the_time() {
 
 /// A table that is read by key changes while its proxy is not running.
 #[test]
-fn a_large_table_that_changed_meanwhile() {
+fn a_large_table_changed_while_sluice_was_down_is_updated() {
     let plan = plan(300);
     in_namespace(|| {
         let mut live = Live::open(IpFamily::V4);
@@ -208,7 +208,7 @@ fn add(key: Value) -> Op {
 }
 
 #[test]
-fn killed_at_any_point_of_a_load() {
+fn a_load_killed_at_any_point_is_completed_by_the_next() {
     let plan = plan(120);
     let half = Plan {
         ports: plan
@@ -260,7 +260,7 @@ fn table_of_kube_proxy_is_replaced_in_one_transaction() {
 }
 
 #[test]
-fn what_others_change_is_mended() {
+fn foreign_changes_are_repaired() {
     let plan = plan(30);
     for meddling in [
         "nft add rule ip kube-proxy services counter accept",

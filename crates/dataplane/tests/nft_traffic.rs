@@ -113,7 +113,7 @@ fn blocks(listing: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 #[test]
-fn nobody_notices_that_the_table_changes_hands() {
+fn connections_continue_while_tables_are_replaced() {
     let node = Node::new("hands");
     let stage = Stage::around(&node.0);
     let folder = tempfile::tempdir().expect("a folder");
@@ -166,7 +166,7 @@ fn nobody_notices_that_the_table_changes_hands() {
 }
 
 #[test]
-fn nobody_notices_what_goes_wrong_with_a_change_of_others() {
+fn connections_continue_while_changes_of_other_services_fail() {
     let node = Node::new("faults");
     let stage = Stage::around(&node.0);
     // Services are added and removed, and get more and fewer endpoints.

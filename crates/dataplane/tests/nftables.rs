@@ -129,7 +129,7 @@ fn some_clusters(count: usize) -> Vec<Planner> {
 }
 
 #[test]
-fn what_is_programmed_is_read_back_and_listed() {
+fn programmed_tables_are_read_back_and_listed() {
     for planner in some_clusters(40) {
         in_namespace(|| {
             let mut nft = NfTables::open().expect("nf_tables");
@@ -144,7 +144,7 @@ fn what_is_programmed_is_read_back_and_listed() {
 }
 
 #[test]
-fn the_text_makes_the_same_table() {
+fn nft_creates_the_same_table_from_the_text() {
     for planner in some_clusters(40) {
         for family in IpFamily::ALL {
             let plan = planner.plan(family);

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_process_uses_is_told() {
+    fn usage_reports_processor_time_memory_and_files() {
         let before = usage();
         let _more = std::fs::File::open("/proc/self/status").unwrap();
         let pages = vec![1_u8; 64 << 20];
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_waited_for_instead_of_dying_of_it() {
+    fn a_blocked_signal_is_received_by_waiting() {
         std::thread::spawn(|| {
             let termination = Termination::take_over().unwrap();
             assert_eq!(termination.wait(Duration::ZERO).unwrap(), None);

@@ -44,7 +44,7 @@ fn addresses_are_listed_with_their_interfaces() {
 }
 
 #[test]
-fn many_addresses_come_in_several_parts() {
+fn a_long_address_list_is_read_from_several_messages() {
     in_namespace(|| {
         let mut commands = String::new();
         for at in 0..1500 {
@@ -58,7 +58,7 @@ fn many_addresses_come_in_several_parts() {
 }
 
 #[test]
-fn changes_are_told() {
+fn address_changes_wake_the_watch() {
     in_namespace(|| {
         let mut watch = AddressWatch::open().unwrap();
         assert!(!watch.changed().unwrap());

@@ -124,7 +124,7 @@ fn flows_are_listed_and_removed_one_by_one() {
 }
 
 #[test]
-fn a_sweep_removes_the_stale_ones_of_many_and_no_other() {
+fn a_sweep_removes_only_stale_flows() {
     const MANY: usize = 3000;
     for network in &NETWORKS {
         network.run(|| {

@@ -33,7 +33,7 @@ fn ops(sets: &[Set]) -> Vec<Op> {
 }
 
 #[test]
-fn what_is_made_is_what_the_program_shows_and_what_is_listed() {
+fn created_sets_equal_the_listings_of_ipset_and_of_sluice() {
     in_namespace(|| {
         let mut kernel = IpSets::open().unwrap();
         let sets = observed();
@@ -61,7 +61,7 @@ fn what_is_made_is_what_the_program_shows_and_what_is_listed() {
 }
 
 #[test]
-fn many_elements_arrive_and_a_bad_one_takes_no_other_along() {
+fn many_elements_are_added_and_a_refused_one_affects_no_other() {
     in_namespace(|| {
         let mut text = "create many hash:ip,port family inet maxelem 100000\n".to_owned();
         for n in 0..20_000 {
@@ -89,7 +89,7 @@ fn many_elements_arrive_and_a_bad_one_takes_no_other_along() {
 }
 
 #[test]
-fn refusals_say_what_is_wrong() {
+fn refusals_name_set_element_and_reason() {
     in_namespace(|| {
         let mut kernel = IpSets::open().unwrap();
         let small = Sets::parse("create small hash:ip family inet hashsize 64 maxelem 2\nadd small 10.0.0.1\nadd small 10.0.0.2\nadd small 10.0.0.3\n").unwrap().sets;

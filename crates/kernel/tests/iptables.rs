@@ -43,7 +43,7 @@ fn a_restore_is_read_back_and_leaves_the_rest_alone() {
 }
 
 #[test]
-fn counters_given_are_counters_kept() {
+fn restore_sets_the_counters_of_its_input() {
     each(|iptables| {
         let input = b"*filter\n:KUBE-A - [0:0]\n[7:700] -A KUBE-A -j ACCEPT\nCOMMIT\n";
         iptables.restore(input).unwrap();
@@ -65,7 +65,7 @@ fn counters_given_are_counters_kept() {
 }
 
 #[test]
-fn a_bad_line_is_named_and_nothing_of_its_table_applied() {
+fn a_bad_line_is_named_and_its_table_is_not_applied() {
     each(|iptables| {
         let input = b"*filter\n:KUBE-F - [0:0]\nCOMMIT\n*nat\n:KUBE-A - [0:0]\n-A KUBE-A -j ACCEPT\n-A KUBE-A -p tcp --dport 99999 -j ACCEPT\nCOMMIT\n";
         let error = iptables.restore(input).unwrap_err();
@@ -98,7 +98,7 @@ fn a_missing_chain_is_traced_to_the_rule_that_jumps_there() {
 }
 
 #[test]
-fn what_the_kernel_refuses_is_told_apart_from_bad_input() {
+fn a_kernel_refusal_and_a_syntax_error_are_different_errors() {
     each(|iptables| {
         // REJECT is valid, but only in the filter table: only the kernel knows.
         let input = b"*nat\n:KUBE-A - [0:0]\n-A KUBE-A -j REJECT\nCOMMIT\n";
@@ -119,7 +119,7 @@ fn what_the_kernel_refuses_is_told_apart_from_bad_input() {
 }
 
 #[test]
-fn a_held_lock_is_waited_for_and_then_reported() {
+fn restore_waits_for_a_held_lock_and_then_reports_it() {
     in_namespace(|| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("xtables.lock");
@@ -180,7 +180,7 @@ fn the_back_end_with_kubelets_hint_is_chosen() {
 }
 
 #[test]
-fn the_back_end_with_the_kube_chains_is_chosen_or_else_the_plain_one() {
+fn the_back_end_with_the_kube_chains_is_chosen_or_else_the_default() {
     in_namespace(|| {
         let (_, choice) = Iptables::find(Family::Ipv4).unwrap();
         assert_eq!(choice.reason, Reason::PlainTool);

@@ -131,7 +131,7 @@ fn a_transaction_is_committed_and_read_back() {
 }
 
 #[test]
-fn the_message_at_fault_is_told_and_nothing_is_changed() {
+fn a_refused_message_is_identified_and_nothing_is_committed() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         nft.transact(&mut table("t"), None).unwrap();
@@ -157,7 +157,7 @@ fn the_message_at_fault_is_told_and_nothing_is_changed() {
 }
 
 #[test]
-fn every_fault_is_told_and_none_is_lost_to_a_small_buffer() {
+fn every_fault_is_reported_despite_a_small_buffer() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         let mut batch = table("t");
@@ -176,7 +176,7 @@ fn every_fault_is_told_and_none_is_lost_to_a_small_buffer() {
 }
 
 #[test]
-fn another_writer_in_between_is_noticed() {
+fn a_commit_of_another_program_changes_the_generation() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         let seen = nft.generation().unwrap();
@@ -208,7 +208,7 @@ fn an_unknown_command_is_a_fault_of_its_message() {
 }
 
 #[test]
-fn a_hundred_thousand_elements_pass_in_one_batch() {
+fn one_batch_carries_a_hundred_thousand_elements() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         let mut batch = [table("t"), set("t", "s")].concat();
@@ -221,7 +221,7 @@ fn a_hundred_thousand_elements_pass_in_one_batch() {
 }
 
 #[test]
-fn changes_are_told_with_who_made_them() {
+fn notifications_name_the_process_that_committed() {
     in_namespace(|| {
         let mut monitor = Monitor::open().unwrap();
         let mut nft = NfTables::open().unwrap();
@@ -269,7 +269,7 @@ fn changes_are_told_with_who_made_them() {
 }
 
 #[test]
-fn a_monitor_that_does_not_keep_up_is_told_so() {
+fn a_slow_monitor_receives_an_overrun() {
     in_namespace(|| {
         let mut monitor = Monitor::with_buffer(4096).unwrap();
         let mut nft = NfTables::open().unwrap();
@@ -292,7 +292,7 @@ fn a_monitor_that_does_not_keep_up_is_told_so() {
 }
 
 #[test]
-fn a_thread_without_the_right_is_told_so() {
+fn a_thread_without_net_admin_gets_a_permission_error() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         // The kernel checks the capability of both the opener of the socket and the sender.

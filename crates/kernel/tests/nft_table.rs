@@ -78,7 +78,7 @@ fn made(ops: &[Op]) -> Contents {
 }
 
 #[test]
-fn what_was_committed_is_read_back() {
+fn committed_operations_are_read_back() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         let table = TableId::new(Family::Ip, "kube-proxy");
@@ -101,7 +101,7 @@ fn what_was_committed_is_read_back() {
 }
 
 #[test]
-fn the_operation_at_fault_is_told() {
+fn a_refused_operation_is_identified() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         let table = TableId::new(Family::Ip, "kube-proxy");
@@ -143,7 +143,7 @@ fn the_operation_at_fault_is_told() {
 }
 
 #[test]
-fn a_foreign_rule_in_the_table_is_told_apart_from_ours() {
+fn a_foreign_rule_in_the_table_is_listed_as_foreign() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         let table = TableId::new(Family::Ip, "kube-proxy");
@@ -158,7 +158,7 @@ fn a_foreign_rule_in_the_table_is_told_apart_from_ours() {
 }
 
 #[test]
-fn reading_while_others_write_gives_one_moment() {
+fn a_table_read_during_foreign_writes_is_consistent() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         let mut writer = NfTables::open().unwrap();

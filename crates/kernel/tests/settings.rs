@@ -63,7 +63,7 @@ fn a_setting_is_written_only_when_it_differs() {
 }
 
 #[test]
-fn what_is_wrong_with_a_setting_is_told_apart() {
+fn each_sysctl_failure_has_its_own_error() {
     in_namespace(|| {
         let sysctls = SysctlTree::default();
         let absent = Sysctl::new("net/ipv4/vs/there_is_no_such");

@@ -120,7 +120,7 @@ fn assert_gone(lab: &LabName, before: &Traces) {
 }
 
 #[test]
-fn hosts_reach_each_other_by_both_families_and_are_gone_after_down() {
+fn hosts_reach_each_other_by_both_families_until_down() {
     let links = links_here();
     let lab = raise("reach", PODS);
     let name = lab.name().clone();
@@ -175,7 +175,7 @@ fn hosts_reach_each_other_by_both_families_and_are_gone_after_down() {
 }
 
 #[test]
-fn two_labs_with_the_same_addresses_do_not_meet() {
+fn two_labs_with_the_same_addresses_are_isolated() {
     let one = raise("one", PODS);
     let text = PODS.replace("nginx", "apache");
     let two = raise("two", &text);
@@ -273,7 +273,7 @@ fn a_deleted_pod_serves_through_its_grace_period() {
 }
 
 #[test]
-fn a_pod_that_cannot_start_is_named_and_the_rest_stands() {
+fn a_pod_that_cannot_start_is_named_and_affects_no_other() {
     let mut lab = raise("port", PODS);
     let host = |name: &str| {
         format!(
@@ -303,7 +303,7 @@ fn a_pod_that_cannot_start_is_named_and_the_rest_stands() {
 }
 
 #[test]
-fn a_transport_that_the_kernel_lacks_is_said_not_to_be_served() {
+fn a_transport_missing_from_the_kernel_is_reported_as_not_served() {
     let mut lab = raise("sctp", "");
     let text = "{kind: Pod, metadata: {name: p}, spec: {containers: [{ports: [{containerPort: 80}, {containerPort: 9, protocol: SCTP}]}]}}";
     let applied = lab.apply(&Documents::from_text("a", text)).unwrap();
@@ -383,7 +383,7 @@ impl Drop for Guard {
 }
 
 #[test]
-fn the_command_line_from_up_to_down() {
+fn lab_commands_work_from_up_to_down() {
     let guard = Guard(name("cli"));
     let name = guard.0.to_string();
     let folder = tempfile::tempdir().unwrap();

@@ -200,7 +200,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
-    fn healthy_while_starting_up() {
+    fn health_is_ok_while_starting_up() {
         let mut health = Health::new(TIMEOUT);
         let start = Instant::now();
         health.queued(IpFamily::V4, start);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn unhealthy_once_a_change_has_waited_too_long() {
+    fn health_fails_once_a_change_has_waited_too_long() {
         let mut health = Health::new(TIMEOUT);
         let start = Instant::now();
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_goes_fails_healthz_but_not_livez() {
+    fn a_node_being_deleted_fails_healthz_but_not_livez() {
         let mut health = Health::new(TIMEOUT);
         health.synced(IpFamily::V4, SystemTime::now());
         health.set_node(NodeEligibility::Ineligible);

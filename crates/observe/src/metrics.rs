@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn families_are_the_observed_ones() {
+    fn metric_families_equal_the_observed_ones() {
         // The metrics of every component of Kubernetes.
         let common = include_str!("../testdata/common.metrics");
         for (file, mode) in [
@@ -368,7 +368,7 @@ mod tests {
 
     /// A mode has upstream's metrics, and sluice's own ones.
     #[test]
-    fn every_mode_has_its_metrics_and_no_other() {
+    fn each_mode_exposes_exactly_its_metrics() {
         const ALL: &str = "sync_proxy_rules_duration_seconds \
             sync_proxy_rules_last_queued_timestamp_seconds sync_proxy_rules_last_timestamp_seconds \
             sync_proxy_rules_endpoint_changes_pending sync_proxy_rules_endpoint_changes_total \
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn programming_buckets_rise() {
+    fn programming_buckets_are_ascending() {
         let buckets = programming_buckets().unwrap();
         assert_eq!(buckets.len(), 80);
         assert!(buckets.windows(2).all(|w| w[0] < w[1]));

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_negotiated() {
+    fn content_types_are_negotiated() {
         let flagz =
             |version: &str| format!("application/json;v={version};g=config.k8s.io;as=Flagz");
         let form = |accept: &str| Form::asked_for(Some(accept), "Flagz");

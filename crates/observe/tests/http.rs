@@ -143,7 +143,7 @@ fn probes_answer_with_status_and_json() {
 }
 
 #[test]
-fn the_metrics_address_has_every_page() {
+fn the_metrics_address_serves_every_page() {
     let served = start();
     assert_eq!(get(served.metrics, "/healthz").2, "ok");
     assert_eq!(get(served.metrics, "/proxyMode").2, "nftables");
@@ -186,7 +186,7 @@ fn the_metrics_address_has_every_page() {
 }
 
 #[test]
-fn z_pages_are_objects_for_machines() {
+fn z_pages_serve_objects_on_request() {
     let served = start();
     let ask = |kind: &str| {
         let accept = format!("application/json;v=v1beta1;g=config.k8s.io;as={kind}");
@@ -213,7 +213,7 @@ fn z_pages_are_objects_for_machines() {
 }
 
 #[test]
-fn pages_that_are_switched_off_are_not_there() {
+fn disabled_pages_are_not_found() {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let metrics = SocketAddr::new(loopback, free_port(loopback));
     let options = Options {
@@ -232,7 +232,7 @@ fn pages_that_are_switched_off_are_not_there() {
 }
 
 #[test]
-fn a_service_port_is_open_on_the_addresses_that_are_wanted() {
+fn a_health_check_port_is_open_on_the_configured_addresses() {
     let served = start();
     let at = |last| IpAddr::from([127, 0, 0, last]);
     let port = free_port(at(1));
@@ -256,7 +256,7 @@ fn a_service_port_is_open_on_the_addresses_that_are_wanted() {
 }
 
 #[test]
-fn verbosity_is_set_and_nonsense_refused() {
+fn verbosity_is_set_and_invalid_values_are_refused() {
     let served = start();
     let put = |flag: &str, value: &str| {
         request(
@@ -275,7 +275,7 @@ fn verbosity_is_set_and_nonsense_refused() {
 }
 
 #[test]
-fn a_service_port_reports_local_endpoints_and_closes() {
+fn a_health_check_port_reports_local_endpoints_and_closes() {
     let served = start();
     let name = NamespacedName::new("demo", "web");
     let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -331,7 +331,7 @@ fn a_dual_stack_service_answers_per_family() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_reported_and_others_open() {
+fn an_occupied_port_is_reported_and_others_are_opened() {
     let served = start();
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let taken = TcpListener::bind((any, 0)).unwrap();
@@ -357,7 +357,7 @@ fn a_port_that_is_taken_is_reported_and_others_open() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_an_error_with_hard_fail() {
+fn an_occupied_address_is_an_error_with_hard_fail() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
     let options = options(Some(address), None);

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_places_are_free_again() {
+    fn dropped_places_are_reusable() {
         let places = Places::new(2);
         let (one, two) = (places.take(), places.take());
         assert!(one.is_some() && two.is_some() && places.take().is_none());

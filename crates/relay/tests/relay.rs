@@ -389,7 +389,7 @@ fn stop_waits_for_a_bounded_time() {
 }
 
 #[test]
-fn a_used_address_is_reported_and_the_others_are_served() {
+fn an_occupied_address_is_reported_and_the_others_are_served() {
     let relay = Relay::start(limits()).unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let bad = Frontend {

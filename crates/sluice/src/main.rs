@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn called_as_kube_proxy_it_takes_its_arguments() {
+    fn sluice_called_as_kube_proxy_accepts_its_arguments() {
         let expected: Vec<OsString> = ["/usr/local/bin/kube-proxy", "proxy", "--proxy-mode=ipvs"]
             .map(OsString::from)
             .into();

@@ -271,7 +271,7 @@ fn a_health_check_port_in_use_is_reported_as_an_event_of_the_service() {
 }
 
 #[test]
-fn faults_of_the_server_leave_no_trace() {
+fn faults_of_the_server_leave_no_difference() {
     let mut cluster = Cluster::new(objects());
     cluster.start_proxy();
     cluster.wait_until_right("at start");

@@ -117,7 +117,7 @@ fn the_schema_refuses_wrong_values() {
 }
 
 #[test]
-fn the_notes_ask_for_an_api_server_where_it_is_not_known() {
+fn the_notes_request_an_api_server_if_none_is_known() {
     let notes = |values: &[&str]| {
         let install = [
             "install",
@@ -199,7 +199,7 @@ fn the_icon_of_the_chart_is_its_svg() {
 }
 
 #[test]
-fn chart_and_kustomization_install_the_same() {
+fn chart_and_kustomization_install_equal_objects() {
     let (ours, charts) = (kustomization(), chart());
     let pod = |objects: &[Value]| {
         let mut spec = of_kind(objects, "DaemonSet")["spec"]["template"]["spec"].clone();
@@ -425,7 +425,7 @@ fn request(line: &str) -> String {
 }
 
 #[test]
-fn the_role_allows_exactly_the_requests() {
+fn the_role_allows_exactly_the_requests_of_the_proxy() {
     let mut requested = BTreeSet::new();
     for streaming in [true, false] {
         let host = Host::new();

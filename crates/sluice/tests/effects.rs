@@ -88,7 +88,7 @@ fn version_has_the_form_of_kube_proxy() {
 }
 
 #[test]
-fn the_master_flag_goes_before_the_kubeconfigs_server() {
+fn the_master_flag_overrides_the_server_of_the_kubeconfig() {
     let cluster = Cluster::new();
     let kubeconfig = cluster.kubeconfig();
     let server = format!("https://{}", cluster.sim.address());
@@ -105,7 +105,7 @@ fn the_master_flag_goes_before_the_kubeconfigs_server() {
 }
 
 #[test]
-fn the_node_asked_for_is_the_one_of_hostname_override() {
+fn the_requested_node_is_that_of_hostname_override() {
     let cluster = Cluster::new();
     let _proxy = cluster.start(&cluster.kubeconfig(), &["--hostname-override=Node-7"]);
     eventually("the Node is requested", || {
@@ -126,7 +126,7 @@ fn requests_are_paced_by_qps_and_burst() {
 }
 
 #[test]
-fn health_and_metrics_are_where_flags_say() {
+fn flags_set_the_addresses_of_health_and_metrics() {
     let proxy = start(
         Mode::Nftables,
         &[
@@ -150,7 +150,7 @@ fn health_and_metrics_are_where_flags_say() {
 }
 
 #[test]
-fn an_address_that_is_taken_ends_the_process_only_if_asked() {
+fn an_occupied_address_ends_the_process_only_if_configured() {
     let host = Host::new();
     let taken = host.run(|| TcpListener::bind("0.0.0.0:10256").unwrap());
     let folder = tempfile::tempdir().unwrap();
@@ -183,7 +183,7 @@ fn an_address_that_is_taken_ends_the_process_only_if_asked() {
 }
 
 #[test]
-fn hidden_metrics_are_said_to_be_none() {
+fn show_hidden_metrics_is_noted_as_ineffective() {
     let proxy = start(Mode::Nftables, &["--show-hidden-metrics-for-version=1.35"]);
     served(&proxy);
     let lines = proxy.log();
@@ -194,7 +194,7 @@ fn hidden_metrics_are_said_to_be_none() {
 }
 
 #[test]
-fn fields_for_windows_are_ignored_with_a_line_each() {
+fn each_ignored_windows_field_is_logged() {
     let (_folder, flag) = config(
         "mode: nftables\nportRange: 1-2\nwindowsRunAsService: true\nwinkernel: {enableDSR: true}",
     );
@@ -219,7 +219,7 @@ fn config(fields: &str) -> (tempfile::TempDir, String) {
 }
 
 #[test]
-fn fields_that_have_no_flag_count() {
+fn fields_without_a_flag_take_effect() {
     let fields = "mode: nftables\nclusterCIDR: 10.244.0.0/16\n\
                   nftables: {masqueradeBit: 3, masqueradeAll: true, syncPeriod: 2h}";
     let (_folder, flag) = config(fields);
@@ -259,7 +259,7 @@ fn fields_that_have_no_flag_count() {
 }
 
 #[test]
-fn the_mark_is_the_masquerade_bits() {
+fn the_masquerade_bit_sets_the_mark() {
     let proxy = start(Mode::Iptables, &["--iptables-masquerade-bit=3"]);
     served(&proxy);
     let rules = proxy.rules();
@@ -303,7 +303,7 @@ fn every_conntrack_setting_that_a_namespace_has_is_set() {
 }
 
 #[test]
-fn objects_are_looked_at_again_every_config_sync_period() {
+fn objects_are_synced_again_every_config_sync_period() {
     let count = |proxy: &Proxy| -> u64 {
         let text = page(&proxy.host, "127.0.0.1:10249", "/metrics");
         let line = "kubeproxy_sync_proxy_rules_service_changes_total ";
@@ -324,7 +324,7 @@ fn objects_are_looked_at_again_every_config_sync_period() {
 }
 
 #[test]
-fn logs_are_text_as_klog_has_it_or_json() {
+fn logs_have_the_format_of_klog_or_json() {
     let text_log = start(Mode::Nftables, &[]);
     served(&text_log);
     let klog = |line: &str| {
@@ -344,7 +344,7 @@ fn logs_are_text_as_klog_has_it_or_json() {
 }
 
 #[test]
-fn verbosity_brings_details_for_all_or_for_some_files() {
+fn verbosity_applies_to_all_or_to_named_files() {
     let details = |flags: &[&str]| {
         let host = Host::new();
         let folder = tempfile::tempdir().unwrap();
@@ -373,7 +373,7 @@ fn verbosity_brings_details_for_all_or_for_some_files() {
 }
 
 #[test]
-fn what_is_no_trouble_is_held_back_as_long_as_flags_say() {
+fn info_lines_are_buffered_as_long_as_flags_set() {
     for format in ["text", "json"] {
         let start = |flush: &str| {
             let host = Host::new();

@@ -40,7 +40,7 @@ fn no_rules(host: &Host) {
 }
 
 #[test]
-fn init_only_sets_what_needs_root_and_ends() {
+fn init_only_applies_the_root_settings_and_exits() {
     for mode in MODES {
         let host = Host::new();
         let output = host.sluice(&[
@@ -60,7 +60,7 @@ fn init_only_sets_what_needs_root_and_ends() {
 }
 
 #[test]
-fn cleanup_removes_what_any_mode_has_left() {
+fn cleanup_removes_the_state_of_every_mode() {
     for mode in MODES {
         let mut proxy = Proxy::start(mode, &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
         proxy.wait_for("demo/a", true);
@@ -91,7 +91,7 @@ fn cleanup_removes_what_any_mode_has_left() {
 }
 
 #[test]
-fn write_config_to_writes_what_config_reads() {
+fn config_reads_the_file_of_write_config_to() {
     let host = Host::new();
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (folder.path().join("1"), folder.path().join("2"));
@@ -114,7 +114,7 @@ fn write_config_to_writes_what_config_reads() {
 }
 
 #[test]
-fn external_ips_are_served_unless_the_gate_is_closed() {
+fn external_ips_are_served_unless_the_feature_gate_is_off() {
     let service = web("a", 1, "10.244.1.1").replace(
         "clusterIP: 10.96.10.1",
         "clusterIP: 10.96.10.1, externalIPs: [203.0.113.7]",
@@ -135,7 +135,7 @@ fn external_ips_are_served_unless_the_gate_is_closed() {
 }
 
 #[test]
-fn a_split_stream_has_errors_alone_on_standard_error() {
+fn split_streams_put_only_errors_on_standard_error() {
     let host = Host::new();
     let folder = tempfile::tempdir().unwrap();
     let bad = web("bad", 1, "10.244.1.1").replace("port: 80}", "port: 99999}");
@@ -175,7 +175,7 @@ fn a_split_stream_has_errors_alone_on_standard_error() {
 }
 
 #[test]
-fn verbosity_can_change_while_running_where_profiling_is_on() {
+fn verbosity_can_change_at_runtime_if_profiling_is_enabled() {
     let files = [("a.yaml", web("a", 1, "10.244.1.1"))];
     let files: Vec<_> = files.iter().map(|(n, c)| (*n, c.as_str())).collect();
     let on = Proxy::start(Mode::Nftables, &files, &["--profiling"]);
@@ -193,7 +193,7 @@ fn verbosity_can_change_while_running_where_profiling_is_on() {
 }
 
 #[test]
-fn the_bind_address_is_the_nodes_where_no_node_object_says() {
+fn without_a_node_object_the_bind_address_is_the_node_address() {
     let service = web("a", 1, "10.244.1.1")
         .replace("clusterIP:", "type: NodePort, clusterIP:")
         .replace("port: 80}", "port: 80, nodePort: 30123}");
@@ -205,7 +205,7 @@ fn the_bind_address_is_the_nodes_where_no_node_object_says() {
 }
 
 #[test]
-fn the_content_type_asked_for_is_the_flags() {
+fn the_content_type_flag_sets_the_accept_header() {
     for (flag, wanted) in [
         (
             "--kube-api-content-type=application/json",

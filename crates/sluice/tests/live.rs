@@ -213,7 +213,7 @@ in_each_mode!(
 );
 
 #[test]
-fn different_decision_of_the_kernel_is_shown() {
+fn a_different_decision_of_the_kernel_is_shown() {
     let node = Node::new();
     // The prediction assumes that no limit is reached yet; the first packet reaches this one.
     node.host.sh(
@@ -230,7 +230,7 @@ fn different_decision_of_the_kernel_is_shown() {
 }
 
 #[test]
-fn packet_lost_outside_of_the_rules_is_reported() {
+fn a_packet_lost_outside_the_rules_is_reported() {
     let node = Node::programmed(Mode::Nftables);
     node.host.sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
     let answer = node.ask(&Client::Pod, "10.96.10.1", 80, &[]);
@@ -244,7 +244,7 @@ fn packet_lost_outside_of_the_rules_is_reported() {
 }
 
 #[test]
-fn ends_are_compared_for_legacy_iptables() {
+fn for_legacy_iptables_only_final_results_are_compared() {
     let node = Node::new();
     node.host.sh(
         "iptables-legacy -t nat -A PREROUTING -d 10.96.0.1/32 -p tcp --dport 80 -j DNAT \
@@ -292,7 +292,7 @@ fn missing_packet_is_an_error() {
 
 /// Tracing ends with the command, however that ends.
 #[test]
-fn every_end_disables_tracing() {
+fn tracing_is_disabled_however_the_command_ends() {
     let node = Node::new();
     for signal in ["INT", "TERM", "KILL"] {
         let child = node

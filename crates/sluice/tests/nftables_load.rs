@@ -212,7 +212,7 @@ fn table_is_deleted_under_load() {
     let (during, outside): (Vec<_>, Vec<_>) = seen
         .failures
         .iter()
-        .partition(|failure| !failure.of_an_existing_one() && without_table(failure));
+        .partition(|failure| !failure.is_of_existing_connection() && without_table(failure));
     println!(
         "{} new connections failed, {} SYNs were sent again",
         during.len(),

@@ -71,12 +71,12 @@ fn render_prints_the_observed_rules() {
 }
 
 #[test]
-fn the_kernel_has_the_observed_rules_after_one_sync_nft() {
+fn one_sync_programs_the_observed_rules_nft() {
     once("nft");
 }
 
 #[test]
-fn the_kernel_has_the_observed_rules_after_one_sync_legacy() {
+fn one_sync_programs_the_observed_rules_legacy() {
     once("legacy");
 }
 

@@ -61,7 +61,7 @@ fn invalid_document_is_reported_and_other_services_are_served() {
 }
 
 #[test]
-fn flushed_rules_are_put_back() {
+fn flushed_rules_are_restored() {
     let proxy = Proxy::start(
         Mode::Iptables,
         &[("a.yaml", &web("a", 1, "10.244.1.1"))],

@@ -152,7 +152,7 @@ fn between_pods_on_a_bridge(mode: Mode) {
 in_each_mode!(bridged_answers_bypass_nat, super::between_pods_on_a_bridge);
 
 #[test]
-fn a_client_whose_way_back_is_another() {
+fn answers_follow_policy_routing_to_the_client() {
     let node = Node::new(Mode::Nftables);
     node.answered(OUTSIDE, "10.200.1.2:30080");
     // The main table has a wrong route to the client, but a rule for packets from pods has the right
@@ -181,7 +181,7 @@ fn a_client_whose_way_back_is_another() {
 }
 
 #[test]
-fn node_ports_on_loopback_and_the_answers_to_them() {
+fn node_ports_on_loopback_are_answered() {
     let node = Node::new(Mode::Iptables);
     node.answered("127.0.0.1", "127.0.0.1:30080");
     for f in ["all", "cbr0", "default"] {

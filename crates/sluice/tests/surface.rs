@@ -12,22 +12,22 @@ use serde_json::Value;
 const SHOWN: &[(&str, &str, &str)] = &[
     (
         "config/src/tests/flags.rs",
-        "the_file_beats_all_flags_but_a_few",
+        "the_file_overrides_all_but_a_few_flags",
         "config",
     ),
     (
         "sluice/tests/flags.rs",
-        "write_config_to_writes_what_config_reads",
+        "config_reads_the_file_of_write_config_to",
         "write-config-to",
     ),
     (
         "sluice/tests/flags.rs",
-        "cleanup_removes_what_any_mode_has_left",
+        "cleanup_removes_the_state_of_every_mode",
         "cleanup",
     ),
     (
         "sluice/tests/flags.rs",
-        "init_only_sets_what_needs_root_and_ends",
+        "init_only_applies_the_root_settings_and_exits",
         "init-only",
     ),
     (
@@ -37,7 +37,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "sluice/tests/flags.rs",
-        "external_ips_are_served_unless_the_gate_is_closed",
+        "external_ips_are_served_unless_the_feature_gate_is_off",
         "feature-gates",
     ),
     (
@@ -47,12 +47,12 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "sluice/tests/effects.rs",
-        "the_master_flag_goes_before_the_kubeconfigs_server",
+        "the_master_flag_overrides_the_server_of_the_kubeconfig",
         "master",
     ),
     (
         "sluice/tests/flags.rs",
-        "the_content_type_asked_for_is_the_flags",
+        "the_content_type_flag_sets_the_accept_header",
         "kube-api-content-type",
     ),
     (
@@ -62,32 +62,32 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "sluice/tests/effects.rs",
-        "the_node_asked_for_is_the_one_of_hostname_override",
+        "the_requested_node_is_that_of_hostname_override",
         "hostname-override",
     ),
     (
         "sluice/tests/flags.rs",
-        "the_bind_address_is_the_nodes_where_no_node_object_says",
+        "without_a_node_object_the_bind_address_is_the_node_address",
         "bind-address",
     ),
     (
         "sluice/tests/effects.rs",
-        "health_and_metrics_are_where_flags_say",
+        "flags_set_the_addresses_of_health_and_metrics",
         "healthz-bind-address metrics-bind-address healthz-port metrics-port",
     ),
     (
         "sluice/tests/effects.rs",
-        "an_address_that_is_taken_ends_the_process_only_if_asked",
+        "an_occupied_address_ends_the_process_only_if_configured",
         "bind-address-hard-fail",
     ),
     (
         "sluice/tests/flags.rs",
-        "verbosity_can_change_while_running_where_profiling_is_on",
+        "verbosity_can_change_at_runtime_if_profiling_is_enabled",
         "profiling",
     ),
     (
         "sluice/tests/effects.rs",
-        "hidden_metrics_are_said_to_be_none",
+        "show_hidden_metrics_is_noted_as_ineffective",
         "show-hidden-metrics-for-version",
     ),
     (
@@ -97,18 +97,18 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "sluice/tests/effects.rs",
-        "the_mark_is_the_masquerade_bits",
+        "the_masquerade_bit_sets_the_mark",
         "iptables-masquerade-bit",
     ),
     (
         "sluice/tests/observed.rs",
-        "the_kernel_has_the_observed_rules_after_one_sync_nft",
+        "one_sync_programs_the_observed_rules_nft",
         "masquerade-all iptables-localhost-nodeports detect-local-mode pod-bridge-interface \
          pod-interface-name-prefix cluster-cidr nodeport-addresses",
     ),
     (
         "sluice/tests/proxy.rs",
-        "flushed_rules_are_put_back",
+        "flushed_rules_are_restored",
         "iptables-sync-period",
     ),
     (
@@ -119,7 +119,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "config/src/tests/flags.rs",
-        "every_flag_has_its_effect",
+        "every_flag_changes_its_setting",
         "ipvs-sync-period",
     ),
     (
@@ -135,7 +135,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "sluice/src/proxy/sysctls.rs",
-        "the_conntrack_table_gets_room_and_buckets",
+        "the_conntrack_table_gets_entries_and_buckets",
         "conntrack-max-per-core conntrack-min",
     ),
     (
@@ -146,35 +146,35 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
     (
         "sluice/tests/effects.rs",
-        "objects_are_looked_at_again_every_config_sync_period",
+        "objects_are_synced_again_every_config_sync_period",
         "config-sync-period",
     ),
     (
         "sluice/tests/effects.rs",
-        "logs_are_text_as_klog_has_it_or_json",
+        "logs_have_the_format_of_klog_or_json",
         "logging-format",
     ),
     (
         "sluice/tests/effects.rs",
-        "verbosity_brings_details_for_all_or_for_some_files",
+        "verbosity_applies_to_all_or_to_named_files",
         "v vmodule",
     ),
     (
         "sluice/tests/effects.rs",
-        "what_is_no_trouble_is_held_back_as_long_as_flags_say",
+        "info_lines_are_buffered_as_long_as_flags_set",
         "log-flush-frequency log-text-split-stream log-text-info-buffer-size \
          log-json-split-stream log-json-info-buffer-size",
     ),
     // Fields without a flag.
     (
         "sluice/tests/effects.rs",
-        "fields_for_windows_are_ignored_with_a_line_each",
+        "each_ignored_windows_field_is_logged",
         "portRange windowsRunAsService winkernel.enableDSR winkernel.forwardHealthCheckVip \
          winkernel.networkName winkernel.rootHnsEndpointName winkernel.sourceVip",
     ),
     (
         "sluice/tests/effects.rs",
-        "fields_that_have_no_flag_count",
+        "fields_without_a_flag_take_effect",
         "clientConnection.acceptContentTypes iptables.masqueradeAll iptables.syncPeriod \
          nftables.masqueradeAll nftables.masqueradeBit nftables.syncPeriod",
     ),

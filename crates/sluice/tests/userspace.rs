@@ -457,7 +457,7 @@ fn once_is_refused() {
 }
 
 /// Start `sluice proxy` as the user nobody.
-fn as_nobody(host: &Host, folder: &std::path::Path, map: &[&str]) -> Running {
+fn start_unprivileged(host: &Host, folder: &std::path::Path, map: &[&str]) -> Running {
     // The user `nobody` may have no access to the program's folder.
     let program = folder.join("sluice");
     fs::copy(SLUICE, &program).unwrap();
@@ -501,7 +501,7 @@ fn listen_map_needs_no_privilege() {
         "0.0.0.0:5354=demo/web:echo",
         "[::]:5354=demo/web:echo",
     ];
-    let _proxy = as_nobody(&host, folder.path(), &maps);
+    let _proxy = start_unprivileged(&host, folder.path(), &maps);
     let log = || fs::read_to_string(folder.path().join(".log")).unwrap();
     for to in ["127.0.0.1:9080", "[::1]:9080", "[::1]:9081"] {
         eventually(&format!("{to}\n{}", log()), || {
@@ -542,7 +542,7 @@ fn listen_map_waits_for_services_and_ports_and_reports_it() {
     let taken = host.run(|| TcpListener::bind("127.0.0.1:9080").unwrap());
     let _servers = echo(&host);
     let maps = ["9080=demo/web:http", "9081=demo/web", "9082=demo/web:htp"];
-    let _proxy = as_nobody(&host, folder.path(), &maps);
+    let _proxy = start_unprivileged(&host, folder.path(), &maps);
     let said = |what: &str| {
         let log = || fs::read_to_string(folder.path().join(".log")).unwrap();
         eventually(&format!("{what}\n{}", log()), || log().contains(what));

@@ -72,7 +72,7 @@ fn facts_file_gives_the_same_answers_as_its_host() {
 }
 
 #[test]
-fn inputs_of_every_kind_can_be_combined() {
+fn input_files_of_every_kind_can_be_combined() {
     let host = node("nftables");
     host.sh("ipset create clients hash:ip && ipset add clients 10.244.1.50");
     host.sh("iptables-nft -A FORWARD -m set --match-set clients src -d 10.244.2.0/24 -j DROP");
@@ -124,7 +124,7 @@ fn inputs_of_every_kind_can_be_combined() {
 }
 
 #[test]
-fn every_mode_gives_the_same_ends_for_one_cluster() {
+fn every_mode_gives_the_same_results_for_one_cluster() {
     let ends = |host: &Host, question: &[&str]| -> Vec<String> {
         let mut words = vec!["trace", "-o", "json"];
         words.extend(question);
@@ -518,7 +518,7 @@ fn paths_to_a_service_are_drawn() {
 
 /// The whole output for kube-proxy's own rules. `UPDATE=1` rewrites the files.
 #[test]
-fn trees_of_the_observed_rules() {
+fn traces_of_the_observed_rules_are_printed_as_trees() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trace");
     let facts = folder.join("node1.json");
     for (mode, flag, dump) in [
@@ -562,7 +562,7 @@ fn trees_of_the_observed_rules() {
 
 /// A packet's path in each format. `UPDATE=1` rewrites the files.
 #[test]
-fn pictures_of_the_observed_rules() {
+fn observed_rules_are_drawn() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let facts = golden.join("trace/node1.json");
     for (format, ending) in [

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_threshold_is_what_the_kernel_counts() {
+    fn fractions_use_the_threshold_of_the_kernel() {
         let p = Fraction::from_statistic(1_503_238_554); // 0.7
         assert_eq!(p.numerator() * 2, 1_503_238_554);
         assert!((p.to_f64() - 0.7).abs() < 1e-9);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn overflow_rounds_and_says_so() {
+    fn overflow_rounds_and_marks_the_fraction_inexact() {
         let odd = Fraction::from_statistic(1_503_238_555);
         let mut p = Fraction::ONE;
         for _ in 0..40 {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn order_and_text() {
+    fn fractions_are_ordered_and_printed() {
         assert!(half() < Fraction::ONE);
         assert_eq!(half().plus(half()), Fraction::ONE);
         assert_eq!(half().to_string(), "1/2");

@@ -12,7 +12,7 @@ use common::{FOREIGN, ask, flow, foreign_world, packet, shown};
 use trace::{Origin, Packet, Proto, Trace, walk};
 
 #[test]
-fn every_match_and_target_is_known() {
+fn every_match_and_target_of_foreign_rules_is_known() {
     let both = FOREIGN
         .iter()
         .flat_map(|name| [(*name, false), (*name, true)]);
@@ -131,7 +131,7 @@ out 198.51.100.7 > 203.0.113.5 tcp 443: accept 1 10.244.1.11:8080
 ";
 
 #[test]
-fn packets_have_the_intended_fates() {
+fn packets_through_foreign_rules_have_the_intended_results() {
     let mut world = None;
     for line in FLOWS.lines().filter(|l| !l.is_empty()) {
         if !line.contains(": ") {

@@ -75,13 +75,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_panics(bytes in damaged()) {
+    fn arbitrary_input_never_panics(bytes in damaged()) {
         trace::fuzz_one(&bytes);
     }
 }
 
 #[test]
-fn what_is_cut_short_is_read_or_refused_with_its_place() {
+fn truncated_input_is_read_or_refused_with_its_place() {
     for whole in corpus() {
         for end in (1..whole.len()).step_by(whole.len() / 60 + 1) {
             trace::fuzz_one(&whole[..end]);
@@ -92,7 +92,7 @@ fn what_is_cut_short_is_read_or_refused_with_its_place() {
 }
 
 #[test]
-fn circles_are_told_not_walked_for_ever() {
+fn loops_of_chains_are_errors() {
     let nft = "table ip t {\n chain a {\n jump b\n }\n chain b {\n goto a\n }\n chain f {\n type filter hook prerouting priority 0;\n jump a\n }\n}\n";
     let mut world = World::default();
     world.add_nft(nft).unwrap();
@@ -184,7 +184,7 @@ fn unknown_match_forks_once() {
 }
 
 #[test]
-fn limits_are_not_reached_yet() {
+fn accepted_sizes_are_just_below_the_limits() {
     let rules = |rule: &str| {
         format!(
             "table ip t {{\n chain f {{\n type filter hook forward priority 0;\n {rule}\n }}\n set s {{\n type ipv4_addr\n flags dynamic\n }}\n}}\n"

@@ -40,7 +40,7 @@ fn world(config: &str) -> World {
 }
 
 #[test]
-fn each_kind_of_frontend() {
+fn every_kind_of_frontend_is_walked() {
     let world = world("default");
     let tcp = |from, src, dst, port| ask(&world, &packet(from, src, dst, Proto::TCP, port));
     let client = "198.51.100.9";

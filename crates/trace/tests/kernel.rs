@@ -99,7 +99,7 @@ fn all_tried(mut tried: BTreeSet<&str>, all: &[&[&'static str]]) {
 }
 
 #[test]
-fn generated_iptables_rules() {
+fn generated_iptables_rules_agree_with_the_kernel() {
     let net = Net::new();
     let mut bed = Bed::new(&net);
     let mut tried = BTreeSet::new();
@@ -133,7 +133,7 @@ fn generated_iptables_rules() {
 }
 
 #[test]
-fn generated_nftables_rules() {
+fn generated_nftables_rules_agree_with_the_kernel() {
     let net = Net::new();
     let mut bed = Bed::new(&net);
     let mut tried = BTreeSet::new();
@@ -279,7 +279,7 @@ fn without_counters(rules: &str) -> String {
 }
 
 #[test]
-fn rules_of_kube_proxy() {
+fn rules_of_kube_proxy_agree_with_the_kernel() {
     let net = Net::new();
     let mut bed = Bed::new(&net);
     let mut random = Random(7);
@@ -335,7 +335,7 @@ fn load_foreign(net: &Net, name: &str, (v6, family): (bool, Family), nft: bool) 
 }
 
 #[test]
-fn rules_of_other_programs() {
+fn rules_of_other_programs_agree_with_the_kernel() {
     let net = Net::new();
     let mut bed = Bed::new(&net);
     let mut random = Random(13);
@@ -361,7 +361,7 @@ fn rules_of_other_programs() {
 }
 
 #[test]
-fn rules_of_sluice() {
+fn rules_of_sluice_agree_with_the_kernel() {
     let net = Net::new();
     let mut bed = Bed::new(&net);
     let mut random = Random(11);

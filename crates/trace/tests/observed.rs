@@ -59,7 +59,7 @@ out 198.51.100.9 > 10.200.1.2 tcp 22: accept 1
 ";
 
 #[test]
-fn connections_to_each_kind_of_frontend() {
+fn connections_to_every_kind_of_frontend_are_followed() {
     for (mode, world) in both() {
         for line in FLOWS.lines().filter(|l| !l.is_empty()) {
             let (packet, expected) = flow(line);
@@ -69,7 +69,7 @@ fn connections_to_each_kind_of_frontend() {
 }
 
 #[test]
-fn intended_differences_between_modes() {
+fn modes_differ_only_as_intended() {
     let [(_, ipt), (_, nft)] = both();
     // Only nftables mode refuses unused cluster IPs and ports that a Service lacks.
     let unused = tcp(POD, "10.96.200.200", 80);
@@ -85,7 +85,7 @@ fn intended_differences_between_modes() {
 }
 
 #[test]
-fn path_is_listed() {
+fn steps_of_a_path_are_listed() {
     let [(_, ipt), (_, nft)] = both();
     let packet = tcp(CLIENT, "10.200.1.2", 30008);
     let chains = |world: &World| -> Vec<String> {

@@ -167,7 +167,7 @@ fn rejected_packets_have_no_answer() {
 }
 
 #[test]
-fn origins_are_guessed() {
+fn origin_is_derived_from_the_source_address() {
     let world = iptables_world("default");
     let guess = |ip| world.host.guess_origin(common::ip(ip));
     assert_eq!(guess("10.200.1.2"), Origin::Node);

@@ -35,7 +35,7 @@ fn assert_refused(iptables: &str, words: &[&str]) {
 }
 
 #[test]
-fn what_surrounds_a_dump_is_removed() {
+fn text_around_a_pasted_dump_is_removed() {
     assert_read(SAVE);
     let lines =
         |prefix: &str| -> String { SAVE.lines().map(|l| format!("{prefix}{l}\n")).collect() };
@@ -72,7 +72,7 @@ fn rule_specifications_are_read() {
 }
 
 #[test]
-fn part_of_a_dump_is_read_as_far_as_it_goes() {
+fn an_incomplete_dump_is_read_up_to_its_end() {
     let part: String = SAVE
         .lines()
         .filter(|l| !l.starts_with(':') && *l != "COMMIT")

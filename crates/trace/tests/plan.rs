@@ -380,22 +380,22 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn iptables_rules_say_what_the_plan_says(cluster in plan::testing::cluster()) {
+    fn iptables_rules_give_the_answers_of_the_plan(cluster in plan::testing::cluster()) {
         check_both(Mode::Iptables, &cluster)?;
     }
 
     #[test]
-    fn nftables_rules_say_what_the_plan_says(cluster in plan::testing::cluster()) {
+    fn nftables_rules_give_the_answers_of_the_plan(cluster in plan::testing::cluster()) {
         check_both(Mode::Nftables, &cluster)?;
     }
 
     #[test]
-    fn ipvs_says_what_the_plan_says(cluster in plan::testing::cluster()) {
+    fn ipvs_state_gives_the_answers_of_the_plan(cluster in plan::testing::cluster()) {
         check_both(Mode::Ipvs, &cluster)?;
     }
 
     #[test]
-    fn userspace_rules_say_what_the_plan_says(cluster in plan::testing::cluster()) {
+    fn userspace_rules_give_the_answers_of_the_plan(cluster in plan::testing::cluster()) {
         check_both(Mode::Userspace, &cluster)?;
     }
 }

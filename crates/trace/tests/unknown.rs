@@ -52,7 +52,7 @@ fn address_is_assumed_once_and_in_routing_too() {
 }
 
 #[test]
-fn address_that_the_question_gives_needs_no_assumption() {
+fn an_address_given_by_the_request_needs_no_assumption() {
     let mut world = dump_only(NODE_PORT, "");
     world.host.assign(common::ip("198.51.100.20"));
     let trace = from_outside(&world, "198.51.100.20", 31999);

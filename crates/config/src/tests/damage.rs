@@ -29,7 +29,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn damaged_files_do_no_harm(
+    fn damaged_files_never_panic(
         whole in 0..WHOLE.len(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), 0..TOKENS.len(), any::<bool>()), 1..4),
     ) {
@@ -47,7 +47,7 @@ proptest! {
 }
 
 #[test]
-fn whole_files_are_read() {
+fn undamaged_files_are_accepted() {
     for text in WHOLE {
         assert!(crate::KubeProxyConfiguration::from_yaml(text).is_ok());
     }

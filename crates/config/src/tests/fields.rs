@@ -2,7 +2,7 @@ use super::*;
 use crate::GoDuration;
 
 #[test]
-fn durations_are_gos() {
+fn durations_have_the_syntax_of_go() {
     for (text, back, nanoseconds) in [
         ("0", "0s", 0),
         ("30s", "30s", 30_000_000_000),
@@ -44,7 +44,7 @@ fn durations_are_gos() {
 const EVERYTHING: &str = include_str!("../../testdata/everything.yaml");
 
 #[test]
-fn every_field_is_read_and_written() {
+fn every_field_round_trips() {
     let file = KubeProxyConfiguration::from_yaml(EVERYTHING).expect("a file that is right");
     let back = KubeProxyConfiguration::from_yaml(&file.to_yaml()).expect("the encoded file");
     assert_eq!(file, back);
@@ -77,7 +77,7 @@ fn same_nowhere(path: &str, a: &serde_json::Value, b: &serde_json::Value) {
 }
 
 #[test]
-fn the_written_defaults_are_upstreams() {
+fn written_defaults_equal_those_of_kube_proxy() {
     let written = resolve(&["--write-config-to=x"])
         .expect("defaults")
         .config
@@ -109,7 +109,7 @@ fn an_ipv6_bind_address_in_a_file_moves_the_servers() {
 }
 
 #[test]
-fn nulls_and_lists_as_kubeadm_writes_them_are_fine() {
+fn nulls_and_lists_written_by_kubeadm_are_accepted() {
     let config = from_file(
         "conntrack: {maxPerCore: null, min: null, tcpEstablishedTimeout: null}\n\
          ipvs: {excludeCIDRs: null}\nnodePortAddresses: null\niptables: null\nmode: \"\"",
@@ -119,7 +119,7 @@ fn nulls_and_lists_as_kubeadm_writes_them_are_fine() {
 }
 
 #[test]
-fn a_written_file_says_nothing_that_it_cannot() {
+fn flags_without_a_field_do_not_change_the_written_file() {
     let written = |flag| {
         resolve(&["--write-config-to=x", flag])
             .expect("flags")
@@ -141,7 +141,7 @@ fn a_written_file_says_nothing_that_it_cannot() {
 }
 
 #[test]
-fn gates_switch_pages_one_by_one_or_all_that_are_beta() {
+fn feature_gates_switch_single_pages_or_all_beta_ones() {
     let on = |gates: &str| {
         let config = from_file(&format!("featureGates: {{{gates}}}")).expect("gates");
         (config.flagz, config.statusz)

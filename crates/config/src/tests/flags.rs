@@ -243,7 +243,7 @@ fn flag_name(arg: &str) -> &str {
 }
 
 #[test]
-fn every_flag_has_its_effect() {
+fn every_flag_changes_its_setting() {
     let mut seen = BTreeSet::from(["config"]); // Which has tests of its own.
     for (args, check) in EFFECTS {
         let with = resolve(args).expect("flags that are right");
@@ -263,7 +263,7 @@ fn every_flag_has_its_effect() {
 }
 
 #[test]
-fn without_flags_upstreams_defaults_hold() {
+fn without_flags_the_defaults_of_kube_proxy_apply() {
     let r = resolve(&[]).expect("defaults");
     let c = &r.config;
     assert!(c.localhost_node_ports && !c.localhost_node_ports_stated);
@@ -292,7 +292,7 @@ fn without_flags_upstreams_defaults_hold() {
 }
 
 #[test]
-fn the_file_beats_all_flags_but_a_few() {
+fn the_file_overrides_all_but_a_few_flags() {
     let (_dir, path) = config_file(
         "mode: nftables\nhostnameOverride: from-file\nclusterCIDR: 10.0.0.0/8\n\
          logging: {verbosity: 1, vmodule: [{filePattern: f, verbosity: 1}]}",
@@ -342,7 +342,7 @@ fn flags_may_have_underscores_and_the_last_one_counts() {
 }
 
 #[test]
-fn deprecated_and_ineffective_statements_are_noted() {
+fn deprecated_and_ineffective_settings_are_noted() {
     let r = resolve(&[
         "--healthz-port=1",
         "--feature-gates=WinDSR=true",
@@ -359,7 +359,7 @@ fn deprecated_and_ineffective_statements_are_noted() {
 }
 
 #[test]
-fn the_help_names_every_flag_in_force() {
+fn help_lists_every_supported_flag() {
     let help = augment(Command::new("kube-proxy"))
         .render_long_help()
         .to_string();
@@ -376,7 +376,7 @@ fn the_help_names_every_flag_in_force() {
 }
 
 #[test]
-fn an_address_flag_with_nothing_means_the_default() {
+fn an_empty_address_flag_means_the_default() {
     let flags = ["--healthz-bind-address=", "--metrics-bind-address="];
     let given = resolve(&[&flags[..], &["--bind-address="]].concat()).expect("flags");
     assert_eq!(given.config, resolve(&[]).expect("nothing").config);

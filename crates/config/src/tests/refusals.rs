@@ -3,7 +3,7 @@ use model::NodePortAddresses;
 use super::*;
 
 #[test]
-fn files_that_cannot_be_read() {
+fn unreadable_files_are_errors() {
     let table = [
         ("", "line 1: ", "is not a KubeProxyConfiguration"),
         ("- a", "", "is not a KubeProxyConfiguration"),
@@ -77,7 +77,7 @@ fn strict_config_refuses_unknown_and_duplicate_fields_and_names_all() {
 }
 
 #[test]
-fn wrong_values_are_refused_in_a_file_that_is_read_leniently() {
+fn lenient_parsing_refuses_invalid_values() {
     for (stated, says) in [
         (
             "x: 1\noomScoreAdj: 2000",
@@ -144,7 +144,7 @@ fn node_port_keywords_mix_with_ranges() {
 }
 
 #[test]
-fn gates_of_kube_proxy_1_37() {
+fn feature_gates_of_kube_proxy_1_37_are_known() {
     let off = "featureGates: {KubeProxyIPVS: false}";
     for mode in model::Mode::ALL {
         let config = from_file(&format!("mode: {mode}\n{off}"));
@@ -168,7 +168,7 @@ fn gates_of_kube_proxy_1_37() {
 }
 
 #[test]
-fn several_errors_are_said_at_once() {
+fn all_errors_are_reported_at_once() {
     let error = from_file("oomScoreAdj: 2000\nbindAddress: x").expect_err("two errors");
     assert_eq!(
         error.to_string(),
@@ -177,7 +177,7 @@ fn several_errors_are_said_at_once() {
 }
 
 #[test]
-fn flags_with_impossible_values() {
+fn flags_with_invalid_values_are_errors() {
     for (arg, says) in [
         (
             "--iptables-sync-period=30",

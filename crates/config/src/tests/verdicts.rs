@@ -47,7 +47,7 @@ fn verdict(stated: &str) -> String {
 
 /// Each line is `stated => verdict of sluice`. `UPDATE=1` rewrites the verdicts.
 #[test]
-fn verdicts_match_those_of_kube_proxy() {
+fn configurations_are_accepted_and_refused_as_by_kube_proxy() {
     let (mut heading, mut rewritten, mut wrong) = ("", String::new(), Vec::new());
     for line in TABLE.lines() {
         if line.starts_with('#') {

@@ -75,7 +75,7 @@ impl Stage {
     }
 }
 
-fn until_that_is_gone(world: World) {
+fn keeps_endpoint_until_removal(world: World) {
     let stage = Stage::raise("affinity", world);
     stage.bring(|_| {});
     let first = stage.kept(0);
@@ -94,15 +94,15 @@ fn until_that_is_gone(world: World) {
 }
 
 #[test]
-fn a_client_keeps_to_its_endpoint_until_that_is_gone() {
-    until_that_is_gone(World::V4);
-    until_that_is_gone(World::V4InV6);
+fn a_client_keeps_its_endpoint_until_the_endpoint_is_removed() {
+    keeps_endpoint_until_removal(World::V4);
+    keeps_endpoint_until_removal(World::V4InV6);
 }
 
 /// nft cannot express learning from registers, so a reloaded listing lacks it: the Service is served
 /// without affinity.
 #[test]
-fn a_table_saved_and_loaded_again_balances() {
+fn a_reloaded_listing_balances_connections() {
     let stage = Stage::raise("saved", World::V4);
     stage.bring(|_| {});
     stage.kept(0);
@@ -152,7 +152,7 @@ impl Stage {
     }
 
     /// Check that the timeout counts from the last connection, and that a client is forgotten after it.
-    fn clients_that_come_again_and_that_stay_away(&self) {
+    fn check_expiry(&self) {
         let mut ports = 10_000..;
         let mut next = || {
             (
@@ -184,7 +184,7 @@ impl Stage {
 }
 
 #[test]
-fn a_client_is_remembered_from_its_last_connection_on() {
+fn affinity_timeout_starts_at_the_last_connection() {
     std::thread::scope(|scope| {
         for world in [World::V4, World::V4InV6] {
             scope.spawn(move || {
@@ -193,7 +193,7 @@ fn a_client_is_remembered_from_its_last_connection_on() {
                     let timeout_seconds = LIMIT.as_secs() as u32;
                     port.affinity = Some(Affinity { timeout_seconds });
                 });
-                stage.clients_that_come_again_and_that_stay_away();
+                stage.check_expiry();
             });
             // kube-proxy does the same.
             scope.spawn(move || {
@@ -201,7 +201,7 @@ fn a_client_is_remembered_from_its_last_connection_on() {
                 let table = world.kube_proxy_rules(&configurations()[0]);
                 let table = table.replace("timeout 10m", &format!("timeout {LIMIT:?}"));
                 stage.fabric.node.run(|| load(&table)).expect("the node");
-                stage.clients_that_come_again_and_that_stay_away();
+                stage.check_expiry();
             });
         }
     });

@@ -128,16 +128,16 @@ fn compare_all(world: World) {
 }
 
 #[test]
-fn every_ipv4_flow_meets_the_fate_that_was_observed() {
+fn every_ipv4_flow_is_treated_as_by_kube_proxy() {
     compare_all(World::V4);
 }
 
 #[test]
-fn every_ipv6_flow_meets_the_fate_that_was_observed() {
+fn every_ipv6_flow_is_treated_as_by_kube_proxy() {
     compare_all(World::V6);
 }
 
 #[test]
-fn every_flow_meets_in_ipv6_the_fate_that_was_observed_in_ipv4() {
+fn ipv6_flows_are_treated_like_the_observed_ipv4_flows() {
     compare_all(World::V4InV6);
 }

@@ -76,7 +76,7 @@ fn frontend(plan: &Plan) -> SocketAddr {
 }
 
 #[test]
-fn services_are_translated_before_other_programs_ask() {
+fn services_are_translated_before_rules_of_other_programs() {
     for world in [World::V4, World::V4InV6] {
         let destination = frontend(&world.plan(&configurations()[0]));
         let flows = [From::Pod, From::Node, From::Outside].map(|from| Flow {

@@ -185,7 +185,7 @@ pub(crate) fn configurations() -> Vec<Configuration> {
 
 /// Check the translation: kube-proxy's constant IPv6 rules equal its translated IPv4 rules.
 #[test]
-fn what_is_said_again_in_ipv6_is_what_kube_proxy_says() {
+fn ipv4_rules_translated_to_ipv6_equal_those_of_kube_proxy() {
     let fixed = |text: String| -> Vec<String> {
         let start = text.find("chain filter-prerouting").expect("base chains");
         let end = text.find("chain reject-chain").expect("the last of them");

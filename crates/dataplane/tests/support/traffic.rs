@@ -326,7 +326,7 @@ fn asked(connection: &mut TcpStream) -> io::Result<()> {
     connection.read_exact(&mut [0; 8])
 }
 
-fn asked_by_datagram(flow: &UdpSocket) -> io::Result<()> {
+fn exchange_datagram(flow: &UdpSocket) -> io::Result<()> {
     flow.send(b"question")?;
     flow.recv(&mut [0; 8]).map(drop)
 }
@@ -343,12 +343,12 @@ fn one_connection(client: &Client) {
 }
 
 fn flows(client: &Client) {
-    client.repeat(|| asked_by_datagram(&client.flow()?));
+    client.repeat(|| exchange_datagram(&client.flow()?));
 }
 
 fn one_flow(client: &Client) {
     match client.flow() {
-        Ok(flow) => client.repeat(|| asked_by_datagram(&flow)),
+        Ok(flow) => client.repeat(|| exchange_datagram(&flow)),
         Err(error) => client.repeat(|| Err(error.kind().into())),
     }
 }
@@ -370,7 +370,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// Whether the request was on an existing connection or flow.
-    pub(crate) fn of_an_existing_one(&self) -> bool {
+    pub(crate) fn is_of_existing_connection(&self) -> bool {
         self.what.starts_with("a ")
     }
 }

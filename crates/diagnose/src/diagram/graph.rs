@@ -108,7 +108,7 @@ impl Graph {
     /// and boxes that only the rest leads to are left out. A final chain with more arrows to it
     /// states their number instead.
     pub fn folded(&self, most: usize) -> Graph {
-        self.without_hubs(most).with_few_ways_out(most)
+        self.without_hubs(most).fold_fan_out(most)
     }
 
     fn without_hubs(&self, most: usize) -> Graph {
@@ -133,7 +133,7 @@ impl Graph {
         graph
     }
 
-    fn with_few_ways_out(&self, most: usize) -> Graph {
+    fn fold_fan_out(&self, most: usize) -> Graph {
         let mut builder = Builder::default();
         let mut places: HashMap<usize, usize> = HashMap::new();
         let mut pointed = vec![false; self.boxes.len()];

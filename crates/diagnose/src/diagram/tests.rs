@@ -89,7 +89,7 @@ fn counters_are_shown_with_rules() {
 }
 
 #[test]
-fn few_arrows_of_the_whole_picture_cross() {
+fn few_arrows_of_the_complete_diagram_cross() {
     use super::order::{crossings, ordered};
     let mut world = World::default();
     let text = observed::read("iptables-default.v4.iptables-save");

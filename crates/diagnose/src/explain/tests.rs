@@ -307,7 +307,7 @@ fn disabled_forwarding_is_reported() {
 }
 
 #[test]
-fn ipvs_and_the_relay_have_their_own_findings() {
+fn ipvs_and_userspace_mode_have_their_own_findings() {
     let endpoints = vec![endpoint("10.244.2.11", "node2")];
     let elsewhere = slice("web-a", "demo/web", &["http:8080/SCTP"], endpoints);
     let local = Service {

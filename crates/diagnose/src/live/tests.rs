@@ -80,7 +80,7 @@ fn a_packet_is_followed_until_it_leaves() {
 }
 
 #[test]
-fn dropped_and_lost_packets_end() {
+fn dropped_and_lost_packets_end_the_trace() {
     for kind in [
         TraceKind::Policy(Policy::Drop),
         TraceKind::Rule {

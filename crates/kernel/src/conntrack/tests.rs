@@ -144,7 +144,7 @@ proptest! {
 
     /// Damaged messages are errors or other flows, never a panic.
     #[test]
-    fn no_damage_makes_the_reader_panic(
+    fn damaged_messages_never_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
         cut in any::<prop::sample::Index>(),
     ) {

@@ -43,7 +43,7 @@ fn versions_are_read_and_compared() {
 }
 
 #[test]
-fn hints_decide_then_the_other_family_then_chains_then_the_plain_tool() {
+fn back_end_is_chosen_by_hint_then_other_family_then_chains_then_default() {
     let none = Evidence::default();
     let both = [Backend::Legacy, Backend::Nft];
     let hints = |nft_hints, legacy_hints| Evidence {
@@ -89,7 +89,7 @@ fn hints_decide_then_the_other_family_then_chains_then_the_plain_tool() {
 }
 
 #[test]
-fn a_held_lock_is_told_apart() {
+fn a_held_lock_has_its_own_error() {
     let stderr = "Another app is currently holding the xtables lock. Stopped waiting after 5s.\n";
     assert!(matches!(failed(4, stderr), RestoreError::LockHeld { .. }));
     let old = "Another app is currently holding the xtables lock. Perhaps you want to use the -w option?\n";
@@ -126,7 +126,7 @@ fn a_fault_reported_at_the_commit_is_traced_to_its_rule() {
 }
 
 #[test]
-fn a_failure_without_a_line_is_neither() {
+fn a_failure_without_a_line_is_an_error_without_committed_tables() {
     let error = failed(
         1,
         "iptables-restore: Permission denied (you must be root)\n",
@@ -136,7 +136,7 @@ fn a_failure_without_a_line_is_neither() {
 }
 
 #[test]
-fn counters_are_asked_for_only_where_there_are_some() {
+fn restore_keeps_counters_only_if_the_input_has_some() {
     assert!(!has_counters(INPUT));
     assert!(!has_counters(
         b"*nat\n:A - [0:0]\n[0:0] -A A -j ACCEPT\nCOMMIT\n"

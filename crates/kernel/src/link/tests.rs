@@ -153,7 +153,7 @@ fn a_bridge_gets_a_port_and_a_deleted_veth_takes_its_peer_along() {
 }
 
 #[test]
-fn refusals_say_what_was_asked_and_the_errno() {
+fn refusals_contain_the_command_and_the_errno() {
     let pair = Pair::new("refused");
     let mut left = RtNetlink::open_in(&pair.ns[0]).unwrap();
     left.add_bridge("br0").unwrap();

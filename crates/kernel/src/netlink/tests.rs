@@ -64,7 +64,7 @@ proptest! {
 
     /// A valid reply with a few bytes changed and its end cut off.
     #[test]
-    fn no_damage_makes_the_reader_panic(
+    fn damaged_messages_never_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in any::<prop::sample::Index>(),
     ) {

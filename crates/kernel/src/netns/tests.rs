@@ -41,7 +41,7 @@ fn a_taken_name_is_refused_and_stays() {
 }
 
 #[test]
-fn names_that_are_no_file_names_are_refused() {
+fn namespace_names_that_are_not_file_names_are_refused() {
     for name in ["", ".", "..", "a/b", "a\0b", &"x".repeat(256)] {
         assert!(matches!(NetNs::create(name), Err(NetNsError::BadName(_))));
     }

@@ -42,7 +42,7 @@ fn messages_are_numbered_and_the_last_is_acknowledged() {
 }
 
 #[test]
-fn a_batch_that_is_no_row_of_messages_is_not_sent() {
+fn a_malformed_batch_is_not_sent() {
     let mut batch = Builder::new(0xa00, 1).fixed(&[0; 8]).finish();
     batch.extend([1, 2, 3]);
     match count(&batch) {
@@ -58,7 +58,7 @@ fn a_batch_that_is_no_row_of_messages_is_not_sent() {
 }
 
 #[test]
-fn verdicts() {
+fn replies_decide_the_verdict() {
     assert!(verdict(&[reply(0, 13)], false).is_ok());
     // Acknowledgements of other requests do not count.
     assert!(matches!(
@@ -98,7 +98,7 @@ proptest! {
     /// For any replies, a fault names an existing message, and only an acknowledgement without faults is
     /// a success.
     #[test]
-    fn no_reply_makes_a_wrong_verdict(
+    fn arbitrary_replies_never_give_a_wrong_verdict(
         replies in prop::collection::vec(
             prop_oneof![
                 (0_i32..200, 5_u32..20).prop_map(|(errno, sequence)| reply(errno, sequence)),
@@ -122,7 +122,7 @@ proptest! {
     }
 
     #[test]
-    fn no_batch_makes_the_numbering_panic(mut batch in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn arbitrary_batches_are_numbered_without_panic(mut batch in prop::collection::vec(any::<u8>(), 0..100)) {
         let _ = count(&batch);
         number(&mut batch, 1);
         for message in Messages::new(&batch).flatten() {
@@ -134,7 +134,7 @@ proptest! {
 
 /// Kernels without owners; other kernels delete the table in any case.
 #[test]
-fn a_table_that_traces_goes_with_its_owner() {
+fn a_tracing_table_is_removed_with_its_owner() {
     use netfilter::nft::{Chain, Family, Op};
     use nix::sched::{CloneFlags, unshare};
     let thread = std::thread::spawn(|| {

@@ -166,7 +166,7 @@ fn a_moved_bare_pod_keeps_its_name() {
 }
 
 #[test]
-fn pods_go_where_they_ask_to_be() {
+fn pods_run_on_the_requested_node() {
     let cluster = good(
         "
 {apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {nodeName: node3, containers: []}}
@@ -189,7 +189,7 @@ fn pods_go_where_they_ask_to_be() {
 }
 
 #[test]
-fn an_address_is_not_reused_at_once_and_a_full_node_refuses() {
+fn addresses_are_not_reused_at_once_and_a_full_node_refuses_pods() {
     let mut cluster = Cluster::new(&Documents::default(), 1).unwrap();
     let template = PodTemplate {
         labels: [].into(),

@@ -4,7 +4,7 @@ use super::address::{parse_cidr, parse_ip};
 use super::time::parse_rfc3339;
 
 #[test]
-fn addresses_are_read_as_the_api_reads_them() {
+fn addresses_parse_as_in_the_api_server() {
     let ip = |s: &str| parse_ip(s).map(|ip| ip.to_string());
     assert_eq!(ip("10.0.0.1").as_deref(), Some("10.0.0.1"));
     assert_eq!(ip("010.000.0.08").as_deref(), Some("10.0.0.8"));
@@ -128,7 +128,7 @@ mod objects {
     }
 
     #[test]
-    fn the_apis_defaults_hold() {
+    fn omitted_fields_have_the_defaults_of_the_api() {
         let service = service(|s| s.spec.session_affinity = "ClientIP".into()).value;
         assert_eq!(service.name.to_string(), "demo/web");
         assert_eq!(service.ports[0].protocol, crate::Protocol::Tcp);
@@ -144,7 +144,7 @@ mod objects {
     }
 
     #[test]
-    fn a_label_with_any_value_makes_a_service_headless_or_foreign() {
+    fn labels_with_any_value_mark_services_headless_or_of_another_proxy() {
         let service = service(|s| {
             s.metadata.labels = ["headless", "service-proxy-name"]
                 .map(|l| (format!("service.kubernetes.io/{l}"), String::new()))
@@ -211,7 +211,7 @@ mod objects {
     }
 
     #[test]
-    fn conditions_that_are_not_stated_have_the_apis_defaults() {
+    fn omitted_conditions_have_the_defaults_of_the_api() {
         let conditions = |ready, serving, terminating| {
             let slice = object::EndpointSlice {
                 metadata: metadata("a"),
@@ -238,7 +238,7 @@ mod objects {
     }
 
     #[test]
-    fn pods_are_kept_by_name_where_they_are_not_ready() {
+    fn unready_endpoints_keep_their_pod_name() {
         let endpoint = |address: &str, ready, kind: &str| object::Endpoint {
             addresses: strings(&[address]),
             conditions: object::EndpointConditions {
@@ -267,7 +267,7 @@ mod objects {
     }
 
     #[test]
-    fn one_bad_endpoint_takes_nothing_else_down() {
+    fn an_invalid_endpoint_affects_no_other() {
         let endpoint = |address: &str| object::Endpoint {
             addresses: strings(&[address]),
             node_name: Some("node1".into()),
@@ -291,7 +291,7 @@ mod objects {
     }
 
     #[test]
-    fn a_node_that_is_about_to_go_says_so() {
+    fn deleted_or_tainted_nodes_are_marked_as_leaving() {
         let node = |change: fn(&mut object::Node)| {
             let mut node = object::Node {
                 metadata: metadata("n"),
@@ -322,7 +322,7 @@ mod objects {
     }
 
     #[test]
-    fn forgotten_strings_are_dropped() {
+    fn unused_strings_are_dropped() {
         let mut interner = Interner::new();
         let kept = interner.intern("kept");
         for i in 0..5000 {

@@ -191,7 +191,7 @@ proptest! {
 
     /// Structures of every length and content, as a damaged or newer kernel could send them.
     #[test]
-    fn no_structure_makes_the_decoder_panic(
+    fn arbitrary_structures_never_panic(
         info in prop::collection::vec(any::<u8>(), 0..300),
         pick in any::<prop::sample::Index>(),
         revision in 0..4_u32,

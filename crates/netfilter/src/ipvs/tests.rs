@@ -145,7 +145,7 @@ fn messages_round_trip() {
 /// The bytes that `ipvsadm -A -t 10.0.0.1:80 -s rr` sends, without attributes with default values: an
 /// independent check of the layout.
 #[test]
-fn the_message_layout_equals_ipvsadms() {
+fn messages_have_the_layout_of_ipvsadm() {
     let id = ServiceId::Address {
         protocol: Protocol::Tcp,
         address: "10.0.0.1:80".parse().unwrap(),

@@ -405,7 +405,7 @@ proptest! {
 
     /// Every register content is either written or reported as inexpressible.
     #[test]
-    fn no_rule_makes_the_writer_panic(rule in rule()) {
+    fn arbitrary_rules_encode_without_panic(rule in rule()) {
         let _ = text::rule_text(Family::Ip, &table::Contents::default(), &rule);
     }
 }
@@ -433,7 +433,7 @@ fn many_elements_take_several_messages() {
 }
 
 #[test]
-fn registers_have_two_numberings() {
+fn register_numbers_of_4_and_16_bytes_round_trip() {
     let numbers: Vec<u32> = (0..16).filter_map(Reg::new).map(Reg::number).collect();
     assert_eq!(
         numbers,
@@ -556,7 +556,7 @@ fn corpus() -> Vec<(u16, Vec<u8>)> {
 }
 
 #[test]
-fn no_damaged_message_makes_the_decoder_panic() {
+fn damaged_messages_never_panic() {
     let corpus = corpus();
     let mut seed = 0x5eed;
     for _ in 0..30_000 {

@@ -84,7 +84,7 @@ fn observed_listings_are_fully_modelled() {
 }
 
 #[test]
-fn base_chains() {
+fn base_chains_are_parsed() {
     let ruleset = Ruleset::parse(&observed("nftables-default.v4")).unwrap();
     let base = |name: &str| ruleset.tables[0].chain(name).unwrap().base.clone().unwrap();
     assert_eq!(base("filter-prerouting-pre-dnat").priority, -110);
@@ -158,7 +158,7 @@ table inet firewalld {
 "#;
 
 #[test]
-fn rules_of_other_programs() {
+fn rules_of_other_programs_are_parsed() {
     let ruleset = Ruleset::parse(ZOO).unwrap();
     let table = &ruleset.tables[0];
     assert!(table.dormant);

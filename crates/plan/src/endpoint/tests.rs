@@ -34,7 +34,7 @@ fn port() -> impl Strategy<Value = u16> {
 
 proptest! {
     #[test]
-    fn order_is_that_of_the_text(
+    fn endpoints_are_ordered_by_their_text(
         a in prop_oneof![v4(), v6()],
         b in prop_oneof![v4(), v6()],
         a_port in port(),
@@ -48,7 +48,7 @@ proptest! {
 }
 
 #[test]
-fn every_octet_in_every_place() {
+fn order_holds_for_every_octet_in_every_position() {
     for place in 0..4 {
         let with = |n| {
             let mut octets = [10, 20, 30, 40];
@@ -65,7 +65,7 @@ fn every_octet_in_every_place() {
 }
 
 #[test]
-fn the_longest_address_fits() {
+fn the_longest_address_fits_into_the_buffer() {
     let mapped = "::ffff:255.255.255.255".parse().unwrap();
     let full = "2001:1db8:8888:7777:6666:5555:4444:3333".parse().unwrap();
     for ip in [mapped, full] {

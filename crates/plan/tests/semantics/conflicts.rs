@@ -32,7 +32,7 @@ fn delete(full_name: &str) -> Event {
 }
 
 #[test]
-fn of_equal_claims_the_smaller_name_has_it_whatever_the_order() {
+fn the_smaller_name_wins_among_equal_claims_in_any_order() {
     let a = || external("demo/a", "10.96.0.1", &["192.0.2.1"]).applied();
     let b = || external("demo/b", "10.96.0.2", &["192.0.2.1", "192.0.2.2"]).applied();
     let expected = [
@@ -82,7 +82,7 @@ fn of_equal_claims_the_smaller_name_has_it_whatever_the_order() {
 }
 
 #[test]
-fn other_ports_and_protocols_of_an_address_are_free() {
+fn other_ports_and_protocols_of_an_address_do_not_conflict() {
     let on = |full_name, cluster_ip, port| Service {
         service_type: ServiceType::NodePort,
         external_ips: ips(&["192.0.2.1"]),
@@ -98,7 +98,7 @@ fn other_ports_and_protocols_of_an_address_are_free() {
 }
 
 #[test]
-fn what_anybody_can_write_does_not_take_what_the_cluster_hands_out() {
+fn external_ips_never_win_against_allocated_addresses() {
     let balanced = Service {
         service_type: ServiceType::LoadBalancer,
         ingress: vec![IngressIp {
@@ -121,7 +121,7 @@ fn what_anybody_can_write_does_not_take_what_the_cluster_hands_out() {
 }
 
 #[test]
-fn node_ports_are_had_once() {
+fn the_first_name_wins_a_node_port() {
     let on = |full_name, cluster_ip| Service {
         service_type: ServiceType::NodePort,
         ..service(full_name, &[cluster_ip], &["http:80:30080"])
@@ -140,7 +140,7 @@ fn node_ports_are_had_once() {
 }
 
 #[test]
-fn a_port_without_its_cluster_ip_claims_nothing_else() {
+fn a_port_that_lost_its_cluster_ip_claims_no_other_frontend() {
     let first = external("demo/a", "10.96.0.1", &[]);
     let same = external("demo/b", "10.96.0.1", &["192.0.2.1"]);
     let other = external("demo/c", "10.96.0.3", &["192.0.2.1"]);
@@ -166,7 +166,7 @@ fn a_port_without_its_cluster_ip_claims_nothing_else() {
 }
 
 #[test]
-fn ports_of_one_service_are_rivals_too() {
+fn ports_of_one_service_conflict_with_each_other() {
     let twice = service("demo/a", &["10.96.0.1"], &["y:80", "x:80", "x:81", "z:82"]);
     let mut planner = planner([twice.applied()]);
     assert_eq!(
@@ -186,7 +186,7 @@ fn ports_of_one_service_are_rivals_too() {
 }
 
 #[test]
-fn one_address_of_one_port_under_two_headings_is_no_conflict() {
+fn an_address_in_two_fields_of_one_port_is_not_a_conflict() {
     let both = Service {
         service_type: ServiceType::LoadBalancer,
         external_ips: ips(&["203.0.113.1"]),
@@ -202,7 +202,7 @@ fn one_address_of_one_port_under_two_headings_is_no_conflict() {
 }
 
 #[test]
-fn addresses_of_a_family_without_a_cluster_ip_are_left_out() {
+fn addresses_of_a_family_without_cluster_ip_are_omitted() {
     let v4_only = Service {
         service_type: ServiceType::LoadBalancer,
         external_ips: ips(&["192.0.2.1", "2001:db8::1"]),

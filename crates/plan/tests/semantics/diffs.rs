@@ -9,7 +9,7 @@ use plan::{Plan, Planner};
 use super::planner;
 
 #[test]
-fn the_same_objects_again_are_no_change() {
+fn applying_the_same_objects_again_gives_no_diff() {
     let events = big_cluster(50, 3);
     let mut planner = Planner::new(big_cluster_settings());
     planner.apply_all(events.clone());
@@ -25,7 +25,7 @@ fn the_same_objects_again_are_no_change() {
 }
 
 #[test]
-fn what_does_not_change_is_shared() {
+fn unchanged_ports_and_lists_are_shared() {
     let mut planner = Planner::new(big_cluster_settings());
     planner.apply_all(big_cluster(50, 3));
     planner.take_diff();
@@ -57,7 +57,7 @@ fn what_does_not_change_is_shared() {
 }
 
 #[test]
-fn the_change_of_one_port_leaves_its_neighbours_out() {
+fn a_diff_contains_only_the_changed_ports_of_a_service() {
     let web = |ports: &[&str]| service("demo/web", &["10.96.0.1"], ports).applied();
     let mut planner = planner([web(&["a:1", "c:3", "b:2"])]);
     planner.apply(web(&["a:1", "b:22", "d:4"]));
@@ -74,7 +74,7 @@ fn the_change_of_one_port_leaves_its_neighbours_out() {
 }
 
 #[test]
-fn a_whole_plan_is_a_diff_from_the_empty_one() {
+fn a_plan_is_a_diff_from_the_empty_plan() {
     let mut planner = Planner::new(big_cluster_settings());
     planner.apply_all(big_cluster(20, 2));
     planner.take_diff();
@@ -88,7 +88,7 @@ fn a_whole_plan_is_a_diff_from_the_empty_one() {
 }
 
 #[test]
-fn trigger_times_come_with_the_next_diff_of_their_family() {
+fn trigger_times_are_in_the_next_diff_of_their_family() {
     let stamped = |time, ip: &str| EndpointSlice {
         last_change_trigger: Some(time),
         ..slice("a", "demo/web", &["http:80"], vec![endpoint(ip, "node1")])

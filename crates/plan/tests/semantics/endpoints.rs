@@ -50,7 +50,7 @@ fn endpoints_are_sorted_by_their_text() {
 }
 
 #[test]
-fn a_named_port_is_what_each_slice_says_it_is() {
+fn each_slice_defines_the_number_of_a_named_port() {
     let a = web_slice("a", &["10.244.1.1"]);
     let b = slice(
         "b",
@@ -106,7 +106,7 @@ fn a_named_port_is_what_each_slice_says_it_is() {
 }
 
 #[test]
-fn of_duplicates_the_terminating_one_gives_way() {
+fn a_duplicate_that_does_not_terminate_is_preferred() {
     let ready = (true, true, false);
     let unready = (false, false, false);
     let leaving = (false, true, true);
@@ -151,7 +151,7 @@ fn of_duplicates_the_terminating_one_gives_way() {
 }
 
 #[test]
-fn an_endpoint_that_moves_between_slices_is_never_gone() {
+fn an_endpoint_that_moves_between_slices_is_always_planned() {
     let mut planner = planner([
         web(),
         web_slice("a", &["10.244.1.1", "10.244.1.2"]).applied(),
@@ -171,7 +171,7 @@ fn an_endpoint_that_moves_between_slices_is_never_gone() {
 }
 
 #[test]
-fn slices_and_services_come_and_go_in_any_order() {
+fn slices_and_services_are_added_and_removed_in_any_order() {
     let mut planner = planner([web_slice("a", &["10.244.1.1"]).applied()]);
     assert!(planner.plan(IpFamily::V4).ports.is_empty());
     assert_eq!(planner.plan(IpFamily::V4).endpoint_count, 0);
@@ -194,7 +194,7 @@ fn slices_and_services_come_and_go_in_any_order() {
 }
 
 #[test]
-fn a_slice_may_be_given_to_another_service() {
+fn a_slice_can_move_to_another_service() {
     let other = service("demo/other", &["10.96.0.2"], &["http:80"]).applied();
     let mut planner = planner([web(), other, web_slice("a", &["10.244.1.1"]).applied()]);
     let mut moved = web_slice("a", &["10.244.1.1"]);
@@ -215,7 +215,7 @@ fn a_slice_may_be_given_to_another_service() {
 }
 
 #[test]
-fn slices_that_are_not_for_this_proxy_are_passed_over() {
+fn slices_for_another_proxy_are_ignored() {
     let base = || web_slice("a", &["10.244.1.1"]);
     let cases = [
         (
@@ -271,7 +271,7 @@ fn slices_that_are_not_for_this_proxy_are_passed_over() {
 }
 
 #[test]
-fn an_endpoint_of_the_wrong_family_takes_nothing_down() {
+fn an_endpoint_of_the_wrong_family_affects_no_other() {
     let mut slice = web_slice("a", &["10.244.1.1"]);
     slice.endpoints.push(endpoint("fd00::1", "node1"));
     let mut planner = planner([web(), slice.clone().applied()]);
@@ -291,7 +291,7 @@ fn an_endpoint_of_the_wrong_family_takes_nothing_down() {
 }
 
 #[test]
-fn all_endpoints_of_planned_ports_are_counted_whatever_their_state() {
+fn endpoints_of_planned_ports_are_counted_in_any_state() {
     let unready = vec![
         with((false, false, false), "10.244.1.1", "node1"),
         with((false, true, true), "10.244.1.2", "node2"),

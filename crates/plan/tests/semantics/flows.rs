@@ -63,7 +63,7 @@ fn all(keep: &str) -> Option<(Vec<String>, String)> {
 }
 
 #[test]
-fn flows_go_with_the_endpoints_they_went_to() {
+fn flows_to_removed_endpoints_are_stale() {
     let mut planner = planner([dns(&[]), serving(&[1, 2])]);
     let planner = &mut planner;
     assert_eq!(stale(planner, [serving(&[1, 2, 3])]), None, "one more");
@@ -89,7 +89,7 @@ fn flows_go_with_the_endpoints_they_went_to() {
 }
 
 #[test]
-fn a_start_spares_what_serves() {
+fn at_start_flows_to_serving_endpoints_are_kept() {
     let mut planner = Planner::new(plan::testing::settings("node1"));
     assert_eq!(
         stale(&mut planner, [dns(&[])]),
@@ -102,7 +102,7 @@ fn a_start_spares_what_serves() {
 }
 
 #[test]
-fn policies_do_not_cut_flows_but_the_end_of_serving_does() {
+fn flows_end_with_serving_and_not_with_policies() {
     let state = |(ready, serving, terminating)| {
         let mut leaving = endpoint("10.244.1.1", "node1");
         leaving.conditions.ready = ready;
@@ -129,7 +129,7 @@ fn policies_do_not_cut_flows_but_the_end_of_serving_does() {
 }
 
 #[test]
-fn a_new_frontend_may_have_flows_from_before() {
+fn flows_older_than_a_new_frontend_are_stale() {
     let mut planner = planner([dns(&[]), serving(&[1])]);
     let new = Some((vec!["192.0.2.1:53".to_owned()], "1".to_owned()));
     assert_eq!(stale(&mut planner, [dns(&["192.0.2.1"])]), new);

@@ -23,7 +23,7 @@ fn vip(ip: &str, mode: IpMode) -> IngressIp {
 }
 
 #[test]
-fn each_type_has_its_frontends() {
+fn each_service_type_has_its_frontends() {
     let cluster_ip = || service("demo/web", &["10.96.0.1"], &["http:80"]);
     let cases: [(&str, Service, &[&str]); 7] = [
         ("ClusterIP", cluster_ip(), &["ClusterIp 10.96.0.1 80"]),
@@ -112,7 +112,7 @@ fn services_of_another_proxy_are_not_planned() {
 }
 
 #[test]
-fn ports_and_protocols_are_planned_apart() {
+fn each_port_and_protocol_is_planned_separately() {
     let service = service(
         "demo/dns",
         &["10.96.0.10"],
@@ -204,7 +204,7 @@ fn each_family_has_its_own_part_of_a_dual_stack_service() {
 }
 
 #[test]
-fn affinity_comes_with_its_timeout() {
+fn affinity_has_its_timeout() {
     let sticky = Service {
         affinity: SessionAffinity::ClientIp {
             timeout_seconds: 600,
@@ -219,7 +219,7 @@ fn affinity_comes_with_its_timeout() {
 }
 
 #[test]
-fn every_frontend_says_what_becomes_of_its_traffic() {
+fn every_frontend_has_the_traffic_of_its_policy() {
     let service = Service {
         service_type: ServiceType::NodePort,
         external_ips: ips(&["192.0.2.1"]),

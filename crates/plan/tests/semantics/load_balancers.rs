@@ -29,7 +29,7 @@ fn balanced() -> Service {
 }
 
 #[test]
-fn source_ranges_are_those_of_the_family() {
+fn source_ranges_contain_only_the_family() {
     let unrestricted = Reason::NoSourceRange;
     let everybody = |range| Reason::EverybodyAllowed(cidrs(&[range])[0]);
     // Ranges; the valid ones for IPv4 and IPv6; the warning.
@@ -161,7 +161,7 @@ fn ready_endpoints_here_are_counted_by_address() {
 }
 
 #[test]
-fn only_load_balancers_with_local_policy_have_a_check() {
+fn only_load_balancers_with_local_policy_have_a_health_check() {
     let cases = [
         ("Local", local(), true),
         (

@@ -27,7 +27,7 @@ fn node1() -> Node {
 }
 
 #[test]
-fn local_traffic_is_told_in_four_ways() {
+fn each_setting_detects_local_traffic() {
     let source = |range| LocalDetector::Source(cidrs(&[range])[0]);
     let none = || LocalDetector::None;
     let bridge = || LocalDetector::Interface("cbr0".to_owned());
@@ -77,7 +77,7 @@ fn local_traffic_is_told_in_four_ways() {
 }
 
 #[test]
-fn node_ports_answer_where_they_are_told_to() {
+fn node_ports_are_served_at_the_configured_addresses() {
     let ranges = |texts: &[&str]| NodePortAddresses::Ranges(cidrs(texts));
     let some = |texts: &[&str]| Some(ips(texts));
     let v6 = "fd00:200:1::2";
@@ -141,7 +141,7 @@ fn node_ports_answer_where_they_are_told_to() {
 }
 
 #[test]
-fn the_nodes_address_is_the_first_internal_one_or_else_the_first_external_one() {
+fn the_node_address_is_the_first_internal_or_else_external_one() {
     let at = |kind, text: &str| NodeAddress {
         kind,
         ip: ips(&[text])[0],
@@ -189,7 +189,7 @@ fn the_nodes_address_is_the_first_internal_one_or_else_the_first_external_one() 
 }
 
 #[test]
-fn service_ranges_are_gathered_by_family() {
+fn service_cidrs_are_collected_by_family() {
     let kubernetes = service_cidr("kubernetes", &["10.97.0.0/16", "fd00:10:96::/108"]);
     let more = service_cidr("more", &["10.96.0.0/16"]);
     let again = service_cidr("again", &["10.96.0.0/16"]);
@@ -210,7 +210,7 @@ fn service_ranges_are_gathered_by_family() {
 }
 
 #[test]
-fn a_change_of_the_node_changes_what_depends_on_it_and_no_more() {
+fn a_node_change_affects_only_dependent_parts() {
     let mut planner = Planner::new(Settings {
         local_traffic: LocalTraffic::NodeCidr,
         masquerade_all: true,

@@ -44,7 +44,7 @@ fn balanced(rules: &str, chain: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 #[test]
-fn endpoints_are_those_observed_in_the_order_observed() {
+fn endpoints_and_their_order_equal_the_observation() {
     let planner = planner(settings("node1"));
     for family in IpFamily::ALL {
         let rules = rules(family);
@@ -65,7 +65,7 @@ fn endpoints_are_those_observed_in_the_order_observed() {
 }
 
 #[test]
-fn refused_and_dropped_is_what_was_observed() {
+fn rejected_and_dropped_frontends_equal_the_observation() {
     let planner = planner(settings("node1"));
     for family in IpFamily::ALL {
         let rules = rules(family);
@@ -96,7 +96,7 @@ fn refused_and_dropped_is_what_was_observed() {
 }
 
 #[test]
-fn frontends_are_those_observed() {
+fn frontends_equal_the_observation() {
     let planner = planner(settings("node1"));
     for family in IpFamily::ALL {
         let rules = rules(family);
@@ -123,7 +123,7 @@ fn frontends_are_those_observed() {
 }
 
 #[test]
-fn the_rest_of_what_was_observed() {
+fn affinity_source_ranges_and_checks_equal_the_observation() {
     let planner = planner(settings("node1"));
     let plan = planner.plan(IpFamily::V4);
     let find = |name: &str| {
@@ -155,7 +155,7 @@ fn the_rest_of_what_was_observed() {
 }
 
 #[test]
-fn node_facts_are_those_of_each_configuration() {
+fn node_facts_equal_the_observation() {
     let local = |local_traffic| Settings {
         local_traffic,
         ..settings("node1")

@@ -178,7 +178,7 @@ fn check_family(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn the_plan_agrees_with_a_naive_reading_of_the_keps(cluster in cluster()) {
+    fn the_plan_equals_the_naive_oracle(cluster in cluster()) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {
             check_family(&cluster, planner.plan(family))?;

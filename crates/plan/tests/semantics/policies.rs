@@ -49,7 +49,7 @@ fn plan_for(internal: TrafficPolicy, external: TrafficPolicy, states: &str) -> P
 }
 
 #[test]
-fn refused_where_there_is_nobody_at_all_and_dropped_where_there_is_nobody_here() {
+fn traffic_is_rejected_without_endpoints_and_dropped_without_local_ones() {
     use Traffic::{Cluster, Drop, Local, Reject};
     // Endpoints; internal and external traffic by policy: Cluster, Local.
     let cases = [
@@ -86,7 +86,7 @@ fn refused_where_there_is_nobody_at_all_and_dropped_where_there_is_nobody_here()
 }
 
 #[test]
-fn terminating_endpoints_serve_where_no_ready_one_is_left() {
+fn terminating_endpoints_serve_if_no_endpoint_is_ready() {
     // Endpoints; the last digits of those used under Cluster policy, and under Local policy.
     let cases = [
         ("rR", "12", "2"),
@@ -121,7 +121,7 @@ fn terminating_endpoints_serve_where_no_ready_one_is_left() {
 }
 
 #[test]
-fn an_endpoint_that_is_ready_though_terminating_is_ready() {
+fn a_terminating_endpoint_that_is_ready_counts_as_ready() {
     // publishNotReadyAddresses
     let both = Endpoint {
         conditions: EndpointConditions {
@@ -143,7 +143,7 @@ fn an_endpoint_that_is_ready_though_terminating_is_ready() {
 }
 
 #[test]
-fn lists_are_only_made_for_policies_that_are_in_use() {
+fn endpoint_lists_exist_only_for_policies_in_use() {
     let external = || ips(&["192.0.2.1"]);
     // Internal and external policy, external IPs; whether each list is needed.
     let cases = [

@@ -55,7 +55,7 @@ fn delete(key: Key) -> Event {
 
 proptest! {
     #[test]
-    fn steps_come_to_the_same_as_starting_afresh(
+    fn incremental_planning_equals_planning_from_the_start(
         (settings, events) in history(),
         looks in any::<u64>(),
         shuffle in any::<Index>(),
@@ -104,7 +104,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_undone_in_time_leaves_no_trace(
+    fn changes_undone_before_the_diff_leave_no_trace(
         (settings, events) in history(),
         split in any::<Index>(),
     ) {
@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn everything_deleted_leaves_nothing((settings, events) in history()) {
+    fn deleting_every_object_leaves_an_empty_plan((settings, events) in history()) {
         let mut planner = planner(&settings);
         planner.apply_all(events.clone());
         planner.take_diff();
@@ -140,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn no_two_ports_answer_at_one_address(cluster in cluster()) {
+    fn no_two_ports_share_a_frontend(cluster in cluster()) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {
             let mut taken = BTreeSet::new();
@@ -156,7 +156,7 @@ proptest! {
     /// Flows to a serving endpoint of the frontend's port are never stale; all others are stale
     /// whenever the port loses endpoints.
     #[test]
-    fn stale_flows_spare_the_serving((settings, events) in history()) {
+    fn flows_to_serving_endpoints_are_not_stale((settings, events) in history()) {
         let mut planner = planner(&settings);
         for batch in events.chunks(2) {
             planner.apply_all(batch.iter().cloned());

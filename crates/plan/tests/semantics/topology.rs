@@ -57,7 +57,7 @@ fn web(words: &str) -> [Event; 2] {
 }
 
 #[test]
-fn hints_are_followed_as_a_whole_or_not_at_all() {
+fn hints_apply_to_all_endpoints_or_to_none() {
     let a = Some("zone-a");
     let cases = [
         ("no hints", a, "- - -", "123"),
@@ -82,7 +82,7 @@ fn hints_are_followed_as_a_whole_or_not_at_all() {
 }
 
 #[test]
-fn hints_do_not_bear_on_local_policy_or_terminating_endpoints() {
+fn hints_do_not_affect_local_policy_or_terminating_endpoints() {
     let service = Service {
         internal_policy: TrafficPolicy::Local,
         ..service("demo/web", &["10.96.0.1"], &["http:80"])
@@ -106,7 +106,7 @@ fn hints_do_not_bear_on_local_policy_or_terminating_endpoints() {
 }
 
 #[test]
-fn a_node_that_changes_zone_changes_what_has_zone_hints() {
+fn a_zone_change_replans_services_with_zone_hints() {
     let other = service("demo/other", &["10.96.0.2"], &["http:80"]).applied();
     let mut planner = planner(
         web("a b")

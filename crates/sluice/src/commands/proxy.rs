@@ -80,7 +80,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         let files = ManifestFiles::new(args.manifests.clone());
         run::run(setup, files, inputs, drivers)?
     };
-    tell_end(&stop, "the rules stay in force")
+    report_end(&stop, "the rules stay in force")
 }
 
 /// Serve `--listen-map` with sockets only. The kernel is not programmed, and this host does not need to
@@ -107,7 +107,7 @@ fn serve_listen_map(
         let files = ManifestFiles::new(args.manifests.clone());
         run::run(setup, files, inputs, drivers)?
     };
-    tell_end(&stop, "no Service is served now")
+    report_end(&stop, "no Service is served now")
 }
 
 /// Restrict this process. Must run before other threads start.
@@ -144,7 +144,7 @@ fn sandbox(
     Sandbox::enter(&policy).map(Some)
 }
 
-fn tell_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {
+fn report_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {
     match stop {
         Stop::Signal(signal) => {
             tracing::info!("{signal}: ending; {rest}");

@@ -22,7 +22,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
     )?;
     let mut batch = source::read_once(args.files.clone());
     admission::admit(&mut batch.events, config.allow_external_ips);
-    let failed = tell_problems(&batch);
+    let failed = print_problems(&batch);
     known_node(&batch.events, &args.node)?;
     let family = args.ip_family.into();
     let addresses = addresses(args, &batch.events);
@@ -46,7 +46,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
 }
 
 /// Print each problem on standard error. Return whether any object could not be used.
-fn tell_problems(batch: &Batch) -> bool {
+fn print_problems(batch: &Batch) -> bool {
     for problem in &batch.problems {
         eprintln!("{problem}");
     }

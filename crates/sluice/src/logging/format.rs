@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_klogs() {
+    fn text_has_the_format_of_klog() {
         let (line, _) = both(|| tracing::warn!(service = "demo/web", port = 80, "two\nlines"));
         let place = format!("{:>7} format.rs:", std::process::id());
         let (head, said) = line.split_once("] ").unwrap();

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_as_klogs_do() {
+    fn patterns_match_as_in_klog() {
         for (pattern, text, fits) in [
             ("engine", "engine", true),
             ("engine", "engines", false),

@@ -192,7 +192,7 @@ fn nothing_reaches_the_kernel_before_the_first_list_is_complete() {
 }
 
 #[test]
-fn a_complete_empty_list_is_synced_too() {
+fn a_complete_empty_list_is_synced() {
     let fake = Fake::default();
     let mut engine = engine(&fake, Duration::ZERO);
     engine.complete(Instant::now());
@@ -222,7 +222,7 @@ fn changes_close_together_are_one_sync() {
 }
 
 #[test]
-fn a_failed_sync_loses_nothing_and_ends_in_a_full_one() {
+fn a_failed_sync_is_retried_and_followed_by_a_resync() {
     let fake = Fake::default();
     let mut engine = engine(&fake, Duration::ZERO);
     engine.complete(Instant::now());
@@ -257,7 +257,7 @@ fn a_failed_sync_loses_nothing_and_ends_in_a_full_one() {
 }
 
 #[test]
-fn foreign_changes_lead_to_a_full_sync() {
+fn foreign_changes_cause_a_resync() {
     let fake = Fake::default();
     let mut engine = engine_checking_every(&fake, Duration::from_millis(20));
     engine.complete(Instant::now());
@@ -271,7 +271,7 @@ fn foreign_changes_lead_to_a_full_sync() {
 }
 
 #[test]
-fn what_is_left_out_is_tried_again_with_every_look() {
+fn quarantined_ports_are_retried_at_every_check() {
     let fake = Fake::default();
     let mut engine = engine_checking_every(&fake, Duration::from_millis(20));
     engine.complete(Instant::now());

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_names_where_and_what() {
+    fn a_listen_spec_has_addresses_and_a_service_port() {
         let spec: ListenSpec = "[::1]:5353=kube-system/kube-dns:dns".parse().unwrap();
         assert_eq!(spec.addresses, ["[::1]:5353".parse().unwrap()]);
         assert_eq!(spec.to_string(), "kube-system/kube-dns:dns");
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_spec_is_told_what_is_wrong() {
+    fn errors_name_the_invalid_part_of_a_listen_spec() {
         for (text, wrong) in [
             ("8080", "it has no ="),
             ("x:80=demo/web", "\"x:80\" is neither"),
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn files_have_comments_and_errors_their_line() {
+    fn listen_files_may_have_comments_and_errors_name_the_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let name = file.path().to_str().unwrap().to_owned();
         std::fs::write(&name, "# mine\n8080=demo/web:http # web\n\n5353=demo/dns\n").unwrap();

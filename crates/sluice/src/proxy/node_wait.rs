@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_with_an_address_is_enough() {
+    fn a_node_with_an_address_ends_the_wait() {
         let start = Instant::now();
         let mut wait = NodeWait::new("a", false, start);
         wait.see(&[node("b", &["10.0.0.1"], &[]), node("a", &[], &[])]);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_node_services_are_served_in_the_end() {
+    fn without_a_node_services_are_served_after_the_limit() {
         let start = Instant::now();
         let wait = NodeWait::new("a", false, start);
         assert!(matches!(
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_needed_pod_range_is_waited_for_and_then_an_error() {
+    fn a_missing_pod_range_is_an_error_after_the_limit() {
         let start = Instant::now();
         let mut wait = NodeWait::new("a", true, start);
         wait.see(&[node("a", &["10.0.0.1"], &[])]);

@@ -60,7 +60,7 @@ impl Observer for Listener {
 
 proptest! {
     #[test]
-    fn reports_add_up_to_the_plan((settings, events) in plan::testing::history()) {
+    fn reports_sum_up_to_the_plan((settings, events) in plan::testing::history()) {
         let told = IpFamily::ALL.map(|family| Told {
             family,
             ports: BTreeSet::new(),

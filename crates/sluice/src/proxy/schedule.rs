@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_before_a_change() {
+    fn no_sync_is_due_before_a_change() {
         let mut s = Simulation::new();
         assert_eq!(s.due(), None);
         assert_eq!(s.next(), s.now + 30 * SECOND);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn hundred_changes_a_second_of_one_millisecond_each_wait_for_twenty_at_most() {
+    fn a_hundred_cheap_changes_a_second_wait_20_ms_at_most() {
         let mut s = Simulation::settled();
         let (delays, _) = s.changes(10 * MS, MS, 120 * SECOND);
         assert!(percentile(&delays, 50) <= 20 * MS);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_is_retried_with_growing_pauses_and_then_with_everything() {
+    fn a_failure_is_retried_with_growing_delays_and_then_with_a_resync() {
         let mut s = Simulation::settled();
         s.now += 2 * SECOND;
         s.schedule.changed();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_changes_are_looked_for_and_repaired_with_everything() {
+    fn checks_find_foreign_changes_and_a_resync_repairs_them() {
         let mut s = Simulation::settled();
         let check = s.now + 30 * SECOND;
         assert_eq!(s.next(), check);
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_compared_every_hour() {
+    fn a_resync_is_due_every_hour() {
         let mut s = Simulation::settled();
         let hour = s.now + 3600 * SECOND;
         while s.now < hour - 30 * SECOND {

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_has_its_setting() {
+    fn every_conntrack_field_has_its_sysctl() {
         let config = config(
             "mode: nftables\nconntrack: {maxPerCore: 100, min: 10, tcpEstablishedTimeout: 0s, \
              tcpCloseWaitTimeout: 5m, tcpBeLiberal: true, udpTimeout: 7s, udpStreamTimeout: 8s}",
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_conntrack_table_gets_room_and_buckets() {
+    fn the_conntrack_table_gets_entries_and_buckets() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &Sysctl| folder.path().join(name.path());
         let written = |yaml: &str, buckets: &str| {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn ipvs_has_its_own() {
+    fn ipvs_mode_has_its_own_sysctls() {
         let strict = config("mode: ipvs\nipvs: {strictARP: true}");
         let all = names_and_values(&strict, 2);
         assert_eq!(
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_not_opened_for_node_ports_that_are_elsewhere() {
+    fn route_localnet_is_set_only_for_node_ports_on_loopback() {
         let elsewhere = config("nodePortAddresses: [10.0.0.0/8]");
         assert!(!names_and_values(&elsewhere, 2).contains(&"route_localnet=1".to_owned()));
         let asked = config("iptables: {localhostNodePorts: false}");

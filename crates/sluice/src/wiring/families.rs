@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_agree_with_kube_proxy_where_both_families_are_served() {
+    fn verdicts_on_dual_stack_nodes_equal_those_of_kube_proxy() {
         let cases = [
             (V4, PODS4, "", ""),
             (V4, PODS4, "clusterCIDR: 10.244.0.0/16", ""),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_agree_with_kube_proxy_where_only_ipv4_is_served() {
+    fn verdicts_on_ipv4_nodes_equal_those_of_kube_proxy() {
         let cases = [
             (V4, PODS4, "detectLocalMode: NodeCIDR", ""),
             (V4, PODS4, "clusterCIDR: fd00::/56", "refused clusterCIDR"),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn node_port_ranges_that_leave_a_family_open_are_doubted() {
+    fn node_port_ranges_missing_a_family_are_warned_about() {
         let all = IpFamily::ALL.as_slice();
         let (four, dual) = (node(&[V4], &[PODS4]), node(&[V4, V6], &[PODS4, PODS6]));
         let doubtful = "doubtful nodePortAddresses";

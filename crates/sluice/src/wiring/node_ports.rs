@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relay_answers_on_loopback_only_if_configured() {
+    fn the_relay_answers_on_loopback_only_if_configured() {
         let asked = |stated, value, ranges: &[&str]| {
             let mut file = config::KubeProxyConfiguration::defaulted();
             file.mode = "nftables".to_owned();

@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_is_told_of_a_mode_that_will_go() {
+    fn deprecated_modes_are_announced_as_events_of_the_node() {
         let told = |mode| -> Vec<_> {
             let events = events_at_start(mode, "a").into_iter();
             events.map(|e| (e.event_type, e.reason)).collect()

@@ -12,7 +12,7 @@ use crate::support::vm::{in_this_vm, in_vm};
 use crate::support::{Proxy, eventually, eventually_or, web};
 use crate::traffic;
 
-fn eventually_says(proxy: &Proxy, what: &str) {
+fn wait_for_log(proxy: &Proxy, what: &str) {
     eventually_or(&|| format!("the log says: {what}\n{}", proxy.log()), || {
         proxy.log().contains(what)
     });
@@ -55,7 +55,7 @@ fn a_refused_destination_quarantines_its_port() {
             proxy.write("bad.yaml", &bad);
             let left_out = "port=\"demo/bad:http\" error=\"\
                         ipvs: -a -t 10.96.10.2:80 -r 10.244.1.99:8080 -w 1: EINVAL";
-            eventually_says(&proxy, left_out);
+            wait_for_log(&proxy, left_out);
             // Services after it are served, and so is its other endpoint.
             proxy.write("good.yaml", &web("good", 1, "10.244.1.11"));
             let to = "10.96.10.1:80".parse().unwrap();
@@ -76,11 +76,11 @@ fn a_refused_destination_quarantines_its_port() {
             assert!(!proxy.log().contains("accepted or removed"));
             // It is not a foreign change either, which the next check would report.
             host.sh("ip addr add 10.99.99.99/32 dev kube-ipvs0");
-            eventually_says(&proxy, "Another program changed the rules");
+            wait_for_log(&proxy, "Another program changed the rules");
             assert_eq!(proxy.log().matches("Another program changed").count(), 1);
             // Refused pieces are tried again from time to time.
             host.sh("ip route del broadcast 10.244.1.99 dev eth0 table local");
-            eventually_says(
+            wait_for_log(
                 &proxy,
                 "Service port accepted or removed family=\"IPv4\" port=\"demo/bad:http\"",
             );
@@ -112,7 +112,7 @@ fn a_full_set_and_a_refused_address_quarantine_their_ports() {
              echo 1 >/proc/sys/net/ipv6/conf/kube-ipvs0/disable_ipv6",
             );
             proxy.write("two.yaml", &web("two", 2, "10.244.1.12"));
-            eventually_says(
+            wait_for_log(
                 &proxy,
                 "family=\"IPv4\" port=\"demo/two:http\" error=\"\
              ipset KUBE-CLUSTER-IP, 10.96.10.2,tcp:80: the set is full",
@@ -127,7 +127,7 @@ fn a_full_set_and_a_refused_address_quarantine_their_ports() {
                     "family=\"IPv6\" port=\"demo/three:{port}\" error=\"\
                  address fd00:10:96::3 of the Services' interface"
                 );
-                eventually_says(&proxy, &said);
+                wait_for_log(&proxy, &said);
             }
             for wanted in [
                 "-a -t 10.96.10.3:80 -r 10.244.1.13:8080",
@@ -164,13 +164,13 @@ fn a_missing_set_type_affects_no_other_set() {
         eventually("it is served", || {
             client.ask(Probe::http(to)).answer().is_some()
         });
-        eventually_says(
+        wait_for_log(
             &proxy,
             "ipset KUBE-LOAD-BALANCER-SOURCE-CIDR: the kernel has no such type of set: \
              load its module",
         );
         restore_modprobe();
-        eventually_says(&proxy, "Sync succeeded again family=\"IPv4\"");
+        wait_for_log(&proxy, "Sync succeeded again family=\"IPv4\"");
     });
 }
 
@@ -196,8 +196,8 @@ fn a_refused_filter_table_closes_only_restricted_servers() {
             let client = Machine::outside(host);
             proxy.write("web.yaml", &traffic::web("web", 1, 30080, "", &pods));
             proxy.write("lb.yaml", &guarded);
-            eventually_says(&proxy, "Sync failed; retrying family=");
-            eventually_says(&proxy, "iptables-legacy-restore: refused");
+            wait_for_log(&proxy, "Sync failed; retrying family=");
+            wait_for_log(&proxy, "iptables-legacy-restore: refused");
             let to = "10.200.1.2:30080".parse().unwrap();
             let masqueraded = || {
                 let outcome = client.ask(Probe::http(to));
@@ -213,7 +213,7 @@ fn a_refused_filter_table_closes_only_restricted_servers() {
             restore_modprobe();
             host.sh("/run/modprobe xt_ipvs");
             proxy.write("other.yaml", &web("other", 2, "10.244.1.12"));
-            eventually_says(&proxy, "Sync succeeded again family=\"IPv4\"");
+            wait_for_log(&proxy, "Sync succeeded again family=\"IPv4\"");
             client.answer(Probe::http(lb).from(OUTSIDE[0].parse().unwrap()));
             assert_eq!(stranger(), Outcome::TimedOut);
         },

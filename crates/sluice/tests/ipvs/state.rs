@@ -198,8 +198,8 @@ fn clean(host: &Host) {
 /// The program writes kube-proxy's observed state; a second run changes nothing; the tools can load the
 /// same from `render`; and `cleanup` removes everything.
 #[test]
-fn state_equals_the_observation() {
-    in_vm("state::state_equals_the_observation", || {
+fn kernel_state_equals_the_observation() {
+    in_vm("state::kernel_state_equals_the_observation", || {
         for case in CASES {
             let host = node();
             let mut before = BTreeSet::new();
@@ -230,9 +230,9 @@ fn one_service() -> TempDir {
 }
 
 #[test]
-fn other_programs_servers_timeouts_and_node_ports() {
+fn other_programs_servers_stay_and_timeouts_and_node_ports_are_set() {
     in_vm(
-        "state::other_programs_servers_timeouts_and_node_ports",
+        "state::other_programs_servers_stay_and_timeouts_and_node_ports_are_set",
         || {
             let host = node();
             host.sh(
@@ -283,9 +283,9 @@ fn other_programs_servers_timeouts_and_node_ports() {
 /// `KUBE-LOOP-BACK` has every endpoint of the node in any condition. `KUBE-HEALTH-CHECK-NODE-PORT` has
 /// the Service only while its NodePort has an address. As in kube-proxy.
 #[test]
-fn sets_of_local_endpoints_and_of_health_checks() {
+fn local_endpoints_and_health_checks_are_in_their_sets() {
     in_vm(
-        "state::sets_of_local_endpoints_and_of_health_checks",
+        "state::local_endpoints_and_health_checks_are_in_their_sets",
         || {
             let host = node();
             let folder = tempfile::tempdir().unwrap();
@@ -440,14 +440,14 @@ fn every_scheduler_of_the_kernel_works() {
 
 /// One error that names the missing feature; nothing is changed.
 #[test]
-fn a_kernel_without_ipvs_is_one_error() {
+fn a_kernel_without_ipvs_causes_one_error() {
     let vm = Vm {
         modules: ["ipv6", "veth", "ip_tables", "iptable_filter", "iptable_nat"]
             .map(str::to_owned)
             .into(),
         ..Vm::default()
     };
-    in_this_vm("state::a_kernel_without_ipvs_is_one_error", vm, || {
+    in_this_vm("state::a_kernel_without_ipvs_causes_one_error", vm, || {
         fs::write("/proc/sys/kernel/modprobe", "/bin/false").unwrap();
         let host = Host::new();
         let objects = one_service();

@@ -177,55 +177,58 @@ fn endpoints_are_removed_when_their_connections_end() {
 
 /// kubernetes/kubernetes 81775 and 71809.
 #[test]
-fn affinity_and_reused_client_ports() {
-    in_vm("traffic::affinity_and_reused_client_ports", || {
-        let sticky = "  sessionAffinity: ClientIP\n  \
+fn affinity_holds_and_reused_client_ports_are_balanced() {
+    in_vm(
+        "traffic::affinity_holds_and_reused_client_ports_are_balanced",
+        || {
+            let sticky = "  sessionAffinity: ClientIP\n  \
                       sessionAffinityConfig: {clientIP: {timeoutSeconds: 600}}\n";
-        let proxy = start(sticky, &[1, 2, 3]);
-        let mut pods = [1, 2, 3].map(|n| Some(Machine::pod(&proxy.host, n)));
-        let client = Machine::outside(&proxy.host);
-        let to = SocketAddr::new(V4, TCP);
-        let kept = |client: &Machine| {
-            let mut seen = client.pods(to, 4);
-            seen.extend((0..4).map(|_| client.pod_from_port(40000, to).unwrap()));
-            assert_eq!(seen.len(), 1, "{seen:?}");
-            seen.pop_first().unwrap()
-        };
-        let first = kept(&client);
-        // Also over IPv6, and datagrams from changing ports.
-        assert_eq!(client.pods(SocketAddr::new(V6, TCP), 4).len(), 1);
-        for ip in [V4, V6] {
-            let answers = (0..4).map(|_| client.answer(udp((ip, UDP).into())).pod);
-            assert_eq!(answers.collect::<BTreeSet<_>>().len(), 1, "UDP {ip}");
-        }
-        // The pod is removed: its clients get another one and keep it.
-        let mut left: Vec<u8> = vec![1, 2, 3];
-        left.retain(|n| *n != number(&first));
-        publish(&proxy, sticky, &left);
-        wait_for(&proxy, &destination(&first, 1), false);
-        pods[usize::from(number(&first)) - 1] = None;
-        let second = kept(&client);
-        assert_ne!(first, second);
+            let proxy = start(sticky, &[1, 2, 3]);
+            let mut pods = [1, 2, 3].map(|n| Some(Machine::pod(&proxy.host, n)));
+            let client = Machine::outside(&proxy.host);
+            let to = SocketAddr::new(V4, TCP);
+            let kept = |client: &Machine| {
+                let mut seen = client.pods(to, 4);
+                seen.extend((0..4).map(|_| client.pod_from_port(40000, to).unwrap()));
+                assert_eq!(seen.len(), 1, "{seen:?}");
+                seen.pop_first().unwrap()
+            };
+            let first = kept(&client);
+            // Also over IPv6, and datagrams from changing ports.
+            assert_eq!(client.pods(SocketAddr::new(V6, TCP), 4).len(), 1);
+            for ip in [V4, V6] {
+                let answers = (0..4).map(|_| client.answer(udp((ip, UDP).into())).pod);
+                assert_eq!(answers.collect::<BTreeSet<_>>().len(), 1, "UDP {ip}");
+            }
+            // The pod is removed: its clients get another one and keep it.
+            let mut left: Vec<u8> = vec![1, 2, 3];
+            left.retain(|n| *n != number(&first));
+            publish(&proxy, sticky, &left);
+            wait_for(&proxy, &destination(&first, 1), false);
+            pods[usize::from(number(&first)) - 1] = None;
+            let second = kept(&client);
+            assert_ne!(first, second);
 
-        // Without affinity each connection is scheduled, also from a port last used for a removed
-        // pod.
-        publish(&proxy, "", &left);
-        wait_for(&proxy, "-A -t 10.96.10.1:80 -s rr", true);
-        let one = client.pod_from_port(40001, to).unwrap();
-        left.retain(|n| *n != number(&one));
-        publish(&proxy, "", &left);
-        wait_for(&proxy, &destination(&one, 1), false);
-        pods[usize::from(number(&one)) - 1] = None;
-        let answered = || client.pod_from_port(40001, to) == Some(format!("pod{}", left[0]));
-        eventually("the port reaches the last pod", answered);
-    });
+            // Without affinity each connection is scheduled, also from a port last used for a removed
+            // pod.
+            publish(&proxy, "", &left);
+            wait_for(&proxy, "-A -t 10.96.10.1:80 -s rr", true);
+            let one = client.pod_from_port(40001, to).unwrap();
+            left.retain(|n| *n != number(&one));
+            publish(&proxy, "", &left);
+            wait_for(&proxy, &destination(&one, 1), false);
+            pods[usize::from(number(&one)) - 1] = None;
+            let answered = || client.pod_from_port(40001, to) == Some(format!("pod{}", left[0]));
+            eventually("the port reaches the last pod", answered);
+        },
+    );
 }
 
 /// From a pod to itself, from outside to every address of the node, over both families and all
 /// protocols.
 #[test]
-fn every_path_to_a_service() {
-    in_vm("traffic::every_path_to_a_service", || {
+fn every_frontend_answers_every_client() {
+    in_vm("traffic::every_frontend_answers_every_client", || {
         let external = ["192.0.2.80", "2001:db8::80"].map(|ip| ip.parse::<IpAddr>().unwrap());
         let more = format!("  externalIPs: ['{}', '{}']\n", external[0], external[1]);
         let proxy = start(&more, &[1]);
@@ -280,89 +283,92 @@ fn every_path_to_a_service() {
 /// Local policy keeps the client's address, and falls back to the whole cluster if the node has no
 /// endpoint, as in kube-proxy's ipvs mode. Source ranges restrict a load balancer's address.
 #[test]
-fn local_policy_and_source_ranges() {
-    in_vm("traffic::local_policy_and_source_ranges", || {
-        let local = "  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n";
-        let ranges = |range: &str| {
-            format!(
-                "  loadBalancerSourceRanges: [{range}]\n\
+fn local_policy_and_source_ranges_are_enforced() {
+    in_vm(
+        "traffic::local_policy_and_source_ranges_are_enforced",
+        || {
+            let local = "  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n";
+            let ranges = |range: &str| {
+                format!(
+                    "  loadBalancerSourceRanges: [{range}]\n\
                  status: {{loadBalancer: {{ingress: [{{ip: 10.99.0.1}}]}}}}\n"
-            )
-        };
-        let balanced = |range: &str| {
-            let file = web("lb", 3, 30100, &ranges(range), &here(&[1]));
-            file.replace("type: NodePort", "type: LoadBalancer")
-        };
-        let proxy = start(local, &[1]);
-        proxy.write("lb.yaml", &balanced("10.201.0.2/32"));
-        proxy.write(
-            "node.yaml",
-            "apiVersion: v1\nkind: Node\nmetadata: {name: node1}\n\
+                )
+            };
+            let balanced = |range: &str| {
+                let file = web("lb", 3, 30100, &ranges(range), &here(&[1]));
+                file.replace("type: NodePort", "type: LoadBalancer")
+            };
+            let proxy = start(local, &[1]);
+            proxy.write("lb.yaml", &balanced("10.201.0.2/32"));
+            proxy.write(
+                "node.yaml",
+                "apiVersion: v1\nkind: Node\nmetadata: {name: node1}\n\
              status: {addresses: [{type: InternalIP, address: 10.200.1.2}]}\n",
-        );
-        let host = &proxy.host;
-        let _pods = [1, 2].map(|n| Machine::pod(host, n));
-        let client = Machine::outside(host);
-        let to: SocketAddr = "10.200.1.2:30080".parse().unwrap();
-        let seen = client.answer(Probe::http(to).from(OUTSIDE[0].parse().unwrap()));
-        assert_eq!(
-            (&*seen.pod, seen.client.ip().to_string()),
-            ("pod1", OUTSIDE[0].into())
-        );
-        // Both pods, but only one is on this node.
-        let two = [(1, "node2"), (2, HERE)];
-        proxy.write("web.yaml", &web("web", 1, 30080, local, &two));
-        wait_for(
-            &proxy,
-            &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
-            false,
-        );
-        let v6 = format!("-a -t [{V6}]:80 -r [fd00:10:244::1]:8080 -m -w 1");
-        wait_for(&proxy, &v6, false);
-        let ways = [
-            to,
-            "[fd00:200:1::2]:30080".parse().unwrap(),
-            SocketAddr::new(V4, TCP),
-            SocketAddr::new(V6, TCP),
-        ];
-        for to in ways {
-            assert_eq!(client.pods(to, 4), ["pod2".to_owned()].into(), "{to}");
-        }
-        // No endpoint is on this node.
-        let elsewhere = [(1, "node2"), (2, "node2")];
-        proxy.write("web.yaml", &web("web", 1, 30080, local, &elsewhere));
-        wait_for(
-            &proxy,
-            &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
-            true,
-        );
-        wait_for(&proxy, &v6, true);
-        for to in ways {
-            assert_eq!(client.pods(to, 4).len(), 2, "{to}");
-        }
+            );
+            let host = &proxy.host;
+            let _pods = [1, 2].map(|n| Machine::pod(host, n));
+            let client = Machine::outside(host);
+            let to: SocketAddr = "10.200.1.2:30080".parse().unwrap();
+            let seen = client.answer(Probe::http(to).from(OUTSIDE[0].parse().unwrap()));
+            assert_eq!(
+                (&*seen.pod, seen.client.ip().to_string()),
+                ("pod1", OUTSIDE[0].into())
+            );
+            // Both pods, but only one is on this node.
+            let two = [(1, "node2"), (2, HERE)];
+            proxy.write("web.yaml", &web("web", 1, 30080, local, &two));
+            wait_for(
+                &proxy,
+                &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
+                false,
+            );
+            let v6 = format!("-a -t [{V6}]:80 -r [fd00:10:244::1]:8080 -m -w 1");
+            wait_for(&proxy, &v6, false);
+            let ways = [
+                to,
+                "[fd00:200:1::2]:30080".parse().unwrap(),
+                SocketAddr::new(V4, TCP),
+                SocketAddr::new(V6, TCP),
+            ];
+            for to in ways {
+                assert_eq!(client.pods(to, 4), ["pod2".to_owned()].into(), "{to}");
+            }
+            // No endpoint is on this node.
+            let elsewhere = [(1, "node2"), (2, "node2")];
+            proxy.write("web.yaml", &web("web", 1, 30080, local, &elsewhere));
+            wait_for(
+                &proxy,
+                &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
+                true,
+            );
+            wait_for(&proxy, &v6, true);
+            for to in ways {
+                assert_eq!(client.pods(to, 4).len(), 2, "{to}");
+            }
 
-        let lb: SocketAddr = "10.99.0.1:80".parse().unwrap();
-        wait_for(
-            &proxy,
-            "-a -t 10.99.0.1:80 -r 10.244.1.1:8080 -m -w 1",
-            true,
-        );
-        let from = |from: &str| Probe::http(lb).from(from.parse().unwrap());
-        let briefly = |probe: Probe| probe.timeout(Duration::from_secs(1));
-        let silent = |outcome: Outcome| assert_eq!(outcome, Outcome::TimedOut);
-        client.answer(from(OUTSIDE[0]));
-        silent(client.ask(briefly(from(OUTSIDE[1]))));
-        // No range contains the node, then one does.
-        silent(host.run(|| briefly(Probe::http(lb)).ask()));
-        proxy.write("lb.yaml", &balanced("10.200.1.0/24"));
-        let seen = || {
-            host.run(|| briefly(Probe::http(lb)).ask())
-                .answer()
-                .is_some()
-        };
-        eventually("the node's own connection", seen);
-        silent(client.ask(briefly(from(OUTSIDE[0]))));
-    });
+            let lb: SocketAddr = "10.99.0.1:80".parse().unwrap();
+            wait_for(
+                &proxy,
+                "-a -t 10.99.0.1:80 -r 10.244.1.1:8080 -m -w 1",
+                true,
+            );
+            let from = |from: &str| Probe::http(lb).from(from.parse().unwrap());
+            let briefly = |probe: Probe| probe.timeout(Duration::from_secs(1));
+            let silent = |outcome: Outcome| assert_eq!(outcome, Outcome::TimedOut);
+            client.answer(from(OUTSIDE[0]));
+            silent(client.ask(briefly(from(OUTSIDE[1]))));
+            // No range contains the node, then one does.
+            silent(host.run(|| briefly(Probe::http(lb)).ask()));
+            proxy.write("lb.yaml", &balanced("10.200.1.0/24"));
+            let seen = || {
+                host.run(|| briefly(Probe::http(lb)).ask())
+                    .answer()
+                    .is_some()
+            };
+            eventually("the node's own connection", seen);
+            silent(client.ask(briefly(from(OUTSIDE[0]))));
+        },
+    );
 }
 
 /// A node with strict ARP does not reply to requests for a Service's address on its other interfaces,

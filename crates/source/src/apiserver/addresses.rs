@@ -64,7 +64,7 @@ impl ServerAddresses {
         let mut touched = false;
         for Changed { event, .. } in changes {
             match event {
-                Event::EndpointSlice(Change::Applied(slice)) if is_of_api_server(slice) => {
+                Event::EndpointSlice(Change::Applied(slice)) if belongs_to_api_server(slice) => {
                     self.slices
                         .insert(slice.name.name.clone(), addresses(slice));
                     touched = true;
@@ -101,7 +101,7 @@ impl ServerAddresses {
     }
 }
 
-fn is_of_api_server(slice: &EndpointSlice) -> bool {
+fn belongs_to_api_server(slice: &EndpointSlice) -> bool {
     let service = slice.service.as_ref();
     service.is_some_and(|s| &*s.namespace == "default" && &*s.name == "kubernetes")
 }

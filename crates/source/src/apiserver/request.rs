@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_have_the_paths_and_queries_of_the_api() {
+    fn requests_have_the_paths_and_queries_of_the_api_server() {
         let list = |token: Option<&str>| Request::List {
             continue_token: token.map(str::to_owned),
         };

@@ -66,7 +66,7 @@ impl<'w> Walker<'w> {
                 let text = first.text.clone();
                 deliver(state, &text);
             }
-            RouteKind::Unicast => self.each_way(state, &ways, |walker, state, way| {
+            RouteKind::Unicast => self.each_hop(state, &ways, |walker, state, way| {
                 walker.forward(state, Some(way));
             }),
             _ => {
@@ -137,7 +137,7 @@ impl<'w> Walker<'w> {
             }
             _ => {}
         }
-        let through = take_way(state, way);
+        let through = take_hop(state, way);
         let rule = way.map_or("elsewhere".to_owned(), |w| w.text.clone());
         state.note(AT, rule, format!("forward{through}"));
         state.stages.push(Stage::Send);
@@ -222,7 +222,7 @@ impl<'w> Walker<'w> {
                 state.next_hop = Some(dst);
                 state.note(AT, first.text.clone(), format!("{why}stays on this node"));
             }
-            RouteKind::Unicast => self.each_way(state, &ways, |walker, state, way| {
+            RouteKind::Unicast => self.each_hop(state, &ways, |walker, state, way| {
                 let dev = way.dev.as_deref();
                 let loopback = matches!(src, IpAddr::V4(ip) if ip.is_loopback());
                 if loopback && !walker.world.host.route_localnet(dev) {
@@ -234,7 +234,7 @@ impl<'w> Walker<'w> {
                     state.finish(Verdict::Drop);
                     return;
                 }
-                let through = take_way(state, Some(way));
+                let through = take_hop(state, Some(way));
                 state.note(AT, way.text.clone(), format!("{why}leaves{through}"));
             }),
             _ => {
@@ -245,7 +245,7 @@ impl<'w> Walker<'w> {
     }
 
     /// Follow every next hop of a multipath route; the kernel chooses by a hash over the flow.
-    fn each_way(
+    fn each_hop(
         &mut self,
         state: &mut State<'w>,
         ways: &[Way],
@@ -274,7 +274,7 @@ impl<'w> Walker<'w> {
     }
 }
 
-fn take_way(state: &mut State<'_>, way: Option<&Way>) -> String {
+fn take_hop(state: &mut State<'_>, way: Option<&Way>) -> String {
     let dev = way.and_then(|w| w.dev.as_deref());
     state.oif = Iface::named(dev);
     state.next_hop = way.and_then(|w| w.via).or(Some(state.dst.ip));

@@ -81,7 +81,7 @@ fn a_change_writes_only_its_own_rules() {
 }
 
 #[test]
-fn after_a_failure_the_kernel_is_read() {
+fn after_a_failure_the_mode_reads_the_kernel() {
     let (mut planner, mut mode, mut tables) = started();
     add_service(&mut planner, "demo/new", "10.96.77.1", "10.244.2.77");
     mode.mark_changed(changed(&mut planner));
@@ -112,7 +112,7 @@ fn after_a_failure_the_kernel_is_read() {
 }
 
 #[test]
-fn a_service_without_valid_rules_is_left_out_alone() {
+fn a_service_without_valid_rules_affects_no_other() {
     let (mut planner, mut mode, mut tables) = started();
     let namespace = "n".repeat(120);
     let long = format!("{namespace}/{}", "s".repeat(140));
@@ -160,7 +160,7 @@ fn excluded_ports_keep_their_state_until_admitted() {
 }
 
 #[test]
-fn foreign_changes_are_repaired_and_nothing_else() {
+fn repairs_write_only_what_another_program_changed() {
     let (planner, mut mode, mut tables) = started();
     let wanted = comparable(&tables);
     for (damage, most) in [

@@ -184,7 +184,7 @@ fn names_of(refusals: &Refusals) -> Vec<String> {
 }
 
 #[test]
-fn rejected_ports_are_found_by_halves_and_left_out() {
+fn rejected_ports_are_found_by_bisection_and_left_out() {
     let mut bench = Bench::started();
     bench.host.rejects = vec!["demo/s3", "demo/s6"];
     let names: Vec<String> = (0..8).map(|n| format!("demo/s{n}")).collect();
@@ -240,7 +240,7 @@ fn a_rejection_without_a_culprit_is_an_error_and_quarantines_no_port() {
 }
 
 #[test]
-fn after_a_lost_reply_the_rules_are_read_and_nothing_is_added_twice() {
+fn after_a_lost_reply_the_rules_are_read_and_no_rule_is_added_twice() {
     let mut bench = Bench::started();
     bench.host.lost_replies = 1;
     assert!(bench.add(&["demo/a"]).is_err());

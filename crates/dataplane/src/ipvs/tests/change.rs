@@ -86,7 +86,7 @@ fn a_node_address_gets_a_server_but_is_not_added_to_the_device() {
 }
 
 #[test]
-fn foreign_changes_are_repaired_and_nothing_else() {
+fn repairs_write_only_what_another_program_changed() {
     let (planner, mut mode, mut host) = started();
     let should = host.comparable();
     // Another program flushes a chain, deletes a jump, a server, an address and an element, and adds
@@ -355,7 +355,7 @@ fn refused_pieces_are_recorded_as_missing() {
 }
 
 #[test]
-fn after_a_failure_the_kernel_is_read() {
+fn after_a_failure_the_mode_reads_the_kernel() {
     let (planner, mut mode, host) = started();
     let transaction = mode.transaction(planner.plan(IpFamily::V4)).unwrap();
     drop(transaction);

@@ -56,7 +56,7 @@ proptest! {
     /// A sequence of changes leads to the table of the last plan, in a kernel that checks references
     /// and duplicates.
     #[test]
-    fn changes_lead_where_lowering_leads((settings, events) in history()) {
+    fn incremental_changes_equal_lowering_the_last_plan((settings, events) in history()) {
         let mut planner = Planner::new(settings);
         let options = Options::default();
         let mut states: Vec<_> = IpFamily::ALL
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn every_operation_survives_the_wire(cluster in cluster()) {
+    fn every_operation_round_trips_through_netlink(cluster in cluster()) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {
             let state = State::lower(planner.plan(family), Options::default());
@@ -104,7 +104,7 @@ proptest! {
     }
 
     #[test]
-    fn a_pick_is_read_back_from_its_name(
+    fn chain_names_of_picks_round_trip(
         n in 1..5000_u32,
         which in 0..6_usize,
         node_port in any::<bool>(),
@@ -145,7 +145,7 @@ fn led_to(chains: &BTreeMap<String, Vec<Rule>>, from: &str, n: u32) -> String {
 
 proptest! {
     #[test]
-    fn every_number_in_use_leads_to_its_chain(numbers in proptest::collection::btree_set(1..200_u32, 1..40)) {
+    fn every_endpoint_count_in_use_leads_to_its_chain(numbers in proptest::collection::btree_set(1..200_u32, 1..40)) {
         let plan = Plan::empty(IpFamily::V4);
         let role = |n| Role::OneOf { local: false, n };
         let picks = numbers.iter().map(|n| Pick { role: role(*n), ..pick::PLAIN });
@@ -161,7 +161,7 @@ proptest! {
 }
 
 #[test]
-fn other_names_are_no_picks() {
+fn other_chain_names_do_not_parse_as_picks() {
     for name in [
         "services",
         "pick-",
@@ -179,7 +179,7 @@ fn other_names_are_no_picks() {
 }
 
 #[test]
-fn lowering_is_programming_from_nothing() {
+fn lowering_equals_programming_an_empty_kernel() {
     let mut planner = Planner::new(plan::testing::big_cluster_settings());
     planner.apply_all(plan::testing::big_cluster(200, 7));
     planner.take_diff();
@@ -194,7 +194,7 @@ fn lowering_is_programming_from_nothing() {
 }
 
 #[test]
-fn a_changed_endpoint_is_two_elements() {
+fn replacing_an_endpoint_writes_two_elements() {
     let mut planner = Planner::new(plan::testing::big_cluster_settings());
     planner.apply_all(plan::testing::big_cluster(10, 10));
     planner.take_diff();

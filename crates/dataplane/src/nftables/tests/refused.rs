@@ -108,7 +108,7 @@ impl World {
 }
 
 #[test]
-fn of_a_new_service_that_is_refused_nothing_comes() {
+fn a_refused_new_service_leaves_no_elements() {
     for family in IpFamily::ALL {
         let mut world = World::new(family);
         let before = world.table();
@@ -138,7 +138,7 @@ fn with_refused_change(family: IpFamily) -> World {
 }
 
 #[test]
-fn a_refused_change_leaves_the_former_version_whole() {
+fn a_refused_change_keeps_every_element_of_the_previous_version() {
     for family in IpFamily::ALL {
         let mut world = with_refused_change(family);
         let before = world.table();
@@ -158,7 +158,7 @@ fn a_refused_change_leaves_the_former_version_whole() {
 }
 
 #[test]
-fn what_a_former_version_needs_does_not_go_with_others() {
+fn elements_of_the_previous_version_survive_the_removal_of_another_service() {
     for family in IpFamily::ALL {
         let mut world = with_refused_change(family);
         let mut before = world.table();
@@ -180,7 +180,7 @@ fn what_a_former_version_needs_does_not_go_with_others() {
 }
 
 #[test]
-fn a_refused_service_that_is_changed_again_is_tried_again() {
+fn a_refused_service_is_retried_when_it_changes() {
     for family in IpFamily::ALL {
         let mut world = with_refused_change(family);
         let fine = Service {

@@ -146,7 +146,7 @@ fn load(plan: &Plan, kernel: &mut Kernel) -> Sync {
 }
 
 #[test]
-fn a_load_then_nothing_to_do() {
+fn a_second_load_writes_nothing() {
     let (planner, _) = planner(300);
     let plan = planner.plan(IpFamily::V4);
     let mut kernel = Kernel::default();
@@ -161,7 +161,7 @@ fn a_load_then_nothing_to_do() {
 }
 
 #[test]
-fn whatever_goes_wrong_with_any_commit_it_ends_well() {
+fn sync_converges_after_a_fault_in_any_commit() {
     let (planner, _) = planner(40);
     let plan = planner.plan(IpFamily::V4);
     for fault in [
@@ -192,7 +192,7 @@ fn whatever_goes_wrong_with_any_commit_it_ends_well() {
 }
 
 #[test]
-fn what_others_change_is_mended() {
+fn foreign_changes_are_repaired() {
     let (planner, _) = planner(40);
     let plan = planner.plan(IpFamily::V4);
     let mut kernel = Kernel::default();
@@ -208,7 +208,7 @@ fn what_others_change_is_mended() {
 }
 
 #[test]
-fn another_layout_of_the_same_name_is_replaced_at_once() {
+fn a_table_with_another_layout_is_replaced_in_one_transaction() {
     let (planner, _) = planner(40);
     let plan = planner.plan(IpFamily::V4);
     let theirs = Op::AddChain(Chain {
@@ -224,7 +224,7 @@ fn another_layout_of_the_same_name_is_replaced_at_once() {
 }
 
 #[test]
-fn a_service_that_is_refused_does_not_keep_others_waiting() {
+fn a_refused_service_does_not_delay_others() {
     let (planner, _) = planner(60);
     let plan = planner.plan(IpFamily::V4);
     let (key, port) = plan.ports.iter().nth(17).expect("enough");
@@ -251,7 +251,7 @@ fn a_service_that_is_refused_does_not_keep_others_waiting() {
 }
 
 #[test]
-fn a_refused_change_leaves_the_former_version_serving() {
+fn after_a_refused_change_the_previous_version_serves() {
     let (planner, _) = planner(20);
     let plan = planner.plan(IpFamily::V4);
     let mut kernel = Kernel::default();
@@ -283,7 +283,7 @@ proptest! {
 
     /// Any history with one fault ends in the table of the last plan.
     #[test]
-    fn histories_with_faults((settings, events) in history(), number in 0..12_usize, which in 0..5_usize) {
+    fn sync_converges_for_any_history_with_faults((settings, events) in history(), number in 0..12_usize, which in 0..5_usize) {
         let fault = [
             Fault::Refuse,
             Fault::LoseBefore,

@@ -79,7 +79,7 @@ proptest! {
     /// A sequence of changes leads to the table of the last plan, in a kernel that checks references
     /// and duplicates.
     #[test]
-    fn changes_lead_where_lowering_leads((settings, events) in history()) {
+    fn incremental_changes_equal_lowering_the_last_plan((settings, events) in history()) {
         let mut planner = Planner::new(settings);
         let mut relay = Relay::default();
         let mut states: Vec<_> = IpFamily::ALL.iter().map(|family| {
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn the_table_survives_the_wire_and_takes_the_place_of_another(cluster in cluster()) {
+    fn the_table_round_trips_through_netlink_and_replaces_another(cluster in cluster()) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {
             let mut relay = Relay::default();
@@ -130,7 +130,7 @@ proptest! {
 
     /// The elements of every frontend lead to the plan's result, for both kinds of client.
     #[test]
-    fn the_elements_say_what_the_plan_says(cluster in cluster()) {
+    fn elements_lead_to_the_result_of_the_plan(cluster in cluster()) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {
             let plan = planner.plan(family);
@@ -277,7 +277,7 @@ fn every_port_of_the_relay_is_guarded() {
 }
 
 #[test]
-fn loopback_answers_for_node_ports_only_where_asked() {
+fn loopback_serves_node_ports_only_if_configured() {
     let mut node = (*Plan::empty(IpFamily::V4).node).clone();
     node.node_port_ips = Some(vec![
         Ipv4Addr::LOCALHOST.into(),

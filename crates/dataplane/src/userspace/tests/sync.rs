@@ -205,7 +205,7 @@ proptest! {
     /// Any history with one fault, which may take effect or not, ends in the state of the last plan. At
     /// no time does a connection reach a half-open frontend.
     #[test]
-    fn histories_with_faults((settings, events) in history(), at in 0..40_usize, takes_effect: bool) {
+    fn sync_converges_for_any_history_with_faults((settings, events) in history(), at in 0..40_usize, takes_effect: bool) {
         let mut planner = Planner::new(settings);
         let (mut sync, mut host) = (Sync::new(SETTINGS), Host::default());
         host.fault = Some((at, takes_effect));
@@ -227,7 +227,7 @@ proptest! {
 }
 
 #[test]
-fn restart_takes_the_ports_that_the_table_leads_to() {
+fn restart_reuses_the_relay_ports_in_the_table() {
     let plan = planned(|_| {}, &["node1"]);
     let (_, mut host) = load(&plan);
     let before = (host.table.clone(), first_socket(&host));

@@ -12,7 +12,7 @@ fn completed(spec: &str) -> Value {
 }
 
 #[test]
-fn what_a_service_leaves_open_is_filled_in() {
+fn omitted_service_fields_get_defaults() {
     let table = [
         (
             "{ports: [{port: 80}]}",
@@ -74,7 +74,7 @@ fn a_load_balancer_gets_addresses_ports_and_a_health_check() {
 }
 
 #[test]
-fn applying_again_keeps_what_was_handed_out() {
+fn applying_again_keeps_allocated_addresses_and_ports() {
     let mut cluster = good(&service("{type: LoadBalancer, ports: [{port: 80}]}"));
     let before = cluster.services.clone();
     let mut more = service("{type: LoadBalancer, ports: [{port: 80}]}");
@@ -170,7 +170,7 @@ const BAD_SERVICES: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn bad_documents_are_refused_by_name_and_field_and_others_stand() {
+fn invalid_documents_are_refused_with_name_and_field_and_affect_no_other() {
     let other = "{apiVersion: v1, kind: Service, metadata: {name: other}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30008}]}}";
     for (spec, field, reason) in BAD_SERVICES {
         let (cluster, applied) = cluster(&format!("{other}\n---\n{}", service(spec)));
@@ -186,7 +186,7 @@ fn bad_documents_are_refused_by_name_and_field_and_others_stand() {
 }
 
 #[test]
-fn other_bad_documents_are_refused_too() {
+fn invalid_pods_and_slices_are_refused_with_their_field() {
     let table = [
         (
             "{kind: Pod, metadata: {name: p}, spec: {}}",
@@ -228,7 +228,7 @@ fn other_bad_documents_are_refused_too() {
 }
 
 #[test]
-fn lists_are_taken_apart_and_useless_kinds_are_named() {
+fn lists_are_expanded_and_ignored_kinds_are_named() {
     let (cluster, applied) = cluster(
         "
 kind: List
@@ -289,7 +289,7 @@ fn hints_follow_traffic_distribution() {
 }
 
 #[test]
-fn published_not_ready_addresses_and_stated_slices_pass() {
+fn unready_addresses_are_published_and_slices_are_kept_as_given() {
     let text = WEB.replace("  selector: {app: web}", "  publishNotReadyAddresses: true\n  selector: {app: web}")
         + "---
 {kind: EndpointSlice, metadata: {name: own, labels: {kubernetes.io/service-name: own}}, addressType: IPv4, endpoints: [{addresses: [192.0.2.1]}]}

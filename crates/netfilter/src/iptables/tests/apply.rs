@@ -21,7 +21,7 @@ fn rules(set: &TableSet, chain: &str) -> Option<Vec<String>> {
 }
 
 #[test]
-fn a_declaration_empties_a_chain_but_not_a_built_in_one() {
+fn a_declaration_empties_a_user_chain_but_not_a_built_in_one() {
     let set = after("*nat\n:A - [0:0]\n:PREROUTING DROP [0:0]\nCOMMIT\n").unwrap();
     assert_eq!(rules(&set, "A").unwrap(), [""; 0]);
     assert_eq!(rules(&set, "PREROUTING").unwrap(), ["-j A"]);
@@ -30,7 +30,7 @@ fn a_declaration_empties_a_chain_but_not_a_built_in_one() {
 }
 
 #[test]
-fn insert_replace_delete() {
+fn rules_are_inserted_replaced_and_deleted_by_number() {
     let set = after(
         "*nat\n-I A -j DROP\n-I A 3 -j RETURN\n-R A 1 -j ACCEPT\n-D A -j B\n-D B 1\nCOMMIT\n",
     )
@@ -83,7 +83,7 @@ fn commands_on_missing_chains_and_rules_are_refused() {
 }
 
 #[test]
-fn sections_before_the_refused_one_stay() {
+fn sections_before_a_refused_one_are_applied() {
     let mut set = TableSet::parse(Family::Ipv4, BASE).unwrap();
     let input = "*filter\n:F - [0:0]\nCOMMIT\n*nat\n:N - [0:0]\n-A N -j GONE\nCOMMIT\n";
     let error = set

@@ -68,7 +68,7 @@ fn check(family: Family, text: &str) {
 }
 
 #[test]
-fn whole_texts_of_the_corpus() {
+fn undamaged_texts_round_trip() {
     for text in corpus() {
         check(Family::Ipv4, &text);
         check(Family::Ipv6, &text);
@@ -76,7 +76,7 @@ fn whole_texts_of_the_corpus() {
 }
 
 #[test]
-fn mutated_lines() {
+fn mutated_lines_never_panic_and_round_trip() {
     let corpus = corpus();
     let lines: Vec<&str> = corpus.iter().flat_map(|t| t.lines()).collect();
     let mut random = Random(0x5eed);

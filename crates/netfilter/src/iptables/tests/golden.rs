@@ -21,7 +21,7 @@ fn observed() -> Vec<(String, Family, String)> {
 }
 
 #[test]
-fn observations_are_printed_as_they_were_read() {
+fn observations_are_printed_unchanged() {
     for (name, family, text) in observed() {
         let restore = Restore::parse(family, &text).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(restore.to_string(), text, "{name}");
@@ -45,7 +45,7 @@ fn observations_are_fully_modelled() {
 }
 
 #[test]
-fn a_table_set_prints_the_same_tables() {
+fn table_sets_round_trip() {
     for (name, family, text) in observed() {
         let set = TableSet::parse(family, &text).unwrap();
         let again = TableSet::parse(family, &set.to_string()).unwrap();

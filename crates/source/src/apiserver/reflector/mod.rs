@@ -324,7 +324,7 @@ impl Reflector {
     pub(super) fn ended(&mut self, now: Instant) {
         match self.phase {
             Phase::Watching { since } if now.saturating_duration_since(since).as_secs() >= 1 => {
-                self.went_well(now, since);
+                self.reset_backoff_if_healthy(now, since);
                 self.idle(now, Next::Watch);
             }
             Phase::Idle { .. } => {}
@@ -338,7 +338,7 @@ impl Reflector {
     /// Note the failure of a request or watch.
     pub(super) fn failed(&mut self, now: Instant, failure: Failure) {
         if let Phase::Watching { since } = self.phase {
-            self.went_well(now, since);
+            self.reset_backoff_if_healthy(now, since);
         }
         if let Failure::Refused { code, status, .. } = &failure {
             if *code == 410 || status.as_ref().is_some_and(Status::is_expired) {
@@ -427,7 +427,7 @@ impl Reflector {
         self.phase = Phase::Idle { at, next };
     }
 
-    fn went_well(&mut self, now: Instant, since: Instant) {
+    fn reset_backoff_if_healthy(&mut self, now: Instant, since: Instant) {
         if now.saturating_duration_since(since) >= self.timing.healthy_after {
             self.backoff.reset();
         }
@@ -497,7 +497,7 @@ impl Reflector {
                 self.recovered();
                 if self.is_before_position(&resource_version) {
                     // The server's version decreased: it was restored from a backup.
-                    self.went_well(now, since);
+                    self.reset_backoff_if_healthy(now, since);
                     let delay = self.backoff.next_delay();
                     self.idle(now + delay, Next::Fresh);
                     return Flow::Stop;

@@ -469,7 +469,7 @@ fn an_invalid_object_is_a_problem_until_it_is_corrected() {
 }
 
 #[test]
-fn a_server_restored_from_a_backup_is_listed_again() {
+fn a_server_restored_from_a_backup_is_relisted() {
     let mut rig = Rig::watching();
     rig.event(bookmark(50, false));
     assert_eq!(rig.event(bookmark(49, false)).0, Flow::Stop);

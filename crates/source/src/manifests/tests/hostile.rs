@@ -154,7 +154,7 @@ fn damaged_manifests_neither_panic_nor_delete() {
 
 /// Inputs found by fuzzing.
 #[test]
-fn inputs_that_once_failed_do_not_panic() {
+fn recorded_inputs_that_panicked_are_handled() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/harmful");
     let mut read = 0;
     for entry in std::fs::read_dir(folder).expect("the folder") {

@@ -603,13 +603,13 @@ impl<'w> Walker<'w> {
                     ways.push((on(state), None));
                     continue;
                 }
-                self.translated_ways(nat.kind, &on(state), wanted, &mut ways);
+                self.translations(nat.kind, &on(state), wanted, &mut ways);
             }
         }
         ways
     }
 
-    fn translated_ways(
+    fn translations(
         &mut self,
         kind: NatType,
         within: &Within<'w>,

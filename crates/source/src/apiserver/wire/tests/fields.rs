@@ -29,7 +29,7 @@ fn table() -> Table {
 }
 
 #[test]
-fn field_numbers_are_those_of_upstream() {
+fn field_numbers_equal_upstreams() {
     let table = table();
     let check = |message, fields: &[(&'static str, u32)]| {
         for (field, number) in fields {

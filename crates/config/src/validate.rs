@@ -111,10 +111,7 @@ pub(crate) fn validate(config: &KubeProxyConfiguration) -> Errors {
     };
     e.0.extend(gates::refused(&config.feature_gates));
     if mode == Mode::Ipvs && !gates::has_ipvs(&config.feature_gates) {
-        e.add(
-            "mode",
-            "ipvs is switched off by the feature gate KubeProxyIPVS",
-        );
+        e.add("mode", "ipvs is disabled by the feature gate KubeProxyIPVS");
     }
     e.in_range(
         "iptables.masqueradeBit",
@@ -257,7 +254,10 @@ pub(crate) fn cluster_cidrs(config: &KubeProxyConfiguration) -> Result<Vec<Cidr>
         .collect::<Result<Vec<_>, _>>()?;
     let of = |family| ranges.iter().filter(|r| family_of_net(r) == family).count();
     if IpFamily::ALL.into_iter().any(|family| of(family) > 1) {
-        let reason = format!("{:?} holds two ranges of a family", config.cluster_cidr);
+        let reason = format!(
+            "{:?} contains two ranges of one address family",
+            config.cluster_cidr
+        );
         return Err(error(reason));
     }
     Ok(ranges)
@@ -283,7 +283,7 @@ fn local_traffic(e: &mut Errors, config: &KubeProxyConfiguration) {
     };
     if interface.is_empty() {
         let reason = format!(
-            "is required where detectLocalMode is {}",
+            "is required if detectLocalMode is {}",
             config.detect_local_mode
         );
         e.add(field, reason);

@@ -18,7 +18,7 @@ const ERRORS: [(i32, &str); 8] = [
     (4097, "a message that the kernel does not understand"),
     (
         4098,
-        "the kernel has no such type of set: load its module (ip_set_hash_ip, ip_set_hash_ipport, ip_set_hash_ipportip, ip_set_hash_ipportnet, ip_set_bitmap_port)",
+        "the kernel lacks this type of set: load its module (ip_set_hash_ip, ip_set_hash_ipport, ip_set_hash_ipportip, ip_set_hash_ipportnet, ip_set_bitmap_port)",
     ),
     (4099, "the kernel can have no more sets"),
     (4100, "the set is in use by a rule"),

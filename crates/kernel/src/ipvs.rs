@@ -20,13 +20,13 @@ const ATTEMPTS: u32 = 5;
 pub enum Error {
     /// The kernel has no IPVS.
     #[error(
-        "this kernel has no IPVS: load it with `modprobe ip_vs` (and the scheduler's module, such \
+        "this kernel lacks IPVS: load it with `modprobe ip_vs` (and the scheduler's module, such \
          as ip_vs_rr), use a kernel with CONFIG_IP_VS, or choose another --proxy-mode"
     )]
     NotInKernel,
     /// The kernel's IPVS has no such scheduler.
     #[error(
-        "the kernel has no IPVS scheduler {0:?}: load the module ip_vs_{0} or name another in \
+        "the kernel lacks the IPVS scheduler {0:?}: load the module ip_vs_{0} or name another in \
          --ipvs-scheduler"
     )]
     NoScheduler(String),

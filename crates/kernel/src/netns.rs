@@ -241,7 +241,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         if let Err(e) = setns(&self.home.file, CloneFlags::CLONE_NEWNET) {
             // Continuing in the wrong namespace would program the wrong host.
-            tracing::error!("cannot return from a network namespace: {e}");
+            tracing::error!(error = %e, "Cannot return to the previous network namespace; aborting");
             std::process::abort();
         }
     }

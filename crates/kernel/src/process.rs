@@ -17,7 +17,7 @@ pub enum Error {
     #[error("oom_score_adj {0} is outside -1000 to 1000")]
     OomScoreAdjRange(i32),
     /// The score cannot be lowered without `CAP_SYS_RESOURCE`.
-    #[error("setting oom_score_adj to {value}: {cause}")]
+    #[error("cannot set oom_score_adj to {value}: {cause}")]
     OomScoreAdj {
         /// The desired value.
         value: i32,
@@ -25,10 +25,10 @@ pub enum Error {
         cause: io::Error,
     },
     /// The number of open files could not be raised.
-    #[error("raising the number of open files: {0}")]
+    #[error("cannot raise the limit of open files: {0}")]
     OpenFiles(Errno),
     /// Signals could not be set up or waited for.
-    #[error("signals: {0}")]
+    #[error("cannot wait for signals: {0}")]
     Signals(Errno),
 }
 

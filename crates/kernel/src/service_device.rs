@@ -22,8 +22,8 @@ use crate::rtnetlink::{
 pub enum DeviceError {
     /// The kernel has no dummy interfaces.
     #[error(
-        "this kernel has no dummy interfaces: load them with `modprobe dummy`, or use a kernel \
-         with CONFIG_DUMMY; ipvs mode keeps the Services' addresses on one"
+        "this kernel lacks dummy interfaces: load them with `modprobe dummy`, or use a kernel \
+         with CONFIG_DUMMY; ipvs mode assigns the Service addresses to one"
     )]
     NoDummies,
     /// The exchange with the kernel failed.
@@ -33,7 +33,7 @@ pub enum DeviceError {
 
 /// An address that could not be added or removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("address {address} of the Services' interface: {refusal}")]
+#[error("address {address} on kube-ipvs0: {refusal}")]
 pub struct Refused {
     /// The address.
     pub address: IpAddr,
@@ -96,7 +96,7 @@ impl ServiceDevice {
             .string(IFLA_IFNAME, &self.name)
             .attributes(|w| w.nest(IFLA_LINKINFO, |w| w.string(IFLA_INFO_KIND, "dummy")))
             .finish();
-        let what = "making the Services' interface";
+        let what = "creating kube-ipvs0";
         match self.socket.exchange(what, request, |_| Ok(())) {
             Ok(()) => Ok(()),
             Err(error) => match error.errno() {
@@ -119,7 +119,7 @@ impl ServiceDevice {
             .fixed(&[0; IFINFOMSG])
             .string(IFLA_IFNAME, &self.name)
             .finish();
-        let what = "removing the Services' interface";
+        let what = "deleting kube-ipvs0";
         self.socket.exchange(what, request, |_| Ok(()))
     }
 
@@ -128,7 +128,7 @@ impl ServiceDevice {
     /// # Errors
     /// See [`Error`]; `ENODEV` if the interface does not exist.
     pub fn change(&mut self, add: &[IpAddr], remove: &[IpAddr]) -> Result<Vec<Refused>, Error> {
-        let what = "changing addresses of the Services' interface";
+        let what = "changing addresses on kube-ipvs0";
         let Some(index) = self.index()? else {
             let refusal = Refusal::of(Errno::ENODEV);
             return Err(Error::Refused { what, refusal });

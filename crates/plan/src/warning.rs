@@ -28,7 +28,7 @@ pub enum Reason {
     /// family is unrestricted.
     NoSourceRange(IpFamily),
     /// A range of length 0 among others: it admits every client, so the others have no effect.
-    EverybodyAllowed(Cidr),
+    EveryClientAllowed(Cidr),
     /// The external policy of a LoadBalancer is Local without a health check port: the load
     /// balancer cannot find the endpoints.
     NoHealthCheckPort,
@@ -79,18 +79,18 @@ impl fmt::Display for Reason {
                 let family = IpFamily::of(*ip);
                 write!(
                     f,
-                    "{ip} is left out: the Service has no {family} cluster IP; give it one with \
-                     ipFamilyPolicy, or take the address out"
+                    "{ip} is ignored: the Service has no {family} cluster IP; give it one with \
+                     ipFamilyPolicy, or remove the address"
                 )
             }
             Reason::NoSourceRange(family) => write!(
                 f,
                 "no {family} range is given, so {family} clients are not restricted; add a \
-                 {family} range if they should be"
+                 {family} range to restrict them"
             ),
-            Reason::EverybodyAllowed(range) => write!(
+            Reason::EveryClientAllowed(range) => write!(
                 f,
-                "{range} allows every client, so the other ranges of its family do nothing"
+                "{range} allows every client, so the other ranges of its family have no effect"
             ),
             Reason::NoHealthCheckPort => f.write_str(
                 "externalTrafficPolicy is Local but there is no health check port, so the load \
@@ -99,7 +99,7 @@ impl fmt::Display for Reason {
             Reason::DuplicatePort(name, protocol) => {
                 write!(
                     f,
-                    "{name}/{protocol} is there already; only the first one counts"
+                    "{name}/{protocol} is a duplicate; only the first one is used"
                 )
             }
             Reason::Taken {
@@ -109,7 +109,7 @@ impl fmt::Display for Reason {
                 by,
             } => write!(
                 f,
-                "{ip} port {port}/{protocol} is left out: {by} has it already"
+                "{ip} port {port}/{protocol} is ignored: {by} already uses it"
             ),
             Reason::Taken {
                 ip: None,
@@ -118,7 +118,7 @@ impl fmt::Display for Reason {
                 by,
             } => write!(
                 f,
-                "NodePort {port}/{protocol} is left out: {by} has it already"
+                "NodePort {port}/{protocol} is ignored: {by} already uses it"
             ),
             Reason::NodeAddress { ip, node } => write!(
                 f,
@@ -131,10 +131,10 @@ impl fmt::Display for Reason {
                 "{port} is also the NodePort of {of}: health checks of load balancers reach that \
                  Service instead of the proxy; give one of the two another port"
             ),
-            Reason::NoPortNumber => f.write_str("a port without a number is left out"),
+            Reason::NoPortNumber => f.write_str("a port without a number is ignored"),
             Reason::WrongFamily(ip) => write!(
                 f,
-                "{ip} is left out: its family is not the slice's addressType"
+                "{ip} is ignored: it does not have the slice's addressType"
             ),
         }
     }

@@ -453,7 +453,7 @@ pub(crate) fn left_out(subject: &Subject<'_>) -> Vec<Finding> {
                 ),
             ),
             plan::Reason::NoSourceRange(_)
-            | plan::Reason::EverybodyAllowed(_)
+            | plan::Reason::EveryClientAllowed(_)
             | plan::Reason::NodeAddress { .. } => (Weight::Note, String::new()),
             _ => (Weight::Partly, format!("change {}", warning.field)),
         };

@@ -173,7 +173,7 @@ fn policy(listed: Vec<ListedRule>, notes: &mut Vec<String>) -> Vec<RoutingRule> 
             RuleAction::Prohibit => Some(RouteKind::Prohibit),
             _ => {
                 notes.push(format!(
-                    "ip rule {} is left out: its action is unknown",
+                    "ip rule {} is ignored: its action is unknown",
                     rule.priority
                 ));
                 continue;
@@ -182,7 +182,7 @@ fn policy(listed: Vec<ListedRule>, notes: &mut Vec<String>) -> Vec<RoutingRule> 
         if !rule.other.is_empty() {
             let conditions = rule.other.join(", ");
             notes.push(format!(
-                "ip rule {} is left out: unknown conditions {conditions}",
+                "ip rule {} is ignored: unknown conditions {conditions}",
                 rule.priority
             ));
             continue;

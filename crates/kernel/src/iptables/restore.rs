@@ -41,7 +41,7 @@ pub enum RestoreError {
         message: String,
     },
     /// The tool did not understand the input.
-    #[error("{}: bad input{}: {message}", .program.display(), show(.lines))]
+    #[error("{}: invalid input{}: {message}", .program.display(), show(.lines))]
     BadInput {
         /// The restore tool.
         program: PathBuf,

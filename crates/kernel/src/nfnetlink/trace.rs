@@ -214,7 +214,7 @@ impl Tracing {
 impl Drop for Tracing {
     fn drop(&mut self) {
         if let Err(error) = self.nft.commit(&self.table, &[Op::DeleteTable], None) {
-            tracing::warn!("table {} could not be deleted: {error}", self.table);
+            tracing::warn!(table = %self.table, %error, "Table for tracing not deleted");
         }
     }
 }

@@ -26,7 +26,7 @@ impl fmt::Display for Fault {
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
     /// The batch does not consist of whole messages; nothing was sent.
-    #[error("the transaction's bytes, at {at}: {cause}")]
+    #[error("malformed transaction, at byte {at}: {cause}")]
     Malformed {
         /// The offset of the bad message.
         at: usize,

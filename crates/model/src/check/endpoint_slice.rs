@@ -64,7 +64,7 @@ impl EndpointSlice {
             let seconds = parse_rfc3339(time);
             if seconds.is_none() {
                 let field = format!("metadata.annotations[{TRIGGER_TIME}]");
-                c.warn(field, format!("{time:?} is not a time; left out"));
+                c.warn(field, format!("{time:?} is not a time; ignored"));
             }
             seconds
         });
@@ -147,16 +147,16 @@ fn unready_pods(stated: &[object::Endpoint]) -> Box<[(IpAddr, Box<str>)]> {
 }
 
 fn address(stated: Option<&str>, family: IpFamily) -> Result<IpAddr, String> {
-    let stated = stated.ok_or("is required; endpoint left out")?;
+    let stated = stated.ok_or("is required; endpoint ignored")?;
     let ip = parse_ip(stated)
-        .ok_or_else(|| format!("{stated:?} is not an IP address; endpoint left out"))?;
+        .ok_or_else(|| format!("{stated:?} is not an IP address; endpoint ignored"))?;
     if IpFamily::of(ip) != family {
         return Err(format!(
-            "{ip} is not {family} as the slice's addressType says; endpoint left out"
+            "{ip} does not have the slice's addressType, {family}; endpoint ignored"
         ));
     }
     match special(ip) {
-        Some(why) => Err(format!("{ip} {why}; endpoint left out")),
+        Some(why) => Err(format!("{ip} {why}; endpoint ignored")),
         None => Ok(ip),
     }
 }

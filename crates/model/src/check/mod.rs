@@ -56,7 +56,7 @@ pub struct Warning {
     pub reason: String,
 }
 
-/// `Service demo/web: spec.externalIPs[0]: "x" is not an IP address; left out`.
+/// `Service demo/web: spec.externalIPs[0]: "x" is not an IP address; ignored`.
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.object, self.field, self.reason)

@@ -34,7 +34,7 @@ impl Node {
                 Some(ip) => addresses.push(NodeAddress { kind, ip }),
                 None => c.warn(
                     format!("status.addresses[{i}].address"),
-                    format!("{:?} is not an IP address; left out", a.address),
+                    format!("{:?} is not an IP address; ignored", a.address),
                 ),
             }
         }
@@ -43,7 +43,7 @@ impl Node {
             match parse_cidr(&spec.pod_cidr) {
                 Some(range) => pod_cidrs.push(range),
                 None => {
-                    let reason = format!("{:?} is not an address range; left out", spec.pod_cidr);
+                    let reason = format!("{:?} is not an address range; ignored", spec.pod_cidr);
                     c.warn("spec.podCIDR", reason);
                 }
             }
@@ -53,7 +53,7 @@ impl Node {
                 Some(range) => pod_cidrs.push(range),
                 None => c.warn(
                     format!("spec.podCIDRs[{i}]"),
-                    format!("{s:?} is not an address range; left out"),
+                    format!("{s:?} is not an address range; ignored"),
                 ),
             }
         }

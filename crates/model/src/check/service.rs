@@ -130,7 +130,7 @@ fn cluster_ips(
     };
     if list && !spec.cluster_ip.is_empty() && stated.first() != Some(&spec.cluster_ip) {
         let reason = format!(
-            "is {:?} where spec.clusterIPs[0] is {:?}; the latter is used",
+            "{:?} differs from spec.clusterIPs[0], {:?}, which is used",
             spec.cluster_ip,
             stated.first().map_or("", String::as_str),
         );
@@ -141,7 +141,7 @@ fn cluster_ips(
         None | Some("") => {
             c.warn(
                 "spec.clusterIP",
-                "is not there yet; the Service is not served before it is",
+                "is not set; the Service is served once it is",
             );
             return Ok((Vec::new(), false));
         }
@@ -157,19 +157,16 @@ fn cluster_ips(
             None if stated.len() == 1 => {
                 return Err(c.invalid(field, format!("{s:?} is not an IP address")));
             }
-            None => c.warn(field, format!("{s:?} is not an IP address; left out")),
+            None => c.warn(field, format!("{s:?} is not an IP address; ignored")),
             Some(ip) if ips.iter().any(|o| IpFamily::of(*o) == IpFamily::of(ip)) => {
                 let family = IpFamily::of(ip);
-                c.warn(
-                    field,
-                    format!("{ip} is a second {family} address; left out"),
-                );
+                c.warn(field, format!("{ip} is a second {family} address; ignored"));
             }
             Some(ip) => ips.push(ip),
         }
     }
     if ips.is_empty() {
-        return Err(c.invalid("spec.clusterIPs", "holds no IP address"));
+        return Err(c.invalid("spec.clusterIPs", "contains no valid IP address"));
     }
     Ok((ips, false))
 }
@@ -184,7 +181,7 @@ fn ports(
     for (i, p) in stated.iter().enumerate() {
         let at = |field: &str| format!("spec.ports[{i}].{field}");
         if p.name.is_empty() && stated.len() > 1 {
-            return Err(c.invalid(at("name"), "is required where there are several ports"));
+            return Err(c.invalid(at("name"), "is required if the Service has several ports"));
         }
         if !p.name.is_empty() && !names::is_label(&p.name) {
             return Err(c.invalid(at("name"), format!("{:?} is not a port name", p.name)));
@@ -198,7 +195,7 @@ fn ports(
                 ServiceType::NodePort | ServiceType::LoadBalancer
             )
         {
-            let reason = format!("{n} is left out: the Service's type has no node ports");
+            let reason = format!("{n} is ignored: this type of Service has no node ports");
             c.warn(at("nodePort"), reason);
             node_port = None;
         }
@@ -276,9 +273,9 @@ fn external_ips(c: &mut Checker, stated: &[String]) -> Vec<IpAddr> {
     for (i, s) in stated.iter().enumerate() {
         let field = || format!("spec.externalIPs[{i}]");
         match parse_ip(s) {
-            None => c.warn(field(), format!("{s:?} is not an IP address; left out")),
+            None => c.warn(field(), format!("{s:?} is not an IP address; ignored")),
             Some(ip) => match special(ip) {
-                Some(why) => c.warn(field(), format!("{ip} {why}; left out")),
+                Some(why) => c.warn(field(), format!("{ip} {why}; ignored")),
                 None => ips.push(ip),
             },
         }
@@ -300,7 +297,7 @@ fn ingress(c: &mut Checker, stated: &[object::LoadBalancerIngress]) -> Vec<Ingre
         }
         let at = |field: &str| format!("status.loadBalancer.ingress[{i}].{field}");
         let Some(ip) = parse_ip(&stated.ip) else {
-            let reason = format!("{:?} is not an IP address; left out", stated.ip);
+            let reason = format!("{:?} is not an IP address; ignored", stated.ip);
             c.warn(at("ip"), reason);
             continue;
         };
@@ -310,7 +307,7 @@ fn ingress(c: &mut Checker, stated: &[object::LoadBalancerIngress]) -> Vec<Ingre
             Some(other) => {
                 // The meaning of future modes is unknown; only VIP requests that nodes answer for
                 // the address.
-                let reason = format!("{other:?} is not a mode (VIP or Proxy); {ip} left out");
+                let reason = format!("{other:?} is not a mode (VIP or Proxy); {ip} ignored");
                 c.warn(at("ipMode"), reason);
                 continue;
             }
@@ -334,7 +331,7 @@ fn source_ranges(
             Some(range) => ranges.push(range),
             None => {
                 let field = format!("spec.loadBalancerSourceRanges[{i}]");
-                c.warn(field, format!("{s:?} is not an address range; left out"));
+                c.warn(field, format!("{s:?} is not an address range; ignored"));
                 unread.push(s);
             }
         }
@@ -352,7 +349,7 @@ fn source_ranges(
         if meant && !some_left && guarded {
             ingress.retain(|i| IpFamily::of(i.ip) != family);
             let reason = format!(
-                "no {family} range is left, which would let everybody in; \
+                "no {family} range is valid, so every client would be allowed; \
                  the {family} load-balancer addresses are not served"
             );
             c.warn("spec.loadBalancerSourceRanges", reason);

@@ -26,7 +26,7 @@ impl ServiceCidr {
                 None if only => {
                     return Err(c.invalid(field, format!("{s:?} is not an address range")));
                 }
-                None => c.warn(field, format!("{s:?} is not an address range; left out")),
+                None => c.warn(field, format!("{s:?} is not an address range; ignored")),
                 Some(range)
                     if cidrs
                         .iter()
@@ -35,14 +35,14 @@ impl ServiceCidr {
                     let family = family_of_net(&range);
                     c.warn(
                         field,
-                        format!("{range} is a second {family} range; left out"),
+                        format!("{range} is a second {family} range; ignored"),
                     );
                 }
                 Some(range) => cidrs.push(range),
             }
         }
         if cidrs.is_empty() {
-            return Err(c.invalid("spec.cidrs", "holds no address range"));
+            return Err(c.invalid("spec.cidrs", "contains no valid address range"));
         }
         let name = interner.intern(&metadata.name);
         Ok(checker.done(ServiceCidr { name, cidrs }))

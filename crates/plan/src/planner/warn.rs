@@ -42,9 +42,9 @@ pub(super) fn service(service: &Service, warnings: &mut Vec<Warning>) {
     for family in IpFamily::ALL.into_iter().filter(|family| has(*family)) {
         let mut own = ranges.iter().filter(|r| family_of_net(r) == family);
         let field = || "spec.loadBalancerSourceRanges".to_owned();
-        let everybody = own.clone().find(|r| r.prefix_len() == 0);
-        if let Some(everybody) = everybody.filter(|_| own.clone().count() > 1) {
-            warn(field(), Reason::EverybodyAllowed(*everybody));
+        let every_client = own.clone().find(|r| r.prefix_len() == 0);
+        if let Some(every_client) = every_client.filter(|_| own.clone().count() > 1) {
+            warn(field(), Reason::EveryClientAllowed(*every_client));
         }
         let addressed = vips.clone().any(|(_, vip)| IpFamily::of(vip.ip) == family);
         if addressed && !ranges.is_empty() && own.next().is_none() {

@@ -48,8 +48,8 @@ fn the_smaller_name_wins_among_equal_claims_in_any_order() {
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert_eq!(
             warnings[0].to_string(),
-            "Service demo/b: spec.externalIPs: 192.0.2.1 port 80/TCP is left out: \
-             demo/a:http has it already"
+            "Service demo/b: spec.externalIPs: 192.0.2.1 port 80/TCP is ignored: \
+             demo/a:http already uses it"
         );
         // Reported once, even if the Service is planned again.
         planner.apply(delete("demo/c"));

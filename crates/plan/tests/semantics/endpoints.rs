@@ -281,8 +281,8 @@ fn an_endpoint_of_the_wrong_family_affects_no_other() {
     assert_eq!(
         texts,
         [
-            "EndpointSlice demo/a: endpoints[1].addresses[0]: fd00::1 is left out: its family is \
-          not the slice's addressType"
+            "EndpointSlice demo/a: endpoints[1].addresses[0]: fd00::1 is ignored: it does not \
+          have the slice's addressType"
         ]
     );
     planner.apply(slice.applied());

@@ -31,7 +31,7 @@ fn balanced() -> Service {
 #[test]
 fn source_ranges_contain_only_the_family() {
     let unrestricted = Reason::NoSourceRange;
-    let everybody = |range| Reason::EverybodyAllowed(cidrs(&[range])[0]);
+    let every_client = |range| Reason::EveryClientAllowed(cidrs(&[range])[0]);
     // Ranges; the valid ones for IPv4 and IPv6; the warning.
     let cases = [
         (&[][..], &[][..], &[][..], vec![]),
@@ -62,7 +62,7 @@ fn source_ranges_contain_only_the_family() {
             &["10.0.0.0/8", "0.0.0.0/0"],
             &[],
             &[],
-            vec![everybody("0.0.0.0/0"), unrestricted(IpFamily::V6)],
+            vec![every_client("0.0.0.0/0"), unrestricted(IpFamily::V6)],
         ),
     ];
     for (given, v4, v6, reasons) in cases {

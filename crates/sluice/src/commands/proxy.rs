@@ -25,7 +25,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     let resolved = Resolved::from_matches(matches, args.strict_config)?;
     let logs = logging::start(&resolved.config.logging)?;
     for note in &resolved.notes {
-        tracing::warn!("{note}");
+        tracing::warn!(reason = note, "The configuration has a setting to review");
     }
     match &resolved.action {
         Action::Run => {}
@@ -147,7 +147,7 @@ fn sandbox(
 fn report_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {
     match stop {
         Stop::Signal(signal) => {
-            tracing::info!("{signal}: ending; {rest}");
+            tracing::info!(%signal, result = rest, "Signal received; ending");
             Ok(())
         }
         Stop::ConfigChanged(path) => bail!(

@@ -168,7 +168,7 @@ fn ipvs_drivers(
     // One error that names the missing feature if the kernel lacks IPVS.
     let mut ipvs = Ipvs::open()?;
     ipvs.load_scheduler(&config.ipvs.scheduler)?;
-    tracing::warn!("{}", setup::IPVS_DEPRECATED);
+    tracing::warn!(mode = %config.mode, reason = setup::IPVS_DEPRECATED, "Deprecated mode");
     if timeouts != Timeouts::default()
         && let Err(error) = ipvs.set_timeouts(timeouts)
     {

@@ -125,7 +125,7 @@ fn a_full_set_and_a_refused_address_quarantine_their_ports() {
             for port in ["http", "dns", "sctp"] {
                 let said = format!(
                     "family=\"IPv6\" port=\"demo/three:{port}\" error=\"\
-                 address fd00:10:96::3 of the Services' interface"
+                 address fd00:10:96::3 on kube-ipvs0"
                 );
                 wait_for_log(&proxy, &said);
             }
@@ -166,7 +166,7 @@ fn a_missing_set_type_affects_no_other_set() {
         });
         wait_for_log(
             &proxy,
-            "ipset KUBE-LOAD-BALANCER-SOURCE-CIDR: the kernel has no such type of set: \
+            "ipset KUBE-LOAD-BALANCER-SOURCE-CIDR: the kernel lacks this type of set: \
              load its module",
         );
         restore_modprobe();

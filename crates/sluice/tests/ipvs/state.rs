@@ -432,7 +432,7 @@ fn every_scheduler_of_the_kernel_works() {
         let output = once(&host, objects.path(), &["--ipvs-scheduler=nosuch"]);
         let said = text(&output.stderr);
         assert!(!output.status.success(), "{said}");
-        let wanted = "the kernel has no IPVS scheduler \"nosuch\"";
+        let wanted = "the kernel lacks the IPVS scheduler \"nosuch\"";
         assert_eq!(said.matches(wanted).count(), 1, "{said}");
         assert_eq!(everything(&host), before);
     });
@@ -459,11 +459,11 @@ fn a_kernel_without_ipvs_causes_one_error() {
             let last = said.lines().last().unwrap();
             assert!(last.contains(wanted), "{said}");
         };
-        attempt("this kernel has no IPVS: load it with `modprobe ip_vs`");
+        attempt("this kernel lacks IPVS: load it with `modprobe ip_vs`");
         let rules = host.sh("iptables-legacy-save");
         assert!(!rules.contains("KUBE-"), "{rules}");
         // With IPVS, but without dummy interfaces.
         host.sh("for m in ip_vs ip_vs_rr xt_set xt_comment; do /run/modprobe $m; done");
-        attempt("this kernel has no dummy interfaces: load them with `modprobe dummy`");
+        attempt("this kernel lacks dummy interfaces: load them with `modprobe dummy`");
     });
 }

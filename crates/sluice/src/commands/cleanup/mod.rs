@@ -108,8 +108,13 @@ fn iptables(family: IpFamily, backend: Backend, scope: Scope<'_>) -> anyhow::Res
     let input = match scope.in_force {
         None if loopback_is_open(family) => {
             let input = leftovers(&observation, |_, _| false);
+            // kube-proxy's `--cleanup` keeps the chain too.
             if cleanup(&observation) != input {
-                tracing::warn!("{GUARD_STAYS}");
+                tracing::warn!(
+                    sysctl = "net.ipv4.conf.all.route_localnet=1",
+                    fix = "sysctl -w net.ipv4.conf.all.route_localnet=0, then clean up again",
+                    "Keeping KUBE-FIREWALL, because the sysctl opens 127.0.0.0/8 to other hosts"
+                );
             }
             input
         }
@@ -123,11 +128,6 @@ fn iptables(family: IpFamily, backend: Backend, scope: Scope<'_>) -> anyhow::Res
     };
     found.restore(&input, Mode::Iptables)
 }
-
-/// kube-proxy's `--cleanup` does the same.
-const GUARD_STAYS: &str = "Keeping KUBE-FIREWALL: it protects 127.0.0.0/8, which \
-    net.ipv4.conf.all.route_localnet=1 opens to other hosts. If no other program needs that: \
-    `sysctl -w net.ipv4.conf.all.route_localnet=0`, then clean up again";
 
 /// Whether other hosts can send to this node's loopback addresses, as iptables mode allows.
 fn loopback_is_open(family: IpFamily) -> bool {

@@ -127,7 +127,7 @@ fn messages_of_unusable_objects() {
 
 #[test]
 fn messages_of_ignored_parts() {
-    compare_messages(include_str!("../../../testdata/left-out.txt"));
+    compare_messages(include_str!("../../../testdata/ignored-parts.txt"));
 }
 
 #[test]

@@ -20,15 +20,12 @@ const ERRORS: [(i32, &str); 8] = [
         4098,
         "the kernel lacks this type of set: load its module (ip_set_hash_ip, ip_set_hash_ipport, ip_set_hash_ipportip, ip_set_hash_ipportnet, ip_set_bitmap_port)",
     ),
-    (4099, "the kernel can have no more sets"),
+    (4099, "the maximum number of sets is reached"),
     (4100, "the set is in use by a rule"),
     (4102, "the sets are not of one type"),
-    (4103, "the element is there already, or is not there"),
+    (4103, "the element already exists, or does not exist"),
     (4352, "the set is full"),
-    (
-        17,
-        "there is a set of this name that is of another type or size",
-    ),
+    (17, "a set of this name with another type or size exists"),
 ];
 
 /// An operation that the kernel refused.

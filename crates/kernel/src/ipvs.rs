@@ -50,8 +50,8 @@ fn explain(op: &Op, refusal: &Refusal) -> String {
         (Op::AddService(s) | Op::SetService(s), Errno::ENOENT) => {
             Error::NoScheduler(s.scheduler.to_string()).to_string()
         }
-        (_, Errno::EAFNOSUPPORT) => "the kernel's IPVS is without IPv6".to_owned(),
-        (_, Errno::EPROTONOSUPPORT) => "the kernel's IPVS is without this protocol".to_owned(),
+        (_, Errno::EAFNOSUPPORT) => "IPVS lacks IPv6 in this kernel".to_owned(),
+        (_, Errno::EPROTONOSUPPORT) => "IPVS lacks this protocol in this kernel".to_owned(),
         _ => refusal.to_string(),
     }
 }

@@ -104,7 +104,7 @@ fn refusals_name_set_element_and_reason() {
         let refused = kernel.run(&[Op::Create(other[0].clone())]).unwrap();
         assert_eq!(
             refused[0].to_string(),
-            "ipset small: there is a set of this name that is of another type or size"
+            "ipset small: a set of this name with another type or size exists"
         );
     });
 }

@@ -42,9 +42,9 @@ struct Hop {
     weight: u32,
 }
 
-/// Where a route leads.
+/// One next hop of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct NextHop {
     pub(crate) kind: RouteKind,
     pub(crate) dev: Option<String>,
     pub(crate) via: Option<IpAddr>,
@@ -289,7 +289,7 @@ impl Host {
 
     /// Look a destination up by the policy rules; return all next hops of a multipath route, or nothing
     /// if no route exists.
-    pub(crate) fn lookup(&self, key: &Lookup<'_>) -> Vec<Way> {
+    pub(crate) fn lookup(&self, key: &Lookup<'_>) -> Vec<NextHop> {
         let usual =
             [(0, LOCAL), (32766, MAIN), (32767, DEFAULT)].map(|(priority, table)| RoutingRule {
                 priority,
@@ -307,7 +307,7 @@ impl Host {
                 continue;
             }
             if let Some(kind) = rule.action {
-                return vec![Way {
+                return vec![NextHop {
                     kind,
                     dev: None,
                     via: None,
@@ -318,7 +318,7 @@ impl Host {
             }
             match self.find(rule.table, key.dst) {
                 Some(e) if e.kind == RouteKind::Throw => {}
-                Some(e) => return ways(e),
+                Some(e) => return hops(e),
                 None => {}
             }
         }
@@ -333,8 +333,8 @@ impl Host {
             iif: None,
             mark: 0,
         };
-        let way = self.lookup(&key).into_iter().next()?;
-        way.dev
+        let hop = self.lookup(&key).into_iter().next()?;
+        hop.dev
     }
 
     /// Whether two addresses are neighbours on a bridge of this host, and reach each other without it:
@@ -380,11 +380,11 @@ impl Host {
             iif: None,
             mark: 0,
         };
-        let ways = self.lookup(&key);
-        let Some(way) = ways.first().filter(|w| w.via.is_none()) else {
+        let hops = self.lookup(&key);
+        let Some(hop) = hops.first().filter(|w| w.via.is_none()) else {
             return Origin::Outside;
         };
-        let Some(dev) = way.dev.as_deref() else {
+        let Some(dev) = hop.dev.as_deref() else {
             return Origin::Outside;
         };
         let iface = self.interface(dev);
@@ -472,12 +472,12 @@ impl Host {
             .iter()
             .any(|w| w.kind == RouteKind::Unicast && w.dev.as_deref() == Some(iif));
         let any = back.iter().any(|w| w.kind == RouteKind::Unicast) || src.is_loopback();
-        let way = back
+        let hop = back
             .first()
             .map_or("no route".to_owned(), |w| w.text.clone());
         match mode {
             1 if !same => Some(Martian::reverse_path(format!(
-                "rp_filter is strict on {iif} and the route back to {src} is another: {way}"
+                "rp_filter is strict on {iif} and the route back to {src} is different: {hop}"
             ))),
             2 if !any => Some(Martian::reverse_path(format!(
                 "rp_filter is loose on {iif} and no route leads back to {src}"
@@ -565,7 +565,7 @@ fn rule_matches(rule: &RoutingRule, key: &Lookup<'_>) -> bool {
     (fwmark && from && to && iif && oif) != rule.not
 }
 
-fn ways(e: &Entry) -> Vec<Way> {
+fn hops(e: &Entry) -> Vec<NextHop> {
     e.hops
         .iter()
         .map(|h| {
@@ -587,7 +587,7 @@ fn ways(e: &Entry) -> Vec<Way> {
             if let Some(dev) = &h.dev {
                 text.push_str(&format!(" dev {dev}"));
             }
-            Way {
+            NextHop {
                 kind: e.kind,
                 dev: h.dev.clone(),
                 via: h.via,

@@ -305,7 +305,7 @@ impl Sibling<'_, '_> {
         match ends.as_slice() {
             [] => String::new(),
             all => format!(
-                ", and as much each to {}",
+                ", and the same share to each of {}",
                 listed(all).replace(" or ", ", ")
             ),
         }

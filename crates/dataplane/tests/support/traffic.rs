@@ -123,21 +123,21 @@ impl Stage {
         let retransmitted = self.retransmitted();
         let mut threads = Vec::new();
         for (from, to, transport) in CLIENTS {
-            let ways: [(&str, Way); 2] = match transport {
+            let exchanges: [(&str, Exchange); 2] = match transport {
                 Transport::Tcp => [
                     ("connections", connections),
                     ("a connection", one_connection),
                 ],
                 Transport::Udp => [("flows", flows), ("a flow", one_flow)],
             };
-            for (name, way) in ways {
+            for (name, exchange) in exchanges {
                 let client = Client {
                     name: format!("{name} from {from} to {to}"),
                     from: from.parse().expect("an address"),
                     to: to.parse().expect("an address"),
                     shared: Arc::clone(&shared),
                 };
-                let begin = || thread::spawn(move || way(&client));
+                let begin = || thread::spawn(move || exchange(&client));
                 threads.push(self.clients.run(begin).expect("the clients"));
             }
         }
@@ -257,7 +257,7 @@ struct Shared {
 }
 
 /// A client's loop until it is stopped.
-type Way = fn(&Client);
+type Exchange = fn(&Client);
 
 struct Client {
     name: String,

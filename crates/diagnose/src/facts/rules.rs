@@ -98,7 +98,7 @@ fn own_tables(notes: &mut Vec<String>) -> Option<String> {
             Ok((Some(table), _)) => {
                 text += &table_text(family, dataplane::nftables::TABLE, &table.contents);
                 let foreign = table.foreign.iter();
-                notes.extend(foreign.map(|what| format!("table {id}: left out: {what}")));
+                notes.extend(foreign.map(|what| format!("table {id}: ignored: {what}")));
             }
             Ok((None, _)) => {}
             Err(error) => notes.push(format!("table {id}: {error}")),

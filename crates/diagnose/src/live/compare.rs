@@ -52,7 +52,7 @@ pub(super) fn compare(
     let nothing = || Difference {
         predicted: None,
         kernel: None,
-        what: "nothing was predicted".to_owned(),
+        what: "no prediction".to_owned(),
     };
     let difference = nearest.map_or_else(nothing, |(_, difference)| difference);
     let happened = seen.trace.outcomes.first();
@@ -135,7 +135,7 @@ fn parted(
         predicted: predicted.cloned(),
         kernel: kernel.cloned(),
         what: format!(
-            "predicted was {}; the kernel did {}",
+            "predicted: {}; in the kernel: {}",
             described(predicted, outcome),
             described(kernel, happened)
         ),
@@ -166,7 +166,7 @@ fn ends_alike(predicted: &Outcome, happened: &Outcome, seen: &Observation) -> Re
     let lost = seen.end == End::Lost && predicted.verdict != Verdict::Accept;
     if predicted.verdict != happened.verdict && !lost {
         return Err(format!(
-            "predicted was {}; the kernel's end is {}{}",
+            "predicted: {}; in the kernel: {}{}",
             predicted.verdict,
             happened.verdict,
             happened
@@ -178,7 +178,7 @@ fn ends_alike(predicted: &Outcome, happened: &Outcome, seen: &Observation) -> Re
     let shown = |end: Option<String>| end.unwrap_or_else(|| "none".to_owned());
     if seen.is_whole && predicted.dnat != happened.dnat {
         let [a, b] = [predicted.dnat, happened.dnat].map(|to| shown(to.map(|e| e.to_string())));
-        return Err(format!("predicted destination: {a}; the kernel's: {b}"));
+        return Err(format!("predicted destination: {a}; in the kernel: {b}"));
     }
     // A packet that does not pass never reaches the translation of its source.
     if happened.verdict != Verdict::Accept || !seen.is_whole {
@@ -195,7 +195,7 @@ fn ends_alike(predicted: &Outcome, happened: &Outcome, seen: &Observation) -> Re
     let is_unknown = matches!(predicted.snat, Some(Snat::Masquerade(None))) && got.is_some();
     if wanted != got && !is_own && !is_unknown {
         let [a, b] = [wanted, got].map(|ip| shown(ip.map(|ip| ip.to_string())));
-        return Err(format!("predicted new source: {a}; the kernel's: {b}"));
+        return Err(format!("predicted new source: {a}; in the kernel: {b}"));
     }
     Ok(())
 }

@@ -28,14 +28,14 @@ pub(super) struct Follower {
     /// The index of the loopback interface.
     loopback: Option<u32>,
     /// Packets, in the order of their first events.
-    ways: Vec<Way>,
+    packets: Vec<Tracked>,
     /// Number of packets of known connections.
     pub(super) known: usize,
 }
 
 /// The events of one packet so far.
 #[derive(Debug)]
-struct Way {
+struct Tracked {
     /// The id of its events; it changes when the packet enters again through loopback.
     id: u32,
     events: Vec<Event>,
@@ -46,7 +46,7 @@ struct Way {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// On its way.
+    /// On its way through the rules.
     Going,
     /// It left through loopback, and enters again with another id.
     Looping,
@@ -60,7 +60,7 @@ impl Follower {
         Self {
             table: table.to_owned(),
             loopback,
-            ways: Vec::new(),
+            packets: Vec::new(),
             known: 0,
         }
     }
@@ -70,29 +70,29 @@ impl Follower {
         let id = event.1.id;
         let place = match starts(&event.1) {
             true => self.looping(&event.1),
-            false => self.ways.iter().rposition(|w| w.id == id),
+            false => self.packets.iter().rposition(|w| w.id == id),
         };
         let Some(place) = place.or_else(|| self.place(&event.1)) else {
             return;
         };
         let is_known = self.is_known(&event.1);
-        let Some(way) = self.ways.get_mut(place) else {
+        let Some(packet) = self.packets.get_mut(place) else {
             return;
         };
-        way.id = id;
-        way.last = event.1.packet.unwrap_or(way.last);
+        packet.id = id;
+        packet.last = event.1.packet.unwrap_or(packet.last);
         if is_known {
             self.known += 1;
-            way.events.clear();
-            way.state = State::OfNoInterest;
+            packet.events.clear();
+            packet.state = State::OfNoInterest;
         }
-        if way.state == State::OfNoInterest {
+        if packet.state == State::OfNoInterest {
             return;
         }
-        way.state = match &event.1.kind {
+        packet.state = match &event.1.kind {
             _ if event.1.table == self.table => match event.1.chain.as_str() {
                 table::DELIVERED => State::Ended(End::Delivered),
-                table::LEAVES => left(&event.1, way.state, self.loopback),
+                table::LEAVES => left(&event.1, packet.state, self.loopback),
                 _ => State::Going,
             },
             TraceKind::Policy(Policy::Drop)
@@ -102,13 +102,13 @@ impl Follower {
             } => State::Ended(End::Kept),
             _ => State::Going,
         };
-        way.events.push(event);
+        packet.events.push(event);
     }
 
     /// Return the packet that left through loopback and enters again with this event.
     fn looping(&self, event: &TraceEvent) -> Option<usize> {
         let now = event.packet.filter(|p| p.iif == self.loopback)?;
-        self.ways.iter().position(|w| {
+        self.packets.iter().position(|w| {
             w.state == State::Looping
                 && (now.addresses, now.ports) == (w.last.addresses, w.last.ports)
         })
@@ -119,16 +119,16 @@ impl Follower {
     fn place(&mut self, event: &TraceEvent) -> Option<usize> {
         let now = event.packet?;
         if starts(event) {
-            self.ways.push(Way {
+            self.packets.push(Tracked {
                 id: event.id,
                 events: Vec::new(),
                 last: now,
                 state: State::Going,
             });
-            return self.ways.len().checked_sub(1);
+            return self.packets.len().checked_sub(1);
         }
         let source = |p: TracedPacket| Some((p.addresses?.0, p.ports?.0));
-        self.ways
+        self.packets
             .iter()
             .rposition(|w| w.state == State::Going && source(w.last) == source(now))
     }
@@ -146,22 +146,22 @@ impl Follower {
 
     /// Return the first packet whose path has ended. If it is `quiet`, no more events are expected.
     pub(super) fn done(&mut self, quiet: bool) -> Option<(Vec<Event>, End)> {
-        let end = |way: &Way| match way.state {
+        let end = |packet: &Tracked| match packet.state {
             State::Ended(end) => Some(end),
             State::Going | State::Looping => quiet.then_some(End::Lost),
             State::OfNoInterest => None,
         };
         let (place, end) = self
-            .ways
+            .packets
             .iter()
             .enumerate()
             .find_map(|(i, w)| Some((i, end(w)?)))?;
-        Some((self.ways.swap_remove(place).events, end))
+        Some((self.packets.swap_remove(place).events, end))
     }
 
-    /// Whether a packet is on its way.
+    /// Whether a packet is still in the rules.
     pub(super) fn has_any(&self) -> bool {
-        self.ways.iter().any(|w| w.state != State::OfNoInterest)
+        self.packets.iter().any(|w| w.state != State::OfNoInterest)
     }
 }
 

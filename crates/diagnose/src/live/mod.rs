@@ -368,12 +368,12 @@ impl Report {
         let _ = match &self.comparison {
             Comparison::Agrees(odds) => writeln!(
                 out,
-                "The kernel did what was predicted, for which the odds were {}.",
+                "The kernel did what was predicted; odds: {}.",
                 trace::percent(*odds)
             ),
             Comparison::OtherPath(odds, difference) => writeln!(
                 out,
-                "The packet ended as predicted, for which the odds were {}, but by another path: {}.",
+                "The packet ended as predicted (odds: {}), but on another path: {}.",
                 trace::percent(*odds),
                 difference.what
             ),

@@ -62,11 +62,11 @@ pub enum Reason {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.reason {
-            Reason::KubeletHint => "kubelet's hint chains are there",
-            Reason::KubeletHintOtherFamily => "kubelet's hint chains are there in the other family",
-            Reason::KubeChains => "most KUBE- chains are there",
-            Reason::PlainTool => "no kube rules yet; the plain iptables is of it",
-            Reason::Installed => "no kube rules yet; its tools are what is installed",
+            Reason::KubeletHint => "kubelet's hint chains exist",
+            Reason::KubeletHintOtherFamily => "kubelet's hint chains exist in the other family",
+            Reason::KubeChains => "it has most KUBE- chains",
+            Reason::PlainTool => "no Kubernetes rules exist; the plain iptables uses it",
+            Reason::Installed => "no Kubernetes rules exist; only its tools are installed",
         };
         write!(f, "{} ({why})", self.backend)
     }

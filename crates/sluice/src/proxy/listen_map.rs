@@ -55,7 +55,7 @@ impl FromStr for ListenSpec {
             reason,
         };
         let Some((at, service)) = text.split_once('=') else {
-            return Err(bad("it has no =".to_owned()));
+            return Err(bad("\"=\" is missing".to_owned()));
         };
         let addresses = match (at.parse::<SocketAddr>(), at.parse::<u16>()) {
             (Ok(address), _) => vec![address],
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn errors_name_the_invalid_part_of_a_listen_spec() {
         for (text, wrong) in [
-            ("8080", "it has no ="),
+            ("8080", "\"=\" is missing"),
             ("x:80=demo/web", "\"x:80\" is neither"),
             ("99999=demo/web", "\"99999\" is neither"),
             ("0=demo/web", "port 0"),

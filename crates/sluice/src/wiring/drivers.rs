@@ -144,7 +144,7 @@ fn retry_probe<T>(
         let until = Instant::now() + pause;
         while let Some(input) = inputs.next(Some(until)) {
             if matches!(input, Input::Stop(_)) {
-                bail!("asked to stop while iptables could not be probed");
+                bail!("interrupted before iptables could be probed");
             }
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

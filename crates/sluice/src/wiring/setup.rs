@@ -101,8 +101,9 @@ pub(crate) fn api_server(
         burst: i32::try_from(client.burst).unwrap_or(i32::MAX),
         ..ClientOptions::default()
     };
-    let mut server = ApiServer::new(options, &setup.settings.node_name)
-        .context("no API server to take Services from (or name files with --manifests)")?;
+    let mut server = ApiServer::new(options, &setup.settings.node_name).context(
+        "no API server configured: pass --kubeconfig or --master, or --manifests to read files",
+    )?;
     let metrics = setup.metrics.clone();
     server.observe(move |sent| count_request(&metrics, sent));
     Ok(server)

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::state::{Iface, State};
-use super::{Then, Walker, Way};
+use super::{Branch, Then, Walker};
 use crate::fraction::Fraction;
 use crate::outcome::{Outcome, Snat, Verdict};
 use crate::packet::Endpoint;
@@ -176,7 +176,7 @@ impl<'w> Walker<'w> {
     }
 
     /// Fork into a path where the fact holds and one where it does not.
-    pub(crate) fn fork_on(&mut self, state: State<'w>, fact: Fact) -> Vec<Way<'w>> {
+    pub(crate) fn fork_on(&mut self, state: State<'w>, fact: Fact) -> Vec<Branch<'w>> {
         let (yes, no) = self.either(state, fact);
         vec![(yes, Then::Next), (no, Then::Next)]
     }

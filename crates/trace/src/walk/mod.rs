@@ -102,7 +102,7 @@ impl Then<'_> {
 }
 
 /// One continuation after a rule: the packet, and the rule's decision.
-pub(crate) type Way<'w> = (State<'w>, Then<'w>);
+pub(crate) type Branch<'w> = (State<'w>, Then<'w>);
 
 /// The walk of one packet.
 pub(crate) struct Walker<'w> {
@@ -275,12 +275,12 @@ impl<'w> Walker<'w> {
                 return self.finish(&state);
             }
             if !state.frames.is_empty() {
-                let mut ways = self.in_chain(state)?;
+                let mut branches = self.in_chain(state)?;
                 // The first path is followed now, the others later, in order.
-                let Some((first, then)) = (!ways.is_empty()).then(|| ways.remove(0)) else {
+                let Some((first, then)) = (!branches.is_empty()).then(|| branches.remove(0)) else {
                     return Ok(());
                 };
-                for (other, then) in ways.into_iter().rev() {
+                for (other, then) in branches.into_iter().rev() {
                     let other = self.apply(other, then)?;
                     self.queue.push(other);
                 }
@@ -473,7 +473,7 @@ impl<'w> Walker<'w> {
     }
 
     /// Evaluate the rules of the innermost chain up to the first that decides something.
-    fn in_chain(&mut self, mut state: State<'w>) -> Result<Vec<Way<'w>>, WalkError> {
+    fn in_chain(&mut self, mut state: State<'w>) -> Result<Vec<Branch<'w>>, WalkError> {
         let Some(frame) = state.frames.last().copied() else {
             return Ok(vec![(state, Then::Next)]);
         };
@@ -511,9 +511,9 @@ impl<'w> Walker<'w> {
                         continue;
                     }
                     let before = self.warnings.len();
-                    let ways = self.nft_rule(state.clone(), frame.chain, rule)?;
+                    let branches = self.nft_rule(state.clone(), frame.chain, rule)?;
                     let Some(fact) = self.pending.take() else {
-                        return Ok(ways);
+                        return Ok(branches);
                     };
                     // Warnings of the incomplete evaluation are void.
                     self.warnings.truncate(before);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::hooks::{Hook, Side};
 use super::state::{State, Status};
-use super::{Then, Walker, Way};
+use super::{Branch, Then, Walker};
 use crate::{Endpoint, Fraction, Rewrite};
 
 /// A translation that a rule requests.
@@ -80,31 +80,31 @@ impl<'w> Walker<'w> {
         state: &State<'w>,
         wanted: Wanted,
         side: Side,
-    ) -> Vec<Way<'w>> {
+    ) -> Vec<Branch<'w>> {
         let targets = self.targets(state, wanted, side);
         let share = share(targets.len());
-        let mut ways = Vec::with_capacity(targets.len());
+        let mut branches = Vec::with_capacity(targets.len());
         for target in targets {
-            let mut way = state.clone();
-            way.probability = way.probability.times(share);
-            let (c, now) = (&mut way.conn, side.of(&mut way.src, &mut way.dst));
+            let mut branch = state.clone();
+            branch.probability = branch.probability.times(share);
+            let (c, now) = (&mut branch.conn, side.of(&mut branch.src, &mut branch.dst));
             let original = side.of(&mut c.original.src, &mut c.original.dst);
-            let random = side == Side::Source && wanted.random && way.proto.has_ports();
+            let random = side == Side::Source && wanted.random && branch.proto.has_ports();
             let (before, changed) = (*original, random || target != *now);
             *now = target;
             *side.of(&mut c.src_done, &mut c.dst_done) = true;
-            way.random_sport |= random;
+            branch.random_sport |= random;
             if changed {
                 let after = target;
                 *side.of(&mut c.snat, &mut c.dnat) = Some(Rewrite { before, after });
             }
-            ways.push((way, Then::Translated));
+            branches.push((branch, Then::Translated));
         }
-        ways
+        branches
     }
 
     /// Apply a rule that rewrites the source to the outgoing interface's address.
-    pub(crate) fn masquerade(&mut self, mut state: State<'w>, wanted: Wanted) -> Way<'w> {
+    pub(crate) fn masquerade(&mut self, mut state: State<'w>, wanted: Wanted) -> Branch<'w> {
         // IPv4 chooses the address by the next hop, IPv6 by the destination.
         let towards = match state.next_hop {
             Some(hop) if !state.is_v6() => hop,
@@ -153,7 +153,7 @@ impl<'w> Walker<'w> {
         &mut self,
         state: &State<'w>,
         ports: Option<(u16, u16)>,
-    ) -> Vec<Way<'w>> {
+    ) -> Vec<Branch<'w>> {
         let ip = if state.hook() == Hook::Output {
             Some(if state.is_v6() {
                 IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)

@@ -8,7 +8,7 @@ use super::hooks::Hook;
 use super::state::{Iface, Stage, State};
 use crate::facts::RouteKind;
 use crate::fraction::Fraction;
-use crate::host::{Lookup, Martian, Way};
+use crate::host::{Lookup, Martian, NextHop};
 use crate::outcome::{Answer, Did, Verdict};
 
 const AT: &str = "routing";
@@ -42,8 +42,8 @@ impl<'w> Walker<'w> {
             iif: state.iif.name(),
             mark: state.mark,
         };
-        let ways = host.lookup(&key);
-        let Some(first) = ways.first() else {
+        let hops = host.lookup(&key);
+        let Some(first) = hops.first() else {
             self.no_route(state, "no route");
             return;
         };
@@ -66,8 +66,8 @@ impl<'w> Walker<'w> {
                 let text = first.text.clone();
                 deliver(state, &text);
             }
-            RouteKind::Unicast => self.each_hop(state, &ways, |walker, state, way| {
-                walker.forward(state, Some(way));
+            RouteKind::Unicast => self.each_hop(state, &hops, |walker, state, hop| {
+                walker.forward(state, Some(hop));
             }),
             _ => {
                 let text = first.text.clone();
@@ -110,7 +110,7 @@ impl<'w> Walker<'w> {
         *state = joined;
     }
 
-    fn forward(&mut self, state: &mut State<'w>, way: Option<&Way>) {
+    fn forward(&mut self, state: &mut State<'w>, hop: Option<&NextHop>) {
         let v6 = state.is_v6();
         let forwarding = self.world.host.forwarding(state.iif.name(), v6);
         let sysctl = if v6 {
@@ -122,7 +122,7 @@ impl<'w> Walker<'w> {
             Some(false) => {
                 state.note_as(
                     AT,
-                    way.map_or(String::new(), |w| w.text.clone()),
+                    hop.map_or(String::new(), |w| w.text.clone()),
                     format!(
                         "{} is on another host and {sysctl} is off: drop",
                         state.dst.ip
@@ -137,8 +137,8 @@ impl<'w> Walker<'w> {
             }
             _ => {}
         }
-        let through = take_hop(state, way);
-        let rule = way.map_or("elsewhere".to_owned(), |w| w.text.clone());
+        let through = take_hop(state, hop);
+        let rule = hop.map_or("elsewhere".to_owned(), |w| w.text.clone());
         state.note(AT, rule, format!("forward{through}"));
         state.stages.push(Stage::Send);
         state.stages.push(Stage::Hook(Hook::Postrouting));
@@ -211,8 +211,8 @@ impl<'w> Walker<'w> {
             iif: Some("lo"),
             mark: state.mark,
         };
-        let ways = host.lookup(&key);
-        let Some(first) = ways.first() else {
+        let hops = host.lookup(&key);
+        let Some(first) = hops.first() else {
             self.no_route(state, "no route");
             return;
         };
@@ -222,20 +222,20 @@ impl<'w> Walker<'w> {
                 state.next_hop = Some(dst);
                 state.note(AT, first.text.clone(), format!("{why}stays on this node"));
             }
-            RouteKind::Unicast => self.each_hop(state, &ways, |walker, state, way| {
-                let dev = way.dev.as_deref();
+            RouteKind::Unicast => self.each_hop(state, &hops, |walker, state, hop| {
+                let dev = hop.dev.as_deref();
                 let loopback = matches!(src, IpAddr::V4(ip) if ip.is_loopback());
                 if loopback && !walker.world.host.route_localnet(dev) {
                     let effect = format!(
                         "{why}source {src} may not leave through {}, where route_localnet is off: drop",
                         dev.unwrap_or("an interface")
                     );
-                    state.note_as(AT, way.text.clone(), effect, Did::Martian);
+                    state.note_as(AT, hop.text.clone(), effect, Did::Martian);
                     state.finish(Verdict::Drop);
                     return;
                 }
-                let through = take_hop(state, Some(way));
-                state.note(AT, way.text.clone(), format!("{why}leaves{through}"));
+                let through = take_hop(state, Some(hop));
+                state.note(AT, hop.text.clone(), format!("{why}leaves{through}"));
             }),
             _ => {
                 let text = first.text.clone();
@@ -248,36 +248,36 @@ impl<'w> Walker<'w> {
     fn each_hop(
         &mut self,
         state: &mut State<'w>,
-        ways: &[Way],
-        go: impl Fn(&mut Self, &mut State<'w>, &Way),
+        hops: &[NextHop],
+        go: impl Fn(&mut Self, &mut State<'w>, &NextHop),
     ) {
-        let total: u64 = ways.iter().map(|w| u64::from(w.weight)).sum();
-        if ways.len() > 1 {
+        let total: u64 = hops.iter().map(|w| u64::from(w.weight)).sum();
+        if hops.len() > 1 {
             self.warn(format!(
                 "several next hops to {}: the kernel chooses by a hash; shown by their weights",
                 state.dst.ip
             ));
         }
         let start = state.clone();
-        for (i, way) in ways.iter().enumerate() {
-            let odds = Fraction::new(way.weight.into(), total).unwrap_or(Fraction::ONE);
+        for (i, hop) in hops.iter().enumerate() {
+            let odds = Fraction::new(hop.weight.into(), total).unwrap_or(Fraction::ONE);
             if i == 0 {
                 state.probability = state.probability.times(odds);
-                go(self, state, way);
+                go(self, state, hop);
             } else {
                 let mut fork = start.clone();
                 fork.probability = fork.probability.times(odds);
-                go(self, &mut fork, way);
+                go(self, &mut fork, hop);
                 state.forks.push(fork);
             }
         }
     }
 }
 
-fn take_hop(state: &mut State<'_>, way: Option<&Way>) -> String {
-    let dev = way.and_then(|w| w.dev.as_deref());
+fn take_hop(state: &mut State<'_>, hop: Option<&NextHop>) -> String {
+    let dev = hop.and_then(|w| w.dev.as_deref());
     state.oif = Iface::named(dev);
-    state.next_hop = way.and_then(|w| w.via).or(Some(state.dst.ip));
+    state.next_hop = hop.and_then(|w| w.via).or(Some(state.dst.ip));
     dev.map_or(String::new(), |d| format!(" through {d}"))
 }
 

@@ -14,7 +14,7 @@ use super::assume::Fact;
 use super::hooks::{ChainRef, Side};
 use super::nat::Wanted;
 use super::state::{Iface, Learnt, State, Status};
-use super::{Then, WalkError, Walker, Way};
+use super::{Branch, Then, WalkError, Walker};
 use crate::fraction::Fraction;
 use crate::outcome::{Answer, Did, Step};
 
@@ -125,14 +125,14 @@ impl<'w> Walker<'w> {
         chain: ChainRef<'w>,
         rule: &Rule,
         matched: Matched,
-    ) -> Result<Vec<Way<'w>>, WalkError> {
-        let mut ways = Vec::new();
+    ) -> Result<Vec<Branch<'w>>, WalkError> {
+        let mut branches = Vec::new();
         let mut state = state;
         if !matched.odds.is_one() {
             let mut other = state.clone();
             other.probability = other.probability.times(matched.odds.complement());
             state.probability = state.probability.times(matched.odds);
-            ways.push((other, Then::Next));
+            branches.push((other, Then::Next));
         }
         if let Some(why) = &matched.unknown {
             let text = format!(
@@ -144,23 +144,23 @@ impl<'w> Walker<'w> {
             let fact = Fact::Other(text.into());
             if let Some(known) = state.assumed(&fact) {
                 if !known {
-                    ways.insert(0, (state, Then::Next));
-                    return Ok(ways);
+                    branches.insert(0, (state, Then::Next));
+                    return Ok(branches);
                 }
             } else {
                 let (yes, no) = self.either(state, fact);
                 state = yes;
-                ways.insert(0, (no, Then::Next));
+                branches.insert(0, (no, Then::Next));
             }
         }
         for learnt in matched.learnt {
             state.learnt.push(learnt);
         }
-        let before = ways.len();
-        self.target(state, chain, rule, &mut ways)?;
+        let before = branches.len();
+        self.target(state, chain, rule, &mut branches)?;
         // The rule's effect comes first, so that outcomes stay in the order of the rules.
-        ways.rotate_left(before);
-        Ok(ways)
+        branches.rotate_left(before);
+        Ok(branches)
     }
 
     fn target(
@@ -168,10 +168,10 @@ impl<'w> Walker<'w> {
         mut state: State<'w>,
         chain: ChainRef<'w>,
         rule: &Rule,
-        ways: &mut Vec<Way<'w>>,
+        branches: &mut Vec<Branch<'w>>,
     ) -> Result<(), WalkError> {
         let Some(target) = &rule.target else {
-            ways.push((state, Then::Next));
+            branches.push((state, Then::Next));
             return Ok(());
         };
         let step = |effect: String| step(chain, &state, rule, effect);
@@ -203,22 +203,22 @@ impl<'w> Walker<'w> {
                 )
             }
             Target::Dnat(_) | Target::Snat(_) | Target::Masquerade(_) | Target::Redirect(_) => {
-                self.translate(state, chain, rule, target, ways);
+                self.translate(state, chain, rule, target, branches);
                 return Ok(());
             }
             Target::Unknown(extension) => {
-                self.unknown_target(state, chain, rule, &extension.name, ways);
+                self.unknown_target(state, chain, rule, &extension.name, branches);
                 return Ok(());
             }
             Target::Tproxy(t) => {
-                self.tproxy(state, chain, rule, t, ways);
+                self.tproxy(state, chain, rule, t, branches);
                 return Ok(());
             }
             other => {
                 let s = step(String::new());
                 let effect = self.passing(&mut state, other);
                 state.path.push(Rc::new(Step { effect, ..s }));
-                ways.push((state, Then::Next));
+                branches.push((state, Then::Next));
                 return Ok(());
             }
         };
@@ -226,7 +226,7 @@ impl<'w> Walker<'w> {
         let mut s = step(effect);
         s.did = then.did();
         state.path.push(Rc::new(s));
-        ways.push((state, then));
+        branches.push((state, then));
         Ok(())
     }
 
@@ -283,7 +283,7 @@ impl<'w> Walker<'w> {
         chain: ChainRef<'w>,
         rule: &Rule,
         to: &TproxyTarget,
-        ways: &mut Vec<Way<'w>>,
+        branches: &mut Vec<Branch<'w>>,
     ) {
         let text = format!(
             "{} {}: rule {:?}: whether a program listens on port {} is not known",
@@ -297,16 +297,16 @@ impl<'w> Walker<'w> {
             taken.mark = xmark.apply(taken.mark);
         }
         let effect = format!("goes to the program, mark {:#x}: accept", taken.mark);
-        for (way, effect, then) in [
+        for (branch, effect, then) in [
             (&mut taken, effect, Then::Accept),
             (&mut dropped, "drop".to_owned(), Then::Drop),
         ] {
-            let mut s = step(chain, way, rule, effect);
+            let mut s = step(chain, branch, rule, effect);
             s.did = then.did();
-            way.path.push(Rc::new(s));
+            branch.path.push(Rc::new(s));
         }
-        ways.push((taken, Then::Accept));
-        ways.push((dropped, Then::Drop));
+        branches.push((taken, Then::Accept));
+        branches.push((dropped, Then::Drop));
     }
 
     fn translate(
@@ -315,7 +315,7 @@ impl<'w> Walker<'w> {
         chain: ChainRef<'w>,
         rule: &Rule,
         target: &Target,
-        ways: &mut Vec<Way<'w>>,
+        branches: &mut Vec<Branch<'w>>,
     ) {
         let s = step(chain, &state, rule, String::new());
         let ports = |p: Option<netfilter::iptables::PortRange>| p.map(|r| (r.first, r.last));
@@ -347,14 +347,14 @@ impl<'w> Walker<'w> {
             }
             _ => return,
         };
-        for (mut way, then) in made {
-            let effect = translated(&way, side, &then);
-            way.path.push(Rc::new(Step {
+        for (mut branch, then) in made {
+            let effect = translated(&branch, side, &then);
+            branch.path.push(Rc::new(Step {
                 effect,
                 did: then.did(),
                 ..s.clone()
             }));
-            ways.push((way, then));
+            branches.push((branch, then));
         }
     }
 
@@ -365,12 +365,12 @@ impl<'w> Walker<'w> {
         chain: ChainRef<'w>,
         rule: &Rule,
         name: &str,
-        ways: &mut Vec<Way<'w>>,
+        branches: &mut Vec<Branch<'w>>,
     ) {
         if PASSING.contains(&name) {
             let s = step(chain, &state, rule, "goes on".to_owned());
             state.path.push(Rc::new(s));
-            ways.push((state, Then::Next));
+            branches.push((state, Then::Next));
             return;
         }
         let text = format!(
@@ -385,8 +385,8 @@ impl<'w> Walker<'w> {
         let mut s = step(chain, &kept, rule, format!("{name}: drop"));
         s.did = Did::Dropped;
         kept.path.push(Rc::new(s));
-        ways.push((on, Then::Next));
-        ways.push((kept, Then::Drop));
+        branches.push((on, Then::Next));
+        branches.push((kept, Then::Drop));
     }
 }
 
@@ -432,16 +432,16 @@ fn notrack(state: &mut State<'_>) -> String {
 }
 
 /// Describe a translation.
-pub(crate) fn translated(way: &State<'_>, side: Side, then: &Then<'_>) -> String {
+pub(crate) fn translated(branch: &State<'_>, side: Side, then: &Then<'_>) -> String {
     if matches!(then, Then::Drop) {
         return "drop".to_owned();
     }
-    let (src, dst) = way.shown_ends();
+    let (src, dst) = branch.shown_ends();
     if side == Side::Destination {
         format!("destination becomes {dst}")
-    } else if way.conn.masquerade_unknown {
+    } else if branch.conn.masquerade_unknown {
         "source becomes the outgoing interface's address".to_owned()
-    } else if way.random_sport {
+    } else if branch.random_sport {
         format!("source becomes {src} with a free port")
     } else {
         format!("source becomes {src}")

@@ -218,12 +218,12 @@ impl<'w> Walker<'w> {
             iif: Some("lo"),
             mark: if fib.mark { state.mark } else { 0 },
         };
-        let ways = self.world.host.lookup(&key);
-        let through = |w: &&crate::host::Way| match iface {
+        let hops = self.world.host.lookup(&key);
+        let through = |w: &&crate::host::NextHop| match iface {
             Some(iface) => w.dev.as_deref() == iface.name(),
             None => true,
         };
-        let found = ways
+        let found = hops
             .iter()
             .filter(|w| w.kind == RouteKind::Unicast)
             .find(through);
@@ -327,11 +327,11 @@ fn random_port() -> Evaluated {
 
 fn meta_of(state: &State<'_>, meta: Meta) -> Evaluated {
     let v6 = state.is_v6();
-    let iface = |of: &Iface, way: &str| match of {
+    let iface = |of: &Iface, direction: &str| match of {
         Iface::Name(n) => Evaluated::text(n),
         Iface::Absent => Evaluated::text(""),
         Iface::Unknown => Evaluated::Unknown(format!(
-            "the interface through which the packet goes {way} is not known"
+            "the interface through which the packet goes {direction} is not known"
         )),
     };
     match meta {

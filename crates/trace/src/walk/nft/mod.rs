@@ -15,7 +15,7 @@ use super::hooks::{ChainRef, Side};
 use super::ipt::{Holds, PASSING, translated};
 use super::nat::{Wanted, share};
 use super::state::{Learnt, State, Status};
-use super::{Then, WalkError, Walker, Way};
+use super::{Branch, Then, WalkError, Walker};
 use crate::fraction::Fraction;
 use crate::outcome::{Answer, Step};
 use crate::packet::Proto;
@@ -65,12 +65,12 @@ impl<'w> Walker<'w> {
         state: State<'w>,
         chain: ChainRef<'w>,
         rule: &'w RuleDecl,
-    ) -> Result<Vec<Way<'w>>, WalkError> {
+    ) -> Result<Vec<Branch<'w>>, WalkError> {
         let ChainRef::Nft { table, .. } = chain else {
             return Ok(vec![(state, Then::Next)]);
         };
         let at = At { chain, table, rule };
-        let mut ways: Vec<Way<'w>> = Vec::new();
+        let mut branches: Vec<Branch<'w>> = Vec::new();
         // Paths on which the rule ended without a change are one path.
         let mut missed: Option<State<'w>> = None;
         let mut open = vec![Within {
@@ -81,7 +81,7 @@ impl<'w> Walker<'w> {
         }];
         while let Some(mut within) = open.pop() {
             let Some(statement) = rule.statements.get(within.next) else {
-                ways.push(self.leave(at, within, Then::Next));
+                branches.push(self.leave(at, within, Then::Next));
                 continue;
             };
             within.next += 1;
@@ -93,21 +93,21 @@ impl<'w> Walker<'w> {
                         Some(m) if m.assuming.iter().eq(within.state.assuming.iter()) => {
                             m.probability = m.probability.plus(within.state.probability);
                         }
-                        Some(_) => ways.push((within.state, Then::Next)),
+                        Some(_) => branches.push((within.state, Then::Next)),
                         None => missed = Some(within.state),
                     },
-                    Some(then) => ways.push(self.leave(at, within, then)),
+                    Some(then) => branches.push(self.leave(at, within, then)),
                 }
             }
             // The first one is handled first.
             open.extend(made.into_iter().rev());
         }
-        ways.extend(missed.map(|m| (m, Then::Next)));
-        Ok(ways)
+        branches.extend(missed.map(|m| (m, Then::Next)));
+        Ok(branches)
     }
 
     /// Add the rule's step.
-    fn leave(&mut self, at: At<'w>, within: Within<'w>, then: Then<'w>) -> Way<'w> {
+    fn leave(&mut self, at: At<'w>, within: Within<'w>, then: Then<'w>) -> Branch<'w> {
         let mut state = within.state;
         let mut effects = within.effects;
         match &then {
@@ -372,33 +372,33 @@ impl<'w> Walker<'w> {
             let why = "the dump does not contain the map".to_owned();
             return Ok(self.go_on_if(at, within.clone(), Holds::Unknown(why)));
         };
-        let mut ways = Vec::new();
+        let mut branches = Vec::new();
         for (odds, key) in self.evaluate(&within.state, at.table, key) {
-            let mut way = within.clone();
-            way.state.probability = way.state.probability.times(odds);
+            let mut branch = within.clone();
+            branch.state.probability = branch.state.probability.times(odds);
             match key {
                 Evaluated::Parts(parts) => {
                     let element = set.find(&parts);
                     match element.and_then(|e| e.data.as_ref().map(|d| (e, d))) {
                         Some((element, Mapped::Verdict(verdict))) => {
-                            way.effects.push(show_element(set, element, &parts));
+                            branch.effects.push(show_element(set, element, &parts));
                             let then = self.verdict(at, verdict)?;
-                            ways.push((way, Some(then)));
+                            branches.push((branch, Some(then)));
                         }
                         // Without an element the rule ends (`nft_lookup`).
-                        _ => ways.push((way, Some(Then::Next))),
+                        _ => branches.push((branch, Some(Then::Next))),
                     }
                 }
-                Evaluated::Missing => ways.push((way, Some(Then::Next))),
+                Evaluated::Missing => branches.push((branch, Some(Then::Next))),
                 Evaluated::Partly(parts, _) if !set.may_find(&parts) => {
-                    ways.push((way, Some(Then::Next)));
+                    branches.push((branch, Some(Then::Next)));
                 }
                 Evaluated::Partly(_, why) | Evaluated::Unknown(why) => {
-                    self.any_verdict(at, &way, set, &why, &mut ways)?;
+                    self.any_verdict(at, &branch, set, &why, &mut branches)?;
                 }
             }
         }
-        Ok(ways)
+        Ok(branches)
     }
 
     /// Fork for an unknown key: every verdict of the map, or none.
@@ -408,7 +408,7 @@ impl<'w> Walker<'w> {
         within: &Within<'w>,
         set: &'w SetDecl,
         why: &str,
-        ways: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
+        branches: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
     ) -> Result<(), WalkError> {
         let mut verdicts: Vec<&VerdictStatement> = Vec::new();
         for e in &set.elements {
@@ -424,17 +424,17 @@ impl<'w> Walker<'w> {
         ));
         let odds = share(verdicts.len() + 1);
         for verdict in verdicts.into_iter().map(Some).chain([None]) {
-            let mut way = within.clone();
-            way.clean = false;
-            way.state.probability = way.state.probability.times(odds);
+            let mut branch = within.clone();
+            branch.clean = false;
+            branch.state.probability = branch.state.probability.times(odds);
             let fact = Fact::Other(text.clone().into());
             let says = format!("{text}: {verdict:?}").into();
-            way.state.assume_answer(fact, ways.len(), says);
+            branch.state.assume_answer(fact, branches.len(), says);
             let then = match verdict {
                 Some(v) => self.verdict(at, v)?,
                 None => Then::Next,
             };
-            ways.push((way, Some(then)));
+            branches.push((branch, Some(then)));
         }
         Ok(())
     }
@@ -446,19 +446,19 @@ impl<'w> Walker<'w> {
         field: &Term,
         value: &'w Term,
     ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
-        let mut ways = Vec::new();
+        let mut branches = Vec::new();
         for (odds, value) in self.evaluate(&within.state, at.table, value) {
-            let mut way = within.clone();
-            way.clean = false;
-            way.state.probability = way.state.probability.times(odds);
+            let mut branch = within.clone();
+            branch.clean = false;
+            branch.state.probability = branch.state.probability.times(odds);
             let number = match value {
                 Evaluated::Parts(parts) => match parts.as_slice() {
                     [Literal::Int(n)] => Some(*n),
                     _ => None,
                 },
                 Evaluated::Missing => {
-                    way.clean = within.clean;
-                    ways.push((way, Some(Then::Next)));
+                    branch.clean = within.clean;
+                    branches.push((branch, Some(Then::Next)));
                     continue;
                 }
                 Evaluated::Partly(..) | Evaluated::Unknown(_) => None,
@@ -467,17 +467,20 @@ impl<'w> Walker<'w> {
             let number = number.and_then(|n| u32::try_from(n & u64::from(u32::MAX)).ok());
             match (field, number) {
                 (Term::Meta(Meta::Mark), Some(mark)) => {
-                    way.state.mark = mark;
-                    way.effects.push(format!("mark becomes {mark:#x}"));
+                    branch.state.mark = mark;
+                    branch.effects.push(format!("mark becomes {mark:#x}"));
                 }
                 (Term::Ct(Ct::Mark), Some(mark)) => {
-                    way.state.conn.mark = mark;
-                    way.effects
+                    branch.state.conn.mark = mark;
+                    branch
+                        .effects
                         .push(format!("connection mark becomes {mark:#x}"));
                 }
                 (Term::Ct(Ct::Zone), Some(zone)) => {
-                    way.state.conn.zone = zone.try_into().unwrap_or(u16::MAX);
-                    way.effects.push(format!("connection zone becomes {zone}"));
+                    branch.state.conn.zone = zone.try_into().unwrap_or(u16::MAX);
+                    branch
+                        .effects
+                        .push(format!("connection zone becomes {zone}"));
                 }
                 _ => {
                     self.warn(Self::describe(
@@ -486,9 +489,9 @@ impl<'w> Walker<'w> {
                     ));
                 }
             }
-            ways.push((way, None));
+            branches.push((branch, None));
         }
-        ways
+        branches
     }
 
     fn dynset(
@@ -500,45 +503,45 @@ impl<'w> Walker<'w> {
         key: &'w Term,
         value: Option<&'w Term>,
     ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
-        let mut ways = Vec::new();
+        let mut branches = Vec::new();
         for (odds, key) in self.evaluate(&within.state, at.table, key) {
             let values = match value {
                 Some(v) => self.evaluate(&within.state, at.table, v),
                 None => vec![(Fraction::ONE, Evaluated::Parts(Vec::new()))],
             };
             for (more, value) in values {
-                let mut way = within.clone();
-                way.state.probability = way.state.probability.times(odds).times(more);
+                let mut branch = within.clone();
+                branch.state.probability = branch.state.probability.times(odds).times(more);
                 let (key, value) = match (&key, value) {
                     (Evaluated::Parts(key), Evaluated::Parts(value)) => (key, value),
                     (Evaluated::Missing, _) | (_, Evaluated::Missing) => {
-                        ways.push((way, Some(Then::Next)));
+                        branches.push((branch, Some(Then::Next)));
                         continue;
                     }
                     _ => {
                         let why = format!("the element that it adds to @{set} is not known");
                         self.warn(Self::describe(at, &why));
-                        ways.push((way, None));
+                        branches.push((branch, None));
                         continue;
                     }
                 };
-                way.clean = false;
+                branch.clean = false;
                 let did = if op == SetOp::Delete {
                     "taken from"
                 } else {
                     "remembered in"
                 };
-                way.effects.push(format!("{} {did} @{set}", show(key)));
-                way.state.learnt.push(Learnt {
+                branch.effects.push(format!("{} {did} @{set}", show(key)));
+                branch.state.learnt.push(Learnt {
                     set: set_name(at.table, set).into(),
                     key: show(key).into_bytes(),
                     value,
                     gone: op == SetOp::Delete,
                 });
-                ways.push((way, None));
+                branches.push((branch, None));
             }
         }
-        ways
+        branches
     }
 
     fn translation(
@@ -547,7 +550,7 @@ impl<'w> Walker<'w> {
         within: &Within<'w>,
         nat: &'w NatStatement,
     ) -> Vec<(Within<'w>, Option<Then<'w>>)> {
-        let mut ways = Vec::new();
+        let mut branches = Vec::new();
         let state = &within.state;
         let addresses = match &nat.address {
             Some(Term::Range(Literal::Ip(a), Literal::Ip(b))) => {
@@ -582,7 +585,7 @@ impl<'w> Walker<'w> {
                         ..w
                     }),
                     (Evaluated::Missing, _) | (_, Evaluated::Missing) => {
-                        ways.push((on(state), Some(Then::Next)));
+                        branches.push((on(state), Some(Then::Next)));
                         continue;
                     }
                     _ => None,
@@ -592,7 +595,7 @@ impl<'w> Walker<'w> {
                         at,
                         "the target of the translation is not known; shown as untranslated",
                     ));
-                    ways.push((on(state), Some(Then::Accept)));
+                    branches.push((on(state), Some(Then::Accept)));
                     continue;
                 };
                 // Does not apply to the other family (`nft_nat_inet_eval`).
@@ -600,13 +603,13 @@ impl<'w> Walker<'w> {
                     .addresses
                     .is_some_and(|(a, _)| a.is_ipv6() != state.is_v6())
                 {
-                    ways.push((on(state), None));
+                    branches.push((on(state), None));
                     continue;
                 }
-                self.translations(nat.kind, &on(state), wanted, &mut ways);
+                self.translations(nat.kind, &on(state), wanted, &mut branches);
             }
         }
-        ways
+        branches
     }
 
     fn translations(
@@ -614,7 +617,7 @@ impl<'w> Walker<'w> {
         kind: NatType,
         within: &Within<'w>,
         wanted: Wanted,
-        ways: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
+        branches: &mut Vec<(Within<'w>, Option<Then<'w>>)>,
     ) {
         let (state, ports) = (&within.state, wanted.ports);
         let (made, side) = match kind {
@@ -629,13 +632,13 @@ impl<'w> Walker<'w> {
         for (state, then) in made {
             let mut effects = within.effects.clone();
             effects.push(translated(&state, side, &then));
-            let way = Within {
+            let branch = Within {
                 state,
                 next: within.next,
                 effects,
                 clean: false,
             };
-            ways.push((way, Some(then)));
+            branches.push((branch, Some(then)));
         }
     }
 }

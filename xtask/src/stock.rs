@@ -220,7 +220,7 @@ pub struct StockVm {
 }
 
 impl StockVm {
-    /// A machine with this kernel and a command's program.
+    /// Return a machine with this kernel and a command's program.
     pub fn new(kernel: Kernel) -> Self {
         Self {
             kernel,
@@ -284,7 +284,7 @@ impl StockVm {
         Ok(code)
     }
 
-    /// The guest's first process.
+    /// Return the guest's first process.
     fn init(&self, script: &str) -> anyhow::Result<String> {
         let here = std::env::current_dir()?;
         let mut environment = String::new();

@@ -188,7 +188,7 @@ impl Vm {
         })
     }
 
-    /// The guest's first process.
+    /// Return the guest's first process.
     fn script(&self, command: &[OsString], here: &Path, folder: &Path) -> String {
         let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
         let mut environment = String::new();

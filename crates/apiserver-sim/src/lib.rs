@@ -52,7 +52,7 @@ impl Resource {
         Resource::ServiceCidrs,
     ];
 
-    /// The path of the collection over all namespaces.
+    /// Return the path of the collection over all namespaces.
     pub fn path(self) -> &'static str {
         match self {
             Resource::Services => "/api/v1/services",
@@ -81,7 +81,7 @@ impl Resource {
         }
     }
 
-    /// The resource of an object, by its `kind`.
+    /// Return the resource of an object, by its `kind`.
     pub fn of(object: &Value) -> Option<Self> {
         let kind = object.get("kind")?.as_str()?;
         Resource::ALL.into_iter().find(|r| r.kind() == kind)
@@ -240,12 +240,12 @@ impl Sim {
         })
     }
 
-    /// The address that it listens on.
+    /// Return the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The CA's certificate, PEM.
+    /// Return the CA's certificate, PEM.
     pub fn ca_pem(&self) -> &str {
         self.tls.ca_pem()
     }
@@ -302,7 +302,7 @@ impl Sim {
         there
     }
 
-    /// The current objects, sorted by name.
+    /// Return the current objects, sorted by name.
     pub fn objects(&self, resource: Resource) -> Vec<Value> {
         let mut state = self.shared.state();
         let objects = state.collection(resource).objects.values();
@@ -360,12 +360,12 @@ impl Sim {
             .unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
-    /// The posted Events (`events.k8s.io/v1`) and their patches.
+    /// Return the posted Events (`events.k8s.io/v1`) and their patches.
     pub fn posted_events(&self) -> Vec<Value> {
         self.shared.state().posted.clone()
     }
 
-    /// The requests so far: method, path with query, and `Accept` header.
+    /// Return the requests so far: method, path with query, and `Accept` header.
     pub fn requests(&self) -> Vec<String> {
         self.shared.state().requests.clone()
     }

@@ -89,12 +89,12 @@ impl Body for Pieces {
 
 pub(crate) type Answer = Response<Pieces>;
 
-/// An answer with a streamed body.
+/// Return an answer with a streamed body.
 pub(crate) fn streamed(format: Format, body: mpsc::Receiver<Bytes>) -> Answer {
     answer(StatusCode::OK, format.content_type(true), Pieces(body))
 }
 
-/// An answer with a complete body.
+/// Return an answer with a complete body.
 pub(crate) fn whole(status: StatusCode, format: Format, bytes: Vec<u8>, chunk: usize) -> Answer {
     let pieces: Vec<Bytes> = match chunk {
         0 => vec![bytes.into()],
@@ -125,7 +125,7 @@ pub(crate) fn status(code: u16, reason: &str, message: &str, retry_after: Option
     })
 }
 
-/// A refusal.
+/// Return a refusal.
 pub(crate) fn refusal(format: Format, status: &Value) -> Answer {
     let code = status["code"].as_u64().and_then(|c| u16::try_from(c).ok());
     let code = code.and_then(|c| StatusCode::from_u16(c).ok());

@@ -145,7 +145,7 @@ fn is_authenticated(shared: &Shared, authorization: &str) -> bool {
     tokens.is_empty() || bearer.is_some_and(|token| tokens.iter().any(|t| t == token))
 }
 
-/// The refusal of a request that the client's role does not allow.
+/// Return the refusal of a request that the client's role does not allow.
 fn forbidden(state: &State, method: &Method, uri: &Uri) -> Option<Value> {
     let watch = uri.query().is_some_and(|q| q.contains("watch=true"));
     let verb = match *method {

@@ -165,7 +165,7 @@ impl Collection {
     }
 }
 
-/// The object of a version; only the name of a damaged one.
+/// Return the object of a version; only the name of a damaged one.
 fn last_state(version: &Version, key: &Key) -> Value {
     if version.corrupt {
         json!({"metadata": {"namespace": key.0, "name": key.1}})

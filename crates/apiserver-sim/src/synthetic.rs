@@ -24,7 +24,7 @@ pub fn synthetic_cluster(services: u32, endpoints: u32) -> impl Iterator<Item = 
     nodes.chain([cidr]).chain(pairs)
 }
 
-/// A ServiceCIDR with one range.
+/// Return a ServiceCIDR with one range.
 pub fn service_cidr(name: &str, range: &str) -> Value {
     json!({
         "kind": "ServiceCIDR",
@@ -59,7 +59,7 @@ fn service(n: u32) -> Value {
     })
 }
 
-/// The slice of Service `n`; its endpoints differ between generations.
+/// Return the slice of Service `n`; its endpoints differ between generations.
 pub fn slice_of(n: u32, endpoints: u32, generation: u32) -> Value {
     let endpoint = |i: u32| {
         let node = (n + i) % 10;

@@ -32,12 +32,12 @@ pub(crate) enum Stage {
     Beta,
 }
 
-/// Whether ipvs mode is available: `KubeProxyIPVS`, deprecated and on by default.
+/// Return whether ipvs mode is available: `KubeProxyIPVS`, deprecated and on by default.
 pub(crate) fn has_ipvs(gates: &BTreeMap<String, bool>) -> bool {
     gates.get("KubeProxyIPVS").copied().unwrap_or(true)
 }
 
-/// Whether NodePorts may answer on loopback in nftables mode: unless the gate
+/// Return whether NodePorts may answer on loopback in nftables mode: unless the gate
 /// `KubeProxyNFTablesLocalhostNodePorts` is switched off. sluice served them before kube-proxy did,
 /// if the configuration enables them, so the gate does not need to be switched on.
 pub(crate) fn allows_nftables_localhost(gates: &BTreeMap<String, bool>) -> bool {

@@ -22,27 +22,27 @@ pub enum Refusal {
 pub struct Refusals(BTreeMap<PortKey, Refusal>);
 
 impl Refusals {
-    /// Whether no port is quarantined.
+    /// Return whether no port is quarantined.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The number of quarantined ports.
+    /// Return the number of quarantined ports.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether a port is quarantined.
+    /// Return whether a port is quarantined.
     pub fn contains(&self, key: &PortKey) -> bool {
         self.0.contains_key(key)
     }
 
-    /// The quarantined ports.
+    /// Return the quarantined ports.
     pub fn keys(&self) -> impl Iterator<Item = &PortKey> {
         self.0.keys()
     }
 
-    /// The quarantined ports, each with the reason.
+    /// Return the quarantined ports, each with the reason.
     pub fn iter(&self) -> btree_map::Iter<'_, PortKey, Refusal> {
         self.0.iter()
     }

@@ -6,7 +6,7 @@ use model::IpFamily;
 use netfilter::iptables::{Family, Header, Interface, Match, Negatable, Net, Rule, Target};
 use plan::LocalDetector;
 
-/// The address family.
+/// Return the address family.
 pub(crate) fn rule_family(family: IpFamily) -> Family {
     match family {
         IpFamily::V4 => Family::Ipv4,
@@ -14,7 +14,7 @@ pub(crate) fn rule_family(family: IpFamily) -> Family {
     }
 }
 
-/// The header condition for traffic of this node's pods, or for all other traffic; `None` if local
+/// Return the header condition for traffic of this node's pods, or for all other traffic; `None` if local
 /// traffic is not detected.
 pub(crate) fn local_traffic(detector: &LocalDetector, negated: bool) -> Option<Header> {
     let interface = |value| Header {
@@ -58,12 +58,12 @@ pub(crate) fn loopback(family: IpFamily) -> Net {
     }
 }
 
-/// A rule comment.
+/// Return a rule comment.
 pub(crate) fn comment(text: impl Into<Box<str>>) -> Match {
     Match::Comment(text.into())
 }
 
-/// A rule without a header condition.
+/// Return a rule without a header condition.
 pub(crate) fn simple(matches: Vec<Match>, target: Target) -> Rule {
     Rule {
         matches,

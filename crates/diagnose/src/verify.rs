@@ -68,12 +68,12 @@ pub struct Group {
 }
 
 impl Verification {
-    /// Whether the rules do what the objects state.
+    /// Return whether the rules do what the objects state.
     pub fn is_healthy(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// The answer as text.
+    /// Return the answer as text.
     pub fn text(&self) -> String {
         let verdict = match self.problems.len() {
             0 => "no problems".to_owned(),

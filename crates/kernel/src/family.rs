@@ -10,7 +10,7 @@ pub(crate) fn other(family: Family) -> Family {
     }
 }
 
-/// Whether this kernel supports the family: with `ipv6.disable=1` it lacks IPv6, and nothing can be
+/// Return whether this kernel supports the family: with `ipv6.disable=1` it lacks IPv6, and nothing can be
 /// programmed for it.
 pub fn in_kernel(family: Family) -> bool {
     match family {

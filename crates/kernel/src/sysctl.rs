@@ -66,12 +66,12 @@ impl Sysctl {
     pub const CONNTRACK_UDP_TIMEOUT_STREAM: Sysctl =
         Sysctl::new("net/netfilter/nf_conntrack_udp_timeout_stream");
 
-    /// The setting with this path below `/proc/sys`.
+    /// Return the setting with this path below `/proc/sys`.
     pub const fn new(path: &'static str) -> Self {
         Sysctl(Cow::Borrowed(path))
     }
 
-    /// A setting of one interface: `net/FAMILY/conf/INTERFACE/NAME`.
+    /// Return a setting of one interface: `net/FAMILY/conf/INTERFACE/NAME`.
     pub fn of_interface(family: netfilter::iptables::Family, interface: &str, name: &str) -> Self {
         let family = match family {
             netfilter::iptables::Family::Ipv4 => "ipv4",
@@ -80,7 +80,7 @@ impl Sysctl {
         Sysctl(Cow::Owned(format!("net/{family}/conf/{interface}/{name}")))
     }
 
-    /// The path below `/proc/sys`.
+    /// Return the path below `/proc/sys`.
     pub fn path(&self) -> &str {
         &self.0
     }

@@ -139,7 +139,7 @@ impl Report {
         }
     }
 
-    /// An experiment that cannot run has failed.
+    /// Return a failure, for an experiment that cannot run.
     fn broken(e: &anyhow::Error) -> Self {
         Self {
             arrived: format!("{e:#}"),

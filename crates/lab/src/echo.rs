@@ -207,7 +207,7 @@ impl Server {
     }
 }
 
-/// Whether the first bytes are a method in capitals and a space (RFC 9110).
+/// Return whether the first bytes are a method in capitals and a space (RFC 9110).
 fn looks_like_http(reader: &mut impl BufRead) -> bool {
     let Ok(start) = reader.fill_buf() else {
         return false;
@@ -269,7 +269,7 @@ fn listen(port: EchoPort) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Whether the kernel supports a transport.
+/// Return whether the kernel supports a transport.
 pub fn kernel_has(protocol: Protocol) -> bool {
     let kind = if protocol == Protocol::Udp {
         Type::DGRAM

@@ -86,7 +86,7 @@ impl Host {
         self.run(|| (0..times).map(|_| probe.ask()).collect())
     }
 
-    /// Whether `GET /healthz` returns 200 and names both families.
+    /// Return whether `GET /healthz` returns 200 and names both families.
     pub(crate) fn is_healthy(&self, at: SocketAddr) -> Result<bool> {
         self.run(|| {
             let second = Duration::from_secs(1);

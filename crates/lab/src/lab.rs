@@ -167,12 +167,12 @@ impl Lab {
         self.down_on_drop = false;
     }
 
-    /// The lab's name.
+    /// Return the lab's name.
     pub fn name(&self) -> &LabName {
         &self.name
     }
 
-    /// The lab's folder.
+    /// Return the lab's folder.
     pub fn folder(&self) -> &Folder {
         &self.folder
     }
@@ -521,7 +521,7 @@ impl NodeProxy<'_> {
         Ok(())
     }
 
-    /// Whether the proxy runs.
+    /// Return whether the proxy runs.
     ///
     /// # Errors
     /// The lab's state cannot be read.

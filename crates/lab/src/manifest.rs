@@ -111,7 +111,7 @@ impl Document {
     }
 }
 
-/// Whether a text is an RFC 1123 subdomain, as the names of objects are.
+/// Return whether a text is an RFC 1123 subdomain, as the names of objects are.
 fn is_dns_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = name.as_bytes();

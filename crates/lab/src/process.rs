@@ -47,7 +47,7 @@ impl Process {
         Ok((Self { pid, started }, child))
     }
 
-    /// Whether the process runs.
+    /// Return whether the process runs.
     pub fn is_alive(&self) -> bool {
         matches!(stat(self.pid), Some((state, started)) if state != 'Z' && started == self.started)
     }

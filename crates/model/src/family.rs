@@ -18,7 +18,7 @@ impl IpFamily {
     /// Both families, IPv4 first.
     pub const ALL: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
 
-    /// The family of an address.
+    /// Return the family of an address.
     pub fn of(addr: IpAddr) -> Self {
         match addr {
             IpAddr::V4(_) => IpFamily::V4,
@@ -26,7 +26,7 @@ impl IpFamily {
         }
     }
 
-    /// The prefix length of a single address: 32 or 128.
+    /// Return the prefix length of a single address: 32 or 128.
     pub fn host_prefix_len(self) -> u8 {
         match self {
             IpFamily::V4 => 32,
@@ -35,7 +35,7 @@ impl IpFamily {
     }
 }
 
-/// The family of an address range.
+/// Return the family of an address range.
 pub fn family_of_net(net: &IpNet) -> IpFamily {
     IpFamily::of(net.addr())
 }
@@ -64,7 +64,7 @@ impl Protocol {
     /// All protocols.
     pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
-    /// The number in the IP header (IANA protocol numbers).
+    /// Return the number in the IP header (IANA protocol numbers).
     pub fn number(self) -> u8 {
         match self {
             Protocol::Tcp => 6,
@@ -73,7 +73,7 @@ impl Protocol {
         }
     }
 
-    /// The lower-case name, as netfilter's tools write it.
+    /// Return the lower-case name, as netfilter's tools write it.
     pub fn lower(self) -> &'static str {
         match self {
             Protocol::Tcp => "tcp",
@@ -82,7 +82,7 @@ impl Protocol {
         }
     }
 
-    /// The upper-case name, as the Kubernetes API writes it.
+    /// Return the upper-case name, as the Kubernetes API writes it.
     pub fn upper(self) -> &'static str {
         match self {
             Protocol::Tcp => "TCP",

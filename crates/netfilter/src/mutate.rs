@@ -1,6 +1,6 @@
 //! Deterministic damage to a corpus, so that parsers meet hostile input on a stable toolchain too.
 
-/// The next number of a small generator (Marsaglia's xorshift).
+/// Return the next number of a small generator (Marsaglia's xorshift).
 pub(crate) fn random(seed: &mut u64) -> usize {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
@@ -11,7 +11,7 @@ pub(crate) fn random(seed: &mut u64) -> usize {
 /// Bytes that mean something to the parsers.
 const SALT: &[u8] = b" \n\t,;{}:./-!\"0x9azA\\@$#<>=&|";
 
-/// A part of the input with a few bytes flipped, doubled, cut out or moved.
+/// Return a part of the input with a few bytes flipped, doubled, cut out or moved.
 pub(crate) fn mutate(input: &[u8], seed: &mut u64) -> Vec<u8> {
     let mut out = input.to_vec();
     if random(seed).is_multiple_of(2) && !out.is_empty() {

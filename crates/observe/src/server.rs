@@ -281,7 +281,7 @@ async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, page).into_response()
 }
 
-/// The health check of every component: the server answers.
+/// Return the health check of every component: the server answers.
 async fn ping(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     shared.pings.fetch_add(1, Ordering::Relaxed);
     let mut query = uri.query().unwrap_or("").split('&');
@@ -293,7 +293,7 @@ async fn ping(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     text(PLAIN, page.to_owned())
 }
 
-/// The health checks as metrics (KEP-3466).
+/// Return the health checks as metrics (KEP-3466).
 async fn slis(State(shared): State<Arc<Shared>>) -> Response {
     let (pings, started) = (
         shared.pings.load(Ordering::Relaxed),

@@ -113,7 +113,7 @@ pub fn configuration(name: &str) -> Configuration {
 }
 
 impl Configuration {
-    /// Whether local traffic is detected by the cluster range.
+    /// Return whether local traffic is detected by the cluster range.
     pub fn has_cluster_cidr(&self) -> bool {
         !self.fields.contains("detectLocalMode")
     }

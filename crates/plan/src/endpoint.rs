@@ -65,7 +65,7 @@ impl SortKey {
     }
 }
 
-/// The [`SortKey`] of an IPv4 endpoint, without the space for IPv6.
+/// Return the [`SortKey`] of an IPv4 endpoint, without the space for IPv6.
 pub(crate) fn v4_sort_key(endpoint: &Endpoint) -> u64 {
     match endpoint.ip {
         IpAddr::V4(ip) => v4_key(ip, endpoint.port),

@@ -91,7 +91,7 @@ impl Balancer {
         }
     }
 
-    /// Whether new datagrams may still be sent to this endpoint.
+    /// Return whether new datagrams may still be sent to this endpoint.
     pub(crate) fn has(&self, endpoint: SocketAddr) -> bool {
         self.choice.borrow().endpoints.contains(&endpoint)
     }

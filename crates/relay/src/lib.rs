@@ -206,7 +206,7 @@ impl Relay {
         self.ask(|done| Command::Serve(frontends, done))
     }
 
-    /// The number of open connections and flows.
+    /// Return the number of open connections and flows.
     pub fn open_connections(&self) -> usize {
         self.shared.connections.taken() + self.shared.flows.taken()
     }

@@ -99,7 +99,7 @@ pub(crate) struct RateLimited(Mutex<Option<Instant>>);
 impl RateLimited {
     const PAUSE: Duration = Duration::from_secs(30);
 
-    /// Whether a message is due.
+    /// Return whether a message is due.
     pub(crate) fn is_due(&self) -> bool {
         let now = Instant::now();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);

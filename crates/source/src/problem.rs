@@ -90,7 +90,7 @@ pub enum Severity {
 }
 
 impl Problem {
-    /// The severity.
+    /// Return the severity.
     pub fn severity(&self) -> Severity {
         match self.what {
             What::Partial(_) | What::Duplicate { .. } => Severity::Warning,

@@ -69,32 +69,32 @@ impl Fraction {
         Self::reduced(threshold.into(), SCALE.into(), true)
     }
 
-    /// The numerator of the reduced fraction.
+    /// Return the numerator of the reduced fraction.
     pub fn numerator(self) -> u128 {
         self.numerator
     }
 
-    /// The denominator of the reduced fraction.
+    /// Return the denominator of the reduced fraction.
     pub fn denominator(self) -> u128 {
         self.denominator
     }
 
-    /// Whether the value was never rounded.
+    /// Return whether the value was never rounded.
     pub fn is_exact(self) -> bool {
         self.exact
     }
 
-    /// Whether it is 0.
+    /// Return whether it is 0.
     pub fn is_zero(self) -> bool {
         self.numerator == 0
     }
 
-    /// Whether it is 1.
+    /// Return whether it is 1.
     pub fn is_one(self) -> bool {
         self.numerator == self.denominator
     }
 
-    /// The nearest floating-point number.
+    /// Return the nearest floating-point number.
     #[allow(clippy::cast_precision_loss)]
     pub fn to_f64(self) -> f64 {
         self.numerator as f64 / self.denominator as f64
@@ -110,7 +110,7 @@ impl Fraction {
         )
     }
 
-    /// The product.
+    /// Return the product.
     #[must_use]
     pub fn times(self, other: Self) -> Self {
         let exact = self.exact && other.exact;
@@ -141,7 +141,7 @@ impl Fraction {
         })
     }
 
-    /// The sum.
+    /// Return the sum.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         let exact = self.exact && other.exact;

@@ -188,22 +188,22 @@ impl Host {
         }
     }
 
-    /// Whether anything is known about addresses and routes.
+    /// Return whether anything is known about addresses and routes.
     pub fn is_known(&self) -> bool {
         self.known
     }
 
-    /// All interfaces' names.
+    /// Return all interfaces' names.
     pub fn interface_names(&self) -> impl Iterator<Item = &str> {
         self.interfaces.iter().map(|i| i.name.as_str())
     }
 
-    /// An interface by name.
+    /// Return an interface by name.
     pub(crate) fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name)
     }
 
-    /// A sysctl as a number; `None` where it is not known.
+    /// Return a sysctl as a number; `None` where it is not known.
     pub(crate) fn sysctl(&self, name: &str) -> Option<i64> {
         self.sysctls.get(name)?.trim().parse().ok()
     }
@@ -219,7 +219,7 @@ impl Host {
         }
     }
 
-    /// Whether `route_localnet` is on for an interface (`IN_DEV_NET_ROUTE_LOCALNET`). The default is
+    /// Return whether `route_localnet` is on for an interface (`IN_DEV_NET_ROUTE_LOCALNET`). The default is
     /// off, as in the kernel.
     pub(crate) fn route_localnet(&self, iface: Option<&str>) -> bool {
         let name = "route_localnet";
@@ -230,7 +230,7 @@ impl Host {
         .is_some_and(|v| v != 0)
     }
 
-    /// Whether packets from this interface are forwarded; `None` if that is not known.
+    /// Return whether packets from this interface are forwarded; `None` if that is not known.
     pub(crate) fn forwarding(&self, iface: Option<&str>, v6: bool) -> Option<bool> {
         let version = if v6 { "ipv6" } else { "ipv4" };
         let of_iface = iface.and_then(|i| {
@@ -259,7 +259,7 @@ impl Host {
         }
     }
 
-    /// Whether an address is this host's own. Loopback always is.
+    /// Return whether an address is this host's own. Loopback always is.
     pub fn is_local(&self, ip: IpAddr) -> bool {
         ip.is_loopback() || self.addr_type(ip) == RouteKind::Local
     }
@@ -337,7 +337,7 @@ impl Host {
         hop.dev
     }
 
-    /// Whether two addresses are neighbours on a bridge of this host, and reach each other without it:
+    /// Return whether two addresses are neighbours on a bridge of this host, and reach each other without it:
     /// both are in one of the bridge's ranges, and neither is this host's own.
     pub(crate) fn are_bridged(&self, iface: &str, src: IpAddr, dst: IpAddr) -> bool {
         let Some(bridge) = self.interface(iface).filter(|_| self.is_bridge(iface)) else {
@@ -350,7 +350,7 @@ impl Host {
             && bridge.addresses.iter().any(on_link)
     }
 
-    /// Whether an interface is a bridge, by its kind or because it has ports.
+    /// Return whether an interface is a bridge, by its kind or because it has ports.
     pub(crate) fn is_bridge(&self, iface: &str) -> bool {
         let kind = self.interface(iface).and_then(|i| i.kind.as_deref());
         let port = |i: &Interface| i.master.as_deref() == Some(iface);

@@ -105,12 +105,12 @@ impl Proto {
         })
     }
 
-    /// Whether it is ICMP, of either family.
+    /// Return whether it is ICMP, of either family.
     pub fn is_icmp(self) -> bool {
         matches!(self, Proto::ICMP | Proto::ICMPV6)
     }
 
-    /// Whether its header starts with source and destination port.
+    /// Return whether its header starts with source and destination port.
     pub fn has_ports(self) -> bool {
         matches!(self.0, 6 | 17 | 33 | 132 | 136)
     }

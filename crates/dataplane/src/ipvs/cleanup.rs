@@ -20,13 +20,13 @@ pub struct Cleanup {
 }
 
 impl Cleanup {
-    /// Whether nothing changes.
+    /// Return whether nothing changes.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The removal of kube-proxy's (and thus sluice's) ipvs mode in one family. Without its interface and
+/// Return the removal of kube-proxy's (and thus sluice's) ipvs mode in one family. Without its interface and
 /// sets, the mode never ran here and nothing is removed: virtual servers may belong to other
 /// programs, and the chains belong to iptables mode. Otherwise all virtual servers of the family are
 /// removed except those by mark, as in kube-proxy.
@@ -36,7 +36,7 @@ pub fn cleanup(family: model::IpFamily, observation: &Observation) -> Cleanup {
     leftovers(family, observation, |_, _| false)
 }
 
-/// Whether this mode has the chain.
+/// Return whether this mode has the chain.
 pub fn is_chain(table: Table, chain: Chain) -> bool {
     names::is_ours(table, chain)
 }

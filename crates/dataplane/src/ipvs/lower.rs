@@ -81,7 +81,7 @@ pub(super) fn server_id(protocol: Protocol, ip: IpAddr, port: u16) -> ServiceId 
 }
 
 impl Role {
-    /// The endpoints of a virtual server. Local policy falls back to the whole cluster's endpoints if
+    /// Return the endpoints of a virtual server. Local policy falls back to the whole cluster's endpoints if
     /// this node has none: pods and the node itself must reach the Service, and IPVS cannot
     /// distinguish them from other clients (kubernetes/kubernetes 97081).
     pub(super) fn endpoints(self, port: &PortPlan) -> &Arc<[Endpoint]> {

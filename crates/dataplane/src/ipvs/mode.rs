@@ -71,7 +71,7 @@ impl Default for KnownRules {
 pub struct NeedsObservation;
 
 impl Mode {
-    /// A mode without desired state and without knowledge of the kernel.
+    /// Return a mode without desired state and without knowledge of the kernel.
     pub fn new(family: IpFamily, options: Options) -> Self {
         Self {
             options,
@@ -82,7 +82,7 @@ impl Mode {
         }
     }
 
-    /// The address family.
+    /// Return the address family.
     pub fn family(&self) -> IpFamily {
         self.wanted.family()
     }
@@ -103,7 +103,7 @@ impl Mode {
         self.wanted.set_addresses(plan, addresses);
     }
 
-    /// Whether the kernel must be read before the next transaction.
+    /// Return whether the kernel must be read before the next transaction.
     pub fn needs_observation(&self) -> bool {
         self.known.is_none()
     }
@@ -383,7 +383,7 @@ impl Mode {
         self.refused = Refused::default();
     }
 
-    /// The number of Service ports that the transaction leaves unchanged, and of those that it writes.
+    /// Return the number of Service ports that the transaction leaves unchanged, and of those that it writes.
     pub fn count_kept(&self, transaction: &Transaction) -> (usize, usize) {
         let servers = transaction.servers.iter().map(Op::service).collect();
         let items = transaction.next.items.iter();
@@ -394,7 +394,7 @@ impl Mode {
         (self.wanted.ports() - written, written)
     }
 
-    /// The known destinations of a virtual server; `None` if the server is not known.
+    /// Return the known destinations of a virtual server; `None` if the server is not known.
     pub fn destinations(&self, id: &ServiceId) -> Option<Vec<Destination>> {
         let applied = self.known.as_ref()?.servers.get(id)?;
         let plain = applied.plain.iter();
@@ -407,12 +407,12 @@ impl Mode {
         self.known = None;
     }
 
-    /// The virtual servers with terminating destinations that must be checked now.
+    /// Return the virtual servers with terminating destinations that must be checked now.
     pub fn due(&self, now: Duration) -> Vec<ServiceId> {
         self.termination.due(now)
     }
 
-    /// The time at which [`due`](Self::due) returns the next one.
+    /// Return the time at which [`due`](Self::due) returns the next one.
     pub fn next_due(&self) -> Option<Duration> {
         self.termination.next()
     }
@@ -443,7 +443,7 @@ impl Mode {
     }
 }
 
-/// The capacity for twice as many elements as there are, at least that of kube-proxy.
+/// Return the capacity for twice as many elements as there are, at least that of kube-proxy.
 fn room_for(elements: usize) -> usize {
     elements
         .saturating_mul(2)
@@ -451,7 +451,7 @@ fn room_for(elements: usize) -> usize {
         .max(MAX_ELEMENTS)
 }
 
-/// Whether a removed endpoint keeps its connections until they end. For UDP and SCTP, kube-proxy
+/// Return whether a removed endpoint keeps its connections until they end. For UDP and SCTP, kube-proxy
 /// removes it at once: the kernel drops its connections with their next packet.
 fn is_graceful(id: &ServiceId) -> bool {
     matches!(

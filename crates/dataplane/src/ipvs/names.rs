@@ -36,7 +36,7 @@ pub(super) const CHAINS: [(Table, Chain); 11] = [
     (Table::Filter, IPVS_OUT_FILTER),
 ];
 
-/// Whether a chain belongs to this mode.
+/// Return whether a chain belongs to this mode.
 pub(super) fn is_ours(table: Table, chain: Chain) -> bool {
     CHAINS.contains(&(table, chain))
 }

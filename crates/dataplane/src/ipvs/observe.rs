@@ -57,7 +57,7 @@ pub(super) struct SeenRules {
 }
 
 impl Observation {
-    /// The observation of a fresh node.
+    /// Return the observation of a fresh node.
     pub fn nothing() -> Self {
         Self::default()
     }
@@ -94,7 +94,7 @@ impl Observation {
         Ok(observation)
     }
 
-    /// Whether this mode never ran here.
+    /// Return whether this mode never ran here.
     pub fn is_nothing(&self) -> bool {
         !self.device && self.sets.is_empty() && !self.spare
     }

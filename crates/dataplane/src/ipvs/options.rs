@@ -29,12 +29,12 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The packet mark that requests masquerading.
+    /// Return the packet mark that requests masquerading.
     pub fn masquerade_mark(&self) -> u32 {
         1u32.checked_shl(self.masquerade_bit.into()).unwrap_or(0)
     }
 
-    /// The scheduler's flags: Maglev hashing includes the port, as in kube-proxy.
+    /// Return the scheduler's flags: Maglev hashing includes the port, as in kube-proxy.
     pub(super) fn scheduler_flags(&self) -> Option<Box<str>> {
         (&*self.scheduler == "mh").then(|| "mh-port".into())
     }

@@ -30,7 +30,7 @@ pub(super) struct Inputs {
 pub(super) type FullChain = (Table, Chain, Vec<Rule>);
 
 impl Inputs {
-    /// Every chain of this mode except [`IPVS_OUT_FILTER`](names::IPVS_OUT_FILTER), whose rules
+    /// Return every chain of this mode except [`IPVS_OUT_FILTER`](names::IPVS_OUT_FILTER), whose rules
     /// [`node_access`] makes.
     pub(super) fn chains(&self) -> Vec<FullChain> {
         let nat = |chain, rules| (Table::Nat, chain, rules);
@@ -56,7 +56,7 @@ impl Inputs {
         self.filled[kind.index()]
     }
 
-    /// The membership of the packet in a set; addresses and ports are those of the destination except
+    /// Return the membership of the packet in a set; addresses and ports are those of the destination except
     /// the last part of a triple.
     fn set(&self, kind: SetKind) -> Match {
         use SetDirection::{Destination, Source};
@@ -76,12 +76,12 @@ impl Inputs {
         }))
     }
 
-    /// A rule with the set's comment.
+    /// Return a rule with the set's comment.
     fn about(&self, kind: SetKind) -> Vec<Match> {
         vec![comment(kind.comment()), self.set(kind)]
     }
 
-    /// A rule about a set, if it has elements.
+    /// Return a rule about a set, if it has elements.
     fn where_filled(&self, kind: SetKind, target: Target) -> Option<Rule> {
         self.has(kind).then(|| simple(self.about(kind), target))
     }

@@ -117,7 +117,7 @@ impl SetKind {
         self.definition().4
     }
 
-    /// The number of directions in a rule.
+    /// Return the number of directions in a rule.
     pub(super) fn parts(self) -> &'static [PartKind] {
         self.definition().3
     }
@@ -126,7 +126,7 @@ impl SetKind {
         Self::all().find(|kind| kind.name(family) == name)
     }
 
-    /// The set without elements, with this capacity.
+    /// Return the set without elements, with this capacity.
     pub(super) fn create(self, family: IpFamily, name: &str, room: usize) -> Set {
         let option = |name: &str, value: &str| (name.into(), Some(value.into()));
         let parts = self.parts();
@@ -157,7 +157,7 @@ impl SetKind {
     }
 }
 
-/// Whether a set of this name belongs to this mode, in either family.
+/// Return whether a set of this name belongs to this mode, in either family.
 pub fn is_ours(name: &str) -> bool {
     name == SPARE || DEFINITIONS.iter().any(|d| d.1 == name || d.2 == name)
 }
@@ -232,7 +232,7 @@ impl Member {
         })
     }
 
-    /// The form in a set of this kind, in which a single address may be a range of one.
+    /// Return the form in a set of this kind, in which a single address may be a range of one.
     pub(super) fn in_set(self, kind: SetKind) -> Self {
         match (kind, self) {
             (SetKind::LoadBalancerSourceCidr, Member::IpPortIp(ip, p, n, other)) => {

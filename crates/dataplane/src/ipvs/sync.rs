@@ -25,7 +25,7 @@ pub trait Transport {
     /// Why the state could not be read or written.
     type Error: Error + Send + std::marker::Sync + 'static;
 
-    /// The addresses of all interfaces, from one dump.
+    /// Return the addresses of all interfaces, from one dump.
     ///
     /// # Errors
     /// The addresses cannot be read.
@@ -37,25 +37,25 @@ pub trait Transport {
     /// The sets cannot be read.
     fn sets(&mut self) -> Result<Sets, Self::Error>;
 
-    /// All virtual servers without their destinations.
+    /// Return all virtual servers without their destinations.
     ///
     /// # Errors
     /// The virtual servers cannot be read.
     fn servers(&mut self) -> Result<Vec<Service>, Self::Error>;
 
-    /// One virtual server with its destinations; `None` if it does not exist.
+    /// Return one virtual server with its destinations; `None` if it does not exist.
     ///
     /// # Errors
     /// The virtual server cannot be read.
     fn server(&mut self, id: &ServiceId) -> Result<Option<Service>, Self::Error>;
 
-    /// The destinations of a virtual server, each with the number of its connections.
+    /// Return the destinations of a virtual server, each with the number of its connections.
     ///
     /// # Errors
     /// The destinations cannot be read.
     fn destinations(&mut self, id: &ServiceId) -> Result<Vec<(Destination, u64)>, Self::Error>;
 
-    /// The output of `iptables-save` for the tables filter and nat.
+    /// Return the output of `iptables-save` for the tables filter and nat.
     ///
     /// # Errors
     /// The rules cannot be read.
@@ -202,7 +202,7 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// A machine without knowledge of the kernel.
+    /// Return a machine without knowledge of the kernel.
     pub fn new(family: IpFamily, options: Options) -> Self {
         Self {
             mode: Mode::new(family, options),
@@ -212,7 +212,7 @@ impl Sync {
         }
     }
 
-    /// The Service ports of which the last sync left something out.
+    /// Return the Service ports of which the last sync left something out.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
     }
@@ -252,7 +252,7 @@ impl Sync {
         self.write(plan, now, transport)
     }
 
-    /// Whether another program changed our state. What the kernel refused is missing too, but is
+    /// Return whether another program changed our state. What the kernel refused is missing too, but is
     /// not a disturbance.
     ///
     /// # Errors
@@ -295,7 +295,7 @@ impl Sync {
         Ok(difference.is_ok_and(|difference| !difference.is_empty()))
     }
 
-    /// The time of the next [`attend`](Self::attend); `None` if no destination is terminating.
+    /// Return the time of the next [`attend`](Self::attend); `None` if no destination is terminating.
     pub fn next_due(&self) -> Option<Duration> {
         self.mode.next_due()
     }
@@ -513,7 +513,7 @@ impl Sync {
         Ok(refused)
     }
 
-    /// The operations without those on new virtual servers that rules must protect: while the
+    /// Return the operations without those on new virtual servers that rules must protect: while the
     /// rules are refused, such a server would be open to every client.
     fn without_guarded(&self, ops: &[Op]) -> Vec<Op> {
         let new = ops.iter().filter_map(|op| match op {

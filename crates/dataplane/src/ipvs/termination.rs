@@ -45,12 +45,12 @@ impl Termination {
         self.leaving.remove(id);
     }
 
-    /// Whether no destination is terminating.
+    /// Return whether no destination is terminating.
     pub fn is_empty(&self) -> bool {
         self.leaving.is_empty()
     }
 
-    /// The virtual servers with due destinations.
+    /// Return the virtual servers with due destinations.
     pub fn due(&self, now: Duration) -> Vec<ServiceId> {
         let due = |terminating: &BTreeMap<SocketAddr, Leaving>| {
             terminating.values().any(|l| l.check_at <= now)
@@ -62,7 +62,7 @@ impl Termination {
         servers.map(|(id, _)| *id).collect()
     }
 
-    /// The time of the next due destination.
+    /// Return the time of the next due destination.
     pub fn next(&self) -> Option<Duration> {
         let all = self.leaving.values().flat_map(BTreeMap::values);
         all.map(|l| l.check_at).min()

@@ -41,7 +41,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Whether nothing changes.
+    /// Return whether nothing changes.
     pub fn is_empty(&self) -> bool {
         !self.device
             && self.sets.is_empty()
@@ -77,7 +77,7 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    /// A new server without destinations.
+    /// Return a new server without destinations.
     pub(super) fn new(service: Service) -> Self {
         Self {
             service,
@@ -86,7 +86,7 @@ impl Applied {
         }
     }
 
-    /// A server that was read.
+    /// Return a server that was read.
     pub(super) fn found(mut service: Service) -> Self {
         let destinations = std::mem::take(&mut service.destinations);
         Self {
@@ -96,12 +96,12 @@ impl Applied {
     }
 }
 
-/// The socket address of an endpoint.
+/// Return the socket address of an endpoint.
 pub(super) fn socket(endpoint: &Endpoint) -> SocketAddr {
     SocketAddr::new(endpoint.ip, endpoint.port)
 }
 
-/// The input for `iptables-restore` that changes the chains from `before` to `chains`, and adds or
+/// Return the input for `iptables-restore` that changes the chains from `before` to `chains`, and adds or
 /// removes single rules of [`IPVS_OUT_FILTER`](super::names::IPVS_OUT_FILTER). Empty if nothing
 /// changes.
 pub(super) fn rules_text(
@@ -183,7 +183,7 @@ impl Before<'_> {
     }
 }
 
-/// The texts of rules, sorted, for chains in which the order has no meaning.
+/// Return the texts of rules, sorted, for chains in which the order has no meaning.
 fn sorted(rules: &[Rule]) -> Vec<String> {
     let text = |rule: &Rule| {
         let mut text = String::new();

@@ -30,7 +30,7 @@ pub(super) struct WantedServer<'a> {
 }
 
 impl WantedServer<'_> {
-    /// The virtual server without destinations.
+    /// Return the virtual server without destinations.
     pub(super) fn service(&self, options: &Options) -> Service {
         Service {
             persistent: self.persistent,
@@ -204,7 +204,7 @@ impl Wanted {
         self.items.keys()
     }
 
-    /// The number of desired elements of a set.
+    /// Return the number of desired elements of a set.
     pub(super) fn size(&self, kind: SetKind) -> usize {
         self.sizes[kind.index()]
     }
@@ -222,12 +222,12 @@ impl Wanted {
         })
     }
 
-    /// The Service port that owns a virtual server.
+    /// Return the Service port that owns a virtual server.
     pub(super) fn owner(&self, id: &ServiceId) -> Option<&Arc<PortPlan>> {
         Some(&self.servers.get(id)?.first()?.port)
     }
 
-    /// The Service ports that own these items. Goes through every port.
+    /// Return the Service ports that own these items. Goes through every port.
     pub(super) fn owners(&self, items: &HashSet<Item>) -> HashMap<Item, Vec<PortKey>> {
         let mut owners: HashMap<Item, Vec<PortKey>> = HashMap::new();
         if items.is_empty() {
@@ -245,12 +245,12 @@ impl Wanted {
         owners
     }
 
-    /// The number of Service ports.
+    /// Return the number of Service ports.
     pub(super) fn ports(&self) -> usize {
         self.counted.len()
     }
 
-    /// The number of Service ports that own any of these pieces. Goes through every port.
+    /// Return the number of Service ports that own any of these pieces. Goes through every port.
     pub(super) fn count_owners(
         &self,
         servers: &HashSet<ServiceId>,

@@ -51,7 +51,7 @@ pub(crate) const NAT_POSTROUTING: &str = "nat-postrouting";
 /// The base chains that a table has, each with the chains that it jumps to in turn.
 pub(crate) type Jumps = [(&'static str, &'static [&'static str])];
 
-/// The base chains themselves.
+/// Return the base chains themselves.
 pub(crate) fn chains(jumps: &Jumps) -> impl Iterator<Item = Chain> {
     let has = |name: &str| jumps.iter().any(|(chain, _)| *chain == name);
     let of_table = BASE.iter().filter(move |(name, ..)| has(name));

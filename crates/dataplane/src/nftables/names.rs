@@ -126,7 +126,7 @@ impl SetId {
         SetId::ALL.into_iter().find(|id| id.name() == name)
     }
 
-    /// Whether rules fill the set.
+    /// Return whether rules fill the set.
     pub fn is_learned(self) -> bool {
         matches!(self, SetId::Affinity | SetId::NodePortAffinity)
     }

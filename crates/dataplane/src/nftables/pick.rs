@@ -316,7 +316,7 @@ impl Pool {
         }
     }
 
-    /// A client and a frontend.
+    /// Return a client and a frontend.
     fn client(self) -> &'static [Field] {
         match self.at {
             At::Address => &[Field::Saddr, Field::Protocol, Field::Daddr, Field::Dport],
@@ -324,7 +324,7 @@ impl Pool {
         }
     }
 
-    /// A frontend and a random index: one of `n` from the first of this pool.
+    /// Return a frontend and a random index: one of `n` from the first of this pool.
     fn field(self, n: u32, first: u32) -> Vec<Field> {
         let frontend: &[Field] = match self.at {
             At::Address => &FRONTEND,

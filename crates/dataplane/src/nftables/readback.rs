@@ -57,7 +57,7 @@ pub(super) fn ops(pieces: &[Piece]) -> Vec<Op> {
 /// A set of kube-proxy's layout that sluice's lacks.
 const KUBE_PROXY_SET: &str = "firewall-ips";
 
-/// Whether the table has this layout: its sets and base chains are declared in the same way. A table
+/// Return whether the table has this layout: its sets and base chains are declared in the same way. A table
 /// of another layout is replaced.
 ///
 /// A kube-proxy that starts after sluice leaves sluice's sets in the table; it is recognised by the
@@ -226,7 +226,7 @@ fn match_element(found: &mut Contents, id: SetId, e: Element, piece: &mut Piece)
     }
 }
 
-/// Whether the comments of a set's elements name their port.
+/// Return whether the comments of a set's elements name their port.
 fn names_owner(id: SetId) -> bool {
     matches!(
         id,
@@ -238,7 +238,7 @@ fn names_owner(id: SetId) -> bool {
     )
 }
 
-/// Whether a set's elements belong to the node or to several ports.
+/// Return whether a set's elements belong to the node or to several ports.
 fn is_common(id: SetId) -> bool {
     matches!(
         id,

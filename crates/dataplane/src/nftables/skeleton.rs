@@ -114,7 +114,8 @@ pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Ve
     rules
 }
 
-/// A static route for the Service range can lead to any node, which may then forward the packet to
+/// Return the rule that masquerades connections to cluster IPs from outside, if it is configured. A static
+/// route for the Service range can lead to any node, which may then forward the packet to
 /// another node: the reply must return through the same node.
 fn masquerade_cluster_ips(family: IpFamily, options: &Options, node: &NodeFacts) -> Option<Rule> {
     let build = Build::new(family);

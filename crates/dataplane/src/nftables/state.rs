@@ -53,19 +53,19 @@ impl Change {
         self.targets.iter().map(|(key, _)| key)
     }
 
-    /// Whether it only deletes idle chains.
+    /// Return whether it only deletes idle chains.
     pub(super) fn is_sweep(&self) -> bool {
         !self.swept.is_empty()
     }
 
-    /// Whether there are no operations.
+    /// Return whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
 }
 
 impl State {
-    /// A table without Services.
+    /// Return a table without Services.
     pub fn new(family: IpFamily, options: Options, node: Arc<NodeFacts>) -> Self {
         Self {
             family,
@@ -117,22 +117,22 @@ impl State {
         ops
     }
 
-    /// The address family.
+    /// Return the address family.
     pub fn family(&self) -> IpFamily {
         self.family
     }
 
-    /// The options of its layout.
+    /// Return the options of its layout.
     pub fn options(&self) -> Options {
         self.options
     }
 
-    /// The ports that are in the table.
+    /// Return the ports that are in the table.
     pub fn ports(&self) -> &BTreeMap<PortKey, Arc<PortPlan>> {
         &self.ports
     }
 
-    /// The facts of the node in its layout.
+    /// Return the facts of the node in its layout.
     pub fn node(&self) -> &Arc<NodeFacts> {
         &self.node
     }

@@ -162,7 +162,7 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// A machine without knowledge of the table.
+    /// Return a machine without knowledge of the table.
     pub fn new(options: Options) -> Self {
         Self {
             options,
@@ -211,12 +211,12 @@ impl Sync {
         }
     }
 
-    /// The quarantined ports.
+    /// Return the quarantined ports.
     pub fn refused(&self) -> &Refusals {
         &self.refused
     }
 
-    /// The kernel's reason for refusing something that belongs to no single port.
+    /// Return the kernel's reason for refusing something that belongs to no single port.
     pub fn refused_common(&self) -> Option<&str> {
         self.refused_common.as_deref()
     }
@@ -231,7 +231,7 @@ impl Sync {
         self.found.take()
     }
 
-    /// The table, if known.
+    /// Return the table, if known.
     pub fn state(&self) -> Option<&State> {
         match &self.knowledge {
             Knowledge::Known(state) => Some(state),

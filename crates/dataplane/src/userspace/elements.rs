@@ -11,7 +11,7 @@ use crate::nft_table::source_range_elements;
 /// An element and its set.
 pub(super) type Placed = (SetId, Element);
 
-/// The key of a port of the relay.
+/// Return the key of a port of the relay.
 pub(super) fn relay_port(protocol: u8, port: u16) -> Placed {
     let key = Value::EMPTY.with_protocol(protocol).with_port(port);
     (SetId::RelayPorts, Element::key(key))

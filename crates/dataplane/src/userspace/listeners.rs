@@ -42,7 +42,7 @@ pub struct RelayPorts {
 }
 
 impl RelayPorts {
-    /// The port for these endpoints.
+    /// Return the port for these endpoints.
     pub fn get(&self, spread: Spread) -> Option<u16> {
         match spread {
             Spread::Cluster => self.cluster,

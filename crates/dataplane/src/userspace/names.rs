@@ -57,7 +57,7 @@ impl SetId {
         SetId::NodePorts,
     ];
 
-    /// The set's name.
+    /// Return the set's name.
     pub fn name(self) -> &'static str {
         match self {
             SetId::NodePortIps => "node-port-ips",
@@ -75,7 +75,7 @@ impl SetId {
         }
     }
 
-    /// The set as it is declared.
+    /// Return the set as it is declared.
     pub fn declare(self, family: IpFamily) -> Set {
         let (key, data) = self.types(family);
         Set {

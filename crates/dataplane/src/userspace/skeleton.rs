@@ -30,7 +30,7 @@ const JUMPS: [(&str, &[&str]); 7] = [
     (base::NAT_OUTPUT, &[OWN_SERVICES]),
 ];
 
-/// The chains.
+/// Return the chains.
 pub(super) fn chains() -> Vec<Chain> {
     let others = [
         FIREWALL,
@@ -48,7 +48,7 @@ pub(super) fn chains() -> Vec<Chain> {
     base::chains(&JUMPS).chain(others).collect()
 }
 
-/// The rules of all chains.
+/// Return the rules of all chains.
 pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
     let build = || Build::new(family);
     let mut rules = base::rules(family, &JUMPS);

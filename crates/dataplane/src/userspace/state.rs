@@ -36,7 +36,7 @@ pub struct Change {
 }
 
 impl State {
-    /// A table without Services.
+    /// Return a table without Services.
     pub fn new(family: IpFamily, options: Options, node: Arc<NodeFacts>) -> Self {
         Self {
             family,
@@ -46,17 +46,17 @@ impl State {
         }
     }
 
-    /// The options of its layout.
+    /// Return the options of its layout.
     pub fn options(&self) -> Options {
         self.options
     }
 
-    /// The facts of the node in its layout.
+    /// Return the facts of the node in its layout.
     pub fn node(&self) -> &Arc<NodeFacts> {
         &self.node
     }
 
-    /// The ports that are in the table, with the relay's ports for them.
+    /// Return the ports that are in the table, with the relay's ports for them.
     pub fn ports(&self) -> &BTreeMap<PortKey, (Arc<PortPlan>, RelayPorts)> {
         &self.ports
     }
@@ -71,7 +71,7 @@ impl State {
         ops
     }
 
-    /// The operations that undo [`State::guard`], for ports that are closed.
+    /// Return the operations that undo [`State::guard`], for ports that are closed.
     pub fn unguard(ports: impl IntoIterator<Item = (Protocol, u16)>) -> Vec<Op> {
         let guards = ports.into_iter();
         let guards = guards.map(|(protocol, port)| relay_port(protocol.number(), port));

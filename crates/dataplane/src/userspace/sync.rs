@@ -119,7 +119,7 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// A machine without knowledge of the table and without sockets.
+    /// Return a machine without knowledge of the table and without sockets.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
@@ -131,7 +131,7 @@ impl Sync {
         }
     }
 
-    /// The Service ports that are not served.
+    /// Return the Service ports that are not served.
     pub fn refused(&self) -> &Refusals {
         &self.refused
     }
@@ -141,7 +141,7 @@ impl Sync {
         self.found.take()
     }
 
-    /// The table, if known.
+    /// Return the table, if known.
     pub fn state(&self) -> Option<&State> {
         self.state.as_ref()
     }
@@ -234,7 +234,7 @@ impl Sync {
         Ok(())
     }
 
-    /// The protocols and ports of all sockets.
+    /// Return the protocols and ports of all sockets.
     fn bound(&self) -> impl Iterator<Item = (Protocol, u16)> {
         let all = self.sockets.values().chain(&self.strays);
         all.map(|socket| (socket.protocol, socket.address.port()))
@@ -433,19 +433,19 @@ fn commit<T: Transport>(ops: &[Op], transport: &mut T) -> Result<(), T::Error> {
     transport.commit(ops)
 }
 
-/// Whether a table rejects connections to a port of the relay that were not led to it.
+/// Return whether a table rejects connections to a port of the relay that were not led to it.
 fn is_guarded(table: Option<&Contents>, (protocol, port): (Protocol, u16)) -> bool {
     let (set, element) = relay_port(protocol.number(), port);
     let set = table.and_then(|table| table.sets.get(set.name()));
     set.is_some_and(|set| set.elements.contains_key(&(element.key, false)))
 }
 
-/// Whether an operation removes guards of the relay's ports.
+/// Return whether an operation removes guards of the relay's ports.
 fn unguards(op: &Op) -> bool {
     matches!(op, Op::DeleteElements { set, .. } if set == SetId::RelayPorts.name())
 }
 
-/// Whether a table that was read is the desired one.
+/// Return whether a table that was read is the desired one.
 fn is(found: Option<&Table>, state: &State) -> bool {
     found.is_some_and(|found| !found.foreign && found.contents == state.contents())
 }

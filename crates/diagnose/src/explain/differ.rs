@@ -31,7 +31,7 @@ pub(crate) fn difference(probe: &Probe, is_lost: bool) -> Option<Finding> {
     Some(explained(probe, &given))
 }
 
-/// Whether the rules do what the plan states.
+/// Return whether the rules do what the plan states.
 fn is_as(probe: &Probe, expected: &Expected, given: &BTreeSet<(IpAddr, u16)>) -> bool {
     let all = |verdict| probe.trace.outcomes.iter().all(|o| o.verdict == verdict);
     match expected {
@@ -52,7 +52,7 @@ fn leaves(probe: &Probe) -> bool {
         && probe.trace.outcomes.iter().all(leaves)
 }
 
-/// A program on this node has the Service's address, as NodeLocal DNSCache does.
+/// Return a note if a program on this node has the Service's address, as NodeLocal DNSCache does.
 fn answered_here(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> Option<Finding> {
     let interface = probe.own_interface.as_deref()?;
     let stays = |o: &Outcome| o.verdict == Verdict::Accept && o.out_iface.is_none();
@@ -145,8 +145,8 @@ fn cause(
     (Cause::RulesDiffer, change.to_owned())
 }
 
-/// Whether the rules treat the endpoints of this node as another node's, as the rules of a proxy with a
-/// wrong node name do.
+/// Return whether the rules treat the endpoints of this node as another node's, as the rules of a proxy with
+/// a wrong node name do.
 fn treats_local_as_remote(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> bool {
     let Expected::To(wanted) = &probe.expected.to else {
         return false;

@@ -81,7 +81,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Whether the client is in none of the source ranges.
+    /// Return whether the client is in none of the source ranges.
     fn is_restricted(&self) -> bool {
         let ranges = &self.plan.source_ranges;
         self.frontend.kind == FrontendKind::LoadBalancerIp
@@ -109,7 +109,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Whether the client is recognised as a pod of this node; `None` if that is not known.
+    /// Return whether the client is recognised as a pod of this node; `None` if that is not known.
     fn is_pod(&self) -> Option<bool> {
         if self.from == Origin::Node {
             return Some(false);

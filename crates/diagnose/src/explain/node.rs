@@ -27,7 +27,7 @@ pub struct KnownFlow {
     pub is_answered: bool,
 }
 
-/// Every check of this kind.
+/// Run every check of this kind.
 pub(crate) fn findings(subject: &Subject<'_>, facts: &Facts, flows: &[KnownFlow]) -> Vec<Finding> {
     let mut found = settings(subject, facts);
     for (plan, _) in &subject.plans {
@@ -36,7 +36,7 @@ pub(crate) fn findings(subject: &Subject<'_>, facts: &Facts, flows: &[KnownFlow]
     found
 }
 
-/// Every check of the node's settings.
+/// Run every check of the node's settings.
 pub(crate) fn settings(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
     let mut found = forwarding(subject, facts);
     found.extend(bridge(subject, facts));

@@ -12,7 +12,7 @@ use super::subject::Subject;
 /// Maximum number of names in a sentence.
 const MOST: usize = 5;
 
-/// Every check of this kind.
+/// Run every check of this kind.
 pub(crate) fn findings(subject: &Subject<'_>, client: Option<IpAddr>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(not_served(subject));

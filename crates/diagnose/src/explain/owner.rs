@@ -77,7 +77,7 @@ pub(crate) fn of(step: &Step) -> Option<&'static str> {
     found.map(|(_, owner)| *owner)
 }
 
-/// Whether the rule is one that a proxy makes for Services.
+/// Return whether the rule is one that a proxy makes for Services.
 pub(crate) fn is_service_rule(step: &Step) -> bool {
     matches!(of(step), Some("the proxy" | "sluice"))
 }

@@ -188,7 +188,7 @@ fn clients(
 }
 
 impl Probe {
-    /// Whether the rules lead to the relay of userspace mode on every path.
+    /// Return whether the rules lead to the relay of userspace mode on every path.
     pub(crate) fn is_relayed(&self) -> bool {
         let leads = |o: &Outcome| {
             let by = |s: &Step| s.table == userspace::TABLE;
@@ -220,7 +220,7 @@ impl Probe {
     }
 }
 
-/// Every check of this kind. A finding that several clients share is reported once.
+/// Run every check of this kind. A finding that several clients share is reported once.
 pub(crate) fn findings(probes: &[Probe]) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for probe in probes {

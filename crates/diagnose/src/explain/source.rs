@@ -32,7 +32,7 @@ pub(crate) fn findings(probe: &Probe) -> Vec<Finding> {
     found
 }
 
-/// The client's address is to be kept, and a rule replaces it.
+/// Return the finding for a client address that must be kept but is replaced.
 fn replaced(probe: &Probe, outcome: &Outcome) -> Finding {
     let step = rules(outcome).find(|s| s.effect.contains("source becomes"));
     let (by, change) = match step {
@@ -63,7 +63,7 @@ fn replaced(probe: &Probe, outcome: &Outcome) -> Finding {
     )
 }
 
-/// The client's address is to be replaced, and none does.
+/// Return the finding for a client address that must be replaced but is kept.
 fn kept(probe: &Probe, outcome: &Outcome, to: &str) -> Finding {
     let client = probe.question();
     let rules: Vec<&Step> = rules(outcome).collect();

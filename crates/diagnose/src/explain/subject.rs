@@ -315,7 +315,7 @@ impl Cluster {
 }
 
 impl Subject<'_> {
-    /// Whether an address belongs to the node.
+    /// Return whether an address belongs to the node.
     pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
         self.cluster.own_addresses.contains(&ip)
     }

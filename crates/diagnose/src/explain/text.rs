@@ -13,7 +13,7 @@ use super::subject::Subject;
 /// How many endpoints or ends a list shows.
 const MOST: usize = 8;
 
-/// The explanation as text.
+/// Return the explanation as text.
 pub(crate) fn text(
     subject: &Subject<'_>,
     probes: &[Probe],

@@ -47,7 +47,7 @@ fn iptables(facts: &mut Facts, family: Family) {
     }
 }
 
-/// Whether the kernel has legacy tables. Checked first, because the tool loads modules.
+/// Return whether the kernel has legacy tables. Checked first, because the tool loads modules.
 fn may_have_legacy(family: Family) -> bool {
     let names = match family {
         Family::Ipv4 => "/proc/net/ip_tables_names",

@@ -46,7 +46,7 @@ struct Tracked {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// On its way through the rules.
+    /// Still in the rules.
     Going,
     /// It left through loopback, and enters again with another id.
     Looping,
@@ -133,7 +133,7 @@ impl Follower {
             .rposition(|w| w.state == State::Going && source(w.last) == source(now))
     }
 
-    /// Whether the chain that tests for new connections ended without a match: the connection is
+    /// Return whether the chain that tests for new connections ended without a match: the connection is
     /// known.
     fn is_known(&self, event: &TraceEvent) -> bool {
         let tracked = [table::TRACKED_INCOMING, table::TRACKED_MADE_HERE];
@@ -159,19 +159,19 @@ impl Follower {
         Some((self.packets.swap_remove(place).events, end))
     }
 
-    /// Whether a packet is still in the rules.
+    /// Return whether a packet is still in the rules.
     pub(super) fn has_any(&self) -> bool {
         self.packets.iter().any(|w| w.state != State::OfNoInterest)
     }
 }
 
-/// Whether this is the first event of a packet.
+/// Return whether this is the first event of a packet.
 fn starts(event: &TraceEvent) -> bool {
     let first = [table::INCOMING, table::MADE_HERE];
     event.packet.is_some() && first.contains(&event.chain.as_str())
 }
 
-/// Whether this is the end of the last chain in POSTROUTING, which is reported twice, with the packet
+/// Return whether this is the end of the last chain in POSTROUTING, which is reported twice, with the packet
 /// and without.
 fn left(event: &TraceEvent, before: State, loopback: Option<u32>) -> State {
     match event.packet {

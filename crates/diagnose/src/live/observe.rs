@@ -255,7 +255,7 @@ impl<'a> Walk<'a> {
         self.mark = event.mark;
     }
 
-    /// Whether the packet is in a NAT chain, or in one called from there.
+    /// Return whether the packet is in a NAT chain, or in one called from there.
     fn is_nat(&mut self, base: Option<netfilter::nft::BaseChain>) -> bool {
         match base {
             Some(base) => {

@@ -107,7 +107,7 @@ impl Status {
         self.0 & Self::SEEN_REPLY != 0
     }
 
-    /// The flow is not removed early when the table is full.
+    /// Return whether the flow is exempt from early removal when the table is full.
     pub fn assured(self) -> bool {
         self.0 & 1 << 2 != 0
     }

@@ -353,7 +353,7 @@ impl ListedRule {
     }
 }
 
-/// The name of another condition that an attribute states; `None` for attributes that state none.
+/// Return the name of another condition that an attribute states; `None` for attributes that state none.
 fn condition(attribute: &Attribute<'_>) -> std::result::Result<Option<String>, DecodeError> {
     let valued = |name: &str| {
         let value = attribute.ne32()?;

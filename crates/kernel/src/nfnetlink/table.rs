@@ -41,7 +41,7 @@ pub struct TableId {
 }
 
 impl TableId {
-    /// A table's family and name.
+    /// Return a table's family and name.
     pub fn new(family: Family, name: impl Into<String>) -> Self {
         TableId {
             family,

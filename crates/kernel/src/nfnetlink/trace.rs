@@ -177,7 +177,7 @@ impl Tracing {
         })
     }
 
-    /// The current generation, and who committed it.
+    /// Return the current generation, and who committed it.
     ///
     /// # Errors
     /// See [`Error`].

@@ -58,7 +58,7 @@ impl Witness {
     }
 }
 
-/// Whether a notification is about a table or something in it: in every kind of message the attribute
+/// Return whether a notification is about a table or something in it: in every kind of message the attribute
 /// numbered 1 (`NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, ... in `nf_tables.h`) is the
 /// table's name, a C string.
 pub fn is_about(message: &Message<'_>, table: &TableId) -> bool {

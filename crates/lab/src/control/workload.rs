@@ -91,7 +91,7 @@ impl PodTemplate {
 }
 
 impl PodTemplate {
-    /// Whether `spec.nodeSelector` admits a node.
+    /// Return whether `spec.nodeSelector` admits a node.
     pub(super) fn fits(&self, node: &super::Node) -> bool {
         let mut wanted = self.node_selector.iter();
         wanted.all(|(key, value)| node.labels.get(key) == Some(value))

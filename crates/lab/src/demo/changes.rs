@@ -62,8 +62,8 @@ fn spelled(tally: &BTreeMap<&str, usize>) -> String {
     counts.collect::<Vec<_>>().join(" ")
 }
 
-/// A fair share of 500 connections has a mean of 100 and a standard deviation of
-/// √(500 · ⅕ · ⅘) ≈ 9. Bounds of five deviations fail one run in about 350,000.
+/// Check that five pods share connections evenly. A fair share of 500 connections has a mean of 100 and a
+/// standard deviation of √(500 · ⅕ · ⅘) ≈ 9. Bounds of five deviations fail one run in about 350,000.
 fn share(stage: &mut Stage) -> Result<Report> {
     const CONNECTIONS: usize = 500;
     const BOUNDS: std::ops::RangeInclusive<usize> = 55..=145;

@@ -84,7 +84,7 @@ impl Message {
 }
 
 impl Op {
-    /// The set, or the first of two.
+    /// Return the set, or the first of two.
     pub fn set(&self) -> &str {
         match self {
             Op::Create(set) => &set.name,
@@ -93,7 +93,7 @@ impl Op {
         }
     }
 
-    /// The messages in order; many elements take several. `revision` is that of the set's type, from
+    /// Return the messages in order; many elements take several. `revision` is that of the set's type, from
     /// [`decode_revision`], and only used by [`Op::Create`].
     pub fn encode(&self, revision: u8) -> Vec<Message> {
         match self {
@@ -115,7 +115,7 @@ impl Op {
     }
 }
 
-/// The family of a set's addresses; unspecified without addresses.
+/// Return the family of a set's addresses; unspecified without addresses.
 fn family(set: &Set) -> u8 {
     match set.option("family") {
         Some("inet6") => 10,
@@ -124,7 +124,7 @@ fn family(set: &Set) -> u8 {
     }
 }
 
-/// The request for the kernel's revisions of a set type.
+/// Return the request for the kernel's revisions of a set type.
 pub fn type_request(set: &Set) -> Message {
     let mut message = Message::new(CMD_TYPE, family(set));
     let mut w = message.writer();
@@ -133,7 +133,7 @@ pub fn type_request(set: &Set) -> Message {
     message
 }
 
-/// The revision to use, from the reply to [`type_request`].
+/// Return the revision to use, from the reply to [`type_request`].
 ///
 /// # Errors
 /// [`DecodeError`] if the message is malformed.
@@ -148,7 +148,7 @@ pub fn decode_revision(message: &[u8]) -> Result<u8, DecodeError> {
     Ok(need(newest, "IPSET_CMD_TYPE", ATTR_REVISION)?.min(REVISION))
 }
 
-/// The request for all sets with their elements, as a dump.
+/// Return the request for all sets with their elements, as a dump.
 pub fn list_request() -> Message {
     Message::new(CMD_LIST, 0)
 }

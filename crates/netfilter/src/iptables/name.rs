@@ -13,7 +13,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The prefix length of a single address: 32 or 128.
+    /// Return the prefix length of a single address: 32 or 128.
     pub fn host_prefix_len(self) -> u8 {
         match self {
             Family::Ipv4 => 32,
@@ -21,7 +21,7 @@ impl Family {
         }
     }
 
-    /// The mask of a single address: all ones.
+    /// Return the mask of a single address: all ones.
     pub fn host_mask(self) -> IpAddr {
         match self {
             Family::Ipv4 => IpAddr::V4(Ipv4Addr::BROADCAST),
@@ -29,7 +29,7 @@ impl Family {
         }
     }
 
-    /// The family of an address.
+    /// Return the family of an address.
     pub fn of(addr: IpAddr) -> Self {
         match addr {
             IpAddr::V4(_) => Family::Ipv4,
@@ -69,7 +69,7 @@ impl Table {
         Table::Security,
     ];
 
-    /// The name that follows `*` in a save file.
+    /// Return the name that follows `*` in a save file.
     pub fn name(self) -> &'static str {
         match self {
             Table::Raw => "raw",
@@ -80,7 +80,7 @@ impl Table {
         }
     }
 
-    /// The built-in chains in the order of `iptables-save`.
+    /// Return the built-in chains in the order of `iptables-save`.
     pub fn built_in(self) -> &'static [Chain] {
         const PRE: Chain = Chain::literal("PREROUTING");
         const IN: Chain = Chain::literal("INPUT");
@@ -95,7 +95,7 @@ impl Table {
         }
     }
 
-    /// Whether the chain is built in.
+    /// Return whether the chain is built in.
     pub fn is_built_in(self, chain: Chain) -> bool {
         self.built_in().contains(&chain)
     }
@@ -151,7 +151,7 @@ impl Chain {
         }
     }
 
-    /// A name known at compile time; an invalid one does not compile in a `const`.
+    /// Return a name known at compile time; an invalid one does not compile in a `const`.
     pub const fn literal(name: &'static str) -> Self {
         if Self::check(name.as_bytes()).is_err() {
             panic!("not a chain name");
@@ -189,13 +189,13 @@ impl Chain {
         }
     }
 
-    /// The name.
+    /// Return the name.
     pub fn as_str(&self) -> &str {
         // Always filled from a complete `str`.
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
-    /// The name's bytes.
+    /// Return the name's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }

@@ -29,7 +29,7 @@ impl PartialEq for Rule {
 impl Eq for Rule {}
 
 impl Rule {
-    /// The text of the rule's comments, in order.
+    /// Return the text of the rule's comments, in order.
     pub fn comments(&self) -> impl Iterator<Item = &str> {
         self.matches.iter().filter_map(|m| match m {
             Match::Comment(text) => Some(&**text),

@@ -48,7 +48,7 @@ impl TableSet {
         }
     }
 
-    /// A chain of a table, if both exist.
+    /// Return a chain of a table, if both exist.
     pub fn chain(&self, table: Table, chain: Chain) -> Option<&ChainState> {
         self.tables.get(&table)?.chains.get(&chain)
     }

@@ -16,7 +16,7 @@ pub struct Negatable<T> {
 }
 
 impl<T> Negatable<T> {
-    /// A condition that is true if the value matches.
+    /// Return a condition that is true if the value matches.
     pub const fn is(value: T) -> Self {
         Self {
             negated: false,
@@ -24,7 +24,7 @@ impl<T> Negatable<T> {
         }
     }
 
-    /// A condition that is true if the value does not match.
+    /// Return a condition that is true if the value does not match.
     pub const fn not(value: T) -> Self {
         Self {
             negated: true,
@@ -32,7 +32,7 @@ impl<T> Negatable<T> {
         }
     }
 
-    /// Whether the condition is true, given whether the value matches.
+    /// Return whether the condition is true, given whether the value matches.
     pub fn holds(&self, matches: impl FnOnce(&T) -> bool) -> bool {
         matches(&self.value) != self.negated
     }
@@ -47,7 +47,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// An address and a mask; `None` if their families differ.
+    /// Return an address and a mask; `None` if their families differ.
     pub fn new(addr: IpAddr, mask: IpAddr) -> Option<Self> {
         let addr = match (addr, mask) {
             (IpAddr::V4(a), IpAddr::V4(m)) => IpAddr::V4(a & m),
@@ -57,7 +57,7 @@ impl Net {
         Some(Self { addr, mask })
     }
 
-    /// A single address.
+    /// Return a single address.
     pub fn host(addr: IpAddr) -> Self {
         Self {
             addr,
@@ -65,17 +65,17 @@ impl Net {
         }
     }
 
-    /// The address, bits outside the mask zero.
+    /// Return the address, bits outside the mask zero.
     pub fn addr(&self) -> IpAddr {
         self.addr
     }
 
-    /// The mask.
+    /// Return the mask.
     pub fn mask(&self) -> IpAddr {
         self.mask
     }
 
-    /// The length of the mask, if it is a prefix.
+    /// Return the length of the mask, if it is a prefix.
     pub fn prefix_len(&self) -> Option<u8> {
         let (ones, leading) = match self.mask {
             IpAddr::V4(m) => (m.to_bits().count_ones(), m.to_bits().leading_ones()),
@@ -84,7 +84,7 @@ impl Net {
         (ones == leading).then_some(leading as u8)
     }
 
-    /// Whether the address is in the range; false for an address of the other family.
+    /// Return whether the address is in the range; false for an address of the other family.
     pub fn contains(&self, addr: IpAddr) -> bool {
         match (addr, self.mask, self.addr) {
             (IpAddr::V4(a), IpAddr::V4(m), IpAddr::V4(n)) => a & m == n,
@@ -93,7 +93,7 @@ impl Net {
         }
     }
 
-    /// Whether every address of the family is in the range.
+    /// Return whether every address of the family is in the range.
     pub fn is_everything(&self) -> bool {
         self.mask.is_unspecified()
     }
@@ -143,7 +143,7 @@ pub enum Interface {
 }
 
 impl Interface {
-    /// Whether an interface of this name matches.
+    /// Return whether an interface of this name matches.
     pub fn matches(&self, name: &str) -> bool {
         match self {
             Interface::Name(n) => **n == *name,
@@ -202,13 +202,13 @@ impl Protocol {
         (4, "ipv4"),
     ];
 
-    /// The name in the output of iptables-save, if the protocol has one.
+    /// Return the name in the output of iptables-save, if the protocol has one.
     pub fn name(self) -> Option<&'static str> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == self.0);
         found.map(|(_, name)| *name)
     }
 
-    /// The protocol of a name (in either case) or number.
+    /// Return the protocol of a name (in either case) or number.
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(number) = text.parse() {
             return Some(Protocol(number));
@@ -228,7 +228,7 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// A single port.
+    /// Return a single port.
     pub const fn single(port: u16) -> Self {
         Self {
             first: port,
@@ -236,7 +236,7 @@ impl PortRange {
         }
     }
 
-    /// Whether the port is in the range.
+    /// Return whether the port is in the range.
     pub fn contains(&self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }

@@ -82,7 +82,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// The number of all connections.
+    /// Return the number of all connections.
     pub fn total(self) -> u64 {
         u64::from(self.active) + u64::from(self.inactive)
     }
@@ -100,7 +100,7 @@ pub struct Timeouts {
 }
 
 impl Op {
-    /// The message.
+    /// Return the message.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         let command = match self {
@@ -131,14 +131,14 @@ impl Op {
     }
 }
 
-/// The request for all virtual servers, as a dump.
+/// Return the request for all virtual servers, as a dump.
 pub fn list_services() -> Vec<u8> {
     let mut out = Vec::new();
     header(&mut out, GET_SERVICE);
     out
 }
 
-/// The request for one virtual server.
+/// Return the request for one virtual server.
 pub fn get_service(id: &ServiceId) -> Vec<u8> {
     let mut out = Vec::new();
     header(&mut out, GET_SERVICE);
@@ -146,7 +146,7 @@ pub fn get_service(id: &ServiceId) -> Vec<u8> {
     out
 }
 
-/// The request for the destinations of a virtual server, as a dump.
+/// Return the request for the destinations of a virtual server, as a dump.
 pub fn list_destinations(id: &ServiceId) -> Vec<u8> {
     let mut out = Vec::new();
     header(&mut out, GET_DEST);
@@ -154,14 +154,14 @@ pub fn list_destinations(id: &ServiceId) -> Vec<u8> {
     out
 }
 
-/// The request for the timeouts.
+/// Return the request for the timeouts.
 pub fn get_timeouts() -> Vec<u8> {
     let mut out = Vec::new();
     header(&mut out, GET_CONFIG);
     out
 }
 
-/// The request that sets the timeouts.
+/// Return the request that sets the timeouts.
 pub fn set_timeouts(timeouts: Timeouts) -> Vec<u8> {
     let mut out = Vec::new();
     header(&mut out, SET_CONFIG);
@@ -276,7 +276,7 @@ fn is_v6(id: &ServiceId) -> bool {
     }
 }
 
-/// The index of the names of a scheduler's flags.
+/// Return the index of the names of a scheduler's flags.
 fn dialect(scheduler: &str) -> usize {
     match scheduler {
         "sh" => 0,

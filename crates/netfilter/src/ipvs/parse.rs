@@ -32,7 +32,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The next word and its column.
+    /// Return the next word and its column.
     fn next(&mut self) -> Option<(usize, &'a str)> {
         let rest = self.text.get(self.at..)?;
         let start = self.at + (rest.len() - rest.trim_start().len());
@@ -103,7 +103,7 @@ pub(super) fn parse(text: &str) -> Result<Services, ParseError> {
     Ok(services)
 }
 
-/// The identity that an option specifies, if it is one.
+/// Return the identity that an option specifies, if it is one.
 fn identity(line: &mut Line<'_>, option: &str) -> Result<Option<ServiceId>, ParseError> {
     let protocol = match option {
         "-t" | "--tcp-service" => Protocol::Tcp,

@@ -230,7 +230,7 @@ pub(super) fn serving(all: &[Candidate], cluster: &Arc<[Endpoint]>) -> Arc<[Endp
     }
 }
 
-/// The endpoints of this node in any condition.
+/// Return the endpoints of this node in any condition.
 pub(super) fn on_node(all: &[Candidate]) -> Arc<[Endpoint]> {
     select(all, |c| c.endpoint.is_local)
 }

@@ -61,7 +61,7 @@ pub fn big_cluster(services: usize, endpoints_per_service: usize) -> Vec<Event> 
     big_cluster_of(IpFamily::V4, services, endpoints_per_service)
 }
 
-/// The settings that go with [`big_cluster`] of either family.
+/// Return the settings that go with [`big_cluster`] of either family.
 pub fn big_cluster_settings() -> Settings {
     let pods = build::cidrs(&["10.128.0.0/9", "fd00::a80:0/105"]);
     Settings {

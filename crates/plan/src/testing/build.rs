@@ -81,7 +81,7 @@ fn parse_protocol(text: &str) -> Protocol {
     all.find(|p| p.upper() == text).expect("TCP, UDP or SCTP")
 }
 
-/// A ClusterIP Service; ports in the form of [`port`].
+/// Return a ClusterIP Service; ports in the form of [`port`].
 pub fn service(full_name: &str, cluster_ips: &[&str], ports: &[&str]) -> Service {
     Service {
         name: name(full_name),
@@ -103,7 +103,7 @@ pub fn service(full_name: &str, cluster_ips: &[&str], ports: &[&str]) -> Service
     }
 }
 
-/// A slice of a Service in its own namespace, ports in the form of [`port`]; with the family of its
+/// Return a slice of a Service in its own namespace, ports in the form of [`port`]; with the family of its
 /// first endpoint, or IPv4.
 pub fn slice(
     slice_name: &str,
@@ -137,7 +137,7 @@ pub fn slice(
     }
 }
 
-/// A ready endpoint on a node.
+/// Return a ready endpoint on a node.
 pub fn endpoint(ip: &str, node_name: &str) -> Endpoint {
     Endpoint {
         address: ip.parse().expect("an IP"),
@@ -153,7 +153,7 @@ pub fn endpoint(ip: &str, node_name: &str) -> Endpoint {
     }
 }
 
-/// A Node with InternalIPs and pod ranges.
+/// Return a Node with InternalIPs and pod ranges.
 pub fn node(node_name: &str, internal_ips: &[&str], pod_cidrs: &[&str]) -> Node {
     let address = |ip| NodeAddress {
         kind: NodeAddressType::InternalIp,
@@ -169,12 +169,12 @@ pub fn node(node_name: &str, internal_ips: &[&str], pod_cidrs: &[&str]) -> Node 
     }
 }
 
-/// The labels of a Node in a zone.
+/// Return the labels of a Node in a zone.
 pub fn zone_label(zone: &str) -> TopologyLabels {
     TopologyLabels::from([("topology.kubernetes.io/zone".into(), zone.into())])
 }
 
-/// A ServiceCIDR.
+/// Return a ServiceCIDR.
 pub fn service_cidr(cidr_name: &str, ranges: &[&str]) -> ServiceCidr {
     ServiceCidr {
         name: Arc::from(cidr_name),

@@ -46,7 +46,7 @@ pub(crate) struct HostArgs {
 }
 
 impl HostArgs {
-    /// Whether a file with rules is given.
+    /// Return whether a file with rules is given.
     pub(crate) fn has_rule_files(&self) -> bool {
         !self.iptables_save.is_empty()
             || !self.ip6tables_save.is_empty()

@@ -29,7 +29,7 @@ pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The path of the packet in the arguments, or all chains.
+/// Return the path of the packet in the arguments, or all chains.
 fn of_rules(args: &DiagramArgs) -> anyhow::Result<Graph> {
     let world = request::world(&args.host)?;
     for warning in &world.warnings {

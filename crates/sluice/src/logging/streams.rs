@@ -19,7 +19,7 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// The streams of a configuration.
+    /// Return the streams of a configuration.
     pub(super) fn new(logging: &Logging) -> Self {
         let stream = logging.stream;
         // klog's text format writes warnings to standard error, its JSON format does not.
@@ -35,7 +35,7 @@ impl Streams {
         }
     }
 
-    /// The buffer, flushed periodically and at the end.
+    /// Return the buffer, flushed periodically and at the end.
     pub(super) fn held(&self) -> Option<Arc<Held>> {
         self.held.clone()
     }

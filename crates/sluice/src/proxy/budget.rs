@@ -22,7 +22,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// A full budget.
+    /// Return a full budget.
     pub(crate) fn new(now: Instant) -> Self {
         Self { full_at: now }
     }

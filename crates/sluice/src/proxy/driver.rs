@@ -35,12 +35,12 @@ pub(crate) trait Driver {
         flows
     }
 
-    /// The iptables back end that contains rules of this mode.
+    /// Return the iptables back end that contains rules of this mode.
     fn iptables_backend(&self) -> Option<Backend> {
         None
     }
 
-    /// The time of the next call to [`attend`](Self::attend).
+    /// Return the time of the next call to [`attend`](Self::attend).
     fn due(&self) -> Option<Instant> {
         None
     }

@@ -75,7 +75,7 @@ struct Family {
 }
 
 impl Engine {
-    /// An engine without objects.
+    /// Return an engine without objects.
     pub(crate) fn new(
         planner: Planner,
         drivers: Vec<(IpFamily, Box<dyn Driver>)>,
@@ -214,7 +214,7 @@ impl Engine {
         }
     }
 
-    /// Whether every family is in sync, which `--once` waits for.
+    /// Return whether every family is in sync, which `--once` waits for.
     pub(crate) fn settled(&self) -> Result<bool, String> {
         if let Some(error) = self.families.iter().find_map(|f| f.last_error.as_ref()) {
             return Err(error.clone());

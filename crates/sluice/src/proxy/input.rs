@@ -182,7 +182,7 @@ fn send(sender: &Sender<Input>, input: Input) -> ControlFlow<()> {
     }
 }
 
-/// The addresses of the host's interfaces, sorted.
+/// Return the addresses of the host's interfaces, sorted.
 pub(crate) fn host_addresses() -> anyhow::Result<Vec<IpAddr>> {
     let found = addresses().context("cannot read the host's addresses")?;
     // In ipvs mode this interface has the Services' addresses.

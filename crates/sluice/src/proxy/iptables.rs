@@ -27,7 +27,7 @@ pub(crate) struct IptablesDriver {
 }
 
 impl IptablesDriver {
-    /// A driver without knowledge of the kernel.
+    /// Return a driver without knowledge of the kernel.
     pub(crate) fn new(
         family: IpFamily,
         tools: Iptables,
@@ -128,7 +128,7 @@ impl Transport for Tools {
     }
 }
 
-/// The output of `iptables-save` for these tables.
+/// Return the output of `iptables-save` for these tables.
 pub(super) fn save(tools: &Iptables, tables: &[Table]) -> Result<String, Error> {
     let mut text = String::new();
     for table in tables {
@@ -137,7 +137,7 @@ pub(super) fn save(tools: &Iptables, tables: &[Table]) -> Result<String, Error> 
     Ok(text)
 }
 
-/// Whether the content was rejected, rather than the tool unable to run.
+/// Return whether the content was rejected, rather than the tool unable to run.
 pub(super) fn is_rejection(error: &RestoreError) -> bool {
     matches!(
         error,

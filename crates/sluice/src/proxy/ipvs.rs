@@ -43,7 +43,7 @@ pub(crate) struct IpvsDriver {
 }
 
 impl IpvsDriver {
-    /// A driver without knowledge of the kernel.
+    /// Return a driver without knowledge of the kernel.
     pub(crate) fn new(family: IpFamily, tools: Tools, options: Options) -> Self {
         Self {
             family,

@@ -255,7 +255,7 @@ struct ListenMapDriver {
     map: Rc<RefCell<ListenMap>>,
 }
 
-/// The drivers that serve these.
+/// Return the drivers that serve these.
 pub(crate) fn drivers(specs: Vec<ListenSpec>) -> Drivers {
     let map = Rc::new(RefCell::new(ListenMap {
         specs,

@@ -16,7 +16,7 @@ pub(crate) struct SharedRelay {
 }
 
 impl SharedRelay {
-    /// A relay whose packets to endpoints have this mark; 0 sets none.
+    /// Return a relay that sets this mark on packets to endpoints; 0 sets none.
     pub(crate) fn new(mark: u32) -> Rc<Self> {
         let relay = OnceCell::new();
         Rc::new(Self { mark, relay })

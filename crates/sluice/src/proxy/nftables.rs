@@ -60,7 +60,7 @@ struct Table {
 }
 
 impl NftablesDriver {
-    /// A driver without knowledge of the kernel.
+    /// Return a driver without knowledge of the kernel.
     pub(crate) fn new(
         family: IpFamily,
         options: Options,

@@ -36,7 +36,7 @@ pub(crate) enum Answer {
 }
 
 impl NodeWait {
-    /// A wait that begins now.
+    /// Return a wait that begins now.
     pub(crate) fn new(node_name: &str, needs_pod_range: bool, now: Instant) -> Self {
         Self {
             node_name: node_name.to_owned(),
@@ -57,7 +57,7 @@ impl NodeWait {
         }
     }
 
-    /// The last version of the Node.
+    /// Return the last version of the Node.
     pub(crate) fn node(&self) -> Option<&Node> {
         self.node.as_deref()
     }

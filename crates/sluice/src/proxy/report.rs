@@ -25,7 +25,7 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// A reporter for a server and a mode.
+    /// Return a reporter for a server and a mode.
     pub(crate) fn new(server: Server, mode: Mode, flows: Flows) -> Self {
         Self {
             server,

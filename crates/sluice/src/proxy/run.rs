@@ -194,7 +194,7 @@ fn remove_leftovers(in_force: &InForce) {
     }
 }
 
-/// The mode whose state must stay, with its iptables back ends.
+/// Return the mode whose state must stay, with its iptables back ends.
 fn in_force(mode: Mode, drivers: &Drivers) -> InForce {
     let backends = drivers.iter();
     let backends = backends.filter_map(|(family, d)| Some((*family, d.iptables_backend()?)));
@@ -219,7 +219,7 @@ impl Start {
         }
     }
 
-    /// The longest wait for input; `None` if the engine decides.
+    /// Return the longest wait for input; `None` if the engine decides.
     fn next(&self) -> anyhow::Result<Option<Instant>> {
         let cluster = self.cluster.as_ref();
         let answer = cluster.map(|cluster| cluster.wait.answer(Instant::now()));
@@ -230,7 +230,7 @@ impl Start {
         }
     }
 
-    /// Whether all conditions hold.
+    /// Return whether all conditions hold.
     fn is_over(&mut self) -> anyhow::Result<bool> {
         if !self.listed {
             return Ok(false);

@@ -42,7 +42,7 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// The kind of sync, for the log.
+    /// Return the kind of sync, for the log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Work::Changes => "changes",
@@ -69,7 +69,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule without pending changes, whose first sync is a resync.
+    /// Return a schedule without pending changes, whose first sync is a resync.
     pub(crate) fn new(intervals: Intervals, now: Instant) -> Self {
         Self {
             intervals,
@@ -95,7 +95,7 @@ impl Schedule {
         self.full = true;
     }
 
-    /// The next time at which [`Schedule::due`] returns work.
+    /// Return the next time at which [`Schedule::due`] returns work.
     pub(crate) fn next(&self, budget: &Budget) -> Instant {
         let idle = self.next_check.min(self.next_full);
         match self.write_at(budget) {
@@ -116,7 +116,7 @@ impl Schedule {
         Some(self.retry_at.max(paced).unwrap_or(self.since))
     }
 
-    /// The work that is due; `None` until [`Schedule::next`].
+    /// Return the work that is due; `None` until [`Schedule::next`].
     pub(crate) fn due(&mut self, budget: &Budget, now: Instant) -> Option<Work> {
         if now >= self.next_full {
             self.next_full = now + FULL_SYNC_PERIOD;
@@ -154,7 +154,7 @@ impl Schedule {
         }
     }
 
-    /// The sync failed. Returns how long until the next attempt.
+    /// Record that the sync failed, and return the delay until the next attempt.
     pub(crate) fn failed(&mut self, now: Instant) -> Duration {
         let pause = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))

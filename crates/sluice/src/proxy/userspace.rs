@@ -33,7 +33,7 @@ struct Host {
 }
 
 impl UserspaceDriver {
-    /// A driver without knowledge of the kernel.
+    /// Return a driver without knowledge of the kernel.
     pub(crate) fn new(
         family: IpFamily,
         settings: Settings,
@@ -91,7 +91,7 @@ const RELAY: &str = "the relay failed";
 impl Transport for Host {
     type Error = SyncError;
 
-    /// The node's address if this host has it, else any other; loopback on a host without network.
+    /// Return the node's address if this host has it, else any other; loopback on a host without network.
     fn relay_ip(&mut self, node: &NodeFacts) -> IpAddr {
         let here = |ip: &IpAddr| UdpSocket::bind((*ip, 0)).is_ok();
         if let Some(ip) = node.node_ip.filter(here) {

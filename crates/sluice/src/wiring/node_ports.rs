@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use config::Config;
 use model::{Cidr, IpFamily};
 
-/// Whether NodePorts answer on IPv4 loopback: enabled, and not excluded by `nodePortAddresses`.
+/// Return whether NodePorts answer on IPv4 loopback: enabled, and not excluded by `nodePortAddresses`.
 pub(crate) fn localhost_node_ports(config: &Config) -> bool {
     config.localhost_node_ports && config.node_port_addresses.contains_ipv4_loopback()
 }

@@ -53,7 +53,7 @@ impl ServerAddresses {
         }
     }
 
-    /// The stored addresses.
+    /// Return the stored addresses.
     pub(super) fn get(&self) -> &[SocketAddr] {
         &self.stored
     }

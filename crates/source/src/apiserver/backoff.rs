@@ -41,7 +41,7 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// A random number from 0 to 1.
+    /// Return a random number from 0 to 1.
     pub(super) fn random(&mut self) -> f64 {
         (self.jitter)().clamp(0.0, 1.0)
     }

@@ -245,7 +245,7 @@ impl Sending {
     }
 }
 
-/// The namespace of an Event; `default`, where `kubectl describe` looks, for cluster-wide objects.
+/// Return the namespace of an Event; `default`, where `kubectl describe` looks, for cluster-wide objects.
 fn namespace(event: &NewEvent) -> &str {
     match event.regarding.namespace.as_str() {
         "" => "default",

@@ -61,7 +61,7 @@ impl Outbox {
         self.missing.retain(|k| *k != kind);
     }
 
-    /// Whether the receiver accepts no more batches.
+    /// Return whether the receiver accepts no more batches.
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }

@@ -27,12 +27,12 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Whether the request is a watch.
+    /// Return whether the request is a watch.
     pub(super) fn is_watch(&self) -> bool {
         matches!(self, Request::Watch { .. })
     }
 
-    /// The path and query for a kind; for Nodes, only the named one.
+    /// Return the path and query for a kind; for Nodes, only the named one.
     ///
     /// The selectors are those of kube-proxy 1.36 (`cmd/kube-proxy/app/server.go`): the server
     /// leaves out headless Services, their slices, and Services of other proxies.

@@ -162,7 +162,7 @@ fn remove(key: &Key, mut known: Known, changes: &mut Changes) {
     known.set_problems(Vec::new(), changes);
 }
 
-/// The kind, namespace and name of an object.
+/// Return the kind, namespace and name of an object.
 fn subject(object: &Object) -> Subject {
     let (kind, metadata) = match object {
         Object::Service(o) => (Kind::Service, &o.metadata),

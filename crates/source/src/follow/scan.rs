@@ -22,7 +22,7 @@ const MAX_LINKS: usize = 16;
 pub(super) struct FileNumber(u64, u64);
 
 impl FileNumber {
-    /// The number of the file at a path.
+    /// Return the number of the file at a path.
     pub(super) fn of(path: &Path) -> Option<Self> {
         Some(Self::from(&path.metadata().ok()?))
     }
@@ -32,7 +32,7 @@ impl FileNumber {
     }
 }
 
-/// Whether a new path is a file about to be written, not a link to a complete one.
+/// Return whether a new path is a file about to be written, not a link to a complete one.
 pub(super) fn is_new_file(metadata: &Metadata) -> bool {
     metadata.is_file() && metadata.nlink() == 1
 }
@@ -108,17 +108,17 @@ impl Scan {
         self.force_all = true;
     }
 
-    /// Whether every path was readable at least once.
+    /// Return whether every path was readable at least once.
     pub(super) fn complete(&self) -> bool {
         self.arguments.iter().all(|a| a.seen)
     }
 
-    /// Whether a path is unreadable now.
+    /// Return whether a path is unreadable now.
     pub(super) fn unavailable(&self) -> bool {
         self.arguments.iter().any(|a| a.unavailable)
     }
 
-    /// The time at which a missing file counts as removed.
+    /// Return the time at which a missing file counts as removed.
     pub(super) fn next_run(&self) -> Option<Instant> {
         let entries = self.arguments.iter().flat_map(|a| a.files.values());
         entries.filter_map(|e| e.removed_at).min()
@@ -149,7 +149,7 @@ impl Scan {
         self.forced = postponed;
     }
 
-    /// The folders in which a change can affect the files.
+    /// Return the folders in which a change can affect the files.
     pub(super) fn to_watch(&self) -> BTreeSet<PathBuf> {
         let mut folders = BTreeSet::new();
         for argument in &self.arguments {
@@ -338,7 +338,7 @@ fn read_bounded(from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text of an error.
+/// Return the text of an error.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "file not found".into(),

@@ -46,7 +46,7 @@ impl Watch {
         }
     }
 
-    /// Whether all folders are watched.
+    /// Return whether all folders are watched.
     pub(super) fn works(&self) -> bool {
         !self.failed
     }

@@ -165,7 +165,8 @@ fn is_protocol(word: &str) -> bool {
     NAMES.contains(&word) || word.parse::<u8>().is_ok()
 }
 
-/// The column `opt`, and whether it asks for fragments; ip6tables leaves it empty.
+/// Return whether the word is the column `opt` and, if so, whether it requests fragments; ip6tables leaves it
+/// empty.
 fn is_opt(word: &str) -> Option<bool> {
     match word {
         "--" | "----" | "!f" => Some(false),

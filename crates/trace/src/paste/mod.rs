@@ -56,7 +56,7 @@ fn is_fence(line: &str) -> bool {
 /// The programs whose output is read.
 const PROGRAMS: [&str; 6] = ["iptables", "ip6tables", "nft", "ipset", "ipvsadm", "sluice"];
 
-/// Whether a line is a shell prompt with a command: `[root@node ~]# iptables-save`.
+/// Return whether a line is a shell prompt with a command: `[root@node ~]# iptables-save`.
 pub(crate) fn is_prompt(line: &str) -> bool {
     command(line).is_some()
 }

@@ -27,7 +27,7 @@ pub(crate) enum Fact {
 }
 
 impl Fact {
-    /// The unknown fact, as a warning.
+    /// Return the unknown fact, as a warning.
     pub(crate) fn question(&self) -> String {
         let what = match self {
             Fact::Local(ip) => format!("whether {ip} is an address of this node is not known"),

@@ -112,7 +112,7 @@ impl<'w> ChainRef<'w> {
         }
     }
 
-    /// The iptables back end that contains the rule; `None` if that is not known.
+    /// Return the iptables back end that contains the rule; `None` if that is not known.
     pub(crate) fn backend(&self) -> Option<Backend> {
         match self {
             ChainRef::Ipt { backend, .. } => *backend,
@@ -120,7 +120,7 @@ impl<'w> ChainRef<'w> {
         }
     }
 
-    /// Whether a packet that passes the chain may notice it.
+    /// Return whether a packet that passes the chain may notice it.
     fn has_effect(&self) -> bool {
         let has_rules = match self {
             ChainRef::Ipt { state, .. } => !state.rules.is_empty(),

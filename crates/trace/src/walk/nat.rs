@@ -18,7 +18,7 @@ pub(crate) struct Wanted {
     pub(crate) random: bool,
 }
 
-/// Whether NAT chains are skipped: they only see the first packet of a connection, until the side's
+/// Return whether NAT chains are skipped: they only see the first packet of a connection, until the side's
 /// translation is settled (`nf_nat_initialized`). ICMP errors are no first packets although their state
 /// is `related` (`nf_nat_inet_fn`).
 pub(crate) fn is_settled(state: &State<'_>, side: Side) -> bool {

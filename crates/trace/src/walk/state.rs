@@ -24,7 +24,7 @@ impl Iface {
         name.map_or(Iface::Unknown, |n| Iface::Name(n.into()))
     }
 
-    /// The name; `None` where absent or unknown.
+    /// Return the name; `None` where absent or unknown.
     pub(crate) fn name(&self) -> Option<&str> {
         match self {
             Iface::Name(n) => Some(n),
@@ -320,12 +320,13 @@ impl<'w> State<'w> {
         (src, without(self.dst, icmp))
     }
 
-    /// Whether connection tracking has assigned the packet to a connection.
+    /// Return whether connection tracking has assigned the packet to a connection.
     pub(crate) fn is_tracked(&self) -> bool {
         self.conn.seen && !matches!(self.conn.status, Status::Invalid | Status::Untracked)
     }
 
-    /// Whether this packet added a key to a list (`Some(true)`), removed it (`Some(false)`), or neither.
+    /// Return whether this packet added a key to a list (`Some(true)`), removed it (`Some(false)`), or
+    /// neither.
     pub(crate) fn learnt(&self, set: &str, key: &[u8]) -> Option<bool> {
         self.learnt
             .iter()

@@ -66,7 +66,7 @@ impl Mode {
         owners.map(Option::unwrap_or_default).collect()
     }
 
-    /// Whether the transaction contains only what the kernel has already refused.
+    /// Return whether the transaction contains only what the kernel has already refused.
     pub fn is_only_refused(&self, transaction: &Transaction) -> bool {
         let t = transaction;
         let mut servers = t.servers.iter().chain(&t.old_servers);
@@ -82,7 +82,7 @@ impl Mode {
             && items.all(|item| self.refused.items.contains(item))
     }
 
-    /// Whether rules restrict a virtual server to some clients.
+    /// Return whether rules restrict a virtual server to some clients.
     pub fn is_guarded(&self, id: &ServiceId) -> bool {
         let owner = self.wanted.owner(id).zip(id.ip());
         owner.is_some_and(|(port, ip)| {

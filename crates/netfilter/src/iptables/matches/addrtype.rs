@@ -87,23 +87,23 @@ impl AddrType {
 pub struct AddrTypes(u16);
 
 impl AddrTypes {
-    /// The set of this one.
+    /// Return the set of this one.
     pub const fn of(kind: AddrType) -> Self {
         Self(kind as u16)
     }
 
-    /// Whether the type is in the set.
+    /// Return whether the type is in the set.
     pub fn contains(self, kind: AddrType) -> bool {
         self.0 & kind as u16 != 0
     }
 
-    /// The set with this one added.
+    /// Return the set with this one added.
     #[must_use]
     pub fn with(self, kind: AddrType) -> Self {
         Self(self.0 | kind as u16)
     }
 
-    /// Whether the set is empty.
+    /// Return whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -102,7 +102,7 @@ impl CtState {
 pub struct CtStates(u8);
 
 impl CtStates {
-    /// The set of these.
+    /// Return the set of these.
     pub const fn of(states: &[CtState]) -> Self {
         let mut bits = 0;
         let mut i = 0;
@@ -113,18 +113,18 @@ impl CtStates {
         Self(bits)
     }
 
-    /// Whether the state is in the set.
+    /// Return whether the state is in the set.
     pub fn contains(self, state: CtState) -> bool {
         self.0 & state as u8 != 0
     }
 
-    /// The set with this one added.
+    /// Return the set with this one added.
     #[must_use]
     pub fn with(self, state: CtState) -> Self {
         Self(self.0 | state as u8)
     }
 
-    /// Whether the set is empty.
+    /// Return whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -156,18 +156,18 @@ impl CtStatus {
 pub struct CtStatuses(u8);
 
 impl CtStatuses {
-    /// Whether the bit is in the set.
+    /// Return whether the bit is in the set.
     pub fn contains(self, status: CtStatus) -> bool {
         self.0 & status as u8 != 0
     }
 
-    /// The set with this one added.
+    /// Return the set with this one added.
     #[must_use]
     pub fn with(self, status: CtStatus) -> Self {
         Self(self.0 | status as u8)
     }
 
-    /// Whether the set is empty.
+    /// Return whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -35,7 +35,7 @@ impl Probability {
     /// Probability 1.
     pub const ONE: Probability = Probability(1 << 31);
 
-    /// The probability as a fraction.
+    /// Return the probability as a fraction.
     pub fn as_f64(self) -> f64 {
         f64::from(self.0) / f64::from(Self::ONE.0)
     }
@@ -71,7 +71,7 @@ pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<Negatable
     Ok(Some(Negatable { negated, value }))
 }
 
-/// The nearest fraction of 2³¹, as iptables computes it.
+/// Return the nearest fraction of 2³¹, as iptables computes it.
 fn probability(word: &Word<'_>) -> Parsed<Probability> {
     let parsed = word.text.parse().ok().filter(|p| (0.0..=1.0).contains(p));
     let fraction: f64 = parsed.ok_or_else(|| Fault::not_a(word, "a probability: 0 to 1"))?;

@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
         self.foreign_option(negated, word)
     }
 
-    /// The extension that has this option: the last one named, or the match that `-p` implies.
+    /// Return the extension that has this option: the last one named, or the match that `-p` implies.
     fn owner(&mut self, option: &str) -> Option<(usize, u8)> {
         for (i, segment) in self.segments.iter().enumerate().rev() {
             if let Some(arity) = segment.arity(option) {
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
         Some((self.segments.len() - 1, arity))
     }
 
-    /// The match that the protocol implies, if it has this option.
+    /// Return the match that the protocol implies, if it has this option.
     fn implicit(&self, option: &str) -> Option<(&'static str, u8)> {
         let protocol = self.header.protocol.filter(|p| !p.negated)?;
         let name = match protocol.value.0 {

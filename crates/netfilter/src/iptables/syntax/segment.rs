@@ -50,12 +50,12 @@ pub(crate) struct Segment<'a> {
 }
 
 impl Segment<'_> {
-    /// The number of values of an option; `None` if the extension has no such option.
+    /// Return the number of values of an option; `None` if the extension has no such option.
     pub(crate) fn arity(&self, option: &str) -> Option<u8> {
         arity(self.options?, option)
     }
 
-    /// The extension word for word.
+    /// Return the extension word for word.
     pub(crate) fn verbatim(&self) -> Extension {
         let mut words: Vec<Box<str>> = Vec::new();
         for item in &self.items {
@@ -71,7 +71,7 @@ impl Segment<'_> {
     }
 }
 
-/// The number of values of an option; `None` if the list does not contain it.
+/// Return the number of values of an option; `None` if the list does not contain it.
 pub(crate) fn arity(options: Options, option: &str) -> Option<u8> {
     let found = options.iter().find(|(name, _)| *name == option);
     found.map(|(_, values)| *values)
@@ -83,7 +83,7 @@ pub(crate) fn keep(item: &Item<'_>, words: &mut Vec<Box<str>>) {
     words.extend(item.values.as_slice().iter().map(|w| Box::from(&*w.text)));
 }
 
-/// The first value of an option.
+/// Return the first value of an option.
 pub(crate) fn value<'a>(item: &'a Item<'_>) -> Parsed<&'a Word<'a>> {
     let missing = || Fault::new(item.column, format!("{} needs a value", item.option));
     item.values.as_slice().first().ok_or_else(missing)
@@ -97,7 +97,7 @@ pub(crate) fn plain(item: &Item<'_>) -> Parsed<()> {
     Ok(())
 }
 
-/// The value, negated if the option is.
+/// Return the value, negated if the option is.
 pub(crate) fn with<T>(item: &Item<'_>, value: T) -> Negatable<T> {
     Negatable {
         negated: item.negated,
@@ -105,7 +105,7 @@ pub(crate) fn with<T>(item: &Item<'_>, value: T) -> Negatable<T> {
     }
 }
 
-/// The value of an option that the extension requires.
+/// Return the value of an option that the extension requires.
 pub(crate) fn needed<T>(value: Option<T>, segment: &Segment<'_>, option: &str) -> Parsed<T> {
     value.ok_or_else(|| {
         let message = format!("{} needs {option}", segment.name);
@@ -113,7 +113,7 @@ pub(crate) fn needed<T>(value: Option<T>, segment: &Segment<'_>, option: &str) -
     })
 }
 
-/// The value of the extension's only option, which is required and cannot be negated.
+/// Return the value of the extension's only option, which is required and cannot be negated.
 pub(crate) fn single_text(segment: &Segment<'_>, option: &str) -> Parsed<Box<str>> {
     let mut found = None;
     for item in &segment.items {

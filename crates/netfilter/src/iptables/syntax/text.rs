@@ -156,7 +156,7 @@ pub(crate) fn words(out: &mut String, words: &[Box<str>]) {
     }
 }
 
-/// The chosen names, separated by commas; `none` if no name is chosen.
+/// Append the chosen names, separated by commas; `none` if no name is chosen.
 pub(crate) fn names<T: Copy>(
     out: &mut String,
     all: &[(&'static str, T)],

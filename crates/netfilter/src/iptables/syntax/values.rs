@@ -7,7 +7,7 @@ use super::{Fault, Parsed};
 use crate::iptables::name::Family;
 use crate::iptables::value::{Interface, Net, PortRange, Protocol};
 
-/// A decimal number, or a hexadecimal one after `0x`, within the range of the type.
+/// Parse a decimal number, or a hexadecimal one after `0x`, within the range of the type.
 pub(crate) fn number<T: TryFrom<u64>>(word: &Word<'_>) -> Parsed<T> {
     number_in(&word.text).ok_or_else(|| Fault::not_a(word, "a number in range"))
 }
@@ -92,7 +92,7 @@ pub(crate) fn address_range(family: Family, word: &Word<'_>) -> Parsed<(IpAddr, 
         .ok_or_else(|| Fault::not_a(word, &format!("a range of {family} addresses")))
 }
 
-/// An interface name of at most 15 bytes (`IFNAMSIZ`).
+/// Parse an interface name of at most 15 bytes (`IFNAMSIZ`).
 pub(crate) fn interface(word: &Word<'_>) -> Parsed<Interface> {
     if word.text.is_empty() || word.text.len() > 15 || word.text.contains(char::is_whitespace) {
         return Err(Fault::not_a(word, "an interface name of 1 to 15 bytes"));
@@ -103,7 +103,7 @@ pub(crate) fn interface(word: &Word<'_>) -> Parsed<Interface> {
     })
 }
 
-/// A protocol; `None` for `all`.
+/// Parse a protocol; `None` for `all`.
 pub(crate) fn protocol(word: &Word<'_>) -> Parsed<Option<Protocol>> {
     if word.text.eq_ignore_ascii_case("all") {
         return Ok(None);
@@ -166,7 +166,7 @@ pub(crate) fn value_and_mask(word: &Word<'_>) -> Parsed<(u32, u32)> {
     parsed.ok_or_else(|| Fault::not_a(word, "a mark, or a mark with a mask such as 0x4000/0x4000"))
 }
 
-/// A comma-separated list of names from a table.
+/// Parse a comma-separated list of names from a table.
 pub(crate) fn names<T: Copy>(
     word: &Word<'_>,
     table: &[(&'static str, T)],

@@ -38,7 +38,7 @@ fn column(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX).saturating_add(1)
 }
 
-/// The word that starts at `start`, and its end.
+/// Return the word that starts at `start`, and its end.
 fn next_word(line: &str, start: usize) -> Parsed<(Word<'_>, usize)> {
     let bytes = line.as_bytes();
     let column = column(start);

@@ -25,7 +25,7 @@ pub struct Xmark {
 }
 
 impl Xmark {
-    /// The resulting mark.
+    /// Return the resulting mark.
     pub fn apply(self, mark: u32) -> u32 {
         (mark & !self.mask) ^ self.value
     }
@@ -41,7 +41,7 @@ pub(crate) fn parse(_: Family, segment: &Segment<'_>) -> Parsed<Option<Xmark>> {
     needed(found, segment, "--set-xmark").map(Some)
 }
 
-/// The operation of an option of `MARK` or `CONNMARK`; `None` for another option.
+/// Return the operation of an option of `MARK` or `CONNMARK`; `None` for another option.
 pub(crate) fn parse_xmark(option: &str, word: &Word<'_>) -> Option<Parsed<Xmark>> {
     let xmark = |value, mask| Xmark { value, mask };
     Some(match option {

@@ -69,7 +69,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// The chain of a jump or goto.
+    /// Return the chain of a jump or goto.
     pub fn chain(&self) -> Option<Chain> {
         match self {
             Target::Jump(chain) | Target::Goto(chain) => Some(*chain),

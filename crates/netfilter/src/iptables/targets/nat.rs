@@ -25,7 +25,7 @@ pub struct NatTarget {
 }
 
 impl NatTarget {
-    /// A single address and port.
+    /// Return a single address and port.
     pub fn to(ip: IpAddr, port: u16) -> Self {
         Self {
             addresses: Some((ip, ip)),

@@ -129,7 +129,7 @@ fn iptables(family: IpFamily, backend: Backend, scope: Scope<'_>) -> anyhow::Res
     found.restore(&input, Mode::Iptables)
 }
 
-/// Whether other hosts can send to this node's loopback addresses, as iptables mode allows.
+/// Return whether other hosts can send to this node's loopback addresses, as iptables mode allows.
 fn loopback_is_open(family: IpFamily) -> bool {
     let open = || SysctlTree::default().read_number(&Sysctl::ROUTE_LOCALNET);
     family == IpFamily::V4 && open().is_ok_and(|value| value != 0)

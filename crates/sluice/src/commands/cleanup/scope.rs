@@ -21,19 +21,19 @@ pub(super) struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// The mode in force.
+    /// Return the mode in force.
     pub(super) fn mode(self) -> Option<Mode> {
         self.in_force.map(|in_force| in_force.mode)
     }
 
-    /// The mode whose rules in this back end stay.
+    /// Return the mode whose rules in this back end stay.
     pub(super) fn mode_in(self, family: IpFamily, backend: Backend) -> Option<Mode> {
         let in_force = self.in_force?;
         let used = in_force.backends.contains(&(family, backend));
         used.then_some(in_force.mode)
     }
 
-    /// Whether this mode's iptables rules are removed from this back end. A mode with rules in one
+    /// Return whether this mode's iptables rules are removed from this back end. A mode with rules in one
     /// back end of a family owns none in the other.
     pub(super) fn removes_rules(self, mode: Mode, family: IpFamily, backend: Backend) -> bool {
         let Some(in_force) = self.in_force else {

@@ -76,7 +76,7 @@ impl Found {
     }
 }
 
-/// Whether nf_tables has chains to remove, read without the tools: those list every set of every
+/// Return whether nf_tables has chains to remove, read without the tools: those list every set of every
 /// table, which takes seconds with many elements. An unreadable state counts as yes.
 fn has_chains(family: IpFamily, scope: Scope<'_>) -> bool {
     let stays = |name: &str| match name {

@@ -181,7 +181,7 @@ impl Client {
         Self { observer, ..self }
     }
 
-    /// Whether the server is the Service `kubernetes`, which works only behind a proxy.
+    /// Return whether the server is the Service `kubernetes`, which works only behind a proxy.
     pub(crate) fn is_service(&self) -> bool {
         self.config.is_service
     }
@@ -399,7 +399,7 @@ impl Client {
         Ok(sender)
     }
 
-    /// The TLS configuration, rebuilt after certificates have changed.
+    /// Return the TLS configuration, rebuilt after certificates have changed.
     fn connector(&self, identity: Option<Identity>) -> Result<TlsConnector, ConfigError> {
         let mut tls = self.tls.borrow_mut();
         let now = Instant::now();
@@ -437,7 +437,7 @@ impl Client {
     }
 }
 
-/// The server of a node's kubeconfig, if the configured one is the Service.
+/// Return the server of a node's kubeconfig, if the configured one is the Service.
 fn node_target(config: &ServerConfig) -> Option<Target> {
     let (server, tls_server_name) = config.node_server.clone()?;
     let node = ServerConfig {
@@ -448,7 +448,7 @@ fn node_target(config: &ServerConfig) -> Option<Target> {
     Target::parse(&node).ok().filter(|target| target.tls)
 }
 
-/// A random number that spreads the nodes over the API servers.
+/// Return a random number that spreads the nodes over the API servers.
 fn rotation() -> usize {
     use std::hash::{BuildHasher, RandomState};
     usize::try_from(RandomState::new().hash_one(0) >> 33).unwrap_or(0)

@@ -208,7 +208,7 @@ pub fn credential_plugin(kubeconfig: &Path, master: Option<&str>) -> Option<Path
     }
 }
 
-/// The server of a node's kubeconfig and its TLS name. Its credentials belong to the kubelet and are
+/// Return the server of a node's kubeconfig and its TLS name. Its credentials belong to the kubelet and are
 /// not used.
 fn node_server(path: &Path) -> Option<(String, Option<String>)> {
     if !path.exists() {

@@ -27,7 +27,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// An empty buffer.
+    /// Return an empty buffer.
     pub fn new(format: Format) -> Self {
         Self {
             format,
@@ -63,7 +63,7 @@ impl Frames {
         Ok(frame.and_then(|(from, to)| self.buffer.get(from..to)))
     }
 
-    /// Whether the buffer ends between two events.
+    /// Return whether the buffer ends between two events.
     pub fn is_between_events(&self) -> bool {
         self.start >= self.buffer.len()
     }

@@ -38,7 +38,7 @@ pub(super) fn header(state: &State<'_>, h: &Header) -> [Holds; 6] {
     ]
 }
 
-/// An absent interface has the empty name.
+/// Compare the name of an interface; an absent one has the empty name.
 fn iface(state: &State<'_>, leaves: bool, want: Option<&Negatable<Interface>>) -> Holds {
     let Some(want) = want else { return Holds::Yes };
     let at = if leaves { &state.oif } else { &state.iif };
@@ -327,7 +327,8 @@ fn tcp_match(state: &State<'_>, tcp: &netfilter::iptables::MatchTcp) -> Holds {
     Holds::of(flags.holds(|f| tcp_flags(state) & f.mask == f.set))
 }
 
-/// The first packet of a connection is a SYN, the first answer a SYN with ACK, others have ACK.
+/// Return the flags of a packet: SYN for the first of a connection, SYN and ACK for the first answer, ACK for
+/// all others.
 pub(crate) fn tcp_flags(state: &State<'_>) -> u8 {
     const SYN: u8 = 2;
     const ACK: u8 = 16;
@@ -369,7 +370,7 @@ fn in_types6(types: AddrTypes, kind: RouteKind, ip: std::net::Ipv6Addr) -> bool 
             || looked_up.iter().any(|(t, k)| asked(*t) && kind == *k))
 }
 
-/// Whether the connection is in one of the states. The match `state` has no states for translations.
+/// Return whether the connection is in one of the states. The match `state` has no states for translations.
 fn in_states(state: &State<'_>, states: netfilter::iptables::CtStates, nat: bool) -> bool {
     let c = &state.conn;
     let now = match c.status {
@@ -387,7 +388,7 @@ fn in_states(state: &State<'_>, states: netfilter::iptables::CtStates, nat: bool
         || (nat && tracked && has_snat(state) && states.contains(CtState::Snat))
 }
 
-/// Whether the source was changed; masquerading to the same address and port is no change.
+/// Return whether the source was changed; masquerading to the same address and port is no change.
 pub(crate) fn has_snat(state: &State<'_>) -> bool {
     let c = &state.conn;
     c.masquerade_unknown || state.random_sport || c.snat.is_some_and(|r| r.before != r.after)
@@ -491,7 +492,7 @@ fn conntrack(state: &State<'_>, want: &MatchConntrack) -> Holds {
     Holds::Yes
 }
 
-/// Whether the connection has one of these states. States beyond an answer depend on more than one
+/// Return whether the connection has one of these states. States beyond an answer depend on more than one
 /// packet.
 fn has_status(state: &State<'_>, any: netfilter::iptables::CtStatuses) -> Holds {
     use CtStatus::{Assured, Confirmed, Expected, SeenReply};

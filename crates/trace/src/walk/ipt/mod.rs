@@ -390,7 +390,7 @@ impl<'w> Walker<'w> {
     }
 }
 
-/// The fact that a packet enters or leaves through an interface.
+/// Return the fact that a packet enters or leaves through an interface.
 pub(super) fn interface(leaves: bool, want: &Interface) -> Fact {
     Fact::Interface {
         leaves,

@@ -11,7 +11,7 @@ use super::{set_name, show};
 use crate::fraction::Fraction;
 use crate::packet::CtState;
 
-/// Whether a comparison tests `IPS_ASSURED`, which depends on more than one packet.
+/// Return whether a comparison tests `IPS_ASSURED`, which depends on more than one packet.
 fn asks_for_assured(right: &Term) -> bool {
     const ASSURED: u64 = 4;
     let bit = |v: &Literal| matches!(v, Literal::Int(n) if n & ASSURED != 0);
@@ -44,7 +44,7 @@ fn interface_fact(state: &State<'_>, left: &Term, op: Op, right: &Term) -> Optio
 }
 
 impl<'w> Walker<'w> {
-    /// Whether a comparison holds for a packet.
+    /// Return whether a comparison holds for a packet.
     pub(super) fn nft_match(
         &mut self,
         state: &State<'w>,
@@ -196,7 +196,7 @@ impl<'w> Walker<'w> {
         Holds::of(all).negated_if(negated)
     }
 
-    /// One value against one value, range or prefix.
+    /// Compare one value with one value, range or prefix.
     fn item(&mut self, right: &Item, left: &[Literal], op: Op) -> Holds {
         let [left] = left else {
             return Holds::No;
@@ -236,7 +236,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// An interface by index becomes its name, where the rule has the number.
+    /// Replace the index of an interface by its name.
     fn by_name(&self, left: &Literal, right: &Item) -> Literal {
         if let (Literal::Text(name), Item::Value(Literal::Int(_))) = (left, right)
             && let Some(i) = self.world.host.interface(name)

@@ -82,7 +82,7 @@ fn certain(value: Evaluated) -> Possible {
 const MOST: u32 = 1 << 20;
 
 impl<'w> Walker<'w> {
-    /// Every value that an expression can have for a packet.
+    /// Return every value that an expression can have for a packet.
     pub(super) fn evaluate(
         &mut self,
         state: &State<'w>,

@@ -40,7 +40,7 @@ struct At<'w> {
 }
 
 impl<'w> Walker<'w> {
-    /// Whether the rule's first statement is a match that fails, where most rules end.
+    /// Return whether the rule's first statement is a match that fails, where most rules end.
     pub(crate) fn nft_surely_not(
         &mut self,
         state: &State<'w>,
@@ -309,7 +309,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// Whether the rest of the rule does nothing with this packet, whatever the present statement
+    /// Return whether the rest of the rule has no effect on this packet, whatever the present statement
     /// does: a later match does not hold, and nothing before it has an effect.
     fn surely_ends(&mut self, at: At<'w>, within: &Within<'w>) -> bool {
         let rest = at.rule.statements.get(within.next..).unwrap_or_default();
@@ -753,7 +753,7 @@ fn show(parts: &[Literal]) -> String {
     text
 }
 
-/// Whether an extension of xtables, which nft lists by name only, lets every packet pass.
+/// Return whether an extension of xtables, which nft lists by name only, lets every packet pass.
 fn is_inert(text: &str) -> bool {
     const MATCHES: [&str; 2] = ["comment", "nfacct"];
     let named = |kind: &str| {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use netfilter::ipset::netlink as messages;
 use netfilter::ipset::{Element, Op, Set, Sets};
+use netfilter::iptables_nft::SetIndex;
 use netfilter::netlink::{
     Builder, DecodeError, NFGENMSG_LEN, NFNL_SUBSYS_IPSET, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
     nfnl_msg_type,
@@ -89,6 +90,30 @@ impl IpSets {
             Ok(()) => Ok(Sets { sets }),
             // Without the subsystem, no set exists.
             Err(error) if error.errno() == Some(Errno::EINVAL) => Ok(Sets::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Return the names and indices of all sets; rules contain the index. Empty if the kernel is older
+    /// than Linux 4.20, which does not list indices.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn index(&mut self) -> Result<SetIndex, Error> {
+        let message = messages::index_request();
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let request = Builder::new(nfnl_msg_type(NFNL_SUBSYS_IPSET, message.command), flags);
+        let request = request.fixed(&message.payload).finish();
+        let mut found = Vec::new();
+        let what = "listing the indices of ipsets";
+        let result = self.socket.exchange(what, request, |message| {
+            found.push(messages::decode_index(message.payload)?);
+            Ok(())
+        });
+        match result {
+            Ok(()) => Ok(found.into_iter().collect()),
+            // Without the subsystem, no set exists; older kernels refuse the protocol's version.
+            Err(Error::Refused { .. }) => Ok(SetIndex::default()),
             Err(error) => Err(error),
         }
     }

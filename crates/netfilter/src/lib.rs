@@ -2,6 +2,7 @@
 
 pub mod ipset;
 pub mod iptables;
+pub mod iptables_legacy;
 pub mod iptables_nft;
 pub mod ipvs;
 #[cfg(test)]

@@ -7,17 +7,14 @@
 //! image.
 
 use std::fmt;
-use std::process::Command;
-use std::time::Duration;
 
+use netfilter::iptables_legacy::RawChain;
 use netfilter::nft;
 
+use super::legacy::{self, Legacy};
 use super::{Backend, Error, Table, ToolSet};
 use crate::nfnetlink::NfTables;
-use crate::{Family, exec, family, netlink};
-
-/// Time limit for listing the rules of one back end.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+use crate::{Family, family, netlink};
 
 /// The chains that kubelet creates as hints for other programs.
 const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
@@ -127,11 +124,11 @@ pub(super) fn look(family: Family) -> Result<Choice, Error> {
     // Only one back end is installed, so there is no choice.
     let evidence = |family| match installed.len() {
         2 => gather(family),
-        _ => Ok(Evidence::default()),
+        _ => Evidence::default(),
     };
-    let own = evidence(family)?;
+    let own = evidence(family);
     let other = if by_hints(own).is_none() && family::in_kernel(family::other(family)) {
-        evidence(family::other(family))?
+        evidence(family::other(family))
     } else {
         Evidence::default()
     };
@@ -154,10 +151,7 @@ fn known<T>(found: Result<T, Error>) -> Result<Result<T, Error>, Error> {
 }
 
 /// Count the chains of Kubernetes software. A table that cannot be read counts as empty.
-///
-/// # Errors
-/// A listing failed for a transient reason.
-fn gather(family: Family) -> Result<Evidence, Error> {
+fn gather(family: Family) -> Evidence {
     let nft = kube_chains(family).unwrap_or_default();
     let hint = |(table, name): &&(Table, String)| {
         *table == Table::Mangle && HINTS.contains(&name.as_str())
@@ -167,18 +161,18 @@ fn gather(family: Family) -> Result<Evidence, Error> {
         ..Evidence::default()
     };
     if evidence.nft_hints > 0 {
-        return Ok(evidence);
+        return evidence;
     }
-    let legacy = |table| known(legacy_kube_chains(family, table)).map(Result::unwrap_or_default);
-    let in_mangle = legacy(Table::Mangle)?;
+    let in_mangle = legacy_kube_chains(family, Table::Mangle);
     let hint = |name: &&String| HINTS.contains(&name.as_str());
     evidence.legacy_hints = in_mangle.iter().filter(hint).count();
     if evidence.legacy_hints == 0 {
         evidence.nft_chains = nft.len();
-        let others = legacy(Table::Nat)?.len() + legacy(Table::Filter)?.len();
-        evidence.legacy_chains = in_mangle.len() + others;
+        let others =
+            [Table::Nat, Table::Filter].map(|table| legacy_kube_chains(family, table).len());
+        evidence.legacy_chains = in_mangle.len() + others.iter().sum::<usize>();
     }
-    Ok(evidence)
+    evidence
 }
 
 /// The tables in which Kubernetes software has chains.
@@ -205,39 +199,20 @@ pub fn kube_chains(family: Family) -> Result<Vec<(Table, String)>, netlink::Erro
     Ok(of_kube.collect())
 }
 
-/// Whether the legacy back end has tables that kube software uses. Found out without its tool, which
-/// would make a table that it is asked for.
+/// Whether the legacy back end has tables that kube software uses.
 pub fn legacy_tables(family: Family) -> bool {
-    let mut tables = TABLES.into_iter();
-    tables.any(|table| legacy_table_exists(family, table))
+    let tables = legacy::tables(family);
+    tables.iter().any(|table| TABLES.contains(table))
 }
 
-/// Return the chains of Kubernetes software in a table of the legacy back end, read with its tool; empty
-/// if the tool refuses.
-fn legacy_kube_chains(family: Family, table: Table) -> Result<Vec<String>, Error> {
-    if !legacy_table_exists(family, table) {
-        return Ok(Vec::new());
-    }
-    let tools = ToolSet::find(family, Backend::Legacy)?;
-    let mut command = Command::new(&tools.save);
-    let output = exec::run(command.args(["-t", table.name()]), b"", LOOK_LIMIT)?;
-    if !output.status.success() {
-        return Ok(Vec::new());
-    }
-    let saved = String::from_utf8_lossy(&output.stdout);
-    let chains = saved.lines().filter_map(|line| {
-        let name = line.strip_prefix(':')?.split(' ').next()?;
-        name.starts_with("KUBE-").then(|| name.to_owned())
-    });
-    Ok(chains.collect())
-}
-
-/// Whether the legacy table exists. The legacy tool would create a missing table, and from then on every
-/// packet would pass its empty hooks.
-fn legacy_table_exists(family: Family, table: Table) -> bool {
-    let file = match family {
-        Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
-        Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
+/// Return the chains of Kubernetes software in a table of the legacy back end; empty if it cannot be
+/// read.
+fn legacy_kube_chains(family: Family, table: Table) -> Vec<String> {
+    let read = Legacy::open(family).and_then(|legacy| legacy.read(table));
+    let Ok(Some(raw)) = read else {
+        return Vec::new();
     };
-    std::fs::read_to_string(file).is_ok_and(|names| names.lines().any(|name| name == table.name()))
+    let names = raw.chains.iter().filter_map(RawChain::chain);
+    let names = names.map(|chain| chain.as_str().to_owned());
+    names.filter(|name| name.starts_with("KUBE-")).collect()
 }

@@ -1,9 +1,11 @@
 //! iptables, through its own save and restore tools.
 //!
-//! `netfilter::iptables` defines the rules. This module finds the tools, chooses the back end
+//! `netfilter::iptables` defines the rules. [`legacy`] reads and changes the legacy back end's tables
+//! without its tools. This module finds the tools, chooses the back end
 //! ([`Choice`]), and explains why a tool refused its input ([`RestoreError`]).
 
 mod choose;
+pub mod legacy;
 mod restore;
 mod tools;
 

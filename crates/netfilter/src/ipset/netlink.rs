@@ -16,6 +16,8 @@ use crate::netlink::{
 
 /// The protocol version of all kernels since 2011.
 const PROTOCOL: u8 = 6;
+/// The version that lists the indices of sets, since Linux 4.20.
+const PROTOCOL_INDEX: u8 = 7;
 /// The number of elements in one message, within the 64 KiB of a nested attribute.
 const ELEMENTS_PER_MESSAGE: usize = 400;
 
@@ -33,9 +35,13 @@ const ATTR_TYPENAME: u16 = 3;
 const ATTR_SETNAME2: u16 = 3;
 const ATTR_REVISION: u16 = 4;
 const ATTR_FAMILY: u16 = 5;
+const ATTR_FLAGS: u16 = 6;
 const ATTR_DATA: u16 = 7;
 const ATTR_ADT: u16 = 8;
 const ATTR_LINENO: u16 = 9;
+const ATTR_INDEX: u16 = 11;
+/// `IPSET_FLAG_LIST_HEADER`: without elements.
+const FLAG_LIST_HEADER: u32 = 1 << 2;
 
 const CADT_IP: u16 = 1;
 const CADT_CIDR: u16 = 3;
@@ -69,12 +75,16 @@ pub struct Message {
 
 impl Message {
     fn new(command: u8, family: u8) -> Self {
+        Self::of_protocol(PROTOCOL, command, family)
+    }
+
+    fn of_protocol(protocol: u8, command: u8, family: u8) -> Self {
         let mut message = Self {
             command,
             payload: nfgenmsg(family, 0).to_vec(),
             elements: 0,
         };
-        message.writer().bytes(ATTR_PROTOCOL, &[PROTOCOL]);
+        message.writer().bytes(ATTR_PROTOCOL, &[protocol]);
         message
     }
 
@@ -151,6 +161,32 @@ pub fn decode_revision(message: &[u8]) -> Result<u8, DecodeError> {
 /// Return the request for all sets with their elements, as a dump.
 pub fn list_request() -> Message {
     Message::new(CMD_LIST, 0)
+}
+
+/// The request for the names and indices of all sets, as a dump.
+pub fn index_request() -> Message {
+    let mut message = Message::of_protocol(PROTOCOL_INDEX, CMD_LIST, 0);
+    let flags = ATTR_FLAGS | NLA_F_NET_BYTEORDER;
+    message.writer().be32(flags, FLAG_LIST_HEADER);
+    message
+}
+
+/// Decode one reply to [`index_request`]: the index of a set and its name.
+///
+/// # Errors
+/// [`DecodeError`] if the message is malformed or lacks the index.
+pub fn decode_index(message: &[u8]) -> Result<(u16, Box<str>), DecodeError> {
+    let (mut name, mut index) = (None, None);
+    for attr in body(message)? {
+        let attr = attr?;
+        match attr.kind {
+            ATTR_SETNAME => name = Some(attr.string()?.into()),
+            ATTR_INDEX => index = Some(attr.be16()?),
+            _ => {}
+        }
+    }
+    let index = need(index, "IPSET_CMD_LIST", ATTR_INDEX)?;
+    Ok((index, need(name, "IPSET_CMD_LIST", ATTR_SETNAME)?))
 }
 
 fn create(set: &Set, revision: u8) -> Message {

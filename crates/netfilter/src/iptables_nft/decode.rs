@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::encode::{FRAGMENT, address_offsets};
-use super::{Unsupported, matches, targets};
+use super::{SetIndex, Unsupported, matches, targets};
 use crate::iptables::{
     Chain, Counters, Family, Interface, LimitUnit, MarkMatch, Match, MatchLimit, MatchTcp,
     Negatable, Net, NflogTarget, PortMatch, PortRange, Protocol, Rule, Target, TcpFlags,
@@ -24,8 +24,21 @@ enum Loaded {
 /// [`Unsupported`] for expressions that no iptables-nft writes and for extensions that are not
 /// modelled.
 pub fn decode_rule(exprs: &[Expr], family: Family) -> Result<Rule, Unsupported> {
+    decode_rule_with(exprs, family, &SetIndex::default())
+}
+
+/// Return the rule that iptables-nft lists for these expressions, with the names of its ipsets.
+///
+/// # Errors
+/// As [`decode_rule`].
+pub fn decode_rule_with(
+    exprs: &[Expr],
+    family: Family,
+    sets: &SetIndex,
+) -> Result<Rule, Unsupported> {
     let mut decoder = Decoder {
         family,
+        sets,
         rule: Rule::default(),
         loaded: None,
         native: false,
@@ -36,8 +49,9 @@ pub fn decode_rule(exprs: &[Expr], family: Family) -> Result<Rule, Unsupported> 
     Ok(decoder.rule)
 }
 
-struct Decoder {
+struct Decoder<'a> {
     family: Family,
+    sets: &'a SetIndex,
     rule: Rule,
     /// The register that was loaded last, its content and mask.
     loaded: Option<(Reg, Loaded, Option<Value>)>,
@@ -49,7 +63,7 @@ fn unsupported<T>(what: &str) -> Result<T, Unsupported> {
     Err(Unsupported::new(what))
 }
 
-impl Decoder {
+impl Decoder<'_> {
     #[expect(
         clippy::too_many_lines,
         reason = "exhaustive match over all expressions"
@@ -104,14 +118,17 @@ impl Decoder {
                 revision,
                 info,
             } => {
-                let m = matches::decode(self.family, name, *revision, info)?;
+                let m = matches::decode(self.family, name, *revision, info, self.sets)?;
                 self.add(m);
             }
             Expr::Target {
                 name,
                 revision,
                 info,
-            } => self.target(targets::decode(self.family, name, *revision, info)?)?,
+            } => {
+                let target = targets::decode(self.family, name, *revision, info, self.sets)?;
+                self.target(target)?;
+            }
             Expr::Verdict(verdict) => {
                 let target = match verdict {
                     Verdict::Accept => Target::Accept,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Unsupported, matches, targets};
+use super::{SetIndex, Unsupported, matches, targets};
 use crate::iptables::{
     Chain, Counters, Family, Header, Interface, LimitUnit, Match, Negatable, Net, Rule, Target,
 };
@@ -24,6 +24,18 @@ pub(super) const FRAGMENT: (u32, [u8; 2]) = (6, [0x1f, 0xff]);
 /// # Errors
 /// [`Unsupported`] if an extension has no known nf_tables form.
 pub fn encode_rule(rule: &Rule, family: Family) -> Result<Vec<Expr>, Unsupported> {
+    encode_rule_with(rule, family, &SetIndex::default())
+}
+
+/// Return the expressions of a rule that may name ipsets.
+///
+/// # Errors
+/// As [`encode_rule`], also for a set without an index.
+pub fn encode_rule_with(
+    rule: &Rule,
+    family: Family,
+    sets: &SetIndex,
+) -> Result<Vec<Expr>, Unsupported> {
     let mut exprs = Vec::with_capacity(8);
     header(&mut exprs, &rule.header, family)?;
     for m in &rule.matches {
@@ -38,7 +50,7 @@ pub fn encode_rule(rule: &Rule, family: Family) -> Result<Vec<Expr>, Unsupported
                 },
                 burst: limit.burst,
             },
-            other => matches::encode(other)?,
+            other => matches::encode(other, sets)?,
         });
     }
     let Counters { packets, bytes } = rule.counters.unwrap_or_default();
@@ -50,7 +62,7 @@ pub fn encode_rule(rule: &Rule, family: Family) -> Result<Vec<Expr>, Unsupported
             Target::Return => Expr::Verdict(Verdict::Return),
             Target::Jump(chain) => Expr::Verdict(Verdict::Jump(name(chain))),
             Target::Goto(chain) => Expr::Verdict(Verdict::Goto(name(chain))),
-            other => targets::encode(family, other)?,
+            other => targets::encode(family, other, sets)?,
         });
     }
     Ok(exprs)

@@ -1,7 +1,7 @@
 //! Matches as nft_compat expressions (`match`).
 
-use super::Unsupported;
 use super::info::{Reader, Writer};
+use super::{SetIndex, Unsupported, ipvs, limit, sets};
 use crate::iptables::{
     AddrType, AddrTypes, CtDirection, CtState, CtStates, CtStatus, CtStatuses, Family, IcmpType,
     Interface, MarkMatch, Match, MatchAddrType, MatchConntrack, MatchIpRange, MatchMultiport,
@@ -22,8 +22,8 @@ fn unsupported<T>(what: &str) -> Result<T, Unsupported> {
     Err(Unsupported::new(what))
 }
 
-/// Encode a match, other than `limit`, as iptables-nft 1.8.7 does.
-pub(super) fn encode(m: &Match) -> Result<Expr, Unsupported> {
+/// Encode a match as the iptables tools do.
+pub(crate) fn encode(m: &Match, index: &SetIndex) -> Result<Expr, Unsupported> {
     Ok(match m {
         Match::Comment(text) => {
             let mut w = Writer::new(256);
@@ -66,10 +66,9 @@ pub(super) fn encode(m: &Match) -> Result<Expr, Unsupported> {
         Match::Owner(owner) => found("owner", 1, put_owner(owner)),
         Match::IpRange(range) => found("iprange", 1, put_iprange(range)),
         Match::Physdev(physdev) => found("physdev", 0, put_physdev(physdev)?),
-        Match::Limit(_) => return unsupported("limit as a match"),
-        // The structure contains the set's index, which only the kernel knows.
-        Match::Set(_) => return unsupported("match set"),
-        Match::Ipvs(_) => return unsupported("match ipvs"),
+        Match::Limit(m) => found("limit", 0, limit::put(*m)?),
+        Match::Set(set) => found("set", 4, sets::put_match(set, index)?),
+        Match::Ipvs(m) => found("ipvs", 0, ipvs::put(m)?),
         Match::Unknown(extension) => return unsupported(&format!("match {}", extension.name)),
     })
 }
@@ -77,14 +76,19 @@ pub(super) fn encode(m: &Match) -> Result<Expr, Unsupported> {
 /// Reads a structure of a sufficient size.
 type Decode = fn(Reader<'_>, Family) -> Result<Match, Unsupported>;
 
-/// Decode an nft_compat match.
-pub(super) fn decode(
+/// Decode a match.
+pub(crate) fn decode(
     family: Family,
     name: &str,
     revision: u32,
     info: &[u8],
+    index: &SetIndex,
 ) -> Result<Match, Unsupported> {
     let r = Reader(info);
+    if name == "set" && info.len() >= sets::match_size(revision) {
+        let set = sets::get_match(r, revision, index)?;
+        return Ok(Match::Set(Box::new(set)));
+    }
     let (size, decoded): (usize, Decode) = match (name, revision) {
         ("comment", 0) => (256, |r, _| Ok(Match::Comment(r.text(0, 256)?.into()))),
         ("tcp", 0) => (12, |r, _| Ok(Match::Tcp(get_tcp(r)))),
@@ -104,6 +108,11 @@ pub(super) fn decode(
         ("owner", 1) => (20, |r, _| Ok(get_owner(r))),
         ("iprange", 1) => (68, |r, family| Ok(get_iprange(r, family))),
         ("physdev", 0) => (68, |r, _| get_physdev(r)),
+        ("limit", 0) => (8, |r, _| limit::get(r).map(Match::Limit)),
+        ("ipvs", 0) => (ipvs::SIZE, |r, family| {
+            let found = ipvs::get(r, family)?;
+            Ok(Match::Ipvs(Box::new(found)))
+        }),
         _ => return unsupported(&format!("match {name} revision {revision}")),
     };
     if info.len() < size {

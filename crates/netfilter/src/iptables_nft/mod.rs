@@ -6,27 +6,33 @@
 //! flags and marks of 1.8.9, the `ip protocol` of 1.8.11, and native `log`.
 //!
 //! The structures are those of the kernel's `linux/netfilter/xt_*.h` on a 64-bit little- or
-//! big-endian machine, padded to eight bytes (`XT_ALIGN`). An extension whose structure contains
-//! something that only the kernel can resolve (an ipset's index) is [`Unsupported`].
+//! big-endian machine, padded to eight bytes (`XT_ALIGN`). Extensions that name an ipset contain its
+//! index in the kernel; [`SetIndex`] has the names.
 
 mod chains;
 mod decode;
 mod encode;
 mod fuzz;
 mod info;
-mod matches;
+mod ipvs;
+mod limit;
+pub(crate) mod matches;
+mod sets;
 mod state;
-mod targets;
+pub(crate) mod targets;
 #[cfg(test)]
 mod tests;
 
 pub use chains::{base_chain, table_of};
-pub use decode::decode_rule;
-pub use encode::encode_rule;
+pub use decode::{decode_rule, decode_rule_with};
+pub use encode::{encode_rule, encode_rule_with};
 pub use fuzz::fuzz_one;
+pub use sets::SetIndex;
 pub use state::{ReadChain, ReadRule, State, create_table};
 
-use crate::iptables::Family;
+use std::fmt::Write as _;
+
+use crate::iptables::{Extension, Family};
 use crate::nft;
 
 /// An extension, or a use of one, without a known nf_tables form.
@@ -35,8 +41,27 @@ use crate::nft;
 pub struct Unsupported(pub String);
 
 impl Unsupported {
-    fn new(what: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
         Unsupported(what.into())
+    }
+}
+
+/// Return an extension that is not modelled. Its words contain the whole structure, so that the printed
+/// rule is never taken for one with fewer conditions.
+pub(crate) fn unknown_extension(name: &str, revision: u32, info: &[u8]) -> Extension {
+    let hex = info.iter().fold("0x".to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    let words = [
+        "--revision".into(),
+        revision.to_string(),
+        "--info".into(),
+        hex,
+    ];
+    Extension {
+        name: name.into(),
+        words: words.map(String::into_boxed_str).into(),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::Unsupported;
 use super::info::{Reader, Writer};
+use super::{SetIndex, Unsupported, sets};
 use crate::iptables::{
     ConnmarkAction, CtTarget, Family, LogTarget, MasqueradeTarget, NatTarget, NflogTarget,
     PortRange, RedirectTarget, RejectWith, Target, TcpmssTarget, TproxyTarget, Xmark,
@@ -22,8 +22,12 @@ fn unsupported<T>(what: &str) -> Result<T, Unsupported> {
     Err(Unsupported::new(what))
 }
 
-/// Encode a target other than a verdict as iptables-nft does.
-pub(super) fn encode(family: Family, target: &Target) -> Result<Expr, Unsupported> {
+/// Encode a target other than a verdict as the iptables tools do.
+pub(crate) fn encode(
+    family: Family,
+    target: &Target,
+    index: &SetIndex,
+) -> Result<Expr, Unsupported> {
     let v6 = family == Family::Ipv6;
     Ok(match target {
         Target::Reject(with) => {
@@ -74,8 +78,7 @@ pub(super) fn encode(family: Family, target: &Target) -> Result<Expr, Unsupporte
             made("TCPMSS", 0, w)
         }
         Target::Tproxy(tproxy) => made("TPROXY", 1, put_tproxy(tproxy)),
-        // The structure contains the set's index, which only the kernel knows.
-        Target::Set(_) => return unsupported("target SET"),
+        Target::Set(set) => made("SET", 2, sets::put_target(set, index)?),
         Target::Unknown(extension) => return unsupported(&format!("target {}", extension.name)),
         Target::Jump(_) | Target::Goto(_) | Target::Accept | Target::Drop | Target::Return => {
             return unsupported("a verdict as a target");
@@ -86,14 +89,19 @@ pub(super) fn encode(family: Family, target: &Target) -> Result<Expr, Unsupporte
 /// Reads a structure of a sufficient size.
 type Decode = fn(Reader<'_>, Family) -> Result<Target, Unsupported>;
 
-/// Decode an nft_compat target.
-pub(super) fn decode(
+/// Decode a target.
+pub(crate) fn decode(
     family: Family,
     name: &str,
     revision: u32,
     info: &[u8],
+    index: &SetIndex,
 ) -> Result<Target, Unsupported> {
     let r = Reader(info);
+    if name == "SET" && info.len() >= sets::target_size(revision) {
+        let set = sets::get_target(r, revision, index)?;
+        return Ok(Target::Set(Box::new(set)));
+    }
     let single = match family {
         Family::Ipv4 => 20,
         Family::Ipv6 => 40,

@@ -72,6 +72,14 @@ pub(crate) fn parse(family: Family, segment: &Segment<'_>) -> Parsed<Option<Matc
             _ => found.control_port = Some(with(item, values::number(value(item)?)?)),
         }
     }
+    // Every other condition implies it, and iptables-save does not print it then.
+    let alone = MatchIpvs {
+        is_ipvs: found.is_ipvs,
+        ..MatchIpvs::default()
+    };
+    if found != alone {
+        found.is_ipvs.take_if(|is_ipvs| *is_ipvs);
+    }
     Ok(Some(found))
 }
 

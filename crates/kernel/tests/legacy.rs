@@ -1,0 +1,278 @@
+//! iptables-legacy's tables against the kernel and the installed iptables-legacy.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use kernel::ipset::IpSets;
+use kernel::iptables::legacy::{Legacy, LegacyError, tables};
+use netfilter::iptables::{Family, Table, TableSet};
+use nix::fcntl::{Flock, FlockArg};
+use support::{in_namespace, run};
+
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+fn program(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "iptables-legacy",
+        Family::Ipv6 => "ip6tables-legacy",
+    }
+}
+
+/// Return the tables with counters, without the comments of the listing.
+fn saved(family: Family) -> String {
+    let text = run(&format!("{}-save -c", program(family)));
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn restore(family: Family, text: &str, options: &str) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let path = file.path().display();
+    run(&format!("{}-restore {options} < {path}", program(family)));
+}
+
+fn legacy(family: Family) -> Legacy {
+    Legacy::open(family).unwrap()
+}
+
+fn read(family: Family) -> (TableSet, Vec<String>) {
+    let sets = IpSets::open().unwrap().index().unwrap();
+    let mut set = TableSet::new(family);
+    let mut problems = Vec::new();
+    for table in tables(family) {
+        let raw = legacy(family).read(table).unwrap().unwrap();
+        let (state, found) = raw.table_state(&sets);
+        set.tables.insert(table, state);
+        problems.extend(found);
+    }
+    (set, problems)
+}
+
+/// Return the recorded rule sets of a family, without rules that this kernel refuses.
+fn rule_sets(family: Family) -> Vec<(PathBuf, String)> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata"));
+    let mut found = Vec::new();
+    for folder in ["observed", "foreign"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let v6 = name.contains("ip6tables") || name.contains(".v6.");
+            if !name.ends_with("tables-save") || v6 != (family == Family::Ipv6) {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            // Counters of nfacct, IPVS and the cgroup do not exist here.
+            let absent = [" nfacct ", " ipvs ", " cgroup "].map(|name| format!("-m{name}"));
+            let lines = text.lines().filter(|line| {
+                !absent.iter().any(|name| line.contains(name.as_str())) && !line.starts_with('#')
+            });
+            found.push((path, lines.flat_map(|line| [line, "\n"]).collect()));
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// Create the ipsets that rules name, with the number of dimensions that each rule uses.
+fn create_sets(family: Family, text: &str) {
+    let family = match family {
+        Family::Ipv4 => "inet",
+        Family::Ipv6 => "inet6",
+    };
+    let words: Vec<&str> = text.split_whitespace().collect();
+    for named in words.windows(3) {
+        let ["--match-set" | "--add-set" | "--del-set", name, sides] = named else {
+            continue;
+        };
+        let kind = ["hash:ip", "hash:ip,port", "hash:ip,port,ip"][sides.matches(',').count()];
+        run(&format!(
+            "ipset -exist create {name} {kind} family {family}"
+        ));
+    }
+}
+
+#[test]
+fn tables_read_like_iptables_legacy_save() {
+    for family in FAMILIES {
+        for (path, text) in rule_sets(family) {
+            in_namespace(|| {
+                create_sets(family, &text);
+                restore(family, &text, "");
+                let (set, problems) = read(family);
+                assert_eq!(problems, [] as [String; 0], "{}", path.display());
+                let expected = saved(family);
+                let mut unknown = 0;
+                // Tables and chains may be in another order.
+                let (mut own, mut theirs): (Vec<_>, Vec<_>) = (
+                    set.to_string().lines().map(str::to_owned).collect(),
+                    expected.lines().map(str::to_owned).collect(),
+                );
+                own.sort();
+                theirs.sort();
+                let is_unknown = |line: &String| line.contains("--revision ");
+                unknown += own.iter().filter(|line| is_unknown(line)).count();
+                if unknown == 0 {
+                    assert_eq!(own, theirs, "{}", path.display());
+                } else {
+                    // Extensions that are not modelled, in their place.
+                    assert_eq!(own.len(), theirs.len(), "{}", path.display());
+                    let missing = theirs.iter().filter(|line| !own.contains(line));
+                    let missing: Vec<_> = missing.collect();
+                    assert_eq!(missing.len(), unknown, "{}: {missing:#?}", path.display());
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn reading_creates_no_table() {
+    in_namespace(|| {
+        for family in FAMILIES {
+            for table in Table::ALL {
+                assert_eq!(legacy(family).read(table).unwrap(), None);
+                assert_eq!(legacy(family).remove_chains(table, &|_| true).unwrap(), 0);
+            }
+            assert_eq!(tables(family), []);
+        }
+    });
+}
+
+#[test]
+fn removed_chains_leave_rules_and_counters_of_others() {
+    let text = "*filter\n:INPUT DROP [1:2]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [3:4]\n\
+        :FOO - [0:0]\n:KUBE-X - [0:0]\n:KUBE-Y - [0:0]\n\
+        [5:6] -A INPUT -i eth7 -m comment --comment \"a b\" -j FOO\n\
+        [7:8] -A INPUT -j KUBE-X\n\
+        [9:10] -A FOO -m limit --limit 7/min -j LOG --log-prefix \"x \"\n\
+        [11:12] -A FOO -g KUBE-Y\n\
+        [13:14] -A FOO -p tcp -m recent --rcheck --seconds 5 --name R --rsource -j DROP\n\
+        [15:16] -A FOO -p udp -m string --string \"q\" --algo bm --to 65535 -j RETURN\n\
+        [17:18] -A KUBE-X -j KUBE-Y\n[19:20] -A KUBE-Y -p tcp -j ACCEPT\nCOMMIT\n";
+    for family in FAMILIES {
+        in_namespace(|| {
+            restore(family, text, "-c");
+            let before = saved(family);
+            let kube = |name: &[u8]| name.starts_with(b"KUBE-");
+            assert_eq!(
+                legacy(family).remove_chains(Table::Filter, &kube).unwrap(),
+                2
+            );
+            let lines = before.lines().filter(|line| !line.contains("KUBE-"));
+            let expected: String = lines.flat_map(|line| [line, "\n"]).collect();
+            assert_eq!(saved(family), expected);
+            assert!(expected.contains("[15:16] -A FOO"));
+            // A second removal changes nothing.
+            assert_eq!(
+                legacy(family).remove_chains(Table::Filter, &kube).unwrap(),
+                0
+            );
+            assert_eq!(saved(family), expected);
+        });
+    }
+}
+
+#[test]
+fn counters_of_packets_during_the_exchange_are_kept() {
+    in_namespace(|| {
+        let family = Family::Ipv4;
+        let text = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+            :KUBE-X - [0:0]\n-A OUTPUT -d 127.0.0.9/32 -p udp\n-A OUTPUT -j KUBE-X\nCOMMIT\n";
+        restore(family, text, "");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..7 {
+            socket.send_to(b"x", "127.0.0.9:9").unwrap();
+        }
+        let kube = |name: &[u8]| name == b"KUBE-X";
+        legacy(family).remove_chains(Table::Filter, &kube).unwrap();
+        for _ in 0..4 {
+            socket.send_to(b"x", "127.0.0.9:9").unwrap();
+        }
+        let now = saved(family);
+        assert!(
+            now.contains("[11:319] -A OUTPUT -d 127.0.0.9/32 -p udp"),
+            "{now}"
+        );
+    });
+}
+
+#[test]
+fn changes_wait_for_the_xtables_lock() {
+    in_namespace(|| {
+        let family = Family::Ipv4;
+        restore(family, "*filter\n:KUBE-X - [0:0]\nCOMMIT\n", "");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |wait| legacy(family).with_lock(file.path(), wait);
+        let kube = |name: &[u8]| name == b"KUBE-X";
+        let lock = Flock::lock(file.reopen().unwrap(), FlockArg::LockExclusive).unwrap();
+        let refused = with(Duration::ZERO).remove_chains(Table::Filter, &kube);
+        assert!(
+            matches!(refused, Err(LegacyError::Locked { .. })),
+            "{refused:?}"
+        );
+        assert!(saved(family).contains("KUBE-X"));
+        let patient = with(Duration::from_secs(60));
+        let namespace = kernel::netns::NetNs::current().unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let _inside = namespace.enter().unwrap();
+                patient.remove_chains(Table::Filter, &kube).unwrap()
+            });
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!waiting.is_finished());
+            drop(lock);
+            assert_eq!(waiting.join().unwrap(), 1);
+        });
+    });
+}
+
+/// A program that ignores the lock changes the table all the time.
+#[test]
+fn changes_of_other_programs_meanwhile_are_not_lost() {
+    in_namespace(|| {
+        let family = Family::Ipv4;
+        let mut text = "*filter\n:FOO - [0:0]\n".to_owned();
+        for n in 0..2_000 {
+            text.push_str(&format!(
+                "-A FOO -s 10.{}.{}.1 -j ACCEPT\n",
+                n / 256,
+                n % 256
+            ));
+        }
+        restore(family, &(text + "COMMIT\n"), "");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut other = Command::new("/bin/sh")
+            .args([
+                "-c",
+                "while :; do iptables-legacy -A INPUT -j ACCEPT; done 2>/dev/null",
+            ])
+            .env("XTABLES_LOCKFILE", file.path())
+            .spawn()
+            .unwrap();
+        let mut removed = 0;
+        for n in 0..20 {
+            run(&format!(
+                "XTABLES_LOCKFILE={} iptables-legacy -N KUBE-{n}",
+                file.path().display()
+            ));
+            let kube = |name: &[u8]| name.starts_with(b"KUBE-");
+            // Too many changes meanwhile are reported, and nothing is lost.
+            match legacy(family).remove_chains(Table::Filter, &kube) {
+                Ok(number) => removed += number,
+                Err(LegacyError::Busy { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(removed > 0);
+        let now = saved(family);
+        assert_eq!(now.matches("-A FOO -s 10.").count(), 2_000);
+        let listed = TableSet::parse(family, &now).unwrap();
+        assert_eq!(read(family).0, listed);
+    });
+}

@@ -107,7 +107,7 @@ impl Traces {
     }
 }
 
-/// Nothing is left, nor any of the processes that were there before.
+/// Assert that no namespace, mount, folder or earlier process of the lab is left.
 fn assert_gone(lab: &LabName, before: &Traces) {
     assert_eq!(Traces::of(lab), Traces::default());
     for pid in &before.processes {
@@ -373,7 +373,7 @@ fn program(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().unwrap()
 }
 
-/// Takes a lab down whatever becomes of the test.
+/// Takes a lab down when the test ends or panics.
 struct Guard(LabName);
 
 impl Drop for Guard {

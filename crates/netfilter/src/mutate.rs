@@ -1,4 +1,4 @@
-//! Deterministic damage to a corpus, so that parsers meet hostile input on a stable toolchain too.
+//! Deterministic damage to a corpus, so that tests on the stable toolchain feed parsers hostile input.
 
 /// Return the next number of a small generator (Marsaglia's xorshift).
 pub(crate) fn random(seed: &mut u64) -> usize {
@@ -8,7 +8,7 @@ pub(crate) fn random(seed: &mut u64) -> usize {
     usize::try_from(*seed >> 11).unwrap_or(0)
 }
 
-/// Bytes that mean something to the parsers.
+/// Bytes with a meaning for the parsers.
 const SALT: &[u8] = b" \n\t,;{}:./-!\"0x9azA\\@$#<>=&|";
 
 /// Return a part of the input with a few bytes flipped, doubled, cut out or moved.

@@ -105,12 +105,12 @@ pub struct Connection {
 }
 
 impl Explanation {
-    /// Whether no connection fails.
+    /// Return whether no connection fails.
     pub fn is_healthy(&self) -> bool {
         self.findings.iter().all(|f| f.weight == Weight::Note)
     }
 
-    /// The explanation for people: the findings first, then objects, plan and connections.
+    /// Return the explanation for people: the findings first, then objects, plan and connections.
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -330,14 +330,14 @@ fn timed_out(args: &Request, asked: &Packet, known: usize) -> String {
 }
 
 impl Report {
-    /// Whether the packet arrived, as predicted.
+    /// Return whether the packet arrived, as predicted.
     pub fn is_fine(&self) -> bool {
         let outcomes = &self.seen.trace.outcomes;
         let arrived = outcomes.iter().all(|o| o.verdict == Verdict::Accept);
         arrived && !matches!(self.comparison, Comparison::Differs(_))
     }
 
-    /// The report as JSON: the prediction as [`trace::to_json`] returns it, with a field `live`.
+    /// Return the report as JSON: the prediction as [`trace::to_json`] returns it, with a field `live`.
     pub fn to_json(&self) -> Value {
         let mut value = trace::to_json(&self.predicted);
         let kernel = trace::to_json(&self.seen.trace);
@@ -359,7 +359,7 @@ impl Report {
         value
     }
 
-    /// The report as text.
+    /// Return the report as text.
     pub fn text(&self, style: Style) -> String {
         let packet = &self.seen.packet;
         let predicted = trace::render_tree(packet, &self.predicted, style);

@@ -63,7 +63,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// All flows of a family.
+    /// Select all flows of a family.
     pub fn all(family: Family) -> Self {
         Filter {
             family,
@@ -74,7 +74,7 @@ impl Filter {
         }
     }
 
-    /// All flows of a family and protocol.
+    /// Select all flows of a family and protocol.
     pub fn protocol(family: Family, protocol: IpProtocol) -> Self {
         Filter {
             protocol: Some(protocol),
@@ -82,7 +82,7 @@ impl Filter {
         }
     }
 
-    /// Whether a flow is one of these.
+    /// Return whether a flow is one of these.
     pub fn matches(&self, flow: &Flow) -> bool {
         let original = &flow.original;
         Family::of(original.destination) == self.family

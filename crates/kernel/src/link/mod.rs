@@ -55,7 +55,7 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// The errno, if the kernel returned one.
+    /// Return the errno, if the kernel returned one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             LinkError::Refused { refusal, .. } => Some(refusal.errno),
@@ -124,7 +124,7 @@ impl Route {
         }
     }
 
-    /// A route through a next hop.
+    /// Return a route through a next hop.
     pub fn via(destination: IpNet, next_hop: IpAddr) -> Self {
         Self {
             via: Some(next_hop),
@@ -132,7 +132,7 @@ impl Route {
         }
     }
 
-    /// A route that answers packets with "host unreachable".
+    /// Return a route that answers packets with "host unreachable".
     pub fn unreachable(destination: IpNet) -> Self {
         Self {
             unreachable: true,
@@ -140,7 +140,7 @@ impl Route {
         }
     }
 
-    /// A route to a network on a link.
+    /// Return a route to a network on a link.
     pub fn on_link(destination: IpNet, interface: u32) -> Self {
         Self {
             interface: Some(interface),
@@ -184,7 +184,7 @@ impl Route {
         message
     }
 
-    /// The route as `ip` spells it.
+    /// Return the route as `ip` spells it.
     fn spelled(&self) -> String {
         let kind = if self.unreachable { "unreachable " } else { "" };
         let mut text = format!("{kind}{}", self.destination);

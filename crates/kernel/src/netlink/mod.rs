@@ -35,7 +35,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal with an errno only.
+    /// Return a refusal with an errno only.
     pub(crate) fn of(errno: Errno) -> Self {
         Refusal {
             errno,

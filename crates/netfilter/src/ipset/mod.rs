@@ -33,7 +33,7 @@ impl Sets {
         parse::parse(text)
     }
 
-    /// The set of a name.
+    /// Return the set with this name.
     pub fn get(&self, name: &str) -> Option<&Set> {
         self.sets.iter().find(|s| *s.name == *name)
     }
@@ -88,7 +88,7 @@ impl PartKind {
         ("set", PartKind::Set),
     ];
 
-    /// The word.
+    /// Return the word.
     pub fn name(self) -> &'static str {
         Self::NAMES
             .iter()
@@ -116,7 +116,7 @@ pub struct Element {
 }
 
 impl Element {
-    /// An element without options.
+    /// Return an element without options.
     pub fn new(parts: Vec<Part>) -> Self {
         Self {
             parts,
@@ -190,7 +190,7 @@ impl fmt::Display for PortProtocol {
 }
 
 impl Set {
-    /// The type in the format of `ipset`: `hash:ip,port`.
+    /// Return the type in the format of `ipset`: `hash:ip,port`.
     pub fn type_name(&self) -> String {
         let method = match self.method {
             Method::Hash => "hash",
@@ -201,13 +201,13 @@ impl Set {
         format!("{method}:{}", parts.join(","))
     }
 
-    /// The value of an option of `create`.
+    /// Return the value of an option of `create`.
     pub fn option(&self, name: &str) -> Option<&str> {
         let found = self.options.iter().find(|(n, _)| **n == *name)?;
         found.1.as_deref()
     }
 
-    /// Whether the addresses are IPv6.
+    /// Return whether the addresses are IPv6.
     pub fn is_v6(&self) -> bool {
         self.option("family") == Some("inet6")
     }

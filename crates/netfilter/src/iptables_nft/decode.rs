@@ -21,7 +21,7 @@ enum Loaded {
 /// Return the rule that iptables-nft lists for these expressions.
 ///
 /// # Errors
-/// [`Unsupported`] for expressions that no iptables-nft writes and for extensions that are not
+/// [`Unsupported`] for expressions that no release of iptables-nft writes and for extensions that are not
 /// modelled.
 pub fn decode_rule(exprs: &[Expr], family: Family) -> Result<Rule, Unsupported> {
     decode_rule_with(exprs, family, &SetIndex::default())
@@ -55,7 +55,7 @@ struct Decoder<'a> {
     rule: Rule,
     /// The register that was loaded last, its content and mask.
     loaded: Option<(Reg, Loaded, Option<Value>)>,
-    /// The last match is of native expressions, and later ones may extend it.
+    /// Whether the last match consists of native expressions, which later ones may extend.
     native: bool,
 }
 

@@ -93,7 +93,7 @@ fn recorded_rule_sets_round_trip() {
     assert!(rules > 1000, "only {rules} rules");
 }
 
-/// The fuzz target's stable twin: damaged messages of rules with every extension.
+/// The fuzz target on the stable toolchain: damaged messages of rules with every extension.
 #[test]
 fn damaged_rules_never_panic() {
     let rows = matches::ROWS.iter().map(|row| row.examples);

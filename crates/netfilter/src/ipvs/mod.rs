@@ -31,7 +31,7 @@ impl Services {
         parse::parse(text)
     }
 
-    /// The virtual server with this identity.
+    /// Return the virtual server with this identity.
     pub fn get(&self, id: &ServiceId) -> Option<&Service> {
         self.services.iter().find(|s| s.id == *id)
     }
@@ -61,7 +61,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The number in the IP header (IANA).
+    /// Return the number in the IP header (IANA).
     pub fn number(self) -> u8 {
         match self {
             Protocol::Tcp => 6,
@@ -131,7 +131,7 @@ pub enum Method {
 }
 
 impl Service {
-    /// A virtual server without destinations.
+    /// Return a virtual server without destinations.
     pub fn new(id: ServiceId, scheduler: &str) -> Self {
         Self {
             id,
@@ -147,7 +147,7 @@ impl Service {
 }
 
 impl Destination {
-    /// A masqueraded destination with this weight.
+    /// Return a masqueraded destination with this weight.
     pub fn new(address: SocketAddr, weight: u32) -> Self {
         Self {
             address,
@@ -233,7 +233,7 @@ impl fmt::Display for Service {
 
 /// `10.96.0.1`, of [`ServiceId::Address`].
 impl ServiceId {
-    /// The virtual server's address; `None` if it is identified by a mark.
+    /// Return the virtual server's address; `None` if it is identified by a mark.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             ServiceId::Address { address, .. } => Some(address.ip()),
@@ -260,7 +260,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// The virtual server.
+    /// Return the virtual server.
     pub fn service(&self) -> ServiceId {
         match self {
             Op::AddService(service) | Op::SetService(service) => service.id,

@@ -47,17 +47,17 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Whether the mode keeps starting iptables' programs.
+    /// Return whether the mode keeps starting iptables' programs.
     fn runs_iptables(&self) -> bool {
         matches!(self.mode, Mode::Iptables | Mode::Ipvs)
     }
 
-    /// Whether the process keeps starting programs.
+    /// Return whether the process keeps starting programs.
     fn runs_programs(&self) -> bool {
         self.runs_iptables() || self.credential_plugin.is_some()
     }
 
-    /// The capabilities that the process keeps, if it has them.
+    /// Return the capabilities that the process keeps, if it has them.
     fn kept(&self) -> CapsHashSet {
         // For health check ports and --listen-map below 1024.
         let mut kept = CapsHashSet::from([Capability::CAP_NET_BIND_SERVICE]);

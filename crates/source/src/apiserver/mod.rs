@@ -144,7 +144,7 @@ impl ApiServer {
         self.observer = Box::new(observer);
     }
 
-    /// A recorder that sends Kubernetes Events through the same client once the source runs.
+    /// Return a recorder that sends Kubernetes Events through the same client once the source runs.
     pub fn recorder(&self) -> Recorder {
         self.recorder.clone()
     }
@@ -240,7 +240,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.join(": ")
 }
 
-/// A source of jitter that differs between nodes and between starts.
+/// Return a source of jitter that differs between nodes and between starts.
 fn jitter(kind: Kind) -> backoff::Jitter {
     use std::hash::{BuildHasher, RandomState};
     let seed = RandomState::new();

@@ -168,7 +168,7 @@ impl Manifests {
         }
     }
 
-    /// The known files, in order of precedence.
+    /// Return the known files, in order of precedence.
     pub fn files(&self) -> impl Iterator<Item = &FileId> {
         self.files.keys()
     }

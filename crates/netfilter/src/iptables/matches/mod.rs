@@ -157,7 +157,7 @@ fn row(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.names.contains(&name))
 }
 
-/// The options of a match; `None` if it is not modelled.
+/// Return the options of a match; `None` if it is not modelled.
 pub(crate) fn options(name: &str) -> Option<Options> {
     row(name).map(|row| row.options)
 }

@@ -23,7 +23,7 @@ pub struct MatchPhysdev {
     pub in_port: Option<Negatable<Interface>>,
     /// `--physdev-out`.
     pub out_port: Option<Negatable<Interface>>,
-    /// `--physdev-is-in`: came in through a bridge port; `false` where negated.
+    /// `--physdev-is-in`: entered through a bridge port; `false` where negated.
     pub is_in: Option<bool>,
     /// `--physdev-is-out`; `false` where negated.
     pub is_out: Option<bool>,

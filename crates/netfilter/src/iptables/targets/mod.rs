@@ -168,7 +168,7 @@ fn row(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.names.contains(&name))
 }
 
-/// The options of a target; empty for standard targets and chains. `None` for an extension that is
+/// Return the options of a target; empty for standard targets and chains. `None` for an extension that is
 /// not modelled.
 pub(crate) fn options(name: &str) -> Option<Options> {
     match row(name) {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::http::SendError;
 use super::target::Target;
 
-/// One way to reach the server.
+/// One route to the server.
 #[derive(Clone)]
 pub(super) struct Route {
     /// Host, port and the name to verify.

@@ -125,17 +125,17 @@ impl Reflector {
         }
     }
 
-    /// The kind.
+    /// Return the kind.
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Whether a complete list has been delivered.
+    /// Return whether a complete list has been delivered.
     pub(super) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// The format to request.
+    /// Return the format to request.
     pub(super) fn format(&self) -> Format {
         self.format
     }
@@ -197,7 +197,7 @@ impl Reflector {
         })
     }
 
-    /// The time at which to call [`Reflector::expired`] without a sign of life.
+    /// Return the time at which to call [`Reflector::expired`] without a sign of life.
     pub(super) fn deadline(&self) -> Instant {
         let silence = match self.phase {
             Phase::Watching { .. } if self.bookmarks => self.timing.watch_silence,

@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The media type.
+    /// Return the media type.
     pub fn media_type(self) -> &'static str {
         match self {
             Format::Protobuf => "application/vnd.kubernetes.protobuf",
@@ -33,7 +33,7 @@ impl Format {
         }
     }
 
-    /// The format that a `Content-Type` header names; parameters (`;stream=watch`) are
+    /// Return the format that a `Content-Type` header names; parameters (`;stream=watch`) are
     /// ignored.
     pub fn of_content_type(value: &str) -> Option<Self> {
         let essence = value.split(';').next().unwrap_or_default().trim();
@@ -110,7 +110,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Whether a resourceVersion or continue token is too old.
+    /// Return whether a resourceVersion or continue token is too old.
     pub fn is_expired(&self) -> bool {
         self.code == 410 || matches!(self.reason.as_str(), "Expired" | "Gone")
     }

@@ -478,7 +478,7 @@ fn the_service_account_of_a_pod_is_used_and_its_token_rotates() {
     };
     let mut cluster = Cluster::with(config, objects());
     let address = cluster.sim.address();
-    cluster.start_pod(&address.ip().to_string(), address.port(), "first");
+    cluster.start_pod(&address.ip().to_string(), address.port(), "first", &[]);
     cluster.wait_until_right("with the first token");
     fs::write(cluster.folder.path().join("account/token"), "second").unwrap();
     cluster.sim.set_tokens(vec!["second".to_owned()]);
@@ -535,7 +535,7 @@ fn cluster_with_service() -> Cluster {
 impl Cluster {
     /// Start the proxy like its Pod: with a service account, a state folder, and the address of the
     /// Service `kubernetes`.
-    fn start_pod(&mut self, host: &str, port: u16, token: &str) {
+    fn start_pod(&mut self, host: &str, port: u16, token: &str, flags: &[&str]) {
         let account = self.folder.path().join("account");
         fs::create_dir_all(&account).unwrap();
         fs::write(account.join("ca.crt"), self.sim.ca_pem()).unwrap();
@@ -552,7 +552,7 @@ impl Cluster {
             .env("KUBERNETES_SERVICE_HOST", host)
             .env("KUBERNETES_SERVICE_PORT", port.to_string());
         let state = format!("--api-server-addresses={}", self.state().display());
-        self.start(command, &[&state]);
+        self.start(command, &[&[&*state], flags].concat());
     }
 
     fn state(&self) -> PathBuf {
@@ -567,7 +567,7 @@ fn a_rebooted_node_reaches_the_api_server_at_its_stored_address() {
     cluster.host.sh("nft add table ip other; \
          nft add chain ip other output '{ type nat hook output priority -100; }'; \
          nft add rule ip other output ip daddr 10.96.0.1 tcp dport 443 dnat to 10.200.1.2:6443");
-    cluster.start_pod(SERVICE_IP, 443, "abc");
+    cluster.start_pod(SERVICE_IP, 443, "abc", &[]);
     cluster.wait_until_right("behind another proxy");
     eventually("the address is stored", || {
         fs::read_to_string(cluster.state()).is_ok_and(|text| text.contains("10.200.1.2:6443"))
@@ -578,7 +578,7 @@ fn a_rebooted_node_reaches_the_api_server_at_its_stored_address() {
         .host
         .sh("nft flush ruleset; conntrack -F 2>/dev/null || true");
     assert_eq!(cluster.table(), "");
-    cluster.start_pod(SERVICE_IP, 443, "abc");
+    cluster.start_pod(SERVICE_IP, 443, "abc", &[]);
     cluster.wait_until_right("after the reboot");
     assert!(
         cluster.table().contains("10.200.1.2 . 6443"),
@@ -594,7 +594,7 @@ fn a_rebooted_node_reaches_the_api_server_at_its_stored_address() {
 #[test]
 fn a_node_that_never_ran_a_proxy_asks_for_the_api_servers_address() {
     let mut cluster = cluster_with_service();
-    cluster.start_pod(SERVICE_IP, 443, "abc");
+    cluster.start_pod(SERVICE_IP, 443, "abc", &[]);
     let asked = "no proxy has run here";
     eventually("the log asks for it", || cluster.log().contains(asked));
     let log = cluster.log();
@@ -604,6 +604,23 @@ fn a_node_that_never_ran_a_proxy_asks_for_the_api_servers_address() {
     }
     assert!(cluster.is_running(), "it retries: {log}");
     assert_eq!(cluster.log().matches(asked).count(), 1, "once: {log}");
+}
+
+#[test]
+fn a_node_that_never_ran_a_proxy_asks_the_server_of_its_kubeconfig() {
+    let mut cluster = cluster_with_service();
+    let server = cluster.sim.address();
+    let file = cluster.folder.path().join("kubelet.conf");
+    // Other credentials than the Pod's, which must not be used.
+    let kubeconfig = format!(
+        "{{clusters: [{{name: c, cluster: {{server: 'https://{server}'}}}}], \
+          users: [{{name: u, user: {{token: of-the-node}}}}], \
+          contexts: [{{name: x, context: {{cluster: c, user: u}}}}], current-context: x}}"
+    );
+    fs::write(&file, kubeconfig).unwrap();
+    let flag = format!("--node-kubeconfig={}", file.display());
+    cluster.start_pod(SERVICE_IP, 443, "abc", &[&flag]);
+    cluster.wait_until_right("with the node's kubeconfig");
 }
 
 #[test]

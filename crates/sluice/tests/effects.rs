@@ -259,6 +259,38 @@ fn fields_without_a_flag_take_effect() {
 }
 
 #[test]
+fn strict_config_refuses_unknown_fields_that_are_otherwise_ignored() {
+    let (_folder, config) = config("mode: nftables\niptables: {masqueradBit: 3}");
+    let proxy = start(Mode::Nftables, &[&config]);
+    served(&proxy);
+    let ignored = "iptables.masqueradBit";
+    assert!(proxy.log().contains(ignored), "{}", proxy.log());
+    let host = Host::new();
+    let output = host.sluice(&["proxy", "--strict-config", &config, "--once"]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains(ignored), "{error}");
+}
+
+#[test]
+fn sandbox_off_keeps_all_privileges() {
+    for (flag, filter) in [("--sandbox=on", "2"), ("--sandbox=off", "0")] {
+        let proxy = start(Mode::Nftables, &[flag]);
+        served(&proxy);
+        let status = |process: &str, field: &str| {
+            let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+            let mut lines = text.lines();
+            let value = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            value.unwrap().trim().to_owned()
+        };
+        let id = proxy.process.0.id().to_string();
+        eventually(flag, || status(&id, "Seccomp") == filter);
+        let kept_all = status(&id, "CapEff") == status("self", "CapEff");
+        assert_eq!(kept_all, filter == "0", "{flag}");
+    }
+}
+
+#[test]
 fn the_masquerade_bit_sets_the_mark() {
     let proxy = start(Mode::Iptables, &["--iptables-masquerade-bit=3"]);
     served(&proxy);

@@ -180,6 +180,50 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// The same for sluice's own flags.
+const OWN_SHOWN: &[(&str, &str, &str)] = &[
+    (
+        "sluice/tests/proxy.rs",
+        "flushed_rules_are_restored",
+        "manifests",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "strict_config_refuses_unknown_fields_that_are_otherwise_ignored",
+        "strict-config",
+    ),
+    (
+        "sluice/tests/observed.rs",
+        "one_sync_programs_the_observed_rules_legacy",
+        "once iptables-backend",
+    ),
+    (
+        "sluice/tests/userspace.rs",
+        "listen_map_needs_no_privilege",
+        "listen-map",
+    ),
+    (
+        "sluice/tests/conntrack.rs",
+        "half_open_connections_are_kept_on_request",
+        "conntrack-half-open",
+    ),
+    (
+        "sluice/tests/effects.rs",
+        "sandbox_off_keeps_all_privileges",
+        "sandbox",
+    ),
+    (
+        "sluice/tests/apiserver.rs",
+        "a_rebooted_node_reaches_the_api_server_at_its_stored_address",
+        "api-server-addresses",
+    ),
+    (
+        "sluice/tests/apiserver.rs",
+        "a_node_that_never_ran_a_proxy_asks_the_server_of_its_kubeconfig",
+        "node-kubeconfig",
+    ),
+];
+
 /// Return the paths of all fields, from a file that a test of the configuration keeps complete.
 fn fields() -> BTreeSet<String> {
     fn walk(path: &str, value: &Value, found: &mut BTreeSet<String>) {
@@ -202,23 +246,43 @@ fn fields() -> BTreeSet<String> {
     found
 }
 
-#[test]
-fn every_flag_and_field_is_shown_by_a_test() {
+/// Return the names in a list, and check that its tests exist.
+fn shown(list: &[(&str, &str, &str)]) -> BTreeSet<String> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut shown = BTreeSet::new();
-    for (file, test, names) in SHOWN {
+    for (file, test, names) in list {
         let text = std::fs::read_to_string(crates.join(file)).unwrap();
         let there = text.contains(&format!("#[test]\nfn {test}()"))
-            || text.contains(&format!("#[test]\n    fn {test}()"));
+            || text.contains(&format!("#[test]\n    fn {test}()"))
+            || text.contains(&format!("fn {test}(mode: Mode)"));
         assert!(there, "{file} has no test {test}");
         for name in names.split_whitespace() {
             assert!(shown.insert(name.to_owned()), "{name} is named twice");
         }
     }
+    shown
+}
+
+#[test]
+fn every_own_flag_is_shown_by_a_test() {
+    let page = include_str!("../../../docs/reference.md");
+    let (_, section) = page.split_once("## Flags of").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `--"));
+    let documented: BTreeSet<_> = rows
+        .filter_map(|row| Some(row.split_once('`')?.0.to_owned()))
+        .collect();
+    assert_eq!(shown(OWN_SHOWN), documented);
+}
+
+#[test]
+fn every_flag_and_field_is_shown_by_a_test() {
     let mut all: BTreeSet<String> = config::FLAGS.iter().map(|f| f.name.to_owned()).collect();
     let of_flags: BTreeSet<_> = config::FLAGS.iter().map(|f| f.field).collect();
     // Flags that set several fields, or none.
     let with_flag = |field: &String| of_flags.contains(field.as_str());
     all.extend(fields().into_iter().filter(|field| !with_flag(field)));
-    assert_eq!(shown, all);
+    assert_eq!(shown(SHOWN), all);
 }

@@ -1,7 +1,7 @@
 //! The decoder's fields against upstream's numbers (`testdata/wire/fields.txt`) and against the
 //! fields of `model::object`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::Kind;
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::apiserver::wire::messages::{self, stated};
 use crate::apiserver::wire::protobuf::Message;
+use crate::manifests;
 
 const TABLE: &str = include_str!("../../../../testdata/wire/fields.txt");
 
@@ -100,6 +101,64 @@ fn every_field_of_the_model_is_read_from_protobuf() {
         let decoded = stated(kind, &message).expect("readable");
         assert_eq!(decoded.object, object, "{kind}: {json:#}");
     }
+}
+
+/// Fields that no scenario contains, because they decide about no connection.
+const WITHOUT_SCENARIO: &[&str] = &[
+    // The older form of podCIDRs.
+    "Node.spec.podCIDR",
+    // Decide about answers of `/healthz`.
+    "Node.spec.taints.key",
+    // For `explain`.
+    "Service.spec.selector",
+    "Service.status.loadBalancer.ingress.hostname",
+];
+
+/// Insert the paths of all fields below `path`, without metadata; lists and maps count as one value.
+fn paths(path: &str, json: &Value, found: &mut BTreeSet<String>) {
+    match json {
+        _ if path.ends_with(".metadata") => {}
+        Value::Object(fields) if !path.ends_with(".selector") => {
+            for (name, value) in fields {
+                paths(&format!("{path}.{name}"), value, found);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            items.iter().for_each(|item| paths(path, item, found));
+        }
+        _ => drop(found.insert(path.to_owned())),
+    }
+}
+
+#[test]
+fn every_field_of_the_model_occurs_in_a_scenario() {
+    let mut read = BTreeSet::new();
+    for kind in Kind::ALL {
+        let (mut json, mut count) = (Value::Null, 0);
+        let probe = Probe {
+            json: &mut json,
+            count: &mut count,
+            time: false,
+        };
+        Object::deserialize(kind, probe).expect("every type is supported");
+        paths(kind.name(), &json, &mut read);
+    }
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/scenarios");
+    let mut stated = BTreeSet::new();
+    for file in std::fs::read_dir(folder).expect("the scenarios") {
+        let text = std::fs::read_to_string(file.expect("a file").path()).expect("text");
+        let Some((_, objects)) = text.split_once("--- objects\n") else {
+            continue; // The README.
+        };
+        let objects = objects.split("\n--- ").next().unwrap_or_default();
+        for tree in manifests::trees(objects.as_bytes()) {
+            let object = tree.value.expect("an object");
+            let kind = object["kind"].as_str().expect("a kind").to_owned();
+            paths(&kind, &object, &mut stated);
+        }
+    }
+    let missing: Vec<_> = read.difference(&stated).map(String::as_str).collect();
+    assert_eq!(missing, WITHOUT_SCENARIO);
 }
 
 /// Encode an object with upstream's numbers.

@@ -376,26 +376,28 @@ fn check_both(mode: Mode, cluster: &plan::testing::Cluster) -> Result<(), TestCa
         .try_for_each(|family| check(mode, planner.plan(family)))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+/// Defines the test of each mode. A mode without a test does not compile.
+macro_rules! test_each_mode {
+    ($($mode:ident => $test:ident,)+) => {
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+            $(
+                #[test]
+                fn $test(cluster in plan::testing::cluster()) {
+                    check_both(Mode::$mode, &cluster)?;
+                }
+            )+
+        }
 
-    #[test]
-    fn iptables_rules_give_the_answers_of_the_plan(cluster in plan::testing::cluster()) {
-        check_both(Mode::Iptables, &cluster)?;
-    }
+        const _: fn(Mode) = |mode| match mode {
+            $(Mode::$mode => {})+
+        };
+    };
+}
 
-    #[test]
-    fn nftables_rules_give_the_answers_of_the_plan(cluster in plan::testing::cluster()) {
-        check_both(Mode::Nftables, &cluster)?;
-    }
-
-    #[test]
-    fn ipvs_state_gives_the_answers_of_the_plan(cluster in plan::testing::cluster()) {
-        check_both(Mode::Ipvs, &cluster)?;
-    }
-
-    #[test]
-    fn userspace_rules_give_the_answers_of_the_plan(cluster in plan::testing::cluster()) {
-        check_both(Mode::Userspace, &cluster)?;
-    }
+test_each_mode! {
+    Iptables => iptables_rules_give_the_answers_of_the_plan,
+    Nftables => nftables_rules_give_the_answers_of_the_plan,
+    Ipvs => ipvs_state_gives_the_answers_of_the_plan,
+    Userspace => userspace_rules_give_the_answers_of_the_plan,
 }

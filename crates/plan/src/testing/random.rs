@@ -235,8 +235,10 @@ fn service() -> impl Strategy<Value = Service> {
         .prop_map(|(name, ports, addresses, behaviour, not_ours)| {
             let (cluster_ips, external_ips, ingress, source_ranges) = addresses;
             let (service_type, internal_policy, external_policy, affinity, health) = behaviour;
+            // Lists every field, so that a new one is generated or stays constant on purpose.
             Service {
                 name,
+                uid: "".into(),
                 service_type,
                 headless: cluster_ips.is_empty(),
                 proxy_name: not_ours.then(|| "other".into()),
@@ -244,12 +246,13 @@ fn service() -> impl Strategy<Value = Service> {
                 ports,
                 external_ips,
                 ingress,
+                load_balancer_names: Box::default(),
+                has_selector: true,
                 source_ranges,
                 internal_policy,
                 external_policy,
                 health_check_node_port: health,
                 affinity,
-                ..build::service("demo/web", &[], &[])
             }
         })
 }

@@ -14,6 +14,7 @@ mod mode;
 mod name;
 mod node;
 pub mod object;
+mod restate;
 mod service;
 mod settings;
 

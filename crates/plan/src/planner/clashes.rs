@@ -56,6 +56,11 @@ impl Clashes {
         }
     }
 
+    /// Return each Node that has addresses, with these.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeSet<IpAddr>)> {
+        self.node_addresses.iter()
+    }
+
     /// Replace one version of a Service with another.
     pub(super) fn replace(
         &mut self,

@@ -47,6 +47,16 @@ impl Facts {
         *name == *self.settings.node_name
     }
 
+    /// Return this node's Node.
+    pub(super) fn node(&self) -> Option<&Arc<Node>> {
+        self.node.as_ref()
+    }
+
+    /// Return all ServiceCIDRs.
+    pub(super) fn service_cidrs(&self) -> impl Iterator<Item = &Arc<ServiceCidr>> {
+        self.service_cidrs.values()
+    }
+
     pub(super) fn zone(&self) -> Option<&Arc<str>> {
         self.node.as_ref()?.topology.get(ZONE)
     }

@@ -14,7 +14,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{Change, EndpointSlice, Event, IpFamily, Service};
+use model::{
+    Change, EndpointSlice, Event, IpFamily, Node, NodeAddress, NodeAddressType, Service,
+    TopologyLabels,
+};
 
 use self::claims::Claims;
 use self::clashes::Clashes;
@@ -108,6 +111,28 @@ impl Planner {
     /// They override those of the Node.
     pub fn set_node_ips(&mut self, ips: Vec<IpAddr>) {
         self.facts.set_node_ips(ips);
+    }
+
+    /// Return events that add the known objects. Other Nodes than this node's have only their name and
+    /// addresses, all as InternalIP.
+    pub fn objects(&self) -> Vec<Event> {
+        let services = self.store.services().cloned();
+        let services = services.map(|o| Event::Service(Change::Applied(o)));
+        let slices = self.store.slices().cloned();
+        let slices = slices.map(|o| Event::EndpointSlice(Change::Applied(o)));
+        let own = self.facts.node().cloned().into_iter();
+        let others = self.clashes.nodes();
+        let others = others.filter(|(name, _)| !self.facts.is_own(name));
+        let others = others.map(|(name, addresses)| Arc::new(other_node(name, addresses)));
+        let nodes = own.chain(others).map(|o| Event::Node(Change::Applied(o)));
+        let cidrs = self.facts.service_cidrs().cloned();
+        let cidrs = cidrs.map(|o| Event::ServiceCidr(Change::Applied(o)));
+        services.chain(slices).chain(nodes).chain(cidrs).collect()
+    }
+
+    /// Return the number of Services.
+    pub fn service_count(&self) -> usize {
+        self.store.services().count()
     }
 
     /// Return the plan of a family as of the last [`take_diff`](Self::take_diff).
@@ -216,5 +241,21 @@ impl Planner {
                 after,
             });
         }
+    }
+}
+
+/// Return another node's Node as far as it is known.
+fn other_node(name: &Arc<str>, addresses: &BTreeSet<IpAddr>) -> Node {
+    let internal = |ip: &IpAddr| NodeAddress {
+        kind: NodeAddressType::InternalIp,
+        ip: *ip,
+    };
+    Node {
+        name: name.clone(),
+        uid: "".into(),
+        addresses: addresses.iter().map(internal).collect(),
+        pod_cidrs: Vec::new(),
+        topology: TopologyLabels::new(),
+        deleting: false,
     }
 }

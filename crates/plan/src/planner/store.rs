@@ -84,6 +84,8 @@ pub(super) struct Store {
     ids: HashMap<NamespacedName, EntryId>,
     /// The entry of each slice.
     slices: HashMap<NamespacedName, EntryId>,
+    /// Slices that serve no Service through this proxy. Sources rarely deliver any.
+    unused: HashMap<NamespacedName, Arc<EndpointSlice>>,
     dirty: Vec<EntryId>,
     counts: [usize; 2],
     /// Last warnings about addresses that a Service does not receive.
@@ -160,8 +162,10 @@ impl Store {
     ) -> Option<(Arc<EndpointSlice>, IpFamily)> {
         let Some((service, family)) = serves(&slice) else {
             self.remove_slice(&slice.name);
+            self.unused.insert(slice.name.clone(), slice);
             return None;
         };
+        self.unused.remove(&slice.name);
         let id = self.entry_of(service);
         if let Some(before) = self.slices.get(&slice.name).copied() {
             if before != id {
@@ -188,6 +192,7 @@ impl Store {
     }
 
     pub(super) fn remove_slice(&mut self, name: &NamespacedName) {
+        self.unused.remove(name);
         let Some(id) = self.slices.remove(name) else {
             return;
         };
@@ -198,6 +203,17 @@ impl Store {
                 self.touch_family(id, family);
             }
         }
+    }
+
+    /// Return all Services.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.entries.iter().filter_map(Entry::service)
+    }
+
+    /// Return all slices.
+    pub(super) fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        let used = self.entries.iter().flat_map(|entry| &entry.slices);
+        used.chain(self.unused.values())
     }
 
     /// Mark the entries that depend on this node's zone.

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{Change, Event, IpFamily, Key};
+use model::object::Object;
+use model::{Change, Event, Interner, IpFamily, Key, Kind};
 use plan::testing::{cluster, history};
 use plan::{FlowFrontend, Plan, Planner, Settings, StaleFlows};
 use proptest::prelude::*;
@@ -185,5 +186,55 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Return the valid objects after they have been written as JSON, read and checked.
+fn restated(events: &[Event]) -> Vec<Event> {
+    let mut interner = Interner::new();
+    let restate = |event: &Event| {
+        let object = event.restate().expect("an object");
+        let (kind, json) = match &object {
+            Object::Service(o) => (Kind::Service, serde_json::to_string(o)),
+            Object::EndpointSlice(o) => (Kind::EndpointSlice, serde_json::to_string(o)),
+            Object::Node(o) => (Kind::Node, serde_json::to_string(o)),
+            Object::ServiceCidr(o) => (Kind::ServiceCidr, serde_json::to_string(o)),
+        };
+        let json = json.unwrap();
+        let mut decoder = serde_json::Deserializer::from_str(&json);
+        let read = Object::deserialize(kind, &mut decoder).unwrap();
+        Some(read.check(&mut interner).ok()?.value)
+    };
+    events.iter().filter_map(restate).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// The objects that a running proxy reports lead to its own plan.
+    #[test]
+    fn restated_objects_are_equal_and_give_the_same_plan(cluster in cluster()) {
+        // The generator also makes objects that the check refuses or corrects.
+        let events = restated(&cluster.events());
+        prop_assert_eq!(&restated(&events), &events);
+        let plan_of = |events: Vec<Event>| {
+            let mut planner = Planner::new(cluster.settings.clone());
+            planner.set_host_addresses(cluster.host_addresses.clone());
+            planner.apply_all(events);
+            planner.take_diff();
+            planner
+        };
+        let first = plan_of(events.clone());
+        let second = plan_of(restated(&first.objects()));
+        prop_assert_eq!(plans(&first), plans(&second));
+        let keys = |events: &[Event]| events.iter().map(Event::key).collect::<BTreeSet<_>>();
+        let with_addresses = |event: &&Event| match event {
+            Event::Node(Change::Applied(node)) => {
+                !node.addresses.is_empty() || *node.name == *cluster.settings.node_name
+            }
+            _ => true,
+        };
+        let known: Vec<Event> = events.iter().filter(with_addresses).cloned().collect();
+        prop_assert_eq!(keys(&first.objects()), keys(&known));
     }
 }

@@ -135,6 +135,16 @@ impl Server {
         lock(&self.shared.health).set_node(node);
     }
 
+    /// Return whether every change reaches the kernel in time, as `/livez` reports it.
+    pub fn is_healthy(&self) -> bool {
+        self.shared.is_healthy()
+    }
+
+    /// Return the restrictions of this process.
+    pub fn restrictions(&self) -> Vec<Restriction> {
+        lock(&self.shared.restrictions).clone()
+    }
+
     /// Replace the restrictions of this process, for `/statusz` and the metric.
     pub fn set_restrictions(&self, restrictions: Vec<Restriction>) {
         for restriction in &restrictions {

@@ -11,7 +11,7 @@ use model::Mode;
 
 pub(crate) use trace_args::{
     ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, HostArgs, ObjectArgs,
-    TraceArgs, TraceOutput, VerifyArgs,
+    StatusArgs, TraceArgs, TraceOutput, VerifyArgs,
 };
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
@@ -90,6 +90,9 @@ pub(crate) enum Command {
     /// cause.
     Verify(Box<VerifyArgs>),
 
+    /// Report what the proxy on this node is doing: its syncs, Services, source of objects, warnings.
+    Status(StatusArgs),
+
     /// Draw the path of a packet, or all chains and the jumps between them.
     Diagram(Box<DiagramArgs>),
 
@@ -142,6 +145,11 @@ pub(crate) struct ProxyArgs {
     /// Give up privileges that the mode does not need: capabilities, system calls, writing files
     #[arg(long, value_enum, default_value = "on")]
     pub(crate) sandbox: Switch,
+
+    /// Socket through which `sluice explain`, `verify`, `status` and other commands ask this process;
+    /// for root only. Default: /run/sluice/net-N.sock, where N is the network namespace.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
 
     /// The iptables back end. Default: the one that contains the node's other Kubernetes rules.
     #[arg(long, value_enum)]

@@ -5,6 +5,7 @@ mod commands;
 mod logging;
 mod proxy;
 mod sandbox;
+mod socket;
 mod system;
 mod wiring;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
             | Command::Trace(_)
             | Command::Explain(_)
             | Command::Verify(_)
+            | Command::Status(_)
             | Command::Diagram(_)
             | Command::Facts
     ) && let Err(error) = kernel::process::end_with_the_reader()
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => Ok(commands::trace::command(args)),
         Command::Explain(args) => Ok(commands::explain::command(args)),
         Command::Verify(args) => Ok(commands::verify::command(args)),
+        Command::Status(args) => Ok(commands::status::command(args)),
         Command::Diagram(args) => commands::diagram::command(args).map(|()| done),
         Command::Facts => commands::facts::command().map(|()| done),
         Command::Cleanup(args) => commands::cleanup::command(args).map(|()| done),
@@ -65,13 +68,20 @@ fn command() -> clap::Command {
 fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.collect();
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
-    if program.is_some_and(|name| name == "kube-proxy") {
+    if program.is_some_and(|name| name == "kube-proxy") && !names_command(arguments.get(1)) {
         arguments.insert(1, "proxy".into());
     }
     if arguments.get(1).is_some_and(|a| a == "proxy") {
         arguments = config::normalize(arguments);
     }
     arguments
+}
+
+/// Return whether an argument is a command of sluice. kube-proxy has flags only, so that the image, which
+/// contains the program as `kube-proxy`, can run the other commands too.
+fn names_command(argument: Option<&OsString>) -> bool {
+    let commands = Cli::command();
+    argument.is_some_and(|word| commands.get_subcommands().any(|c| *word == *c.get_name()))
 }
 
 #[cfg(test)]
@@ -97,5 +107,8 @@ mod tests {
             expected
         );
         assert_eq!(called(&["sluice", "render"]), ["sluice", "render"]);
+        let explain = ["kube-proxy", "explain", "demo/web"];
+        assert_eq!(called(&explain), explain);
+        assert_eq!(called(&["kube-proxy"]), ["kube-proxy", "proxy"]);
     }
 }

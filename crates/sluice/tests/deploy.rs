@@ -186,6 +186,15 @@ fn the_state_folder_is_on_the_node() {
         let volumes = pod["volumes"].as_array().unwrap();
         let volume = volumes.iter().find(|v| v["name"] == state["name"]).unwrap();
         assert_eq!(volume["hostPath"]["type"], "DirectoryOrCreate");
+        let socket = mounts
+            .iter()
+            .find(|m| m["mountPath"] == "/run/sluice")
+            .unwrap();
+        let volume = volumes
+            .iter()
+            .find(|v| v["name"] == socket["name"])
+            .unwrap();
+        assert!(volume["emptyDir"].is_object(), "{volume}");
     }
 }
 
@@ -262,7 +271,12 @@ fn only_the_init_container_is_privileged() {
         assert_eq!(mounts(init), ["/etc/sluice", "/lib/modules"]);
         assert_eq!(
             mounts(proxy),
-            ["/etc/sluice", "/var/lib/sluice", "/run/xtables.lock"]
+            [
+                "/etc/sluice",
+                "/var/lib/sluice",
+                "/run/xtables.lock",
+                "/run/sluice"
+            ]
         );
     }
 }
@@ -304,6 +318,19 @@ fn the_container_has_the_capabilities_that_the_proxy_keeps() {
         let pid = i32::try_from(process.0.id()).unwrap();
         let kept = caps::read(Some(pid), caps::CapSet::Permitted).unwrap();
         assert!(kept.is_subset(&of_container), "{mode}: {kept:?}");
+        // The commands that `kubectl exec` starts in the container.
+        let inside = |words: &[&str]| {
+            let mut command = host.command("setpriv");
+            command.args(["--no-new-privs", "--bounding-set", &bounding, SLUICE]);
+            command.args(words).output().unwrap()
+        };
+        eventually("an answer of explain", || {
+            let output = inside(&["explain", "demo/a"]);
+            let said = text(&output.stdout) + &text(&output.stderr);
+            // The namespace has no route to the cluster IP.
+            said.contains("no-route") && !said.contains("denied") && !said.contains("permitted")
+        });
+        assert!(inside(&["status"]).status.success());
     }
     let proxy = support::Proxy::start(Mode::Iptables, &[], &[]);
     let pid = i32::try_from(proxy.process.0.id()).unwrap();

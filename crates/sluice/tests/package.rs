@@ -118,6 +118,7 @@ fn the_unit_is_valid_and_fits_the_program() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     // The folder of the stored API server addresses.
     assert!(unit.contains("\nStateDirectory=sluice\n"));
+    assert!(unit.contains("\nRuntimeDirectory=sluice\nRuntimeDirectoryMode=0700\n"));
     let help = run(Command::new(SLUICE).args(["proxy", "--help"]));
     assert!(String::from_utf8_lossy(&help.stdout).contains("/var/lib/sluice/"));
 }

@@ -13,13 +13,18 @@ const HEAD: &str = "\
 # Troubleshooting
 
 Each section is a symptom, the command that explains it, and its answer for an example. A test runs
-every command (`UPDATE=1` rewrites this page). On a node, the commands need no files:
+every command (`UPDATE=1` rewrites this page). On a node with a running sluice proxy, as root, the commands
+need no files: objects and configuration come from the proxy.
 
 ```
-sluice explain NAMESPACE/NAME --kubeconfig FILE     one Service
-sluice verify --kubeconfig FILE                     all Services
+sluice status                                       the proxy itself
+sluice explain NAMESPACE/NAME                       one Service
+sluice verify                                       all Services
 sluice trace --src IP --dst IP --dport PORT         one packet, with every rule on its path
 ```
+
+In sluice's Pods the program is called `kube-proxy`: `kubectl -n kube-system exec POD -- kube-proxy status`. On a node
+with another proxy, pass `--kubeconfig FILE`.
 
 Elsewhere, take the objects from the cluster and the facts from the node:
 

@@ -132,7 +132,7 @@ impl Planner {
 
     /// Return the number of Services.
     pub fn service_count(&self) -> usize {
-        self.store.services().count()
+        self.store.service_count()
     }
 
     /// Return the plan of a family as of the last [`take_diff`](Self::take_diff).

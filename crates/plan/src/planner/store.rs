@@ -87,6 +87,7 @@ pub(super) struct Store {
     /// Slices that serve no Service through this proxy. Sources rarely deliver any.
     unused: HashMap<NamespacedName, Arc<EndpointSlice>>,
     dirty: Vec<EntryId>,
+    service_count: usize,
     counts: [usize; 2],
     /// Last warnings about addresses that a Service does not receive.
     taken: HashMap<(EntryId, IpFamily), Vec<Warning>>,
@@ -136,8 +137,9 @@ impl Store {
         if entry.service.as_ref() == Some(&service) {
             return None;
         }
-        entry.service = Some(service.clone());
+        let is_new = entry.service.replace(service.clone()).is_none();
         entry.unsettled = true;
+        self.service_count += usize::from(is_new);
         self.forget_taken(id);
         self.touch(id);
         Some(service)
@@ -150,6 +152,7 @@ impl Store {
         let entry = self.entry_mut(id);
         if entry.service.take().is_some() {
             entry.unsettled = true;
+            self.service_count -= 1;
             self.forget_taken(id);
             self.touch(id);
         }
@@ -203,6 +206,10 @@ impl Store {
                 self.touch_family(id, family);
             }
         }
+    }
+
+    pub(super) fn service_count(&self) -> usize {
+        self.service_count
     }
 
     /// Return all Services.

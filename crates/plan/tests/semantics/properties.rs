@@ -227,6 +227,8 @@ proptest! {
         let first = plan_of(events.clone());
         let second = plan_of(restated(&first.objects()));
         prop_assert_eq!(plans(&first), plans(&second));
+        let services = events.iter().filter(|e| matches!(e, Event::Service(_)));
+        prop_assert_eq!(first.service_count(), services.count());
         let keys = |events: &[Event]| events.iter().map(Event::key).collect::<BTreeSet<_>>();
         let with_addresses = |event: &&Event| match event {
             Event::Node(Change::Applied(node)) => {

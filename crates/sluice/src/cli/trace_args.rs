@@ -134,22 +134,28 @@ fn proto(text: &str) -> Result<Proto, String> {
 /// Where the objects come from, and the node that uses them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ObjectArgs {
-    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders instead of
-    /// an API server.
+    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from these files and folders. Default: ask
+    /// the running proxy.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) manifests: Vec<PathBuf>,
 
-    /// How to reach the API server. Default: the pod's service account.
+    /// Read the objects from the API server. Default: ask the running proxy; in a Pod without one, the
+    /// API server with the service account.
     #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
-    /// The node's name in the cluster. Default: the host name.
+    /// The node's name in the cluster. Default: the running proxy's, otherwise the host name.
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
 
-    /// The node's KubeProxyConfiguration. Default: its default values.
+    /// The node's KubeProxyConfiguration. Default: the running proxy's, otherwise the default values.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Socket of the running proxy, which has the objects and the configuration. Default: that of the
+    /// proxy in this network namespace.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["manifests", "kubeconfig"])]
+    pub(crate) socket: Option<PathBuf>,
 
     /// Also check connections from a client outside the cluster with this address.
     #[arg(long, value_name = "IP")]
@@ -160,6 +166,7 @@ const EXPLAIN_HELP: &str = "\
 Exit status: 0 if there are no problems, 1 if there are, 2 if the question cannot be answered.
 
 Examples:
+  sluice explain demo/web                                  on a node with a running sluice proxy
   sluice explain demo/web --kubeconfig /etc/kubernetes/kubelet.conf
   sluice explain 30080 --manifests cluster.json --facts bug.json";
 
@@ -191,6 +198,7 @@ const VERIFY_HELP: &str = "\
 Exit status: 0 if there are no problems, 1 if there are, 2 if the rules cannot be checked.
 
 Examples:
+  sluice verify                                            on a node with a running sluice proxy
   sluice verify --kubeconfig /etc/kubernetes/kubelet.conf
   sluice verify --manifests cluster.json --facts bug.json -o json";
 
@@ -202,6 +210,29 @@ pub(crate) struct VerifyArgs {
 
     #[command(flatten)]
     pub(crate) host: HostArgs,
+
+    /// Output format.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: ExplainOutput,
+}
+
+const STATUS_HELP: &str = "\
+Exit status: 0 if there are no problems, 1 if there are, 2 if no proxy can be asked.";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = STATUS_HELP)]
+pub(crate) struct StatusArgs {
+    /// Socket of the proxy. Default: that of the proxy in this network namespace.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Print the proxy's objects instead, as one List for --manifests.
+    #[arg(long, conflicts_with_all = ["plan", "output"])]
+    pub(crate) objects: bool,
+
+    /// Print the planned Service ports instead, as JSON, one on each line.
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) plan: bool,
 
     /// Output format.
     #[arg(short, long, value_enum, default_value = "text")]

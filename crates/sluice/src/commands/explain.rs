@@ -12,6 +12,8 @@ use trace::{Facts, World};
 
 use super::trace::request;
 use crate::cli::{ExplainArgs, ExplainOutput, HostArgs, ObjectArgs};
+use crate::socket::protocol::Topic;
+use crate::socket::{Status, client};
 use crate::wiring::objects::{first_list_within, read_config};
 use crate::wiring::setup;
 
@@ -43,12 +45,35 @@ pub(crate) struct Gathered {
     pub(crate) settings: Settings,
     pub(crate) facts: Facts,
     pub(crate) world: World,
+    /// The settings are the running proxy's, not the defaults.
+    pub(crate) is_configured: bool,
 }
 
-/// Read what the arguments name.
+/// Read what the arguments name. Without files and kubeconfig, ask the running proxy.
 pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathered> {
+    let proxy = running_proxy(args, host)?;
     let facts = request::facts(host)?;
     let world = request::world_of(&facts, host)?;
+    if let Some((status, events)) = proxy {
+        let config = match args.config.as_deref() {
+            Some(path) => read_config(Some(path), None)?,
+            None => status.config()?,
+        };
+        let named = args.node.as_deref();
+        let node_name = match named {
+            None => status.node,
+            Some(_) => {
+                explain::node_name(&events, named, status.node, &explain::addresses(&facts))?
+            }
+        };
+        return Ok(Gathered {
+            events,
+            settings: setup::settings(&config, &node_name),
+            facts,
+            world,
+            is_configured: true,
+        });
+    }
     let here = match &args.node {
         Some(name) => name.clone(),
         None if is_live(host) => kernel::address::node_name(None)?,
@@ -66,7 +91,36 @@ pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathe
         settings: setup::settings(&config, &node_name),
         facts,
         world,
+        is_configured: args.config.is_some(),
     })
+}
+
+/// Return the status and objects of the running proxy; `None` if the arguments name other sources, or
+/// no proxy runs and the API server can be asked with this Pod's service account.
+///
+/// # Errors
+/// The proxy cannot be asked, and no other source is named.
+fn running_proxy(
+    args: &ObjectArgs,
+    host: &HostArgs,
+) -> anyhow::Result<Option<(Status, Vec<Event>)>> {
+    let is_named = !args.manifests.is_empty() || args.kubeconfig.is_some();
+    if is_named || (!is_live(host) && args.socket.is_none()) {
+        return Ok(None);
+    }
+    let is_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let asked = client::ask(args.socket.as_deref(), Topic::Objects).and_then(|answer| {
+        let status = answer.status.clone();
+        Ok((status, answer.objects()?))
+    });
+    match asked {
+        Ok(answer) => Ok(Some(answer)),
+        Err(_) if is_pod && args.socket.is_none() => Ok(None),
+        Err(error) => bail!(
+            "{error:#}; pass --kubeconfig FILE or --manifests PATH for the objects, and --config FILE for \
+             the configuration of the node's proxy"
+        ),
+    }
 }
 
 /// Find the Service and walk connections to it.
@@ -80,7 +134,7 @@ pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::
         world: gathered.world,
         client: args.client,
         is_partial: host.has_rule_files(),
-        is_configured: args.config.is_some(),
+        is_configured: gathered.is_configured,
     })
 }
 

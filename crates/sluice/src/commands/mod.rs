@@ -6,5 +6,6 @@ pub(crate) mod explain;
 pub(crate) mod facts;
 pub(crate) mod proxy;
 pub(crate) mod render;
+pub(crate) mod status;
 pub(crate) mod trace;
 pub(crate) mod verify;

@@ -1,6 +1,7 @@
 //! `sluice proxy`: keeps the kernel in sync with the objects.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
@@ -15,6 +16,7 @@ use crate::proxy::input::{Inputs, Stop};
 use crate::proxy::run::{self, Setup};
 use crate::proxy::{listen_map, sysctls};
 use crate::sandbox::{self, Policy, Sandbox};
+use crate::socket;
 use crate::wiring::drivers::drivers;
 use crate::wiring::modules;
 use crate::wiring::objects::first_list;
@@ -53,6 +55,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     }
     sysctls::apply(&resolved.config);
     if !args.once {
+        setup.socket = Some((socket_path(args)?, logs.recent.clone()));
         set_oom_score(&resolved.config);
         setup.sandbox = sandbox(args, &resolved.config, false)?;
     }
@@ -77,10 +80,26 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         if args.once {
             return run::run_once(setup, source::read_once(args.manifests.clone()), drivers);
         }
-        let files = ManifestFiles::new(args.manifests.clone());
+        let files = manifests(args, &setup);
         run::run(setup, files, inputs, drivers)?
     };
     report_end(&stop, "the rules stay in force")
+}
+
+fn manifests(args: &ProxyArgs, setup: &Setup) -> ManifestFiles {
+    let paths = args.manifests.iter().map(|path| path.display().to_string());
+    let paths: Vec<String> = paths.collect();
+    setup
+        .board
+        .update(|status| status.source.place = paths.join(", "));
+    ManifestFiles::new(args.manifests.clone())
+}
+
+fn socket_path(args: &ProxyArgs) -> anyhow::Result<PathBuf> {
+    match &args.socket {
+        Some(path) => Ok(path.clone()),
+        None => socket::default_path().context("cannot read this process's network namespace"),
+    }
 }
 
 /// Serve `--listen-map` with sockets only. The kernel is not programmed, and this host does not need to
@@ -104,7 +123,7 @@ fn serve_listen_map(
         let server = api_server(config, args, &setup)?;
         run::run(setup, server, inputs, drivers)?
     } else {
-        let files = ManifestFiles::new(args.manifests.clone());
+        let files = manifests(args, &setup);
         run::run(setup, files, inputs, drivers)?
     };
     report_end(&stop, "no Service is served now")
@@ -129,6 +148,14 @@ fn sandbox(
     {
         // A file in a folder that does not exist cannot be permitted.
         let _ = std::fs::create_dir_all(folder);
+        writable.push(folder.to_owned());
+    }
+    if !sockets_only
+        && let path = socket_path(args)?
+        && let Some(folder) = path.parent()
+    {
+        // The thread that serves the socket reports a failure.
+        let _ = socket::server::prepare_folder(&path);
         writable.push(folder.to_owned());
     }
     let client = &config.client;

@@ -32,7 +32,7 @@ fn run(args: &VerifyArgs) -> anyhow::Result<bool> {
         facts: gathered.facts,
         world: gathered.world,
         is_partial: args.host.has_rule_files(),
-        is_configured: args.objects.config.is_some(),
+        is_configured: gathered.is_configured,
     };
     let is_watched = std::io::stderr().is_terminal();
     let shown = AtomicUsize::new(0);

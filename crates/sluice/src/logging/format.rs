@@ -46,16 +46,26 @@ where
 
 /// Message and fields of an event.
 #[derive(Default)]
-struct Parts {
+pub(super) struct Parts {
     message: String,
     fields: Vec<(&'static str, Value)>,
 }
 
 impl Parts {
-    fn of(event: &Event<'_>) -> Self {
+    pub(super) fn of(event: &Event<'_>) -> Self {
         let mut parts = Self::default();
         event.record(&mut parts);
         parts
+    }
+
+    /// Return message and fields in one line.
+    pub(super) fn line(&self) -> String {
+        let mut line = self.message.clone();
+        for (name, value) in &self.fields {
+            // Strings have quotes.
+            line += &format!(" {name}={value}");
+        }
+        line
     }
 
     fn add(&mut self, field: &Field, value: Value) {

@@ -1,6 +1,7 @@
 //! Logs in text or JSON, with a verbosity that can change at runtime.
 
 mod format;
+mod recent;
 mod streams;
 
 use std::io::IsTerminal as _;
@@ -18,6 +19,7 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, Registry, fmt};
 
+pub(crate) use recent::Recent;
 use streams::{Held, Streams};
 
 /// The verbosities from which klog shows details, and everything.
@@ -116,6 +118,8 @@ impl<S> Filter<S> for Chosen {
 pub(crate) struct Logs {
     /// Changes the verbosity.
     pub(crate) verbosity: Verbosity,
+    /// The last warnings and errors.
+    pub(crate) recent: Recent,
     held: Option<Arc<Held>>,
     flush_frequency: Duration,
 }
@@ -157,20 +161,22 @@ pub(crate) fn start(logging: &Logging) -> anyhow::Result<Logs> {
     let layer = fmt::layer::<Registry>()
         .with_writer(streams)
         .with_ansi(false);
+    let recent = Recent::default();
     let registry = tracing_subscriber::registry();
     match logging.format {
         LogFormat::Text => {
             let layer = layer.event_format(format::TEXT).with_filter(chosen);
-            registry.with(layer).try_init()
+            registry.with(layer).with(recent.clone()).try_init()
         }
         LogFormat::Json => {
             let layer = layer.event_format(format::JSON).with_filter(chosen);
-            registry.with(layer).try_init()
+            registry.with(layer).with(recent.clone()).try_init()
         }
     }
     .context("cannot start logging")?;
     Ok(Logs {
         verbosity,
+        recent,
         held,
         flush_frequency: logging.flush_frequency,
     })

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use dataplane::Refusals;
 use kernel::process::processor_time;
 use model::{Event, IpFamily};
-use plan::{NodeFacts, Plan, Planner, PortKey};
+use plan::{NodeFacts, Plan, Planner, PortKey, PortPlan};
 
 use super::budget::Budget;
 use super::driver::{Chain, Driver, SyncError, Synced};
@@ -25,6 +26,8 @@ pub(crate) trait Observer {
     fn refreshed(&mut self, _services: usize, _slices: usize) {}
     /// Called when a change is waiting to be written.
     fn queued(&mut self, family: IpFamily, now: Instant);
+    /// Called when a sync begins.
+    fn started(&mut self, _family: IpFamily, _work: Work) {}
     /// Called when a sync has succeeded.
     fn synced(&mut self, report: &mut SyncReport<'_>);
     /// Called when a sync has failed.
@@ -52,6 +55,24 @@ pub(crate) struct SyncReport<'a> {
     /// The changes since the last successful sync. Not the whole plan: the cost of observing a sync
     /// must not grow with the cluster.
     pub(crate) changes: Pending,
+}
+
+/// The objects and the plan at one time.
+pub(crate) struct Snapshot {
+    /// Events that add the objects.
+    pub(crate) objects: Vec<Event>,
+    /// The planned Service ports of each served family.
+    pub(crate) plans: Vec<(IpFamily, Vec<Arc<PortPlan>>)>,
+}
+
+/// Sizes of the plan of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) family: IpFamily,
+    pub(crate) ports: usize,
+    pub(crate) endpoints: usize,
+    /// Service ports that changed since the last successful sync.
+    pub(crate) pending: usize,
 }
 
 /// The state machine.
@@ -214,6 +235,33 @@ impl Engine {
         }
     }
 
+    /// Return the objects and the plan. Only references are copied.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let plans = self.families.iter().map(|f| {
+            let plan = self.planner.plan(f.family);
+            (f.family, plan.ports.values().cloned().collect())
+        });
+        Snapshot {
+            objects: self.planner.objects(),
+            plans: plans.collect(),
+        }
+    }
+
+    /// Return the number of Services, and the sizes of each family's plan. The cost does not depend on
+    /// the number of objects.
+    pub(crate) fn sizes(&self) -> (usize, impl Iterator<Item = Sizes> + '_) {
+        let sizes = self.families.iter().map(|f| {
+            let plan = self.planner.plan(f.family);
+            Sizes {
+                family: f.family,
+                ports: plan.ports.len(),
+                endpoints: plan.endpoint_count,
+                pending: f.pending.ports.len(),
+            }
+        });
+        (self.planner.service_count(), sizes)
+    }
+
     /// Return whether every family is in sync, which `--once` waits for.
     pub(crate) fn settled(&self) -> Result<bool, String> {
         if let Some(error) = self.families.iter().find_map(|f| f.last_error.as_ref()) {
@@ -232,6 +280,7 @@ impl Family {
     fn sync(&mut self, work: Work, plan: &Plan, budget: &mut Budget, observer: &mut dyn Observer) {
         let (started, before) = (Instant::now(), processor_time());
         self.schedule.started(started);
+        observer.started(self.family, work);
         let result = match work {
             Work::Changes => self.driver.sync(plan, &self.pending.ports),
             Work::Everything | Work::Check => self.driver.resync(plan),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,13 +13,15 @@ use kernel::process::Termination;
 use model::IpFamily;
 use source::{Batch, Running, Source, What};
 
+use super::engine::Snapshot;
+use crate::socket::Board;
+use crate::socket::status::MOST_PROBLEMS;
 use crate::system::spawn;
 
 /// How often a thread that waits for the kernel checks whether it is still needed.
 const LISTENING: Duration = Duration::from_secs(1);
 
 /// An input.
-#[derive(Debug)]
 pub(crate) enum Input {
     /// Objects changed.
     Objects(Batch),
@@ -27,6 +29,8 @@ pub(crate) enum Input {
     HostAddresses(Vec<IpAddr>),
     /// Another program changed the rules of a family.
     Disturbed(IpFamily),
+    /// Send the objects and the plan to another thread.
+    Snapshot(SyncSender<Snapshot>),
     /// End the process.
     Stop(Stop),
 }
@@ -77,12 +81,13 @@ impl Inputs {
         self.receiver.try_iter()
     }
 
-    /// Follow the objects of a source.
-    pub(crate) fn follow(&mut self, source: impl Source) -> anyhow::Result<()> {
+    /// Follow the objects of a source. Problems with them are reported to the log and the status.
+    pub(crate) fn follow(&mut self, source: impl Source, board: Board) -> anyhow::Result<()> {
         let sender = self.sender();
         let running = source
             .start(move |batch| {
                 report_problems(&batch);
+                post_problems(&batch, &board);
                 send(&sender, Input::Objects(batch))
             })
             .context("cannot follow the objects")?;
@@ -212,4 +217,26 @@ fn report_problems(batch: &Batch) {
     for problem in &batch.resolved {
         tracing::info!(error = %problem, "Problem resolved");
     }
+}
+
+/// Keep the status up to date.
+fn post_problems(batch: &Batch, board: &Board) {
+    if batch.problems.is_empty() && batch.resolved.is_empty() && !batch.initial_list_complete {
+        return;
+    }
+    board.update(|status| {
+        let source = &mut status.source;
+        source.complete |= batch.initial_list_complete;
+        for problem in &batch.resolved {
+            let text = problem.to_string();
+            source.problems.retain(|known| *known != text);
+            source.problem_count = source.problem_count.saturating_sub(1);
+        }
+        for problem in &batch.problems {
+            source.problem_count += 1;
+            if source.problems.len() < MOST_PROBLEMS {
+                source.problems.push(problem.to_string());
+            }
+        }
+    });
 }

@@ -18,6 +18,7 @@ use super::flows;
 use super::pending::Pending;
 use super::report::Reporter;
 use super::schedule::Work;
+use crate::socket::{Board, Status};
 use crate::wiring::setup;
 
 /// Metrics that change only with the kernel, and the integration test that shows it.
@@ -107,7 +108,8 @@ fn planned() -> (Planner, Pending) {
 
 /// Everything that a proxy measures, once.
 fn happen(mode: Mode, server: &Server, address: SocketAddr) {
-    let mut reporter = Reporter::new(server.clone(), mode, flows::Flows::none());
+    let board = Board::new(Status::starting("node1", mode, serde_json::Value::Null));
+    let mut reporter = Reporter::new(server.clone(), mode, flows::Flows::none(), board);
     reporter.refreshed(1, 1);
     server.set_restrictions(vec![Restriction {
         name: "seccomp",

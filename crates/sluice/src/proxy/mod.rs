@@ -2,7 +2,7 @@
 
 pub(crate) mod budget;
 mod driver;
-mod engine;
+pub(crate) mod engine;
 mod flows;
 mod half_open;
 pub(crate) mod input;

@@ -8,10 +8,12 @@ use model::{IpFamily, Mode, NamespacedName};
 use observe::{Server, ServiceHealth, family_label};
 use plan::{HealthCheck, NodeFacts};
 
-use super::driver::SyncError;
+use super::driver::{Chain, SyncError};
 use super::engine::{Observer, SyncReport};
 use super::flows::Flows;
 use super::schedule::Work;
+use crate::socket::Board;
+use crate::socket::status::{self, Time};
 
 /// Reports what the engine did to health, metrics and connection tracking.
 pub(crate) struct Reporter {
@@ -22,18 +24,52 @@ pub(crate) struct Reporter {
     services: BTreeMap<NamespacedName, ServiceHealth>,
     /// The addresses on which health-check ports are open.
     addresses: BTreeMap<IpFamily, Vec<IpAddr>>,
+    board: Board,
 }
 
 impl Reporter {
     /// Return a reporter for a server and a mode.
-    pub(crate) fn new(server: Server, mode: Mode, flows: Flows) -> Self {
+    pub(crate) fn new(server: Server, mode: Mode, flows: Flows, board: Board) -> Self {
         Self {
             server,
             mode,
             flows,
             services: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            board,
         }
+    }
+
+    /// Keep the status up to date.
+    fn post(&self, report: &SyncReport<'_>) {
+        let synced = report.synced;
+        self.board.update_family(report.family, |family| {
+            family.syncing = None;
+            family.failing = None;
+            family.synced = Some(status::Synced {
+                at: Time::now(),
+                work: report.work.name().to_owned(),
+                took: milliseconds(report.ended.duration_since(report.started)),
+            });
+            if let Some(found) = synced.found.filter(|_| family.adopted.is_none()) {
+                family.adopted = Some(status::Adopted {
+                    found: found.origin.to_string(),
+                    kept: found.kept,
+                    written: found.written,
+                });
+            }
+            family.rules = (!synced.rules.is_empty())
+                .then(|| synced.rules.iter().map(|rules| rules.total).sum());
+            family.refused = synced.quarantined.len();
+            let refused = synced.quarantined.iter().take(status::MOST_REFUSED);
+            family.refusals = refused
+                .map(|((port, protocol), reason)| status::Refused {
+                    port: port.to_string(),
+                    protocol: protocol.upper().to_owned(),
+                    reason: reason.to_string(),
+                })
+                .collect();
+        });
     }
 
     fn durations(&self, report: &SyncReport<'_>) {
@@ -150,8 +186,18 @@ impl Observer for Reporter {
             .set(since_epoch().as_secs_f64());
     }
 
+    fn started(&mut self, family: IpFamily, work: Work) {
+        self.board.update_family(family, |family| {
+            family.syncing = Some(status::Syncing {
+                since: Time::now(),
+                work: work.name().to_owned(),
+            });
+        });
+    }
+
     fn synced(&mut self, report: &mut SyncReport<'_>) {
         self.server.synced(report.family);
+        self.post(report);
         self.durations(report);
         self.counts(report);
         self.health_addresses(report.family, report.node);
@@ -160,7 +206,11 @@ impl Observer for Reporter {
         self.flows.delete(report.family, stale);
     }
 
-    fn failed(&mut self, family: IpFamily, work: Work, _: &SyncError) {
+    fn failed(&mut self, family: IpFamily, work: Work, error: &SyncError) {
+        self.board.update_family(family, |family| {
+            family.syncing = None;
+            family.failing = Some(Chain(error).to_string());
+        });
         let m = self.server.metrics();
         let label = [family_label(family)];
         match self.mode {
@@ -182,6 +232,10 @@ fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn gauge(count: usize) -> i64 {

@@ -1,6 +1,7 @@
 //! From a resolved setup to a running proxy.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -21,7 +22,10 @@ use super::report::Reporter;
 use super::schedule::Intervals;
 use crate::cli::HalfOpen;
 use crate::commands::cleanup::{self, InForce};
+use crate::logging::Recent;
 use crate::sandbox::Sandbox;
+use crate::socket::server::{self as socket, Knowledge};
+use crate::socket::{Board, status};
 use crate::system::spawn;
 use crate::wiring::admission::admit;
 use crate::wiring::families;
@@ -50,6 +54,10 @@ pub(crate) struct Setup {
     pub(crate) sandbox: Option<Sandbox>,
     /// Interval between plans of all objects.
     pub(crate) config_sync_period: Duration,
+    /// The status for other commands.
+    pub(crate) board: Board,
+    /// The socket for other commands, with the recent warnings in the log.
+    pub(crate) socket: Option<(PathBuf, Recent)>,
 }
 
 /// The objects of a cluster that must exist before anything is programmed.
@@ -76,6 +84,19 @@ pub(crate) fn run(
     if let Some(sandbox) = &setup.sandbox {
         server.set_restrictions(sandbox.restrictions());
     }
+    let board = setup.board;
+    let _serving = match setup.socket {
+        Some((path, recent)) => {
+            let knowledge = Knowledge {
+                board: board.clone(),
+                recent,
+                server: server.clone(),
+                inputs: inputs.sender(),
+            };
+            Some(socket::start(path, knowledge)?)
+        }
+        None => None,
+    };
     let mut own_node = NodeReport::new(&node_name, server.clone(), setup.recorder);
     if setup.cluster.is_some() {
         // Until its Node has been seen, no load balancer should use this node.
@@ -92,7 +113,7 @@ pub(crate) fn run(
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(addresses);
-    let reporter = Reporter::new(server.clone(), setup.mode, flows);
+    let reporter = Reporter::new(server.clone(), setup.mode, flows, board.clone());
     let in_force = in_force(setup.mode, &drivers);
     let mut start = Start {
         listed: false,
@@ -106,7 +127,7 @@ pub(crate) fn run(
         Box::new(reporter),
         Instant::now(),
     );
-    inputs.follow(source)?;
+    inputs.follow(source, board.clone())?;
     let mut refresh_at = Instant::now() + setup.config_sync_period;
     let leftovers_of = (!setup.sockets_only).then_some(in_force);
     let mut settled = Some(when_settled(setup.sandbox, leftovers_of));
@@ -128,6 +149,8 @@ pub(crate) fn run(
                     engine.host_addresses(addresses, Instant::now());
                 }
                 Input::Disturbed(family) => engine.disturbed(family),
+                // The client may have gone away.
+                Input::Snapshot(to) => drop(to.try_send(engine.snapshot())),
                 Input::Stop(stop) => {
                     own_node.announce(&stop);
                     return Ok(stop);
@@ -144,11 +167,25 @@ pub(crate) fn run(
             }
         }
         engine.run();
+        post_sizes(&engine, &board);
         if engine.settled() == Ok(true)
             && let Some(then) = settled.take()
         {
             then(&server)?;
         }
+    }
+}
+
+/// Keep the status up to date.
+fn post_sizes(engine: &Engine, board: &Board) {
+    let (services, families) = engine.sizes();
+    board.update(|status| status.services = services);
+    for sizes in families {
+        board.update_family(sizes.family, |family: &mut status::Family| {
+            family.ports = sizes.ports;
+            family.endpoints = sizes.endpoints;
+            family.pending = sizes.pending;
+        });
     }
 }
 

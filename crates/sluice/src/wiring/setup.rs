@@ -11,7 +11,9 @@ use kernel::nfacct::{Counter, NfAcct};
 use model::{LocalTraffic, Mode};
 use observe::{Metrics, Pages};
 use plan::Settings;
-use source::apiserver::{ApiServer, ClientOptions, EventType, NewEvent, Recorder, Regarding, Sent};
+use source::apiserver::{
+    ApiServer, ClientOptions, EventType, NewEvent, Recorder, Regarding, Sent, WatchState,
+};
 
 use super::node_ports::localhost_node_ports;
 use crate::cli::{HalfOpen, ProxyArgs};
@@ -20,6 +22,8 @@ use crate::proxy::node_wait::NodeWait;
 use crate::proxy::run::{Cluster, Setup};
 use crate::proxy::schedule::Intervals;
 use crate::proxy::sysctls::tcp_is_liberal;
+use crate::socket::status::{Failing, Time};
+use crate::socket::{Board, Status};
 
 /// Return the settings of the plan.
 pub(crate) fn settings(config: &Config, node_name: &str) -> Settings {
@@ -29,6 +33,25 @@ pub(crate) fn settings(config: &Config, node_name: &str) -> Settings {
         masquerade_all: config.masquerade_all,
         node_port_addresses: config.node_port_addresses.clone(),
     }
+}
+
+/// Keep the status of an API server up to date.
+fn post_watch(board: &Board, kind: model::Kind, state: WatchState<'_>) {
+    board.update(|status| {
+        let source = &mut status.source;
+        match state {
+            WatchState::Heard => source.heard = Some(Time::now()),
+            WatchState::Recovered => source.failing.retain(|f| f.kind != kind.name()),
+            WatchState::Failing(error) => {
+                source.failing.retain(|f| f.kind != kind.name());
+                source.failing.push(Failing {
+                    kind: kind.name().to_owned(),
+                    error: error.to_owned(),
+                    since: Time::now(),
+                });
+            }
+        }
+    });
 }
 
 pub(crate) fn intervals(config: &Config) -> Intervals {
@@ -65,7 +88,14 @@ pub(crate) fn setup_of(
 ) -> anyhow::Result<Setup> {
     let config = &resolved.config;
     let node_name = kernel::address::node_name(config.node_name.as_deref())?;
+    let board = Board::new(Status::starting(
+        &node_name,
+        config.mode,
+        serde_json::json!(config.file),
+    ));
     Ok(Setup {
+        board,
+        socket: None,
         settings: settings(config, &node_name),
         node_ips: node_ips(config.bind_address),
         allow_external_ips: config.allow_external_ips,
@@ -106,6 +136,9 @@ pub(crate) fn api_server(
     )?;
     let metrics = setup.metrics.clone();
     server.observe(move |sent| count_request(&metrics, sent));
+    let board = setup.board.clone();
+    board.update(|status| status.source.place = server.url().to_owned());
+    server.observe_watches(move |kind, state| post_watch(&board, kind, state));
     Ok(server)
 }
 

@@ -87,6 +87,21 @@ pub struct ApiServer {
     recorder: Recorder,
     queue: events::Queue,
     observer: client::Observer,
+    watches: Watches,
+}
+
+/// Receives whether the watch of a kind fails, with the reason, and each sign of life of the server.
+pub type Watches = Box<dyn Fn(Kind, WatchState<'_>) + Send>;
+
+/// The state of the watch of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchState<'a> {
+    /// The server has answered, or sent an event or a bookmark.
+    Heard,
+    /// Requests fail, for this reason. The known objects are kept.
+    Failing(&'a str),
+    /// Requests succeed again.
+    Recovered,
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -136,12 +151,23 @@ impl ApiServer {
             recorder,
             queue,
             observer: Box::new(|_| {}),
+            watches: Box::new(|_, _| {}),
         })
     }
 
     /// Call `observer` for each request, at the head of its answer or on failure.
     pub fn observe(&mut self, observer: impl Fn(&Sent<'_>) + Send + 'static) {
         self.observer = Box::new(observer);
+    }
+
+    /// Call `watches` when the state of a watch changes.
+    pub fn observe_watches(&mut self, watches: impl Fn(Kind, WatchState<'_>) + Send + 'static) {
+        self.watches = Box::new(watches);
+    }
+
+    /// The URL of the server.
+    pub fn url(&self) -> &str {
+        &self.config.server
     }
 
     /// Return a recorder that sends Kubernetes Events through the same client once the source runs.
@@ -182,6 +208,7 @@ impl ApiServer {
             outbox: outbox::Outbox::new(Box::new(deliver)).into(),
             addresses: addresses.into(),
             closed: tokio::sync::Notify::new(),
+            watches: self.watches,
         });
         let tasks = tokio::task::LocalSet::new();
         for kind in Kind::ALL {

@@ -15,7 +15,7 @@ use super::reflector::{Failure, Flow, Notice, Reflector, Step};
 use super::request::Request;
 use super::store::Changes;
 use super::wire::{self, Format, Frames};
-use super::with_causes;
+use super::{WatchState, Watches, with_causes};
 
 /// Upper bound on a page, which is read whole before it is decoded. 500 objects of etcd's maximum
 /// size, 1.5 MiB, would exceed it; no real page does.
@@ -33,6 +33,7 @@ pub(super) struct Shared {
     pub(super) addresses: RefCell<Option<ServerAddresses>>,
     /// Notified when the receiver accepts no more batches.
     pub(super) closed: tokio::sync::Notify,
+    pub(super) watches: Watches,
 }
 
 /// Watch one kind forever.
@@ -98,6 +99,7 @@ impl Shared {
                 body,
             } => {
                 reflector.sign_of_life(Instant::now());
+                (self.watches)(reflector.kind(), WatchState::Heard);
                 if request.is_watch() {
                     self.watch(reflector, format, body).await;
                 } else {
@@ -159,6 +161,7 @@ impl Shared {
             }
             let now = Instant::now();
             reflector.sign_of_life(now);
+            (self.watches)(reflector.kind(), WatchState::Heard);
             let mut changes = Changes::default();
             let flow = self.events(reflector, format, &mut frames, now, &mut changes);
             self.deliver(reflector, changes);
@@ -216,6 +219,13 @@ impl Shared {
     fn report(&self, reflector: &mut Reflector) {
         let kind = reflector.kind();
         for notice in reflector.take_notices() {
+            match &notice {
+                Notice::Failing(error) => {
+                    (self.watches)(kind, WatchState::Failing(&error.to_string()));
+                }
+                Notice::Recovered => (self.watches)(kind, WatchState::Recovered),
+                _ => {}
+            }
             log(kind, &notice);
         }
         if reflector.is_complete() {

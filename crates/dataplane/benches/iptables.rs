@@ -10,11 +10,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dataplane::iptables::{Mode, Observation, Options};
+use dataplane::iptables::{Mode, Observation, Options, RestoreText, Transaction};
 use model::{Change, Event, IpFamily};
 use netfilter::iptables::{Family, Flush, Restore, TableSet};
-use plan::Planner;
 use plan::testing::{big_cluster, big_cluster_settings};
+use plan::{Plan, Planner};
 use support::{cpu_time, median, one_endpoint, planned, resident_mib, show, slices};
 
 const ENDPOINTS: usize = 10;
@@ -117,6 +117,13 @@ fn measure(services: usize, folder: Option<&Path>) {
     }
 }
 
+/// Write the difference to the plan.
+fn write(mode: &mut Mode, plan: &Plan) -> (Transaction, String) {
+    let mut text = RestoreText::default();
+    let transaction = mode.transaction(plan, &BTreeSet::new(), &mut text);
+    (transaction.expect("observed"), text.finish())
+}
+
 /// One load of the whole cluster.
 struct Round {
     planning: Duration,
@@ -133,10 +140,9 @@ impl Round {
         let mut mode = Mode::new(IpFamily::V4, Options::default());
         mode.observe(Observation::nothing());
         let plan = planner.plan(IpFamily::V4);
-        let mut transaction = mode.transaction(plan, &BTreeSet::new()).expect("observed");
+        let (transaction, text) = write(&mut mode, plan);
         let lowering = cpu_time() - start;
-        let text = std::mem::take(&mut transaction.text);
-        mode.committed(plan, transaction);
+        mode.committed(plan, transaction, &[]);
         Self {
             planning,
             lowering,
@@ -161,9 +167,10 @@ impl Memory {
         let mut mode = Mode::new(IpFamily::V4, Options::default());
         mode.observe(Observation::nothing());
         let plan = planner.plan(IpFamily::V4);
-        let transaction = mode.transaction(plan, &BTreeSet::new()).expect("observed");
+        let (transaction, text) = write(&mut mode, plan);
         let with_text = resident_mib();
-        mode.committed(plan, transaction);
+        drop(text);
+        mode.committed(plan, transaction, &[]);
         Self {
             settled: resident_mib(),
             with_text,
@@ -185,7 +192,7 @@ fn read_back(planner: &Planner, text: &str) -> (Duration, Duration) {
         let observation = Observation::read(IpFamily::V4, &save).expect("readable");
         let read = cpu_time();
         mode.observe(observation);
-        let transaction = mode.transaction(plan, &BTreeSet::new()).expect("observed");
+        let (transaction, _) = write(&mut mode, plan);
         let compared = cpu_time();
         assert!(transaction.is_empty(), "nothing to write");
         (read - start, compared - read)
@@ -203,11 +210,10 @@ fn step(planner: &mut Planner, mode: &mut Mode, event: Event) -> (Duration, Stri
     let changed = &diff.family(IpFamily::V4).ports;
     mode.mark_changed(changed.iter().filter_map(plan::PortChange::key));
     let plan = planner.plan(IpFamily::V4);
-    let transaction = mode.transaction(plan, &BTreeSet::new()).expect("known");
+    let (transaction, text) = write(mode, plan);
     // Too short for the scheduler's count.
     let time = start.elapsed();
-    let text = transaction.text.clone();
     assert!((1..10_000).contains(&text.len()), "only this change");
-    mode.committed(plan, transaction);
+    mode.committed(plan, transaction, &[]);
     (time, text)
 }

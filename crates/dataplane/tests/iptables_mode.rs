@@ -1,22 +1,26 @@
 //! iptables mode on the real kernel, in both back ends, over histories of generated clusters: every
-//! input is accepted, and the listed rules are those of the input.
+//! transaction is accepted, and `iptables-save` lists its rules.
 
 #[path = "../../kernel/tests/support/mod.rs"]
 mod support;
+#[path = "support/ipt.rs"]
+mod support_ipt;
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 
-use dataplane::iptables::{Mode, Nfacct, Observation, Options};
-use kernel::Family;
+use dataplane::iptables::{
+    Mode, Netlink, Nfacct, Observation, Options, Output, RestoreText, Transport as _,
+};
 use kernel::iptables::{Backend, Iptables, Table};
 use kernel::nfacct::{Counter, NfAcct};
 use model::{Event, IpFamily, ServiceType};
 use netfilter::iptables::{Chain, Flush, Restore, Rule, TableSet};
 use plan::testing::{Applied, endpoint, history, service, settings, slice};
-use plan::{Planner, PortKey, Settings};
+use plan::{Plan, Planner, PortKey, Settings};
 use proptest::prelude::*;
 use support::in_namespace;
+use support_ipt::{Live, kernel_family};
 
 /// With the counters, which exist in every namespace of [`with_counters`].
 const OPTIONS: Options = Options {
@@ -40,11 +44,20 @@ fn with_counters(body: impl FnOnce() + Send) {
     });
 }
 
-/// A mode, the tools that run its inputs, and the expected result of the inputs so far.
+/// The back end under test.
+enum Access {
+    Tools(Iptables),
+    Netlink(Box<Netlink<Live>>),
+}
+
+/// A mode, access to the kernel, and the expected result of the transactions so far.
 struct Host {
     family: IpFamily,
-    tools: Iptables,
+    backend: Backend,
+    access: Access,
     mode: Mode,
+    /// Writes the text from which `expected` is made.
+    model: Mode,
     expected: TableSet,
     /// Every Service port so far.
     seen: BTreeSet<PortKey>,
@@ -52,25 +65,85 @@ struct Host {
 
 impl Host {
     fn new(family: IpFamily, backend: Backend) -> Self {
-        let (tools, rules) = match family {
-            IpFamily::V4 => (Family::Ipv4, netfilter::iptables::Family::Ipv4),
-            IpFamily::V6 => (Family::Ipv6, netfilter::iptables::Family::Ipv6),
-        };
+        let rules = kernel_family(family);
         let mut mode = Mode::new(family, OPTIONS);
-        mode.observe(Observation::nothing());
+        let mut model = Mode::new(family, OPTIONS);
+        model.observe(Observation::nothing());
+        let access = match backend {
+            Backend::Legacy => {
+                mode.observe(Observation::nothing());
+                Access::Tools(Iptables::with_backend(rules, backend).unwrap())
+            }
+            Backend::Nft => {
+                let mut transport = Live::transport(family);
+                // Every transaction of some Services is divided.
+                transport.divide_from(20_000);
+                mode.observe(transport.read().unwrap());
+                Access::Netlink(transport.into())
+            }
+        };
         Self {
             family,
-            tools: Iptables::with_backend(tools, backend).unwrap(),
+            backend,
+            access,
             mode,
+            model,
             expected: TableSet::new(rules),
             seen: BTreeSet::new(),
         }
     }
 
+    /// What the installed program lists.
     fn save(&self) -> String {
+        let tools = Iptables::with_backend(kernel_family(self.family), self.backend).unwrap();
         let tables = [Table::Filter, Table::Nat, Table::Mangle];
-        let saved = tables.map(|table| self.tools.save(table).unwrap());
+        let saved = tables.map(|table| tools.save(table).unwrap());
         String::from_utf8(saved.concat()).unwrap()
+    }
+
+    /// Write the difference to the plan, and return the text of the same transaction.
+    fn write(&mut self, plan: &Plan) -> String {
+        for mode in [&mut self.mode, &mut self.model] {
+            mode.mark_changed(self.seen.iter().cloned());
+        }
+        let none = BTreeSet::new();
+        let mut text = RestoreText::default();
+        let modelled = self.model.transaction(plan, &none, &mut text).unwrap();
+        self.model.committed(plan, modelled, &[]);
+        let text = text.finish();
+        let mut ignored = RestoreText::default();
+        let output: &mut dyn Output = match &mut self.access {
+            Access::Tools(_) => &mut ignored,
+            Access::Netlink(netlink) => netlink.begin(self.mode.has_observation()),
+        };
+        let transaction = self.mode.transaction(plan, &none, output).unwrap();
+        assert!(
+            self.mode.problems().is_empty(),
+            "{:?}",
+            self.mode.problems()
+        );
+        let handles = match &mut self.access {
+            Access::Tools(tools) if !text.is_empty() => {
+                let restored = tools.restore(text.as_bytes());
+                restored.unwrap_or_else(|error| panic!("{error}\n{text}"));
+                Vec::new()
+            }
+            Access::Tools(_) => Vec::new(),
+            Access::Netlink(netlink) => {
+                let committed = netlink.commit();
+                committed.unwrap_or_else(|failure| panic!("{failure:?}\n{text}"))
+            }
+        };
+        self.mode.committed(plan, transaction, &handles);
+        text
+    }
+
+    /// Read the kernel's rules.
+    fn observe(&mut self, saved: &str) -> Observation {
+        match &mut self.access {
+            Access::Tools(_) => Observation::read(self.family, saved).unwrap(),
+            Access::Netlink(netlink) => netlink.read().unwrap(),
+        }
     }
 
     /// Sync the kernel to the plan, and check its rules.
@@ -78,29 +151,21 @@ impl Host {
         let mut plan = planner.plan(self.family).clone();
         plan.endpoint_count = if large { 1001 } else { 1000 };
         self.seen.extend(plan.ports.keys().cloned());
-        self.mode.mark_changed(self.seen.iter().cloned());
-        let transaction = self.mode.transaction(&plan, &BTreeSet::new()).unwrap();
-        assert!(
-            self.mode.problems().is_empty(),
-            "{:?}",
-            self.mode.problems()
-        );
-        if !transaction.is_empty() {
-            let text = &transaction.text;
-            let restored = self.tools.restore(text.as_bytes());
-            restored.unwrap_or_else(|error| panic!("{error}\n{text}"));
-            let restore = Restore::parse(self.expected.family, text).unwrap();
+        let text = self.write(&plan);
+        if !text.is_empty() {
+            let restore = Restore::parse(self.expected.family, &text).unwrap();
             self.expected.apply(restore, Flush::Nothing).unwrap();
         }
-        self.mode.committed(&plan, transaction);
 
         let saved = self.save();
         let listed = TableSet::parse(self.expected.family, &saved).unwrap();
         assert_eq!(chains(&listed), chains(&self.expected));
         let mut reader = Mode::new(self.family, OPTIONS);
-        reader.observe(Observation::read(self.family, &saved).unwrap());
-        let repair = reader.transaction(&plan, &BTreeSet::new()).unwrap().text;
-        assert_eq!(repair, "", "a reader finds nothing to do");
+        reader.observe(self.observe(&saved));
+        let mut repair = RestoreText::default();
+        let none = BTreeSet::new();
+        reader.transaction(&plan, &none, &mut repair).unwrap();
+        assert_eq!(repair.finish(), "", "a reader finds nothing to do");
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use kernel::Family;
-use kernel::iptables::{Backend, Error, Iptables, Limits, Reason, RestoreError, Table};
+use kernel::iptables::{Backend, Error, Iptables, Limits, Reason, RestoreError, Rules, Table};
 use nix::fcntl::{Flock, FlockArg};
 use support::{in_namespace, run};
 
@@ -163,13 +163,13 @@ fn the_back_end_with_kubelets_hint_is_chosen() {
                 run(&format!(
                     "{tool}-{backend} -t mangle -N KUBE-KUBELET-CANARY"
                 ));
-                let (iptables, choice) = Iptables::find(family).unwrap();
+                let (rules, choice) = Rules::find(family).unwrap();
                 assert_eq!(
                     (choice.backend, choice.reason),
                     (backend, Reason::KubeletHint)
                 );
-                assert_eq!(iptables.backend(), backend);
-                let (_, found) = Iptables::find(other).unwrap();
+                assert_eq!(rules.backend(), backend);
+                let (_, found) = Rules::find(other).unwrap();
                 assert_eq!(
                     (found.backend, found.reason),
                     (backend, Reason::KubeletHintOtherFamily)
@@ -182,19 +182,19 @@ fn the_back_end_with_kubelets_hint_is_chosen() {
 #[test]
 fn the_back_end_with_the_kube_chains_is_chosen_or_else_the_default() {
     in_namespace(|| {
-        let (_, choice) = Iptables::find(Family::Ipv4).unwrap();
+        let (_, choice) = Rules::find(Family::Ipv4).unwrap();
         assert_eq!(choice.reason, Reason::PlainTool);
         // Reading must not have created legacy tables.
         let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap();
         assert_eq!(names, "");
         run("iptables-legacy -t nat -N KUBE-SERVICES");
-        let (_, choice) = Iptables::find(Family::Ipv4).unwrap();
+        let (_, choice) = Rules::find(Family::Ipv4).unwrap();
         assert_eq!(
             (choice.backend, choice.reason),
             (Backend::Legacy, Reason::KubeChains)
         );
         run("iptables-nft -t nat -N KUBE-SERVICES; iptables-nft -t filter -N KUBE-FORWARD");
-        let (_, choice) = Iptables::find(Family::Ipv4).unwrap();
+        let (_, choice) = Rules::find(Family::Ipv4).unwrap();
         assert_eq!(
             (choice.backend, choice.reason),
             (Backend::Nft, Reason::KubeChains)

@@ -4,6 +4,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
+use kernel::iptables::{Backend, Iptables, NftRules};
 use kernel::nfnetlink::NfTables;
 use netfilter::iptables::{Family, Rule, Table, TableSet, Target};
 use netfilter::iptables_nft::{self, State, create_table, nft_family};
@@ -204,5 +205,115 @@ fn rules_are_placed_by_handle() {
         let rules = &saved.chain(Table::Filter, chain).unwrap().rules;
         assert_eq!(*rules, [d, e, c].map(parse));
         assert_eq!(rules[2].target, Some(Target::Return));
+    });
+}
+
+/// Inputs of `iptables-restore --noflush`, applied one after the other.
+const INPUTS: [&str; 7] = [
+    "*filter\n:A - [0:0]\n:B - [0:0]\n-A A -s 10.0.0.1 -j B\n-A A -p tcp --dport 80 -j DROP\n\
+     -I INPUT -j A\nCOMMIT\n*nat\n:A - [0:0]\n-A POSTROUTING -j A\nCOMMIT\n",
+    "*filter\n-I A 2 -s 10.0.0.2 -j ACCEPT\n-A A -s 10.0.0.3\n-D A -p tcp -m tcp --dport 80 -j DROP\n\
+     -R A 1 -s 10.0.0.4 -j B\nCOMMIT\n",
+    "*filter\n:B - [0:0]\n-A B -j RETURN\n-A B -j RETURN\n-I INPUT -m mark --mark 1 -j ACCEPT\n\
+     -P FORWARD DROP\nCOMMIT\n",
+    "*filter\n-D B -j RETURN\n-D A 2\n-N C\n-A C -j B\nCOMMIT\n",
+    "*mangle\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n*filter\n-F C\n-X C\n:FORWARD ACCEPT [0:0]\nCOMMIT\n",
+    "*filter\n-F A\n-F B\n-D INPUT -j A\n-X A\n-X B\nCOMMIT\n",
+    "*nat\n-F\n-X\nCOMMIT\n",
+];
+
+/// Inputs that the program refuses on an empty rule set, with the number of tables committed before.
+const REFUSED: [(&str, usize); 6] = [
+    ("*filter\n-A MISSING -j ACCEPT\nCOMMIT\n", 0),
+    ("*nat\n:A - [0:0]\nCOMMIT\n*filter\n-X MISSING\nCOMMIT\n", 1),
+    ("*filter\n-D INPUT -j ACCEPT\nCOMMIT\n", 0),
+    ("*filter\n:A - [0:0]\n-A A -j MISSING\nCOMMIT\n", 0),
+    ("*nat\n:A - [0:0]\n-A A -j REJECT\nCOMMIT\n", 0),
+    ("*filter\n-I INPUT 3 -j ACCEPT\nCOMMIT\n", 0),
+];
+
+#[test]
+fn a_restore_over_netlink_has_the_effect_of_the_program() {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let translate = |input: &str| match family {
+            Family::Ipv4 => input.to_owned(),
+            Family::Ipv6 => input.replace("10.0.0.", "fd00::"),
+        };
+        in_namespace(|| {
+            let mut expected = Vec::new();
+            in_namespace(|| {
+                let program = Iptables::with_backend(family, Backend::Nft).unwrap();
+                for input in INPUTS {
+                    program.restore(translate(input).as_bytes()).unwrap();
+                    expected.push(trimmed(TableSet::parse(family, &save(family)).unwrap()));
+                }
+            });
+            let mut rules = NftRules::open(family).unwrap();
+            for (input, expected) in INPUTS.into_iter().zip(expected) {
+                rules.restore(&translate(input)).unwrap();
+                let listed = save(family);
+                assert!(!listed.contains("incompatible"), "{listed}");
+                let listed = TableSet::parse(family, &listed).unwrap();
+                assert_eq!(trimmed(listed), expected, "{input}");
+                let (read, unsupported) = rules.table_set(&Table::ALL).unwrap();
+                assert_eq!(trimmed(read), expected, "{input}");
+                assert_eq!(unsupported, []);
+            }
+        });
+        for (input, committed) in REFUSED {
+            in_namespace(|| {
+                let program = Iptables::with_backend(family, Backend::Nft).unwrap();
+                let refused = program.restore(input.as_bytes()).unwrap_err();
+                assert_eq!(
+                    refused.tables_committed(),
+                    Some(committed),
+                    "{input}: {refused}"
+                );
+                run("nft flush ruleset");
+                let mut rules = NftRules::open(family).unwrap();
+                let refused = rules.restore(input).unwrap_err();
+                assert!(refused.is_rejection(), "{refused:?}");
+                assert_eq!(
+                    refused.tables_committed(),
+                    Some(committed),
+                    "{input}: {refused}"
+                );
+                let (left, _) = rules.table_set(&[Table::Filter]).unwrap();
+                assert_eq!(trimmed(left), TableSet::new(family), "{input}");
+            });
+        }
+    }
+}
+
+#[test]
+fn other_writers_do_not_prevent_a_restore() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    in_namespace(|| {
+        let family = Family::Ipv4;
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut theirs = NftRules::open(family).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let input = "*filter\n:THEIRS - [0:0]\n-A THEIRS -j ACCEPT\nCOMMIT\n";
+                    theirs.restore(input).unwrap();
+                }
+            });
+            let mut rules = NftRules::open(family).unwrap();
+            for round in 0..50 {
+                let input =
+                    format!("*filter\n:KUBE-A - [0:0]\n-A KUBE-A -s 10.0.0.{round}\nCOMMIT\n");
+                rules.restore(&input).unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let saved = save(family);
+        assert!(saved.contains("-A KUBE-A -s 10.0.0.49/32\n"), "{saved}");
+        assert!(saved.contains("-A THEIRS -j ACCEPT\n"), "{saved}");
+        // Read by chain, as a large table is.
+        let mut rules = NftRules::open(family).unwrap();
+        let whole = rules.table_set(&Table::ALL).unwrap();
+        rules.read_by_chain_from(0);
+        assert_eq!(rules.table_set(&Table::ALL).unwrap(), whole);
     });
 }

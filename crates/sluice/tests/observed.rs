@@ -142,8 +142,8 @@ fn rules_of_an_earlier_proxy_are_removed_from_the_other_back_end() {
 fn a_slow_probe_of_iptables_is_repeated() {
     let host = Host::new();
     let folder = tempfile::tempdir().unwrap();
-    let tool = folder.path().join("iptables-nft-restore");
-    let real = host.sh("command -v iptables-nft-restore");
+    let tool = folder.path().join("iptables-legacy-restore");
+    let real = host.sh("command -v iptables-legacy-restore");
     let script = format!(
         "#!/bin/sh\nmkdir {0}/asked 2>/dev/null && exec sleep 600\nexec {1} \"$@\"\n",
         folder.path().display(),
@@ -154,11 +154,11 @@ fn a_slow_probe_of_iptables_is_repeated() {
     let path = std::env::var("PATH").unwrap();
     let log = run_once(
         &host,
-        "nft",
+        "legacy",
         Some(&format!("{}:{path}", folder.path().display())),
     );
     assert!(log.contains("Cannot probe iptables; retrying"), "{log}");
-    let ours = host.rules("iptables-nft-save", Family::Ipv4);
+    let ours = host.rules("iptables-legacy-save", Family::Ipv4);
     assert_same(
         &ours,
         &expected(&CASES[0], Family::Ipv4),

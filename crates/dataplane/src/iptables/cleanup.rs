@@ -3,7 +3,9 @@
 use netfilter::iptables::{Chain, Table, Target};
 
 use super::Observation;
+use super::handles::Handles;
 use super::names::{self, TABLES};
+use super::output::{Before, Output, RestoreText};
 use super::transaction::Writer;
 
 /// The input for `iptables-restore --noflush` that removes every chain of kube-proxy's (and thus
@@ -34,23 +36,34 @@ pub fn is_fixed_chain(table: Table, chain: Chain) -> bool {
 }
 
 fn remove(observation: &Observation, stays: impl Fn(Table, Chain) -> bool) -> String {
-    let mut writer = Writer::default();
+    let mut text = RestoreText::default();
+    remove_into(observation, &mut text, stays);
+    text.finish()
+}
+
+fn remove_into(
+    observation: &Observation,
+    output: &mut dyn Output,
+    stays: impl Fn(Table, Chain) -> bool,
+) {
+    let handles = Handles::default();
+    let mut writer = Writer::new(output, &handles);
     for table in TABLES {
         let Some(seen) = observation.tables.get(&table) else {
             continue;
         };
         let removed = |chain: Chain| !stays(table, chain);
-        for (from, rule) in &seen.jumps {
-            let to = rule.target.as_ref().and_then(Target::chain);
+        for jump in &seen.jumps {
+            let to = jump.rule.target.as_ref().and_then(Target::chain);
             if to.is_some_and(removed) {
-                writer.rule_command("-D", table, *from, rule);
+                writer.delete_by_handle(table, jump.from, &jump.rule, jump.handle);
             }
         }
         let ours = seen.chains.keys().copied();
         let mut chains: Vec<Chain> = ours.filter(|chain| removed(*chain)).collect();
         chains.sort_unstable();
         for chain in &chains {
-            writer.declare(table, *chain);
+            writer.declare(table, *chain, Before::Present);
         }
         for chain in chains {
             if !seen.referenced.contains(&chain) {
@@ -58,7 +71,6 @@ fn remove(observation: &Observation, stays: impl Fn(Table, Chain) -> bool) -> St
             }
         }
     }
-    writer.finish()
 }
 
 impl Observation {

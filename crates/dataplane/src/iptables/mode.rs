@@ -7,7 +7,9 @@ use model::IpFamily;
 use netfilter::iptables::Table;
 use plan::{Plan, PortKey, PortPlan};
 
+use super::handles::Handles;
 use super::lower;
+use super::output::Output;
 use super::resync::Resync;
 use super::transaction::{
     Globals, Next, RuleCounts, Side, Transaction, Writer, write_change, write_fixed_change,
@@ -39,6 +41,8 @@ struct Known {
     /// The other inputs of the rules; `None` before the first commit and after a failure.
     globals: Option<Globals>,
     total: RuleCounts,
+    /// The handles of the rules in shared chains.
+    handles: Handles,
     /// The state from which the next transaction starts.
     observation: Option<Observation>,
 }
@@ -59,6 +63,7 @@ impl Mode {
                 ports: BTreeMap::new(),
                 globals: None,
                 total: RuleCounts::default(),
+                handles: Handles::default(),
                 observation: None,
             },
             problems: BTreeMap::new(),
@@ -82,8 +87,14 @@ impl Mode {
     }
 
     /// Set the kernel's state, from which the next transaction starts.
-    pub fn observe(&mut self, observation: Observation) {
+    pub fn observe(&mut self, mut observation: Observation) {
+        self.known.handles = std::mem::take(&mut observation.handles);
         self.known.observation = Some(observation);
+    }
+
+    /// Whether the next transaction starts from an observation.
+    pub fn has_observation(&self) -> bool {
+        self.known.observation.is_some()
     }
 
     /// The Service ports that the last transaction left unchanged because they have no valid rules.
@@ -91,8 +102,9 @@ impl Mode {
         &self.problems
     }
 
-    /// Derive the transaction from the known state to the plan. Service ports in `excluded` and
-    /// those with a [`Problem`] keep their last state; every transaction includes them again.
+    /// Write the difference between the known state and the plan to `output`. Service ports in
+    /// `excluded` and those with a [`Problem`] keep their last state; every transaction includes them
+    /// again.
     ///
     /// # Errors
     /// The kernel must be read first.
@@ -100,6 +112,7 @@ impl Mode {
         &mut self,
         plan: &Plan,
         excluded: &BTreeSet<PortKey>,
+        output: &mut dyn Output,
     ) -> Result<Transaction, NeedsObservation> {
         self.problems.clear();
         let globals = Globals {
@@ -109,8 +122,8 @@ impl Mode {
             options: self.options,
         };
         match (&self.known.observation, self.known.globals.clone()) {
-            (Some(_), _) => Ok(self.resync(plan, globals, excluded)),
-            (None, Some(before)) => Ok(self.change(plan, &before, globals, excluded)),
+            (Some(_), _) => Ok(self.resync(plan, globals, excluded, output)),
+            (None, Some(before)) => Ok(self.change(plan, &before, globals, excluded, output)),
             (None, None) => Err(NeedsObservation),
         }
     }
@@ -120,6 +133,7 @@ impl Mode {
         plan: &Plan,
         globals: Globals,
         excluded: &BTreeSet<PortKey>,
+        output: &mut dyn Output,
     ) -> Transaction {
         let mut ports = plan.ports.clone();
         for key in excluded {
@@ -130,10 +144,12 @@ impl Mode {
         }
         let fallback = Observation::nothing();
         let observation = self.known.observation.as_ref().unwrap_or(&fallback);
-        let resync = Resync::new(globals.context(), observation);
+        let writer = Writer::new(output, &self.known.handles);
+        let resync = Resync::new(globals.context(), observation, writer);
         let (writer, total, found) = resync.run(&mut ports, &self.known.ports, &mut self.problems);
         Transaction {
             found: Some(found),
+            observed: true,
             ..finish(writer, total, Next::All(ports), globals)
         }
     }
@@ -144,8 +160,9 @@ impl Mode {
         before: &Globals,
         after: Globals,
         excluded: &BTreeSet<PortKey>,
+        output: &mut dyn Output,
     ) -> Transaction {
-        let mut writer = Writer::default();
+        let mut writer = Writer::new(output, &self.known.handles);
         let mut total = self.known.total;
         let mut changed = Vec::new();
         let all: BTreeSet<PortKey>;
@@ -171,7 +188,7 @@ impl Mode {
                 plan,
                 context: before.context(),
             });
-            let write = |writer: &mut Writer, new: &Option<Arc<PortPlan>>| {
+            let write = |writer: &mut Writer<'_>, new: &Option<Arc<PortPlan>>| {
                 let new_side = new.as_ref().map(|plan| Side {
                     plan,
                     context: after.context(),
@@ -193,8 +210,10 @@ impl Mode {
         finish(writer, total, Next::Changed(changed), after)
     }
 
-    /// Record that the kernel committed the transaction, which was derived from this plan.
-    pub fn committed(&mut self, plan: &Plan, transaction: Transaction) {
+    /// Record that the kernel committed the transaction, which was derived from this plan. `handles`
+    /// are those of the tracked rules, in order; empty for a back end without handles.
+    pub fn committed(&mut self, plan: &Plan, transaction: Transaction, handles: &[u64]) {
+        self.known.handles.commit(&transaction.handles, handles);
         self.known.total = transaction.total;
         self.known.globals = Some(transaction.globals);
         self.known.observation = None;
@@ -245,12 +264,14 @@ fn same(a: Option<&Arc<PortPlan>>, b: Option<&Arc<PortPlan>>) -> bool {
     }
 }
 
-fn finish(writer: Writer, total: RuleCounts, next: Next, globals: Globals) -> Transaction {
+fn finish(writer: Writer<'_>, total: RuleCounts, next: Next, globals: Globals) -> Transaction {
     Transaction {
+        operations: writer.operations,
         written: writer.written,
         deleted_chains: writer.deleted_chains,
-        text: writer.finish(),
+        handles: writer.handles,
         found: None,
+        observed: false,
         total,
         next,
         globals,

@@ -6,7 +6,7 @@ use netfilter::iptables::{ApplyError, Flush, Restore, Table, TableSet};
 use plan::Plan;
 
 use super::lower::rule_family;
-use super::{Mode, Observation, Options, Problem};
+use super::{Mode, Observation, Options, Problem, RestoreText};
 
 /// The rules of a node that had none before.
 #[derive(Clone, Debug)]
@@ -26,8 +26,9 @@ pub fn render(plan: &Plan, options: &Options) -> Result<Rendered, ApplyError> {
     let mut mode = Mode::new(plan.family, *options);
     mode.observe(Observation::nothing());
     let mut tables = TableSet::new(family);
-    if let Ok(transaction) = mode.transaction(plan, &BTreeSet::new()) {
-        let restore = Restore::parse(family, &transaction.text).map_err(|error| ApplyError {
+    let mut text = RestoreText::default();
+    if mode.transaction(plan, &BTreeSet::new(), &mut text).is_ok() {
+        let restore = Restore::parse(family, &text.finish()).map_err(|error| ApplyError {
             line: error.line,
             table: Table::Nat,
             reason: netfilter::iptables::Refusal::Unparsable(error.message),

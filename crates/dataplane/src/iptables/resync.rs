@@ -7,41 +7,48 @@ use netfilter::iptables::{Chain, Rule, Table};
 use plan::{PortKey, PortPlan};
 
 use super::Problem;
-use super::jumps::JUMPS;
+use super::jumps::{JUMPS, Jump};
 use super::lower::{self, Context, Port};
 use super::names::{self, TABLES};
 use super::observe::{Digest, Observation, Seen};
+use super::output::Before;
 use super::transaction::{RuleCounts, Writer};
 use crate::{Found, Origin};
 
-/// The maximum number of single-rule changes of a shared chain. Beyond it the chain is rewritten.
-const SINGLE_RULES: usize = 64;
+/// A rule and its text.
+type Written = (String, Rule);
 
-pub(super) struct Resync<'a> {
+pub(super) struct Resync<'a, 'w> {
     context: Context<'a>,
     seen: BTreeMap<Table, &'a Seen>,
-    writer: Writer,
+    writer: Writer<'w>,
     total: RuleCounts,
-    /// The desired rules of the shared chains, as text.
-    dispatch: HashMap<(Table, Chain), Vec<String>>,
+    /// The desired rules of the shared chains.
+    dispatch: HashMap<(Table, Chain), Vec<Written>>,
     /// The observed rules of the shared chains.
     present: HashSet<(Table, Chain, &'a str)>,
     found: Found,
     /// The existing chains of Service ports without the desired ones.
     stale: HashSet<Chain>,
+    /// The built-in chains that this transaction creates.
+    created: HashSet<(Table, Chain)>,
     /// A scratch buffer for rules.
     text: String,
 }
 
-impl<'a> Resync<'a> {
-    pub(super) fn new(context: Context<'a>, observation: &'a Observation) -> Self {
+impl<'a, 'w> Resync<'a, 'w> {
+    pub(super) fn new(
+        context: Context<'a>,
+        observation: &'a Observation,
+        writer: Writer<'w>,
+    ) -> Self {
         let seen = &observation.tables;
         let nat = seen.get(&Table::Nat).into_iter();
         let chains = nat.flat_map(|seen| seen.chains.keys().copied());
         Self {
             context,
             seen: seen.iter().map(|(table, seen)| (*table, seen)).collect(),
-            writer: Writer::default(),
+            writer,
             total: RuleCounts::default(),
             dispatch: HashMap::new(),
             present: seen
@@ -60,6 +67,7 @@ impl<'a> Resync<'a> {
             stale: chains
                 .filter(|chain| names::is_service_chain(*chain))
                 .collect(),
+            created: HashSet::new(),
             text: String::new(),
         }
     }
@@ -72,7 +80,7 @@ impl<'a> Resync<'a> {
         ports: &mut BTreeMap<PortKey, Arc<PortPlan>>,
         last_good: &BTreeMap<PortKey, Arc<PortPlan>>,
         problems: &mut BTreeMap<PortKey, Problem>,
-    ) -> (Writer, RuleCounts, Found) {
+    ) -> (Writer<'w>, RuleCounts, Found) {
         for table in TABLES {
             self.missing_chains(table);
         }
@@ -100,14 +108,7 @@ impl<'a> Resync<'a> {
             }
         }
         for jump in &JUMPS {
-            let rule = jump.rule();
-            let exists = self.seen.get(&jump.table).is_some_and(|seen| {
-                let mut jumps = seen.jumps.iter();
-                jumps.any(|(from, r)| *from == jump.from && *r == rule)
-            });
-            if !exists {
-                self.writer.rule_command("-I", jump.table, jump.from, &rule);
-            }
+            self.jump(jump);
         }
         self.stale_chains();
         (self.writer, self.total, self.found)
@@ -119,11 +120,32 @@ impl<'a> Resync<'a> {
     }
 
     fn missing_chains(&mut self, table: Table) {
+        if !self.seen.contains_key(&table) {
+            self.writer.table(table);
+        }
         for chain in names::fixed(table) {
             if !self.has_chain(table, *chain) {
-                self.writer.declare(table, *chain);
+                self.writer.declare(table, *chain, Before::Absent);
             }
         }
+    }
+
+    /// Insert a missing jump from a built-in chain.
+    fn jump(&mut self, jump: &Jump) {
+        let rule = jump.rule();
+        let seen = self.seen.get(&jump.table);
+        let exists = seen.is_some_and(|seen| {
+            let mut jumps = seen.jumps.iter();
+            jumps.any(|seen| seen.from == jump.from && seen.rule == rule)
+        });
+        if exists {
+            return;
+        }
+        let has_chain = seen.is_some_and(|seen| seen.built_in.contains(&jump.from));
+        if !has_chain && self.created.insert((jump.table, jump.from)) {
+            self.writer.declare(jump.table, jump.from, Before::Absent);
+        }
+        self.writer.insert(jump.table, jump.from, &rule);
     }
 
     /// Write a chain unless it was observed with the same rules. Return whether it was.
@@ -137,7 +159,14 @@ impl<'a> Resync<'a> {
             digest.is_some_and(|digest| digest == Digest::of(rules, &mut self.text))
         });
         if !same {
-            self.writer.chain(table, chain, rules);
+            // The chains of the mode itself exist by now.
+            let exists = seen.is_some() || names::fixed(table).contains(&chain);
+            let before = if exists {
+                Before::Present
+            } else {
+                Before::Absent
+            };
+            self.writer.chain(table, chain, rules, before);
         }
         same
     }
@@ -154,8 +183,10 @@ impl<'a> Resync<'a> {
             let mut text = String::with_capacity(160);
             rule.write(&mut text);
             kept &= self.present.contains(&(table, chain, text.as_str()));
-            self.dispatch.entry((table, chain)).or_default().push(text);
+            let rules = self.dispatch.entry((table, chain)).or_default();
+            rules.push((text, rule));
         });
+        self.writer.divide();
         if kept {
             self.found.kept += 1;
         } else {
@@ -169,36 +200,36 @@ impl<'a> Resync<'a> {
         let wanted = self.dispatch.remove(&(table, chain)).unwrap_or_default();
         let mut tail = Vec::new();
         if table == Table::Nat && chain == names::SERVICES {
-            tail = lower::services_tail(&self.context)
-                .iter()
-                .map(text_of)
-                .collect();
+            let rules = lower::services_tail(&self.context).into_iter();
+            tail = rules.map(|rule| (text_of(&rule), rule)).collect();
         }
-        self.total.add(table, wanted.len() + tail.len());
+        let whole = wanted.len() + tail.len();
+        self.total.add(table, whole);
         let seen = self.seen.get(&table);
         let readable = seen.and_then(|seen| seen.chains.get(&chain)?.as_ref());
         let present = seen
             .and_then(|seen| seen.dispatch.get(&chain))
             .filter(|_| readable.is_some());
         let change = present.and_then(|present| difference(present, &wanted, &tail));
-        let whole = wanted.len() + tail.len();
-        match change {
-            Some((surplus, missing)) if surplus.len() + missing.len() <= SINGLE_RULES => {
-                for text in surplus {
-                    self.writer.command("-D", table, chain, text);
-                }
-                for text in missing.into_iter().rev() {
-                    self.writer.command("-I", table, chain, text);
-                }
+        let change = change.filter(|(surplus, missing)| {
+            let changes = surplus.len() + missing.len();
+            self.writer.changes_single_rules(changes, whole)
+        });
+        if let Some((surplus, missing)) = change {
+            for rule in surplus {
+                self.writer.delete(table, chain, rule);
             }
-            // Created above.
-            None if whole == 0 && !self.has_chain(table, chain) => {}
-            _ => {
-                self.writer.declare(table, chain);
-                for text in wanted.iter().chain(&tail) {
-                    self.writer.command("-A", table, chain, text);
-                }
+            for rule in missing.into_iter().rev() {
+                self.writer.insert(table, chain, rule);
             }
+            return;
+        }
+        // Otherwise it was created above.
+        if self.has_chain(table, chain) {
+            self.writer.declare(table, chain, Before::Present);
+        }
+        for (_, rule) in wanted.iter().chain(&tail) {
+            self.writer.append(table, chain, rule);
         }
     }
 
@@ -210,7 +241,7 @@ impl<'a> Resync<'a> {
         let mut stale: Vec<Chain> = self.stale.iter().copied().collect();
         stale.sort_unstable();
         for chain in &stale {
-            self.writer.declare(Table::Nat, *chain);
+            self.writer.declare(Table::Nat, *chain, Before::Present);
         }
         for chain in stale {
             if !seen.referenced.contains(&chain) {
@@ -223,7 +254,10 @@ impl<'a> Resync<'a> {
 /// The rules of the shared chains of a table.
 fn rules_of(table: Table, seen: &Seen) -> impl Iterator<Item = (Table, Chain, &str)> {
     let chains = seen.dispatch.iter();
-    chains.flat_map(move |(chain, rules)| rules.iter().map(move |rule| (table, *chain, &**rule)))
+    chains.flat_map(move |(chain, rules)| {
+        let texts = rules.iter().map(|(text, _)| text.as_str());
+        texts.map(move |text| (table, *chain, text))
+    })
 }
 
 pub(super) fn text_of(rule: &Rule) -> String {
@@ -235,30 +269,37 @@ pub(super) fn text_of(rule: &Rule) -> String {
 /// The surplus and the missing rules, whatever their order. `None` if the chain does not end with the
 /// tail.
 fn difference<'t>(
-    present: &'t [String],
-    wanted: &'t [String],
-    tail: &[String],
-) -> Option<(Vec<&'t str>, Vec<&'t str>)> {
-    let present = present.strip_suffix(tail)?;
+    present: &'t [Written],
+    wanted: &'t [Written],
+    tail: &[Written],
+) -> Option<(Vec<&'t Rule>, Vec<&'t Rule>)> {
+    let (present, end) = present.split_at_checked(present.len().checked_sub(tail.len())?)?;
+    if !end
+        .iter()
+        .map(|(text, _)| text)
+        .eq(tail.iter().map(|(text, _)| text))
+    {
+        return None;
+    }
     let mut count: HashMap<&str, i64> = HashMap::with_capacity(wanted.len());
-    for text in wanted {
+    for (text, _) in wanted {
         *count.entry(text).or_default() += 1;
     }
     let mut surplus = Vec::new();
-    for text in present {
+    for (text, rule) in present {
         match count.get_mut(text.as_str()) {
             Some(n) if *n > 0 => *n -= 1,
-            _ => surplus.push(text.as_str()),
+            _ => surplus.push(rule),
         }
     }
     // The remaining counts are missing rules, in the desired order.
     let mut missing = Vec::new();
-    for text in wanted.iter().rev() {
+    for (text, rule) in wanted.iter().rev() {
         if let Some(n) = count.get_mut(text.as_str())
             && *n > 0
         {
             *n -= 1;
-            missing.push(text.as_str());
+            missing.push(rule);
         }
     }
     missing.reverse();

@@ -7,50 +7,69 @@ use model::IpFamily;
 use netfilter::iptables::ParseError;
 use plan::{Plan, PortKey};
 
-use super::{Mode, Observation, Options, RuleCounts, Transaction};
+use super::{Mode, Observation, Options, Output, RuleCounts, Transaction};
 use crate::{Found, Refusal, Refusals};
 
 /// The number of rules up to which [`Sync::is_disturbed`] compares every rule. Beyond it only the
 /// canaries are checked: reading all rules back would keep a core busy for seconds.
 const VERIFY_UP_TO: usize = 20_000;
+/// How many times the rules are read again because another program changed them.
+const ATTEMPTS: usize = 20;
 
 /// Reads and writes the rules of one family.
 pub trait Transport {
     /// Why the rules could not be read or written.
     type Error: std::error::Error + Send + std::marker::Sync + 'static;
-    /// The generation of the nf_tables rule set.
-    type Generation: Copy + PartialEq;
 
-    /// The present generation, which every commit by any program increments; `None` for a back end
-    /// without generations.
-    fn generation(&mut self) -> Option<Self::Generation>;
-
-    /// The generation after one commit.
-    fn next(generation: Self::Generation) -> Self::Generation;
-
-    /// Read the output of `iptables-save` for the tables mangle, filter and nat.
+    /// Read the rules of the tables mangle, filter and nat.
     ///
     /// # Errors
     /// The rules cannot be read.
-    fn read(&mut self) -> Result<String, Self::Error>;
+    fn read(&mut self) -> Result<Observation, ReadError<Self::Error>>;
 
-    /// Run `iptables-restore --noflush`.
+    /// Begin a write, and return where to write it. If `guarded`, it is refused if another program has
+    /// changed rules of this mode since the last read.
+    fn begin(&mut self, guarded: bool) -> &mut dyn Output;
+
+    /// Commit the written operations, and return the handles of the tracked rules in order, if the back
+    /// end has handles.
     ///
     /// # Errors
-    /// The input did not take effect, or only its first tables did.
-    fn restore(&mut self, input: &str) -> Result<(), Failure<Self::Error>>;
+    /// The write did not take effect, or only its first parts did.
+    fn commit(&mut self) -> Result<Vec<u64>, Failure<Self::Error>>;
 }
 
-/// A failed restore.
+/// Why rules could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError<E> {
+    /// The transport failed.
+    #[error(transparent)]
+    Transport(E),
+    /// The output of `iptables-save` is malformed.
+    #[error(transparent)]
+    Parse(ParseError),
+}
+
+/// A failed write.
 #[derive(Debug)]
 pub struct Failure<E> {
     /// The cause.
     pub error: E,
-    /// Whether the content was rejected, so that some Service port may be at fault. Otherwise the
-    /// same input may succeed later.
-    pub rejected: bool,
-    /// Whether no table was committed.
+    /// The kind.
+    pub kind: FailureKind,
+    /// Whether nothing of it was committed.
     pub unchanged: bool,
+}
+
+/// The kind of a failed write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The content was rejected, so that some Service port may be at fault.
+    Rejected,
+    /// The known state is not, or may not be, the kernel's: read it again.
+    Outdated,
+    /// The same write may succeed later.
+    Unavailable,
 }
 
 /// Why a sync failed. The last committed state stays in force.
@@ -66,30 +85,9 @@ pub enum SyncError<E: std::error::Error + 'static> {
     /// port.
     #[error("cannot write iptables rules")]
     Write(#[source] E),
-}
-
-/// For each family the generation at which its rules last verified clean; verification is skipped
-/// while the rule set has this generation. Shared by the families, since a commit of one family
-/// increments the generation that the other compares with.
-#[derive(Debug)]
-pub struct Verified<G>([Option<G>; 2]);
-
-impl<G> Default for Verified<G> {
-    fn default() -> Self {
-        Self([None, None])
-    }
-}
-
-impl<G: Copy + PartialEq> Verified<G> {
-    /// Record a restore of our own: if no other program committed in between, a family that was
-    /// clean before it still is.
-    fn on_restore(&mut self, before: Option<G>, after: Option<G>) {
-        for own in &mut self.0 {
-            if *own == before {
-                *own = after;
-            }
-        }
-    }
+    /// Other programs change the rules of this mode faster than they can be read.
+    #[error("another program keeps changing rules of kube-proxy's chains")]
+    Contended(#[source] E),
 }
 
 /// Rules in the kernel and rules written by the last commit.
@@ -114,8 +112,16 @@ pub struct Sync {
 /// The result of one restore.
 enum Attempt<E: std::error::Error + 'static> {
     Committed,
-    Rejected(E),
+    /// Rejected; with the state from which the write started.
+    Rejected(E, Start),
     Failed(SyncError<E>),
+}
+
+/// The state from which a write started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Observed,
+    Known,
 }
 
 impl Sync {
@@ -157,13 +163,12 @@ impl Sync {
         &mut self,
         plan: &Plan,
         changed: &BTreeSet<PortKey>,
-        verified: &mut Verified<T::Generation>,
         transport: &mut T,
     ) -> Result<(), SyncError<T::Error>> {
         self.mode.mark_changed(changed.iter().cloned());
         self.rejected.retain(|key| !changed.contains(key));
         let suspects: Vec<PortKey> = changed.iter().cloned().collect();
-        self.write(plan, &suspects, verified, transport)
+        self.write(plan, &suspects, transport)
     }
 
     /// Read the kernel's rules, compare them with the plan and write the difference.
@@ -173,54 +178,38 @@ impl Sync {
     pub fn resync<T: Transport>(
         &mut self,
         plan: &Plan,
-        verified: &mut Verified<T::Generation>,
         transport: &mut T,
     ) -> Result<(), SyncError<T::Error>> {
         self.rejected.clear();
-        let generation = transport.generation();
-        let observation = self.read(transport)?;
+        let observation = read(transport)?;
         self.mode.observe(observation);
-        // The restore that follows makes the rules at this generation clean.
-        verified.0[self.mode.family() as usize] = generation;
         let suspects: Vec<PortKey> = plan.ports.keys().cloned().collect();
-        self.write(plan, &suspects, verified, transport)
+        self.write(plan, &suspects, transport)
     }
 
-    /// Whether another program changed our rules. An unreadable state is not a disturbance.
-    pub fn is_disturbed<T: Transport>(
-        &mut self,
-        plan: &Plan,
-        verified: &mut Verified<T::Generation>,
-        transport: &mut T,
-    ) -> bool {
-        let own = self.mode.family() as usize;
-        let generation = transport.generation();
-        if generation.is_some() && generation == verified.0[own] {
-            return false;
-        }
-        let Ok(observation) = self.read(transport) else {
+    /// Whether another program changed our rules. An unreadable state is not a disturbance. For back
+    /// ends that do not report changes.
+    pub fn is_disturbed<T: Transport>(&mut self, plan: &Plan, transport: &mut T) -> bool {
+        let Ok(observation) = read(transport) else {
             return false;
         };
         if !observation.has_canaries() {
             return true;
         }
         let total = self.counts.map_or(0, |c| c.total.filter + c.total.nat);
-        if total <= VERIFY_UP_TO {
-            self.mode.observe(observation);
-            let excluded = self.rejected.keys().cloned().collect();
-            match self.mode.transaction(plan, &excluded) {
-                Ok(difference) if difference.is_empty() => self.commit(plan, difference),
-                _ => return true,
-            }
+        if total > VERIFY_UP_TO {
+            return false;
         }
-        // Unchanged since before the read: the rules of this generation were read.
-        verified.0[own] = generation.filter(|_| transport.generation() == generation);
-        false
-    }
-
-    fn read<T: Transport>(&self, transport: &mut T) -> Result<Observation, SyncError<T::Error>> {
-        let save = transport.read().map_err(SyncError::Read)?;
-        Observation::read(self.mode.family(), &save).map_err(SyncError::Parse)
+        self.mode.observe(observation);
+        let excluded = self.rejected.keys().cloned().collect();
+        let output = transport.begin(true);
+        match self.mode.transaction(plan, &excluded, output) {
+            Ok(difference) if difference.is_empty() => {
+                self.commit(plan, difference, &[]);
+                false
+            }
+            _ => true,
+        }
     }
 
     /// Write the difference to the plan. If the kernel rejects the content, find the Service ports
@@ -229,20 +218,25 @@ impl Sync {
         &mut self,
         plan: &Plan,
         suspects: &[PortKey],
-        verified: &mut Verified<T::Generation>,
         transport: &mut T,
     ) -> Result<(), SyncError<T::Error>> {
         let mut excluded: BTreeSet<PortKey> = self.rejected.keys().cloned().collect();
-        let error = match self.attempt(plan, &excluded, verified, transport) {
+        let mut attempt = self.attempt(plan, &excluded, transport);
+        if let Attempt::Rejected(_, Start::Known) = attempt {
+            // Another program may have deleted what the write refers to.
+            self.mode.forget();
+            attempt = self.attempt(plan, &excluded, transport);
+        }
+        let error = match attempt {
             Attempt::Committed => return Ok(()),
             Attempt::Failed(error) => return Err(error),
-            Attempt::Rejected(error) => error,
+            Attempt::Rejected(error, _) => error,
         };
         // Rejected without the suspects too: they are not at fault.
         excluded.extend(suspects.iter().cloned());
-        match self.attempt(plan, &excluded, verified, transport) {
-            Attempt::Committed => self.admit(plan, suspects, &mut excluded, verified, transport),
-            Attempt::Rejected(_) | Attempt::Failed(_) => Err(SyncError::Write(error)),
+        match self.attempt(plan, &excluded, transport) {
+            Attempt::Committed => self.admit(plan, suspects, &mut excluded, transport),
+            Attempt::Rejected(..) | Attempt::Failed(_) => Err(SyncError::Write(error)),
         }
     }
 
@@ -252,16 +246,15 @@ impl Sync {
         plan: &Plan,
         suspects: &[PortKey],
         excluded: &mut BTreeSet<PortKey>,
-        verified: &mut Verified<T::Generation>,
         transport: &mut T,
     ) -> Result<(), SyncError<T::Error>> {
         for suspect in suspects {
             excluded.remove(suspect);
         }
-        let error = match self.attempt(plan, excluded, verified, transport) {
+        let error = match self.attempt(plan, excluded, transport) {
             Attempt::Committed => return Ok(()),
             Attempt::Failed(error) => return Err(error),
-            Attempt::Rejected(error) => error,
+            Attempt::Rejected(error, _) => error,
         };
         excluded.extend(suspects.iter().cloned());
         if let [culprit] = suspects {
@@ -269,60 +262,74 @@ impl Sync {
             return Ok(());
         }
         let (first, second) = suspects.split_at(suspects.len() / 2);
-        self.admit(plan, first, excluded, verified, transport)?;
-        self.admit(plan, second, excluded, verified, transport)
+        self.admit(plan, first, excluded, transport)?;
+        self.admit(plan, second, excluded, transport)
     }
 
-    /// One restore of the difference to the plan without `excluded`.
+    /// Write the difference to the plan without `excluded`. Read the kernel's state if it is not known,
+    /// and again if it is outdated.
     fn attempt<T: Transport>(
         &mut self,
         plan: &Plan,
         excluded: &BTreeSet<PortKey>,
-        verified: &mut Verified<T::Generation>,
         transport: &mut T,
     ) -> Attempt<T::Error> {
-        let transaction = loop {
-            match self.mode.transaction(plan, excluded) {
-                Ok(transaction) => break transaction,
-                Err(super::NeedsObservation) => match self.read(transport) {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            if self.mode.needs_observation() {
+                match read(transport) {
                     Ok(observation) => self.mode.observe(observation),
                     Err(error) => return Attempt::Failed(error),
-                },
-            }
-        };
-        self.found = self.found.or(transaction.found);
-        if transaction.is_empty() {
-            self.commit(plan, transaction);
-            return Attempt::Committed;
-        }
-        let before = transport.generation();
-        match transport.restore(&transaction.text) {
-            Ok(()) => {
-                // Each table is one commit.
-                let mut commits = transaction.text.matches("COMMIT\n");
-                let after = before.map(|before| commits.by_ref().fold(before, |g, _| T::next(g)));
-                if transport.generation() == after {
-                    verified.on_restore(before, after);
                 }
-                self.commit(plan, transaction);
-                Attempt::Committed
             }
-            Err(failure) => {
-                self.mode.failed(transaction, failure.unchanged);
-                if failure.rejected {
-                    Attempt::Rejected(failure.error)
-                } else {
-                    Attempt::Failed(SyncError::Write(failure.error))
+            let output = transport.begin(self.mode.has_observation());
+            let Ok(transaction) = self.mode.transaction(plan, excluded, output) else {
+                continue;
+            };
+            self.found = self.found.or(transaction.found);
+            if transaction.is_empty() {
+                self.commit(plan, transaction, &[]);
+                return Attempt::Committed;
+            }
+            let failure = match transport.commit() {
+                Ok(handles) => {
+                    self.commit(plan, transaction, &handles);
+                    return Attempt::Committed;
+                }
+                Err(failure) => failure,
+            };
+            let start = match transaction.observed {
+                true => Start::Observed,
+                false => Start::Known,
+            };
+            self.mode.failed(transaction, failure.unchanged);
+            match failure.kind {
+                FailureKind::Outdated if attempt < ATTEMPTS => self.mode.forget(),
+                FailureKind::Outdated => {
+                    self.mode.forget();
+                    return Attempt::Failed(SyncError::Contended(failure.error));
+                }
+                FailureKind::Rejected => return Attempt::Rejected(failure.error, start),
+                FailureKind::Unavailable => {
+                    return Attempt::Failed(SyncError::Write(failure.error));
                 }
             }
         }
     }
 
-    fn commit(&mut self, plan: &Plan, transaction: Transaction) {
+    fn commit(&mut self, plan: &Plan, transaction: Transaction, handles: &[u64]) {
         self.counts = Some(Counts {
             total: transaction.total,
             written: transaction.written,
         });
-        self.mode.committed(plan, transaction);
+        self.mode.committed(plan, transaction, handles);
     }
+}
+
+fn read<T: Transport>(transport: &mut T) -> Result<Observation, SyncError<T::Error>> {
+    transport.read().map_err(|error| match error {
+        ReadError::Transport(error) => SyncError::Read(error),
+        ReadError::Parse(error) => SyncError::Parse(error),
+    })
 }

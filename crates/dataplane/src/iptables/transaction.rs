@@ -1,4 +1,4 @@
-//! The input of one `iptables-restore`, and its writer.
+//! One transaction: what it changes, and the state after it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,18 +6,17 @@ use std::sync::Arc;
 use netfilter::iptables::{Chain, Rule, Table};
 use plan::{Endpoint, NodeFacts, PortKey, PortPlan};
 
+use super::handles::{self, Handles};
 use super::lower::{Context, Port};
-use super::names::{self, TABLES};
-use super::{Options, Problem};
+use super::output::{Before, Output};
+use super::{Options, Problem, names};
 use crate::Found;
 
-/// One input for `iptables-restore --noflush` (or `ip6tables-restore`).
-///
-/// Each table takes effect as a whole or not at all. Contains only the changes.
+/// The changes that were written to an [`Output`], and the state after their commit.
 #[derive(Debug)]
 pub struct Transaction {
-    /// The input; empty if nothing changes.
-    pub text: String,
+    /// The number of operations.
+    pub operations: usize,
     /// The number of rules that it writes.
     pub written: RuleCounts,
     /// The number of rules after the commit, without those in built-in chains.
@@ -26,6 +25,9 @@ pub struct Transaction {
     pub deleted_chains: usize,
     /// The observed state, if the transaction starts from an observation.
     pub found: Option<Found>,
+    /// Whether it starts from the observed state.
+    pub(super) observed: bool,
+    pub(super) handles: handles::Change,
     pub(super) next: Next,
     pub(super) globals: Globals,
 }
@@ -33,7 +35,7 @@ pub struct Transaction {
 impl Transaction {
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.text.is_empty()
+        self.operations == 0
     }
 }
 
@@ -97,111 +99,113 @@ impl Globals {
     }
 }
 
-/// Collects commands by table.
-///
-/// Chains are declared first, sorted by name: with 1,000 Services iptables-nft then needs a quarter
-/// of the time.
-#[derive(Default)]
-pub(super) struct Writer {
-    sections: [Section; TABLES.len()],
+/// Writes operations, counts them, and tracks the handles of the rules in shared chains.
+pub(super) struct Writer<'a> {
+    output: &'a mut dyn Output,
+    known: &'a Handles,
+    pub(super) handles: handles::Change,
+    pub(super) operations: usize,
     pub(super) written: RuleCounts,
     pub(super) deleted_chains: usize,
 }
 
-#[derive(Default)]
-struct Section {
-    declared: Vec<Chain>,
-    commands: String,
-}
-
-impl Writer {
-    fn section(&mut self, table: Table) -> &mut Section {
-        let at = TABLES.iter().position(|t| *t == table).unwrap_or(0);
-        &mut self.sections[at]
+impl<'a> Writer<'a> {
+    pub(super) fn new(output: &'a mut dyn Output, known: &'a Handles) -> Self {
+        Self {
+            output,
+            known,
+            handles: handles::Change::default(),
+            operations: 0,
+            written: RuleCounts::default(),
+            deleted_chains: 0,
+        }
     }
 
-    /// Create or flush the chain before any other command of the table.
-    pub(super) fn declare(&mut self, table: Table, chain: Chain) {
-        self.section(table).declared.push(chain);
+    pub(super) fn table(&mut self, table: Table) {
+        self.operations += 1;
+        self.output.table(table);
+    }
+
+    /// Create or flush the chain.
+    pub(super) fn declare(&mut self, table: Table, chain: Chain, before: Before) {
+        self.operations += 1;
+        if before == Before::Present && names::is_dispatch(table, chain) {
+            self.handles.flush(table, chain);
+        }
+        self.output.chain(table, chain, before);
     }
 
     pub(super) fn append(&mut self, table: Table, chain: Chain, rule: &Rule) {
-        rule.write_append(&mut self.section(table).commands, chain);
+        let tracked = self.track(table, chain, rule);
+        self.output.append(table, chain, rule, tracked);
+    }
+
+    pub(super) fn insert(&mut self, table: Table, chain: Chain, rule: &Rule) {
+        let tracked = self.track(table, chain, rule);
+        self.output.insert(table, chain, rule, tracked);
+    }
+
+    fn track(&mut self, table: Table, chain: Chain, rule: &Rule) -> bool {
+        self.operations += 1;
         self.written.add(table, 1);
+        let tracked = names::is_dispatch(table, chain);
+        if tracked {
+            self.handles.add(table, chain, rule);
+        }
+        tracked
     }
 
     /// Write a chain with all its rules.
-    pub(super) fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule]) {
-        self.declare(table, chain);
+    pub(super) fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule], before: Before) {
+        self.declare(table, chain, before);
         for rule in rules {
             self.append(table, chain, rule);
         }
     }
 
-    /// Write `-A`, `-I` or `-D` with a rule's words, which start with a space.
-    pub(super) fn command(&mut self, option: &str, table: Table, chain: Chain, words: &str) {
-        let section = &mut self.section(table).commands;
-        section.push_str(option);
-        section.push(' ');
-        section.push_str(chain.as_str());
-        section.push_str(words);
-        section.push('\n');
-        if option != "-D" {
-            self.written.add(table, 1);
-        }
+    /// Delete a rule of a shared chain.
+    pub(super) fn delete(&mut self, table: Table, chain: Chain, rule: &Rule) {
+        let handle = self.handles.delete(self.known, table, chain, rule);
+        self.delete_by_handle(table, chain, rule, handle);
     }
 
-    pub(super) fn rule_command(&mut self, option: &str, table: Table, chain: Chain, rule: &Rule) {
-        let mut words = String::new();
-        rule.write(&mut words);
-        self.command(option, table, chain, &words);
+    /// Delete a rule whose handle was observed.
+    pub(super) fn delete_by_handle(
+        &mut self,
+        table: Table,
+        chain: Chain,
+        rule: &Rule,
+        handle: Option<u64>,
+    ) {
+        self.operations += 1;
+        self.output.delete(table, chain, rule, handle);
     }
 
     /// Flush and delete these chains.
-    pub(super) fn delete(&mut self, table: Table, chains: &[Chain]) {
+    pub(super) fn delete_chains(&mut self, table: Table, chains: &[Chain]) {
         for chain in chains {
-            self.declare(table, *chain);
+            self.declare(table, *chain, Before::Present);
         }
         for chain in chains {
             self.delete_empty(table, *chain);
         }
     }
 
-    /// Delete a chain that was declared before.
+    /// Delete a chain without rules.
     pub(super) fn delete_empty(&mut self, table: Table, chain: Chain) {
-        let section = &mut self.section(table).commands;
-        section.push_str("-X ");
-        section.push_str(chain.as_str());
-        section.push('\n');
+        self.operations += 1;
+        self.output.delete_chain(table, chain);
         self.deleted_chains += 1;
     }
 
-    /// Return the whole input. The largest part, which can have 30 MB, is moved instead of copied.
-    pub(super) fn finish(self) -> String {
-        let mut text = String::new();
-        for (table, mut section) in TABLES.into_iter().zip(self.sections) {
-            if section.declared.is_empty() && section.commands.is_empty() {
-                continue;
-            }
-            text.push('*');
-            text.push_str(table.name());
-            text.push('\n');
-            section.declared.sort_unstable();
-            section.declared.dedup();
-            for chain in &section.declared {
-                text.push(':');
-                text.push_str(chain.as_str());
-                text.push_str(" - [0:0]\n");
-            }
-            section.commands.push_str("COMMIT\n");
-            if text.len() < section.commands.len() {
-                section.commands.insert_str(0, &text);
-                text = section.commands;
-            } else {
-                text.push_str(&section.commands);
-            }
-        }
-        text
+    /// Mark a point at which everything so far can be committed on its own.
+    pub(super) fn divide(&mut self) {
+        self.output.divide();
+    }
+
+    /// Whether single rules should be changed instead of writing the whole chain.
+    pub(super) fn changes_single_rules(&self, changes: usize, rules: usize) -> bool {
+        changes <= self.output.most_single_rules(rules)
     }
 }
 
@@ -243,7 +247,7 @@ pub(super) struct Side<'a> {
 /// # Errors
 /// The new side has no valid rules; nothing was written.
 pub(super) fn write_change(
-    writer: &mut Writer,
+    writer: &mut Writer<'_>,
     before: Option<Side<'_>>,
     after: Option<Side<'_>>,
 ) -> Result<(RuleCounts, RuleCounts), Problem> {
@@ -262,20 +266,23 @@ pub(super) fn write_change(
     let new = lowered(&mut new_port, after, new_endpoints.len());
 
     if let (Some(port), Some(side)) = (&mut new_port, after) {
-        let fresh = match before {
-            Some(before) if same_endpoint_chains(before, side) => {
-                without(&new_endpoints, &old_endpoints)
-            }
-            _ => new_endpoints.clone(),
-        };
-        port.endpoint_chains(&side.context, &fresh, &mut |chain, rules| {
-            writer.chain(Table::Nat, chain, rules);
+        let added = without(&new_endpoints, &old_endpoints);
+        port.endpoint_chains(&side.context, &added, &mut |chain, rules| {
+            writer.chain(Table::Nat, chain, rules, Before::Absent);
         });
+        if before.is_some_and(|before| !same_endpoint_chains(before, side)) {
+            let kept = without(&new_endpoints, &added);
+            port.endpoint_chains(&side.context, &kept, &mut |chain, rules| {
+                writer.chain(Table::Nat, chain, rules, Before::Present);
+            });
+        }
     }
     for (chain, rules) in &new.chains {
-        let same = old.chains.iter().any(|(c, r)| c == chain && r == rules);
-        if !same {
-            writer.chain(Table::Nat, *chain, rules);
+        let former = old.chains.iter().find(|(former, _)| former == chain);
+        match former {
+            Some((_, former)) if former == rules => {}
+            Some(_) => writer.chain(Table::Nat, *chain, rules, Before::Present),
+            None => writer.chain(Table::Nat, *chain, rules, Before::Absent),
         }
     }
     write_dispatch_change(writer, &old.dispatch, &new.dispatch);
@@ -285,7 +292,8 @@ pub(super) fn write_change(
         let endpoints = without(&old_endpoints, &new_endpoints);
         stale.extend(endpoints.iter().map(|e| port.endpoint_chain(e)));
     }
-    writer.delete(Table::Nat, &stale);
+    writer.delete_chains(Table::Nat, &stale);
+    writer.divide();
     Ok((old.counts, new.counts))
 }
 
@@ -303,7 +311,7 @@ fn without(all: &[Endpoint], others: &[Endpoint]) -> Vec<Endpoint> {
 }
 
 fn write_dispatch_change(
-    writer: &mut Writer,
+    writer: &mut Writer<'_>,
     old: &[(Table, Chain, Rule)],
     new: &[(Table, Chain, Rule)],
 ) {
@@ -321,22 +329,26 @@ fn write_dispatch_change(
         }
     }
     for ((table, chain, rule), _) in old.iter().zip(kept).filter(|(_, kept)| !kept) {
-        writer.rule_command("-D", *table, *chain, rule);
+        writer.delete(*table, *chain, rule);
     }
     // At the top: the jump to KUBE-NODEPORTS must stay last. In reverse, so that a port's rules have
     // the order of a full write.
     for (table, chain, rule) in added.into_iter().rev() {
-        writer.rule_command("-I", *table, *chain, rule);
+        writer.insert(*table, *chain, rule);
     }
 }
 
 /// Write the change of the rules that belong to no Service port from one context to the other.
-pub(super) fn write_fixed_change(writer: &mut Writer, before: &Context<'_>, after: &Context<'_>) {
+pub(super) fn write_fixed_change(
+    writer: &mut Writer<'_>,
+    before: &Context<'_>,
+    after: &Context<'_>,
+) {
     let old = super::lower::fixed_chains(before);
     for entry in super::lower::fixed_chains(after) {
         if !old.contains(&entry) {
             let (table, chain, rules) = entry;
-            writer.chain(table, chain, &rules);
+            writer.chain(table, chain, &rules, Before::Present);
         }
     }
     let old = super::lower::services_tail(before);
@@ -347,7 +359,7 @@ pub(super) fn write_fixed_change(writer: &mut Writer, before: &Context<'_>, afte
             writer.append(Table::Nat, names::SERVICES, rule);
         }
         for rule in &old {
-            writer.rule_command("-D", Table::Nat, names::SERVICES, rule);
+            writer.delete(Table::Nat, names::SERVICES, rule);
         }
     }
 }

@@ -52,7 +52,7 @@ pub enum Reason {
     KubeChains,
     /// No Kubernetes rules exist; the plain `iptables` uses this back end.
     PlainTool,
-    /// No Kubernetes rules and no plain `iptables` exist; this back end's tools are installed.
+    /// No Kubernetes rules and no plain `iptables` exist, or no legacy programs are installed.
     Installed,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Choice {
             Reason::KubeletHintOtherFamily => "kubelet's hint chains exist in the other family",
             Reason::KubeChains => "it has most KUBE- chains",
             Reason::PlainTool => "no Kubernetes rules exist; the plain iptables uses it",
-            Reason::Installed => "no Kubernetes rules exist; only its tools are installed",
+            Reason::Installed => "the default without legacy iptables programs",
         };
         write!(f, "{} ({why})", self.backend)
     }
@@ -110,36 +110,28 @@ fn by_hints(evidence: Evidence) -> Option<Backend> {
     }
 }
 
-/// Choose by the rules of the current network namespace.
+/// Choose by the rules of the current network namespace. nf_tables needs no program; the legacy back
+/// end is chosen only if its programs are installed.
 pub(super) fn look(family: Family) -> Result<Choice, Error> {
-    let nft = known(ToolSet::find(family, Backend::Nft))?;
-    let legacy = known(ToolSet::find(family, Backend::Legacy))?;
-    let mut installed = Vec::new();
-    if nft.is_ok() {
-        installed.push(Backend::Nft);
-    }
-    if legacy.is_ok() {
+    let mut installed = vec![Backend::Nft];
+    if known(ToolSet::find(family, Backend::Legacy))?.is_ok() {
         installed.push(Backend::Legacy);
     }
-    // Only one back end is installed, so there is no choice.
-    let evidence = |family| match installed.len() {
-        2 => gather(family),
-        _ => Evidence::default(),
+    let nft = Choice {
+        backend: Backend::Nft,
+        reason: Reason::Installed,
     };
-    let own = evidence(family);
+    if !installed.contains(&Backend::Legacy) {
+        return Ok(nft);
+    }
+    let own = gather(family);
     let other = if by_hints(own).is_none() && family::in_kernel(family::other(family)) {
-        evidence(family::other(family))
+        gather(family::other(family))
     } else {
         Evidence::default()
     };
-    let plain = ToolSet::plain_backend(family)?.filter(|plain| installed.contains(plain));
-    match choose(own, other, plain, &installed) {
-        Some(choice) => Ok(choice),
-        None => nft.and(legacy).map(|tools| Choice {
-            backend: tools.backend,
-            reason: Reason::Installed,
-        }),
-    }
+    let plain = ToolSet::plain_backend(family)?;
+    Ok(choose(own, other, plain, &installed).unwrap_or(nft))
 }
 
 /// Pass on a transient failure, which does not show whether the tools are installed.

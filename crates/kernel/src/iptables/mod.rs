@@ -1,12 +1,15 @@
-//! iptables, through its own save and restore tools.
+//! iptables: the nf_tables back end over netlink ([`NftRules`]), and the programs that save and restore
+//! rules of either back end ([`Iptables`]).
 //!
 //! `netfilter::iptables` defines the rules. [`legacy`] reads and changes the legacy back end's tables
-//! without its tools. This module finds the tools, chooses the back end
-//! ([`Choice`]), and explains why a tool refused its input ([`RestoreError`]).
+//! without its programs. This module chooses the back end ([`Choice`]), finds the programs, and explains
+//! why one refused its input ([`RestoreError`]).
 
 mod choose;
 pub mod legacy;
+mod nft_rules;
 mod restore;
+mod rules;
 mod tools;
 
 #[cfg(test)]
@@ -18,13 +21,14 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::nfnetlink::{Generation, NfTables};
-use crate::{Family, exec, family};
+use crate::{Family, exec, family, netlink};
 
 pub use netfilter::iptables::Table;
 
 pub use choose::{Choice, Evidence, Reason, choose, kube_chains, legacy_tables};
+pub use nft_rules::{NftError, NftRules, is_about_kube};
 pub use restore::{BadLine, RestoreError};
+pub use rules::{Rules, RulesError};
 pub use tools::{ParseVersionError, ToolSet, Version};
 
 /// The kernel interface of the tools. Each back end's rules are invisible to the other.
@@ -106,6 +110,9 @@ pub enum Error {
     /// The tool could not be run, or hung.
     #[error(transparent)]
     Exec(#[from] exec::Error),
+    /// nf_tables cannot be used.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
     /// The save tool ended with an error.
     #[error("{program} -t {table} failed ({status}): {stderr}")]
     Save {
@@ -148,24 +155,11 @@ pub struct Iptables {
 }
 
 impl Iptables {
-    /// Find the family's tools, of the back end that contains the node's other Kubernetes rules: see
-    /// [`choose`].
-    ///
-    /// # Errors
-    /// [`Error::FamilyDisabled`] if the kernel lacks this address family, [`Error::NoTools`] if
-    /// neither back end's tools are installed, [`Error::TooOld`].
-    pub fn find(family: Family) -> Result<(Self, Choice), Error> {
-        if !family::in_kernel(family) {
-            return Err(Error::FamilyDisabled(family));
-        }
-        let choice = choose::look(family)?;
-        Ok((Self::with_backend(family, choice.backend)?, choice))
-    }
-
     /// Find the family's tools of a given back end.
     ///
     /// # Errors
-    /// As [`Iptables::find`].
+    /// [`Error::FamilyDisabled`] if the kernel lacks this address family, [`Error::NoTools`] if the
+    /// tools are not installed, [`Error::TooOld`].
     pub fn with_backend(family: Family, backend: Backend) -> Result<Self, Error> {
         if !family::in_kernel(family) {
             return Err(Error::FamilyDisabled(family));
@@ -216,15 +210,6 @@ impl Iptables {
     /// Return whether `-j MASQUERADE` supports `--random-fully` (1.6.2 and later).
     pub fn random_fully(&self) -> bool {
         self.tools.version >= Version::RANDOM_FULLY
-    }
-
-    /// The generation of the nf_tables rule set, which changes with every commit by any program;
-    /// `None` for the legacy back end, which has no such counter.
-    pub fn generation(&self) -> Option<Generation> {
-        match self.backend() {
-            Backend::Nft => Some(NfTables::open().ok()?.generation().ok()?.generation),
-            Backend::Legacy => None,
-        }
     }
 
     /// Return the rules of a table, as `iptables-save` prints them.

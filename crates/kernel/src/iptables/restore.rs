@@ -88,6 +88,14 @@ impl RestoreError {
         }
     }
 
+    /// Whether the content was rejected, rather than the tool unable to run.
+    pub fn is_rejection(&self) -> bool {
+        matches!(
+            self,
+            RestoreError::BadInput { .. } | RestoreError::Refused { .. }
+        )
+    }
+
     /// Return the number of tables of the input that were committed before the failure; `None` if it is
     /// not known.
     pub fn tables_committed(&self) -> Option<usize> {

@@ -30,11 +30,11 @@ pub use table::{Expected, ReadTable, TableId};
 pub use trace::{Heard, ListedChain, Tracing};
 use transaction::Verdict;
 pub use transaction::{Fault, TransactionError};
-pub use witness::{Witness, is_about};
+pub use witness::{Relevant, Witness, is_about};
 
-/// Room for replies: an acknowledgement takes below 1 KiB of it, and a transaction of many
-/// faults has one for each.
-const RECEIVE_BUFFER: usize = 8 << 20;
+/// Room for replies: an acknowledgement or an echoed rule takes below 2 KiB of it. A transaction has one
+/// for each fault, and one for each of the up to 8,000 rules of 8 MiB.
+const RECEIVE_BUFFER: usize = 16 << 20;
 /// How many times a dump is repeated if other programs change the tables meanwhile.
 const DUMP_ATTEMPTS: u32 = 10;
 
@@ -149,9 +149,22 @@ impl NfTables {
         batch: &mut [u8],
         generation: Option<Generation>,
     ) -> Result<(), TransactionError> {
+        self.transact_echoed(batch, generation).map(drop)
+    }
+
+    /// As [`NfTables::transact`]. Return the number of the message and the handle of each new rule whose
+    /// message has `NLM_F_ECHO`.
+    ///
+    /// # Errors
+    /// As [`NfTables::transact`].
+    pub fn transact_echoed(
+        &mut self,
+        batch: &mut [u8],
+        generation: Option<Generation>,
+    ) -> Result<Vec<(usize, u64)>, TransactionError> {
         let count = transaction::count(batch)?;
         if count == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let first = self.socket.take_sequences(count.saturating_add(2));
         transaction::number(batch, first);

@@ -23,7 +23,7 @@ fn verdict(replies: &[Vec<u8>], lost: bool) -> Result<(), TransactionError> {
     if lost {
         verdict.lost();
     }
-    verdict.conclude()
+    verdict.conclude().map(drop)
 }
 
 #[test]

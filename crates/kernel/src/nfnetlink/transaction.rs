@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use netfilter::netlink::{DecodeError, Messages, NLM_F_ACK};
+use netfilter::netlink::{
+    DecodeError, Message, Messages, NFGENMSG_LEN, NFNL_SUBSYS_NFTABLES, NLM_F_ACK, nfnl_msg_type,
+};
+use netfilter::nft::consts::{NFT_MSG_NEWRULE, NFTA_RULE_HANDLE};
 use nix::errno::Errno;
 
 use crate::netlink::{self, Control, Refusal};
@@ -50,6 +53,29 @@ pub enum TransactionError {
     /// The transaction could not be sent.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+}
+
+impl TransactionError {
+    /// Whether the kernel rejected the content, so that the same transaction would fail again.
+    pub fn is_rejection(&self) -> bool {
+        match self {
+            TransactionError::Refused(_) => true,
+            TransactionError::RefusedWhole(refusal) => !matches!(
+                refusal.errno,
+                Errno::EPERM | Errno::ENOMEM | Errno::ENOBUFS | Errno::EINTR | Errno::EAGAIN
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether the state on which the transaction depends must be read again: another program changed
+    /// it, or the transaction may have been committed.
+    pub fn is_outdated(&self) -> bool {
+        matches!(
+            self,
+            TransactionError::GenerationChanged | TransactionError::LostReply
+        )
+    }
 }
 
 fn show(faults: &[Fault]) -> String {
@@ -117,6 +143,19 @@ pub(super) struct Verdict {
     whole: Option<Refusal>,
     acknowledged: bool,
     lost: bool,
+    /// The message and handle of each echoed rule.
+    echoed: Vec<(usize, u64)>,
+}
+
+/// Return the handle of an echoed rule.
+fn echoed_handle(message: &Message<'_>) -> Option<u64> {
+    if message.kind != nfnl_msg_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWRULE as u8) {
+        return None;
+    }
+    let mut attributes = message
+        .attributes(NFGENMSG_LEN, "nft_rule_attributes")
+        .flatten();
+    attributes.find(|a| a.kind == NFTA_RULE_HANDLE)?.be64().ok()
 }
 
 impl Verdict {
@@ -129,6 +168,7 @@ impl Verdict {
             whole: None,
             acknowledged: false,
             lost: false,
+            echoed: Vec::new(),
         }
     }
 
@@ -160,7 +200,12 @@ impl Verdict {
                     self.acknowledged |= place == self.count;
                 }
                 Ok(Some(Control::Overrun)) | Err(_) => self.lost = true,
-                Ok(Some(Control::Noop | Control::Done(_)) | None) => {}
+                Ok(None) => {
+                    let handle = echoed_handle(&message);
+                    let at = (place as usize).checked_sub(1);
+                    self.echoed.extend(at.zip(handle));
+                }
+                Ok(Some(Control::Noop | Control::Done(_))) => {}
             }
         }
     }
@@ -170,9 +215,10 @@ impl Verdict {
         self.lost = true;
     }
 
-    /// Return the verdict after the last reply. A received fault is certain even if replies were lost. An
+    /// Return the verdict after the last reply, with the number of the message and the handle of each
+    /// echoed rule. A received fault is certain even if replies were lost. An
     /// acknowledgement is not: a message is acknowledged even if another was refused.
-    pub(super) fn conclude(mut self) -> Result<(), TransactionError> {
+    pub(super) fn conclude(mut self) -> Result<Vec<(usize, u64)>, TransactionError> {
         if let Some(refusal) = self.whole {
             return Err(match refusal.errno {
                 Errno::ERESTART => TransactionError::GenerationChanged,
@@ -186,6 +232,6 @@ impl Verdict {
         if self.lost || !self.acknowledged {
             return Err(TransactionError::LostReply);
         }
-        Ok(())
+        Ok(self.echoed)
     }
 }

@@ -1,38 +1,60 @@
 //! Detects other programs' changes to a table since it was read.
 
+use std::fmt;
+
 use netfilter::netlink::{Message, NFGENMSG_LEN};
 
 use super::{Generation, GenerationInfo, Monitor, NfTables, Notice, TableId};
 use crate::netlink::Error;
 
+/// Whether a notification is about objects of interest.
+pub type Relevant = Box<dyn Fn(&Message<'_>) -> bool>;
+
 /// Receives notifications about all changes to nf_tables, and records whether another socket has changed
-/// its table. The generation cannot show this, because it counts the commits to all tables.
+/// an object of interest. The generation cannot show this, because it counts the commits to all tables.
 ///
 /// While a witness exists, the kernel composes a notification for every changed object. Drop it as soon
 /// as it is no longer needed.
-#[derive(Debug)]
 pub struct Witness {
     monitor: Monitor,
-    table: TableId,
+    relevant: Relevant,
     own: u32,
     generation: Generation,
     touched: bool,
 }
 
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Witness")
+            .field("generation", &self.generation)
+            .field("touched", &self.touched)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Witness {
-    /// Start to listen.
+    /// Start to listen for changes to a table.
     pub(super) fn begin(nft: &mut NfTables, table: &TableId) -> Result<Self, Error> {
+        let table = table.clone();
+        Self::of(nft, Box::new(move |message| is_about(message, &table)))
+    }
+
+    /// Start to listen for relevant changes by other sockets than this one.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn of(nft: &mut NfTables, relevant: Relevant) -> Result<Self, Error> {
         let monitor = Monitor::open()?;
         Ok(Witness {
             monitor,
-            table: table.clone(),
+            relevant,
             own: nft.port(),
             generation: nft.generation()?.generation,
             touched: false,
         })
     }
 
-    /// Return whether no other program has changed the table so far, nor may have.
+    /// Return whether no other program has made a relevant change so far, nor may have.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -46,7 +68,7 @@ impl Witness {
                 if let Ok(Some(info)) = GenerationInfo::read(&message) {
                     self.generation = info.generation;
                 }
-                self.touched |= message.port != self.own && is_about(&message, &self.table);
+                self.touched |= message.port != self.own && (self.relevant)(&message);
             }
         }
         Ok(!self.touched)

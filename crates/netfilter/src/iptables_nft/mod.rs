@@ -17,6 +17,7 @@ mod info;
 mod ipvs;
 mod limit;
 pub(crate) mod matches;
+mod restore;
 mod sets;
 mod state;
 pub(crate) mod targets;
@@ -27,6 +28,7 @@ pub use chains::{base_chain, table_of};
 pub use decode::{decode_rule, decode_rule_with};
 pub use encode::{encode_rule, encode_rule_with};
 pub use fuzz::fuzz_one;
+pub use restore::{RestoreError, RestoreFault, restore};
 pub use sets::SetIndex;
 pub use state::{ReadChain, ReadRule, State, create_table};
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Unsupported, base_chain, decode_rule, encode_rule, nft_family, table_of};
+use super::{
+    SetIndex, Unsupported, base_chain, decode_rule_with, encode_rule, nft_family, table_of,
+};
 use crate::iptables::{Chain, ChainState, Family, Policy, Rule, Table, TableSet, TableState};
 use crate::nft::{self, Body, Decoded, Op};
 
@@ -11,6 +13,8 @@ use crate::nft::{self, Body, Decoded, Op};
 pub struct State {
     /// The family.
     pub family: Family,
+    /// The names of the ipsets that rules refer to.
+    pub sets: SetIndex,
     /// The tables by name.
     pub tables: BTreeMap<Table, BTreeMap<Chain, ReadChain>>,
     /// Chains and rules whose names iptables cannot express.
@@ -38,8 +42,14 @@ pub struct ReadRule {
 impl State {
     /// Return a state without tables.
     pub fn new(family: Family) -> Self {
+        Self::with_sets(family, SetIndex::default())
+    }
+
+    /// Return a state without tables, whose rules may refer to these ipsets.
+    pub fn with_sets(family: Family, sets: SetIndex) -> Self {
         State {
             family,
+            sets,
             tables: BTreeMap::new(),
             foreign: Vec::new(),
         }
@@ -97,7 +107,10 @@ impl State {
         };
         let family = self.family;
         let (chain, rule) = match rule {
-            Ok(rule) => (rule.chain, decode_rule(&rule.exprs, family)),
+            Ok(rule) => (
+                rule.chain,
+                decode_rule_with(&rule.exprs, family, &self.sets),
+            ),
             Err((chain, error)) => (chain, Err(Unsupported(error.to_string()))),
         };
         match Chain::new(&chain) {

@@ -1,44 +1,98 @@
-//! The driver of iptables mode: `dataplane::iptables::Sync` with iptables' save and restore tools.
+//! The driver of iptables mode: `dataplane::iptables::Sync` over netlink, or with the programs of the
+//! legacy back end.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::sync::mpsc::Sender;
 
-use dataplane::iptables::{Failure, Options, Sync, Transport, Verified};
-use kernel::iptables::{Backend, Error, Iptables, RestoreError};
-use kernel::nfnetlink::Generation;
+use dataplane::iptables::{
+    BatchFailure, Failure, FailureKind, Guard, Kernel, Netlink, Observation, Observer, Options,
+    Output, ReadError, RestoreText, Sync, Transport,
+};
+use kernel::iptables::{Backend, Error, Iptables, NftRules, RestoreError, Rules, is_about_kube};
+use kernel::nfnetlink::TransactionError;
 use model::IpFamily;
 use netfilter::iptables::Table;
 use plan::{Plan, PortKey};
 
 use super::driver::{Driver, RuleCount, SyncError, Synced};
+use super::input::Input;
+use super::watch;
+use crate::system::kernel_family;
 
 /// The tables with rules of this mode.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Filter, Table::Nat];
 
-/// Shared by the families; their drivers run on one thread, never in the middle of each other.
-pub(crate) type SharedVerified = Rc<RefCell<Verified<Generation>>>;
-
-/// One family of iptables mode.
-pub(crate) struct IptablesDriver {
-    sync: Sync,
-    tools: Tools,
-    verified: SharedVerified,
+/// Create the driver of one family.
+pub(crate) fn driver(
+    family: IpFamily,
+    rules: Rules,
+    options: Options,
+    inputs: Sender<Input>,
+) -> Box<dyn Driver> {
+    match rules {
+        Rules::Nft(rules) => Box::new(IptablesDriver {
+            family,
+            sync: Sync::new(family, options),
+            host: Netlink::new(family, NfTables(*rules)),
+            inputs: Some(inputs),
+        }),
+        Rules::Legacy(tools) => Box::new(IptablesDriver {
+            family,
+            sync: Sync::new(family, options),
+            host: Tools {
+                family,
+                tools,
+                text: RestoreText::default(),
+            },
+            inputs: None,
+        }),
+    }
 }
 
-impl IptablesDriver {
-    /// Return a driver without knowledge of the kernel.
-    pub(crate) fn new(
-        family: IpFamily,
-        tools: Iptables,
-        options: Options,
-        verified: SharedVerified,
-    ) -> Self {
-        Self {
-            sync: Sync::new(family, options),
-            tools: Tools(tools),
-            verified,
+/// One family of iptables mode in one back end.
+struct IptablesDriver<H> {
+    family: IpFamily,
+    sync: Sync,
+    host: H,
+    /// Where to report foreign changes; taken when the watch begins.
+    inputs: Option<Sender<Input>>,
+}
+
+/// A back end.
+trait Host: Transport {
+    const BACKEND: Backend;
+
+    /// Report changes by other programs from now on. Return whether the rules are certainly as they
+    /// were after the last sync.
+    fn watch(&mut self, family: IpFamily, inputs: Sender<Input>) -> bool;
+
+    /// End what a read began.
+    fn end_sync(&mut self);
+
+    /// Whether [`watch`](Self::watch) reports nothing, so that the rules must be checked.
+    const MUST_CHECK: bool;
+}
+
+impl<H: Host> IptablesDriver<H> {
+    fn run(
+        &mut self,
+        plan: &Plan,
+        sync: impl Fn(&mut Sync, &mut H) -> Result<(), dataplane::iptables::SyncError<H::Error>>,
+    ) -> Result<Synced, SyncError> {
+        let failed = SyncError::failed::<dataplane::iptables::SyncError<H::Error>>;
+        let synced = sync(&mut self.sync, &mut self.host);
+        if synced.is_ok()
+            && let Some(inputs) = self.inputs.take()
+            // Not before the first sync: while a socket listens, the kernel reports every rule of a
+            // large load.
+            && !self.host.watch(self.family, inputs)
+        {
+            let again = self.sync.resync(plan, &mut self.host);
+            again.map_err(failed("cannot program iptables"))?;
         }
+        self.host.end_sync();
+        synced.map_err(failed("cannot program iptables"))?;
+        Ok(self.synced())
     }
 
     fn synced(&mut self) -> Synced {
@@ -62,40 +116,87 @@ impl IptablesDriver {
     }
 }
 
-impl Driver for IptablesDriver {
+impl<H: Host> Driver for IptablesDriver<H> {
     fn sync(&mut self, plan: &Plan, changed: &BTreeSet<PortKey>) -> Result<Synced, SyncError> {
-        self.sync
-            .sync(
-                plan,
-                changed,
-                &mut self.verified.borrow_mut(),
-                &mut self.tools,
-            )
-            .map_err(SyncError::failed("cannot program iptables"))?;
-        Ok(self.synced())
+        self.run(plan, |sync, host| sync.sync(plan, changed, host))
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Synced, SyncError> {
-        self.sync
-            .resync(plan, &mut self.verified.borrow_mut(), &mut self.tools)
-            .map_err(SyncError::failed("cannot program iptables"))?;
-        Ok(self.synced())
+        self.run(plan, |sync, host| sync.resync(plan, host))
     }
 
     fn disturbed(&mut self, plan: &Plan) -> bool {
-        let mut verified = self.verified.borrow_mut();
-        self.sync.is_disturbed(plan, &mut verified, &mut self.tools)
+        H::MUST_CHECK && self.sync.is_disturbed(plan, &mut self.host)
     }
 
     fn iptables_backend(&self) -> Option<Backend> {
-        Some(self.tools.0.backend())
+        Some(H::BACKEND)
     }
 }
 
-/// Iptables' tools as a transport.
-struct Tools(Iptables);
+/// nf_tables.
+struct NfTables(NftRules);
 
-/// A failed tool.
+impl Kernel for NfTables {
+    type Error = TransactionError;
+
+    fn read(&mut self, family: IpFamily) -> Result<Observation, TransactionError> {
+        let read = self
+            .0
+            .read(&TABLES, || Observer::new(family), Observer::add);
+        Ok(read?.finish())
+    }
+
+    fn commit(
+        &mut self,
+        batch: &mut [u8],
+        guard: Guard,
+    ) -> Result<Vec<(usize, u64)>, BatchFailure<TransactionError>> {
+        let committed = self.0.commit(batch, guard.guarded, guard.part);
+        committed.map_err(|error| BatchFailure {
+            kind: match &error {
+                error if error.is_rejection() => FailureKind::Rejected,
+                error if error.is_outdated() => FailureKind::Outdated,
+                _ => FailureKind::Unavailable,
+            },
+            error,
+        })
+    }
+}
+
+impl Host for Netlink<NfTables> {
+    const BACKEND: Backend = Backend::Nft;
+    const MUST_CHECK: bool = false;
+
+    fn watch(&mut self, family: IpFamily, inputs: Sender<Input>) -> bool {
+        let rules = &mut self.kernel().0;
+        let of = kernel_family(family);
+        if let Err(error) = watch::start(family, rules.port(), inputs, move |message| {
+            is_about_kube(message, of)
+        }) {
+            tracing::warn!(
+                %family,
+                error = format!("{error:#}"),
+                "Foreign changes are found only by the next resync"
+            );
+            return true;
+        }
+        rules.end_observation()
+    }
+
+    fn end_sync(&mut self) {
+        self.kernel().0.end_observation();
+    }
+}
+
+/// The programs of the legacy back end.
+struct Tools {
+    family: IpFamily,
+    tools: Iptables,
+    text: RestoreText,
+}
+
+/// A failed program.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 enum ToolError {
@@ -105,42 +206,45 @@ enum ToolError {
 
 impl Transport for Tools {
     type Error = ToolError;
-    type Generation = Generation;
 
-    fn generation(&mut self) -> Option<Generation> {
-        self.0.generation()
+    fn read(&mut self) -> Result<Observation, ReadError<ToolError>> {
+        let mut text = String::new();
+        for table in TABLES {
+            let saved = self.tools.save(table);
+            let saved = saved.map_err(|error| ReadError::Transport(error.into()))?;
+            text.push_str(&String::from_utf8_lossy(&saved));
+        }
+        Observation::read(self.family, &text).map_err(ReadError::Parse)
     }
 
-    fn next(generation: Generation) -> Generation {
-        generation.next()
+    fn begin(&mut self, _: bool) -> &mut dyn Output {
+        self.text = RestoreText::default();
+        &mut self.text
     }
 
-    fn read(&mut self) -> Result<String, ToolError> {
-        Ok(save(&self.0, &TABLES)?)
-    }
-
-    fn restore(&mut self, input: &str) -> Result<(), Failure<ToolError>> {
-        self.0.restore(input.as_bytes()).map_err(|error| Failure {
-            rejected: is_rejection(&error),
-            unchanged: error.tables_committed() == Some(0),
-            error: error.into(),
-        })
+    fn commit(&mut self) -> Result<Vec<u64>, Failure<ToolError>> {
+        let input = std::mem::take(&mut self.text).finish();
+        match self.tools.restore(input.as_bytes()) {
+            Ok(()) => Ok(Vec::new()),
+            Err(error) => Err(Failure {
+                kind: match error.is_rejection() {
+                    true => FailureKind::Rejected,
+                    false => FailureKind::Unavailable,
+                },
+                unchanged: error.tables_committed() == Some(0),
+                error: error.into(),
+            }),
+        }
     }
 }
 
-/// Return the output of `iptables-save` for these tables.
-pub(super) fn save(tools: &Iptables, tables: &[Table]) -> Result<String, Error> {
-    let mut text = String::new();
-    for table in tables {
-        text.push_str(&String::from_utf8_lossy(&tools.save(*table)?));
-    }
-    Ok(text)
-}
+impl Host for Tools {
+    const BACKEND: Backend = Backend::Legacy;
+    const MUST_CHECK: bool = true;
 
-/// Return whether the content was rejected, rather than the tool unable to run.
-pub(super) fn is_rejection(error: &RestoreError) -> bool {
-    matches!(
-        error,
-        RestoreError::BadInput { .. } | RestoreError::Refused { .. }
-    )
+    fn watch(&mut self, _: IpFamily, _: Sender<Input>) -> bool {
+        true
+    }
+
+    fn end_sync(&mut self) {}
 }

@@ -10,10 +10,10 @@ use dataplane::ipvs::{
 };
 use kernel::address::InterfaceAddress;
 use kernel::ipset::IpSets;
-use kernel::iptables::{Backend, Iptables, RestoreError};
+use kernel::iptables::{Backend, Rules, RulesError};
 use kernel::ipvs::Ipvs;
 use kernel::service_device::{DeviceError, ServiceDevice};
-use kernel::{iptables, ipvs, netlink};
+use kernel::{ipvs, netlink};
 use model::IpFamily;
 use netfilter::ipset::{Op as SetOp, Sets};
 use netfilter::iptables::Table;
@@ -21,14 +21,13 @@ use netfilter::ipvs::{Destination, Op, Service, ServiceId};
 use plan::{Plan, PortKey};
 
 use super::driver::{Chain, Driver, SyncError, Synced};
-use super::iptables::{is_rejection, save};
 
 /// The tables with rules of this mode.
 const TABLES: [Table; 2] = [Table::Filter, Table::Nat];
 
 /// The kernel interfaces of one family.
 pub(crate) struct Tools {
-    pub(crate) rules: Iptables,
+    pub(crate) rules: Rules,
     pub(crate) ipvs: Ipvs,
     pub(crate) sets: IpSets,
     pub(crate) device: ServiceDevice,
@@ -141,8 +140,7 @@ pub(crate) enum ToolError {
     Netlink(#[from] netlink::Error),
     Device(#[from] DeviceError),
     Servers(#[from] ipvs::Error),
-    Save(#[from] iptables::Error),
-    Restore(#[from] RestoreError),
+    Rules(#[from] RulesError),
 }
 
 impl Transport for Tools {
@@ -179,7 +177,7 @@ impl Transport for Tools {
     }
 
     fn rules(&mut self) -> Result<String, ToolError> {
-        Ok(save(&self.rules, &TABLES)?)
+        Ok(self.rules.save(&TABLES)?)
     }
 
     fn ensure_device(&mut self) -> Result<(), ToolError> {
@@ -198,9 +196,9 @@ impl Transport for Tools {
     }
 
     fn restore(&mut self, input: &str) -> Result<(), RestoreFailure<ToolError>> {
-        let restored = self.rules.restore(input.as_bytes());
+        let restored = self.rules.restore(input);
         restored.map_err(|error| RestoreFailure {
-            rejected_after: error.tables_committed().filter(|_| is_rejection(&error)),
+            rejected_after: error.tables_committed().filter(|_| error.is_rejection()),
             error: error.into(),
         })
     }

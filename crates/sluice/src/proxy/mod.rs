@@ -20,6 +20,7 @@ pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod sysctls;
 pub(crate) mod userspace;
+mod watch;
 
 #[cfg(test)]
 mod engine_tests;

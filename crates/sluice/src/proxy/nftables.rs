@@ -2,22 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::mem;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use dataplane::Refusals;
 use dataplane::nftables::{
     ANCHOR, ANCHOR_COMMENT, Expected, Options, Outcome, Sync, TABLE, Transport, anchor,
     table_family,
 };
 use kernel::netlink;
-use kernel::nfnetlink::{
-    Generation, GenerationInfo, Monitor, NfTables, Notice, TableId, TransactionError, Witness,
-    is_about,
-};
+use kernel::nfnetlink::{Generation, NfTables, TableId, TransactionError, Witness, is_about};
 use model::IpFamily;
 use netfilter::nft::Op;
 use netfilter::nft::table::Contents;
@@ -26,12 +20,10 @@ use plan::{Plan, PortKey};
 use super::driver::{Driver, SyncError, Synced};
 use super::input::Input;
 use super::loopback::LoopbackNodePorts;
+use super::watch;
 
 /// Upper bound on the steps of a sync, so that concurrent writers cannot keep it busy forever.
 const STEPS: usize = 10_000;
-
-/// How often the watching thread checks whether it is still needed.
-const LISTENING: Duration = Duration::from_secs(1);
 
 /// One family of the nftables mode.
 pub(crate) struct NftablesDriver {
@@ -146,7 +138,10 @@ impl NftablesDriver {
     /// Begin to watch. Not before the first sync: while a socket listens, the kernel reports every
     /// element of a big load. Return whether another program committed since our last transaction.
     fn watch(&mut self, inputs: Sender<Input>) -> bool {
-        if let Err(error) = watch(self.family, &self.table.id, self.table.nft.port(), inputs) {
+        let table = self.table.id.clone();
+        let own = self.table.nft.port();
+        let watching = watch::start(self.family, own, inputs, move |m| is_about(m, &table));
+        if let Err(error) = watching {
             tracing::warn!(
                 family = %self.family,
                 error = format!("{error:#}"),
@@ -236,41 +231,4 @@ fn make_anchor(family: IpFamily) -> Result<NfTables, TransactionError> {
     let table = TableId::new(table_family(family), ANCHOR);
     nft.commit_owned(&table, ANCHOR_COMMENT, &anchor(family), None)?;
     Ok(nft)
-}
-
-/// Report changes to the table by other sockets than `own`.
-fn watch(family: IpFamily, table: &TableId, own: u32, inputs: Sender<Input>) -> anyhow::Result<()> {
-    let mut monitor = Monitor::open().context("cannot watch nf_tables")?;
-    let table = table.clone();
-    std::thread::Builder::new()
-        .name(format!("watch-{family}"))
-        .spawn(move || {
-            // Whether the commit that is being reported is foreign.
-            let mut foreign = false;
-            loop {
-                let ready = monitor.wait(LISTENING);
-                let mut disturbed = false;
-                while let Ok(Some(notice)) = monitor.receive() {
-                    let Notice::Changes(messages) = notice else {
-                        disturbed = true;
-                        continue;
-                    };
-                    for message in messages.flatten() {
-                        if let Ok(Some(_)) = GenerationInfo::read(&message) {
-                            disturbed |= mem::take(&mut foreign);
-                        }
-                        foreign |= message.port != own && is_about(&message, &table);
-                    }
-                }
-                if let Err(error) = ready {
-                    tracing::error!(%family, %error, "Cannot watch nf_tables any more");
-                    return;
-                }
-                if disturbed && inputs.send(Input::Disturbed(family)).is_err() {
-                    return;
-                }
-            }
-        })
-        .context("cannot start the thread that watches nf_tables")?;
-    Ok(())
 }

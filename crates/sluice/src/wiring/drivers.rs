@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use config::Config;
 use kernel::ipset::IpSets;
-use kernel::iptables::{Backend, Choice, Error, Iptables};
+use kernel::iptables::{Backend, Choice, Error, Rules};
 use kernel::ipvs::Ipvs;
 use kernel::service_device::ServiceDevice;
 use model::{IpFamily, Mode};
@@ -16,7 +16,7 @@ use netfilter::ipvs::netlink::Timeouts;
 use super::{node_ports, setup};
 use crate::cli::{IptablesBackend, ProxyArgs};
 use crate::proxy::input::{Input, Inputs};
-use crate::proxy::iptables::{IptablesDriver, SharedVerified};
+use crate::proxy::iptables;
 use crate::proxy::ipvs;
 use crate::proxy::local_relay::SharedRelay;
 use crate::proxy::loopback::LoopbackNodePorts;
@@ -87,40 +87,40 @@ fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
     Ok(drivers)
 }
 
-/// Return the iptables tools of each family that has them.
-fn iptables_tools(
+/// Return access to the iptables rules of each family that has them.
+fn iptables_rules(
     backend: Option<IptablesBackend>,
     inputs: &Inputs,
-) -> anyhow::Result<Vec<(IpFamily, Iptables)>> {
+) -> anyhow::Result<Vec<(IpFamily, Rules)>> {
     let mut all = Vec::new();
     for family in IpFamily::ALL {
         match retry_probe(family, inputs, || probe(family, backend))? {
-            Ok(tools) => all.push((family, tools)),
+            Ok(rules) => all.push((family, rules)),
             Err(error) => tracing::warn!(%family, %error, "Not serving this address family"),
         }
     }
     Ok(all)
 }
 
-fn probe(family: IpFamily, backend: Option<IptablesBackend>) -> Result<Iptables, Error> {
-    let (tools, choice) = find_iptables(kernel_family(family), backend)?;
+fn probe(family: IpFamily, backend: Option<IptablesBackend>) -> Result<Rules, Error> {
+    let (rules, choice) = find_iptables(kernel_family(family), backend)?;
     if let Some(choice) = choice {
         tracing::info!(%family, backend = %choice, "Using iptables");
     }
-    Ok(tools)
+    Ok(rules)
 }
 
-/// Return the tools of the given back end, or of the chosen one with the reason.
+/// Return access to the given back end, or to the chosen one with the reason.
 pub(super) fn find_iptables(
     family: Family,
     backend: Option<IptablesBackend>,
-) -> Result<(Iptables, Option<Choice>), Error> {
+) -> Result<(Rules, Option<Choice>), Error> {
     let backend = match backend {
         Some(IptablesBackend::Nft) => Backend::Nft,
         Some(IptablesBackend::Legacy) => Backend::Legacy,
-        None => return Iptables::find(family).map(|(tools, choice)| (tools, Some(choice))),
+        None => return Rules::find(family).map(|(rules, choice)| (rules, Some(choice))),
     };
-    Iptables::with_backend(family, backend).map(|tools| (tools, None))
+    Rules::with_backend(family, backend).map(|rules| (rules, None))
 }
 
 /// Repeat a probe that fails for a transient reason, since a busy node is normal at boot. The inner
@@ -175,7 +175,7 @@ fn ipvs_drivers(
         tracing::warn!(%error, "Timeouts not set; continuing without them");
     }
     let mut drivers = Drivers::new();
-    for (family, rules) in iptables_tools(backend, inputs)? {
+    for (family, rules) in iptables_rules(backend, inputs)? {
         let options = setup::ipvs_options(config, rules.random_fully());
         let mut tools = ipvs::Tools {
             rules,
@@ -200,11 +200,10 @@ fn iptables_drivers(
     inputs: &Inputs,
 ) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::new();
-    let verified = SharedVerified::default();
-    for (family, tools) in iptables_tools(backend, inputs)? {
-        let options = setup::host_iptables_options(config, tools.random_fully());
-        let driver = IptablesDriver::new(family, tools, options, Rc::clone(&verified));
-        drivers.push((family, Box::new(driver)));
+    for (family, rules) in iptables_rules(backend, inputs)? {
+        let options = setup::host_iptables_options(config, rules.random_fully());
+        let driver = iptables::driver(family, rules, options, inputs.sender());
+        drivers.push((family, driver));
     }
     if drivers.is_empty() {
         bail!("iptables cannot be used on this host for either family");

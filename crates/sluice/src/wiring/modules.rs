@@ -1,7 +1,7 @@
 //! Loads the kernel modules that the proxy needs while the process is still permitted to.
 
 use config::Config;
-use kernel::iptables::{Backend, Error};
+use kernel::iptables::{Error, Rules};
 use kernel::ipvs::{self, Ipvs};
 use model::{IpFamily, Mode};
 use netfilter::iptables::Table;
@@ -39,8 +39,8 @@ fn load_ipvs(scheduler: &str) -> Result<(), ipvs::Error> {
 /// Reading a table of the legacy back end creates it, so the tables are left alone if the other back end
 /// is chosen.
 fn load_iptables(family: IpFamily, backend: Option<IptablesBackend>) -> Result<(), Error> {
-    let (tools, _) = find_iptables(kernel_family(family), backend)?;
-    if tools.backend() == Backend::Legacy {
+    let (rules, _) = find_iptables(kernel_family(family), backend)?;
+    if let Rules::Legacy(tools) = rules {
         tools.save(Table::Mangle)?;
     }
     Ok(())

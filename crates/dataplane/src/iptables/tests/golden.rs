@@ -41,10 +41,8 @@ fn an_observed_state_is_adopted_without_a_write() {
             let mut mode = Mode::new(family, options(configuration, true));
             mode.observe(observe(family, &save(configuration, family)));
             let planner = planner(configuration);
-            let transaction = mode.transaction(planner.plan(family), &BTreeSet::new());
-            let transaction = transaction.unwrap();
-            assert_eq!(transaction.text, "", "{configuration} {family}");
-            assert!(transaction.is_empty());
+            let (_, text) = write(&mut mode, planner.plan(family), &BTreeSet::new());
+            assert_eq!(text, "", "{configuration} {family}");
         }
     }
 }
@@ -57,8 +55,7 @@ fn rules_are_counted_as_kube_proxy_counts_them() {
         let mut mode = Mode::new(family, options("default", true));
         mode.observe(Observation::nothing());
         let planner = planner("default");
-        let transaction = mode.transaction(planner.plan(family), &BTreeSet::new());
-        let transaction = transaction.unwrap();
+        let (transaction, _) = write(&mut mode, planner.plan(family), &BTreeSet::new());
         assert_eq!(transaction.total, RuleCounts { filter, nat });
     }
 }

@@ -22,6 +22,19 @@ fn foreign(family: IpFamily) -> TableSet {
     TableSet::parse(rule_family(family), save).unwrap()
 }
 
+/// Write a transaction, and return its text.
+fn write(
+    mode: &mut Mode,
+    plan: &plan::Plan,
+    excluded: &BTreeSet<plan::PortKey>,
+) -> (Transaction, String) {
+    let mut text = RestoreText::default();
+    let transaction = mode.transaction(plan, excluded, &mut text).unwrap();
+    let text = text.finish();
+    assert_eq!(transaction.is_empty(), text.is_empty());
+    (transaction, text)
+}
+
 /// Apply a transaction's text.
 fn run(tables: &mut TableSet, text: &str) {
     let restore = match Restore::parse(tables.family, text) {

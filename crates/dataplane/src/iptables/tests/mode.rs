@@ -26,10 +26,9 @@ fn started() -> (Planner, Mode, TableSet) {
 }
 
 fn sync(mode: &mut Mode, plan: &Plan, tables: &mut TableSet) -> String {
-    let transaction = mode.transaction(plan, &BTreeSet::new()).unwrap();
-    run(tables, &transaction.text);
-    let text = transaction.text.clone();
-    mode.committed(plan, transaction);
+    let (transaction, text) = write(mode, plan, &BTreeSet::new());
+    run(tables, &text);
+    mode.committed(plan, transaction, &[]);
     text
 }
 
@@ -74,9 +73,7 @@ fn a_change_writes_only_its_own_rules() {
     let text = sync(&mut mode, planner.plan(IpFamily::V4), &mut tables);
     assert_eq!(text.lines().count(), 9, "{text}");
     assert_eq!(comparable(&tables), expected(planner.plan(IpFamily::V4)));
-    let nothing = mode
-        .transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
-        .unwrap();
+    let (nothing, _) = write(&mut mode, planner.plan(IpFamily::V4), &BTreeSet::new());
     assert!(nothing.is_empty());
 }
 
@@ -86,15 +83,17 @@ fn after_a_failure_the_mode_reads_the_kernel() {
     add_service(&mut planner, "demo/new", "10.96.77.1", "10.244.2.77");
     mode.mark_changed(changed(&mut planner));
     // All of it took effect, but the reply is lost.
-    let transaction = mode
-        .transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
-        .unwrap();
-    run(&mut tables, &transaction.text);
+    let (transaction, text) = write(&mut mode, planner.plan(IpFamily::V4), &BTreeSet::new());
+    run(&mut tables, &text);
     mode.failed(transaction, false);
     assert!(mode.needs_observation());
     assert_eq!(
-        mode.transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
-            .unwrap_err(),
+        mode.transaction(
+            planner.plan(IpFamily::V4),
+            &BTreeSet::new(),
+            &mut RestoreText::default()
+        )
+        .unwrap_err(),
         NeedsObservation
     );
     mode.observe(observe(IpFamily::V4, &tables));
@@ -103,9 +102,7 @@ fn after_a_failure_the_mode_reads_the_kernel() {
     // Nothing of it took effect, and the reply says so.
     add_service(&mut planner, "demo/other", "10.96.77.2", "10.244.2.78");
     mode.mark_changed(changed(&mut planner));
-    let transaction = mode
-        .transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
-        .unwrap();
+    let (transaction, _) = write(&mut mode, planner.plan(IpFamily::V4), &BTreeSet::new());
     mode.failed(transaction, true);
     sync(&mut mode, planner.plan(IpFamily::V4), &mut tables);
     assert_eq!(comparable(&tables), expected(planner.plan(IpFamily::V4)));
@@ -132,11 +129,9 @@ fn a_service_without_valid_rules_affects_no_other() {
     // The same when everything is written at once.
     mode.forget();
     mode.observe(Observation::nothing());
-    let transaction = mode
-        .transaction(planner.plan(IpFamily::V4), &BTreeSet::new())
-        .unwrap();
-    assert!(transaction.text.contains("demo/new"));
-    assert!(!transaction.text.contains(&namespace));
+    let (_, text) = write(&mut mode, planner.plan(IpFamily::V4), &BTreeSet::new());
+    assert!(text.contains("demo/new"));
+    assert!(!text.contains(&namespace));
     assert_eq!(mode.problems().len(), 1);
 }
 
@@ -150,10 +145,10 @@ fn excluded_ports_keep_their_state_until_admitted() {
     mode.mark_changed(keys);
     let plan = planner.plan(IpFamily::V4);
     for _ in 0..2 {
-        let transaction = mode.transaction(plan, &excluded).unwrap();
-        run(&mut tables, &transaction.text);
-        assert!(!transaction.text.contains("demo/a"), "{}", transaction.text);
-        mode.committed(plan, transaction);
+        let (transaction, text) = write(&mut mode, plan, &excluded);
+        run(&mut tables, &text);
+        assert!(!text.contains("demo/a"), "{text}");
+        mode.committed(plan, transaction, &[]);
     }
     assert!(sync(&mut mode, planner.plan(IpFamily::V4), &mut tables).contains("demo/a"));
     assert_eq!(comparable(&tables), expected(planner.plan(IpFamily::V4)));

@@ -26,9 +26,9 @@ fn scratch(plan: &Plan, options: Options) -> TableSet {
     let mut tables = foreign(plan.family);
     let mut mode = Mode::new(plan.family, options);
     mode.observe(observe(plan.family, &tables));
-    let transaction = mode.transaction(plan, &BTreeSet::new()).unwrap();
+    let (_, text) = write(&mut mode, plan, &BTreeSet::new());
     assert_eq!(mode.problems().len(), 0);
-    run(&mut tables, &transaction.text);
+    run(&mut tables, &text);
     tables
 }
 
@@ -86,10 +86,10 @@ proptest! {
                 mode.mark_changed(changed.iter().filter_map(plan::PortChange::key));
                 let large = flips >> (i % 64) & 1 == 1;
                 let plan = sized(planner.plan(family), large);
-                let transaction = mode.transaction(&plan, &BTreeSet::new()).unwrap();
-                run(tables, &transaction.text);
+                let (transaction, text) = write(mode, &plan, &BTreeSet::new());
+                run(tables, &text);
                 let total = transaction.total;
-                mode.committed(&plan, transaction);
+                mode.committed(&plan, transaction, &[]);
                 prop_assert!(mode.problems().is_empty());
                 let wanted = scratch(&plan, options);
                 prop_assert_eq!(comparable(tables), comparable(&wanted));
@@ -102,7 +102,7 @@ proptest! {
                 // A mode that reads this state has nothing to write.
                 let mut reader = Mode::new(family, options);
                 reader.observe(observe(family, tables));
-                prop_assert_eq!(reader.transaction(&plan, &BTreeSet::new()).unwrap().text, "");
+                prop_assert_eq!(write(&mut reader, &plan, &BTreeSet::new()).1, "");
             }
         }
     }
@@ -119,17 +119,17 @@ proptest! {
                 let plan = plan.plan(family);
                 let both = [a.plan(family), b.plan(family)];
                 mode.mark_changed(both.iter().flat_map(|plan| plan.ports.keys().cloned()));
-                let transaction = mode.transaction(plan, &BTreeSet::new()).unwrap();
-                run(&mut tables, &transaction.text);
-                mode.committed(plan, transaction);
+                let (transaction, text) = write(&mut mode, plan, &BTreeSet::new());
+                run(&mut tables, &text);
+                mode.committed(plan, transaction, &[]);
                 states.push(comparable(&tables));
             }
             prop_assert_eq!(&states[0], &states[2]);
             // The same after reading the state.
             let mut reader = Mode::new(family, options);
             reader.observe(observe(family, &tables));
-            let transaction = reader.transaction(b.plan(family), &BTreeSet::new());
-            run(&mut tables, &transaction.unwrap().text);
+            let (_, text) = write(&mut reader, b.plan(family), &BTreeSet::new());
+            run(&mut tables, &text);
             prop_assert_eq!(&comparable(&tables), &states[1]);
             let text = cleanup(&observe(family, &tables));
             run(&mut tables, &text);
@@ -146,13 +146,13 @@ fn an_equal_plan_writes_nothing() {
     let mut mode = Mode::new(IpFamily::V4, Options::default());
     let plan = planner.plan(IpFamily::V4);
     mode.observe(Observation::nothing());
-    let transaction = mode.transaction(plan, &BTreeSet::new()).unwrap();
-    mode.committed(plan, transaction);
+    let (transaction, _) = write(&mut mode, plan, &BTreeSet::new());
+    mode.committed(plan, transaction, &[]);
     let mut copy = plan.clone();
     for port in copy.ports.values_mut() {
         *port = Arc::new(plan::PortPlan::clone(port));
     }
     mode.mark_changed(copy.ports.keys().cloned());
-    let transaction = mode.transaction(&copy, &BTreeSet::new()).unwrap();
+    let (transaction, _) = write(&mut mode, &copy, &BTreeSet::new());
     assert!(transaction.is_empty());
 }

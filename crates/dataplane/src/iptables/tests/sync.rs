@@ -13,7 +13,7 @@ use crate::{Origin, Refusals};
 /// Tables behind `iptables-restore`, which fails as ordered.
 struct Host {
     tables: TableSet,
-    generation: Option<u32>,
+    written: RestoreText,
     /// Text that no input may contain.
     rejects: Vec<&'static str>,
     /// Restores that take effect but report a failure.
@@ -21,8 +21,9 @@ struct Host {
     /// Restores that fail without any effect.
     busy: usize,
     unreadable: bool,
-    /// Commits of another program during each restore.
-    foreign_commits: u32,
+    /// Writes that are refused because another program was first, with its change.
+    outdated: usize,
+    before_outdated: &'static str,
     restores: usize,
     reads: usize,
 }
@@ -39,12 +40,13 @@ impl Host {
     fn new() -> Self {
         Self {
             tables: foreign(IpFamily::V4),
-            generation: Some(1),
+            written: RestoreText::default(),
             rejects: Vec::new(),
             lost_replies: 0,
             busy: 0,
             unreadable: false,
-            foreign_commits: 0,
+            outdated: 0,
+            before_outdated: "",
             restores: 0,
             reads: 0,
         }
@@ -53,61 +55,59 @@ impl Host {
     /// Another program's change.
     fn meddle(&mut self, input: &str) {
         run(&mut self.tables, input);
-        self.generation = self.generation.map(|g| g + 1);
     }
 }
 
 impl Transport for Host {
     type Error = Trouble;
-    type Generation = u32;
 
-    fn generation(&mut self) -> Option<u32> {
-        self.generation
-    }
-
-    fn next(generation: u32) -> u32 {
-        generation + 1
-    }
-
-    fn read(&mut self) -> Result<String, Trouble> {
+    fn read(&mut self) -> Result<Observation, ReadError<Trouble>> {
         self.reads += 1;
         if self.unreadable {
-            return Err(trouble("unreadable"));
+            return Err(ReadError::Transport(trouble("unreadable")));
         }
-        Ok(self.tables.to_string())
+        Ok(observe(IpFamily::V4, &self.tables))
     }
 
-    fn restore(&mut self, input: &str) -> Result<(), Failure<Trouble>> {
+    fn begin(&mut self, _: bool) -> &mut dyn Output {
+        self.written = RestoreText::default();
+        &mut self.written
+    }
+
+    fn commit(&mut self) -> Result<Vec<u64>, Failure<Trouble>> {
+        let input = std::mem::take(&mut self.written).finish();
         self.restores += 1;
-        let failure = |text: &str, rejected, unchanged| {
+        let failure = |text: &str, kind, unchanged| {
             Err(Failure {
                 error: trouble(text),
-                rejected,
+                kind,
                 unchanged,
             })
         };
         if self.busy > 0 {
             self.busy -= 1;
-            return failure("the lock is held", false, true);
+            return failure("the lock is held", FailureKind::Unavailable, true);
+        }
+        if self.outdated > 0 {
+            self.outdated -= 1;
+            run(&mut self.tables, self.before_outdated);
+            return failure("another program was first", FailureKind::Outdated, true);
         }
         if let Some(text) = self.rejects.iter().find(|text| input.contains(**text)) {
-            return failure(&format!("rejected: {text}"), true, true);
+            return failure(&format!("rejected: {text}"), FailureKind::Rejected, true);
         }
-        run(&mut self.tables, input);
-        let commits = input.matches("COMMIT\n").count() as u32 + self.foreign_commits;
-        self.generation = self.generation.map(|g| g + commits);
+        run(&mut self.tables, &input);
         if self.lost_replies > 0 {
             self.lost_replies -= 1;
-            return failure("timed out", false, false);
+            return failure("timed out", FailureKind::Unavailable, false);
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 
 struct Bench {
     planner: Planner,
     sync: Sync,
-    verified: Verified<u32>,
     host: Host,
 }
 
@@ -117,7 +117,6 @@ impl Bench {
         let mut bench = Self {
             planner: planner("default"),
             sync: Sync::new(IpFamily::V4, options("default", true)),
-            verified: Verified::default(),
             host: Host::new(),
         };
         bench.resync().unwrap();
@@ -126,7 +125,7 @@ impl Bench {
 
     fn resync(&mut self) -> Result<(), SyncError<Trouble>> {
         let plan = self.planner.plan(IpFamily::V4);
-        self.sync.resync(plan, &mut self.verified, &mut self.host)
+        self.sync.resync(plan, &mut self.host)
     }
 
     /// Add Services and sync them.
@@ -154,14 +153,12 @@ impl Bench {
 
     fn sync_keys(&mut self, changed: &BTreeSet<PortKey>) -> Result<(), SyncError<Trouble>> {
         let plan = self.planner.plan(IpFamily::V4);
-        self.sync
-            .sync(plan, changed, &mut self.verified, &mut self.host)
+        self.sync.sync(plan, changed, &mut self.host)
     }
 
     fn is_disturbed(&mut self) -> bool {
         let plan = self.planner.plan(IpFamily::V4);
-        self.sync
-            .is_disturbed(plan, &mut self.verified, &mut self.host)
+        self.sync.is_disturbed(plan, &mut self.host)
     }
 
     fn refused(&self) -> Vec<String> {
@@ -173,8 +170,7 @@ impl Bench {
         let mut fresh = Host::new();
         let mut sync = Sync::new(IpFamily::V4, options("default", true));
         let plan = self.planner.plan(IpFamily::V4);
-        sync.resync(plan, &mut Verified::default(), &mut fresh)
-            .unwrap();
+        sync.resync(plan, &mut fresh).unwrap();
         comparable(&fresh.tables) == comparable(&self.host.tables)
     }
 }
@@ -276,44 +272,33 @@ fn unreadable_rules_fail_a_resync_but_are_not_a_disturbance() {
 }
 
 #[test]
-fn rules_are_read_back_only_after_a_foreign_commit() {
+fn a_write_that_another_program_preceded_starts_again_from_a_fresh_read() {
     let mut bench = Bench::started();
     let reads = bench.host.reads;
+    bench.host.outdated = 3;
+    bench.host.before_outdated = "*nat\n-D KUBE-SERVICES 1\nCOMMIT\n";
     bench.add(&["demo/a"]).unwrap();
-    assert!(!bench.is_disturbed());
-    assert_eq!(bench.host.reads, reads);
-    // Another program's rules: read once, and clean.
-    bench.host.meddle("*nat\n-A POSTROUTING -j OTHER\nCOMMIT\n");
-    assert!(!bench.is_disturbed());
-    assert!(!bench.is_disturbed());
-    assert_eq!(bench.host.reads, reads + 1);
+    assert_eq!(bench.host.reads, reads + 3);
+    assert!(bench.is_complete());
     bench.host.meddle("*nat\n-D KUBE-SERVICES 1\nCOMMIT\n");
-    assert!(bench.is_disturbed());
-    bench.resync().unwrap();
-    assert!(!bench.is_disturbed());
-    bench.host.meddle("*nat\n-D POSTROUTING -j OTHER\nCOMMIT\n");
+    bench.host.outdated = usize::MAX;
+    bench.host.before_outdated = "*nat\nCOMMIT\n";
+    let error = bench.resync().unwrap_err();
+    assert!(matches!(error, SyncError::Contended(_)), "{error:?}");
+    bench.host.outdated = 0;
+    bench.sync_keys(&BTreeSet::new()).unwrap();
     assert!(bench.is_complete());
 }
 
 #[test]
-fn a_foreign_commit_during_a_restore_is_noticed() {
+fn a_rejection_that_a_foreign_change_caused_quarantines_no_port() {
     let mut bench = Bench::started();
-    let reads = bench.host.reads;
-    bench.host.foreign_commits = 1;
+    // A change that refers to the chain.
+    bench.host.meddle("*nat\n-F KUBE-SERVICES\nCOMMIT\n");
+    bench.host.rejects = vec!["-I KUBE-SERVICES -d 10.96.77.1/32"];
     bench.add(&["demo/a"]).unwrap();
-    bench.host.foreign_commits = 0;
-    assert!(!bench.is_disturbed());
-    assert_eq!(bench.host.reads, reads + 1);
-}
-
-#[test]
-fn without_generations_every_check_reads_the_rules() {
-    let mut bench = Bench::started();
-    bench.host.generation = None;
-    let reads = bench.host.reads;
-    assert!(!bench.is_disturbed());
-    assert!(!bench.is_disturbed());
-    assert_eq!(bench.host.reads, reads + 2);
+    assert!(bench.refused().is_empty());
+    assert!(bench.is_complete());
 }
 
 #[test]

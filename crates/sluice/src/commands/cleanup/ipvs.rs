@@ -137,7 +137,7 @@ fn rules(
     scope: Scope<'_>,
 ) -> anyhow::Result<()> {
     let tables = [Table::Filter, Table::Nat];
-    let Some(tools) = tools::Found::read(family, backend, &tables, scope)? else {
+    let Some(mut tools) = tools::Found::read(family, backend, &tables, scope)? else {
         return Ok(());
     };
     let shared = scope.mode_in(family, backend) == Some(Mode::Iptables);

@@ -100,7 +100,7 @@ fn tables(table: &str, scope: Scope<'_>, failures: &mut Vec<String>) {
 
 fn iptables(family: IpFamily, backend: Backend, scope: Scope<'_>) -> anyhow::Result<()> {
     let tables = [Table::Mangle, Table::Filter, Table::Nat];
-    let Some(found) = Found::read(family, backend, &tables, scope)? else {
+    let Some(mut found) = Found::read(family, backend, &tables, scope)? else {
         return Ok(());
     };
     let observation = Observation::read(family, &found.rules)

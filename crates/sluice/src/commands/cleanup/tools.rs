@@ -1,7 +1,7 @@
 //! Rules that only the iptables tools can remove.
 
 use anyhow::bail;
-use kernel::iptables::{Backend, Error, Iptables, kube_chains, legacy_tables};
+use kernel::iptables::{Backend, Error, Rules, RulesError, kube_chains, legacy_tables};
 use model::{IpFamily, Mode};
 use netfilter::iptables::Table;
 
@@ -12,7 +12,7 @@ use crate::system::kernel_family;
 pub(super) struct Found {
     /// The output of the save tool.
     pub(super) rules: String,
-    tools: Iptables,
+    tools: Rules,
     family: IpFamily,
     backend: Backend,
     dry_run: bool,
@@ -32,7 +32,7 @@ impl Found {
             Backend::Nft => has_chains(family, scope).then_some("there are rules"),
         };
         let Some(found) = found else { return Ok(None) };
-        let tools = match Iptables::with_backend(kernel_family, backend) {
+        let mut tools = match Rules::with_backend(kernel_family, backend) {
             Ok(tools) => tools,
             Err(Error::FamilyDisabled(_)) => return Ok(None),
             Err(Error::NoTools { .. }) => bail!(
@@ -43,10 +43,12 @@ impl Found {
         };
         let mut rules = String::new();
         for table in tables {
-            match tools.save(*table) {
-                Ok(saved) => rules.push_str(&String::from_utf8_lossy(&saved)),
+            match tools.save(&[*table]) {
+                Ok(saved) => rules.push_str(&saved),
                 // A kernel without this table or back end has no rules in it.
-                Err(error @ Error::Save { .. }) => tracing::debug!(%error, "Skipped a table"),
+                Err(error @ RulesError::Save(Error::Save { .. })) => {
+                    tracing::debug!(%error, "Skipped a table");
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -60,7 +62,7 @@ impl Found {
     }
 
     /// Run or print this input, which removes the rules of `mode`.
-    pub(super) fn restore(&self, input: &str, mode: Mode) -> anyhow::Result<()> {
+    pub(super) fn restore(&mut self, input: &str, mode: Mode) -> anyhow::Result<()> {
         let (family, backend) = (self.family, self.backend);
         if input.is_empty() {
             return Ok(());
@@ -70,7 +72,7 @@ impl Found {
             print!("{input}");
             return Ok(());
         }
-        self.tools.restore(input.as_bytes())?;
+        self.tools.restore(input)?;
         tracing::info!(%family, %mode, %backend, "Removed iptables rules");
         Ok(())
     }

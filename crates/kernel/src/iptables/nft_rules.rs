@@ -1,0 +1,445 @@
+//! The tables of iptables' nf_tables back end, without its programs.
+
+use std::collections::BTreeMap;
+
+use netfilter::iptables::{Chain, ParseError, Restore, RestoreTable, Table, TableSet};
+use netfilter::iptables_nft::{self, RestoreError, State, Unsupported, nft_family, table_of};
+use netfilter::netlink::{Attributes, Message, Messages, NFGENMSG_LEN, NFNL_SUBSYS_NFTABLES};
+use netfilter::nft::consts::{
+    NFT_MSG_DELTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE,
+    NFTA_CHAIN_USE,
+};
+use netfilter::nft::{Decoded, Encoder, decode};
+
+use crate::Family;
+use crate::ipset::IpSets;
+use crate::netlink::Error;
+use crate::nfnetlink::{Generation, NfTables, TransactionError, Witness};
+
+/// How many times tables are read again if other programs change them meanwhile.
+const ATTEMPTS: u32 = 10;
+/// How many times a commit is retried after another program's commit to unrelated objects.
+const COMMIT_ATTEMPTS: u32 = 1_000;
+/// Number of references and rules from which on a table is read chain by chain. A listing of a whole
+/// table walks it from its start for every 32 KiB of the answer (`__nf_tables_dump_rules`), so that
+/// its time grows with the square of the number of rules.
+const LARGE: u64 = 20_000;
+/// How many commits in a row may be refused because of another program's commit, before the next
+/// one is made without that condition.
+const MISSES: u32 = 5;
+
+/// iptables' nf_tables tables of one family in the network namespace in which they were opened.
+#[derive(Debug)]
+pub struct NftRules {
+    family: Family,
+    nft: NfTables,
+    large: u64,
+    /// Observes foreign changes since the last read.
+    witness: Option<Witness>,
+    /// The generation after the last part of a divided transaction.
+    generation: Option<Generation>,
+    /// The generation at which the state is known: that of the last read or guarded commit.
+    known: Option<Generation>,
+    /// The commits in a row that were refused because of another program's commit.
+    misses: u32,
+}
+
+/// A restore that did not succeed. Each table takes effect as a whole or not at all.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct NftError {
+    /// The cause.
+    cause: NftCause,
+    /// The number of tables of the input that were committed before.
+    tables_committed: usize,
+}
+
+/// Why rules could not be restored.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum NftCause {
+    /// The kernel could not be read.
+    Netlink(#[from] Error),
+    /// The input is malformed.
+    Parse(#[from] ParseError),
+    /// The input does not fit the present rules.
+    Restore(#[from] RestoreError),
+    /// The kernel did not commit the transaction.
+    Transaction(#[from] TransactionError),
+}
+
+impl NftError {
+    /// Whether the content was rejected, so that the same input would fail again.
+    pub fn is_rejection(&self) -> bool {
+        match &self.cause {
+            NftCause::Parse(_) | NftCause::Restore(_) => true,
+            NftCause::Netlink(_) => false,
+            NftCause::Transaction(error) => error.is_rejection(),
+        }
+    }
+
+    /// Return the number of tables of the input that were committed before the failure; `None` if it is
+    /// not known.
+    pub fn tables_committed(&self) -> Option<usize> {
+        let lost = matches!(
+            self.cause,
+            NftCause::Transaction(TransactionError::LostReply)
+        );
+        (!lost).then_some(self.tables_committed)
+    }
+}
+
+/// Whether a notification is about Kubernetes' chains in iptables' tables of a family, about a rule
+/// that jumps to one, or about a deleted table.
+pub fn is_about_kube(message: &Message<'_>, family: Family) -> bool {
+    let Some(kind) = kind(message) else {
+        return false;
+    };
+    if message.payload.first() != Some(&nft_family(family).number()) {
+        return false;
+    }
+    // In every kind of message, attribute 1 is the table's name.
+    let mut attributes = message.attributes(NFGENMSG_LEN, "nft attributes").flatten();
+    let table = attributes.find(|a| a.kind == NFTA_CHAIN_TABLE);
+    let table = table.and_then(|a| table_of(a.string().ok()?));
+    let mentions_kube = || message.payload.windows(5).any(|bytes| bytes == b"KUBE-");
+    table.is_some() && (kind == NFT_MSG_DELTABLE || mentions_kube())
+}
+
+/// Return the `NFT_MSG_*` of a message of nf_tables.
+fn kind(message: &Message<'_>) -> Option<u16> {
+    let [subsystem, kind] = message.kind.to_be_bytes();
+    (subsystem == NFNL_SUBSYS_NFTABLES).then_some(kind.into())
+}
+
+impl NftRules {
+    /// Open the connection.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn open(family: Family) -> Result<Self, Error> {
+        Ok(Self {
+            family,
+            nft: NfTables::open()?,
+            large: LARGE,
+            witness: None,
+            generation: None,
+            known: None,
+            misses: 0,
+        })
+    }
+
+    /// Return the port that identifies this socket's own changes in notifications.
+    pub fn port(&self) -> u32 {
+        self.nft.port()
+    }
+
+    /// Read tables of at least this many rules chain by chain. For tests, which use small tables.
+    pub fn read_by_chain_from(&mut self, rules: u64) {
+        self.large = rules;
+    }
+
+    /// Read the chains of these tables, then their rules: pass each object to `add`. If Kubernetes'
+    /// chains change meanwhile, start again with a `new` result.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::Interrupted`] if other programs kept changing the chains.
+    pub fn read<T>(
+        &mut self,
+        tables: &[Table],
+        new: impl Fn() -> T,
+        mut add: impl FnMut(&mut T, Decoded),
+    ) -> Result<T, Error> {
+        self.generation = None;
+        for _ in 0..ATTEMPTS {
+            let family = self.family;
+            let relevant = Box::new(move |m: &Message<'_>| is_about_kube(m, family));
+            let mut witness = Witness::of(&mut self.nft, relevant)?;
+            let mut result = new();
+            let read = self.read_once(tables, &mut |decoded| add(&mut result, decoded));
+            // The error may concern an object that was deleted meanwhile.
+            match read {
+                Err(Error::Interrupted { .. }) => {}
+                read if witness.is_untouched()? => {
+                    read?;
+                    self.known = Some(witness.generation());
+                    self.witness = Some(witness);
+                    return Ok(result);
+                }
+                _ => {}
+            }
+        }
+        let what = "reading iptables' nf_tables rules";
+        Err(Error::Interrupted { what })
+    }
+
+    fn read_once(&mut self, tables: &[Table], add: &mut dyn FnMut(Decoded)) -> Result<(), Error> {
+        let chains = self.list_chains(tables, add)?;
+        for (table, chains) in chains {
+            let rules: u64 = chains.values().map(|uses| u64::from(*uses)).sum();
+            if rules < self.large {
+                // Only a listing without a commit meanwhile is sure to be complete.
+                let request = self.encoder(table).dump(NFT_MSG_GETRULE, None);
+                let mut bytes = Vec::new();
+                request.append_to(&mut bytes);
+                let mut listed = Vec::new();
+                let complete = self.nft.stream(&bytes, |message| {
+                    listed.extend(decode(message.kind & 0xff, message.payload));
+                    Ok(())
+                });
+                match complete {
+                    Ok(()) => {
+                        listed.into_iter().for_each(&mut *add);
+                        continue;
+                    }
+                    Err(Error::Interrupted { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            for chain in chains.keys() {
+                self.list_rules(table, chain, add)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// List the chains. Return their names with the number of their references and rules.
+    ///
+    /// A commit during a listing can hide a chain from it, so that the union of several is taken.
+    fn list_chains(
+        &mut self,
+        tables: &[Table],
+        add: &mut dyn FnMut(Decoded),
+    ) -> Result<BTreeMap<Table, BTreeMap<String, u32>>, Error> {
+        let mut found: BTreeMap<Table, BTreeMap<String, u32>> = BTreeMap::new();
+        let mut bytes = Vec::new();
+        let first = tables.first().copied().unwrap_or(Table::Filter);
+        let request = self.encoder(first).dump(NFT_MSG_GETCHAIN, None);
+        request.append_to(&mut bytes);
+        let family = nft_family(self.family).number();
+        for attempt in 1.. {
+            let listed = self.nft.stream(&bytes, |message| {
+                let Some((table, name, uses)) = chain_of(message, family) else {
+                    return Ok(());
+                };
+                if tables.contains(&table) {
+                    let chains = found.entry(table).or_default();
+                    if chains.insert(name, uses).is_none() {
+                        add(decode(message.kind & 0xff, message.payload)?);
+                    }
+                }
+                Ok(())
+            });
+            match listed {
+                Err(Error::Interrupted { .. }) if attempt < ATTEMPTS => {}
+                Err(Error::Interrupted { .. }) | Ok(()) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    fn list_rules(
+        &mut self,
+        table: Table,
+        chain: &str,
+        add: &mut dyn FnMut(Decoded),
+    ) -> Result<(), Error> {
+        // The chain has the same attribute number in a request for rules as the set in one for
+        // elements.
+        let request = self.encoder(table).dump(NFT_MSG_GETRULE, Some(chain));
+        let mut bytes = Vec::new();
+        request.append_to(&mut bytes);
+        let answer = self.nft.dump(&bytes)?;
+        for message in Messages::new(&answer).flatten() {
+            if let Ok(decoded) = decode(message.kind & 0xff, message.payload) {
+                add(decoded);
+            }
+        }
+        Ok(())
+    }
+
+    fn encoder(&self, table: Table) -> Encoder<'static> {
+        Encoder {
+            family: nft_family(self.family),
+            table: table.name(),
+        }
+    }
+
+    /// Commit one batch of messages. Return the number of the message and the handle of each rule
+    /// whose message has `NLM_F_ECHO`.
+    ///
+    /// If `guarded`, the batch is refused with [`TransactionError::GenerationChanged`] if another
+    /// program has changed Kubernetes' chains since the last read, or may have. Several batches may
+    /// follow one read if each is a `part` of one transaction. If other programs commit so often that
+    /// guarded commits fail repeatedly, the next one is made without a guard: it changes only
+    /// Kubernetes' own chains.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn commit(
+        &mut self,
+        batch: &mut [u8],
+        guarded: bool,
+        part: bool,
+    ) -> Result<Vec<(usize, u64)>, TransactionError> {
+        self.known = None;
+        let committed = if !guarded || self.misses >= MISSES {
+            self.witness = None;
+            self.nft.transact_echoed(batch, None)
+        } else if let Some(generation) = self.generation.take() {
+            let committed = self.nft.transact_echoed(batch, Some(generation));
+            self.generation = committed.is_ok().then(|| generation.next());
+            self.known = self.generation;
+            committed
+        } else {
+            self.commit_unless_touched(batch, part)
+        };
+        match &committed {
+            Err(TransactionError::GenerationChanged) => self.misses += 1,
+            Ok(_) if !part => self.misses = 0,
+            _ => {}
+        }
+        committed
+    }
+
+    fn commit_unless_touched(
+        &mut self,
+        batch: &mut [u8],
+        part: bool,
+    ) -> Result<Vec<(usize, u64)>, TransactionError> {
+        for _ in 0..COMMIT_ATTEMPTS {
+            let Some(witness) = &mut self.witness else {
+                break;
+            };
+            if !witness.is_untouched()? {
+                break;
+            }
+            let generation = witness.generation();
+            let alone = part && self.misses == 0;
+            if alone {
+                // A witness of a large load would cost the kernel as much time as the load.
+                self.witness = None;
+            }
+            match self.nft.transact_echoed(batch, Some(generation)) {
+                // The notification of the earlier commit has arrived by now.
+                Err(TransactionError::GenerationChanged) if !alone => {}
+                Ok(handles) => {
+                    self.known = Some(generation.next());
+                    self.generation = self.known.filter(|_| alone);
+                    if !part {
+                        self.witness = None;
+                    }
+                    return Ok(handles);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(TransactionError::GenerationChanged)
+    }
+
+    /// End the observation of foreign changes that a read began. Return whether the rules are certainly
+    /// those of the last read or guarded commit.
+    pub fn end_observation(&mut self) -> bool {
+        self.generation = None;
+        if let Some(mut witness) = self.witness.take() {
+            return witness.is_untouched().unwrap_or(false);
+        }
+        let now = self.nft.generation().map(|info| info.generation).ok();
+        now.is_some() && now == self.known
+    }
+
+    /// Return the rules of these tables, and those that cannot be decoded.
+    ///
+    /// # Errors
+    /// As [`NftRules::read`].
+    pub fn table_set(
+        &mut self,
+        tables: &[Table],
+    ) -> Result<(TableSet, Vec<(Table, Chain, Unsupported)>), Error> {
+        let set = self.state(tables)?.table_set();
+        self.witness = None;
+        Ok(set)
+    }
+
+    /// Return the rules of these tables with their handles.
+    ///
+    /// # Errors
+    /// As [`NftRules::read`].
+    pub fn state(&mut self, tables: &[Table]) -> Result<State, Error> {
+        let family = self.family;
+        let sets = IpSets::open()?.index()?;
+        let new = || State::with_sets(family, sets.clone());
+        self.read(tables, new, State::add)
+    }
+
+    /// Return the rules of these tables as `iptables-save` prints them. Rules that cannot be decoded
+    /// are left out.
+    ///
+    /// # Errors
+    /// As [`NftRules::read`].
+    pub fn save(&mut self, tables: &[Table]) -> Result<String, Error> {
+        Ok(self.table_set(tables)?.0.to_string())
+    }
+
+    /// Apply `input` as `iptables-restore --noflush` does. Each table is one transaction. If another
+    /// program changes Kubernetes' chains meanwhile, read them and try again.
+    ///
+    /// # Errors
+    /// See [`NftError`].
+    pub fn restore(&mut self, input: &str) -> Result<(), NftError> {
+        let fail = |tables_committed| {
+            move |cause| NftError {
+                cause,
+                tables_committed,
+            }
+        };
+        let input = Restore::parse(self.family, input);
+        let input = input.map_err(|error| fail(0)(error.into()))?;
+        for (number, section) in input.tables.into_iter().enumerate() {
+            self.restore_table(section).map_err(fail(number))?;
+        }
+        Ok(())
+    }
+
+    fn restore_table(&mut self, section: RestoreTable) -> Result<(), NftCause> {
+        let tables = [section.table];
+        let input = Restore {
+            family: self.family,
+            tables: vec![section],
+        };
+        let mut attempt = 1;
+        loop {
+            let state = self.state(&tables)?;
+            let mut batch = Vec::new();
+            for message in iptables_nft::restore(&state, input.clone())? {
+                message.append_to(&mut batch);
+            }
+            let committed = self.commit(&mut batch, true, false);
+            self.witness = None;
+            match committed {
+                Ok(_) => return Ok(()),
+                Err(TransactionError::GenerationChanged) if attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Return the table, name and use counter of a listed chain.
+fn chain_of(message: &Message<'_>, family: u8) -> Option<(Table, String, u32)> {
+    if message.payload.first() != Some(&family) {
+        return None;
+    }
+    let attributes = Attributes::new(message.payload.get(NFGENMSG_LEN..)?, "nft_chain_attributes");
+    let (mut table, mut name, mut uses) = (None, None, 0);
+    for attribute in attributes.flatten() {
+        match attribute.kind {
+            NFTA_CHAIN_TABLE => table = table_of(attribute.string().ok()?),
+            NFTA_CHAIN_NAME => name = attribute.string().ok().map(str::to_owned),
+            NFTA_CHAIN_USE => uses = attribute.be32().ok()?,
+            _ => {}
+        }
+    }
+    Some((table?, name?, uses))
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use model::{IpFamily, NamespacedName, Protocol};
 
-use crate::{Endpoint, HealthCheck, NodeFacts, Plan, PortKey, PortPlan};
+use crate::{Endpoint, Frontend, FrontendKind, HealthCheck, NodeFacts, Plan, PortKey, PortPlan};
 
 /// Changes in both families since the last call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,19 +60,17 @@ pub struct HealthChange {
 ///
 /// UDP and SCTP clients reuse their ports, and a TCP client repeats its SYN. An entry made for a
 /// removed endpoint, or one made without NAT while the Service had no endpoints, would last for as
-/// long as the client keeps trying. To be deleted: every entry of `protocol` whose original
-/// destination is one of `frontends` and whose reply source is not in `keep`. Flows to endpoints that
-/// still serve are never named, so a restart breaks none of them.
+/// long as the client keeps trying. To be deleted: every entry of the port's protocol whose original
+/// destination is one of [`frontends`](Self::frontends) and whose reply source is not in `keep`. Flows
+/// to endpoints that still serve are never named, so a restart breaks none of them.
 ///
 /// Of TCP only half-open entries are stale: in state SYN_SENT, without a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleFlows {
-    /// The Service port.
-    pub port: PortKey,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The original destinations of the flows.
-    pub frontends: Vec<FlowFrontend>,
+    /// The Service port after the change.
+    pub port: Arc<PortPlan>,
+    /// Frontends of the port whose flows are not stale.
+    pub current: Vec<FlowFrontend>,
     /// Flows to these stay, sorted. Empty if the Service has lost its last endpoint: none stay.
     pub keep: Arc<[Endpoint]>,
 }
@@ -84,6 +82,29 @@ pub enum FlowFrontend {
     Address(IpAddr, NonZeroU16),
     /// This port on any address that answers for NodePorts.
     NodePort(NonZeroU16),
+}
+
+impl StaleFlows {
+    /// Return the protocol of the flows.
+    pub fn protocol(&self) -> Protocol {
+        self.port.protocol
+    }
+
+    /// Return the original destinations of the flows.
+    pub fn frontends(&self) -> impl Iterator<Item = FlowFrontend> + '_ {
+        let frontends = self.port.frontends().filter_map(FlowFrontend::of);
+        frontends.filter(|frontend| !self.current.contains(frontend))
+    }
+}
+
+impl FlowFrontend {
+    /// Return the destination of flows to a frontend.
+    pub(crate) fn of(frontend: Frontend) -> Option<Self> {
+        match frontend.kind {
+            FrontendKind::NodePort => Some(Self::NodePort(frontend.port)),
+            _ => Some(Self::Address(frontend.ip?, frontend.port)),
+        }
+    }
 }
 
 impl PlanDiff {

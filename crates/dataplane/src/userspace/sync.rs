@@ -252,12 +252,15 @@ impl Sync {
             is_local: true,
         };
         let led_here = |flows: StaleFlows| {
-            let ports = state.ports().get(&flows.port).map(|(_, ports)| *ports);
+            let ports = state
+                .ports()
+                .get(&flows.port.key())
+                .map(|(_, ports)| *ports);
             let keep = ports.unwrap_or_default().iter().map(relay).collect();
             StaleFlows { keep, ..flows }
         };
         // The relay's sockets answer every SYN.
-        let datagrams = flows.into_iter().filter(|f| f.protocol != Protocol::Tcp);
+        let datagrams = flows.into_iter().filter(|f| f.protocol() != Protocol::Tcp);
         datagrams.map(led_here).collect()
     }
 

@@ -222,8 +222,9 @@ fn hint_to_follow(all: &[Candidate]) -> u16 {
 /// usable endpoints, if they are the same.
 pub(super) fn serving(all: &[Candidate], cluster: &Arc<[Endpoint]>) -> Arc<[Endpoint]> {
     let serving = |c: &Candidate| c.is(Candidate::SERVING);
-    let endpoints = all.iter().filter(|c| serving(c)).map(|c| &c.endpoint);
-    if endpoints.eq(cluster.iter()) {
+    // Usable endpoints are ready, or serve while they terminate.
+    let all_usable_serve = all.iter().all(|c| serving(c) || !c.is_ready());
+    if all_usable_serve && all.iter().filter(|c| serving(c)).count() == cluster.len() {
         cluster.clone()
     } else {
         select(all, serving)

@@ -1,6 +1,6 @@
 //! Stale flows of a change.
 
-use crate::{FlowFrontend, FrontendKind, PortChange, PortPlan, StaleFlows};
+use crate::{Endpoint, FlowFrontend, PortChange, StaleFlows};
 
 /// Return the flows that a change of a port makes stale.
 ///
@@ -11,41 +11,32 @@ use crate::{FlowFrontend, FrontendKind, PortChange, PortPlan, StaleFlows};
 pub(super) fn stale(change: &PortChange) -> Option<StaleFlows> {
     let after = change.after.as_ref()?;
     let keep = &after.flow_endpoints;
-    let known = frontends(change.before.as_deref());
     let had: &[_] = match &change.before {
         Some(before) => &before.flow_endpoints,
         None => &[],
     };
-    let lost = had.iter().any(|e| keep.binary_search(e).is_err());
-    // Without endpoints, packets may have passed without NAT.
-    let woke = had.is_empty() && !keep.is_empty();
-    let mut frontends = frontends(Some(after));
-    if !lost && !woke {
-        frontends.retain(|frontend| !known.contains(frontend));
-        if keep.is_empty() {
-            return None;
-        }
-    }
-    if frontends.is_empty() {
+    let lost = !is_subset(had, keep);
+    if keep.is_empty() && !lost {
         return None;
     }
-    Some(StaleFlows {
-        port: after.key(),
-        protocol: after.protocol,
-        frontends,
+    // Without endpoints, packets may have passed without NAT.
+    let woke = had.is_empty();
+    let current = match &change.before {
+        Some(before) if !lost && !woke => before.frontends().filter_map(FlowFrontend::of).collect(),
+        _ => Vec::new(),
+    };
+    let flows = StaleFlows {
+        port: after.clone(),
+        current,
         keep: keep.clone(),
-    })
+    };
+    flows.frontends().next()?;
+    Some(flows)
 }
 
-fn frontends(port: Option<&PortPlan>) -> Vec<FlowFrontend> {
-    let frontends = port.into_iter().flat_map(PortPlan::frontends);
-    let mut targets: Vec<_> = frontends
-        .filter_map(|frontend| match (frontend.kind, frontend.ip) {
-            (FrontendKind::NodePort, _) => Some(FlowFrontend::NodePort(frontend.port)),
-            (_, ip) => Some(FlowFrontend::Address(ip?, frontend.port)),
-        })
-        .collect();
-    targets.sort_unstable();
-    targets.dedup();
-    targets
+/// Return whether one sorted list contains every element of another.
+fn is_subset(part: &[Endpoint], all: &[Endpoint]) -> bool {
+    let mut all = all.iter();
+    part.iter()
+        .all(|endpoint| all.any(|other| other == endpoint))
 }

@@ -42,9 +42,13 @@ fn stale(
 ) -> Option<(Vec<String>, String)> {
     planner.apply_all(events);
     let flows = planner.take_diff().v4.stale_flows;
-    let of = |protocol| flows.iter().find(|f: &&StaleFlows| f.protocol == protocol);
+    let of = |protocol| {
+        flows
+            .iter()
+            .find(|f: &&StaleFlows| f.protocol() == protocol)
+    };
     let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(of);
-    let content = |flows: &StaleFlows| (flows.frontends.clone(), flows.keep.clone());
+    let content = |flows: &StaleFlows| (flows.frontends().collect::<Vec<_>>(), flows.keep.clone());
     assert_eq!(tcp.map(content), udp.map(content));
     let (frontends, keep) = udp.map(content)?;
     let text = |frontend: FlowFrontend| match frontend {

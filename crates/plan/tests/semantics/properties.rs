@@ -172,7 +172,7 @@ proptest! {
                     let mut gone = gone.filter(|e| !after.flow_endpoints.contains(e));
                     let at = FlowFrontend::Address(after.cluster_ip, after.port);
                     let named = |flows: &&StaleFlows| {
-                        flows.protocol == after.protocol && flows.frontends.contains(&at)
+                        flows.protocol() == after.protocol && flows.frontends().any(|f| f == at)
                     };
                     let stale = diff.stale_flows.iter().find(named);
                     if gone.next().is_some() {

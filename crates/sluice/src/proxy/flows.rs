@@ -73,8 +73,9 @@ impl Flows {
 
     /// Have stale flows deleted.
     pub(crate) fn delete(&self, family: IpFamily, flows: Vec<plan::StaleFlows>) {
-        let (tcp, others): (Vec<_>, Vec<_>) =
-            flows.into_iter().partition(|f| f.protocol == Protocol::Tcp);
+        let (tcp, others): (Vec<_>, Vec<_>) = flows
+            .into_iter()
+            .partition(|f| f.protocol() == Protocol::Tcp);
         // The receivers live as long as the process.
         if !others.is_empty() {
             let _ = self.datagrams.send((family, others));
@@ -159,13 +160,13 @@ fn run(orders: &Receiver<Order>, addresses: &HostAddresses, metrics: &Metrics) {
 fn resolve<'a>(host: &[IpAddr], flows: impl Iterator<Item = &'a plan::StaleFlows>) -> StaleFlows {
     let mut stale = StaleFlows::new(host.iter().copied());
     for flow in flows {
-        let protocol = IpProtocol(flow.protocol.number());
+        let protocol = IpProtocol(flow.protocol().number());
         let keep = flow.keep.iter().map(|e| SocketAddr::new(e.ip, e.port));
         let keep = Arc::new(keep.collect());
-        for frontend in &flow.frontends {
+        for frontend in flow.frontends() {
             match frontend {
                 FlowFrontend::Address(ip, port) => {
-                    let address = SocketAddr::new(*ip, port.get());
+                    let address = SocketAddr::new(ip, port.get());
                     stale.frontend(protocol, address, Arc::clone(&keep));
                 }
                 FlowFrontend::NodePort(port) => {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use model::{IpFamily, Protocol};
 use netfilter::nft::table::Contents;
 use netfilter::nft::{Data, Op, Value};
-use plan::testing::history;
+use plan::testing::{Applied, endpoint, history, service, settings, slice};
 use plan::{NodeFacts, Plan, Planner, PortChange, PortKey};
 use proptest::prelude::*;
 
@@ -329,18 +329,28 @@ fn changed_table_is_noticed() {
 
 #[test]
 fn flows_of_a_served_port_stay_with_the_relay() {
-    let plan = planned(|_| {}, &["node1"]);
-    let (sync, host) = load(&plan);
-    let key = plan.ports.keys().next().expect("a port").clone();
-    let [udp, tcp] = [Protocol::Udp, Protocol::Tcp].map(|protocol| plan::StaleFlows {
-        protocol,
-        port: key.clone(),
-        frontends: Vec::new(),
-        keep: [].into(),
-    });
+    let mut planner = Planner::new(settings("node1"));
+    let ports = ["dns:53/UDP", "dns-tcp:53"];
+    planner.apply(service("demo/dns", &["10.96.0.1"], &ports).applied());
+    let pods = vec![endpoint("10.244.0.1", "node1")];
+    let ports = ["dns:5353/UDP", "dns-tcp:5353"];
+    planner.apply(slice("dns-a", "demo/dns", &ports, pods).applied());
+    planner.take_diff();
+    let plan = planner.plan(IpFamily::V4);
+    let (sync, host) = load(plan);
+    let of = |protocol| {
+        let port = plan.ports.values().find(|p| p.protocol == protocol);
+        plan::StaleFlows {
+            port: port.expect("a port").clone(),
+            current: Vec::new(),
+            keep: [].into(),
+        }
+    };
     // The relay answers every SYN.
-    assert_eq!(sync.stale_flows(vec![tcp]), []);
-    let kept = sync.stale_flows(vec![udp]).remove(0).keep;
+    assert_eq!(sync.stale_flows(vec![of(Protocol::Tcp)]), []);
+    let kept = sync.stale_flows(vec![of(Protocol::Udp)]).remove(0).keep;
     let kept: Vec<_> = kept.iter().map(|e| SocketAddr::new(e.ip, e.port)).collect();
-    assert_eq!(kept, [first_socket(&host).address]);
+    let mut sockets = host.sockets.keys();
+    let udp = sockets.find(|socket| socket.protocol == Protocol::Udp);
+    assert_eq!(kept, [udp.expect("a socket").address]);
 }

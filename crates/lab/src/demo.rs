@@ -19,6 +19,7 @@ use crate::table::Table;
 use crate::{Lab, Options};
 
 mod changes;
+mod half_open;
 mod shots;
 mod stage;
 
@@ -180,7 +181,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         );
     }
     tear_down_on_signal(&name)?;
-    let result = experiments(options, Abilities::of(args.mode), args.patience);
+    let result = experiments(options, args.mode, args.patience);
     // The lab was taken down on drop; this verifies it and returns the error.
     let down = Lab::down(&name).context("taking the lab down");
     let rows = result?;
@@ -257,21 +258,21 @@ fn serve_longer(documents: &mut Documents, seconds: u32) {
 
 fn experiments(
     options: Options,
-    abilities: Abilities,
+    mode: Mode,
     patience: u32,
 ) -> Result<Vec<(&'static str, Report)>> {
     let (lab, applied) = Lab::up(options)?;
     if let Some(e) = applied.errors.first() {
         return Err(e.clone()).context("applying the examples");
     }
-    let mut stage = Stage::new(lab, abilities, patience);
+    let mut stage = Stage::new(lab, mode, patience);
     stage.settle(stage.patience(30))?;
     let mut rows = Vec::new();
     for shot in shots::SHOTS {
         let report = shot.run(&stage).unwrap_or_else(|e| Report::broken(&e));
         rows.push((shot.name, report));
     }
-    for experiment in changes::EXPERIMENTS {
+    for experiment in changes::EXPERIMENTS.iter().chain(half_open::EXPERIMENTS) {
         let report = (experiment.run)(&mut stage).unwrap_or_else(|e| Report::broken(&e));
         rows.push((experiment.name, report));
     }

@@ -165,6 +165,15 @@ pub(crate) fn add_pod(lab: &LabName, id: PodId, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
+/// Make a pod's node drop all packets to the pod, without an answer.
+pub(crate) fn silence_pod(lab: &LabName, pod: &Pod) -> Result<()> {
+    let mut at_node = RtNetlink::open_in(&NetNs::open(&lab.node(&pod.node))?)?;
+    for ip in pod.ips {
+        at_node.replace_route(Route::blackhole(IpNet::from(ip)))?;
+    }
+    Ok(())
+}
+
 /// Delete a pod's links, and with them the routes to it.
 pub(crate) fn disconnect_pod(lab: &LabName, id: PodId, pod: &Pod) -> Result<()> {
     let mut at_node = RtNetlink::open_in(&NetNs::open(&lab.node(&pod.node))?)?;

@@ -237,6 +237,35 @@ impl Lab {
         Ok(note)
     }
 
+    /// Drop all packets to a pod without an answer, as after the end of a pod whose endpoint has not
+    /// been removed yet. The address stays silent after the pod was deleted, until another pod gets it.
+    ///
+    /// # Errors
+    /// The pod does not exist, or uses its node's network.
+    pub fn silence_pod(&mut self, name: &ObjectName) -> Result<()> {
+        let _lock = self.folder.lock()?;
+        let cluster = self.state()?.cluster;
+        let id = cluster.live_pod(name);
+        let pod = id.and_then(|id| cluster.pods.get(&id));
+        let pod = pod.with_context(|| format!("pod {name} does not exist"))?;
+        if pod.template.host_network {
+            bail!("pod {name} uses its node's network");
+        }
+        fabric::silence_pod(&self.name, pod)
+    }
+
+    /// Replace the command of the proxies. Running proxies continue with the old one until they are
+    /// restarted.
+    ///
+    /// # Errors
+    /// The lab's state cannot be written.
+    pub fn set_proxy(&mut self, proxy: ProxyCommand) -> Result<()> {
+        let _lock = self.folder.lock()?;
+        let mut state = self.state()?;
+        state.proxy = Some(proxy);
+        self.folder.save(&state)
+    }
+
     /// Set a pod's condition Ready.
     ///
     /// # Errors

@@ -118,14 +118,18 @@ impl Probe {
             }),
             How::Udp => self.datagram(),
         };
-        match text {
-            Err(e) => outcome_of(&e),
-            Ok(text) => match serde_json::from_str(&text) {
-                Ok(answer) => Outcome::Answered(answer),
-                Err(_) if text.is_empty() => Outcome::Failed("closed without an answer".to_owned()),
-                Err(e) => Outcome::Failed(format!("not an echo server's answer ({e}): {text:?}")),
-            },
-        }
+        read(text)
+    }
+
+    /// Open a TCP connection from the calling thread's namespace. An error is an outcome without an
+    /// answer.
+    pub(crate) fn connect(&self) -> Result<TcpStream, Outcome> {
+        self.stream(Protocol::Tcp).map_err(|e| outcome_of(&e))
+    }
+
+    /// Send HTTP GET on this connection.
+    pub(crate) fn get(&self, stream: &TcpStream) -> Outcome {
+        read(get(stream, self.to))
     }
 
     fn stream(&self, protocol: Protocol) -> io::Result<TcpStream> {
@@ -155,6 +159,18 @@ impl Probe {
         let mut buffer = [0; 2048];
         let length = socket.recv(&mut buffer)?;
         Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
+    }
+}
+
+/// Read an answer.
+fn read(text: io::Result<String>) -> Outcome {
+    match text {
+        Err(e) => outcome_of(&e),
+        Ok(text) => match serde_json::from_str(&text) {
+            Ok(answer) => Outcome::Answered(answer),
+            Err(_) if text.is_empty() => Outcome::Failed("closed without an answer".to_owned()),
+            Err(e) => Outcome::Failed(format!("not an echo server's answer ({e}): {text:?}")),
+        },
     }
 }
 

@@ -108,8 +108,38 @@ pub struct Route {
     pub onlink: bool,
     /// The source address of local sockets that use this route.
     pub source: Option<IpAddr>,
-    /// Whether packets are answered with "host unreachable" instead of being forwarded.
-    pub unreachable: bool,
+    /// What happens to packets.
+    pub kind: RouteKind,
+}
+
+/// The kind of a route (`RTN_*`, `linux/rtnetlink.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Packets are forwarded.
+    Unicast,
+    /// Packets are answered with "host unreachable".
+    Unreachable,
+    /// Packets are dropped without an answer.
+    Blackhole,
+}
+
+impl RouteKind {
+    fn number(self) -> u8 {
+        match self {
+            RouteKind::Unicast => libc::RTN_UNICAST,
+            RouteKind::Unreachable => libc::RTN_UNREACHABLE,
+            RouteKind::Blackhole => libc::RTN_BLACKHOLE,
+        }
+    }
+
+    /// The keyword of `ip route`, with a space.
+    fn spelled(self) -> &'static str {
+        match self {
+            RouteKind::Unicast => "",
+            RouteKind::Unreachable => "unreachable ",
+            RouteKind::Blackhole => "blackhole ",
+        }
+    }
 }
 
 impl Route {
@@ -120,7 +150,7 @@ impl Route {
             interface: None,
             onlink: false,
             source: None,
-            unreachable: false,
+            kind: RouteKind::Unicast,
         }
     }
 
@@ -135,7 +165,15 @@ impl Route {
     /// Return a route that answers packets with "host unreachable".
     pub fn unreachable(destination: IpNet) -> Self {
         Self {
-            unreachable: true,
+            kind: RouteKind::Unreachable,
+            ..Self::to(destination)
+        }
+    }
+
+    /// A route that drops packets without an answer.
+    pub fn blackhole(destination: IpNet) -> Self {
+        Self {
+            kind: RouteKind::Blackhole,
             ..Self::to(destination)
         }
     }
@@ -150,12 +188,8 @@ impl Route {
 
     fn write(&self, message: Builder) -> Builder {
         let (family, address) = octets(self.destination.addr());
-        let on_link = !self.unreachable && self.via.is_none() && family != AF_INET6;
-        let kind = if self.unreachable {
-            libc::RTN_UNREACHABLE
-        } else {
-            libc::RTN_UNICAST
-        };
+        let forwards = self.kind == RouteKind::Unicast;
+        let on_link = forwards && self.via.is_none() && family != AF_INET6;
         let mut head = vec![
             family,
             self.destination.prefix_len(),
@@ -164,7 +198,7 @@ impl Route {
             libc::RT_TABLE_MAIN,
             RTPROT_STATIC,
             if on_link { RT_SCOPE_LINK } else { 0 },
-            kind,
+            self.kind.number(),
         ];
         let flags = if self.onlink { RTNH_F_ONLINK } else { 0 };
         head.extend_from_slice(&flags.to_ne_bytes());
@@ -186,8 +220,7 @@ impl Route {
 
     /// Return the route as `ip` spells it.
     fn spelled(&self) -> String {
-        let kind = if self.unreachable { "unreachable " } else { "" };
-        let mut text = format!("{kind}{}", self.destination);
+        let mut text = format!("{}{}", self.kind.spelled(), self.destination);
         if let Some(via) = self.via {
             text += &format!(" via {via}");
         }

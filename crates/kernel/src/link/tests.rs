@@ -115,7 +115,7 @@ fn routes_and_neighbours_lead_to_an_address_that_no_link_owns() {
             interface: Some(index),
             onlink: true,
             source: None,
-            unreachable: false,
+            kind: RouteKind::Unicast,
         };
         left.replace_neighbour(index, gateway, [2, 0, 0, 0, 0, 7])
             .unwrap();
@@ -127,6 +127,15 @@ fn routes_and_neighbours_lead_to_an_address_that_no_link_owns() {
             .unwrap();
         let to = server.local_addr().unwrap();
         reach(&pair.ns[0], to);
+        for (route, errno) in [
+            (Route::unreachable(net(far)), Errno::EHOSTUNREACH),
+            (Route::blackhole(net(far)), Errno::EINVAL),
+        ] {
+            left.replace_route(route).unwrap();
+            let connect = || std::net::TcpStream::connect(to).map(drop);
+            let refused = pair.ns[0].run(connect).unwrap().unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(errno as i32), "{route:?}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use model::IpFamily;
+use model::{IpFamily, Mode};
 use serde_json::Value;
 
 use super::Abilities;
@@ -17,15 +17,17 @@ use crate::{Host, Lab};
 
 pub(crate) struct Stage {
     pub(crate) lab: Lab,
+    pub(crate) mode: Mode,
     pub(crate) abilities: Abilities,
     patience: u32,
 }
 
 impl Stage {
-    pub(crate) fn new(lab: Lab, abilities: Abilities, patience: u32) -> Self {
+    pub(crate) fn new(lab: Lab, mode: Mode, patience: u32) -> Self {
         Self {
             lab,
-            abilities,
+            mode,
+            abilities: Abilities::of(mode),
             patience,
         }
     }

@@ -175,6 +175,32 @@ fn endpoints_are_removed_when_their_connections_end() {
     );
 }
 
+/// The first SYN reached a pod that no longer answers and is then removed. The next one reaches another
+/// pod; an established connection stays.
+#[test]
+fn repeated_syn_reaches_another_pod() {
+    in_vm("traffic::repeated_syn_reaches_another_pod", || {
+        let proxy = start("", &[1]);
+        let pods = [1, 2].map(|n| Machine::pod(&proxy.host, n));
+        let client = Machine::outside(&proxy.host);
+        let to = SocketAddr::new(V4, TCP);
+        let mut old = Conversation::start(&client, to);
+        // The pod can answer the old connection only.
+        let port = old.port();
+        pods[0].sh(&format!(
+            "iptables-legacy -A OUTPUT -p tcp ! --dport {port} -j DROP"
+        ));
+        std::thread::scope(|scope| {
+            let repeating = scope.spawn(|| client.answer(Probe::http(to)).pod);
+            let half_open = || proxy.host.sh("ipvsadm -Lnc").contains("SYN_RECV");
+            eventually("the pod ignores a SYN", half_open);
+            publish(&proxy, "", &[2]);
+            assert_eq!(repeating.join().unwrap(), "pod2");
+        });
+        old.goes_on();
+    });
+}
+
 /// kubernetes/kubernetes 81775 and 71809.
 #[test]
 fn affinity_holds_and_reused_client_ports_are_balanced() {

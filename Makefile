@@ -36,6 +36,11 @@ endif
 
 test: deps
 	$(CARGO) test --workspace
+ifeq ($(shell uname -m),x86_64)
+	# Debian's amd64 kernel under qemu, with this host's programs.
+	scripts/deps kernels
+	$(CARGO) xtask test-kernels --kernel 6.1 --quick
+endif
 
 test-kernels:
 	scripts/deps kernels

@@ -168,6 +168,10 @@ impl Image {
                 .args(["-ec", &line])
                 .current_dir(&kernel.modules),
         )?;
+        // Not every kernel accepts compressed modules from the host's kmod.
+        let line = "find . -name '*.ko.xz' -exec xz --decompress {} +
+                    find . -name '*.ko.zst' -exec zstd --quiet --decompress --rm {} +";
+        output(Command::new("sh").args(["-ec", line]).current_dir(&to))?;
         let mut depmod = Command::new("/sbin/depmod");
         output(depmod.arg("-b").arg(&self.root).arg(&kernel.release))?;
         Ok(())

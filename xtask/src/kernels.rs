@@ -1,13 +1,14 @@
 //! The tests that run on Debian's stock kernels: `cargo xtask test-kernels`.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
 use crate::stock::{Kernel, StockVm};
-use crate::vm::workspace;
+use crate::vm::{quoted, workspace};
 
 /// A step in a virtual machine.
 struct Step {
@@ -22,6 +23,63 @@ enum Program {
     Sluice,
     /// An integration test: package and name.
     Test(&'static str, &'static str),
+    /// A shell script, which gets sluice's path.
+    Script(&'static str),
+}
+
+/// Hides one module after the other, and checks that the error at startup names it.
+const MISSING_MODULES: &str = r#"
+failed=0
+printf '%s\n' 'apiVersion: v1' 'kind: Service' 'metadata: {name: a, namespace: b}' \
+    'spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}' >/tmp/service.yaml
+lacks() { # MODE BACKEND MODULE [MODULES that use it]
+    mode=$1 backend=$2 module=$3
+    file=$(find /lib/modules -name "$module.ko*")
+    [ -n "$file" ] || { echo "FAIL: the packages contain no $module"; failed=1; return; }
+    shift 2
+    modprobe -ra "$@"
+    mv "$file" /tmp/hidden
+    ip netns exec missing "$sluice" proxy --once --proxy-mode="$mode" --iptables-backend="$backend" \
+        --hostname-override=n --manifests=/tmp/service.yaml >/tmp/log 2>&1
+    status=$?
+    mv /tmp/hidden "$file"
+    if [ $status -ne 0 ] && [ "$(grep -c '^sluice: ' /tmp/log)" = 1 ] &&
+        grep '^sluice: ' /tmp/log | grep -q "$module"; then
+        echo "passed: $mode mode without $module"
+    else
+        echo "FAIL: $mode mode without $module: status $status"; cat /tmp/log; failed=1
+    fi
+}
+ip netns add missing
+lacks nftables nft nft_numgen
+lacks nftables nft nft_fib_ipv4
+lacks nftables nft nft_masq
+lacks nftables nft nft_chain_nat nft_chain_nat nft_nat nft_masq
+lacks userspace nft nft_nat
+lacks iptables nft xt_statistic
+lacks iptables nft xt_addrtype
+lacks iptables legacy xt_statistic
+lacks ipvs nft ip_set_hash_ipportnet
+lacks ipvs nft xt_set
+lacks ipvs nft ip_vs xt_ipvs ip_vs_rr ip_vs
+exit $failed
+"#;
+
+/// Limit of a step in the guest, in seconds. A step takes one to two minutes on an idle machine.
+const STEP_LIMIT: u64 = 1800;
+
+impl Step {
+    /// The command line in the guest.
+    fn command(&self, program: &Path) -> String {
+        let program = quoted(program.as_os_str());
+        match self.program {
+            Program::Script(text) => {
+                let text = quoted(OsStr::new(text));
+                format!("env sluice={program} sh -c {text}")
+            }
+            _ => format!("{program} {}", self.arguments.join(" ")),
+        }
+    }
 }
 
 const fn demo(name: &'static str, arguments: &'static [&'static str], quick: bool) -> Step {
@@ -47,7 +105,14 @@ const fn test(
     }
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
+    // First, while the modules are not in use.
+    Step {
+        name: "missing modules",
+        program: Program::Script(MISSING_MODULES),
+        arguments: &[],
+        quick: true,
+    },
     demo(
         "demo nftables",
         &["lab", "demo", "--mode=nftables", "--patience=8"],
@@ -149,12 +214,11 @@ pub fn run(kernels: &[Kernel], quick: bool) -> anyhow::Result<bool> {
         for (step, program) in steps.iter().zip(&programs) {
             script += &format!(
                 "start=$(cut -d. -f1 /proc/uptime)
-if timeout 900 {} {} >/tmp/output 2>&1; then result=pass; else result=FAIL; failed=1; cat /tmp/output; fi
+if timeout {STEP_LIMIT} {} >/tmp/output 2>&1; then result=pass; else result=FAIL; failed=1; cat /tmp/output; fi
 grep -E 'passed|test result' /tmp/output | sed 's/^/    /'
 echo \"{}: $result, $(($(cut -d. -f1 /proc/uptime) - start)) s\"
 ",
-                program.display(),
-                step.arguments.join(" "),
+                step.command(program),
                 step.name,
             );
         }
@@ -164,7 +228,7 @@ echo \"{}: $result, $(($(cut -d. -f1 /proc/uptime) - start)) s\"
         files.push(Program::Sluice.build()?);
         files.push(workspace().join("testdata"));
         let vm = StockVm {
-            timeout: Duration::from_secs(3600),
+            timeout: Duration::from_secs(STEP_LIMIT * steps.len() as u64),
             files,
             environment: vec![("SLUICE_TEST_IN_VM".to_owned(), "1".to_owned())],
             ..StockVm::new(*kernel)
@@ -180,7 +244,7 @@ impl Program {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(workspace()).stdin(Stdio::null());
         match self {
-            Program::Sluice => cargo.args(["build", "--package", "sluice"]),
+            Program::Sluice | Program::Script(_) => cargo.args(["build", "--package", "sluice"]),
             Program::Test(package, name) => {
                 cargo.args(["test", "--no-run", "--package", package, "--test", name])
             }
@@ -193,7 +257,7 @@ impl Program {
         ensure!(output.status.success(), "cargo: {}", output.status);
         let text = String::from_utf8_lossy(&output.stdout);
         let wanted = match self {
-            Program::Sluice => "sluice",
+            Program::Sluice | Program::Script(_) => "sluice",
             Program::Test(_, name) => name,
         };
         executable(&text, wanted).with_context(|| format!("cargo built no {wanted}"))

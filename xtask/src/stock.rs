@@ -18,6 +18,10 @@ use crate::vm::{Folder, quoted, wait, workspace};
 const QEMU: &str = "qemu-system-x86_64";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const MIRROR: &str = "http://deb.debian.org/debian";
+/// The mirror of suites that are no longer supported. Its indices are not renewed.
+const ARCHIVE: &str = "http://archive.debian.org/debian";
+/// `no_timer_check`: on a busy host, the timer's interrupts come too late for the kernel's test of them.
+const APPEND: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 no_timer_check";
 const PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// A kernel that Debian ships.
@@ -113,8 +117,6 @@ impl Kernel {
             fs::create_dir_all(folder.join(part))?;
         }
         fs::write(folder.join("status"), "")?;
-        let source = format!("deb [signed-by={KEYRING}] {MIRROR} {} main\n", self.suite);
-        fs::write(folder.join("sources.list"), source)?;
         let apt = |tool: &str| {
             let mut command = Command::new(tool);
             for (option, value) in [
@@ -124,6 +126,7 @@ impl Kernel {
                 ("Dir::State::status", folder.join("status")),
                 ("Dir::Cache", folder.join("cache")),
                 ("Acquire::Languages", "none".into()),
+                ("Acquire::Retries", "3".into()),
                 (
                     "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled",
                     "false".into(),
@@ -138,7 +141,16 @@ impl Kernel {
             command.current_dir(folder.join("debs"));
             command
         };
-        output(apt("apt-get").args(["--quiet", "update"]))?;
+        let update = |mirror, options| {
+            let suite = self.suite;
+            let source = format!("deb [signed-by={KEYRING}{options}] {mirror} {suite} main\n");
+            fs::write(folder.join("sources.list"), source)?;
+            output(apt("apt-get").args(["--quiet", "update"]))
+        };
+        if let Err(error) = update(MIRROR, "") {
+            eprintln!("{error:#}\nlooking for {} at {ARCHIVE}", self.suite);
+            update(ARCHIVE, " check-valid-until=no")?;
+        }
         let closure = |package: &str| {
             output(
                 apt("apt-get")
@@ -257,7 +269,9 @@ impl StockVm {
         let initrd = image::build(folder.path(), &kernel, &self.files, &self.init(script)?)?;
         let mut child = {
             use std::os::unix::process::CommandExt as _;
-            Command::new(QEMU)
+            // The machine ends with this process, even if it is killed.
+            Command::new("setpriv")
+                .args(["--pdeathsig", "KILL", QEMU])
                 .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
                 .args(["-m", &self.memory_mib.to_string(), "-no-reboot"])
                 .args(["-display", "none", "-monitor", "none", "-nic", "none"])
@@ -267,7 +281,7 @@ impl StockVm {
                 .arg(&kernel.vmlinuz)
                 .arg("-initrd")
                 .arg(&initrd)
-                .args(["-append", "console=ttyS0 quiet panic=-1 net.ifnames=0"])
+                .args(["-append", APPEND])
                 .stdin(Stdio::null())
                 .process_group(0)
                 .spawn()

@@ -4,6 +4,7 @@
 //! A mode receives the plan and the keys of the Service ports that changed. It stores only what it
 //! knows the kernel to contain.
 
+mod feature;
 mod found;
 pub mod iptables;
 pub mod ipvs;
@@ -13,5 +14,7 @@ mod refusal;
 mod terms;
 pub mod userspace;
 
+pub use feature::{Extension, Feature, Needed};
 pub use found::{Found, Origin};
+pub use nft_table::features::{TABLES, chains as nft_chains};
 pub use refusal::{Refusal, Refusals};

@@ -168,6 +168,15 @@ impl IpSets {
         Ok(refused)
     }
 
+    /// Return whether the kernel has the type of this set. The request makes it load the type's module
+    /// if possible.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn has_type(&mut self, set: &Set) -> Result<bool, Error> {
+        Ok(self.revision(set)?.is_ok())
+    }
+
     /// Return the revision of a set's type to request: the one that `ipset` would use.
     fn revision(&mut self, set: &Set) -> Result<Result<u8, Refusal>, Error> {
         let message = messages::type_request(set);

@@ -256,11 +256,7 @@ fn serve_longer(documents: &mut Documents, seconds: u32) {
     }
 }
 
-fn experiments(
-    options: Options,
-    mode: Mode,
-    patience: u32,
-) -> Result<Vec<(&'static str, Report)>> {
+fn experiments(options: Options, mode: Mode, patience: u32) -> Result<Vec<(&'static str, Report)>> {
     let (lab, applied) = Lab::up(options)?;
     if let Some(e) = applied.errors.first() {
         return Err(e.clone()).context("applying the examples");

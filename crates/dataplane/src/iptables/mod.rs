@@ -27,6 +27,10 @@ mod sync;
 mod tests;
 mod transaction;
 
+use model::IpFamily;
+
+use crate::Extension;
+
 pub use cleanup::{cleanup, is_fixed_chain, leftovers};
 pub use mode::{Mode, NeedsObservation};
 pub use netlink::{BatchFailure, Guard, Kernel, Netlink, NetlinkError};
@@ -37,3 +41,8 @@ pub use problem::Problem;
 pub use render::{Rendered, render};
 pub use sync::{Counts, Failure, FailureKind, ReadError, Sync, SyncError, Transport};
 pub use transaction::{RuleCounts, Transaction};
+
+/// Return the matches and targets that the rules need.
+pub fn extensions(family: IpFamily) -> Vec<Extension> {
+    crate::feature::of_iptables(family)
+}

@@ -24,6 +24,11 @@ mod tests;
 mod transaction;
 mod wanted;
 
+use model::IpFamily;
+use netfilter::ipset::Set;
+
+use crate::{Extension, Feature};
+
 pub use cleanup::{Cleanup, cleanup, is_chain, leftovers};
 pub use mode::{Mode, NeedsObservation, Unprogrammed};
 pub use names::DEVICE;
@@ -37,3 +42,13 @@ pub use sync::{
 };
 pub use termination::Termination;
 pub use transaction::Transaction;
+
+/// Return the matches and targets that the rules need.
+pub fn extensions(family: IpFamily) -> Vec<Extension> {
+    crate::feature::of_ipvs(family)
+}
+
+/// Return a set of each type that the rules need.
+pub fn set_types(family: IpFamily) -> Vec<(Feature, Set)> {
+    sets::types(family)
+}

@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use model::{IpFamily, Protocol};
 use netfilter::ipset::{Element, Method, Part, PartKind, PortProtocol, Set};
 
+use crate::Feature;
+
 /// The number of sets.
 pub(super) const COUNT: usize = 17;
 
@@ -154,6 +156,48 @@ impl SetKind {
             ],
             elements: Vec::new(),
         }
+    }
+}
+
+/// Return one set of each type.
+pub(super) fn types(family: IpFamily) -> Vec<(Feature, Set)> {
+    let mut types: Vec<(Feature, Set)> = Vec::new();
+    for kind in SetKind::all() {
+        let feature = type_of(kind.parts());
+        if !types.iter().any(|(known, _)| *known == feature) {
+            types.push((feature, kind.create(family, kind.name(family), 1)));
+        }
+    }
+    types
+}
+
+fn type_of(parts: &[PartKind]) -> Feature {
+    match parts {
+        [Port] => Feature::new(
+            "ipset type bitmap:port",
+            "ip_set_bitmap_port",
+            "CONFIG_IP_SET_BITMAP_PORT",
+        ),
+        [Ip] => Feature::new(
+            "ipset type hash:ip",
+            "ip_set_hash_ip",
+            "CONFIG_IP_SET_HASH_IP",
+        ),
+        [Ip, Port, Ip] => Feature::new(
+            "ipset type hash:ip,port,ip",
+            "ip_set_hash_ipportip",
+            "CONFIG_IP_SET_HASH_IPPORTIP",
+        ),
+        [Ip, Port, Net] => Feature::new(
+            "ipset type hash:ip,port,net",
+            "ip_set_hash_ipportnet",
+            "CONFIG_IP_SET_HASH_IPPORTNET",
+        ),
+        _ => Feature::new(
+            "ipset type hash:ip,port",
+            "ip_set_hash_ipport",
+            "CONFIG_IP_SET_HASH_IPPORT",
+        ),
     }
 }
 

@@ -13,7 +13,7 @@ use netfilter::nft::{BaseChain, Chain, ChainKind, Hook, Policy, Rule};
 use super::build::Build;
 
 /// `NF_IP_PRI_NAT_DST`.
-const NAT_DST: i32 = -100;
+pub(crate) const NAT_DST: i32 = -100;
 /// `NF_IP_PRI_NAT_SRC`.
 const NAT_SRC: i32 = 100;
 

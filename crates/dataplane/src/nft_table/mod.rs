@@ -5,6 +5,7 @@ pub(crate) mod base;
 pub(crate) mod build;
 mod chains;
 mod elements;
+pub(crate) mod features;
 mod ranges;
 
 use model::IpFamily;

@@ -31,9 +31,12 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
-use netfilter::nft::text;
+use model::IpFamily;
+use netfilter::nft::{Op, text};
 use plan::Plan;
 
+use crate::Feature;
+use crate::nft_table::features;
 pub use crate::nft_table::table_family;
 pub use anchor::{ANCHOR, ANCHOR_COMMENT, anchor};
 pub use names::{LOCAL_INDEX, SetId, TABLE};
@@ -59,6 +62,12 @@ impl Options {
     pub fn masquerade_mark(&self) -> u32 {
         1 << (self.masquerade_bit & 31)
     }
+}
+
+/// Return the features of the kernel that the table needs, each with an operation on a new table that
+/// the kernel refuses without it. The first is that of the table itself.
+pub fn features(family: IpFamily) -> Vec<(Feature, Op)> {
+    features::balanced(family)
 }
 
 /// Return the table of a plan for `nft -f`. nft syntax cannot express the learning of a client's

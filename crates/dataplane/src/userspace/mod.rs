@@ -43,8 +43,13 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use model::IpFamily;
+use netfilter::nft::Op;
 use netfilter::nft::text::table_text;
 use plan::{Plan, PortKey};
+
+use crate::Feature;
+use crate::nft_table::features;
 
 pub use elements::ports_in;
 pub use listeners::{Listener, RelayPorts, Spread, listeners, unserved};
@@ -70,6 +75,12 @@ pub struct Options {
     pub relay_mark: u32,
     /// Whether NodePorts answer on loopback addresses too, unless `nodePortAddresses` excludes them.
     pub localhost_node_ports: bool,
+}
+
+/// Return the features of the kernel that the table needs, each with an operation on a new table that
+/// the kernel refuses without it. The first is that of the table itself.
+pub fn features(family: IpFamily) -> Vec<(Feature, Op)> {
+    features::relayed(family)
 }
 
 /// Return ports for all listeners, numbered from 20,000.

@@ -6,6 +6,7 @@
 //! why one refused its input ([`RestoreError`]).
 
 mod choose;
+mod extensions;
 pub mod legacy;
 mod nft_rules;
 mod restore;
@@ -26,6 +27,7 @@ use crate::{Family, exec, family, netlink};
 pub use netfilter::iptables::Table;
 
 pub use choose::{Choice, Evidence, Reason, choose, kube_chains, legacy_tables};
+pub use extensions::{ExtensionKind, Extensions};
 pub use nft_rules::{NftError, NftRules, is_about_kube};
 pub use restore::{BadLine, RestoreError};
 pub use rules::{Rules, RulesError};

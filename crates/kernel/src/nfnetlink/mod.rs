@@ -81,6 +81,14 @@ impl GenerationInfo {
     }
 }
 
+/// The end of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Commit,
+    /// Without its end message, the kernel only tries the batch (`nft --check` uses this).
+    Abort,
+}
+
 /// A connection to nf_tables in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct NfTables {
@@ -162,6 +170,15 @@ impl NfTables {
         batch: &mut [u8],
         generation: Option<Generation>,
     ) -> Result<Vec<(usize, u64)>, TransactionError> {
+        self.send_batch(batch, generation, Ending::Commit)
+    }
+
+    fn send_batch(
+        &mut self,
+        batch: &mut [u8],
+        generation: Option<Generation>,
+        ending: Ending,
+    ) -> Result<Vec<(usize, u64)>, TransactionError> {
         let count = transaction::count(batch)?;
         if count == 0 {
             return Ok(Vec::new());
@@ -179,6 +196,9 @@ impl NfTables {
             .finish();
         transaction::set_sequence(&mut begin, first);
         transaction::set_sequence(&mut end, first + count + 1);
+        if ending == Ending::Abort {
+            end.clear();
+        }
         self.make_room(begin.len() + batch.len() + end.len())?;
         self.socket.send(&[
             IoSlice::new(&begin),

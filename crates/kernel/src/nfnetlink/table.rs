@@ -11,7 +11,7 @@ use netfilter::nft::table::{ChainContents, Contents, SetContents};
 use netfilter::nft::{Body, Element, Encoder, Family, Message as NftMessage, Op, decode};
 use nix::errno::Errno;
 
-use super::{Generation, NfTables, TransactionError, Witness};
+use super::{Ending, Generation, NfTables, TransactionError, Witness};
 use crate::netlink::Error;
 
 /// How many times a table is read again if other programs change it meanwhile.
@@ -126,6 +126,20 @@ impl NfTables {
         batch.bytes.splice(..0, make);
         batch.parts.insert(0, 0);
         batch.commit(self, generation)
+    }
+
+    /// Try operations on a new table, without committing them. `table` must not exist. Its base chains
+    /// are not registered, so packets are not affected.
+    ///
+    /// # Errors
+    /// As [`NfTables::commit`]; a fault with an index beyond the operations is about the table itself.
+    pub fn check(&mut self, table: &TableId, ops: &[Op]) -> Result<(), TransactionError> {
+        let mut batch = Batch::new(table, ops);
+        let make = bytes(&table.encoder().dormant_table());
+        batch.bytes.splice(..0, make);
+        batch.parts.insert(0, ops.len());
+        let tried = self.send_batch(&mut batch.bytes, None, Ending::Abort);
+        batch.name_operations(tried.map(drop))
     }
 
     /// Commit operations on a table that was read, unless another program has changed it since then
@@ -311,7 +325,15 @@ impl Batch {
         generation: Option<Generation>,
     ) -> Result<(), TransactionError> {
         let committed = nft.transact(&mut self.bytes, generation);
-        committed.map_err(|error| match error {
+        self.name_operations(committed)
+    }
+
+    /// Replace the messages at fault by their operations.
+    fn name_operations(
+        &self,
+        result: Result<(), TransactionError>,
+    ) -> Result<(), TransactionError> {
+        result.map_err(|error| match error {
             TransactionError::Refused(mut faults) => {
                 for fault in &mut faults {
                     fault.at = self.parts.get(fault.at).copied().unwrap_or(fault.at);

@@ -27,6 +27,7 @@ pub const NFT_MSG_TRACE: u16 = 17;
 pub const NFTA_LIST_ELEM: u16 = 1;
 
 // `enum nft_table_flags` and `enum nft_table_attributes`.
+pub const NFT_TABLE_F_DORMANT: u32 = 0x1;
 pub const NFT_TABLE_F_OWNER: u32 = 0x2;
 pub const NFTA_TABLE_NAME: u16 = 1;
 pub const NFTA_TABLE_FLAGS: u16 = 2;

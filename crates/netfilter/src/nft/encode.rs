@@ -317,6 +317,11 @@ impl Encoder<'_> {
         self.add_table(NFT_TABLE_F_OWNER, Some(comment))
     }
 
+    /// Create the table without effect on packets: its base chains are not registered.
+    pub fn dormant_table(self) -> Message {
+        self.add_table(NFT_TABLE_F_DORMANT, None)
+    }
+
     /// Request the table; the answer is the table or `ENOENT`.
     pub fn get_table(self) -> Message {
         self.message(NFT_MSG_GETTABLE, 0, |w| {

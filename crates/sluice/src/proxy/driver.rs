@@ -9,6 +9,8 @@ use dataplane::{Found, Refusals};
 use kernel::iptables::Backend;
 use plan::{Plan, PortKey, StaleFlows};
 
+use super::probe::Needs;
+
 /// One address family of one proxy mode, connected to the kernel. Stores only its knowledge of the
 /// kernel's state; the plan is passed with each call.
 pub(crate) trait Driver {
@@ -38,6 +40,11 @@ pub(crate) trait Driver {
     /// Return the iptables back end that contains rules of this mode.
     fn iptables_backend(&self) -> Option<Backend> {
         None
+    }
+
+    /// The kernel features that this family needs.
+    fn needs(&self) -> Vec<Needs> {
+        Vec::new()
     }
 
     /// Return the time of the next call to [`attend`](Self::attend).

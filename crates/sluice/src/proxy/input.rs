@@ -14,6 +14,7 @@ use model::IpFamily;
 use source::{Batch, Running, Source, What};
 
 use super::engine::Snapshot;
+use super::probe::Unsupported;
 use crate::socket::Board;
 use crate::socket::status::MOST_PROBLEMS;
 use crate::system::spawn;
@@ -31,6 +32,8 @@ pub(crate) enum Input {
     Disturbed(IpFamily),
     /// Send the objects and the plan to another thread.
     Snapshot(SyncSender<Snapshot>),
+    /// The kernel has the features that the mode needs.
+    Probed,
     /// End the process.
     Stop(Stop),
 }
@@ -43,6 +46,8 @@ pub(crate) enum Stop {
     /// The configuration file changed. As kube-proxy does, the process ends, to be restarted with
     /// the new one.
     ConfigChanged(PathBuf),
+    /// The kernel lacks features that the mode needs; nothing has been programmed.
+    Unsupported(Unsupported),
 }
 
 /// The receiving end, with the threads that feed it.

@@ -16,6 +16,7 @@ use plan::{Plan, PortKey};
 
 use super::driver::{Driver, RuleCount, SyncError, Synced};
 use super::input::Input;
+use super::probe::Needs;
 use super::watch;
 use crate::system::kernel_family;
 
@@ -131,6 +132,15 @@ impl<H: Host> Driver for IptablesDriver<H> {
 
     fn iptables_backend(&self) -> Option<Backend> {
         Some(H::BACKEND)
+    }
+
+    fn needs(&self) -> Vec<Needs> {
+        vec![Needs::Iptables {
+            family: self.family,
+            backend: H::BACKEND,
+            tables: TABLES.to_vec(),
+            extensions: dataplane::iptables::extensions(self.family),
+        }]
     }
 }
 

@@ -21,6 +21,7 @@ use netfilter::ipvs::{Destination, Op, Service, ServiceId};
 use plan::{Plan, PortKey};
 
 use super::driver::{Chain, Driver, SyncError, Synced};
+use super::probe::Needs;
 
 /// The tables with rules of this mode.
 const TABLES: [Table; 2] = [Table::Filter, Table::Nat];
@@ -122,6 +123,19 @@ impl Driver for IpvsDriver {
 
     fn iptables_backend(&self) -> Option<Backend> {
         Some(self.tools.rules.backend())
+    }
+
+    fn needs(&self) -> Vec<Needs> {
+        let family = self.family;
+        vec![
+            Needs::Iptables {
+                family,
+                backend: self.tools.rules.backend(),
+                tables: TABLES.to_vec(),
+                extensions: dataplane::ipvs::extensions(family),
+            },
+            Needs::Sets(family, dataplane::ipvs::set_types(family)),
+        ]
     }
 
     fn due(&self) -> Option<Instant> {

@@ -15,6 +15,7 @@ pub(crate) mod nftables;
 pub(crate) mod node_wait;
 mod own_node;
 mod pending;
+mod probe;
 mod report;
 pub(crate) mod run;
 pub(crate) mod schedule;

@@ -20,6 +20,7 @@ use plan::{Plan, PortKey};
 use super::driver::{Driver, SyncError, Synced};
 use super::input::Input;
 use super::loopback::LoopbackNodePorts;
+use super::probe::Needs;
 use super::watch;
 
 /// Upper bound on the steps of a sync, so that concurrent writers cannot keep it busy forever.
@@ -179,6 +180,11 @@ impl Driver for NftablesDriver {
         let mut synced = self.run(plan)?;
         self.sync_loopback(&mut synced, |loopback| loopback.resync(plan))?;
         Ok(synced)
+    }
+
+    fn needs(&self) -> Vec<Needs> {
+        let features = dataplane::nftables::features(self.family);
+        vec![Needs::NfTables(self.family, features)]
     }
 
     fn disturbed(&mut self, _: &Plan) -> bool {

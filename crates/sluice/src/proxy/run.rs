@@ -18,6 +18,7 @@ use super::flows::{Flows, HostAddresses};
 use super::input::{Input, Inputs, Stop, host_addresses};
 use super::node_wait::{Answer, NodeWait};
 use super::own_node::NodeReport;
+use super::probe;
 use super::report::Reporter;
 use super::schedule::Intervals;
 use crate::cli::HalfOpen;
@@ -115,8 +116,11 @@ pub(crate) fn run(
     planner.set_host_addresses(addresses);
     let reporter = Reporter::new(server.clone(), setup.mode, flows, board.clone());
     let in_force = in_force(setup.mode, &drivers);
+    let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
+    probe::start(setup.mode, needs.collect(), inputs.sender())?;
     let mut start = Start {
         listed: false,
+        probed: false,
         cluster: setup.cluster,
         served: drivers.iter().map(|(family, _)| *family).collect(),
     };
@@ -151,6 +155,7 @@ pub(crate) fn run(
                 Input::Disturbed(family) => engine.disturbed(family),
                 // The client may have gone away.
                 Input::Snapshot(to) => drop(to.try_send(engine.snapshot())),
+                Input::Probed => start.probed = true,
                 Input::Stop(stop) => {
                     own_node.announce(&stop);
                     return Ok(stop);
@@ -244,6 +249,8 @@ fn in_force(mode: Mode, drivers: &Drivers) -> InForce {
 /// The conditions for programming the kernel for the first time.
 struct Start {
     listed: bool,
+    /// The kernel has the features that the mode needs.
+    probed: bool,
     cluster: Option<Cluster>,
     served: Vec<IpFamily>,
 }
@@ -260,7 +267,7 @@ impl Start {
     fn next(&self) -> anyhow::Result<Option<Instant>> {
         let cluster = self.cluster.as_ref();
         let answer = cluster.map(|cluster| cluster.wait.answer(Instant::now()));
-        match answer.filter(|_| self.listed) {
+        match answer.filter(|_| self.listed && self.probed) {
             Some(Answer::Until(time)) => Ok(Some(time)),
             Some(Answer::Never(why)) => bail!(why),
             Some(Answer::Ready | Answer::ReadyWithout(_)) | None => Ok(None),
@@ -269,7 +276,7 @@ impl Start {
 
     /// Return whether all conditions hold.
     fn is_over(&mut self) -> anyhow::Result<bool> {
-        if !self.listed {
+        if !self.listed || !self.probed {
             return Ok(false);
         }
         let Some(cluster) = &self.cluster else {
@@ -314,6 +321,8 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(host_addresses()?);
     let in_force = in_force(setup.mode, &drivers);
+    let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
+    probe::check(setup.mode, needs.collect())?;
     let mut engine = Engine::new(
         planner,
         drivers,

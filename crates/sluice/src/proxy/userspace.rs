@@ -15,6 +15,7 @@ use relay::{Backends, Frontend};
 
 use super::driver::{Chain, Driver, SyncError, Synced};
 use super::local_relay::{SharedRelay, affinity};
+use super::probe::Needs;
 
 /// One family of userspace mode.
 pub(crate) struct UserspaceDriver {
@@ -73,6 +74,12 @@ impl Driver for UserspaceDriver {
 
     fn stale_flows(&self, flows: Vec<StaleFlows>) -> Vec<StaleFlows> {
         self.sync.stale_flows(flows)
+    }
+
+    fn needs(&self) -> Vec<Needs> {
+        let family = self.host.family;
+        let features = dataplane::userspace::features(family);
+        vec![Needs::NfTables(family, features)]
     }
 
     fn disturbed(&mut self, _: &Plan) -> bool {

@@ -185,11 +185,8 @@ fn repeated_syn_reaches_another_pod() {
         let client = Machine::outside(&proxy.host);
         let to = SocketAddr::new(V4, TCP);
         let mut old = Conversation::start(&client, to);
-        // The pod can answer the old connection only.
-        let port = old.port();
-        pods[0].sh(&format!(
-            "iptables-legacy -A OUTPUT -p tcp ! --dport {port} -j DROP"
-        ));
+        // From now on, the pod answers the old connection only.
+        pods[0].sh("iptables-legacy -A OUTPUT -p tcp --tcp-flags SYN,ACK SYN,ACK -j DROP");
         std::thread::scope(|scope| {
             let repeating = scope.spawn(|| client.answer(Probe::http(to)).pod);
             let half_open = || proxy.host.sh("ipvsadm -Lnc").contains("SYN_RECV");

@@ -155,11 +155,6 @@ impl Conversation {
         this
     }
 
-    /// The client's port.
-    pub(crate) fn port(&self) -> u16 {
-        self.stream.local_addr().unwrap().port()
-    }
-
     fn recv(&mut self) -> String {
         let mut line = String::new();
         self.reader.read_line(&mut line).unwrap();

@@ -61,6 +61,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
+    fn every_extension_is_probed_at_startup(cluster in cluster(), options in any_options()) {
+        let planner = cluster.planner();
+        for family in IpFamily::ALL {
+            let tables = render(planner.plan(family), &options).unwrap().tables;
+            let unlisted = crate::feature::unlisted(&tables, &extensions(family));
+            prop_assert_eq!(unlisted, BTreeSet::new());
+        }
+    }
+
+    #[test]
     fn every_jump_has_a_target_and_every_chain_a_jump(cluster in cluster(), options in any_options(), large: bool) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {

@@ -37,6 +37,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
+    fn every_extension_is_probed_at_startup(cluster in cluster()) {
+        let planner = cluster.planner();
+        for family in IpFamily::ALL {
+            let rendered = render(planner.plan(family), &Options::default(), &interface_addresses());
+            let tables = rendered.unwrap().tables;
+            let unlisted = crate::feature::unlisted(&tables, &extensions(family));
+            prop_assert_eq!(unlisted, Default::default());
+        }
+    }
+
+    #[test]
     fn changes_lead_to_the_state_of_a_fresh_start((settings, events) in history()) {
         let mut planner = Planner::new(settings);
         planner.set_host_addresses(interface_addresses());

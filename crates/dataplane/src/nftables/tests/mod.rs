@@ -88,6 +88,16 @@ proptest! {
     }
 
     #[test]
+    fn every_feature_is_probed_at_startup(cluster in cluster()) {
+        let planner = cluster.planner();
+        for family in IpFamily::ALL {
+            let table = State::lower(planner.plan(family), Options::default()).contents();
+            let tried = super::features(family);
+            prop_assert_eq!(features::untried(&table, &tried), Vec::<&Expr>::new());
+        }
+    }
+
+    #[test]
     fn every_operation_round_trips_through_netlink(cluster in cluster()) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {

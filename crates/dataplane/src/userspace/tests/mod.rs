@@ -110,6 +110,17 @@ proptest! {
     }
 
     #[test]
+    fn every_feature_is_probed_at_startup(cluster in cluster()) {
+        let planner = cluster.planner();
+        for family in IpFamily::ALL {
+            let table = Relay::default().lower(planner.plan(family)).contents();
+            let tried = super::features(family);
+            let untried = features::untried(&table, &tried);
+            prop_assert_eq!(untried, Vec::<&netfilter::nft::Expr>::new());
+        }
+    }
+
+    #[test]
     fn the_table_round_trips_through_netlink_and_replaces_another(cluster in cluster()) {
         let planner = cluster.planner();
         for family in IpFamily::ALL {

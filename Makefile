@@ -79,6 +79,7 @@ lint:
 check: lint
 	$(CARGO) test $(addprefix --package ,model plan netfilter config source observe) --lib --tests
 	$(CARGO) test --package dataplane --lib
+	$(CARGO) test --package xtask --test modules
 
 release:
 	scripts/release

@@ -10,184 +10,32 @@
 
 mod acts;
 mod encode;
+mod faults;
+mod resource;
 mod response;
 mod selector;
 mod server;
+mod shared;
 mod store;
 mod synthetic;
 mod tls;
 mod watch;
 
-use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
 use tokio::sync::watch as signal;
 
 pub use acts::{Act, acts};
-use store::State;
+pub use faults::{Corruption, Faults, Refusal};
+pub use resource::Resource;
+pub use shared::Config;
+use shared::Shared;
 pub use synthetic::{service_cidr, slice_of, synthetic_cluster};
-
-/// The served kinds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)] // The API's names.
-pub enum Resource {
-    Services,
-    EndpointSlices,
-    Nodes,
-    ServiceCidrs,
-}
-
-impl Resource {
-    /// All kinds.
-    pub const ALL: [Resource; 4] = [
-        Resource::Services,
-        Resource::EndpointSlices,
-        Resource::Nodes,
-        Resource::ServiceCidrs,
-    ];
-
-    /// Return the path of the collection over all namespaces.
-    pub fn path(self) -> &'static str {
-        match self {
-            Resource::Services => "/api/v1/services",
-            Resource::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
-            Resource::Nodes => "/api/v1/nodes",
-            Resource::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs",
-        }
-    }
-
-    /// `kind`.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Resource::Services => "Service",
-            Resource::EndpointSlices => "EndpointSlice",
-            Resource::Nodes => "Node",
-            Resource::ServiceCidrs => "ServiceCIDR",
-        }
-    }
-
-    /// `apiVersion`.
-    pub fn api_version(self) -> &'static str {
-        match self {
-            Resource::Services | Resource::Nodes => "v1",
-            Resource::EndpointSlices => "discovery.k8s.io/v1",
-            Resource::ServiceCidrs => "networking.k8s.io/v1",
-        }
-    }
-
-    /// Return the resource of an object, by its `kind`.
-    pub fn of(object: &Value) -> Option<Self> {
-        let kind = object.get("kind")?.as_str()?;
-        Resource::ALL.into_iter().find(|r| r.kind() == kind)
-    }
-
-    fn namespaced(self) -> bool {
-        matches!(self, Resource::Services | Resource::EndpointSlices)
-    }
-}
-
-/// The damage of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Corruption {
-    /// Its content after the metadata is unreadable.
-    Body,
-    /// All of it is unreadable.
-    Whole,
-}
-
-/// A refusal of requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The HTTP status code.
-    pub code: u16,
-    /// The Status' reason.
-    pub reason: String,
-    /// The header `Retry-After`.
-    pub retry_after: Option<u32>,
-    /// Number of requests to refuse.
-    pub times: usize,
-    /// The kind to refuse; `None` for all requests.
-    pub resource: Option<Resource>,
-}
-
-/// The current faults of the server.
-#[derive(Clone, Debug, Default)]
-pub struct Faults {
-    /// Refuse streaming lists with 422, like a server with the feature switched off.
-    pub no_streaming_lists: bool,
-    /// Treat a streaming list as a plain watch, like a server that lacks the feature.
-    pub ignores_initial_events: bool,
-    /// Serve no ServiceCIDRs.
-    pub no_service_cidrs: bool,
-    /// Answer in JSON only; 406 if the client does not accept it.
-    pub no_protobuf: bool,
-    /// Accept requests without answering.
-    pub stalled: bool,
-    /// Hold back the events of these kinds.
-    pub held: HashSet<Resource>,
-    /// Refuse an expired watch with HTTP status 410 instead of the real server's ERROR event.
-    pub http_gone: bool,
-    /// Size of the pieces of an answer in bytes; 0 for no splitting.
-    pub chunk: usize,
-    /// Requests to refuse.
-    pub refusals: Vec<Refusal>,
-    /// Verbs that the client's role lacks, with their resources: `("watch", "services")`.
-    pub forbidden: HashSet<(&'static str, &'static str)>,
-}
-
-/// Configuration of a server.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Address to listen on; port 0 chooses a port.
-    pub listen: SocketAddr,
-    /// Addresses in the server's certificate besides the one it listens on.
-    pub certificate_addresses: Vec<IpAddr>,
-    /// Accepted bearer tokens; empty accepts all clients.
-    pub tokens: Vec<String>,
-    /// Require a client certificate of the server's CA.
-    pub require_client_certificate: bool,
-    /// Time between bookmarks; a minute in the real server.
-    pub bookmark_period: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            certificate_addresses: Vec::new(),
-            tokens: Vec::new(),
-            require_client_certificate: false,
-            bookmark_period: Duration::from_secs(60),
-        }
-    }
-}
-
-/// The state and its change notifications.
-pub(crate) struct Shared {
-    state: Mutex<State>,
-    /// Incremented by every change.
-    changed: signal::Sender<u64>,
-    /// Incremented to cut all connections.
-    cut: signal::Sender<u64>,
-    tokens: Mutex<Vec<String>>,
-    config: Config,
-}
-
-impl Shared {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wake(&self) {
-        self.changed.send_modify(|n| *n += 1);
-    }
-}
 
 /// A running server; dropping it stops it.
 pub struct Sim {

@@ -8,8 +8,8 @@ use hyper::{Response, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::Resource;
 use crate::encode;
+use crate::resource::Resource;
 use crate::store::Version;
 
 /// The encoding of an answer.

@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
 use crate::encode;
+use crate::resource::Resource;
 use crate::response::{Answer, Encoded, Format, refusal, status, whole};
 use crate::selector::Selector;
+use crate::shared::Shared;
 use crate::store::{State, Version};
 use crate::watch::{self, Watch};
-use crate::{Resource, Shared};
 
 /// Accept connections forever.
 pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {

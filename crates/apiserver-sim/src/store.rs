@@ -7,7 +7,8 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 use crate::encode;
-use crate::{Corruption, Faults, Resource};
+use crate::faults::{Corruption, Faults};
+use crate::resource::Resource;
 
 /// Number of events kept for watches to resume from; at most that of the real watch cache.
 const HISTORY: usize = 10_000;

@@ -9,10 +9,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::encode;
+use crate::resource::Resource;
 use crate::response::{Answer, Encoded, Format, refusal, status, streamed};
 use crate::selector::Selector;
+use crate::shared::Shared;
 use crate::store::{Entry, State, Version, garbage};
-use crate::{Resource, Shared};
 
 /// Approximate size of the pieces that events are sent in.
 const PIECE: usize = 64 << 10;

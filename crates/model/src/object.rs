@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::kind::Kind;
+
 /// Decode `null` like an absent field.
 fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -43,18 +45,14 @@ pub enum Object {
 impl Object {
     /// Decode an object of a kind.
     pub fn deserialize<'de, D: Deserializer<'de>>(
-        kind: crate::Kind,
+        kind: Kind,
         deserializer: D,
     ) -> Result<Self, D::Error> {
         Ok(match kind {
-            crate::Kind::Service => Object::Service(Service::deserialize(deserializer)?),
-            crate::Kind::EndpointSlice => {
-                Object::EndpointSlice(EndpointSlice::deserialize(deserializer)?)
-            }
-            crate::Kind::Node => Object::Node(Node::deserialize(deserializer)?),
-            crate::Kind::ServiceCidr => {
-                Object::ServiceCidr(ServiceCidr::deserialize(deserializer)?)
-            }
+            Kind::Service => Object::Service(Service::deserialize(deserializer)?),
+            Kind::EndpointSlice => Object::EndpointSlice(EndpointSlice::deserialize(deserializer)?),
+            Kind::Node => Object::Node(Node::deserialize(deserializer)?),
+            Kind::ServiceCidr => Object::ServiceCidr(ServiceCidr::deserialize(deserializer)?),
         })
     }
 }

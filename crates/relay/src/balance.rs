@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::Backends;
+use crate::frontend::Backends;
 
 /// Number of affinity entries from which expired ones are removed.
 const SWEEP_AT: usize = 1024;
@@ -137,7 +137,7 @@ impl Sticky {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Affinity;
+    use crate::frontend::Affinity;
 
     fn endpoint(n: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, n], 80))

@@ -6,6 +6,7 @@
 
 mod balance;
 mod buffer;
+mod frontend;
 mod limits;
 mod tcp;
 mod udp;
@@ -21,38 +22,11 @@ use socket2::Socket;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+pub use crate::frontend::{Affinity, Backends, Frontend};
 pub use crate::limits::Limits;
 
 use crate::balance::{Balancer, Choice, Memories};
-use crate::limits::{Places, RateLimited};
-
-/// An address to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Frontend {
-    /// The address and port.
-    pub address: SocketAddr,
-    /// TCP or UDP; SCTP is not supported.
-    pub protocol: Protocol,
-}
-
-/// The endpoints of a frontend.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Backends {
-    /// The endpoints. Without any, no socket listens, so that the system refuses connections and
-    /// datagrams.
-    pub endpoints: Arc<[SocketAddr]>,
-    /// Client affinity; `None` balances every connection separately.
-    pub affinity: Option<Affinity>,
-}
-
-/// Client affinity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Affinity {
-    /// Validity of an entry after the client's last connection.
-    pub timeout: Duration,
-    /// The owner: frontends with the same owner share their entries.
-    pub of: Arc<str>,
-}
+use crate::limits::{Places, RateLimited, Shared};
 
 /// Why a request to the relay failed.
 #[derive(Debug, thiserror::Error)]
@@ -106,18 +80,6 @@ pub struct Bound {
     pub frontend: Frontend,
     /// The address it listens on: the requested one, with the port that the system chose for 0.
     pub address: SocketAddr,
-}
-
-/// State shared by all connections.
-pub(crate) struct Shared {
-    pub(crate) limits: Limits,
-    pub(crate) connections: Arc<Places>,
-    pub(crate) flows: Arc<Places>,
-    pub(crate) pipes: Arc<Places>,
-    /// Limits log messages about reached limits.
-    pub(crate) full: RateLimited,
-    /// Limits log messages about missing sockets or memory.
-    pub(crate) starved: RateLimited,
 }
 
 impl Relay {

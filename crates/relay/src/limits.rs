@@ -111,6 +111,18 @@ impl RateLimited {
     }
 }
 
+/// State shared by all connections.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) connections: Arc<Places>,
+    pub(crate) flows: Arc<Places>,
+    pub(crate) pipes: Arc<Places>,
+    /// Limits log messages about reached limits.
+    pub(crate) full: RateLimited,
+    /// Limits log messages about missing sockets or memory.
+    pub(crate) starved: RateLimited,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,8 +18,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use self::splice::{Pipe, Stopped};
 use crate::balance::Balancer;
 use crate::buffer::{SIZE, with_buffer};
-use crate::limits::Places;
-use crate::{Limits, Shared};
+use crate::limits::{Limits, Places, Shared};
 
 /// Pause after `accept` failed for lack of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -21,10 +21,9 @@ use tokio::sync::oneshot;
 
 use self::flows::{Flow, Flows};
 use self::message::{Client, ControlBuffer};
-use crate::Shared;
 use crate::balance::Balancer;
 use crate::buffer::with_buffer;
-use crate::limits::Place;
+use crate::limits::{Place, Shared};
 
 /// A frontend. Tasks that carry replies hold it only while they send one, so that its address is free
 /// as soon as it is no longer served.

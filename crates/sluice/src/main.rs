@@ -1,10 +1,12 @@
 //! sluice: makes Kubernetes Services work on a Linux node.
 
+mod cleanup;
 mod cli;
 mod commands;
 mod logging;
 mod proxy;
 mod sandbox;
+mod settings;
 mod socket;
 mod system;
 mod wiring;

@@ -2,7 +2,11 @@
 
 use netfilter::iptables::Family;
 
-use crate::{Facts, Origin, Packet, Proto, World, WorldError, reply_to, walk};
+use crate::facts::Facts;
+use crate::packet::{Origin, Packet, Proto};
+use crate::reply::reply_to;
+use crate::walk::walk;
+use crate::world::{World, WorldError};
 
 /// Parse the bytes as a dump (the first byte selects the tool) or a facts file, and walk a packet and
 /// its answer through it. An error that names the place is fine.

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use crate::Origin;
 use crate::facts::{Facts, FactsError, Interface, RouteKind, RoutingRule};
+use crate::packet::Origin;
 
 const LOCAL: u32 = 255;
 const MAIN: u32 = 254;
@@ -44,7 +44,7 @@ struct Hop {
 
 /// One next hop of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NextHop {
+pub(crate) struct RouteHop {
     pub(crate) kind: RouteKind,
     pub(crate) dev: Option<String>,
     pub(crate) via: Option<IpAddr>,
@@ -289,7 +289,7 @@ impl Host {
 
     /// Look a destination up by the policy rules; return all next hops of a multipath route, or nothing
     /// if no route exists.
-    pub(crate) fn lookup(&self, key: &Lookup<'_>) -> Vec<NextHop> {
+    pub(crate) fn lookup(&self, key: &Lookup<'_>) -> Vec<RouteHop> {
         let usual =
             [(0, LOCAL), (32766, MAIN), (32767, DEFAULT)].map(|(priority, table)| RoutingRule {
                 priority,
@@ -307,7 +307,7 @@ impl Host {
                 continue;
             }
             if let Some(kind) = rule.action {
-                return vec![NextHop {
+                return vec![RouteHop {
                     kind,
                     dev: None,
                     via: None,
@@ -472,12 +472,12 @@ impl Host {
             .iter()
             .any(|w| w.kind == RouteKind::Unicast && w.dev.as_deref() == Some(iif));
         let any = back.iter().any(|w| w.kind == RouteKind::Unicast) || src.is_loopback();
-        let hop = back
+        let text = back
             .first()
             .map_or("no route".to_owned(), |w| w.text.clone());
         match mode {
             1 if !same => Some(Martian::reverse_path(format!(
-                "rp_filter is strict on {iif} and the route back to {src} is different: {hop}"
+                "rp_filter is strict on {iif} and the route back to {src} is different: {text}"
             ))),
             2 if !any => Some(Martian::reverse_path(format!(
                 "rp_filter is loose on {iif} and no route leads back to {src}"
@@ -565,7 +565,7 @@ fn rule_matches(rule: &RoutingRule, key: &Lookup<'_>) -> bool {
     (fwmark && from && to && iif && oif) != rule.not
 }
 
-fn hops(e: &Entry) -> Vec<NextHop> {
+fn hops(e: &Entry) -> Vec<RouteHop> {
     e.hops
         .iter()
         .map(|h| {
@@ -587,7 +587,7 @@ fn hops(e: &Entry) -> Vec<NextHop> {
             if let Some(dev) = &h.dev {
                 text.push_str(&format!(" dev {dev}"));
             }
-            NextHop {
+            RouteHop {
                 kind: e.kind,
                 dev: h.dev.clone(),
                 via: h.via,

@@ -3,11 +3,8 @@
 use std::net::IpAddr;
 
 use netfilter::iptables::{Chain, Net, Table, TableSet, Target};
+use netfilter::ipvs::Services;
 use netfilter::nft_lang::{Item, Literal, Ruleset};
-
-use netfilter::ipvs::ServiceId;
-
-use crate::world::World;
 
 /// The sets in which kube-proxy's nftables mode and sluice keep the addresses that answer for
 /// NodePorts.
@@ -15,17 +12,17 @@ const NODE_PORT_SETS: [&str; 2] = ["nodeport-ips", "node-port-ips"];
 
 /// Return the addresses that the rules treat as the node's own: those that answer for NodePorts, and
 /// those of IPVS virtual servers, which are on the node's dummy interface.
-pub(crate) fn node_addresses(world: &World) -> Vec<IpAddr> {
-    let mut all = Vec::new();
-    all.extend(in_sets(&world.nft));
-    for set in world.all_iptables() {
-        all.extend(of_node_ports(set));
-    }
-    all.extend(world.ipvs.services.iter().filter_map(|s| match s.id {
-        ServiceId::Address { address, .. } => Some(address.ip()),
-        _ => None,
-    }));
-    all
+pub(crate) fn node_addresses<'a>(
+    nft: &Ruleset,
+    iptables: impl Iterator<Item = &'a TableSet>,
+    ipvs: &Services,
+) -> Vec<IpAddr> {
+    let virtual_servers = ipvs.services.iter().filter_map(|s| s.id.ip());
+    let node_ports = iptables.flat_map(of_node_ports);
+    in_sets(nft)
+        .chain(node_ports)
+        .chain(virtual_servers)
+        .collect()
 }
 
 fn in_sets(nft: &Ruleset) -> impl Iterator<Item = IpAddr> {

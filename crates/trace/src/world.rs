@@ -126,7 +126,7 @@ impl World {
         if self.host.is_known() {
             return;
         }
-        for ip in infer::node_addresses(self) {
+        for ip in infer::node_addresses(&self.nft, self.all_iptables(), &self.ipvs) {
             self.host.assign(ip);
         }
     }

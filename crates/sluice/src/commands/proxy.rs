@@ -10,11 +10,12 @@ use model::Mode;
 use source::ManifestFiles;
 use source::apiserver::credential_plugin;
 
+use crate::cleanup;
 use crate::cli::{PROXY_VERSION, ProxyArgs, Switch};
 use crate::logging;
 use crate::proxy::input::{Inputs, Stop};
 use crate::proxy::run::{self, Setup};
-use crate::proxy::{listen_map, sysctls};
+use crate::proxy::{listen_map, socket_server, sysctls};
 use crate::sandbox::{self, Policy, Sandbox};
 use crate::socket;
 use crate::wiring::drivers::drivers;
@@ -36,7 +37,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
             sysctls::apply(&resolved.config);
             return Ok(());
         }
-        Action::Cleanup => return super::cleanup::remove_all(),
+        Action::Cleanup => return cleanup::remove_all(false),
         Action::WriteConfig(path) => {
             return std::fs::write(path, resolved.config.file.to_yaml())
                 .with_context(|| format!("cannot write {}", path.display()));
@@ -155,7 +156,7 @@ fn sandbox(
         && let Some(folder) = path.parent()
     {
         // The thread that serves the socket reports a failure.
-        let _ = socket::server::prepare_folder(&path);
+        let _ = socket_server::prepare_folder(&path);
         writable.push(folder.to_owned());
     }
     let client = &config.client;

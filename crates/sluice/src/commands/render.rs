@@ -10,8 +10,9 @@ use plan::{Plan, Planner};
 use source::{Batch, Severity};
 
 use crate::cli::RenderArgs;
+use crate::settings::{admit, node_ports};
 use crate::wiring::objects::{known_node, read_config};
-use crate::wiring::{admission, node_ports, setup};
+use crate::wiring::setup;
 
 /// Run `sluice render`.
 pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
@@ -21,7 +22,7 @@ pub(crate) fn command(args: &RenderArgs) -> anyhow::Result<()> {
         Some(args.mode),
     )?;
     let mut batch = source::read_once(args.files.clone());
-    admission::admit(&mut batch.events, config.allow_external_ips);
+    admit(&mut batch.events, config.allow_external_ips);
     let failed = print_problems(&batch);
     known_node(&batch.events, &args.node)?;
     let family = args.ip_family.into();

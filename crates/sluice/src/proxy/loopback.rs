@@ -2,7 +2,7 @@
 //!
 //! DNAT cannot serve them: a packet from 127.0.0.1 does not leave the host without `route_localnet`.
 //! The relay has no such limit, and serves ::1 too. The setting is in
-//! [`localhost`](crate::wiring::node_ports::localhost).
+//! [`localhost`](crate::settings::node_ports::localhost).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -13,12 +13,13 @@ pub(crate) mod local_relay;
 pub(crate) mod loopback;
 pub(crate) mod nftables;
 pub(crate) mod node_wait;
-mod own_node;
+pub(crate) mod own_node;
 mod pending;
 mod probe;
 mod report;
 pub(crate) mod run;
 pub(crate) mod schedule;
+pub(crate) mod socket_server;
 pub(crate) mod sysctls;
 pub(crate) mod userspace;
 mod watch;
@@ -29,3 +30,5 @@ mod engine_tests;
 mod metrics_tests;
 #[cfg(test)]
 mod report_tests;
+#[cfg(test)]
+mod socket_tests;

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use model::{Change, Event};
 use observe::{NodeEligibility, Server};
-use source::apiserver::{EventType, Recorder};
+use source::apiserver::{EventType, NewEvent, Recorder, Regarding};
 
 use super::input::Stop;
-use crate::wiring::setup::node_event;
 
 /// Upper bound on the wait for the last Event before the process ends.
 const LAST_EVENT: Duration = Duration::from_secs(2);
@@ -148,6 +147,39 @@ impl OwnNode {
         Some(Mismatch {
             known: known.map(ToString::to_string).collect(),
         })
+    }
+}
+
+/// Return an Event about this node's Node.
+pub(crate) fn node_event(
+    node: &str,
+    event_type: EventType,
+    reason: &str,
+    action: &str,
+    note: &str,
+) -> NewEvent {
+    NewEvent {
+        regarding: regarding("Node", "", node),
+        event_type,
+        reason: reason.to_owned(),
+        action: action.to_owned(),
+        note: note.to_owned(),
+    }
+}
+
+/// Return the reference to an object of the core API.
+pub(crate) fn regarding(kind: &'static str, namespace: &str, name: &str) -> Regarding {
+    Regarding {
+        api_version: "v1",
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        // kubectl finds a Node's Events by its name, which is also used as the uid.
+        uid: if kind == "Node" {
+            name.to_owned()
+        } else {
+            String::new()
+        },
     }
 }
 

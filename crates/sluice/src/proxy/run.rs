@@ -21,15 +21,14 @@ use super::own_node::NodeReport;
 use super::probe;
 use super::report::Reporter;
 use super::schedule::Intervals;
+use super::socket_server::{self, Knowledge};
+use crate::cleanup::{self, InForce};
 use crate::cli::HalfOpen;
-use crate::commands::cleanup::{self, InForce};
 use crate::logging::Recent;
 use crate::sandbox::Sandbox;
-use crate::socket::server::{self as socket, Knowledge};
+use crate::settings::{admit, families};
 use crate::socket::{Board, status};
 use crate::system::spawn;
-use crate::wiring::admission::admit;
-use crate::wiring::families;
 
 /// The resolved settings of a proxy.
 pub(crate) struct Setup {
@@ -94,7 +93,7 @@ pub(crate) fn run(
                 server: server.clone(),
                 inputs: inputs.sender(),
             };
-            Some(socket::start(path, knowledge)?)
+            Some(socket_server::start(path, knowledge)?)
         }
         None => None,
     };

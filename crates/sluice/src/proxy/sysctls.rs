@@ -6,7 +6,7 @@ use kernel::sysctl::{Sysctl, SysctlTree};
 use model::Mode;
 
 use super::driver::Chain;
-use crate::wiring::node_ports::localhost_node_ports;
+use crate::settings::node_ports::localhost_node_ports;
 
 /// Upper bound of the connection-tracking limit from `maxPerCore`.
 const CONNTRACK_LIMIT: u64 = 1_048_576;

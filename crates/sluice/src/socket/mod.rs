@@ -8,14 +8,13 @@
 //! The default path contains the number of the network namespace, because that is the scope of a
 //! proxy: proxies of several namespaces do not collide, and a command finds the proxy that programs
 //! its own namespace.
+//!
+//! The serving side is in [`proxy`](crate::proxy::socket_server).
 
 pub(crate) mod client;
-mod plan;
+pub(crate) mod plan;
 pub(crate) mod protocol;
-pub(crate) mod server;
 pub(crate) mod status;
-#[cfg(test)]
-mod tests;
 mod time;
 
 use std::io;

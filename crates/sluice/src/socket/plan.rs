@@ -5,7 +5,7 @@ use plan::{Endpoint, Frontend, FrontendKind, PortPlan, Traffic};
 use serde_json::{Value, json};
 
 /// Return a Service port.
-pub(super) fn port(family: IpFamily, port: &PortPlan) -> Value {
+pub(crate) fn port(family: IpFamily, port: &PortPlan) -> Value {
     let texts = |all: &[Endpoint]| -> Vec<String> { all.iter().map(Endpoint::to_string).collect() };
     json!({
         "family": family.to_string(),

@@ -13,7 +13,7 @@ use model::{IpFamily, Mode};
 use netfilter::iptables::Family;
 use netfilter::ipvs::netlink::Timeouts;
 
-use super::{node_ports, setup};
+use super::setup;
 use crate::cli::{IptablesBackend, ProxyArgs};
 use crate::proxy::input::{Input, Inputs};
 use crate::proxy::iptables;
@@ -23,6 +23,7 @@ use crate::proxy::loopback::LoopbackNodePorts;
 use crate::proxy::nftables::{NftablesDriver, SharedGeneration};
 use crate::proxy::run::Drivers;
 use crate::proxy::userspace::UserspaceDriver;
+use crate::settings::node_ports;
 use crate::system::kernel_family;
 
 /// The pause after the first failed probe of iptables; each further one is twice as long.

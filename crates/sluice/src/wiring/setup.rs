@@ -12,16 +12,17 @@ use model::{LocalTraffic, Mode};
 use observe::{Metrics, Pages};
 use plan::Settings;
 use source::apiserver::{
-    ApiServer, ClientOptions, EventType, NewEvent, Recorder, Regarding, Sent, WatchState,
+    ApiServer, ClientOptions, EventType, NewEvent, Recorder, Sent, WatchState,
 };
 
-use super::node_ports::localhost_node_ports;
 use crate::cli::{HalfOpen, ProxyArgs};
 use crate::logging::Verbosity;
 use crate::proxy::node_wait::NodeWait;
+use crate::proxy::own_node::{node_event, regarding};
 use crate::proxy::run::{Cluster, Setup};
 use crate::proxy::schedule::Intervals;
 use crate::proxy::sysctls::tcp_is_liberal;
+use crate::settings::node_ports::localhost_node_ports;
 use crate::socket::status::{Failing, Time};
 use crate::socket::{Board, Status};
 
@@ -322,23 +323,6 @@ impl Setup {
     }
 }
 
-/// Return an Event about this node's Node.
-pub(crate) fn node_event(
-    node: &str,
-    event_type: EventType,
-    reason: &str,
-    action: &str,
-    note: &str,
-) -> NewEvent {
-    NewEvent {
-        regarding: regarding("Node", "", node),
-        event_type,
-        reason: reason.to_owned(),
-        action: action.to_owned(),
-        note: note.to_owned(),
-    }
-}
-
 /// Return the Events about the Node at startup. kube-proxy has two more, for servers that cannot
 /// listen when that is fatal, but it exits before they are sent.
 fn events_at_start(mode: Mode, node: &str) -> Vec<NewEvent> {
@@ -351,21 +335,6 @@ fn events_at_start(mode: Mode, node: &str) -> Vec<NewEvent> {
         events.push(event(warning, "IPVSDeprecation", IPVS_DEPRECATED));
     }
     events
-}
-
-fn regarding(kind: &'static str, namespace: &str, name: &str) -> Regarding {
-    Regarding {
-        api_version: "v1",
-        kind,
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        // kubectl finds a Node's Events by its name, which is also used as the uid.
-        uid: if kind == "Node" {
-            name.to_owned()
-        } else {
-            String::new()
-        },
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use netfilter::ipvs::{Destination, Method, Protocol, Service, ServiceId};
 use super::Walker;
 use super::hooks::Hook;
 use super::state::{Iface, Stage, State};
-use crate::{Answer, CtState, Did, Endpoint, Fraction, Proto, Rewrite, Verdict};
+use crate::fraction::Fraction;
+use crate::outcome::{Answer, Did, Verdict};
+use crate::packet::{CtState, Endpoint, Proto, Rewrite};
 
 const AT: &str = "ipvs";
 

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use super::hooks::{Hook, Side};
 use super::state::{State, Status};
 use super::{Branch, Then, Walker};
-use crate::{Endpoint, Fraction, Rewrite};
+use crate::fraction::Fraction;
+use crate::packet::{Endpoint, Rewrite};
 
 /// A translation that a rule requests.
 #[derive(Clone, Copy, Debug, Default)]

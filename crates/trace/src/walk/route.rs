@@ -8,7 +8,7 @@ use super::hooks::Hook;
 use super::state::{Iface, Stage, State};
 use crate::facts::RouteKind;
 use crate::fraction::Fraction;
-use crate::host::{Lookup, Martian, NextHop};
+use crate::host::{Lookup, Martian, RouteHop};
 use crate::outcome::{Answer, Did, Verdict};
 
 const AT: &str = "routing";
@@ -110,7 +110,7 @@ impl<'w> Walker<'w> {
         *state = joined;
     }
 
-    fn forward(&mut self, state: &mut State<'w>, hop: Option<&NextHop>) {
+    fn forward(&mut self, state: &mut State<'w>, hop: Option<&RouteHop>) {
         let v6 = state.is_v6();
         let forwarding = self.world.host.forwarding(state.iif.name(), v6);
         let sysctl = if v6 {
@@ -248,8 +248,8 @@ impl<'w> Walker<'w> {
     fn each_hop(
         &mut self,
         state: &mut State<'w>,
-        hops: &[NextHop],
-        go: impl Fn(&mut Self, &mut State<'w>, &NextHop),
+        hops: &[RouteHop],
+        go: impl Fn(&mut Self, &mut State<'w>, &RouteHop),
     ) {
         let total: u64 = hops.iter().map(|w| u64::from(w.weight)).sum();
         if hops.len() > 1 {
@@ -274,7 +274,7 @@ impl<'w> Walker<'w> {
     }
 }
 
-fn take_hop(state: &mut State<'_>, hop: Option<&NextHop>) -> String {
+fn take_hop(state: &mut State<'_>, hop: Option<&RouteHop>) -> String {
     let dev = hop.and_then(|w| w.dev.as_deref());
     state.oif = Iface::named(dev);
     state.next_hop = hop.and_then(|w| w.via).or(Some(state.dst.ip));

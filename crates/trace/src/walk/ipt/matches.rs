@@ -16,7 +16,7 @@ use super::Holds;
 use crate::facts::RouteKind;
 use crate::fraction::Fraction;
 use crate::host::Lookup;
-use crate::packet::{Endpoint, Proto};
+use crate::packet::{self, Endpoint, Proto};
 
 /// Evaluate the conditions of a rule's header.
 pub(super) fn header(state: &State<'_>, h: &Header) -> [Holds; 6] {
@@ -333,8 +333,8 @@ pub(crate) fn tcp_flags(state: &State<'_>) -> u8 {
     const SYN: u8 = 2;
     const ACK: u8 = 16;
     match (&*state.known, state.conn.reply) {
-        (crate::CtState::New, _) => SYN,
-        (crate::CtState::Established(_), true) => SYN | ACK,
+        (packet::CtState::New, _) => SYN,
+        (packet::CtState::Established(_), true) => SYN | ACK,
         _ => ACK,
     }
 }

@@ -13,8 +13,9 @@ use super::super::nat::share;
 use super::super::state::{Iface, State, Status};
 use super::{set_name, set_of, show};
 use crate::facts::RouteKind;
+use crate::fraction::Fraction;
 use crate::host::Lookup;
-use crate::{Fraction, Proto};
+use crate::packet::Proto;
 
 /// A value, or why it is missing.
 #[derive(Clone, Debug, PartialEq)]
@@ -219,7 +220,7 @@ impl<'w> Walker<'w> {
             mark: if fib.mark { state.mark } else { 0 },
         };
         let hops = self.world.host.lookup(&key);
-        let through = |w: &&crate::host::NextHop| match iface {
+        let through = |w: &&crate::host::RouteHop| match iface {
             Some(iface) => w.dev.as_deref() == iface.name(),
             None => true,
         };

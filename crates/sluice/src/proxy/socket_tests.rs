@@ -15,13 +15,13 @@ use plan::testing::{big_cluster, big_cluster_settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::client::{Absent, ask};
-use super::protocol::Topic;
-use super::server::{Knowledge, Serving, start};
-use super::{Board, Status};
+use super::engine::Snapshot;
+use super::input::Input;
+use super::socket_server::{Knowledge, Serving, start};
 use crate::logging::Recent;
-use crate::proxy::engine::Snapshot;
-use crate::proxy::input::Input;
+use crate::socket::client::{Absent, ask};
+use crate::socket::protocol::Topic;
+use crate::socket::{Board, Status};
 
 /// A server, and the end of the channel that the sync thread reads.
 struct Fixture {
@@ -307,6 +307,6 @@ fn file_is_removed_at_the_end() {
 fn permissions_of_other_folders_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    super::server::prepare_folder(&folder.path().join("sock")).unwrap();
+    super::socket_server::prepare_folder(&folder.path().join("sock")).unwrap();
     assert_eq!(fs::metadata(folder.path()).unwrap().mode() & 0o777, 0o755);
 }

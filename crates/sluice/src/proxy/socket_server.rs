@@ -1,4 +1,4 @@
-//! The serving side.
+//! The serving side of the [`socket`](crate::socket).
 //!
 //! One thread accepts, and one thread per client answers. No client can delay the proxy: the sync
 //! thread only copies references to objects, once per request for them. Clients are limited in number,
@@ -21,12 +21,12 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use observe::Server;
 use serde::Serialize;
 
-use super::protocol::{Head, Line, MAX_REQUEST, Request, Topic, VERSION};
-use super::status::{Restriction, Status};
-use super::{Board, FOLDER, plan};
+use super::engine::Snapshot;
+use super::input::Input;
 use crate::logging::Recent;
-use crate::proxy::engine::Snapshot;
-use crate::proxy::input::Input;
+use crate::socket::protocol::{Head, Line, MAX_REQUEST, Manifest, Request, Topic, VERSION};
+use crate::socket::status::{Restriction, Status};
+use crate::socket::{Board, FOLDER, plan};
 use crate::system::spawn;
 
 /// Interval between attempts to listen, and between checks that the file still exists.
@@ -303,7 +303,7 @@ fn status(knowledge: &Knowledge) -> Status {
 fn write_objects(to: &mut impl Write, objects: Vec<Event>) -> io::Result<usize> {
     let mut count = 0;
     for object in objects.into_iter().filter_map(|event| event.restate()) {
-        write_line(to, &super::protocol::Manifest::of(&object))?;
+        write_line(to, &Manifest::of(&object))?;
         count += 1;
     }
     Ok(count)

@@ -1,4 +1,7 @@
-//! Removes the parts of objects that the configuration excludes.
+//! What the configuration means for a node and its objects.
+
+pub(crate) mod families;
+pub(crate) mod node_ports;
 
 use std::sync::Arc;
 

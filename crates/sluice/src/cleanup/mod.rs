@@ -19,23 +19,13 @@ use netfilter::nft::Op;
 pub(crate) use self::scope::InForce;
 use self::scope::Scope;
 use self::tools::Found;
-use crate::cli::CleanupArgs;
-use crate::logging;
 
-/// Run `sluice cleanup`.
-pub(crate) fn command(args: &CleanupArgs) -> anyhow::Result<()> {
-    logging::start_plain()?;
+/// Remove the state of every mode, or print what would be removed. Continue after a failure and report all
+/// failures.
+pub(crate) fn remove_all(dry_run: bool) -> anyhow::Result<()> {
     run(Scope {
         in_force: None,
-        dry_run: args.dry_run,
-    })
-}
-
-/// Remove the state of every mode. Continue after a failure and report all failures.
-pub(crate) fn remove_all() -> anyhow::Result<()> {
-    run(Scope {
-        in_force: None,
-        dry_run: false,
+        dry_run,
     })
 }
 

@@ -29,7 +29,7 @@ demo: deps
 	$(CARGO) build --profile demo --package sluice
 ifeq ($(MODE),ipvs)
 	# The host's kernel may lack IPVS. User Mode Linux has it, but no NAT in nf_tables.
-	$(CARGO) xtask vm -- target/demo/sluice lab demo --mode ipvs --patience 5 -- --iptables-backend legacy
+	$(CARGO) run --quiet --profile demo --package xtask -- vm -- target/demo/sluice lab demo --mode ipvs --patience 5 -- --iptables-backend legacy
 else
 	target/demo/sluice lab demo --mode $(MODE)
 endif

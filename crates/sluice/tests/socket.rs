@@ -146,6 +146,18 @@ fn killed_proxy_leaves_a_socket_that_its_sandboxed_successor_replaces() {
 }
 
 #[test]
+fn socket_is_served_at_the_path_of_its_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own/sluice.sock");
+    let flag = format!("--socket={}", path.display());
+    let files = [("a.yaml", &*web("a", 1, "10.244.1.1"))];
+    let proxy = Proxy::start(Mode::Nftables, &files, &[&flag]);
+    let asked = || proxy.host.sluice(&["status", &flag]);
+    eventually("an answer", || asked().status.success());
+    assert_fine(&asked(), "node1: ");
+}
+
+#[test]
 fn proxies_in_several_network_namespaces_have_their_own_sockets() {
     let files = |name| [("a.yaml", web(name, 1, "10.244.1.1"))];
     let start = |name| {

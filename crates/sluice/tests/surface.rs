@@ -213,6 +213,11 @@ const OWN_SHOWN: &[(&str, &str, &str)] = &[
         "sandbox",
     ),
     (
+        "sluice/tests/socket.rs",
+        "socket_is_served_at_the_path_of_its_flag",
+        "socket",
+    ),
+    (
         "sluice/tests/apiserver.rs",
         "a_rebooted_node_reaches_the_api_server_at_its_stored_address",
         "api-server-addresses",

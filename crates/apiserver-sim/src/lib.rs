@@ -2,7 +2,7 @@
 //!
 //! It serves Services, EndpointSlices, Nodes and ServiceCIDRs over TLS with list, watch, streaming
 //! lists (KEP-3157), bookmarks, 410, paging, JSON and protobuf like the real server, and accepts
-//! Events. Tests change its objects ([`Sim::apply`], [`Sim::delete`]) and inject faults
+//! Events. For `kubectl` it serves discovery, and Pods with their subresource `exec`. Tests change its objects ([`Sim::apply`], [`Sim::delete`]) and inject faults
 //! ([`Sim::misbehave`] and the methods after it).
 //!
 //! Objects are JSON values, so that tests can use valid and invalid ones. They are encoded once, when
@@ -10,7 +10,10 @@
 
 mod acts;
 mod encode;
+mod exec;
 mod faults;
+mod pods;
+mod query;
 mod resource;
 mod response;
 mod selector;
@@ -32,6 +35,7 @@ use tokio::sync::watch as signal;
 
 pub use acts::{Act, acts};
 pub use faults::{Corruption, Faults, Refusal};
+pub use pods::Exec;
 pub use resource::Resource;
 pub use shared::Config;
 use shared::Shared;
@@ -62,6 +66,7 @@ impl Sim {
             changed: signal::Sender::new(0),
             cut: signal::Sender::new(0),
             tokens: Mutex::new(config.tokens.clone()),
+            pods: Mutex::default(),
             config,
         });
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -206,6 +211,19 @@ impl Sim {
             .tokens
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = tokens;
+    }
+
+    /// Replace the Pods, which are neither watched nor checked.
+    pub fn set_pods(&self, pods: Vec<Value>) {
+        self.shared.pods().set(pods);
+    }
+
+    /// Set the function that makes a command of a request to `exec`; `None` refuses the request.
+    pub fn on_exec(
+        &self,
+        command: impl Fn(&Exec) -> Option<std::process::Command> + Send + Sync + 'static,
+    ) {
+        self.shared.pods().on_exec(command);
     }
 
     /// Return the posted Events (`events.k8s.io/v1`) and their patches.

@@ -1,6 +1,5 @@
 //! Connections and requests of the server.
 
-use std::collections::HashMap;
 use std::net::TcpListener;
 use std::sync::{Arc, PoisonError};
 
@@ -13,6 +12,8 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
 use crate::encode;
+use crate::exec;
+use crate::query::parse_query;
 use crate::resource::Resource;
 use crate::response::{Answer, Encoded, Format, refusal, status, whole};
 use crate::selector::Selector;
@@ -39,7 +40,8 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: 
                 };
                 let service = service_fn(|request| answer(shared.clone(), request));
                 let connection = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(tls), service);
+                    .serve_connection(TokioIo::new(tls), service)
+                    .with_upgrades();
                 // Errors of a connection show in the client.
                 let _ = connection.await;
             };
@@ -51,7 +53,7 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: 
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Result<Answer> {
+async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> anyhow::Result<Answer> {
     let text = |name| {
         let value = request.headers().get(name);
         value.and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
@@ -91,6 +93,11 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
             StatusCode::OK
         };
         return Ok(whole(code, Format::Json, event.to_string().into_bytes(), 0));
+    }
+    if resource.is_none()
+        && let Some(answer) = exec::answer(&shared, &mut request)
+    {
+        return Ok(answer);
     }
     let Some(resource) = resource.filter(|_| method == Method::GET) else {
         let message = "the server could not find the requested resource";
@@ -268,29 +275,4 @@ fn encode_list(resource: Resource, format: Format, meta: &Value, page: &[Arc<Ver
             encode::envelope(resource.api_version(), &kind, &raw)
         }
     }
-}
-
-fn parse_query(query: &str) -> HashMap<String, String> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect()
-}
-
-/// Decode percent-encoding.
-fn decode(s: &str) -> String {
-    let mut out = Vec::new();
-    let mut bytes = s.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let mut hex = || bytes.next().and_then(|b| char::from(b).to_digit(16));
-            if let (Some(high), Some(low)) = (hex(), hex()) {
-                out.extend(u8::try_from(high * 16 + low));
-            }
-        } else {
-            out.push(byte);
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch as signal;
 
+use crate::pods::Pods;
 use crate::store::State;
 
 /// Configuration of a server.
@@ -43,12 +44,17 @@ pub(crate) struct Shared {
     /// Incremented to cut all connections.
     pub(crate) cut: signal::Sender<u64>,
     pub(crate) tokens: Mutex<Vec<String>>,
+    pub(crate) pods: Mutex<Pods>,
     pub(crate) config: Config,
 }
 
 impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pods(&self) -> MutexGuard<'_, Pods> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn wake(&self) {

@@ -3,6 +3,7 @@
 mod cleanup;
 mod cli;
 mod commands;
+mod kubectl;
 mod logging;
 mod proxy;
 mod sandbox;
@@ -20,6 +21,9 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    if is_called(kubectl::NAME) {
+        return kubectl::command(std::env::args_os());
+    }
     let matches = command().get_matches_from(arguments(std::env::args_os()));
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -59,6 +63,13 @@ fn main() -> ExitCode {
         eprintln!("sluice: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Return whether the program was started under a name.
+fn is_called(name: &str) -> bool {
+    let program = std::env::args_os().next();
+    let program = program.as_deref().map(Path::new).and_then(Path::file_name);
+    program.is_some_and(|program| program == name)
 }
 
 /// Return the command line: clap's derived part, and kube-proxy's flags from their table.

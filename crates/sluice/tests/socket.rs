@@ -148,13 +148,15 @@ fn killed_proxy_leaves_a_socket_that_its_sandboxed_successor_replaces() {
 #[test]
 fn socket_is_served_at_the_path_of_its_flag() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("own/sluice.sock");
+    let path = folder.path().join("run/here.sock");
     let flag = format!("--socket={}", path.display());
     let files = [("a.yaml", &*web("a", 1, "10.244.1.1"))];
     let proxy = Proxy::start(Mode::Nftables, &files, &[&flag]);
-    let asked = || proxy.host.sluice(&["status", &flag]);
-    eventually("an answer", || asked().status.success());
-    assert_fine(&asked(), "node1: ");
+    let ask = || proxy.host.sluice(&["status", &flag]);
+    eventually("a status", || ask().status.code() == Some(0));
+    assert_fine(&ask(), "node1: nftables mode");
+    assert!(!socket(&proxy.host).exists());
+    assert_eq!(proxy.host.sluice(&["status"]).status.code(), Some(2));
 }
 
 #[test]

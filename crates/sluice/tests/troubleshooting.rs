@@ -23,8 +23,9 @@ sluice verify                                       all Services
 sluice trace --src IP --dst IP --dport PORT         one packet, with every rule on its path
 ```
 
-In sluice's Pods the program is called `kube-proxy`: `kubectl -n kube-system exec POD -- kube-proxy status`. On a node
-with another proxy, pass `--kubeconfig FILE`.
+From a workstation, `kubectl sluice explain demo/web` asks all nodes, and `--node NAME` one
+([reference](reference.md#kubectl-sluice)). In sluice's Pods the program is called `kube-proxy`:
+`kubectl -n kube-system exec POD -- kube-proxy status`. On a node with another proxy, pass `--kubeconfig FILE`.
 
 Elsewhere, take the objects from the cluster and the facts from the node:
 

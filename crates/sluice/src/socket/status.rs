@@ -394,7 +394,7 @@ impl Family {
 }
 
 /// Return the age of a time in whole units: `3m 4s`.
-fn ago(time: Time) -> String {
+pub(crate) fn ago(time: Time) -> String {
     let seconds = time.age().as_secs();
     // Beyond an hour, seconds are noise.
     let seconds = match seconds {

@@ -6,81 +6,16 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
+use std::process::Command;
 
 use apiserver_sim::{Config, Sim};
 use model::Mode;
 use observe::Metrics;
 use serde_json::{Value, json};
+use support::manifests::{
+    chart, chart_with, deploy, helm, kustomization, objects, of_kind, pod_of,
+};
 use support::{Host, SLUICE, eventually, text};
-
-fn deploy(path: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
-    root.join(path)
-}
-
-/// The objects of files.
-fn objects(files: &[&str]) -> Vec<Value> {
-    let of_file = |file: &&str| -> Vec<Value> {
-        let text = fs::read_to_string(deploy(file)).unwrap();
-        serde_saphyr::from_multiple(&text).unwrap_or_else(|e| panic!("{file}: {e}"))
-    };
-    files.iter().flat_map(of_file).collect()
-}
-
-/// Run a pinned tool in the folder `deploy`.
-fn tool(name: &str, args: &[&str]) -> Output {
-    static FETCH: Mutex<()> = Mutex::new(());
-    let path = {
-        let _one_at_a_time = FETCH.lock().unwrap_or_else(PoisonError::into_inner);
-        let output = Command::new(deploy("../scripts/tool")).arg(name).output();
-        let output = output.unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout).trim().to_owned()
-    };
-    let folder = deploy("");
-    let output = Command::new(path).args(args).current_dir(folder).output();
-    output.unwrap()
-}
-
-fn parsed(output: &Output) -> Vec<Value> {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    serde_saphyr::from_multiple(&text(&output.stdout)).unwrap()
-}
-
-fn kustomization() -> Vec<Value> {
-    parsed(&tool("kubectl", &["kustomize", "kustomize"]))
-}
-
-fn helm(command: &[&str], values: &[&str]) -> Output {
-    let mut args = command.to_vec();
-    args.push("helm/sluice");
-    for value in values {
-        args.extend(["--set-string", value]);
-    }
-    tool("helm", &args)
-}
-
-fn chart_with(values: &[&str]) -> Vec<Value> {
-    parsed(&helm(
-        &["template", "sluice", "--namespace=kube-system"],
-        values,
-    ))
-}
-
-fn chart() -> Vec<Value> {
-    chart_with(&[])
-}
-
-fn of_kind(objects: &[Value], kind: &str) -> Value {
-    let mut found = objects.iter().filter(|o| o["kind"] == kind);
-    let (Some(one), None) = (found.next(), found.next()) else {
-        panic!("not one {kind}");
-    };
-    one.clone()
-}
 
 #[test]
 fn helm_accepts_the_chart() {
@@ -90,6 +25,7 @@ fn helm_accepts_the_chart() {
         &[
             "nodeKubeconfig=/etc/kubernetes/kubelet.conf",
             "config.mode=ipvs",
+            "extraCapabilities[0]=NET_BIND_SERVICE",
         ],
     ] {
         let output = helm(&["lint", "--strict"], values);
@@ -107,6 +43,7 @@ fn the_schema_refuses_wrong_values() {
         "config.kind=KubeProxyConfiguration",
         "image.pullPolicy=Sometimes",
         "image.repository=",
+        "extraCapabilities[0]=SYS_ADMIN",
         "apiserver=https://192.0.2.1:6443",
     ] {
         let output = helm(&["template", "sluice"], &[value]);
@@ -234,13 +171,19 @@ fn chart_and_kustomization_install_equal_objects() {
     assert_eq!(config(&ours), config(&charts));
 }
 
-fn pod_of(objects: &[Value]) -> Value {
-    of_kind(objects, "DaemonSet")["spec"]["template"]["spec"].clone()
-}
-
 #[test]
 fn only_the_init_container_is_privileged() {
-    for objects in [kustomization(), chart(), chart_with(&["config.mode=ipvs"])] {
+    let ipvs = chart_with(&["config.mode=ipvs"]);
+    let iptables = chart_with(&["config.mode="]);
+    let removes_legacy = chart_with(&["extraCapabilities[0]=NET_RAW"]);
+    for (objects, capabilities) in [
+        (kustomization(), &["NET_ADMIN"][..]),
+        (chart(), &["NET_ADMIN"]),
+        (chart_with(&["config.mode=userspace"]), &["NET_ADMIN"]),
+        (iptables, &["NET_ADMIN", "NET_RAW"]),
+        (ipvs, &["NET_ADMIN", "NET_RAW"]),
+        (removes_legacy, &["NET_ADMIN", "NET_RAW"]),
+    ] {
         let pod = pod_of(&objects);
         let (inits, containers) = (&pod["initContainers"], &pod["containers"]);
         assert_eq!(inits.as_array().unwrap().len(), 1);
@@ -250,10 +193,7 @@ fn only_the_init_container_is_privileged() {
         assert_eq!(
             proxy["securityContext"],
             json!({
-                "capabilities": {
-                    "drop": ["ALL"],
-                    "add": ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"],
-                },
+                "capabilities": {"drop": ["ALL"], "add": capabilities},
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,
                 "seccompProfile": {"type": "RuntimeDefault"},
@@ -263,80 +203,7 @@ fn only_the_init_container_is_privileged() {
         let config = |container: &Value| container["args"][0].clone();
         assert_eq!(config(init), config(proxy), "the same configuration");
         assert_eq!(init["args"][1], "--init-only");
-        let mounts = |container: &Value| -> Vec<String> {
-            let mounts = container["volumeMounts"].as_array().unwrap().iter();
-            let path = |mount: &Value| mount["mountPath"].as_str().unwrap().to_owned();
-            mounts.map(path).collect()
-        };
-        assert_eq!(mounts(init), ["/etc/sluice", "/lib/modules"]);
-        assert_eq!(
-            mounts(proxy),
-            [
-                "/etc/sluice",
-                "/var/lib/sluice",
-                "/run/xtables.lock",
-                "/run/sluice"
-            ]
-        );
     }
-}
-
-/// The proxy works with the capabilities of its container, and keeps no others if it has more.
-#[test]
-fn the_container_has_the_capabilities_that_the_proxy_keeps() {
-    let pod = pod_of(&kustomization());
-    let added = &pod["containers"][0]["securityContext"]["capabilities"]["add"];
-    let names = added.as_array().unwrap().iter();
-    let names: Vec<_> = names.map(|name| name.as_str().unwrap()).collect();
-    let of_container: caps::CapsHashSet = names
-        .iter()
-        .map(|name| format!("CAP_{name}").parse().unwrap())
-        .collect();
-    let bounding = names
-        .iter()
-        .map(|name| format!(",+{}", name.to_lowercase()));
-    let bounding = format!("-all{}", bounding.collect::<String>());
-    for mode in [Mode::Nftables, Mode::Userspace, Mode::Iptables] {
-        let host = Host::new();
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(
-            folder.path().join("a.yaml"),
-            support::web("a", 1, "10.244.1.1"),
-        )
-        .unwrap();
-        let mut command = host.command("setpriv");
-        command.args(["--no-new-privs", "--bounding-set", &bounding, SLUICE]);
-        command.args(["proxy", "--hostname-override=node1", "--manifests"]);
-        command.arg(folder.path());
-        command.arg(format!("--proxy-mode={mode}"));
-        command.arg("--iptables-backend=nft");
-        let process = support::Running(command.spawn().unwrap());
-        eventually(&format!("rules of {mode} mode"), || {
-            let rules = host.sh("iptables-nft-save -t nat 2>&1; nft list ruleset");
-            rules.contains("demo/a")
-        });
-        let pid = i32::try_from(process.0.id()).unwrap();
-        let kept = caps::read(Some(pid), caps::CapSet::Permitted).unwrap();
-        assert!(kept.is_subset(&of_container), "{mode}: {kept:?}");
-        // The commands that `kubectl exec` starts in the container.
-        let inside = |words: &[&str]| {
-            let mut command = host.command("setpriv");
-            command.args(["--no-new-privs", "--bounding-set", &bounding, SLUICE]);
-            command.args(words).output().unwrap()
-        };
-        eventually("an answer of explain", || {
-            let output = inside(&["explain", "demo/a"]);
-            let said = text(&output.stdout) + &text(&output.stderr);
-            // The namespace has no route to the cluster IP.
-            said.contains("no-route") && !said.contains("denied") && !said.contains("permitted")
-        });
-        assert!(inside(&["status"]).status.success());
-    }
-    let proxy = support::Proxy::start(Mode::Iptables, &[], &[]);
-    let pid = i32::try_from(proxy.process.0.id()).unwrap();
-    eventually("the proxy has dropped capabilities", || {
-        caps::read(Some(pid), caps::CapSet::Permitted).unwrap() == of_container
-    });
 }
 
 /// iptables-legacy loads its modules before the proxy gives up that privilege. The programs here record

@@ -73,6 +73,15 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWUTS,
 ];
 
+/// Address families of sockets: the others read all packets of the node (`AF_PACKET`, `AF_XDP`) or widen
+/// the kernel's attack surface.
+const FAMILIES: [libc::c_int; 4] = [
+    libc::AF_UNIX,
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_NETLINK,
+];
+
 /// Apply the filter to all threads of this process and the programs that it starts.
 pub(super) fn apply(programs: bool) -> Result<(), seccompiler::Error> {
     // `clone3` has its flags in memory, where a filter cannot read them. C libraries fall back to
@@ -99,6 +108,13 @@ fn rules(programs: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler:
     };
     let namespaces: Result<Vec<_>, _> = NAMESPACES.into_iter().map(new_namespace).collect();
     rules.insert(libc::SYS_clone, namespaces?);
+    let differs = |family: libc::c_int| {
+        let family = u64::from(family.cast_unsigned());
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
+    };
+    let other_family: Result<Vec<_>, _> = FAMILIES.into_iter().map(differs).collect();
+    let other_family = SeccompRule::new(other_family?)?;
+    rules.insert(libc::SYS_socket, vec![other_family]);
     Ok(rules)
 }
 

@@ -5,7 +5,7 @@
 //! | capabilities | before the first object is read | the mode's own needs, see [`kept`] |
 //! | `no_new_privs` | likewise | everything but gaining privileges through a program file |
 //! | Landlock (Linux 5.13) | likewise | reading files; writing log files, the xtables lock and state; starting the system's programs and a credential plugin |
-//! | seccomp | once the kernel has everything and other modes' leftovers are removed | no program starts, except iptables' in iptables and ipvs mode and a kubeconfig's credential plugin; no namespaces, mounts, modules, tracing |
+//! | seccomp | once the kernel has everything and other modes' leftovers are removed | no program starts, except iptables' in iptables and ipvs mode and a kubeconfig's credential plugin; no namespaces, mounts, modules, tracing; only Unix, IP and netlink sockets |
 //!
 //! Capabilities and Landlock apply to a thread and those that it starts, so [`Sandbox::enter`] runs
 //! before there are others. The seccomp filter applies to all threads. Each restriction is applied

@@ -1,5 +1,6 @@
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::*;
 
@@ -86,11 +87,11 @@ fn files_can_be_read_but_only_some_written() {
 /// The filter is tried in a thread too: it is applied to all threads, so this test runs itself again
 /// as a process.
 #[test]
-fn the_filter_refuses_programs_namespaces_and_mounts() {
+fn the_filter_refuses_programs_namespaces_and_packet_sockets() {
     const CHILD: &str = "SLUICE_TEST_FILTER";
     let Ok(programs) = std::env::var(CHILD) else {
         for programs in ["true", "false"] {
-            let name = "sandbox::tests::the_filter_refuses_programs_namespaces_and_mounts";
+            let name = "sandbox::tests::the_filter_refuses_programs_namespaces_and_packet_sockets";
             let output = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", name, "--nocapture"])
                 .env(CHILD, programs)
@@ -107,6 +108,16 @@ fn the_filter_refuses_programs_namespaces_and_mounts() {
     let netns = std::fs::File::open("/proc/self/ns/net").unwrap();
     let entered = nix::sched::setns(&netns, CloneFlags::CLONE_NEWNET);
     assert_eq!(entered, Err(Errno::EPERM));
+    let (kind, none) = (SockType::Datagram, SockFlag::empty());
+    for family in [
+        AddressFamily::Unix,
+        AddressFamily::Inet,
+        AddressFamily::Inet6,
+    ] {
+        assert!(socket(family, kind, none, None).is_ok(), "{family:?}");
+    }
+    let packets = socket(AddressFamily::Packet, kind, none, None);
+    assert_eq!(packets.err(), Some(Errno::EPERM));
     let run = std::process::Command::new("/bin/true").status();
     assert_eq!(run.is_ok(), programs, "{run:?}");
     // Threads can still be started.

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 pub(crate) mod machine;
+pub(crate) mod manifests;
 mod modes;
 pub(crate) mod vm;
 

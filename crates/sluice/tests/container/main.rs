@@ -1,0 +1,159 @@
+//! The image in containers: built from the Dockerfile's steps, started by crun with exactly the security
+//! context, volumes, arguments and environment of the chart's Pod, against an API server. The init container
+//! runs first.
+
+mod bundle;
+mod image;
+mod inject;
+mod pod;
+mod restrictions;
+#[path = "../support/mod.rs"]
+mod support;
+
+use model::Mode;
+use support::vm::in_this_vm;
+use support::{Host, eventually_or};
+use xtask::vm::Vm;
+
+use image::Image;
+use pod::{Cluster, Pod};
+
+/// Capabilities, `<linux/capability.h>`.
+const NET_ADMIN: u64 = 1 << 12;
+const NET_RAW: u64 = 1 << 13;
+
+/// The capabilities of the proxy's process, as SECURITY.md states them.
+fn documented(mode: Mode) -> u64 {
+    match mode {
+        Mode::Nftables | Mode::Userspace => NET_ADMIN,
+        Mode::Iptables | Mode::Ipvs => NET_ADMIN | NET_RAW,
+    }
+}
+
+/// kubelet's hint, which selects the back end.
+fn hint(host: &Host, backend: &str) {
+    for tables in ["iptables", "ip6tables"] {
+        host.sh(&format!(
+            "{tables}-{backend} -t mangle -N KUBE-IPTABLES-HINT"
+        ));
+    }
+}
+
+/// The whole life of the chart's Pod in a mode.
+fn serves_services(cluster: &Cluster, mode: Mode, image: &'static Image) {
+    lives(cluster, &cluster.pod(mode, image, &[]), mode);
+}
+
+fn lives(cluster: &Cluster, pod: &Pod<'_>, mode: Mode) {
+    pod.init();
+    let mut proxy = pod.start();
+    cluster.wait_for_web(&proxy);
+    proxy.wait_until_restricted();
+
+    let allowed = documented(mode);
+    for status in proxy.statuses() {
+        assert_eq!(status.permitted, allowed, "{status:?}");
+        assert_eq!(status.effective, allowed, "{status:?}");
+        assert_eq!(status.bounding, allowed, "{status:?}");
+        assert_eq!(status.inheritable | status.ambient, 0, "{status:?}");
+        assert!(status.no_new_privs, "{status:?}");
+        assert_eq!(status.seccomp, "2", "a filter: {status:?}");
+    }
+    let before = restrictions::show(&proxy, mode);
+    let status = proxy.exec(&["status"]);
+    assert!(status.contains("no problems"), "{status}");
+    let explained = proxy.exec(&["explain", "demo/web"]);
+    let refused = explained.contains("denied") || explained.contains("permitted");
+    assert!(explained.contains("demo/web") && !refused, "{explained}");
+
+    // Everything that the proxy does later still works.
+    cluster.a_new_service_is_served(&proxy);
+    cluster.a_removed_endpoint_loses_its_flows(&proxy);
+    assert_eq!(
+        before,
+        proxy.pid(),
+        "the process is the same:\n{}",
+        proxy.log()
+    );
+    assert_eq!(proxy.warnings(), Vec::<String>::new());
+    proxy.stop();
+    // In userspace mode the connections pass through the process.
+    if mode != Mode::Userspace {
+        cluster.wait_for_web(&proxy);
+    }
+}
+
+#[test]
+fn nftables_mode_works_with_the_security_context_of_its_pod() {
+    serves_services(&Cluster::new(), Mode::Nftables, Image::all_modes());
+}
+
+#[test]
+fn userspace_mode_works_with_the_security_context_of_its_pod() {
+    let cluster = Cluster::new();
+    serves_services(&cluster, Mode::Userspace, Image::all_modes());
+}
+
+#[test]
+fn iptables_mode_works_with_the_security_context_of_its_pod() {
+    for backend in ["nft", "legacy"] {
+        let cluster = Cluster::new();
+        hint(&cluster.host, backend);
+        serves_services(&cluster, Mode::Iptables, Image::all_modes());
+        let rules = cluster.host.sh(&format!("iptables-{backend}-save -t nat"));
+        assert!(rules.contains("demo/web"), "{backend}: {rules}");
+    }
+}
+
+#[test]
+fn the_scratch_image_is_sufficient_for_nftables_and_userspace_mode() {
+    for mode in [Mode::Nftables, Mode::Userspace] {
+        serves_services(&Cluster::new(), mode, Image::scratch());
+    }
+}
+
+/// A machine without any module of netfilter or IPVS. Its kernel lacks NAT in nf_tables.
+fn without_modules() -> Vm {
+    Vm {
+        modules: ["ipv6", "veth"].map(str::to_owned).into(),
+        ..Vm::default()
+    }
+}
+
+/// Nothing has loaded `ip_tables`, `ip_vs` or `nf_conntrack` before the init container.
+#[test]
+fn ipvs_mode_works_with_the_security_context_of_its_pod() {
+    let image = Image::all_modes();
+    let test = "ipvs_mode_works_with_the_security_context_of_its_pod";
+    in_this_vm(test, without_modules(), || {
+        let cluster = Cluster::new();
+        let mut pod = cluster.pod(Mode::Ipvs, image, &[]);
+        pod.add_argument("--iptables-backend=legacy");
+        lives(&cluster, &pod, Mode::Ipvs);
+        let servers = cluster.host.sh("ipvsadm-save -n");
+        assert!(servers.contains("-A -t 10.96.10.80:80"), "{servers}");
+    });
+}
+
+/// The init container loads the modules, and the proxy no longer can.
+#[test]
+fn iptables_mode_starts_on_a_node_that_has_loaded_no_iptables_module() {
+    let image = Image::all_modes();
+    let test = "iptables_mode_starts_on_a_node_that_has_loaded_no_iptables_module";
+    in_this_vm(test, without_modules(), || {
+        let loaded = || std::fs::read_to_string("/proc/modules").unwrap();
+        assert!(!loaded().contains("ip_tables") && !loaded().contains("nf_conntrack"));
+        let cluster = Cluster::new();
+        let mut pod = cluster.pod(Mode::Iptables, image, &[]);
+        pod.add_argument("--iptables-backend=legacy");
+        let without_init = pod.start();
+        let reported = || without_init.log().contains("do you need to insmod?");
+        eventually_or(&|| without_init.log(), reported);
+        drop(without_init);
+        // Any process may make the kernel load the modules of connection tracking.
+        assert!(loaded().contains("nf_conntrack_netlink"), "{}", loaded());
+        assert!(!loaded().contains("ip_tables"), "{}", loaded());
+        lives(&cluster, &pod, Mode::Iptables);
+        assert!(loaded().contains("ip6_tables"), "{}", loaded());
+    });
+}

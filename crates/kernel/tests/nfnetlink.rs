@@ -7,56 +7,57 @@ use std::time::Duration;
 use kernel::Errno;
 use kernel::nfnetlink::{Generation, GenerationInfo, Monitor, NfTables, Notice, TransactionError};
 use netfilter::netlink::{
-    Attributes, Builder, Message, Messages, NFGENMSG_LEN, NFNL_SUBSYS_NFTABLES, NLM_F_CREATE,
-    NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
+    Attributes, Builder, Message, Messages, NFGENMSG_LEN, NFNL_SUBSYS_NFTABLES, NFPROTO_IPV4,
+    NLM_F_CREATE, NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
 };
+use netfilter::nft::DataType;
+use netfilter::nft::consts::*;
 use support::{in_namespace, run};
 
-const NEW_TABLE: u8 = 0;
-const GET_TABLE: u8 = 1;
-const DELETE_TABLE: u8 = 2;
-const NEW_CHAIN: u8 = 3;
-const NEW_SET: u8 = 9;
-const NEW_ELEMENT: u8 = 12;
-const GET_ELEMENT: u8 = 13;
-const IP: u8 = 2;
+/// Return the type of a message (`NFT_MSG_*`).
+fn kind(message: u16) -> u16 {
+    nfnl_msg_type(NFNL_SUBSYS_NFTABLES, message as u8)
+}
 
-fn message(command: u8, flags: u16) -> Builder {
-    Builder::new(
-        nfnl_msg_type(NFNL_SUBSYS_NFTABLES, command),
-        NLM_F_REQUEST | flags,
-    )
-    .fixed(&nfgenmsg(IP, 0))
+fn message(command: u16, flags: u16) -> Builder {
+    Builder::new(kind(command), NLM_F_REQUEST | flags).fixed(&nfgenmsg(NFPROTO_IPV4, 0))
 }
 
 fn table(name: &str) -> Vec<u8> {
-    message(NEW_TABLE, NLM_F_CREATE).string(1, name).finish()
+    message(NFT_MSG_NEWTABLE, NLM_F_CREATE)
+        .string(NFTA_TABLE_NAME, name)
+        .finish()
 }
 
 fn chain(table: &str, name: &str) -> Vec<u8> {
-    let message = message(NEW_CHAIN, NLM_F_CREATE);
-    message.string(1, table).string(3, name).finish()
+    let message = message(NFT_MSG_NEWCHAIN, NLM_F_CREATE);
+    message
+        .string(NFTA_CHAIN_TABLE, table)
+        .string(NFTA_CHAIN_NAME, name)
+        .finish()
 }
 
 /// A set of addresses.
 fn set(table: &str, name: &str) -> Vec<u8> {
-    message(NEW_SET, NLM_F_CREATE)
-        .string(1, table)
-        .string(2, name)
-        .attributes(|w| w.be32(4, 7))
-        .attributes(|w| w.be32(5, 4))
-        .attributes(|w| w.be32(10, 1))
+    message(NFT_MSG_NEWSET, NLM_F_CREATE)
+        .string(NFTA_SET_TABLE, table)
+        .string(NFTA_SET_NAME, name)
+        .attributes(|w| w.be32(NFTA_SET_KEY_TYPE, DataType::Ipv4Addr.number()))
+        .attributes(|w| w.be32(NFTA_SET_KEY_LEN, 4))
+        .attributes(|w| w.be32(NFTA_SET_ID, 1))
         .finish()
 }
 
 fn elements(table: &str, set: &str, keys: impl Iterator<Item = u32>) -> Vec<u8> {
-    message(NEW_ELEMENT, NLM_F_CREATE)
-        .string(1, table)
-        .string(2, set)
+    message(NFT_MSG_NEWSETELEM, NLM_F_CREATE)
+        .string(NFTA_SET_ELEM_LIST_TABLE, table)
+        .string(NFTA_SET_ELEM_LIST_SET, set)
         .attributes(|w| {
-            w.nest(3, |w| {
+            w.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
                 for key in keys {
-                    w.nest(1, |w| w.nest(1, |w| w.be32(1, key)));
+                    w.nest(NFTA_LIST_ELEM, |w| {
+                        w.nest(NFTA_SET_ELEM_KEY, |w| w.be32(NFTA_DATA_VALUE, key));
+                    });
                 }
             });
         })
@@ -68,9 +69,9 @@ fn attributes<'a>(message: &Message<'a>) -> Attributes<'a> {
 }
 
 fn element_count(nft: &mut NfTables) -> usize {
-    let request = message(GET_ELEMENT, 0)
-        .string(1, "t")
-        .string(2, "s")
+    let request = message(NFT_MSG_GETSETELEM, 0)
+        .string(NFTA_SET_ELEM_LIST_TABLE, "t")
+        .string(NFTA_SET_ELEM_LIST_SET, "s")
         .finish();
     let mut count = 0;
     nft.stream(&request, |message| {
@@ -87,7 +88,7 @@ fn element_count(nft: &mut NfTables) -> usize {
 }
 
 fn tables(nft: &mut NfTables) -> Vec<String> {
-    let answer = nft.dump(&message(GET_TABLE, 0).finish()).unwrap();
+    let answer = nft.dump(&message(NFT_MSG_GETTABLE, 0).finish()).unwrap();
     Messages::new(&answer)
         .map(|message| {
             let message = message.unwrap();
@@ -114,10 +115,18 @@ fn a_transaction_is_committed_and_read_back() {
         assert_eq!(after.generation, before.next());
         assert_eq!(tables(&mut nft), ["t"]);
         let answer = nft
-            .get(&message(GET_TABLE, 0).string(1, "t").finish())
+            .get(
+                &message(NFT_MSG_GETTABLE, 0)
+                    .string(NFTA_TABLE_NAME, "t")
+                    .finish(),
+            )
             .unwrap();
         assert_eq!(Messages::new(&answer).count(), 1);
-        let gone = nft.get(&message(GET_TABLE, 0).string(1, "u").finish());
+        let gone = nft.get(
+            &message(NFT_MSG_GETTABLE, 0)
+                .string(NFTA_TABLE_NAME, "u")
+                .finish(),
+        );
         assert_eq!(gone.unwrap_err().errno(), Some(Errno::ENOENT));
         assert_eq!(element_count(&mut nft), 3);
         let listed = run("nft list ruleset");
@@ -198,7 +207,7 @@ fn an_unknown_command_is_a_fault_of_its_message() {
     in_namespace(|| {
         let mut nft = NfTables::open().unwrap();
         let mut odd = Builder::new(nfnl_msg_type(NFNL_SUBSYS_NFTABLES, 200), NLM_F_REQUEST)
-            .fixed(&nfgenmsg(IP, 0))
+            .fixed(&nfgenmsg(NFPROTO_IPV4, 0))
             .finish();
         match nft.transact(&mut odd, None) {
             Err(TransactionError::Refused(faults)) => assert_eq!(faults[0].at, 0),
@@ -246,17 +255,8 @@ fn notifications_name_the_process_that_committed() {
                 }
             }
         }
-        assert_eq!(
-            own,
-            [
-                nfnl_msg_type(NFNL_SUBSYS_NFTABLES, NEW_TABLE),
-                nfnl_msg_type(NFNL_SUBSYS_NFTABLES, NEW_CHAIN)
-            ]
-        );
-        assert!(
-            foreign.contains(&nfnl_msg_type(NFNL_SUBSYS_NFTABLES, DELETE_TABLE)),
-            "{foreign:?}"
-        );
+        assert_eq!(own, [kind(NFT_MSG_NEWTABLE), kind(NFT_MSG_NEWCHAIN)]);
+        assert!(foreign.contains(&kind(NFT_MSG_DELTABLE)), "{foreign:?}");
         assert_eq!(commits.len(), 2);
         assert_eq!(commits[0].0, nft.port());
         assert_eq!(

@@ -37,6 +37,34 @@ modes! {
     Userspace = "userspace",
 }
 
+/// Properties of modes that code outside their drivers depends on.
+impl Mode {
+    /// Return whether the mode has rules of iptables in the kernel.
+    pub const fn has_iptables_rules(self) -> bool {
+        match self {
+            Mode::Iptables | Mode::Ipvs => true,
+            Mode::Nftables | Mode::Userspace => false,
+        }
+    }
+
+    /// Return whether the mode has IPVS virtual servers. An interface of the node then has the Service
+    /// addresses, and a Local policy without local endpoints falls back to those of other nodes.
+    pub const fn has_virtual_servers(self) -> bool {
+        match self {
+            Mode::Ipvs => true,
+            Mode::Iptables | Mode::Nftables | Mode::Userspace => false,
+        }
+    }
+
+    /// Return whether the process itself carries connections, so that Services end with it.
+    pub const fn relays(self) -> bool {
+        match self {
+            Mode::Userspace => true,
+            Mode::Iptables | Mode::Nftables | Mode::Ipvs => false,
+        }
+    }
+}
+
 /// A text that names no mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown proxy mode")]

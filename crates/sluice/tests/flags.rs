@@ -11,7 +11,11 @@ use apiserver_sim::{Config, Sim};
 use model::Mode;
 use support::{Host, Proxy, SLUICE, eventually, text, web};
 
-const MODES: [Mode; 2] = [Mode::Iptables, Mode::Nftables];
+/// The modes that every kernel supports. For ipvs mode see `tests/ipvs`.
+fn modes() -> impl Iterator<Item = Mode> {
+    let all = Mode::ALL.into_iter();
+    all.filter(|mode| !mode.has_virtual_servers())
+}
 
 /// Send a request to the metrics server of a host; return the answer, empty if no server listens.
 fn ask(host: &Host, request: &str) -> String {
@@ -37,11 +41,12 @@ fn no_rules(host: &Host) {
     let rules = host.sh("iptables-nft-save; ip6tables-nft-save; nft list ruleset");
     assert!(!rules.contains("KUBE-"), "{rules}");
     assert!(!rules.contains("kube-proxy"), "{rules}");
+    assert!(!rules.contains("sluice"), "{rules}");
 }
 
 #[test]
 fn init_only_applies_the_root_settings_and_exits() {
-    for mode in MODES {
+    for mode in Mode::ALL {
         let host = Host::new();
         let output = host.sluice(&[
             "proxy",
@@ -61,7 +66,7 @@ fn init_only_applies_the_root_settings_and_exits() {
 
 #[test]
 fn cleanup_removes_the_state_of_every_mode() {
-    for mode in MODES {
+    for mode in modes() {
         let mut proxy = Proxy::start(mode, &[("a.yaml", &web("a", 1, "10.244.1.1"))], &[]);
         proxy.wait_for("demo/a", true);
         proxy.kill();
@@ -119,7 +124,7 @@ fn external_ips_are_served_unless_the_feature_gate_is_off() {
         "clusterIP: 10.96.10.1",
         "clusterIP: 10.96.10.1, externalIPs: [203.0.113.7]",
     );
-    for mode in MODES {
+    for mode in modes() {
         let files = [("a.yaml", service.as_str())];
         let open = Proxy::start(mode, &files, &[]);
         open.wait_for("203.0.113.7", true);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use model::{Endpoint, IpMode, Mode, Service, ServicePort, ServiceType, TrafficPolicy};
+use model::{Endpoint, IpMode, Service, ServicePort, ServiceType, TrafficPolicy};
 use plan::Traffic;
 
 use super::finding::{Cause, Finding, Weight, listed};
@@ -285,7 +285,7 @@ pub(crate) fn local_policies(subject: &Subject<'_>) -> Vec<Finding> {
         };
         let here = &subject.cluster.node_name;
         let mut add = |clients: &str, policy: &str| {
-            if subject.mode == Mode::Ipvs {
+            if subject.mode.has_virtual_servers() {
                 let what = format!(
                     "{}: {policy} is Local and no endpoint is on {here}{there}: ipvs mode sends \
                      connections {clients} to endpoints on other nodes instead",
@@ -380,12 +380,12 @@ pub(crate) fn node_addresses(subject: &Subject<'_>) -> Vec<Finding> {
     for ip in &subject.service.external_ips {
         let Some(node) = of(*ip) else { continue };
         let is_here = *node.name == *subject.cluster.node_name;
-        let (weight, consequence) = match (subject.mode, is_here) {
-            (Mode::Ipvs, false) => (
+        let (weight, consequence) = match (subject.mode.has_virtual_servers(), is_here) {
+            (true, false) => (
                 Weight::Broken,
                 "ipvs mode gives the address to this node, which then cannot reach that node any more",
             ),
-            (_, false) => (
+            (false, false) => (
                 Weight::Partly,
                 "connections from here to that node's address and the Service's ports go to the \
                  Service",
@@ -469,10 +469,7 @@ pub(crate) fn left_out(subject: &Subject<'_>) -> Vec<Finding> {
 
 /// Report what the relay of userspace mode cannot carry.
 fn not_relayed(subject: &Subject<'_>) -> Vec<Finding> {
-    let plans = subject
-        .plans
-        .iter()
-        .filter(|_| subject.mode == Mode::Userspace);
+    let plans = subject.plans.iter().filter(|_| subject.mode.relays());
     let mut found: Vec<Finding> = plans
         .filter_map(|(plan, _)| {
             let why = dataplane::userspace::unserved(plan)?;
@@ -540,21 +537,21 @@ pub(crate) fn external_policy(subject: &Subject<'_>) -> Option<Finding> {
 /// Explain why a cluster IP does not answer pings.
 pub(crate) fn ping(subject: &Subject<'_>) -> Option<Finding> {
     let mut ips = subject.service.cluster_ips.iter();
-    let ip = ips.find(|ip| subject.mode == Mode::Ipvs || !subject.is_own(**ip))?;
+    let ip = ips.find(|ip| subject.mode.has_virtual_servers() || !subject.is_own(**ip))?;
     let ports = subject
         .service
         .ports
         .iter()
         .map(|p| format!("{}/{}", p.port, p.protocol));
-    let text = if subject.mode == Mode::Ipvs {
+    let text = if subject.mode.has_virtual_servers() {
         format!(
             "a ping of {ip} is answered by the node that sends it: ipvs mode gives every node the \
              address. It shows nothing about the Service"
         )
     } else {
         format!(
-            "a ping of {ip} gets no answer: no interface has the address, only its ports exist ({}), as \
-             rules",
+            "a ping of {ip} gets no answer: no interface has the address, and rules exist only for its \
+             ports ({})",
             listed(ports, MOST)
         )
     };

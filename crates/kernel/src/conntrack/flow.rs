@@ -5,12 +5,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_STATUS: u16 = 3;
+pub(super) const CTA_TUPLE_REPLY: u16 = 2;
+pub(super) const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
-const CTA_TIMEOUT: u16 = 7;
-const CTA_MARK: u16 = 8;
-const CTA_ID: u16 = 12;
+pub(super) const CTA_TIMEOUT: u16 = 7;
+pub(super) const CTA_MARK: u16 = 8;
+pub(super) const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 
 const CTA_PROTOINFO_TCP: u16 = 1;

@@ -3,10 +3,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use netfilter::netlink::{
-    Builder, DecodeError, Messages, NFNL_SUBSYS_CTNETLINK, nfgenmsg, nfnl_msg_type,
+    Builder, DecodeError, Messages, NFNL_SUBSYS_CTNETLINK, NLA_F_NESTED, nfgenmsg, nfnl_msg_type,
 };
 use proptest::prelude::*;
 
+use super::flow::{CTA_ID, CTA_MARK, CTA_TIMEOUT, CTA_TUPLE_REPLY};
 use super::*;
 
 fn flow(from: &str, to: &str, endpoint: &str) -> Flow {
@@ -48,14 +49,14 @@ fn message(flow: &Flow) -> Vec<u8> {
         .attributes(|w| reply.write_key(w))
         .finish();
     let mut tuple = turned[16..].to_vec();
-    tuple[2..4].copy_from_slice(&(2_u16 | 0x8000).to_ne_bytes());
+    tuple[2..4].copy_from_slice(&(CTA_TUPLE_REPLY | NLA_F_NESTED).to_ne_bytes());
     Builder::new(nfnl_msg_type(NFNL_SUBSYS_CTNETLINK, 0), 2)
         .fixed(&message[16..])
         .fixed(&tuple)
-        .bytes(3, &flow.status.0.to_be_bytes())
-        .bytes(7, &flow.timeout.unwrap_or_default().to_be_bytes())
-        .bytes(8, &flow.mark.to_be_bytes())
-        .bytes(12, &flow.id.unwrap_or_default().to_be_bytes())
+        .bytes(CTA_STATUS, &flow.status.0.to_be_bytes())
+        .bytes(CTA_TIMEOUT, &flow.timeout.unwrap_or_default().to_be_bytes())
+        .bytes(CTA_MARK, &flow.mark.to_be_bytes())
+        .bytes(CTA_ID, &flow.id.unwrap_or_default().to_be_bytes())
         .finish()
 }
 

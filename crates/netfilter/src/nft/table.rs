@@ -146,11 +146,9 @@ impl Contents {
 
     fn chain_in_use(&self, name: &str) -> bool {
         let goes_there = |v: &Verdict| v.chain() == Some(name);
-        let by_rule = self.chains.values().flat_map(|c| &c.rules).any(|r| {
-            r.exprs
-                .iter()
-                .any(|e| matches!(e, Expr::Verdict(v) if goes_there(v)))
-        });
+        let rules = self.chains.values().flat_map(|c| &c.rules);
+        let mut verdicts = rules.flat_map(|r| &r.exprs).filter_map(Expr::verdict);
+        let by_rule = verdicts.any(goes_there);
         by_rule
             || self
                 .sets
@@ -161,9 +159,10 @@ impl Contents {
 
     fn add_rule(&mut self, rule: &Rule) -> Result<(), Refusal> {
         for e in &rule.exprs {
-            match e {
-                Expr::Verdict(v) => self.need_chain(v)?,
-                Expr::Lookup { set, into, .. } => {
+            match e.reference() {
+                Reference::Nothing => {}
+                Reference::Verdict(v) => self.need_chain(v)?,
+                Reference::Lookup(set, into) => {
                     let data = &self.set(set)?.set.data;
                     let fits = match into {
                         LookupInto::Nothing => true,
@@ -174,10 +173,11 @@ impl Contents {
                         return Err(Refusal::Invalid(format!("a lookup of set {set}'s data")));
                     }
                 }
-                Expr::Dynset { set, .. } if !self.set(set)?.set.flags.dynamic => {
-                    return Err(Refusal::Invalid(format!("set {set} is not dynamic")));
+                Reference::Learns(set) => {
+                    if !self.set(set)?.set.flags.dynamic {
+                        return Err(Refusal::Invalid(format!("set {set} is not dynamic")));
+                    }
                 }
-                _ => {}
             }
         }
         self.chain(&rule.chain)?.rules.push(rule.clone());
@@ -290,12 +290,57 @@ fn apply_one(table: &mut Option<Contents>, op: &Op) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What an expression refers to in its table.
+enum Reference<'a> {
+    Nothing,
+    Verdict(&'a Verdict),
+    Lookup(&'a str, LookupInto),
+    /// A set to which it adds elements.
+    Learns(&'a str),
+}
+
 impl Expr {
-    /// Return the name of the set that the expression refers to.
-    pub fn set(&self) -> Option<&str> {
+    fn reference(&self) -> Reference<'_> {
         match self {
-            Expr::Lookup { set, .. } | Expr::Dynset { set, .. } => Some(set),
-            _ => None,
+            Expr::Verdict(verdict) => Reference::Verdict(verdict),
+            Expr::Lookup { set, into, .. } => Reference::Lookup(set, *into),
+            Expr::Dynset { set, .. } => Reference::Learns(set),
+            // The objects of `Objref` are not part of the model.
+            Expr::Objref { .. }
+            | Expr::Payload { .. }
+            | Expr::Meta { .. }
+            | Expr::MetaSet { .. }
+            | Expr::Cmp { .. }
+            | Expr::Bitwise { .. }
+            | Expr::Byteorder { .. }
+            | Expr::Immediate { .. }
+            | Expr::Ct { .. }
+            | Expr::Fib { .. }
+            | Expr::Numgen { .. }
+            | Expr::Nat(_)
+            | Expr::Masquerade { .. }
+            | Expr::Redirect { .. }
+            | Expr::Reject(_)
+            | Expr::Counter { .. }
+            | Expr::Limit { .. }
+            | Expr::Range { .. }
+            | Expr::Match { .. }
+            | Expr::Target { .. }
+            | Expr::Log { .. } => Reference::Nothing,
+        }
+    }
+
+    fn verdict(&self) -> Option<&Verdict> {
+        match self.reference() {
+            Reference::Verdict(verdict) => Some(verdict),
+            Reference::Nothing | Reference::Lookup(..) | Reference::Learns(_) => None,
+        }
+    }
+
+    fn set(&self) -> Option<&str> {
+        match self.reference() {
+            Reference::Lookup(set, _) | Reference::Learns(set) => Some(set),
+            Reference::Nothing | Reference::Verdict(_) => None,
         }
     }
 }
@@ -303,10 +348,8 @@ impl Expr {
 /// Return the target chains of all rules and elements.
 pub fn targets(contents: &Contents) -> BTreeSet<&str> {
     let rules = contents.chains.values().flat_map(|c| &c.rules);
-    let by_rules = rules.flat_map(|r| &r.exprs).filter_map(|e| match e {
-        Expr::Verdict(v) => v.chain(),
-        _ => None,
-    });
+    let verdicts = rules.flat_map(|r| &r.exprs).filter_map(Expr::verdict);
+    let by_rules = verdicts.filter_map(Verdict::chain);
     let elements = contents.sets.values().flat_map(|s| s.elements.values());
     let by_elements = elements.filter_map(|e| match &e.data {
         Data::Verdict(v) => v.chain(),

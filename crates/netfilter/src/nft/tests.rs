@@ -2,6 +2,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::consts::*;
 use super::*;
 use crate::mutate::{mutate, random};
 
@@ -391,7 +392,7 @@ proptest! {
             oif,
         });
         let event = TraceEvent { id, mark, packet, ..event_of(kind) };
-        let decoded = decode(consts::NFT_MSG_TRACE, &traced(&event)).unwrap();
+        let decoded = decode(NFT_MSG_TRACE, &traced(&event)).unwrap();
         prop_assert_eq!(decoded.family, Some(Family::Ip));
         prop_assert_eq!(decoded.body, Body::Trace(event));
     }
@@ -462,31 +463,33 @@ fn event_of(kind: TraceKind) -> TraceEvent {
 fn traced(event: &TraceEvent) -> Vec<u8> {
     let mut body = vec![2, 0, 0, 0];
     let mut w = crate::netlink::Writer(&mut body);
-    w.be32(6, event.id);
-    w.string(1, &event.table);
-    w.string(2, &event.chain);
+    w.be32(NFTA_TRACE_ID, event.id);
+    w.string(NFTA_TRACE_TABLE, &event.table);
+    w.string(NFTA_TRACE_CHAIN, &event.chain);
     match &event.kind {
         TraceKind::Rule { handle, verdict } => {
-            w.be32(4, 3);
-            w.be64(3, *handle);
+            w.be32(NFTA_TRACE_TYPE, NFT_TRACETYPE_RULE);
+            w.be64(NFTA_TRACE_RULE_HANDLE, *handle);
             match verdict {
-                // Queued: 3, with the number of the queue above.
-                None => w.nest(5, |w| w.be32(1, 3 | 5 << 16)),
-                Some(verdict) => encode_expr::verdict(&mut w, 5, verdict),
+                // `NF_QUEUE` (3), with the number of the queue above.
+                None => w.nest(NFTA_TRACE_VERDICT, |w| {
+                    w.be32(NFTA_VERDICT_CODE, 3 | 5 << 16);
+                }),
+                Some(verdict) => encode_expr::verdict(&mut w, NFTA_TRACE_VERDICT, verdict),
             }
         }
         TraceKind::ChainEnd => {
-            w.be32(4, 3);
-            encode_expr::verdict(&mut w, 5, &Verdict::Continue);
+            w.be32(NFTA_TRACE_TYPE, NFT_TRACETYPE_RULE);
+            encode_expr::verdict(&mut w, NFTA_TRACE_VERDICT, &Verdict::Continue);
         }
-        TraceKind::Return => w.be32(4, 2),
+        TraceKind::Return => w.be32(NFTA_TRACE_TYPE, NFT_TRACETYPE_RETURN),
         TraceKind::Policy(policy) => {
-            w.be32(4, 1);
-            w.be32(16, u32::from(*policy == Policy::Accept));
+            w.be32(NFTA_TRACE_TYPE, NFT_TRACETYPE_POLICY);
+            w.be32(NFTA_TRACE_POLICY, policy.number());
         }
     }
     if event.mark != 0 {
-        w.be32(14, event.mark);
+        w.be32(NFTA_TRACE_MARK, event.mark);
     }
     if let Some(packet) = &event.packet {
         traced_packet(&mut w, packet);
@@ -499,18 +502,21 @@ fn traced_packet(w: &mut crate::netlink::Writer<'_>, packet: &TracedPacket) {
     match packet.addresses {
         Some((V4(src), V4(dst))) => {
             let rest = [&[0x45; 12][..], &src.octets(), &dst.octets()].concat();
-            w.bytes(8, &rest);
+            w.bytes(NFTA_TRACE_NETWORK_HEADER, &rest);
         }
         Some((V6(src), V6(dst))) => {
             let rest = [&[0x60; 8][..], &src.octets(), &dst.octets()].concat();
-            w.bytes(8, &rest);
+            w.bytes(NFTA_TRACE_NETWORK_HEADER, &rest);
         }
         _ => {}
     }
     if let Some((sport, dport)) = packet.ports {
-        w.bytes(9, &[sport.to_be_bytes(), dport.to_be_bytes()].concat());
+        w.bytes(
+            NFTA_TRACE_TRANSPORT_HEADER,
+            &[sport.to_be_bytes(), dport.to_be_bytes()].concat(),
+        );
     }
-    for (kind, index) in [(10, packet.iif), (12, packet.oif)] {
+    for (kind, index) in [(NFTA_TRACE_IIF, packet.iif), (NFTA_TRACE_OIF, packet.oif)] {
         if let Some(index) = index {
             w.be32(kind, index);
         }
@@ -543,15 +549,14 @@ fn corpus() -> Vec<(u16, Vec<u8>)> {
         ];
         found.extend(ENCODER.ops(&ops).into_iter().map(|m| (m.kind, m.body)));
     }
-    // NFT_MSG_NEWGEN: id 7, process 1 "nft".
     let mut generation = vec![0, 0, 0, 0];
     let mut w = crate::netlink::Writer(&mut generation);
-    w.be32(1, 7);
-    w.be32(2, 1);
-    w.string(3, "nft");
+    w.be32(NFTA_GEN_ID, 7);
+    w.be32(NFTA_GEN_PROC_PID, 1);
+    w.string(NFTA_GEN_PROC_NAME, "nft");
     let event = traced(&event_of(TraceKind::Return));
-    found.push((consts::NFT_MSG_TRACE, event));
-    found.push((consts::NFT_MSG_NEWGEN, generation));
+    found.push((NFT_MSG_TRACE, event));
+    found.push((NFT_MSG_NEWGEN, generation));
     found
 }
 

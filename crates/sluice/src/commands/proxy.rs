@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
 use config::{Action, Config, Resolved};
-use model::Mode;
 use source::ManifestFiles;
 use source::apiserver::credential_plugin;
 
@@ -66,7 +65,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
         inputs.follow_signals()?;
         logs.keep_flushing()?;
     }
-    if args.once && resolved.config.mode == Mode::Userspace {
+    if args.once && resolved.config.mode.relays() {
         bail!("--once cannot be used in userspace mode: the relay would end with this process");
     }
     let drivers = drivers(&resolved.config, args, &inputs)?;
@@ -111,7 +110,7 @@ fn serve_listen_map(
     args: &ProxyArgs,
     logs: &logging::Logs,
 ) -> anyhow::Result<()> {
-    if config.mode != Mode::Userspace || args.once {
+    if !config.mode.relays() || args.once {
         bail!("--listen-map requires --proxy-mode=userspace and excludes --once");
     }
     let drivers = listen_map::drivers(listen_map::read(&args.listen_map)?);

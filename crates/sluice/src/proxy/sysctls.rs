@@ -41,11 +41,12 @@ fn wanted(config: &Config, cores: usize) -> Vec<(Sysctl, String)> {
     if conntrack.tcp_be_liberal {
         wanted.push((Sysctl::CONNTRACK_TCP_BE_LIBERAL, "1".to_owned()));
     }
-    if config.mode == Mode::Iptables && localhost_node_ports(config) {
-        wanted.push((Sysctl::ROUTE_LOCALNET, "1".to_owned()));
-    }
-    if config.mode == Mode::Ipvs {
-        wanted.extend(ipvs(config));
+    match config.mode {
+        Mode::Iptables if localhost_node_ports(config) => {
+            wanted.push((Sysctl::ROUTE_LOCALNET, "1".to_owned()));
+        }
+        Mode::Ipvs => wanted.extend(ipvs(config)),
+        Mode::Iptables | Mode::Nftables | Mode::Userspace => {}
     }
     wanted
 }
@@ -81,7 +82,7 @@ fn conntrack_max(conntrack: &config::Conntrack, cores: usize) -> Option<u64> {
 /// Apply the settings. A failure, for example in a restricted namespace, is a warning: Services
 /// still work without.
 pub(crate) fn apply(config: &Config) {
-    if config.mode == Mode::Ipvs {
+    if config.mode.has_virtual_servers() {
         // Makes the kernel load the module with its settings. A failure is reported when the mode
         // starts.
         let _ = kernel::ipvs::Ipvs::open();

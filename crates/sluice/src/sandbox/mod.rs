@@ -49,7 +49,7 @@ pub(crate) struct Policy {
 impl Policy {
     /// Return whether the mode keeps starting iptables' programs.
     fn runs_iptables(&self) -> bool {
-        matches!(self.mode, Mode::Iptables | Mode::Ipvs)
+        self.mode.has_iptables_rules()
     }
 
     /// Return whether the process keeps starting programs.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use config::Config;
 use model::{
-    Cidr, IpFamily, LocalTraffic, Mode, Node, NodeAddressType, NodePortAddresses, family_of_net,
+    Cidr, IpFamily, LocalTraffic, Node, NodeAddressType, NodePortAddresses, family_of_net,
 };
 
 /// The result of the check. Each line names the field.
@@ -111,7 +111,7 @@ impl Verdict {
     /// Report fields that only have addresses of a family that this node lacks.
     fn other_family_only(&mut self, config: &Config, primary: IpFamily) {
         let exclude = &config.ipvs.exclude_cidrs;
-        if config.mode == Mode::Ipvs && !exclude.is_empty() && !has(exclude, primary) {
+        if config.mode.has_virtual_servers() && !exclude.is_empty() && !has(exclude, primary) {
             let line =
                 format!("ipvs.excludeCIDRs has no range for {primary}, this node's only family");
             self.doubtful.push(line);

@@ -3,7 +3,7 @@
 use config::Config;
 use kernel::iptables::{Error, Rules};
 use kernel::ipvs::{self, Ipvs};
-use model::{IpFamily, Mode};
+use model::IpFamily;
 use netfilter::iptables::Table;
 
 use super::drivers::find_iptables;
@@ -16,12 +16,12 @@ use crate::system::kernel_family;
 /// The kernel loads all but one by itself. iptables-legacy needs `ip_tables` and `ip6_tables`, for which
 /// its programs start `modprobe`.
 pub(crate) fn load(config: &Config, backend: Option<IptablesBackend>) {
-    if config.mode == Mode::Ipvs
+    if config.mode.has_virtual_servers()
         && let Err(error) = load_ipvs(&config.ipvs.scheduler)
     {
         tracing::warn!(%error, "IPVS not prepared");
     }
-    if !matches!(config.mode, Mode::Iptables | Mode::Ipvs) {
+    if !config.mode.has_iptables_rules() {
         return;
     }
     for family in IpFamily::ALL {

@@ -330,7 +330,7 @@ fn events_at_start(mode: Mode, node: &str) -> Vec<NewEvent> {
         node_event(node, event_type, reason, "StartKubeProxy", note)
     };
     let mut events = vec![event(EventType::Normal, "Starting", "")];
-    if mode == Mode::Ipvs {
+    if mode.has_virtual_servers() {
         let warning = EventType::Warning;
         events.push(event(warning, "IPVSDeprecation", IPVS_DEPRECATED));
     }

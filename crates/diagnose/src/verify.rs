@@ -13,7 +13,7 @@ use plan::Settings;
 use serde::Serialize;
 use trace::{Facts, World};
 
-use crate::explain::{Cause, Cluster, Finding, Weight, addresses, checks, mode_of};
+use crate::explain::{Cause, Checker, Cluster, Finding, Weight, addresses};
 
 /// How many Services a group names.
 const MOST: usize = 10;
@@ -159,20 +159,18 @@ pub fn verify(
         is_configured,
     } = question;
     let cluster = Cluster::new(events, settings, addresses(&facts));
-    let mode = mode_of(&world);
     let services = cluster.services();
+    let checker = Checker::new(&cluster, &facts, &world, (is_partial, is_configured));
+    let first = services.iter().position(|s| !s.cluster_ips.is_empty());
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let found = Mutex::new(Found::default());
     let check = || {
-        while let Some(service) = services.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = checks(
-                &cluster,
-                service,
-                mode,
-                &facts,
-                &world,
-                (is_partial, is_configured),
-            );
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(service) = services.get(place) else {
+                break;
+            };
+            let result = checker.check(service, Some(place) == first);
             let mut found = found
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -273,19 +271,20 @@ fn stale(cluster: &Cluster, world: &World) -> Vec<Finding> {
             ip: *ip,
             port: *port,
         };
-        found.push(Finding {
-            weight: Weight::Partly,
-            cause: Cause::StaleRules,
-            what: format!(
+        let finding = Finding::new(
+            Weight::Partly,
+            Cause::StaleRules,
+            format!(
                 "{place} has rules for {} addresses and ports that no Service has, such as {first} \
                  (protocol {protocol})",
                 stale.len()
             ),
-            change: format!(
+            format!(
                 "restart the proxy, which removes its stale rules; those of an earlier proxy in {place}: \
                  sluice cleanup"
             ),
-        });
+        );
+        found.push(finding.decided_by(place));
     }
     found
 }

@@ -450,10 +450,13 @@ fn explain_names_a_foreign_translation() {
 
 #[test]
 fn explain_names_flows_to_a_removed_endpoint() {
-    // Without an answer the kernel keeps the flow for half a minute.
-    let connect = "timeout 1 bash -c 'echo > /dev/tcp/10.96.10.1/80' || true";
-    let stale = &format!("{}; {connect}; nft delete table ip early", early("output"));
-    let found = wrong(&web_elsewhere(), stale);
+    let early = early("output").replace("tcp", "udp");
+    let send = "timeout 1 bash -c 'echo > /dev/udp/10.96.10.1/80' || true";
+    let stale = &format!("{early}; {send}; nft delete table ip early");
+    let objects = web_elsewhere()
+        .replace("port: 80}", "port: 80, protocol: UDP}")
+        .replace("protocol: TCP", "protocol: UDP");
+    let found = wrong(&objects, stale);
     let words = ["10.200.1.2:", "10.244.2.99:8080"];
     assert_wrong(&found, "stale-flow", &words);
 }

@@ -248,6 +248,23 @@ impl Host {
         of_iface.or(global).map(|v| v != 0)
     }
 
+    /// Return the sysctl that decides about [`Self::forwarding`]: the interface's, unless the whole host
+    /// does not forward.
+    pub(crate) fn forwarding_sysctl(&self, iface: Option<&str>, v6: bool) -> String {
+        let (version, all) = if v6 {
+            ("ipv6", "net.ipv6.conf.all.forwarding")
+        } else {
+            ("ipv4", "net.ipv4.ip_forward")
+        };
+        let is_on = self.forwarding(None, v6) == Some(true);
+        match iface {
+            Some(name) if is_on => {
+                format!("net.{version}.conf.{}.forwarding", name.replace('.', "/"))
+            }
+            _ => all.to_owned(),
+        }
+    }
+
     /// Return the type of an address for `addrtype` and `fib … type`, from the `local` table
     /// (`inet_addr_type` of `net/ipv4/fib_frontend.c`).
     pub(crate) fn addr_type(&self, ip: IpAddr) -> RouteKind {

@@ -4,31 +4,36 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use plan::FrontendKind;
-use trace::{Backend, Fraction, Origin, Outcome, Step, Verdict};
+use trace::{Backend, Did, Fraction, Origin, Outcome, Step, Verdict};
 
 use super::expect::Expected;
 use super::finding::{Cause, Finding, Weight, listed};
 use super::owner;
-use super::probe::{Probe, shown};
+use super::probe::{Naming, Probe, shown};
 
 /// Maximum number of destinations in a sentence.
 const MOST: usize = 5;
 
 /// Compare plan and rules. `is_lost`: something else on the path ends the connection, and is reported.
-pub(crate) fn difference(probe: &Probe, is_lost: bool) -> Option<Finding> {
+pub(crate) fn difference(probe: &Probe, is_lost: bool, naming: &Naming<'_>) -> Option<Finding> {
     let given: BTreeSet<(IpAddr, u16)> = probe.shares().into_keys().collect();
     let as_planned = |expected: &Expected| is_as(probe, expected, &given);
     if as_planned(&probe.expected.to) || probe.expected.or.as_ref().is_some_and(as_planned) {
-        return shares(probe);
+        return shares(probe, naming);
     }
     // The packet never reached a Service rule.
-    if is_lost && given.is_empty() && matches!(probe.expected.to, Expected::To(_)) {
+    if is_lost && given.is_empty() {
+        return None;
+    }
+    // Forwarding that is off has a finding of its own.
+    let last = wrong(probe).and_then(|o| o.path.last());
+    if given.is_empty() && last.is_some_and(|s| s.did == Did::NotForwarding) {
         return None;
     }
     if let Some(note) = answered_here(probe, &given) {
         return Some(note);
     }
-    Some(explained(probe, &given))
+    Some(explained(probe, &given, naming))
 }
 
 /// Return whether the rules do what the plan states.
@@ -37,9 +42,18 @@ fn is_as(probe: &Probe, expected: &Expected, given: &BTreeSet<(IpAddr, u16)>) ->
     match expected {
         // The relay chooses the endpoint, which no rule shows.
         Expected::To(wanted) => wanted == given || probe.is_relayed(),
-        Expected::Refused => given.is_empty() && (all(Verdict::Reject) || leaves(probe)),
+        Expected::Refused => {
+            given.is_empty() && (all(Verdict::Reject) || leaves(probe) || stays(probe))
+        }
         // With or without an answer, the connection fails.
-        Expected::Dropped => given.is_empty() && (all(Verdict::Drop) || all(Verdict::Reject)),
+        Expected::Dropped => {
+            let is_lost = all(Verdict::Drop) || all(Verdict::Reject);
+            // Iptables mode drops in FORWARD what its source ranges exclude. Where another program's
+            // rule accepts it before, it leaves the node as it came.
+            let leaves = |o: &Outcome| o.verdict == Verdict::Accept && o.out_iface.is_some();
+            let is_excluded = probe.kind == FrontendKind::LoadBalancerIp;
+            given.is_empty() && (is_lost || is_excluded && probe.trace.outcomes.iter().all(leaves))
+        }
     }
 }
 
@@ -50,6 +64,12 @@ fn leaves(probe: &Probe) -> bool {
     probe.kind != FrontendKind::ClusterIp
         && probe.packet.from == Origin::Node
         && probe.trace.outcomes.iter().all(leaves)
+}
+
+/// No program of the node listens on a NodePort, so that the node itself refuses the connection.
+fn stays(probe: &Probe) -> bool {
+    let stays = |o: &Outcome| o.verdict == Verdict::Accept && o.out_iface.is_none();
+    probe.kind == FrontendKind::NodePort && probe.trace.outcomes.iter().all(stays)
 }
 
 /// Return a note if a program on this node has the Service's address, as NodeLocal DNSCache does.
@@ -79,13 +99,18 @@ fn answered_here(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> Option<Findi
 }
 
 /// Report a difference with the rule that decides.
-fn explained(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> Finding {
+fn explained(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>, naming: &Naming<'_>) -> Finding {
     let plan = match &probe.expected.to {
         Expected::To(wanted) => format!("go to {}", shown(wanted)),
         Expected::Refused => "are refused".to_owned(),
         Expected::Dropped => "are dropped".to_owned(),
     };
     let deciding = deciding(probe);
+    let is_ours = deciding.is_none_or(owner::is_service_rule);
+    let difference = is_ours.then(|| naming(probe)).flatten();
+    let named = difference
+        .as_ref()
+        .map_or(String::new(), |d| format!(": {}", d.what));
     let by = deciding.map_or_else(
         || ", because no rule matches them".to_owned(),
         |step| format!(", by {}", owner::describe(step)),
@@ -96,13 +121,36 @@ fn explained(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> Finding {
         _ => (Weight::Broken, String::new()),
     };
     let what = format!(
-        "{}: according to the objects, connections {plan}; in the kernel they {}{by}{only_if}",
+        "{}: according to the objects, connections {plan}; in the kernel they {}{by}{only_if}{named}",
         probe.question(),
         kernel(probe, given)
     );
-    let (cause, change) = cause(probe, given, deciding);
-    Finding::new(weight, cause, what, change)
+    let (mut cause, mut change) = cause(probe, given, deciding);
+    let other = difference.as_ref().and_then(|d| d.node.as_ref());
+    if cause == Cause::RulesDiffer && difference.is_some() {
+        (cause, change) = other.map_or((cause, RESTORE.to_owned()), |name| other_node(name));
+    }
+    // As for connections that an endpoint expects.
+    if cause == Cause::ForeignRule && wrong.is_some_and(|o| o.verdict != Verdict::Accept) {
+        cause = Cause::ForeignDrop;
+    }
+    let decides = difference.map(|d| d.what);
+    let decides = decides.or_else(|| deciding.map(owner::describe));
+    Finding::new(weight, cause, what, change).decided_by(decides.unwrap_or_default())
 }
+
+/// The cause and the fix for rules that were made for another Node.
+pub(crate) fn other_node(name: &str) -> (Cause, String) {
+    let change = format!(
+        "the rules are those of node {name}: start the proxy with the name of this Node \
+         (--hostname-override, or hostnameOverride in its configuration); compare with kubectl get nodes"
+    );
+    (Cause::NodeName, change)
+}
+
+/// The fix for a rule or an element that was changed.
+pub(crate) const RESTORE: &str = "restart the proxy, which restores its rules; if they are changed again, find \
+     out by which program (nft monitor), or compare the objects with the proxy's log";
 
 fn cause(
     probe: &Probe,
@@ -206,6 +254,13 @@ fn deciding(probe: &Probe) -> Option<&Step> {
     if outcome.dnat.is_some() {
         return rules().find(|s| s.effect.contains("destination becomes"));
     }
+    // A rule that accepts the packet before the Service rules refuse it.
+    let accepts = |s: &&Step| s.did == Did::Accepted && s.table != "nat";
+    if probe.expected.to == Expected::Refused
+        && let Some(step) = rules().find(|s| accepts(s) && !owner::is_service_rule(s))
+    {
+        return Some(step);
+    }
     // A rule that makes the packet bypass the Service rules: it is not tracked, or accepted in NAT.
     let early = |s: &&Step| matches!(s.hook, "prerouting" | "output");
     rules().filter(early).find(|s| {
@@ -215,7 +270,7 @@ fn deciding(probe: &Probe) -> Option<&Step> {
 }
 
 /// Report endpoints with unequal shares. Affinity and IPVS weights are not in the rules' odds.
-fn shares(probe: &Probe) -> Option<Finding> {
+fn shares(probe: &Probe, naming: &Naming<'_>) -> Option<Finding> {
     let shares = probe.shares();
     let count = u64::try_from(shares.len()).ok().filter(|n| *n > 1)?;
     let has_assumptions = probe.trace.outcomes.iter().any(|o| !o.assuming.is_empty());
@@ -232,14 +287,21 @@ fn shares(probe: &Probe) -> Option<Finding> {
         };
         format!("{to} gets {:.0} %", share.to_f64() * 100.0)
     });
-    Some(Finding::new(
+    let difference = naming(probe).map_or(String::new(), |d| d.what);
+    let named = if difference.is_empty() {
+        String::new()
+    } else {
+        format!(": {difference}")
+    };
+    let finding = Finding::new(
         Weight::Partly,
         Cause::Shares,
         format!(
-            "{}: the endpoints get unequal shares: {}",
+            "{}: the endpoints get unequal shares: {}{named}",
             probe.question(),
             listed(all, MOST)
         ),
         "a Service rule was removed or added by another program: restart the proxy, which restores it",
-    ))
+    );
+    Some(finding.decided_by(difference))
 }

@@ -32,7 +32,7 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    fn only(to: Expected) -> Self {
+    pub(crate) fn only(to: Expected) -> Self {
         Self {
             to,
             or: None,
@@ -69,7 +69,10 @@ fn to(endpoints: &[Endpoint]) -> Expected {
 impl Connection<'_> {
     pub(crate) fn expectation(&self) -> Expectation {
         match self.mode {
-            Mode::Ipvs => Expectation::only(self.by_ipvs()),
+            Mode::Ipvs => Expectation {
+                masquerade: self.masqueraded_by_ipvs(),
+                ..Expectation::only(self.by_ipvs())
+            },
             Mode::Userspace if unserved(self.plan).is_some() => {
                 Expectation::only(Expected::Refused)
             }
@@ -107,6 +110,14 @@ impl Connection<'_> {
         } else {
             to(&self.plan.cluster)
         }
+    }
+
+    /// Connections from outside to external addresses are masqueraded, unless the policy keeps them on
+    /// this node; those of other clients depend on the order of translation and marks.
+    fn masqueraded_by_ipvs(&self) -> Option<bool> {
+        let is_external = self.frontend.kind != FrontendKind::ClusterIp;
+        let is_outside = self.from == Origin::Outside;
+        (is_external && is_outside).then_some(!self.plan.external_local)
     }
 
     /// Return whether the client is recognised as a pod of this node; `None` if that is not known.

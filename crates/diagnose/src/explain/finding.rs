@@ -133,6 +133,9 @@ pub struct Finding {
     pub what: String,
     /// The fix; empty if none is needed.
     pub change: String,
+    /// The rule, element, route or setting that decides; empty if an object of the API does.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub decides: String,
 }
 
 impl Finding {
@@ -147,6 +150,15 @@ impl Finding {
             cause,
             what: what.into(),
             change: change.into(),
+            decides: String::new(),
+        }
+    }
+
+    /// Name the rule, element, route or setting that decides.
+    pub(crate) fn decided_by(self, object: impl Into<String>) -> Self {
+        Self {
+            decides: object.into(),
+            ..self
         }
     }
 }

@@ -5,13 +5,17 @@
 //! these, in `objects`, `node` and `probe`; `connect` connects to the endpoints.
 
 mod connect;
+mod desired;
 mod differ;
 mod expect;
 mod finding;
 mod node;
 mod objects;
 mod owner;
+mod pods;
 mod probe;
+mod ranges;
+mod route;
 mod source;
 mod subject;
 #[cfg(test)]
@@ -28,9 +32,11 @@ use serde::Serialize;
 use serde_json::Value;
 use trace::{Facts, World};
 
+use desired::Desired;
 pub use expect::{Expectation, Expected};
 pub use finding::{Cause, Finding, Weight};
 pub use node::KnownFlow;
+use pods::Pods;
 pub use probe::Probe;
 use probe::Setting;
 use subject::Objects;
@@ -148,12 +154,14 @@ pub fn ask(question: Question<'_>) -> anyhow::Result<Asked> {
     let cluster = Cluster::new(events, settings, addresses(&facts));
     let mode = mode_of(&world);
     let subject = cluster.find(service, mode)?;
+    let pods = Pods::of(&cluster, &facts, &world.host);
     let setting = Setting {
         facts: &facts,
         world: &world,
         client,
         is_configured,
-        replies: true,
+        pods: &pods,
+        is_thorough: true,
     };
     let mut probes = probe::ask(&subject, setting)?;
     let mut notes = world.warnings.clone();
@@ -175,7 +183,7 @@ pub fn ask(question: Question<'_>) -> anyhow::Result<Asked> {
 }
 
 /// Return the mode that has objects of its own in the kernel, or iptables mode, which has only rules.
-pub(crate) fn mode_of(world: &World) -> Mode {
+pub fn mode_of(world: &World) -> Mode {
     let has_table = |name: &str| world.nft.tables.iter().any(|table| *table.name == *name);
     if !world.ipvs.services.is_empty() {
         Mode::Ipvs
@@ -188,35 +196,70 @@ pub(crate) fn mode_of(world: &World) -> Mode {
     }
 }
 
-/// Check the node's rules for one Service; return the number of connections, and the findings.
-pub(crate) fn checks(
-    cluster: &Cluster,
-    service: &Arc<Service>,
-    mode: Mode,
-    facts: &Facts,
-    world: &World,
-    (is_partial, is_configured): (bool, bool),
-) -> anyhow::Result<(usize, Vec<Finding>)> {
-    let subject = cluster.subject(Arc::clone(service), service.ports.clone(), mode);
-    if objects::not_served(&subject).is_some() {
-        return Ok((0, Vec::new()));
-    }
-    let setting = Setting {
-        facts,
-        world,
-        client: None,
-        is_configured,
-        replies: false,
-    };
-    let mut probes = probe::ask(&subject, setting)?;
-    if is_partial {
-        for family in IpFamily::ALL {
-            only_known(world, family, &mut probes);
+/// The node and the objects against which all Services are checked.
+#[derive(Debug)]
+pub(crate) struct Checker<'a> {
+    cluster: &'a Cluster,
+    world: &'a World,
+    facts: &'a Facts,
+    pods: Pods,
+    desired: Desired<'a>,
+    /// The rules come from files: a family without rules is unknown, not empty.
+    is_partial: bool,
+    is_configured: bool,
+}
+
+impl<'a> Checker<'a> {
+    pub(crate) fn new(
+        cluster: &'a Cluster,
+        facts: &'a Facts,
+        world: &'a World,
+        (is_partial, is_configured): (bool, bool),
+    ) -> Self {
+        Self {
+            cluster,
+            world,
+            facts,
+            pods: Pods::of(cluster, facts, &world.host),
+            desired: Desired::new(cluster, mode_of(world), facts),
+            is_partial,
+            is_configured,
         }
     }
-    let mut findings = node::settings(&subject, facts);
-    findings.extend(probe::findings(&probes));
-    Ok((probes.len(), findings))
+
+    /// Check the rules for one Service; return the number of connections, and the findings. The clients
+    /// of a thorough check are pods of every kind.
+    pub(crate) fn check(
+        &self,
+        service: &Arc<Service>,
+        is_thorough: bool,
+    ) -> anyhow::Result<(usize, Vec<Finding>)> {
+        let ports = service.ports.clone();
+        let subject = self
+            .cluster
+            .subject(Arc::clone(service), ports, self.desired.mode);
+        if objects::not_served(&subject).is_some() {
+            return Ok((0, Vec::new()));
+        }
+        let setting = Setting {
+            facts: self.facts,
+            world: self.world,
+            client: None,
+            is_configured: self.is_configured,
+            pods: &self.pods,
+            is_thorough,
+        };
+        let mut probes = probe::ask(&subject, setting)?;
+        if self.is_partial {
+            for family in IpFamily::ALL {
+                only_known(self.world, family, &mut probes);
+            }
+        }
+        let mut findings = node::settings(&subject, self.facts);
+        let naming = |probe: &Probe| self.desired.difference(probe, self.world);
+        findings.extend(probe::findings(&probes, &naming));
+        Ok((probes.len(), findings))
+    }
 }
 
 /// Return the addresses of the host's interfaces.
@@ -237,8 +280,10 @@ impl Asked {
     pub fn explain(self, flows: &[KnownFlow], connect: bool) -> anyhow::Result<Explanation> {
         let subject = &self.subject()?;
         let mut findings = objects::findings(subject, self.client);
-        findings.extend(node::findings(subject, &self.facts, flows));
-        findings.extend(probe::findings(&self.probes));
+        findings.extend(node::findings(subject, &self.facts, flows, &self.probes));
+        let desired = Desired::new(&self.cluster, self.mode, &self.facts);
+        let naming = |probe: &Probe| desired.difference(probe, &self.world);
+        findings.extend(probe::findings(&self.probes, &naming));
         if connect {
             findings.extend(connect::findings(subject, connect::tcp));
         }

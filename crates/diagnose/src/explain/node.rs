@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use plan::PortPlan;
-use trace::Facts;
+use trace::{Did, Facts, Step, Verdict};
 
 use super::finding::{Cause, Finding, Weight, listed};
+use super::probe::Probe;
 use super::subject::Subject;
 
 /// Maximum number of names in a sentence.
@@ -28,12 +29,27 @@ pub struct KnownFlow {
 }
 
 /// Run every check of this kind.
-pub(crate) fn findings(subject: &Subject<'_>, facts: &Facts, flows: &[KnownFlow]) -> Vec<Finding> {
+pub(crate) fn findings(
+    subject: &Subject<'_>,
+    facts: &Facts,
+    flows: &[KnownFlow],
+    probes: &[Probe],
+) -> Vec<Finding> {
     let mut found = settings(subject, facts);
+    let new = destinations(probes);
     for (plan, _) in &subject.plans {
-        found.extend(stale_flows(plan, flows));
+        found.extend(stale_flows(plan, flows, &new));
     }
     found
+}
+
+/// Return where the rules lead new connections.
+fn destinations(probes: &[Probe]) -> BTreeSet<SocketAddr> {
+    let outcomes = probes.iter().flat_map(|p| &p.trace.outcomes);
+    let delivered = outcomes.filter(|o| o.verdict == Verdict::Accept);
+    delivered
+        .map(|o| SocketAddr::new(o.dst.ip, o.dst.port))
+        .collect()
 }
 
 /// Run every check of the node's settings.
@@ -48,6 +64,19 @@ fn number(facts: &Facts, sysctl: &str) -> Option<i64> {
     facts.sysctls.get(sysctl)?.trim().parse().ok()
 }
 
+/// Return the interface's setting that keeps a packet from being forwarded. A setting of the whole host
+/// has a finding of its own.
+pub(crate) fn not_forwarding(step: &Step) -> Option<&str> {
+    let is_it = step.did == Did::NotForwarding;
+    let mut words = step.effect.split_whitespace().filter(|_| is_it);
+    let sysctl = words.find(|word| word.starts_with("net."))?;
+    let is_all = matches!(
+        sysctl,
+        "net.ipv4.ip_forward" | "net.ipv6.conf.all.forwarding"
+    );
+    (!is_all).then_some(sysctl)
+}
+
 /// Check that the host forwards packets.
 pub(crate) fn forwarding(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -59,7 +88,7 @@ pub(crate) fn forwarding(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
         let is_used = subject
             .plans
             .iter()
-            .any(|(p, _)| p.cluster_ip.is_ipv4() == is_v4 && !p.reachable().is_empty());
+            .any(|(p, _)| p.cluster_ip.is_ipv4() == is_v4);
         if is_used && number(facts, sysctl) == Some(0) {
             found.push(Finding::new(
                 Weight::Broken,
@@ -153,9 +182,16 @@ pub(crate) fn conntrack_full(facts: &Facts) -> Option<Finding> {
     ))
 }
 
-/// Find flows that keep going to a removed endpoint and harm new connections: UDP and SCTP, and TCP
-/// whose first packet was never answered. Established and closing TCP connections are harmless.
-pub(crate) fn stale_flows(plan: &PortPlan, flows: &[KnownFlow]) -> Option<Finding> {
+/// Find flows that keep going to a removed endpoint. Every further datagram of a UDP client follows its
+/// flow, and so do new SCTP associations from the same port. A TCP flow only matters to its own
+/// connection, and only if that is not established; a new connection has another port.
+///
+/// A flow to where the rules lead `new` connections is not stale: a relay, or a program on this node.
+pub(crate) fn stale_flows(
+    plan: &PortPlan,
+    flows: &[KnownFlow],
+    new: &BTreeSet<SocketAddr>,
+) -> Option<Finding> {
     let protocol = match plan.protocol {
         model::Protocol::Tcp => 6,
         model::Protocol::Udp => 17,
@@ -175,13 +211,18 @@ pub(crate) fn stale_flows(plan: &PortPlan, flows: &[KnownFlow]) -> Option<Findin
     let stale: Vec<&KnownFlow> = flows
         .iter()
         .filter(|f| f.protocol == protocol && !good.contains(&f.given))
+        .filter(|f| !new.contains(&f.given))
         .filter(|f| plan.protocol != model::Protocol::Tcp || !f.is_answered)
         .filter(asked)
         .collect();
     let first = stale.first()?;
     let shown = stale.iter().map(|f| format!("{} -> {}", f.client, f.given));
+    let weight = match plan.protocol {
+        model::Protocol::Tcp => Weight::Note,
+        model::Protocol::Udp | model::Protocol::Sctp => Weight::Partly,
+    };
     Some(Finding::new(
-        Weight::Partly,
+        weight,
         Cause::StaleFlow,
         format!(
             "{} known connections to {} still go to addresses that are not endpoints of the Service: \

@@ -4,16 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::userspace;
+use model::Mode;
 use plan::{Frontend, FrontendKind, NodeFacts, PortPlan};
 use trace::{Did, Facts, Fraction, Origin, Outcome, Packet, Proto, Step, Trace, Verdict, World};
 
+use super::desired::Difference;
 use super::expect::{Connection, Expectation, Expected};
 use super::finding::{Cause, Finding, Weight, listed};
+use super::pods::Pods;
 use super::subject::Subject;
-use super::{differ, source};
+use super::{differ, ranges, route, source};
 
 /// How many names a sentence lists.
 const MOST: usize = 5;
+/// Upper bound on the answers that are walked for one connection.
+const MOST_ANSWERS: usize = 50;
+/// The mark of the relay's packets, by default (`iptables.masqueradeBit` is 14).
+const RELAY_MARK: u32 = 1 << 14;
 /// Documentation addresses (RFC 5737, RFC 3849), which no host has.
 const OUTSIDE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7));
@@ -37,7 +44,12 @@ pub struct Probe {
     pub(crate) local: BTreeSet<IpAddr>,
     /// The interface of this node that has the destination.
     pub(crate) own_interface: Option<String>,
+    /// The second half of a connection in userspace mode: from the relay to an endpoint.
+    pub(crate) is_relays: bool,
 }
+
+/// Return the difference between the desired rules and the kernel's that a connection meets.
+pub(crate) type Naming<'a> = dyn Fn(&Probe) -> Option<Difference> + 'a;
 
 /// What a question depends on beside the Service.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +58,11 @@ pub(crate) struct Setting<'a> {
     pub(crate) world: &'a World,
     pub(crate) client: Option<IpAddr>,
     pub(crate) is_configured: bool,
-    /// Whether answers are walked back, too.
-    pub(crate) replies: bool,
+    /// The pods of this node, as clients.
+    pub(crate) pods: &'a Pods,
+    /// Whether every pod that the node treats differently is a client, and every answer is walked back;
+    /// otherwise one pod, and one answer of each kind.
+    pub(crate) is_thorough: bool,
 }
 
 /// Walk connections to every frontend, from every kind of client with a known address.
@@ -63,7 +78,7 @@ pub(crate) fn ask(subject: &Subject<'_>, setting: Setting<'_>) -> anyhow::Result
             }) else {
                 continue;
             };
-            for (from, src) in clients(subject, plan, &frontend, node_ip, setting.client) {
+            for (from, src) in clients(subject, plan, &frontend, node_ip, setting) {
                 let walked = Asked {
                     plan,
                     node,
@@ -73,8 +88,73 @@ pub(crate) fn ask(subject: &Subject<'_>, setting: Setting<'_>) -> anyhow::Result
                 probes.push(walked.walk(subject, setting, (from, src))?);
             }
         }
+        if subject.mode == Mode::Userspace {
+            probes.extend(relayed(plan, node_ip, setting)?);
+        }
     }
     Ok(probes)
+}
+
+/// Walk the relay's own connections to the endpoints.
+fn relayed(
+    plan: &PortPlan,
+    node_ip: Option<IpAddr>,
+    setting: Setting<'_>,
+) -> anyhow::Result<Vec<Probe>> {
+    let Some(src) = node_ip.filter(|_| userspace::unserved(plan).is_none()) else {
+        return Ok(Vec::new());
+    };
+    let mut probes = Vec::new();
+    for endpoint in plan.reachable() {
+        let proto = protocol(plan);
+        let mut packet = Packet::new(Origin::Node, src, endpoint.ip, proto, endpoint.port);
+        packet.mark = RELAY_MARK;
+        let trace = trace::walk(setting.world, &packet)?;
+        let replies = answers(setting, &packet, &trace)?;
+        let only = [(endpoint.ip, endpoint.port)].into();
+        probes.push(Probe {
+            port: plan.name.to_string(),
+            kind: FrontendKind::ClusterIp,
+            expected: Expectation::only(Expected::To(only)),
+            packet,
+            trace,
+            replies,
+            local: endpoint
+                .is_local
+                .then_some(endpoint.ip)
+                .into_iter()
+                .collect(),
+            own_interface: None,
+            is_relays: true,
+        });
+    }
+    Ok(probes)
+}
+
+fn protocol(plan: &PortPlan) -> Proto {
+    match plan.protocol {
+        model::Protocol::Tcp => Proto::TCP,
+        model::Protocol::Udp => Proto::UDP,
+        model::Protocol::Sctp => Proto::SCTP,
+    }
+}
+
+/// Walk answers back: one for each interface through which the packet may leave, with and without
+/// masquerading; every one if the question is thorough.
+fn answers(setting: Setting<'_>, packet: &Packet, trace: &Trace) -> anyhow::Result<Vec<Trace>> {
+    let mut replies = Vec::new();
+    let mut kinds = BTreeSet::new();
+    for outcome in trace.outcomes.iter().filter(|o| o.assuming.is_empty()) {
+        let kind = (outcome.out_iface.as_deref(), outcome.snat.is_some());
+        let is_new = kinds.insert(kind);
+        if !(is_new || setting.is_thorough) || replies.len() == MOST_ANSWERS {
+            continue;
+        }
+        if let Some(reply) = trace::reply_to(&setting.world.host, packet, outcome) {
+            replies.push(trace::walk(setting.world, &reply)?);
+        }
+    }
+    Ok(replies)
 }
 
 /// A frontend with an address.
@@ -93,12 +173,13 @@ impl Asked<'_> {
         (from, src): (Origin, IpAddr),
     ) -> anyhow::Result<Probe> {
         let plan = self.plan;
-        let proto = match plan.protocol {
-            model::Protocol::Tcp => Proto::TCP,
-            model::Protocol::Udp => Proto::UDP,
-            model::Protocol::Sctp => Proto::SCTP,
-        };
-        let packet = Packet::new(from, src, self.dst, proto, self.frontend.port.get());
+        let packet = Packet::new(
+            from,
+            src,
+            self.dst,
+            protocol(plan),
+            self.frontend.port.get(),
+        );
         let connection = Connection {
             mode: subject.mode,
             plan,
@@ -109,17 +190,7 @@ impl Asked<'_> {
             is_configured: setting.is_configured,
         };
         let trace = trace::walk(setting.world, &packet)?;
-        let mut replies = Vec::new();
-        if setting.replies {
-            for outcome in trace.outcomes.iter().filter(|o| o.assuming.is_empty()) {
-                if let Some(reply) = trace::reply_to(&setting.world.host, &packet, outcome) {
-                    replies.push(trace::walk(setting.world, &reply)?);
-                }
-                if replies.len() == MOST {
-                    break;
-                }
-            }
-        }
+        let replies = answers(setting, &packet, &trace)?;
         let has = |i: &&trace::Interface| i.addresses.iter().any(|a| a.addr() == self.dst);
         let mut interfaces = setting.facts.interfaces.iter();
         let own = interfaces.find(has).map(|i| i.name.clone());
@@ -133,6 +204,7 @@ impl Asked<'_> {
             replies,
             local: local.map(|e| e.ip).collect(),
             own_interface: own.filter(|name| name != dataplane::ipvs::DEVICE),
+            is_relays: false,
         })
     }
 }
@@ -153,10 +225,11 @@ fn clients(
     plan: &PortPlan,
     frontend: &Frontend,
     node_ip: Option<IpAddr>,
-    client: Option<IpAddr>,
+    setting: Setting<'_>,
 ) -> Vec<(Origin, IpAddr)> {
     let is_v4 = plan.cluster_ip.is_ipv4();
-    let pod = subject.pod(is_v4).or_else(|| {
+    let known = setting.pods.usual(is_v4, |ip| subject.is_endpoint(ip));
+    let pod = known.or_else(|| subject.pod(is_v4)).or_else(|| {
         // The last but one address of the node's range: the last that a pod gets.
         let ranges = subject.cluster.node.as_ref()?.pod_cidrs.iter();
         let range = ranges.into_iter().find(|r| r.addr().is_ipv4() == is_v4)?;
@@ -167,6 +240,14 @@ fn clients(
     });
     let mut all = Vec::new();
     all.extend(pod.map(|ip| (Origin::Pod, ip)));
+    if setting.is_thorough {
+        let special = setting.pods.special(is_v4);
+        all.extend(
+            special
+                .filter(|ip| Some(*ip) != pod)
+                .map(|ip| (Origin::Pod, ip)),
+        );
+    }
     if frontend.kind == FrontendKind::ClusterIp {
         let reachable = plan.reachable();
         let mut own = reachable.iter().filter(|e| e.is_local);
@@ -180,8 +261,14 @@ fn clients(
         if frontend.kind == FrontendKind::LoadBalancerIp {
             let allowed = plan.source_ranges.iter().map(ipnet::IpNet::network).next();
             all.extend(allowed.map(|ip| (Origin::Outside, ip)));
+            if let (Some(dst), false) = (frontend.ip, plan.source_ranges.is_empty()) {
+                let others = ranges::admitted(setting.world, dst);
+                let others = others.filter(|ip| !plan.source_ranges.iter().any(|r| r.contains(ip)));
+                let others = others.filter(|ip| Some(*ip) != node_ip).take(MOST);
+                all.extend(others.map(|ip| (Origin::Outside, ip)));
+            }
         }
-        let client = client.filter(|ip| ip.is_ipv4() == is_v4);
+        let client = setting.client.filter(|ip| ip.is_ipv4() == is_v4);
         all.extend(client.map(|ip| (Origin::Outside, ip)));
     }
     all
@@ -191,7 +278,8 @@ impl Probe {
     /// Return whether the rules lead to the relay of userspace mode on every path.
     pub(crate) fn is_relayed(&self) -> bool {
         let leads = |o: &Outcome| {
-            let by = |s: &Step| s.table == userspace::TABLE;
+            let translates = |s: &Step| s.effect.contains("destination becomes");
+            let by = |s: &Step| s.table == userspace::TABLE && translates(s);
             o.verdict == Verdict::Accept && o.dnat.is_some() && o.path.iter().any(by)
         };
         self.trace.outcomes.iter().all(leads)
@@ -204,14 +292,29 @@ impl Probe {
             ip: p.dst,
             port: p.dport,
         };
-        format!("{} ({}) to {to}", p.from, p.src)
+        let from = if self.is_relays {
+            "the relay of this node".to_owned()
+        } else {
+            p.from.to_string()
+        };
+        format!("{from} ({}) to {to}", p.src)
+    }
+
+    /// Return the addresses of the endpoints that the plan or the rules name.
+    pub(crate) fn endpoints(&self) -> BTreeSet<IpAddr> {
+        let mut all: BTreeSet<IpAddr> = self.shares().into_keys().map(|(ip, _)| ip).collect();
+        if let Expected::To(wanted) = &self.expected.to {
+            all.extend(wanted.iter().map(|(ip, _)| *ip));
+        }
+        all
     }
 
     /// Return the share of each endpoint.
     pub(crate) fn shares(&self) -> BTreeMap<(IpAddr, u16), Fraction> {
         let mut all = BTreeMap::new();
         for outcome in &self.trace.outcomes {
-            if let Some(to) = outcome.dnat {
+            let reached = self.is_relays && outcome.verdict == Verdict::Accept;
+            if let Some(to) = outcome.dnat.or(reached.then_some(outcome.dst)) {
                 let sum = all.entry((to.ip, to.port)).or_insert(Fraction::ZERO);
                 *sum = sum.plus(outcome.probability);
             }
@@ -221,19 +324,21 @@ impl Probe {
 }
 
 /// Run every check of this kind. A finding that several clients share is reported once.
-pub(crate) fn findings(probes: &[Probe]) -> Vec<Finding> {
+pub(crate) fn findings(probes: &[Probe], naming: &Naming<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for probe in probes {
-        let lost = lost(probe);
-        let difference = differ::difference(probe, !lost.is_empty());
+        let lost = lost(probe, naming);
+        let difference = differ::difference(probe, !lost.is_empty(), naming);
         let is_same = lost.is_empty() && difference.is_none();
         let mut all: Vec<Finding> = lost.into_iter().chain(difference).collect();
         if is_same {
-            all.extend(source::findings(probe));
+            all.extend(route::misled(probe));
+            all.extend(source::findings(probe, naming));
             all.extend(source::lost_replies(probe));
         }
         for finding in all {
-            let same = |f: &&mut Finding| f.cause == finding.cause && f.change == finding.change;
+            let key = |f: &Finding| (f.cause, f.change.clone(), f.decides.clone());
+            let same = |f: &&mut Finding| key(f) == key(&finding);
             if found.iter_mut().find(same).is_none() {
                 found.push(finding);
             }
@@ -243,11 +348,13 @@ pub(crate) fn findings(probes: &[Probe]) -> Vec<Finding> {
 }
 
 /// Find connections that the plan delivers and that something else on their path ends.
-pub(crate) fn lost(probe: &Probe) -> Vec<Finding> {
-    if !matches!(probe.expected.to, Expected::To(_)) {
-        return Vec::new();
-    }
-    let is_lost = |o: &&Outcome| o.verdict != Verdict::Accept;
+pub(crate) fn lost(probe: &Probe, naming: &Naming<'_>) -> Vec<Finding> {
+    let is_lost = |o: &&Outcome| match probe.expected.to {
+        Expected::To(_) => o.verdict != Verdict::Accept,
+        // The client waits instead of receiving an error.
+        Expected::Refused => o.verdict == Verdict::Drop,
+        Expected::Dropped => false,
+    };
     let lost: Vec<&Outcome> = probe.trace.outcomes.iter().filter(is_lost).collect();
     let weight = if lost.len() == probe.trace.outcomes.len() {
         Weight::Broken
@@ -259,7 +366,8 @@ pub(crate) fn lost(probe: &Probe) -> Vec<Finding> {
         let Some(step) = outcome.path.last() else {
             continue;
         };
-        found.extend(ended_by(probe, outcome, step, weight));
+        let by_other = ended_by(probe, outcome, step, weight);
+        found.extend(by_other.or_else(|| ended_by_proxy(probe, outcome, weight, naming)));
     }
     found
 }
@@ -273,7 +381,7 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
     };
     let is_rule = !step.chain.is_empty();
     if is_rule && step.rule == "policy" {
-        return Some(Finding::new(
+        let policy = Finding::new(
             weight,
             Cause::ChainPolicy,
             format!("{client}: {verb} by {}", super::owner::describe(step)),
@@ -283,10 +391,11 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
                 step.chain,
                 set_policy(step)
             ),
-        ));
+        );
+        return Some(policy.decided_by(super::owner::describe(step)));
     }
     if is_rule && !super::owner::is_service_rule(step) {
-        return Some(Finding::new(
+        let drop = Finding::new(
             weight,
             Cause::ForeignDrop,
             format!("{client}: {verb} by {}", super::owner::describe(step)),
@@ -300,7 +409,13 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
                     ),
                 }
             ),
-        ));
+        );
+        return Some(drop.decided_by(super::owner::describe(step)));
+    }
+    if let Some(sysctl) = super::node::not_forwarding(step) {
+        let what = format!("{client}: dropped, because {sysctl} is 0");
+        let change = format!("sysctl -w {sysctl}=1; find out which program turned it off");
+        return Some(Finding::new(weight, Cause::ForwardingOff, what, change));
     }
     if step.did == Did::ReversePath {
         return Some(Finding::new(
@@ -310,7 +425,7 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
             "add the route back, or set rp_filter to 2 (loose) on that interface and on all",
         ));
     }
-    if outcome.dnat.is_none() && step.did == Did::NoRoute {
+    if outcome.dnat.is_none() && step.did == Did::NoRoute && !probe.is_relays {
         return Some(Finding::new(
             weight,
             Cause::NoRoute,
@@ -323,8 +438,8 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
     }
     // Forwarding that is off has a finding of its own.
     let is_no_route = matches!(step.did, Did::NoRoute | Did::Dropped | Did::Rejected(_));
-    if step.hook == "routing" && outcome.dnat.is_some() && is_no_route {
-        let to = outcome.dnat.map(|e| e.to_string()).unwrap_or_default();
+    if step.hook == "routing" && (outcome.dnat.is_some() || probe.is_relays) && is_no_route {
+        let to = outcome.dst;
         return Some(Finding::new(
             weight,
             Cause::NoRoute,
@@ -336,6 +451,42 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
         ));
     }
     None
+}
+
+/// Report a Service rule that ends a connection on its path to an endpoint.
+fn ended_by_proxy(
+    probe: &Probe,
+    outcome: &Outcome,
+    weight: Weight,
+    naming: &Naming<'_>,
+) -> Option<Finding> {
+    let step = outcome
+        .path
+        .last()
+        .filter(|s| super::owner::is_service_rule(s))?;
+    let to = outcome.dnat?;
+    let difference = naming(probe).map_or(String::new(), |d| d.what);
+    let named = if difference.is_empty() {
+        String::new()
+    } else {
+        format!(": {difference}")
+    };
+    let finding = Finding::new(
+        weight,
+        Cause::RulesDiffer,
+        format!(
+            "{}: is sent to {to} and {} by {}{named}",
+            probe.question(),
+            if outcome.verdict == Verdict::Reject {
+                "refused"
+            } else {
+                "dropped"
+            },
+            super::owner::describe(step)
+        ),
+        differ::RESTORE,
+    );
+    Some(finding.decided_by(difference))
 }
 
 /// Return the command that sets a policy to ACCEPT.

@@ -1,29 +1,35 @@
 //! The client's address as the endpoint sees it, and the answers' path back.
 
-use trace::{Did, Outcome, Step, Verdict};
+use trace::{Did, Origin, Outcome, Step, Verdict};
 
+use super::differ::{RESTORE, other_node};
 use super::finding::{Cause, Finding, Weight};
 use super::owner;
-use super::probe::Probe;
+use super::probe::{Naming, Probe};
 
 /// Compare masquerading with the plan.
-pub(crate) fn findings(probe: &Probe) -> Vec<Finding> {
-    let Some(masquerade) = probe.expected.masquerade else {
-        return Vec::new();
-    };
+pub(crate) fn findings(probe: &Probe, naming: &Naming<'_>) -> Vec<Finding> {
     let delivered = probe.trace.outcomes.iter();
     let delivered = delivered.filter(|o| o.verdict == Verdict::Accept && o.assuming.is_empty());
     let mut found = Vec::new();
     for outcome in delivered {
-        // An endpoint that connects to itself is masqueraded in any case.
-        let Some(to) = outcome.dnat.filter(|to| to.ip != probe.packet.src) else {
+        let Some(to) = outcome.dnat else {
             continue;
         };
-        match (masquerade, outcome.snat.is_some()) {
-            (false, true) => found.push(replaced(probe, outcome)),
+        if to.ip == probe.packet.src {
+            // An endpoint that connects to itself is masqueraded in any case.
+            let is_pod = probe.packet.from == Origin::Pod && !probe.is_relayed();
+            if is_pod && outcome.snat.is_none() {
+                found.push(to_itself(probe, outcome, naming));
+                break;
+            }
+            continue;
+        }
+        match (probe.expected.masquerade, outcome.snat.is_some()) {
+            (Some(false), true) => found.push(replaced(probe, outcome, naming)),
             // An endpoint on this node answers through this node in any case.
-            (true, false) if !probe.local.contains(&to.ip) => {
-                found.push(kept(probe, outcome, &to.to_string()));
+            (Some(true), false) if !probe.local.contains(&to.ip) => {
+                found.push(kept(probe, outcome, &to.to_string(), naming));
             }
             _ => continue,
         }
@@ -32,9 +38,28 @@ pub(crate) fn findings(probe: &Probe) -> Vec<Finding> {
     found
 }
 
-/// Return the finding for a client address that must be kept but is replaced.
-fn replaced(probe: &Probe, outcome: &Outcome) -> Finding {
+/// An endpoint that connects to itself through the Service receives its own address as the client's,
+/// and answers to itself.
+fn to_itself(probe: &Probe, outcome: &Outcome, naming: &Naming<'_>) -> Finding {
+    let (cause, why, change) = unmasqueraded(probe, outcome, naming);
+    let finding = Finding::new(
+        Weight::Partly,
+        cause,
+        format!(
+            "{}: the endpoint is given its own address and drops the packet, or answers to itself: {why}",
+            probe.question()
+        ),
+        change,
+    );
+    finding.decided_by(why)
+}
+
+/// The client's address is to be kept, and a rule replaces it.
+fn replaced(probe: &Probe, outcome: &Outcome, naming: &Naming<'_>) -> Finding {
     let step = rules(outcome).find(|s| s.effect.contains("source becomes"));
+    let is_ours = step.is_some_and(owner::is_service_rule);
+    let difference = is_ours.then(|| naming(probe)).flatten();
+    let difference = difference.map_or(String::new(), |d| d.what);
     let (by, change) = match step {
         Some(step) => {
             let change = match owner::of(step) {
@@ -48,7 +73,12 @@ fn replaced(probe: &Probe, outcome: &Outcome) -> Finding {
                      masquerading"
                 ),
             };
-            (format!(" by {}", owner::describe(step)), change)
+            let by = format!(" by {}", owner::describe(step));
+            if difference.is_empty() {
+                (by, change)
+            } else {
+                (format!("{by}: {difference}"), RESTORE.to_owned())
+            }
         }
         None => (String::new(), "find the rule with sluice trace".to_owned()),
     };
@@ -61,11 +91,27 @@ fn replaced(probe: &Probe, outcome: &Outcome) -> Finding {
         ),
         change,
     )
+    .decided_by(difference)
 }
 
-/// Return the finding for a client address that must be replaced but is kept.
-fn kept(probe: &Probe, outcome: &Outcome, to: &str) -> Finding {
-    let client = probe.question();
+/// The client's address is to be replaced, and none does.
+fn kept(probe: &Probe, outcome: &Outcome, to: &str, naming: &Naming<'_>) -> Finding {
+    let (cause, why, change) = unmasqueraded(probe, outcome, naming);
+    let finding = Finding::new(
+        Weight::Broken,
+        cause,
+        format!(
+            "{}: {to} is on another node and sees the client's own address, so that its answers do not \
+             come back through this node: {why}",
+            probe.question()
+        ),
+        change,
+    );
+    finding.decided_by(why)
+}
+
+/// Return why a packet is not masqueraded, and the fix.
+fn unmasqueraded(probe: &Probe, outcome: &Outcome, naming: &Naming<'_>) -> (Cause, String, String) {
     let rules: Vec<&Step> = rules(outcome).collect();
     let marks = |s: &&Step| s.effect.contains("mark becomes");
     let marked = rules.iter().position(|s| {
@@ -79,8 +125,9 @@ fn kept(probe: &Probe, outcome: &Outcome, to: &str) -> Finding {
         s.hook == "postrouting" && s.table != "filter" && s.did == Did::Accepted
             || s.hook == "postrouting" && s.table == "nat" && s.effect.contains("accept")
     });
-    let (why, change) = match (cleared, accepted) {
+    match (cleared, accepted) {
         (Some(step), _) if marked.is_some() => (
+            Cause::SourceKept,
             format!(
                 "the mark that requests it is changed by {}",
                 owner::describe(step)
@@ -91,6 +138,7 @@ fn kept(probe: &Probe, outcome: &Outcome, to: &str) -> Finding {
             ),
         ),
         (_, Some(step)) => (
+            Cause::SourceKept,
             format!(
                 "{} accepts the packet before the Service rules in POSTROUTING",
                 owner::describe(step)
@@ -100,20 +148,21 @@ fn kept(probe: &Probe, outcome: &Outcome, to: &str) -> Finding {
                 step.table, step.chain
             ),
         ),
-        _ => (
-            "no rule in POSTROUTING masquerades it".to_owned(),
-            "restart the proxy, which restores its rules in POSTROUTING".to_owned(),
-        ),
-    };
-    Finding::new(
-        Weight::Broken,
-        Cause::SourceKept,
-        format!(
-            "{client}: {to} is on another node and sees the client's own address, so that its answers \
-             do not come back through this node: {why}"
-        ),
-        change,
-    )
+        _ => match naming(probe) {
+            Some(difference) => {
+                let (cause, change) = match &difference.node {
+                    Some(name) => other_node(name),
+                    None => (Cause::SourceKept, RESTORE.to_owned()),
+                };
+                (cause, difference.what, change)
+            }
+            None => (
+                Cause::SourceKept,
+                "no rule in POSTROUTING masquerades it".to_owned(),
+                "restart the proxy, which restores its rules in POSTROUTING".to_owned(),
+            ),
+        },
+    }
 }
 
 fn rules(outcome: &Outcome) -> impl Iterator<Item = &Step> {
@@ -123,10 +172,17 @@ fn rules(outcome: &Outcome) -> impl Iterator<Item = &Step> {
 /// Find answers that do not reach the client, or not from the address that it asked.
 pub(crate) fn lost_replies(probe: &Probe) -> Option<Finding> {
     let certain = |o: &&Outcome| o.assuming.is_empty();
-    let outcomes = probe.replies.iter().flat_map(|t| &t.outcomes);
-    let lost = outcomes
-        .filter(certain)
-        .find(|o| o.verdict != Verdict::Accept)?;
+    let outcomes = || {
+        probe
+            .replies
+            .iter()
+            .flat_map(|t| &t.outcomes)
+            .filter(certain)
+    };
+    let Some(lost) = outcomes().find(|o| o.verdict != Verdict::Accept) else {
+        let mut answered = outcomes();
+        return answered.find_map(|o| untranslated(probe, o));
+    };
     let step = lost.path.last()?;
     // A route that only exists on the client's path is no fault of the rules.
     if step.did == Did::NoRoute || step.did == Did::Martian {
@@ -145,10 +201,49 @@ pub(crate) fn lost_replies(probe: &Probe) -> Option<Finding> {
             step.table, step.chain
         )
     };
-    Some(Finding::new(
+    let finding = Finding::new(
         Weight::Broken,
         Cause::ReplyLost,
         format!("{}: answers are dropped {by}", probe.question()),
         change,
-    ))
+    );
+    Some(finding.decided_by(by))
+}
+
+/// Find an answer that does not come from the address to which the client connected.
+fn untranslated(probe: &Probe, answer: &Outcome) -> Option<Finding> {
+    let packet = &probe.packet;
+    let is_right = answer.src.ip == packet.dst
+        && answer.src.port == packet.dport
+        && answer.dst.ip == packet.src;
+    if is_right {
+        return None;
+    }
+    let untracked = rules(answer).find(|s| s.effect.contains("not tracked"));
+    let by = untracked.map_or_else(
+        || "connection tracking does not translate them back".to_owned(),
+        |step| format!("they are not tracked, by {}", owner::describe(step)),
+    );
+    let to = trace::Endpoint {
+        ip: packet.dst,
+        port: packet.dport,
+    };
+    let change = match untracked {
+        Some(step) => format!(
+            "except answers of pods from this rule (table {}, chain {})",
+            step.table, step.chain
+        ),
+        None => "compare the path of the answer: sluice trace --reply".to_owned(),
+    };
+    let finding = Finding::new(
+        Weight::Broken,
+        Cause::ReplyLost,
+        format!(
+            "{}: answers come from {} instead of {to}, and the client refuses them: {by}",
+            probe.question(),
+            answer.src
+        ),
+        change,
+    );
+    Some(finding.decided_by(by))
 }

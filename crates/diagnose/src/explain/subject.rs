@@ -49,7 +49,7 @@ pub struct Cluster {
     warnings: Vec<Warning>,
     slices: HashMap<NamespacedName, Vec<Arc<EndpointSlice>>>,
     /// Pods of this node, one address in each family, that can be used as clients.
-    pods: BTreeSet<IpAddr>,
+    pub(crate) pods: BTreeSet<IpAddr>,
     /// The Service that has a NodePort.
     pub(crate) node_ports: BTreeMap<(Protocol, u16), NamespacedName>,
 }
@@ -320,13 +320,16 @@ impl Subject<'_> {
         self.cluster.own_addresses.contains(&ip)
     }
 
+    /// Whether an address is an endpoint of the Service.
+    pub(crate) fn is_endpoint(&self, ip: IpAddr) -> bool {
+        let all = self.slices.iter().chain(&self.hidden);
+        all.flat_map(|s| &s.endpoints).any(|e| e.address == ip)
+    }
+
     /// Return a pod of this node that is no endpoint of the Service.
     pub(crate) fn pod(&self, is_v4: bool) -> Option<IpAddr> {
-        let own = |ip: &IpAddr| {
-            let all = self.slices.iter().chain(&self.hidden);
-            all.flat_map(|s| &s.endpoints).any(|e| e.address == *ip)
-        };
         let pods = self.cluster.pods.iter().copied();
-        pods.filter(|ip| ip.is_ipv4() == is_v4).find(|ip| !own(ip))
+        pods.filter(|ip| ip.is_ipv4() == is_v4)
+            .find(|ip| !self.is_endpoint(*ip))
     }
 }

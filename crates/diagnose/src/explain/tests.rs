@@ -37,12 +37,14 @@ fn subject(objects: Vec<Event>) -> Subject<'static> {
 
 /// Walk connections, and their answers, through rules.
 fn walk(subject: &Subject<'_>, facts: &Facts, world: &World) -> Vec<probe::Probe> {
+    let pods = super::pods::Pods::default();
     let setting = probe::Setting {
         facts,
         world,
         client: None,
         is_configured: false,
-        replies: true,
+        pods: &pods,
+        is_thorough: true,
     };
     probe::ask(subject, setting).unwrap()
 }
@@ -291,13 +293,13 @@ fn facts(sysctls: &[(&str, &str)]) -> Facts {
 
 #[test]
 fn a_healthy_node_has_no_problems() {
-    assert_healthy(&host::findings(&healthy(), &facts(&[]), &[]));
+    assert_healthy(&host::findings(&healthy(), &facts(&[]), &[], &[]));
 }
 
 #[test]
 fn disabled_forwarding_is_reported() {
     let facts = facts(&[("net.ipv4.ip_forward", "0")]);
-    let found = host::findings(&healthy(), &facts, &[]);
+    let found = host::findings(&healthy(), &facts, &[], &[]);
     assert_found(
         &found,
         Cause::ForwardingOff,
@@ -330,12 +332,12 @@ fn ipvs_and_userspace_mode_have_their_own_findings() {
 #[test]
 fn bridge_that_bypasses_the_rules_is_reported() {
     let off = facts(&[("net.bridge.bridge-nf-call-iptables", "0")]);
-    let found = host::findings(&healthy(), &off, &[]);
+    let found = host::findings(&healthy(), &off, &[], &[]);
     let words = ["is 0", "cbr0", "10.244.1.11", "br_netfilter"];
     assert_found(&found, Cause::BridgeBypass, Weight::Partly, &words);
     let mut absent = facts(&[]);
     absent.sysctls.remove("net.bridge.bridge-nf-call-iptables");
-    let found = host::findings(&healthy(), &absent, &[]);
+    let found = host::findings(&healthy(), &absent, &[], &[]);
     assert_found(
         &found,
         Cause::BridgeBypass,
@@ -345,7 +347,7 @@ fn bridge_that_bypasses_the_rules_is_reported() {
     // Without an endpoint on the bridge it does not matter.
     let elsewhere = slice_of(vec![endpoint("10.244.2.11", "node2")]);
     let elsewhere = subject(vec![web().applied(), elsewhere.applied()]);
-    assert_healthy(&host::findings(&elsewhere, &absent, &[]));
+    assert_healthy(&host::findings(&elsewhere, &absent, &[], &[]));
 }
 
 #[test]
@@ -379,19 +381,19 @@ fn only_unanswered_flows_to_removed_endpoints_are_stale() {
         is_answered: false,
     };
     let good = [flow("10.244.1.11:8080")];
-    assert_healthy(&host::findings(&healthy(), &facts(&[]), &good));
-    let found = host::findings(&healthy(), &facts(&[]), &[flow("10.244.9.9:8080")]);
+    assert_healthy(&host::findings(&healthy(), &facts(&[]), &good, &[]));
+    let found = host::findings(&healthy(), &facts(&[]), &[flow("10.244.9.9:8080")], &[]);
     let words = [
         "10.244.9.9:8080",
         "conntrack -D -p tcp --orig-dst 10.96.0.1 --dport 80",
     ];
-    assert_found(&found, Cause::StaleFlow, Weight::Partly, &words);
+    assert_found(&found, Cause::StaleFlow, Weight::Note, &words);
     // As after every rollout.
     let closing = KnownFlow {
         is_answered: true,
         ..flow("10.244.9.9:8080")
     };
-    assert_healthy(&host::findings(&healthy(), &facts(&[]), &[closing]));
+    assert_healthy(&host::findings(&healthy(), &facts(&[]), &[closing], &[]));
 }
 
 /// Rules that do what the plan of [`healthy`] states, with other programs' rules before them.
@@ -402,6 +404,7 @@ fn rules(forward: &str, endpoint: &str) -> String {
          *nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
          :POSTROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n\
          -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n\
+         -A POSTROUTING -s 10.244.1.11/32 -d 10.244.1.11/32 -j MASQUERADE\n\
          -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -m statistic --mode random \
          --probability 0.5 -j DNAT --to-destination {endpoint}\n\
          -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination \
@@ -414,7 +417,7 @@ fn asked(mut facts: Facts, rules: String) -> Vec<Finding> {
     let world = World::from_facts(&facts).unwrap();
     let probes = walk(&healthy(), &facts, &world);
     assert_eq!(probes.len(), 3, "a pod, an endpoint and the node");
-    probe::findings(&probes)
+    probe::findings(&probes, &|_| None)
 }
 
 const GOOD: &str = "10.244.1.11:8080";
@@ -469,7 +472,7 @@ fn reverse_path_filter_is_reported() {
     let probe = &mut probes[0];
     probe.packet.in_iface = Some("eth0".to_owned());
     probe.trace = trace::walk(&world, &probe.packet).unwrap();
-    let found = probe::lost(probe);
+    let found = probe::lost(probe, &|_| None);
     assert_found(
         &found,
         Cause::ReversePath,
@@ -511,7 +514,7 @@ fn rules_that_lead_to_the_relay_are_as_planned() {
     let world = World::from_facts(&facts).unwrap();
     let probes = walk(&healthy(), &facts, &world);
     assert!(probes.iter().all(probe::Probe::is_relayed));
-    assert_eq!(probe::findings(&probes), []);
+    assert_eq!(probe::findings(&probes, &|_| None), []);
 }
 
 #[test]

@@ -318,14 +318,22 @@ fn base(p: &mut Parser<'_>) -> Result<BaseDecl, ParseError> {
         return Err(token.error(format!("expected \"hook\", found {}", token.shown())));
     }
     let hook = p.word("a hook")?;
-    // Chains of family netdev have devices between the hook and the priority.
+    // Chains of devices have `device eth0` or `devices = { eth0, eth1 }` before the priority.
+    let mut devices: Vec<Box<str>> = Vec::new();
+    let mut is_list = false;
     loop {
         let token = p.some()?;
         if token.is_word("priority") {
             break;
         }
-        if token.is_sign("{") {
-            p.skip_block()?;
+        if token.is_sign("{") || token.is_sign("}") && is_list {
+            is_list = token.is_sign("{");
+        } else if matches!(token.kind, Kind::Word | Kind::Quoted)
+            && !matches!(token.text, "device" | "devices")
+        {
+            devices.push(token.text.into());
+        } else if is_list {
+            // Commas, and lines of a long list.
         } else if token.kind == Kind::Newline || token.is_sign("}") || token.is_sign(";") {
             return Err(token.error("a base chain needs a priority"));
         }
@@ -349,6 +357,7 @@ fn base(p: &mut Parser<'_>) -> Result<BaseDecl, ParseError> {
     Ok(BaseDecl {
         kind,
         hook: hook.text.into(),
+        devices,
         priority,
         drops: false,
     })

@@ -154,6 +154,8 @@ pub struct BaseDecl {
     pub kind: ChainType,
     /// The hook: `prerouting`, `input`, `forward`, `output`, `postrouting`, `ingress`, `egress`.
     pub hook: Box<str>,
+    /// The devices of a chain on `ingress` or `egress`; `*` at the end stands for any rest.
+    pub devices: Vec<Box<str>>,
     /// The priority; lower ones run earlier.
     pub priority: i32,
     /// Whether the policy is `drop`.

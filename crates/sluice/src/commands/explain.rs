@@ -82,7 +82,8 @@ pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathe
         }
         None => facts.hostname.clone(),
     };
-    let config = read_config(args.config.as_deref(), None)?;
+    // Defaults differ between modes, such as the addresses of NodePorts.
+    let config = read_config(args.config.as_deref(), Some(explain::mode_of(&world)))?;
     let events = objects(args, &here)?;
     let named = args.node.as_deref();
     let node_name = explain::node_name(&events, named, here, &explain::addresses(&facts))?;

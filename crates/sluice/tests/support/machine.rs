@@ -18,11 +18,11 @@ pub(crate) const OUTSIDE: [&str; 4] = ["10.201.0.2", "10.201.0.3", "fd00:201::2"
 /// A machine with its own link to the host, which is its default gateway. Deleted on drop.
 pub(crate) struct Machine {
     pub(crate) netns: NetNs,
-    server: Option<Running>,
+    pub(crate) server: Option<Running>,
 }
 
 impl Machine {
-    fn beside(host: &Host, cable: &str, addresses: &[&str]) -> Self {
+    pub(crate) fn beside(host: &Host, cable: &str, addresses: &[&str]) -> Self {
         let name = format!("{}-{cable}", host.name);
         let netns = NetNs::create(&name).unwrap();
         let machine = Self {

@@ -3,6 +3,7 @@
 use netfilter::iptables::{Chain, ChainState, Policy, Table, TableSet};
 use netfilter::nft_lang as nft;
 
+use super::state::State;
 use crate::outcome::Backend;
 use crate::world::World;
 
@@ -23,7 +24,7 @@ impl Side {
     }
 }
 
-/// A netfilter hook of the IP layers.
+/// A netfilter hook of the IP layers, or of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Hook {
     Prerouting,
@@ -31,15 +32,19 @@ pub(crate) enum Hook {
     Forward,
     Output,
     Postrouting,
+    Ingress,
+    Egress,
 }
 
 impl Hook {
-    pub(crate) const ALL: [Hook; 5] = [
+    pub(crate) const ALL: [Hook; 7] = [
         Hook::Prerouting,
         Hook::Input,
         Hook::Forward,
         Hook::Output,
         Hook::Postrouting,
+        Hook::Ingress,
+        Hook::Egress,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -49,17 +54,25 @@ impl Hook {
             Hook::Forward => "forward",
             Hook::Output => "output",
             Hook::Postrouting => "postrouting",
+            Hook::Ingress => "ingress",
+            Hook::Egress => "egress",
         }
     }
 
-    fn built_in(self) -> Chain {
-        match self {
+    /// Whether the hook is a device's, which only nf_tables has.
+    pub(crate) fn is_of_device(self) -> bool {
+        matches!(self, Hook::Ingress | Hook::Egress)
+    }
+
+    fn built_in(self) -> Option<Chain> {
+        Some(match self {
             Hook::Prerouting => const { Chain::literal("PREROUTING") },
             Hook::Input => const { Chain::literal("INPUT") },
             Hook::Forward => const { Chain::literal("FORWARD") },
             Hook::Output => const { Chain::literal("OUTPUT") },
             Hook::Postrouting => const { Chain::literal("POSTROUTING") },
-        }
+            Hook::Ingress | Hook::Egress => return None,
+        })
     }
 
     /// Return NAT's priority at this hook, and the side that it rewrites; `None` if there is no NAT
@@ -68,7 +81,7 @@ impl Hook {
         match self {
             Hook::Prerouting | Hook::Output => Some((-100, Side::Destination)),
             Hook::Input | Hook::Postrouting => Some((100, Side::Source)),
-            Hook::Forward => None,
+            Hook::Forward | Hook::Ingress | Hook::Egress => None,
         }
     }
 }
@@ -138,6 +151,25 @@ impl<'w> ChainRef<'w> {
         format!("{legacy}{} {} {}", self.family(), self.table(), self.name())
     }
 
+    /// Whether the chain is called for a packet on its interface: chains on a device's hook name their
+    /// devices.
+    pub(crate) fn is_called(&self, hook: Hook, state: &State<'_>) -> bool {
+        let iface = match hook {
+            Hook::Egress => state.oif.name(),
+            _ => state.iif.name(),
+        };
+        let ChainRef::Nft { chain, .. } = self else {
+            return true;
+        };
+        let is_it = |device: &str| match (iface, device.strip_suffix('*')) {
+            (Some(name), Some(prefix)) => name.starts_with(prefix),
+            (Some(name), None) => name == device,
+            (None, _) => false,
+        };
+        let mut devices = chain.base.iter().flat_map(|b| &b.devices);
+        !hook.is_of_device() || devices.any(|d| is_it(d))
+    }
+
     pub(crate) fn drops_by_policy(&self) -> bool {
         match self {
             ChainRef::Ipt { state, .. } => state.policy == Some(Policy::Drop),
@@ -201,7 +233,9 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
     let legacy = world.legacy.iter().map(|set| (set, Some(Backend::Legacy)));
     for (set, backend) in legacy.chain(sets).filter(|(s, _)| is_v6(s) == v6) {
         for (table, state) in &set.tables {
-            let name = hook.built_in();
+            let Some(name) = hook.built_in() else {
+                continue;
+            };
             let Some(chain) = state.chains.get(&name) else {
                 continue;
             };
@@ -275,8 +309,9 @@ pub(crate) fn not_walked(world: &World) -> impl Iterator<Item = String> {
         let acts = move |c: &&nft::ChainDecl| {
             let base = c.base.as_ref();
             base.is_some_and(|b| {
-                let known = Hook::ALL.iter().any(|h| h.name() == &*b.hook);
-                (foreign || !known) && (b.drops || !c.rules.is_empty())
+                let mut known = Hook::ALL.iter().filter(|h| h.name() == &*b.hook);
+                let is_walked = known.next().is_some_and(|h| h.is_of_device() || !foreign);
+                !is_walked && (b.drops || !c.rules.is_empty())
             })
         };
         table.chains.iter().filter(acts).map(|c| {
@@ -309,7 +344,15 @@ fn nft_entries<'w>(
         nft::TableFamily::Ip
     };
     for table in &world.nft.tables {
-        if table.dormant || !(table.family == family || table.family == nft::TableFamily::Inet) {
+        let is_family = if hook.is_of_device() {
+            matches!(
+                table.family,
+                nft::TableFamily::Netdev | nft::TableFamily::Inet
+            )
+        } else {
+            table.family == family || table.family == nft::TableFamily::Inet
+        };
+        if table.dormant || !is_family {
             continue;
         }
         for chain in &table.chains {

@@ -107,7 +107,7 @@ pub(crate) type Branch<'w> = (State<'w>, Then<'w>);
 /// The walk of one packet.
 pub(crate) struct Walker<'w> {
     pub(crate) world: &'w World,
-    entries: [Vec<Entry<'w>>; 5],
+    entries: [Vec<Entry<'w>>; 7],
     pub(crate) warnings: Vec<String>,
     queue: Vec<State<'w>>,
     outcomes: Vec<Assumed>,
@@ -214,7 +214,11 @@ impl<'w> Walker<'w> {
                 packet.src
             ));
         }
-        let stages = vec![Stage::RouteInput, Stage::Hook(Hook::Prerouting)];
+        let stages = vec![
+            Stage::RouteInput,
+            Stage::Hook(Hook::Prerouting),
+            Stage::Hook(Hook::Ingress),
+        ];
         let mut state = State::new(packet, Iface::named(iif.as_deref()), stages);
         if let Some(bridge) = iif {
             self.past_the_rules(&mut state, &bridge);
@@ -378,6 +382,7 @@ impl<'w> Walker<'w> {
             Some(Stage::RouteInput) => self.route_input(state),
             Some(Stage::RouteOutput) => self.route_output(state),
             Some(Stage::Send) => route::send(state),
+            Some(Stage::Leave) => route::leave(state),
             Some(Stage::Deliver) => {
                 let (_, dst) = state.shown_ends();
                 let effect = format!("delivered to the listener on {} {dst}", state.proto);
@@ -409,7 +414,9 @@ impl<'w> Walker<'w> {
                 conntrack(state);
             }
             EntryKind::Chain { chain, reroutes } => {
-                if cursor.chain == 0 {
+                if !chain.is_called(cursor.hook, state) {
+                    state.cursor = Some(done);
+                } else if cursor.chain == 0 {
                     state.cursor = Some(Cursor {
                         chain: 1,
                         before: here,
@@ -426,48 +433,57 @@ impl<'w> Walker<'w> {
                     }
                 }
             }
-            EntryKind::Nat {
-                side,
-                chains,
-                reversed,
-            } => {
-                let side = *side;
-                let settled = nat::is_settled(state, side);
-                if cursor.chain == 0
-                    && !settled
-                    && let Some(fact) = order(chains, reversed)
-                    && state.assumed(&fact).is_none()
-                {
-                    let (as_listed, other) = self.either(state.clone(), fact);
-                    *state = as_listed;
-                    state.forks.push(other);
-                    return;
-                }
-                let chain = in_order(state, chains, reversed).get(cursor.chain).copied();
-                let is_first = cursor.chain == 0;
-                let before = if is_first { here } else { cursor.before };
-                match chain {
-                    Some(chain) if !settled => {
-                        state.cursor = Some(Cursor {
-                            chain: cursor.chain + 1,
-                            before,
-                            ..cursor
-                        });
-                        state.frames.push(Frame { chain, rule: 0 });
-                    }
-                    _ => {
-                        state.cursor = Some(done);
-                        nat::settle(state, side);
-                        let moved = state.dst.ip != before.2;
-                        if cursor.hook == Hook::Output && moved {
-                            self.reroute(state);
-                        }
-                    }
-                }
-            }
+            EntryKind::Nat { .. } => self.next_nat_chain(state, cursor, done),
             EntryKind::Ipvs => {
                 state.cursor = Some(done);
                 self.ipvs(state);
+            }
+        }
+    }
+
+    /// Call the next chain of NAT, or end NAT at this hook.
+    fn next_nat_chain(&mut self, state: &mut State<'w>, cursor: Cursor, done: Cursor) {
+        let entry = self.entries[cursor.hook as usize].get(cursor.entry);
+        let Some(EntryKind::Nat {
+            side,
+            chains,
+            reversed,
+        }) = entry.map(|e| &e.kind)
+        else {
+            return;
+        };
+        let side = *side;
+        let here = done.before;
+        let settled = nat::is_settled(state, side);
+        if cursor.chain == 0
+            && !settled
+            && let Some(fact) = order(chains, reversed)
+            && state.assumed(&fact).is_none()
+        {
+            let (as_listed, other) = self.either(state.clone(), fact);
+            *state = as_listed;
+            state.forks.push(other);
+            return;
+        }
+        let chain = in_order(state, chains, reversed).get(cursor.chain).copied();
+        let is_first = cursor.chain == 0;
+        let before = if is_first { here } else { cursor.before };
+        match chain {
+            Some(chain) if !settled => {
+                state.cursor = Some(Cursor {
+                    chain: cursor.chain + 1,
+                    before,
+                    ..cursor
+                });
+                state.frames.push(Frame { chain, rule: 0 });
+            }
+            _ => {
+                state.cursor = Some(done);
+                nat::settle(state, side);
+                let moved = state.dst.ip != before.2;
+                if cursor.hook == Hook::Output && moved {
+                    self.reroute(state);
+                }
             }
         }
     }

@@ -113,11 +113,7 @@ impl<'w> Walker<'w> {
     fn forward(&mut self, state: &mut State<'w>, hop: Option<&RouteHop>) {
         let v6 = state.is_v6();
         let forwarding = self.world.host.forwarding(state.iif.name(), v6);
-        let sysctl = if v6 {
-            "net.ipv6.conf.all.forwarding"
-        } else {
-            "net.ipv4.ip_forward"
-        };
+        let sysctl = self.world.host.forwarding_sysctl(state.iif.name(), v6);
         match forwarding {
             Some(false) => {
                 state.note_as(
@@ -309,6 +305,12 @@ pub(crate) fn send(state: &mut State<'_>) {
         state.stages.push(Stage::Hook(Hook::Prerouting));
         return;
     }
+    state.stages.push(Stage::Leave);
+    state.stages.push(Stage::Hook(Hook::Egress));
+}
+
+/// The packet leaves this node.
+pub(crate) fn leave(state: &mut State<'_>) {
     let through = state
         .oif
         .name()

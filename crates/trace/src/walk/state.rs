@@ -91,8 +91,10 @@ pub(crate) enum Stage {
     RouteInput,
     /// The choice of a route for a packet of this node.
     RouteOutput,
-    /// The packet leaves through `oif`; through `lo` it enters again.
+    /// The packet is sent through `oif`; through `lo` it enters again.
     Send,
+    /// The packet has passed the device's chains.
+    Leave,
     /// Delivery to a socket of this node.
     Deliver,
 }

@@ -161,7 +161,7 @@ fn external(policy: TrafficPolicy, mangle: &str, postrouting: &str) -> Vec<Findi
     // The rules above are those for clients outside.
     probes.retain(|p| p.packet.from == trace::Origin::Outside);
     assert!(!probes.is_empty());
-    probe::findings(&probes)
+    probe::findings(&probes, &|_| None)
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn rules_of_a_proxy_under_another_node_name_are_reported() {
     let world = World::from_facts(&facts).unwrap();
     let mut probes = walk(&subject, &facts, &world);
     probes.retain(|p| p.packet.from == trace::Origin::Outside);
-    let found = probe::findings(&probes);
+    let found = probe::findings(&probes, &|_| None);
     let words = ["has no local endpoints", "--hostname-override"];
     assert_found(&found, Cause::NodeName, Weight::Broken, &words);
 }

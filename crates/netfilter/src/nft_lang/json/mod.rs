@@ -205,9 +205,19 @@ fn chain(body: &Json) -> Result<ChainDecl, String> {
             Some(Json::String(s)) => block::priority(s, hook),
             _ => None,
         };
+        let devices = match body.get("dev") {
+            Some(Json::String(one)) => vec![one.as_str().into()],
+            Some(Json::Array(all)) => all
+                .iter()
+                .filter_map(Json::as_str)
+                .map(Into::into)
+                .collect(),
+            _ => Vec::new(),
+        };
         chain.base = Some(BaseDecl {
             kind,
             hook: hook.into(),
+            devices,
             priority: priority.ok_or("\"prio\" is not a priority")?,
             drops: body.get("policy").and_then(Json::as_str) == Some("drop"),
         });

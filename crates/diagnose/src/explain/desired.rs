@@ -68,10 +68,10 @@ impl<'a> Desired<'a> {
         self.world.get_or_init(render).as_ref()
     }
 
-    /// Return what differs between the desired rules and the kernel's on a connection's path: a missing,
+    /// Return the difference between the desired and the existing rules on the path of a connection: a missing,
     /// additional or moved rule, or an element; `None` if that cannot be determined.
     pub(crate) fn difference(&self, probe: &Probe, actual: &World) -> Option<Difference> {
-        if self.mode == Mode::Nftables && is_kube_proxys(actual) {
+        if self.mode == Mode::Nftables && has_service_chains(actual) {
             return None;
         }
         let desired = self.world()?;
@@ -128,7 +128,7 @@ pub(crate) struct Difference {
 }
 
 /// Whether the table is in kube-proxy's layout, with chains for each Service.
-fn is_kube_proxys(world: &World) -> bool {
+fn has_service_chains(world: &World) -> bool {
     let mut tables = world.nft.tables.iter();
     tables.any(|t| {
         *t.name == *dataplane::nftables::TABLE

@@ -14,7 +14,7 @@ use model::Mode;
 use node::{Node, Patience};
 use table::{Damage, Effect};
 
-/// Do the damage, compare connections with the findings, and repair it; return what is wrong.
+/// Do the damage, compare connections with the findings, and repair it; return every contradiction.
 fn check(node: &mut Node, damage: &Damage) -> Vec<String> {
     node.harm(&damage.how);
     let verified = node.verify();

@@ -77,8 +77,11 @@ lint:
 
 # The tests that need no root. CONTRIBUTING.md explains the tiers.
 check: lint
-	$(CARGO) test $(addprefix --package ,model plan netfilter config source observe) --lib --tests
-	$(CARGO) test --package dataplane --lib
+	$(CARGO) test $(addprefix --package ,model plan netfilter config source observe relay) --lib --tests
+	$(CARGO) test $(addprefix --package ,dataplane diagnose lab apiserver-sim) --lib
+	# The test `kernel` needs root.
+	$(CARGO) test --package trace --lib \
+	    $(addprefix --test ,scenarios plan observed ipvs foreign unknown hostile paste output)
 	$(CARGO) test --package xtask --test modules
 
 release:

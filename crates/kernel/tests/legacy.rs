@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kernel::ipset::IpSets;
 use kernel::iptables::legacy::{Legacy, LegacyError, tables};
-use netfilter::iptables::{Family, Table, TableSet};
+use netfilter::iptables::{Family, Match, Rule, Table, TableSet, Target};
 use nix::fcntl::{Flock, FlockArg};
 use support::{in_namespace, run};
 
@@ -274,5 +274,106 @@ fn changes_of_other_programs_meanwhile_are_not_lost() {
         assert_eq!(now.matches("-A FOO -s 10.").count(), 2_000);
         let listed = TableSet::parse(family, &now).unwrap();
         assert_eq!(read(family).0, listed);
+    });
+}
+
+/// Apply the same inputs with iptables-legacy-restore and natively; return both results.
+fn both(family: Family, inputs: &[&str]) -> [String; 2] {
+    let with = |native: bool| {
+        in_namespace(|| {
+            for input in inputs {
+                create_sets(family, input);
+                match native {
+                    true => legacy(family).restore(input).unwrap(),
+                    false => restore(family, input, "--noflush --counters"),
+                }
+            }
+            saved(family)
+        })
+    };
+    [with(false), with(true)]
+}
+
+#[test]
+fn restored_tables_equal_those_of_iptables_legacy_restore() {
+    for family in FAMILIES {
+        for (path, text) in rule_sets(family) {
+            // Rules that contain an extension that is not modelled cannot be written natively.
+            let unknown = [
+                "-m string",
+                "-m socket",
+                "-m hashlimit",
+                "-m length",
+                "-j TOS",
+                "-j CHECKSUM",
+            ];
+            let lines = text.lines().filter(|line| {
+                let rule = line
+                    .split_once("-A ")
+                    .and_then(|(_, rule)| rule.split_once(' '));
+                let rule = rule.map(|(_, rule)| Rule::parse(family, rule).unwrap());
+                let is_unknown = |rule: Rule| {
+                    let mut matches = rule.matches.iter();
+                    matches.any(|m| matches!(m, Match::Unknown(_)))
+                        || matches!(rule.target, Some(Target::Unknown(_)))
+                };
+                !rule.is_some_and(is_unknown) && !unknown.iter().any(|name| line.contains(name))
+            });
+            let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+            let [theirs, own] = both(family, &[&text]);
+            assert_eq!(own, theirs, "{}", path.display());
+            // A second time: chains are emptied and filled, rules of built-in chains are added again.
+            let [theirs, own] = both(family, &[&text, &text]);
+            assert_eq!(own, theirs, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn single_commands_have_the_effect_of_iptables_legacy_restore() {
+    // iptables-legacy-restore 1.8.9 loses the counters of policies.
+    let start = "*filter\n:INPUT DROP [0:0]\n:Z - [0:0]\n:A - [0:0]\n[1:2] -A INPUT -j A\n\
+        [3:4] -A A -p udp -m udp --dport 53 -j ACCEPT\n[5:6] -A A -p tcp -j Z\nCOMMIT\n";
+    let change = "*filter\n:M - [0:0]\n-I INPUT 1 -j M\n-I A 2 -i eth0 -j DROP\n\
+        -D A -p udp -m udp --dport 53 -j ACCEPT\n[7:8] -A M -j LOG --log-prefix \"x y\"\n-R A 2 -g M\n\
+        -F Z\n-X Z\n-P FORWARD DROP\nCOMMIT\n*nat\n:POSTROUTING ACCEPT [0:0]\n\
+        -A POSTROUTING -o eth0 -j MASQUERADE --random-fully\nCOMMIT\n";
+    for family in FAMILIES {
+        let [theirs, own] = both(family, &[start, change]);
+        assert_eq!(own, theirs);
+        assert!(own.contains("[7:8] -A M -j LOG"), "{own}");
+    }
+}
+
+#[test]
+fn refused_commands_name_their_line_and_change_nothing() {
+    in_namespace(|| {
+        let family = Family::Ipv4;
+        restore(family, "*filter\n:A - [0:0]\n-A INPUT -j A\nCOMMIT\n", "");
+        let before = saved(family);
+        let refused = |line: &str| {
+            let input =
+                format!("*nat\n:N - [0:0]\nCOMMIT\n*filter\n-A A -j DROP\n{line}\nCOMMIT\n");
+            let (committed, error) = legacy(family).restore(&input).unwrap_err();
+            assert_eq!(committed, 1, "{error}");
+            let LegacyError::Refused(error) = error else {
+                panic!("{error}");
+            };
+            assert_eq!(error.line, 6);
+            let now = saved(family);
+            let filter = now
+                .split_inclusive("COMMIT\n")
+                .find(|t| t.starts_with("*filter"));
+            assert_eq!(filter, Some(before.as_str()));
+            error.reason.to_string()
+        };
+        assert_eq!(refused("-X A"), "chain A has rules and cannot be deleted");
+        assert_eq!(
+            refused("-A A -j NONE"),
+            "chain A jumps to NONE, which does not exist"
+        );
+        assert_eq!(refused("-D A -j ACCEPT"), "chain A has no rule like this");
+        let unknown = refused("-A A -p tcp -m string --string q --algo bm");
+        assert_eq!(unknown, "match string is not modelled");
     });
 }

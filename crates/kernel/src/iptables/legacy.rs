@@ -11,14 +11,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use netfilter::iptables::{ApplyError, Command, Match, ParseError, Restore, TableSet, Target};
 use netfilter::iptables_legacy::{Blob, HOOKS, Info, Malformed, Origin, RawTable};
+use netfilter::iptables_nft::SetIndex;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::Table;
-use crate::Family;
+use crate::ipset::IpSets;
+use crate::{Family, netlink};
 
 /// `XT_LOCK_NAME` of iptables.
 const LOCK_FILE: &str = "/run/xtables.lock";
@@ -91,6 +94,15 @@ pub enum LegacyError {
         /// The file.
         path: PathBuf,
     },
+    /// The input of a restore cannot be parsed.
+    #[error(transparent)]
+    Input(#[from] ParseError),
+    /// A command cannot be applied to the table.
+    #[error(transparent)]
+    Refused(#[from] ApplyError),
+    /// The names of ipsets cannot be read.
+    #[error(transparent)]
+    Sets(#[from] netlink::Error),
     /// Other programs kept changing the table.
     #[error("legacy {family} table {table} was changed by other programs while it was being read")]
     Busy {
@@ -190,25 +202,91 @@ impl Legacy {
             return Ok(0);
         }
         let mut removed = 0;
-        self.change(table, &mut |raw| removed = raw.remove_chains(is_removed))?;
+        let _lock = self.lock()?;
+        self.change(table, &mut |raw| {
+            removed = raw.remove_chains(is_removed);
+            Ok(())
+        })?;
         Ok(removed)
     }
 
-    /// Replace a table by a changed one, under the xtables lock. Entries that were read keep their
-    /// counters. `change` is called again if the table changed meanwhile.
+    /// Return the rules of tables as `iptables-legacy-save` prints them; nothing for tables that do not
+    /// exist. What could not be decoded is appended to `problems`.
     ///
     /// # Errors
-    /// See [`LegacyError`]. The table is unchanged, except that counters may be lost if only their
-    /// addition failed.
-    pub fn change(
+    /// See [`LegacyError`].
+    pub fn table_set(
+        &self,
+        tables: &[Table],
+        problems: &mut Vec<String>,
+    ) -> Result<TableSet, LegacyError> {
+        let mut set = TableSet::new(self.family);
+        let mut sets = None;
+        for table in tables {
+            if let Some(raw) = self.read(*table)? {
+                let sets = match &mut sets {
+                    Some(sets) => sets,
+                    None => sets.insert(IpSets::open()?.index()?),
+                };
+                let (state, found) = raw.table_state(sets);
+                set.tables.insert(*table, state);
+                let found = found.into_iter();
+                problems.extend(found.map(|what| format!("legacy table {table}: {what}")));
+            }
+        }
+        Ok(set)
+    }
+
+    /// Return the text of tables as `iptables-legacy-save` prints it without counters; empty if none of
+    /// them exists. What could not be decoded is appended to `problems`.
+    ///
+    /// # Errors
+    /// See [`LegacyError`].
+    pub fn save(
+        &self,
+        tables: &[Table],
+        problems: &mut Vec<String>,
+    ) -> Result<String, LegacyError> {
+        let mut set = self.table_set(tables, problems)?;
+        let chains = set.tables.values_mut();
+        for chain in chains.flat_map(|table| table.chains.values_mut()) {
+            chain.rules.iter_mut().for_each(|rule| rule.counters = None);
+        }
+        Ok(set.to_string())
+    }
+
+    /// Apply `input` like `iptables-legacy-restore --noflush`, with the counters that it contains: chains
+    /// that it declares are emptied and filled, all others are left alone. A table that does not exist is
+    /// created. The tables of the input are committed one after the other, under the xtables lock.
+    ///
+    /// # Errors
+    /// See [`LegacyError`]. The tables before the one at fault are committed; their number is returned too.
+    pub fn restore(&self, input: &str) -> Result<(), (usize, LegacyError)> {
+        let restore = Restore::parse(self.family, input).map_err(|error| (0, error.into()))?;
+        let sets = match names_sets(&restore) {
+            true => IpSets::open().and_then(|mut ipsets| ipsets.index()),
+            false => Ok(SetIndex::default()),
+        };
+        let sets = sets.map_err(|error| (0, error.into()))?;
+        let _lock = self.lock().map_err(|error| (0, error))?;
+        for (done, section) in restore.tables.iter().enumerate() {
+            let change = &mut |raw: &mut RawTable| Ok(raw.apply(section, &sets)?);
+            let changed = self.change(section.table, change);
+            changed.map_err(|error| (done, error))?;
+        }
+        Ok(())
+    }
+
+    /// Replace a table by a changed one; the caller has the xtables lock. Entries that were read keep
+    /// their counters. `change` is called again if the table changed meanwhile.
+    fn change(
         &self,
         table: Table,
-        change: &mut dyn FnMut(&mut RawTable),
+        change: &mut dyn FnMut(&mut RawTable) -> Result<(), LegacyError>,
     ) -> Result<(), LegacyError> {
-        let _lock = self.lock()?;
         for _ in 0..ATTEMPTS {
             let done = self.read_once(table).and_then(|(mut raw, entries)| {
-                change(&mut raw);
+                change(&mut raw)?;
                 self.replace(table, &raw.encode(), entries)
             });
             match done {
@@ -388,13 +466,33 @@ fn put_name(bytes: &mut [u8], table: Table) {
     bytes[..name.len()].copy_from_slice(name);
 }
 
+/// Whether any rule of the input names an ipset.
+fn names_sets(restore: &Restore) -> bool {
+    let commands = restore.tables.iter().flat_map(|section| &section.commands);
+    let mut rules = commands.filter_map(|(_, command)| match command {
+        Command::Append { rule, .. }
+        | Command::Insert { rule, .. }
+        | Command::Replace { rule, .. }
+        | Command::Delete { rule, .. } => Some(rule),
+        _ => None,
+    });
+    rules.any(|rule| {
+        let mut matches = rule.matches.iter();
+        matches.any(|m| matches!(m, Match::Set(_))) || matches!(rule.target, Some(Target::Set(_)))
+    })
+}
+
 /// Return the counters of a new table's entries, from those of the old table.
 fn kept_counters(blob: &Blob, old: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(blob.origins.len() * COUNTERS);
     for origin in &blob.origins {
         let counters = match origin {
             Origin::Kept(position) => old.chunks_exact(COUNTERS).nth(*position as usize),
-            Origin::New => None,
+            Origin::New(counters) => {
+                kept.extend_from_slice(&counters.packets.to_ne_bytes());
+                kept.extend_from_slice(&counters.bytes.to_ne_bytes());
+                continue;
+            }
         };
         kept.extend_from_slice(counters.unwrap_or(&[0; COUNTERS]));
     }

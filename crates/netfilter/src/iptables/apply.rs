@@ -56,6 +56,8 @@ pub enum Refusal {
     LongComment,
     #[error("cannot parse the line: {0}")]
     Unparsable(String),
+    #[error("{0}")]
+    Unsupported(String),
 }
 
 impl TableSet {

@@ -6,7 +6,7 @@ use super::layout::{
     ERROR_NAME, ERROR_TEXT, EXTENSION, Entry, HOOKS, Info, NAME, STANDARD, VERDICT_RETURN, text_at,
     u16_at, u32_at, u64_at,
 };
-use super::{HOOK_NAMES, Malformed};
+use super::{HOOK_NAMES, Malformed, Origin};
 use crate::iptables::{Counters, Family};
 
 /// A table as the kernel has it.
@@ -41,8 +41,7 @@ pub struct RawRule {
     /// `struct ipt_entry` with matches and target. A jump's offset in it is meaningless.
     pub(super) bytes: Box<[u8]>,
     pub(super) jump: Jump,
-    /// The position in the kernel's blob; `None` for a new entry.
-    pub(super) position: Option<u32>,
+    pub(super) origin: Origin,
 }
 
 /// The target of an entry.
@@ -185,8 +184,10 @@ impl RawTable {
                 let Ok(target) = usize::try_from(verdict) else {
                     continue;
                 };
-                let position = rule.position.map_or(usize::MAX, |at| at as usize);
-                let next = offsets.get(position.saturating_add(1));
+                let Origin::Kept(position) = rule.origin else {
+                    continue;
+                };
+                let next = offsets.get(position as usize + 1);
                 rule.jump = match starts.get(&target) {
                     _ if next == Some(&target) => Jump::Next,
                     Some(chain) => Jump::Chain(*chain),
@@ -228,7 +229,7 @@ fn entries(entry: &Entry, blob: &[u8]) -> Result<(Vec<RawRule>, Vec<usize>), Mal
         rules.push(RawRule {
             bytes: bytes.into(),
             jump: Jump::None,
-            position: Some(position),
+            origin: Origin::Kept(position),
         });
         offsets.push(at);
         at += size;

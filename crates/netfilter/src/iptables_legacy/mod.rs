@@ -6,6 +6,7 @@
 //! every rule byte for byte, so that a table can be written back without some of its chains.
 //! [`RawTable::table_state`] decodes the rules.
 
+mod apply;
 mod blob;
 mod fuzz;
 mod layout;

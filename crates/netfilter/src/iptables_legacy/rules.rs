@@ -67,15 +67,15 @@ impl RawChain {
     }
 }
 
-struct Reader<'a> {
-    family: Family,
-    entry: &'static Entry,
-    names: &'a [Option<Chain>],
-    sets: &'a SetIndex,
+pub(super) struct Reader<'a> {
+    pub(super) family: Family,
+    pub(super) entry: &'static Entry,
+    pub(super) names: &'a [Option<Chain>],
+    pub(super) sets: &'a SetIndex,
 }
 
 impl Reader<'_> {
-    fn rule(&self, raw: &RawRule) -> Result<Rule, Unsupported> {
+    pub(super) fn rule(&self, raw: &RawRule) -> Result<Rule, Unsupported> {
         let parts = raw.parts(self.entry);
         let Parts {
             head,

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::iptables::{
-    Chain, Family, Match, Rule, Table, TableSet, TableState, Target, matches, targets,
+    Chain, Family, Flush, Match, Restore, Rule, Table, TableSet, TableState, Target, matches,
+    targets,
 };
 use crate::iptables_nft::SetIndex;
 use crate::mutate::{mutate, random};
@@ -266,5 +267,67 @@ proptest! {
         let mut read = decoded(family, &blob, &sets);
         read.chains.retain(|chain, _| state.chains.contains_key(chain));
         prop_assert_eq!(read, state);
+    }
+}
+
+/// Any line of a restore's input about a few chains, valid or not.
+fn line() -> impl Strategy<Value = String> {
+    let chain = || prop::sample::select(vec!["INPUT", "A", "B", "C", "NEW"]);
+    let rule = || {
+        prop::sample::select(vec![
+            "-j A",
+            "-g B",
+            "-j NEW",
+            "-j INPUT",
+            "-p tcp -m tcp --dport 80 -j ACCEPT",
+            "-s 10.0.0.0/8 -j DROP",
+            "-i eth0",
+            "-j RETURN",
+            "-m comment --comment \"a b\" -j MARK --set-xmark 0x1/0x1",
+        ])
+    };
+    let counted = || prop::sample::select(vec!["", "[3:4] "]);
+    prop_oneof![
+        4 => (counted(), chain(), rule()).prop_map(|(n, c, r)| format!("{n}-A {c} {r}")),
+        3 => (chain(), 1..4, rule()).prop_map(|(c, at, r)| format!("-I {c} {at} {r}")),
+        3 => (chain(), rule()).prop_map(|(c, r)| format!("-D {c} {r}")),
+        1 => (chain(), 1..4).prop_map(|(c, at)| format!("-D {c} {at}")),
+        1 => (chain(), 1..4, rule()).prop_map(|(c, at, r)| format!("-R {c} {at} {r}")),
+        2 => chain().prop_map(|c| format!(":{c} - [0:0]")),
+        1 => Just(":INPUT DROP [0:0]".to_owned()),
+        1 => chain().prop_map(|c| format!("-N {c}")),
+        1 => chain().prop_map(|c| format!("-F {c}")),
+        1 => chain().prop_map(|c| format!("-X {c}")),
+        1 => Just("-P INPUT DROP".to_owned()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// The kernel's blob and the model of iptables-restore change in the same steps, with the same refusals.
+    #[test]
+    fn restores_change_a_blob_like_the_model(
+        inputs in prop::collection::vec(prop::collection::vec(line(), 1..8), 1..10),
+    ) {
+        let family = Family::Ipv4;
+        let start = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+            :A - [0:0]\n:B - [0:0]\n:C - [0:0]\n-A INPUT -j A\n-A A -j B\n-A B -j C\nCOMMIT\n";
+        let mut model = TableSet::parse(family, start).unwrap();
+        let sets = SetIndex::default();
+        let mut blob = encoded(family, Table::Filter, &model.tables[&Table::Filter], &sets).unwrap();
+        for lines in inputs {
+            let text = format!("*filter\n{}\nCOMMIT\n", lines.join("\n"));
+            let Ok(restore) = Restore::parse(family, &text) else { continue };
+            let mut raw = RawTable::decode(family, &blob.info, &blob.bytes).unwrap();
+            let applied = raw.apply(&restore.tables[0], &sets);
+            let expected = model.apply(restore, Flush::Nothing);
+            prop_assert_eq!(&applied, &expected, "{}", text);
+            if applied.is_ok() {
+                blob = raw.encode();
+            }
+            let read = decoded(family, &blob, &sets);
+            prop_assert_eq!(&read, &model.tables[&Table::Filter], "{}", text);
+        }
     }
 }

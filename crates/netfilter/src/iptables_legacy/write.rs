@@ -6,7 +6,7 @@ use super::layout::{
 };
 use super::{HOOK_NAMES, Jump, RawChain, RawRule, RawTable};
 use crate::iptables::{
-    Family, Header, Interface, Negatable, Policy, Rule, Table, TableState, Target,
+    Counters, Family, Header, Interface, Negatable, Policy, Rule, Table, TableState, Target,
 };
 use crate::iptables_nft::{SetIndex, Unsupported, matches, targets};
 use crate::nft::Expr;
@@ -27,8 +27,8 @@ pub struct Blob {
 pub enum Origin {
     /// The position of the entry in the table that was read.
     Kept(u32),
-    /// A new entry.
-    New,
+    /// A new entry, with its counters.
+    New(Counters),
 }
 
 impl RawTable {
@@ -166,18 +166,15 @@ impl Blob {
             let target = super::layout::u16_at(bytes, entry.target_offset).map_or(0, usize::from);
             put(bytes, target + EXTENSION, &(offset as u32).to_ne_bytes());
         }
-        self.origins.push(match rule.position {
-            Some(position) => Origin::Kept(position),
-            None => Origin::New,
-        });
+        self.origins.push(rule.origin);
     }
 }
 
 /// Makes entries.
-struct New<'a> {
-    entry: &'static Entry,
-    family: Family,
-    sets: &'a SetIndex,
+pub(super) struct New<'a> {
+    pub(super) entry: &'static Entry,
+    pub(super) family: Family,
+    pub(super) sets: &'a SetIndex,
 }
 
 impl New<'_> {
@@ -192,17 +189,17 @@ impl New<'_> {
         RawRule {
             bytes: bytes.into(),
             jump,
-            position: None,
+            origin: Origin::New(Counters::default()),
         }
     }
 
-    fn standard(&self, verdict: i32) -> RawRule {
+    pub(super) fn standard(&self, verdict: i32) -> RawRule {
         let mut bytes = vec![0; self.entry.size];
         push_standard(&mut bytes, verdict);
         self.finish(bytes, self.entry.size, Jump::None)
     }
 
-    fn error(&self, text: &[u8]) -> RawRule {
+    pub(super) fn error(&self, text: &[u8]) -> RawRule {
         let mut bytes = vec![0; self.entry.size];
         let mut info = vec![0; ERROR - EXTENSION];
         put(&mut info, 0, text.get(..ERROR_TEXT - 1).unwrap_or(text));
@@ -210,7 +207,7 @@ impl New<'_> {
         self.finish(bytes, self.entry.size, Jump::None)
     }
 
-    fn rule(
+    pub(super) fn rule(
         &self,
         rule: &Rule,
         place: &dyn Fn(crate::iptables::Chain) -> Option<usize>,
@@ -246,7 +243,9 @@ impl New<'_> {
         if bytes.len() > usize::from(u16::MAX) {
             return Err(Unsupported::new("a rule of more than 64 KiB"));
         }
-        Ok(self.finish(bytes, target, jump))
+        let mut raw = self.finish(bytes, target, jump);
+        raw.origin = Origin::New(rule.counters.unwrap_or_default());
+        Ok(raw)
     }
 
     fn header(&self, bytes: &mut [u8], header: &Header) -> Result<(), Unsupported> {

@@ -39,7 +39,7 @@ use crate::nft;
 
 /// An extension, or a use of one, without a known nf_tables form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not modelled for nf_tables")]
+#[error("{0} is not modelled")]
 pub struct Unsupported(pub String);
 
 impl Unsupported {

@@ -354,9 +354,10 @@ fn refused_commands_name_their_line_and_change_nothing() {
         let refused = |line: &str| {
             let input =
                 format!("*nat\n:N - [0:0]\nCOMMIT\n*filter\n-A A -j DROP\n{line}\nCOMMIT\n");
-            let (committed, error) = legacy(family).restore(&input).unwrap_err();
-            assert_eq!(committed, 1, "{error}");
-            let LegacyError::Refused(error) = error else {
+            let error = legacy(family).restore(&input).unwrap_err();
+            assert!(error.is_rejection(), "{error}");
+            assert_eq!(error.tables_committed, 1, "{error}");
+            let LegacyError::Refused(error) = error.cause else {
                 panic!("{error}");
             };
             assert_eq!(error.line, 6);

@@ -7,7 +7,6 @@ mod listing;
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -99,12 +98,9 @@ fn once(backend: &str) {
 }
 
 /// `proxy --once` of the first configuration with this back end, which must succeed; its log.
-fn run_once(host: &Host, backend: &str, path: Option<&str>) -> String {
+fn run_once(host: &Host, backend: &str) -> String {
     let mut command = proxy(&CASES[0], host, Mode::Iptables);
     command.arg(format!("--iptables-backend={backend}"));
-    if let Some(path) = path {
-        command.env("PATH", path);
-    }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stderr)
@@ -115,11 +111,11 @@ fn run_once(host: &Host, backend: &str, path: Option<&str>) -> String {
 fn rules_of_an_earlier_proxy_are_removed_from_the_other_back_end() {
     for (before, after) in [("legacy", "nft"), ("nft", "legacy")] {
         let host = Host::new();
-        run_once(&host, before, None);
+        run_once(&host, before);
         host.sh(&format!(
             "iptables-{before} -t nat -N MINE; iptables-{before} -t nat -A PREROUTING -j MINE"
         ));
-        let log = run_once(&host, after, None);
+        let log = run_once(&host, after);
         for (family, tool) in [(Family::Ipv4, "iptables"), (Family::Ipv6, "ip6tables")] {
             let ours = host.rules(&format!("{tool}-{after}-save"), family);
             let what = format!("from {before} to {after}: {tool}");
@@ -135,35 +131,6 @@ fn rules_of_an_earlier_proxy_are_removed_from_the_other_back_end() {
         let left = host.sh(&format!("iptables-{before}-save -t nat"));
         assert!(left.contains("-A PREROUTING -j MINE"), "{left}");
     }
-}
-
-/// A tool that does not reply in time on a busy node is not a missing tool.
-#[test]
-fn a_slow_probe_of_iptables_is_repeated() {
-    let host = Host::new();
-    let folder = tempfile::tempdir().unwrap();
-    let tool = folder.path().join("iptables-legacy-restore");
-    let real = host.sh("command -v iptables-legacy-restore");
-    let script = format!(
-        "#!/bin/sh\nmkdir {0}/asked 2>/dev/null && exec sleep 600\nexec {1} \"$@\"\n",
-        folder.path().display(),
-        real.trim()
-    );
-    fs::write(&tool, script).unwrap();
-    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = std::env::var("PATH").unwrap();
-    let log = run_once(
-        &host,
-        "legacy",
-        Some(&format!("{}:{path}", folder.path().display())),
-    );
-    assert!(log.contains("Cannot probe iptables; retrying"), "{log}");
-    let ours = host.rules("iptables-legacy-save", Family::Ipv4);
-    assert_same(
-        &ours,
-        &expected(&CASES[0], Family::Ipv4),
-        "after a slow probe",
-    );
 }
 
 /// Load a table in a namespace of its own, and return the listing of `nft`.

@@ -12,7 +12,7 @@ use netfilter::iptables_legacy::RawChain;
 use netfilter::nft;
 
 use super::legacy::{self, Legacy};
-use super::{Backend, Error, Table, ToolSet};
+use super::{Backend, Table};
 use crate::nfnetlink::NfTables;
 use crate::{Family, family, netlink};
 
@@ -52,8 +52,8 @@ pub enum Reason {
     KubeChains,
     /// No Kubernetes rules exist; the plain `iptables` uses this back end.
     PlainTool,
-    /// No Kubernetes rules and no plain `iptables` exist, or no legacy programs are installed.
-    Installed,
+    /// No Kubernetes rules and no plain `iptables` exist.
+    Default,
 }
 
 impl fmt::Display for Choice {
@@ -63,21 +63,16 @@ impl fmt::Display for Choice {
             Reason::KubeletHintOtherFamily => "kubelet's hint chains exist in the other family",
             Reason::KubeChains => "it has most KUBE- chains",
             Reason::PlainTool => "no Kubernetes rules exist; the plain iptables uses it",
-            Reason::Installed => "the default without legacy iptables programs",
+            Reason::Default => "no Kubernetes rules exist; the default",
         };
         write!(f, "{} ({why})", self.backend)
     }
 }
 
 /// Choose by the rules of the family itself, then by kubelet's hints in the other family, then by the
-/// plain tool's back end, then by the installed tools (nft first).
-pub fn choose(
-    own: Evidence,
-    other: Evidence,
-    plain: Option<Backend>,
-    installed: &[Backend],
-) -> Option<Choice> {
-    let found = |backend, reason| Some(Choice { backend, reason });
+/// plain tool's back end, otherwise nf_tables.
+pub fn choose(own: Evidence, other: Evidence, plain: Option<Backend>) -> Choice {
+    let found = |backend, reason| Choice { backend, reason };
     if let Some(backend) = by_hints(own) {
         return found(backend, Reason::KubeletHint);
     }
@@ -85,17 +80,13 @@ pub fn choose(
         return found(backend, Reason::KubeletHintOtherFamily);
     }
     match own.nft_chains.cmp(&own.legacy_chains) {
-        std::cmp::Ordering::Greater => return found(Backend::Nft, Reason::KubeChains),
-        std::cmp::Ordering::Less => return found(Backend::Legacy, Reason::KubeChains),
-        std::cmp::Ordering::Equal => {}
+        std::cmp::Ordering::Greater => found(Backend::Nft, Reason::KubeChains),
+        std::cmp::Ordering::Less => found(Backend::Legacy, Reason::KubeChains),
+        std::cmp::Ordering::Equal => match plain {
+            Some(backend) => found(backend, Reason::PlainTool),
+            None => found(Backend::Nft, Reason::Default),
+        },
     }
-    if let Some(backend) = plain {
-        return found(backend, Reason::PlainTool);
-    }
-    let backend = [Backend::Nft, Backend::Legacy]
-        .into_iter()
-        .find(|backend| installed.contains(backend))?;
-    found(backend, Reason::Installed)
 }
 
 /// nf_tables wins if both have hints: legacy hints can be left over from before an upgrade; the opposite
@@ -110,36 +101,15 @@ fn by_hints(evidence: Evidence) -> Option<Backend> {
     }
 }
 
-/// Choose by the rules of the current network namespace. nf_tables needs no program; the legacy back
-/// end is chosen only if its programs are installed.
-pub(super) fn look(family: Family) -> Result<Choice, Error> {
-    let mut installed = vec![Backend::Nft];
-    if known(ToolSet::find(family, Backend::Legacy))?.is_ok() {
-        installed.push(Backend::Legacy);
-    }
-    let nft = Choice {
-        backend: Backend::Nft,
-        reason: Reason::Installed,
-    };
-    if !installed.contains(&Backend::Legacy) {
-        return Ok(nft);
-    }
+/// Choose by the rules of the current network namespace.
+pub(super) fn look(family: Family) -> Choice {
     let own = gather(family);
     let other = if by_hints(own).is_none() && family::in_kernel(family::other(family)) {
         gather(family::other(family))
     } else {
         Evidence::default()
     };
-    let plain = ToolSet::plain_backend(family)?;
-    Ok(choose(own, other, plain, &installed).unwrap_or(nft))
-}
-
-/// Pass on a transient failure, which does not show whether the tools are installed.
-fn known<T>(found: Result<T, Error>) -> Result<Result<T, Error>, Error> {
-    match found {
-        Err(error) if error.is_transient() => Err(error),
-        found => Ok(found),
-    }
+    choose(own, other, plain_backend(family))
 }
 
 /// Count the chains of Kubernetes software. A table that cannot be read counts as empty.
@@ -207,4 +177,26 @@ fn legacy_kube_chains(family: Family, table: Table) -> Vec<String> {
     let names = raw.chains.iter().filter_map(RawChain::chain);
     let names = names.map(|chain| chain.as_str().to_owned());
     names.filter(|name| name.starts_with("KUBE-")).collect()
+}
+
+/// Folders searched after `$PATH`, which may be incomplete in a container or a systemd unit.
+const FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// Return the back end of the plain `iptables`, with which an operator lists the rules. It is a link to
+/// the program of a back end on all current distributions, and is not run.
+fn plain_backend(family: Family) -> Option<Backend> {
+    let name = match family {
+        Family::Ipv4 => "iptables",
+        Family::Ipv6 => "ip6tables",
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(FOLDERS.map(Into::into));
+    let program = folders.map(|folder| folder.join(name).canonicalize());
+    let program = program.flatten().next()?;
+    let program = program.file_name()?.to_str()?;
+    match (program.contains("nft"), program.contains("legacy")) {
+        (true, false) => Some(Backend::Nft),
+        (false, true) => Some(Backend::Legacy),
+        _ => None,
+    }
 }

@@ -21,7 +21,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::Table;
 use crate::ipset::IpSets;
-use crate::{Family, netlink};
+use crate::{Family, exec, netlink};
 
 /// `XT_LOCK_NAME` of iptables.
 const LOCK_FILE: &str = "/run/xtables.lock";
@@ -29,6 +29,8 @@ const LOCK_FILE: &str = "/run/xtables.lock";
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// The pause between two attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Time limit of `modprobe`.
+const MODPROBE_LIMIT: Duration = Duration::from_secs(30);
 /// How many times a table is read again if another program changes it meanwhile.
 const ATTEMPTS: u32 = 20;
 
@@ -46,6 +48,9 @@ const ENTRIES_HEADER: usize = 40;
 const REPLACE_HEADER: usize = 96;
 /// The size of `struct xt_counters`.
 const COUNTERS: usize = 16;
+
+/// The step of the exchange, in errors.
+const REPLACE: &str = "replacing it";
 
 /// A failed operation on a table.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +116,29 @@ pub enum LegacyError {
         /// The table.
         table: Table,
     },
+}
+
+/// A restore that did not succeed. Each table takes effect as a whole or not at all.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct LegacyRestoreError {
+    /// The cause.
+    pub cause: LegacyError,
+    /// The number of tables of the input that were committed before.
+    pub tables_committed: usize,
+}
+
+impl LegacyRestoreError {
+    /// Whether the content was rejected, so that the same input would fail again.
+    pub fn is_rejection(&self) -> bool {
+        match &self.cause {
+            LegacyError::Input(_) | LegacyError::Refused(_) => true,
+            LegacyError::System { step, errno, .. } => {
+                *step == REPLACE && !matches!(errno, Errno::ENOMEM | Errno::EPERM | Errno::EINTR)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Return the tables that exist, in the order of [`Table::ALL`]. Tables of other names are left out.
@@ -183,6 +211,35 @@ impl Legacy {
         Err(self.busy(table))
     }
 
+    /// Create a table if it does not exist, and load its modules. The kernel loads the table's module by
+    /// itself, but not `ip_tables` or `ip6_tables`, for which `modprobe` is run, as iptables does.
+    ///
+    /// # Errors
+    /// See [`LegacyError`]; `ENOPROTOOPT` if the module cannot be loaded.
+    pub fn create(&self, table: Table) -> Result<(), LegacyError> {
+        let read = self.read_once(table);
+        if !matches!(
+            &read,
+            Err(LegacyError::System {
+                errno: Errno::ENOPROTOOPT,
+                ..
+            })
+        ) {
+            return read.map(drop);
+        }
+        let module = match self.family {
+            Family::Ipv4 => "ip_tables",
+            Family::Ipv6 => "ip6_tables",
+        };
+        let program = std::fs::read_to_string("/proc/sys/kernel/modprobe").unwrap_or_default();
+        let program = Some(program.trim()).filter(|path| !path.is_empty());
+        let mut command = std::process::Command::new(program.unwrap_or("modprobe"));
+        if let Err(error) = exec::run(command.args(["-q", module]), b"", MODPROBE_LIMIT) {
+            tracing::debug!(%error, module, "Module not loaded");
+        }
+        self.read_once(table).map(drop)
+    }
+
     /// Remove the chains whose name `is_removed`, their rules, and all rules that jump to them; built-in
     /// chains stay. Other rules keep their bytes and counters. Take the xtables lock as iptables does.
     /// Return the number of removed chains; 0 for a table that does not exist.
@@ -211,16 +268,13 @@ impl Legacy {
     }
 
     /// Return the rules of tables as `iptables-legacy-save` prints them; nothing for tables that do not
-    /// exist. What could not be decoded is appended to `problems`.
+    /// exist. Also return what could not be decoded.
     ///
     /// # Errors
     /// See [`LegacyError`].
-    pub fn table_set(
-        &self,
-        tables: &[Table],
-        problems: &mut Vec<String>,
-    ) -> Result<TableSet, LegacyError> {
+    pub fn table_set(&self, tables: &[Table]) -> Result<(TableSet, Vec<String>), LegacyError> {
         let mut set = TableSet::new(self.family);
+        let mut problems = Vec::new();
         let mut sets = None;
         for table in tables {
             if let Some(raw) = self.read(*table)? {
@@ -234,20 +288,19 @@ impl Legacy {
                 problems.extend(found.map(|what| format!("legacy table {table}: {what}")));
             }
         }
-        Ok(set)
+        Ok((set, problems))
     }
 
     /// Return the text of tables as `iptables-legacy-save` prints it without counters; empty if none of
-    /// them exists. What could not be decoded is appended to `problems`.
+    /// them exists. Rules that cannot be decoded are left out.
     ///
     /// # Errors
     /// See [`LegacyError`].
-    pub fn save(
-        &self,
-        tables: &[Table],
-        problems: &mut Vec<String>,
-    ) -> Result<String, LegacyError> {
-        let mut set = self.table_set(tables, problems)?;
+    pub fn save(&self, tables: &[Table]) -> Result<String, LegacyError> {
+        let (mut set, problems) = self.table_set(tables)?;
+        for problem in problems {
+            tracing::debug!(family = %self.family, %problem, "Skipped a rule");
+        }
         let chains = set.tables.values_mut();
         for chain in chains.flat_map(|table| table.chains.values_mut()) {
             chain.rules.iter_mut().for_each(|rule| rule.counters = None);
@@ -260,19 +313,27 @@ impl Legacy {
     /// created. The tables of the input are committed one after the other, under the xtables lock.
     ///
     /// # Errors
-    /// See [`LegacyError`]. The tables before the one at fault are committed; their number is returned too.
-    pub fn restore(&self, input: &str) -> Result<(), (usize, LegacyError)> {
-        let restore = Restore::parse(self.family, input).map_err(|error| (0, error.into()))?;
+    /// See [`LegacyRestoreError`].
+    pub fn restore(&self, input: &str) -> Result<(), LegacyRestoreError> {
+        let mut tables_committed = 0;
+        let restored = self.restore_counting(input, &mut tables_committed);
+        restored.map_err(|cause| LegacyRestoreError {
+            cause,
+            tables_committed,
+        })
+    }
+
+    fn restore_counting(&self, input: &str, committed: &mut usize) -> Result<(), LegacyError> {
+        let restore = Restore::parse(self.family, input)?;
         let sets = match names_sets(&restore) {
-            true => IpSets::open().and_then(|mut ipsets| ipsets.index()),
-            false => Ok(SetIndex::default()),
+            true => IpSets::open()?.index()?,
+            false => SetIndex::default(),
         };
-        let sets = sets.map_err(|error| (0, error.into()))?;
-        let _lock = self.lock().map_err(|error| (0, error))?;
-        for (done, section) in restore.tables.iter().enumerate() {
+        let _lock = self.lock()?;
+        for section in &restore.tables {
             let change = &mut |raw: &mut RawTable| Ok(raw.apply(section, &sets)?);
-            let changed = self.change(section.table, change);
-            changed.map_err(|error| (done, error))?;
+            self.change(section.table, change)?;
+            *committed += 1;
         }
         Ok(())
     }
@@ -342,7 +403,7 @@ impl Legacy {
         bytes.extend_from_slice(&blob.bytes);
         // SAFETY: `bytes` contains a pointer to `counters`, which has room for `entries` structures and
         // lives until the call returns.
-        unsafe { self.set(table, "replacing it", SO_SET_REPLACE, &bytes)? };
+        unsafe { self.set(table, REPLACE, SO_SET_REPLACE, &bytes)? };
         let kept = kept_counters(blob, &counters);
         if kept.iter().all(|byte| *byte == 0) {
             return Ok(());

@@ -17,7 +17,6 @@ mod tools;
 mod tests;
 
 use std::fmt;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -109,6 +108,9 @@ pub enum Error {
         /// The problem with its answer.
         cause: ParseVersionError,
     },
+    /// The legacy tables cannot be accessed.
+    #[error(transparent)]
+    Legacy(#[from] legacy::LegacyError),
     /// The tool could not be run, or hung.
     #[error(transparent)]
     Exec(#[from] exec::Error),
@@ -127,25 +129,6 @@ pub enum Error {
         /// Its stderr, trimmed.
         stderr: String,
     },
-}
-
-impl Error {
-    /// Whether the failure is transient: a tool was too slow, or could not be started for lack of
-    /// resources. It does not show whether the tools are installed.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Exec(exec::Error::TimedOut { .. }) => true,
-            Error::Exec(exec::Error::Io { cause, .. }) => matches!(
-                cause.kind(),
-                ErrorKind::WouldBlock
-                    | ErrorKind::Interrupted
-                    | ErrorKind::OutOfMemory
-                    | ErrorKind::ExecutableFileBusy
-                    | ErrorKind::ResourceBusy
-            ),
-            _ => false,
-        }
-    }
 }
 
 /// The iptables of one family: its tools, back end and version.

@@ -2,17 +2,18 @@
 
 use netfilter::iptables::Table;
 
-use super::{Backend, Choice, Error, Iptables, NftError, NftRules, RestoreError, choose};
+use super::legacy::{Legacy, LegacyError, LegacyRestoreError};
+use super::{Backend, Choice, Error, NftError, NftRules, choose};
 use crate::{Family, family, netlink};
 
-/// Access to the rules of one family: over netlink for nf_tables, with the installed programs for
-/// the legacy back end.
+/// Access to the rules of one family: over netlink for nf_tables, through socket options for the legacy
+/// back end.
 #[derive(Debug)]
 pub enum Rules {
     /// nf_tables.
     Nft(Box<NftRules>),
     /// Legacy.
-    Legacy(Iptables),
+    Legacy(Legacy),
 }
 
 /// Why rules could not be read or changed.
@@ -22,8 +23,8 @@ pub enum Rules {
 pub enum RulesError {
     Nft(#[from] NftError),
     Netlink(#[from] netlink::Error),
-    Save(#[from] Error),
-    Restore(#[from] RestoreError),
+    Legacy(#[from] LegacyError),
+    Restore(#[from] LegacyRestoreError),
 }
 
 impl RulesError {
@@ -32,16 +33,16 @@ impl RulesError {
         match self {
             RulesError::Nft(error) => error.is_rejection(),
             RulesError::Restore(error) => error.is_rejection(),
-            RulesError::Netlink(_) | RulesError::Save(_) => false,
+            RulesError::Netlink(_) | RulesError::Legacy(_) => false,
         }
     }
 
     /// The number of tables of a failed input that certainly took effect.
     pub fn tables_committed(&self) -> Option<usize> {
         match self {
-            RulesError::Restore(error) => error.tables_committed(),
+            RulesError::Restore(error) => Some(error.tables_committed),
             RulesError::Nft(error) => error.tables_committed(),
-            RulesError::Netlink(_) | RulesError::Save(_) => None,
+            RulesError::Netlink(_) | RulesError::Legacy(_) => None,
         }
     }
 }
@@ -50,13 +51,12 @@ impl Rules {
     /// Find the back end that contains the node's other Kubernetes rules.
     ///
     /// # Errors
-    /// [`Error::FamilyDisabled`] if the kernel lacks this address family, [`Error::NoTools`] if the
-    /// legacy back end is in use but its programs are missing.
+    /// [`Error::FamilyDisabled`] if the kernel lacks this address family; no socket can be opened.
     pub fn find(family: Family) -> Result<(Self, Choice), Error> {
         if !family::in_kernel(family) {
             return Err(Error::FamilyDisabled(family));
         }
-        let choice = choose::look(family)?;
+        let choice = choose::look(family);
         Ok((Self::with_backend(family, choice.backend)?, choice))
     }
 
@@ -70,7 +70,7 @@ impl Rules {
         }
         Ok(match backend {
             Backend::Nft => Rules::Nft(Box::new(NftRules::open(family)?)),
-            Backend::Legacy => Rules::Legacy(Iptables::with_backend(family, backend)?),
+            Backend::Legacy => Rules::Legacy(Legacy::open(family)?),
         })
     }
 
@@ -82,28 +82,15 @@ impl Rules {
         }
     }
 
-    /// Whether `-j MASQUERADE` supports `--random-fully`.
-    pub fn random_fully(&self) -> bool {
-        match self {
-            Rules::Nft(_) => true,
-            Rules::Legacy(tools) => tools.random_fully(),
-        }
-    }
-
     /// Return the rules of these tables, as `iptables-save` prints them.
     ///
     /// # Errors
     /// See [`RulesError`].
     pub fn save(&mut self, tables: &[Table]) -> Result<String, RulesError> {
-        let tools = match self {
-            Rules::Nft(rules) => return Ok(rules.save(tables)?),
-            Rules::Legacy(tools) => tools,
-        };
-        let mut text = String::new();
-        for table in tables {
-            text.push_str(&String::from_utf8_lossy(&tools.save(*table)?));
+        match self {
+            Rules::Nft(rules) => Ok(rules.save(tables)?),
+            Rules::Legacy(legacy) => Ok(legacy.save(tables)?),
         }
-        Ok(text)
     }
 
     /// Apply `input` as `iptables-restore --noflush` does.
@@ -113,7 +100,7 @@ impl Rules {
     pub fn restore(&mut self, input: &str) -> Result<(), RulesError> {
         match self {
             Rules::Nft(rules) => Ok(rules.restore(input)?),
-            Rules::Legacy(tools) => Ok(tools.restore(input.as_bytes())?),
+            Rules::Legacy(legacy) => Ok(legacy.restore(input)?),
         }
     }
 }

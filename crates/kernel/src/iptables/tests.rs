@@ -45,7 +45,6 @@ fn versions_are_read_and_compared() {
 #[test]
 fn back_end_is_chosen_by_hint_then_other_family_then_chains_then_default() {
     let none = Evidence::default();
-    let both = [Backend::Legacy, Backend::Nft];
     let hints = |nft_hints, legacy_hints| Evidence {
         nft_hints,
         legacy_hints,
@@ -71,21 +70,16 @@ fn back_end_is_chosen_by_hint_then_other_family_then_chains_then_default() {
         (chains(2, 2), none, Backend::Nft, Reason::PlainTool),
     ];
     for (own, other, backend, reason) in cases {
-        let choice = choose(own, other, plain, &both);
-        assert_eq!(
-            choice,
-            Some(Choice { backend, reason }),
-            "{own:?} {other:?}"
-        );
+        let choice = choose(own, other, plain);
+        assert_eq!(choice, Choice { backend, reason }, "{own:?} {other:?}");
     }
     assert_eq!(
-        choose(none, none, None, &both),
-        Some(Choice {
+        choose(none, none, None),
+        Choice {
             backend: Backend::Nft,
-            reason: Reason::Installed
-        })
+            reason: Reason::Default
+        }
     );
-    assert_eq!(choose(none, none, None, &[]), None);
 }
 
 #[test]

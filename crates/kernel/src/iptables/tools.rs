@@ -125,21 +125,6 @@ impl ToolSet {
                 .join(":"),
         })
     }
-
-    /// Return the back end of the plain `iptables`, if it is installed.
-    ///
-    /// # Errors
-    /// The program could not be run for a transient reason.
-    pub(super) fn plain_backend(family: Family) -> Result<Option<Backend>, Error> {
-        let Some(program) = find(prefix(family)) else {
-            return Ok(None);
-        };
-        match ask_version(&program) {
-            Ok((_, backend)) => Ok(Some(backend)),
-            Err(error) if error.is_transient() => Err(error),
-            Err(_) => Ok(None),
-        }
-    }
 }
 
 fn prefix(family: Family) -> &'static str {

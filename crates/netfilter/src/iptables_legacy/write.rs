@@ -318,6 +318,8 @@ fn push(bytes: &mut Vec<u8>, expr: Expr) -> Result<(), Unsupported> {
             revision,
             info,
         } => {
+            // iptables-legacy-save lists only the newest revision of an extension.
+            let revision = if &*name == "nfacct" { 1 } else { revision };
             push_extension(bytes, &name, revision as u8, &info);
             Ok(())
         }

@@ -1,7 +1,6 @@
-//! Rules that only the iptables tools can remove.
+//! The iptables rules of a back end.
 
-use anyhow::bail;
-use kernel::iptables::{Backend, Error, Rules, RulesError, kube_chains, legacy_tables};
+use kernel::iptables::{Backend, Error, Rules, kube_chains, legacy_tables};
 use model::{IpFamily, Mode};
 use netfilter::iptables::Table;
 
@@ -10,9 +9,9 @@ use crate::system::kernel_family;
 
 /// A back end that may have rules of a proxy.
 pub(super) struct Found {
-    /// The output of the save tool.
+    /// The rules, as iptables-save prints them.
     pub(super) rules: String,
-    tools: Rules,
+    access: Rules,
     family: IpFamily,
     backend: Backend,
     dry_run: bool,
@@ -28,33 +27,21 @@ impl Found {
     ) -> anyhow::Result<Option<Self>> {
         let kernel_family = kernel_family(family);
         let found = match backend {
-            Backend::Legacy => legacy_tables(kernel_family).then_some("there may be rules"),
-            Backend::Nft => has_chains(family, scope).then_some("there are rules"),
+            Backend::Legacy => legacy_tables(kernel_family),
+            Backend::Nft => has_chains(family, scope),
         };
-        let Some(found) = found else { return Ok(None) };
-        let mut tools = match Rules::with_backend(kernel_family, backend) {
-            Ok(tools) => tools,
+        if !found {
+            return Ok(None);
+        }
+        let mut access = match Rules::with_backend(kernel_family, backend) {
+            Ok(access) => access,
             Err(Error::FamilyDisabled(_)) => return Ok(None),
-            Err(Error::NoTools { .. }) => bail!(
-                "{found} left by an earlier proxy, but the iptables tools needed to remove them are \
-                 not installed; use the all-modes image"
-            ),
             Err(error) => return Err(error.into()),
         };
-        let mut rules = String::new();
-        for table in tables {
-            match tools.save(&[*table]) {
-                Ok(saved) => rules.push_str(&saved),
-                // A kernel without this table or back end has no rules in it.
-                Err(error @ RulesError::Save(Error::Save { .. })) => {
-                    tracing::debug!(%error, "Skipped a table");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let rules = access.save(tables)?;
         Ok((!rules.is_empty()).then_some(Self {
             rules,
-            tools,
+            access,
             family,
             backend,
             dry_run: scope.dry_run,
@@ -72,14 +59,13 @@ impl Found {
             print!("{input}");
             return Ok(());
         }
-        self.tools.restore(input)?;
+        self.access.restore(input)?;
         tracing::info!(%family, %mode, %backend, "Removed iptables rules");
         Ok(())
     }
 }
 
-/// Return whether nf_tables has chains to remove, read without the tools: those list every set of every
-/// table, which takes seconds with many elements. An unreadable state counts as yes.
+/// Return whether nf_tables has chains to remove. An unreadable state counts as yes.
 fn has_chains(family: IpFamily, scope: Scope<'_>) -> bool {
     let stays = |name: &str| match name {
         // kubelet's.

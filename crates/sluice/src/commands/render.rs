@@ -87,7 +87,7 @@ fn plan(
 }
 
 fn ipvs(plan: &Plan, config: &Config, addresses: &[IpAddr]) -> anyhow::Result<String> {
-    let options = setup::ipvs_options(config, true);
+    let options = setup::ipvs_options(config);
     Ok(dataplane::ipvs::render(plan, &options, addresses)?.to_string())
 }
 
@@ -109,7 +109,7 @@ fn iptables(plan: &Plan, config: &Config) -> anyhow::Result<String> {
         invalid_dropped: true,
         localhost_node_ports: true,
     };
-    let options = setup::iptables_options(config, true, nfacct);
+    let options = setup::iptables_options(config, nfacct);
     let rendered = dataplane::iptables::render(plan, &options)?;
     for problem in &rendered.problems {
         eprintln!("{problem}");

@@ -1,5 +1,4 @@
-//! The driver of iptables mode: `dataplane::iptables::Sync` over netlink, or with the programs of the
-//! legacy back end.
+//! The driver of iptables mode: `dataplane::iptables::Sync` over netlink, or in legacy tables.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::Sender;
@@ -8,7 +7,8 @@ use dataplane::iptables::{
     BatchFailure, Failure, FailureKind, Guard, Kernel, Netlink, Observation, Observer, Options,
     Output, ReadError, RestoreText, Sync, Transport,
 };
-use kernel::iptables::{Backend, Error, Iptables, NftRules, RestoreError, Rules, is_about_kube};
+use kernel::iptables::legacy::{Legacy, LegacyError, LegacyRestoreError};
+use kernel::iptables::{Backend, NftRules, Rules, is_about_kube};
 use kernel::nfnetlink::TransactionError;
 use model::IpFamily;
 use netfilter::iptables::Table;
@@ -37,12 +37,12 @@ pub(crate) fn driver(
             host: Netlink::new(family, NfTables(*rules)),
             inputs: Some(inputs),
         }),
-        Rules::Legacy(tools) => Box::new(IptablesDriver {
+        Rules::Legacy(legacy) => Box::new(IptablesDriver {
             family,
             sync: Sync::new(family, options),
-            host: Tools {
+            host: LegacyTables {
                 family,
-                tools,
+                legacy,
                 text: RestoreText::default(),
             },
             inputs: None,
@@ -199,31 +199,27 @@ impl Host for Netlink<NfTables> {
     }
 }
 
-/// The programs of the legacy back end.
-struct Tools {
+/// Legacy tables.
+struct LegacyTables {
     family: IpFamily,
-    tools: Iptables,
+    legacy: Legacy,
     text: RestoreText,
 }
 
-/// A failed program.
+/// Why the tables could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-enum ToolError {
-    Save(#[from] Error),
-    Restore(#[from] RestoreError),
+enum TablesError {
+    Read(#[from] LegacyError),
+    Restore(#[from] LegacyRestoreError),
 }
 
-impl Transport for Tools {
-    type Error = ToolError;
+impl Transport for LegacyTables {
+    type Error = TablesError;
 
-    fn read(&mut self) -> Result<Observation, ReadError<ToolError>> {
-        let mut text = String::new();
-        for table in TABLES {
-            let saved = self.tools.save(table);
-            let saved = saved.map_err(|error| ReadError::Transport(error.into()))?;
-            text.push_str(&String::from_utf8_lossy(&saved));
-        }
+    fn read(&mut self) -> Result<Observation, ReadError<TablesError>> {
+        let text = self.legacy.save(&TABLES);
+        let text = text.map_err(|error| ReadError::Transport(error.into()))?;
         Observation::read(self.family, &text).map_err(ReadError::Parse)
     }
 
@@ -232,23 +228,23 @@ impl Transport for Tools {
         &mut self.text
     }
 
-    fn commit(&mut self) -> Result<Vec<u64>, Failure<ToolError>> {
+    fn commit(&mut self) -> Result<Vec<u64>, Failure<TablesError>> {
         let input = std::mem::take(&mut self.text).finish();
-        match self.tools.restore(input.as_bytes()) {
+        match self.legacy.restore(&input) {
             Ok(()) => Ok(Vec::new()),
             Err(error) => Err(Failure {
                 kind: match error.is_rejection() {
                     true => FailureKind::Rejected,
                     false => FailureKind::Unavailable,
                 },
-                unchanged: error.tables_committed() == Some(0),
+                unchanged: error.tables_committed == 0,
                 error: error.into(),
             }),
         }
     }
 }
 
-impl Host for Tools {
+impl Host for LegacyTables {
     const BACKEND: Backend = Backend::Legacy;
     const MUST_CHECK: bool = true;
 

@@ -1,7 +1,7 @@
 //! Creates the drivers of each mode, with the host interfaces that they use.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use config::Config;
@@ -15,7 +15,7 @@ use netfilter::ipvs::netlink::Timeouts;
 
 use super::setup;
 use crate::cli::{IptablesBackend, ProxyArgs};
-use crate::proxy::input::{Input, Inputs};
+use crate::proxy::input::Inputs;
 use crate::proxy::iptables;
 use crate::proxy::ipvs;
 use crate::proxy::local_relay::SharedRelay;
@@ -25,11 +25,6 @@ use crate::proxy::run::Drivers;
 use crate::proxy::userspace::UserspaceDriver;
 use crate::settings::node_ports;
 use crate::system::kernel_family;
-
-/// The pause after the first failed probe of iptables; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between probes.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Create the drivers of the mode.
 pub(crate) fn drivers(
@@ -41,7 +36,7 @@ pub(crate) fn drivers(
         Mode::Iptables => iptables_drivers(config, args.iptables_backend, inputs),
         Mode::Nftables => nftables_drivers(config, inputs),
         Mode::Userspace => userspace_drivers(config),
-        Mode::Ipvs => ipvs_drivers(config, args.iptables_backend, inputs),
+        Mode::Ipvs => ipvs_drivers(config, args.iptables_backend),
     }
 }
 
@@ -89,18 +84,15 @@ fn userspace_drivers(config: &Config) -> anyhow::Result<Drivers> {
 }
 
 /// Return access to the iptables rules of each family that has them.
-fn iptables_rules(
-    backend: Option<IptablesBackend>,
-    inputs: &Inputs,
-) -> anyhow::Result<Vec<(IpFamily, Rules)>> {
+fn iptables_rules(backend: Option<IptablesBackend>) -> Vec<(IpFamily, Rules)> {
     let mut all = Vec::new();
     for family in IpFamily::ALL {
-        match retry_probe(family, inputs, || probe(family, backend))? {
+        match probe(family, backend) {
             Ok(rules) => all.push((family, rules)),
             Err(error) => tracing::warn!(%family, %error, "Not serving this address family"),
         }
     }
-    Ok(all)
+    all
 }
 
 fn probe(family: IpFamily, backend: Option<IptablesBackend>) -> Result<Rules, Error> {
@@ -124,39 +116,7 @@ pub(super) fn find_iptables(
     Rules::with_backend(family, backend).map(|rules| (rules, None))
 }
 
-/// Repeat a probe that fails for a transient reason, since a busy node is normal at boot. The inner
-/// result is final.
-///
-/// # Errors
-/// The process is asked to stop meanwhile.
-fn retry_probe<T>(
-    family: IpFamily,
-    inputs: &Inputs,
-    mut probe: impl FnMut() -> Result<T, Error>,
-) -> anyhow::Result<Result<T, Error>> {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match probe() {
-            Err(error) if error.is_transient() => {
-                tracing::warn!(%family, %error, retry_in = ?pause, "Cannot probe iptables; retrying");
-            }
-            result => return Ok(result),
-        }
-        let until = Instant::now() + pause;
-        while let Some(input) = inputs.next(Some(until)) {
-            if matches!(input, Input::Stop(_)) {
-                bail!("interrupted before iptables could be probed");
-            }
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-fn ipvs_drivers(
-    config: &Config,
-    backend: Option<IptablesBackend>,
-    inputs: &Inputs,
-) -> anyhow::Result<Drivers> {
+fn ipvs_drivers(config: &Config, backend: Option<IptablesBackend>) -> anyhow::Result<Drivers> {
     let seconds = |timeout: Option<Duration>| {
         let seconds = timeout.unwrap_or_default().as_secs();
         u32::try_from(seconds).unwrap_or(u32::MAX)
@@ -176,8 +136,8 @@ fn ipvs_drivers(
         tracing::warn!(%error, "Timeouts not set; continuing without them");
     }
     let mut drivers = Drivers::new();
-    for (family, rules) in iptables_rules(backend, inputs)? {
-        let options = setup::ipvs_options(config, rules.random_fully());
+    for (family, rules) in iptables_rules(backend) {
+        let options = setup::ipvs_options(config);
         let mut tools = ipvs::Tools {
             rules,
             ipvs: Ipvs::open()?,
@@ -201,8 +161,8 @@ fn iptables_drivers(
     inputs: &Inputs,
 ) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::new();
-    for (family, rules) in iptables_rules(backend, inputs)? {
-        let options = setup::host_iptables_options(config, rules.random_fully());
+    for (family, rules) in iptables_rules(backend) {
+        let options = setup::host_iptables_options(config);
         let driver = iptables::driver(family, rules, options, inputs.sender());
         drivers.push((family, driver));
     }

@@ -13,8 +13,7 @@ use crate::system::kernel_family;
 /// Load the modules of iptables and ipvs mode. A failure is a warning: the mode itself reports what it
 /// lacks.
 ///
-/// The kernel loads all but one by itself. iptables-legacy needs `ip_tables` and `ip6_tables`, for which
-/// its programs start `modprobe`.
+/// The kernel loads all of them by itself, except `ip_tables` and `ip6_tables` of the legacy back end.
 pub(crate) fn load(config: &Config, backend: Option<IptablesBackend>) {
     if config.mode.has_virtual_servers()
         && let Err(error) = load_ipvs(&config.ipvs.scheduler)
@@ -36,12 +35,11 @@ fn load_ipvs(scheduler: &str) -> Result<(), ipvs::Error> {
     Ipvs::open()?.load_scheduler(scheduler)
 }
 
-/// Reading a table of the legacy back end creates it, so the tables are left alone if the other back end
-/// is chosen.
+/// Legacy tables are created only if their back end is chosen.
 fn load_iptables(family: IpFamily, backend: Option<IptablesBackend>) -> Result<(), Error> {
     let (rules, _) = find_iptables(kernel_family(family), backend)?;
-    if let Rules::Legacy(tools) = rules {
-        tools.save(Table::Mangle)?;
+    if let Rules::Legacy(legacy) = rules {
+        legacy.create(Table::Mangle)?;
     }
     Ok(())
 }

@@ -185,31 +185,31 @@ pub(crate) fn scrape_process(metrics: &Metrics) {
 }
 
 /// Return the inputs of the iptables rules other than the plan, for a host with these features.
-pub(crate) fn iptables_options(config: &Config, random_fully: bool, nfacct: Nfacct) -> Options {
+pub(crate) fn iptables_options(config: &Config, nfacct: Nfacct) -> Options {
     Options {
         masquerade_bit: config.masquerade_bit,
         localhost_node_ports: localhost_node_ports(config),
         conntrack_tcp_be_liberal: config.conntrack.tcp_be_liberal,
-        random_fully,
+        random_fully: true,
         nfacct,
     }
 }
 
 /// Return the inputs of ipvs mode's layout other than the plan.
-pub(crate) fn ipvs_options(config: &Config, random_fully: bool) -> dataplane::ipvs::Options {
+pub(crate) fn ipvs_options(config: &Config) -> dataplane::ipvs::Options {
     dataplane::ipvs::Options {
         scheduler: config.ipvs.scheduler.as_str().into(),
         masquerade_bit: config.masquerade_bit,
-        random_fully,
+        random_fully: true,
         exclude: config.ipvs.exclude_cidrs.clone(),
     }
 }
 
 /// Return the [`iptables_options`] for this host.
-pub(crate) fn host_iptables_options(config: &Config, random_fully: bool) -> Options {
+pub(crate) fn host_iptables_options(config: &Config) -> Options {
     Options {
         conntrack_tcp_be_liberal: tcp_is_liberal(),
-        ..iptables_options(config, random_fully, ensure_nfacct())
+        ..iptables_options(config, ensure_nfacct())
     }
 }
 

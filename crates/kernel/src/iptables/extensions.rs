@@ -1,6 +1,8 @@
 //! Asks the kernel for xtables extensions and tables, without a program and without rules.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
+use std::time::Duration;
 
 use netfilter::netlink::{
     Builder, NFNL_SUBSYS_NFT_COMPAT, NLM_F_ACK, NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
@@ -11,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::{Backend, Table};
 use crate::netlink::{self, Refusal, Socket};
-use crate::{Family, family};
+use crate::{Family, exec, family};
 
 /// `NFNL_MSG_COMPAT_GET`.
 const GET: u8 = 0;
@@ -24,6 +26,9 @@ const NAME_LEN: usize = 29;
 const TABLE_NAME_LEN: usize = 32;
 /// `sizeof(struct ipt_getinfo)`: the name, and thirteen numbers.
 const GETINFO_LEN: usize = TABLE_NAME_LEN + 13 * 4;
+
+/// Limit of loading a module.
+const MODPROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The kind of an extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,21 +50,40 @@ pub struct Extensions {
 #[derive(Debug)]
 enum Interface {
     Nft(Socket),
-    /// A raw socket, for the socket options of `ip_tables`.
+    /// Any socket of the family, for the socket options of `ip_tables`.
     Legacy(OwnedFd),
 }
 
 impl Extensions {
-    /// Open the back end's interface. The legacy one requires CAP_NET_RAW.
+    /// Open the back end's interface.
     ///
     /// # Errors
     /// [`netlink::Error::System`].
     pub fn open(family: Family, backend: Backend) -> Result<Self, netlink::Error> {
         let socket = match backend {
             Backend::Nft => Interface::Nft(Socket::open(SockProtocol::NetlinkNetFilter)?),
-            Backend::Legacy => Interface::Legacy(raw(family)?),
+            Backend::Legacy => Interface::Legacy(any_socket(family)?),
         };
         Ok(Self { family, socket })
+    }
+
+    /// Return whether the kernel has this back end. Load the module of the legacy one if it is missing.
+    pub fn is_available(&self) -> bool {
+        let Interface::Legacy(socket) = &self.socket else {
+            return true;
+        };
+        let lacks = || {
+            let mut question = [0; NAME_LEN + 1];
+            write_name(&mut question, "standard", NAME_LEN - 1);
+            let option = base(self.family).1;
+            let answer = ask_option(socket, self.family, option, &mut question);
+            answer == Err(Errno::ENOPROTOOPT)
+        };
+        if !lacks() {
+            return true;
+        }
+        load_legacy(self.family);
+        !lacks()
     }
 
     /// Return whether the kernel has an extension, in any revision.
@@ -103,7 +127,7 @@ impl Extensions {
         // `IPT_SO_GET_INFO` is the first option.
         match ask_option(socket, self.family, base(self.family).0, &mut question) {
             Ok(()) => Ok(true),
-            Err(Errno::ENOENT | Errno::ENOPROTOOPT) => Ok(false),
+            Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(refused("asking for an iptables table", errno)),
         }
     }
@@ -123,21 +147,31 @@ fn base(family: Family) -> (u32, u32) {
     }
 }
 
-fn raw(family: Family) -> Result<OwnedFd, netlink::Error> {
+fn any_socket(family: Family) -> Result<OwnedFd, netlink::Error> {
     let family = match family {
         Family::Ipv4 => AddressFamily::Inet,
         Family::Ipv6 => AddressFamily::Inet6,
     };
-    let opened = socket(
-        family,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::Raw,
-    );
+    let opened = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
     opened.map_err(|errno| netlink::Error::System {
-        step: "opening a raw socket",
+        step: "opening a socket",
         errno,
     })
+}
+
+/// Load the module of the legacy back end, as its programs do: the kernel does not load it by itself.
+/// Without the privilege this has no effect.
+fn load_legacy(family: Family) {
+    let module = match family {
+        Family::Ipv4 => "ip_tables",
+        Family::Ipv6 => "ip6_tables",
+    };
+    let Ok(program) = std::fs::read_to_string("/proc/sys/kernel/modprobe") else {
+        return;
+    };
+    let mut modprobe = Command::new(program.trim());
+    // The next request shows the result.
+    let _ = exec::run(modprobe.args(["-q", module]), b"", MODPROBE_LIMIT);
 }
 
 fn write_name(question: &mut [u8], name: &str, limit: usize) {

@@ -210,6 +210,9 @@ fn iptables(
     extensions: &[Extension],
 ) -> Result<Lacks, TransactionError> {
     let mut host = Extensions::open(kernel_family(family), backend)?;
+    if !host.is_available() {
+        return Ok(Lacks::Features(vec![legacy_feature(family)]));
+    }
     let mut lacks = Vec::new();
     for table in tables {
         if !host.has_table(*table)? {
@@ -259,6 +262,18 @@ fn iptables(
         }
     }
     Ok(Lacks::Features(lacks))
+}
+
+fn legacy_feature(family: IpFamily) -> Feature {
+    let (module, option) = match family {
+        IpFamily::V4 => ("ip_tables", "CONFIG_IP_NF_IPTABLES"),
+        IpFamily::V6 => ("ip6_tables", "CONFIG_IP6_NF_IPTABLES"),
+    };
+    Feature {
+        name: "iptables-legacy",
+        module,
+        option,
+    }
 }
 
 /// A table of the legacy back end.

@@ -44,8 +44,8 @@ pub(super) const EXPERIMENTS: &[Experiment] = &[
 
 /// The Deployment, and the Service in front of it.
 const APP: &str = "cart";
-const REPLICAS: usize = 6;
-/// Pods that the first experiment deletes; a rollout replaces all of them.
+const REPLICAS: usize = 4;
+/// Pods that the first experiment deletes. A rollout replaces all of them.
 const DELETED: usize = 2;
 /// Clients on each host.
 const CLIENTS: usize = 2;

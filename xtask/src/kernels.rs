@@ -32,25 +32,26 @@ const MISSING_MODULES: &str = r#"
 failed=0
 printf '%s\n' 'apiVersion: v1' 'kind: Service' 'metadata: {name: a, namespace: b}' \
     'spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}' >/tmp/service.yaml
-lacks() { # MODE BACKEND MODULE [MODULES that use it]
+lacks() { # MODE BACKEND MODULE [MODULES to unload, if others than MODULE]
     mode=$1 backend=$2 module=$3
     file=$(find /lib/modules -name "$module.ko*")
     [ -n "$file" ] || { echo "FAIL: the packages contain no $module"; failed=1; return; }
     shift 2
     modprobe -ra "$@"
     mv "$file" /tmp/hidden
-    ip netns exec missing "$sluice" proxy --once --proxy-mode="$mode" --iptables-backend="$backend" \
+    ip netns exec missing timeout 300 "$sluice" proxy --proxy-mode="$mode" --iptables-backend="$backend" \
         --hostname-override=n --manifests=/tmp/service.yaml >/tmp/log 2>&1
     status=$?
     mv /tmp/hidden "$file"
     if [ $status -ne 0 ] && [ "$(grep -c '^sluice: ' /tmp/log)" = 1 ] &&
-        grep '^sluice: ' /tmp/log | grep -q "$module"; then
+        grep '^sluice: ' /tmp/log | grep -qw "$module"; then
         echo "passed: $mode mode without $module"
     else
         echo "FAIL: $mode mode without $module: status $status"; cat /tmp/log; failed=1
     fi
 }
 ip netns add missing
+lacks ipvs nft ip_vs xt_ipvs ip_vs_rr ip_vs
 lacks nftables nft nft_numgen
 lacks nftables nft nft_fib_ipv4
 lacks nftables nft nft_masq
@@ -61,7 +62,6 @@ lacks iptables nft xt_addrtype
 lacks iptables legacy xt_statistic
 lacks ipvs nft ip_set_hash_ipportnet
 lacks ipvs nft xt_set
-lacks ipvs nft ip_vs xt_ipvs ip_vs_rr ip_vs
 exit $failed
 "#;
 
@@ -75,7 +75,7 @@ impl Step {
         match self.program {
             Program::Script(text) => {
                 let text = quoted(OsStr::new(text));
-                format!("env sluice={program} sh -c {text}")
+                format!("env sluice={program} /bin/sh -c {text}")
             }
             _ => format!("{program} {}", self.arguments.join(" ")),
         }
@@ -197,15 +197,34 @@ const STEPS: [Step; 11] = [
     ),
 ];
 
-/// Run the steps on kernels, print a line for each, and return whether all passed.
+/// The steps to run.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Only those that `make test` runs.
+    pub quick: bool,
+    /// Only those whose name contains one of these words, if there are any.
+    pub words: Vec<String>,
+    /// The cargo profile of sluice in the demo.
+    pub profile: String,
+}
+
+impl Selection {
+    fn contains(&self, step: &Step) -> bool {
+        let named = self.words.iter().any(|word| step.name.contains(word));
+        (step.quick || !self.quick) && (named || self.words.is_empty())
+    }
+}
+
+/// Run steps on kernels, print a line for each, and return whether all passed.
 ///
 /// # Errors
-/// A program does not build, or a machine does not boot.
-pub fn run(kernels: &[Kernel], quick: bool) -> anyhow::Result<bool> {
-    let steps: Vec<&Step> = STEPS.iter().filter(|step| step.quick || !quick).collect();
+/// No step is selected, a program does not build, or a machine does not boot.
+pub fn run(kernels: &[Kernel], selection: &Selection) -> anyhow::Result<bool> {
+    let steps: Vec<&Step> = STEPS.iter().filter(|s| selection.contains(s)).collect();
+    ensure!(!steps.is_empty(), "no step has such a name");
     let mut programs = Vec::new();
     for step in &steps {
-        programs.push(step.program.build()?);
+        programs.push(step.program.build(&selection.profile)?);
     }
     let mut passed = true;
     for kernel in kernels {
@@ -225,8 +244,12 @@ echo \"{}: $result, $(($(cut -d. -f1 /proc/uptime) - start)) s\"
         script += "(exit $failed)";
         let mut files = programs.clone();
         // The tests of the binary start it from this path.
-        files.push(Program::Sluice.build()?);
+        files.push(Program::Script("").build("dev")?);
         files.push(workspace().join("testdata"));
+        // Tests find it relative to the folders of their packages.
+        for package in ["dataplane", "observed", "sluice"] {
+            files.push(workspace().join("crates").join(package).join("Cargo.toml"));
+        }
         let vm = StockVm {
             timeout: Duration::from_secs(STEP_LIMIT * steps.len() as u64),
             files,
@@ -240,11 +263,12 @@ echo \"{}: $result, $(($(cut -d. -f1 /proc/uptime) - start)) s\"
 
 impl Program {
     /// Build it and return its path.
-    fn build(&self) -> anyhow::Result<PathBuf> {
+    fn build(&self, profile: &str) -> anyhow::Result<PathBuf> {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(workspace()).stdin(Stdio::null());
         match self {
-            Program::Sluice | Program::Script(_) => cargo.args(["build", "--package", "sluice"]),
+            Program::Sluice => cargo.args(["build", "--package", "sluice", "--profile", profile]),
+            Program::Script(_) => cargo.args(["build", "--package", "sluice"]),
             Program::Test(package, name) => {
                 cargo.args(["test", "--no-run", "--package", package, "--test", name])
             }

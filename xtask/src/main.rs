@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use xtask::kernels;
+use xtask::kernels::{self, Selection};
 use xtask::stock::{KERNELS, Kernel, StockVm};
 use xtask::vm::Vm;
 
@@ -49,6 +49,12 @@ enum Task {
         /// Only the part that `make test` runs
         #[arg(long)]
         quick: bool,
+        /// Only the steps whose name contains this word; may be repeated
+        #[arg(long = "step")]
+        steps: Vec<String>,
+        /// The cargo profile of sluice in the demo
+        #[arg(long, default_value = "dev")]
+        profile: String,
     },
 }
 
@@ -83,13 +89,23 @@ fn main() -> anyhow::Result<ExitCode> {
             };
             Ok(ExitCode::from(vm.run(&command)?))
         }
-        Task::TestKernels { kernels, quick } => {
+        Task::TestKernels {
+            kernels,
+            quick,
+            steps,
+            profile,
+        } => {
             let named = kernels.iter().map(|name| Kernel::named(name));
             let mut chosen = named.collect::<anyhow::Result<Vec<_>>>()?;
             if chosen.is_empty() {
                 chosen = KERNELS.to_vec();
             }
-            match kernels::run(&chosen, quick)? {
+            let selection = Selection {
+                quick,
+                words: steps,
+                profile,
+            };
+            match kernels::run(&chosen, &selection)? {
                 true => Ok(ExitCode::SUCCESS),
                 false => Ok(ExitCode::FAILURE),
             }

@@ -8,6 +8,8 @@
 //! - `quick`: 500 Services and few changes, as a check of the bench itself;
 //! - `soak`: 100,000 further endpoint changes (1,000 with `quick`), with the memory before and after.
 //!
+//! The environment variable `KUBE_PROXY` names a kube-proxy whose rows are printed too.
+//!
 //! The simulated server runs on the same processors, in the process of the bench. The bench reads the
 //! table back to check that it is complete.
 
@@ -15,6 +17,7 @@
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -39,7 +42,7 @@ struct Sizes {
     starts: usize,
     /// Changes one after the other, with a minimal minSyncPeriod.
     changes: u32,
-    /// Changes with the default minSyncPeriod, each after a quiet time.
+    /// Changes with the default minSyncPeriod, two per second.
     paced_changes: u32,
     /// Changes at a constant rate, with the default minSyncPeriod.
     stream: u32,
@@ -53,7 +56,7 @@ impl Sizes {
             endpoints,
             starts: 3,
             changes: 300,
-            paced_changes: 20,
+            paced_changes: 100,
             stream: 1000,
             soak: 0,
         }
@@ -126,46 +129,45 @@ fn measure(sizes: &Sizes) -> anyhow::Result<()> {
         soak(&host, &bench, &proxy)?;
     }
     drop(proxy);
-    host.sh("nft delete table ip kube-proxy");
-    let (proxy, _) = host.run(|| bench.start(&[]))?;
-    // Continue the numbering, since a repeated change would have no effect.
     let done = sizes.changes + sizes.soak;
-    let quiet = Duration::from_millis(1100);
-    let settled = all(&processor_time(&proxy)?);
-    let mut times = host.run(|| bench.changes(done, sizes.paced_changes, quiet))?;
-    row(
-        "event to commit after a quiet time, default, median",
-        &ms(quantile(&mut times, 0.5)),
-        "10 ms",
-    );
-    row(
-        "event to commit after a quiet time, default, p99",
-        &ms(quantile(&mut times, 0.99)),
-        "50 ms",
-    );
-    let used = all(&processor_time(&proxy)?) - settled;
-    row(
-        "  processor time for one change",
-        &ms(used / sizes.paced_changes),
-        "",
-    );
-    let done = done + sizes.paced_changes;
+    default_configuration(&host, &bench, &Program::Sluice(&[]), done)?;
+    if let Some(path) = std::env::var_os(KUBE_PROXY) {
+        let path = PathBuf::from(path);
+        default_configuration(&host, &bench, &Program::KubeProxy(&path), done)?;
+    }
+    Ok(())
+}
+
+/// Measure changes in the default configuration: single ones, a constant rate for many Services, and a
+/// rollout of one. `done` continues the numbering, since a repeated change would have no effect.
+fn default_configuration(
+    host: &Host,
+    bench: &Bench<'_>,
+    program: &Program<'_>,
+    mut done: u32,
+) -> anyhow::Result<()> {
+    let sizes = bench.sizes;
+    host.sh("nft flush ruleset");
+    let (proxy, _) = host.run(|| bench.start(program))?;
+    println!("default configuration, {program}: event to commit");
     let second = Duration::from_secs(1);
-    for (name, per_second, one) in [("100 changes/s", 100, false), ("rollout", 30, true)] {
-        let before = all(&processor_time(&proxy)?);
+    for (name, count, per_second, one) in [
+        ("single changes", sizes.paced_changes, 2, false),
+        ("100 changes/s", sizes.stream, 100, false),
+        ("rollout, 30 changes/s", sizes.stream, 30, true),
+    ] {
+        let before = all(&processor_time(&proxy)?) + children_time(&proxy)?;
         let started = Instant::now();
-        let stream = || bench.stream(done, sizes.stream, second / per_second, one);
-        let mut times = host.run(stream)?;
-        let used = all(&processor_time(&proxy)?) - before;
+        let every = second / per_second;
+        let mut times = host.run(|| bench.stream(done, count, every, one))?;
+        done += count;
+        let used = all(&processor_time(&proxy)?) + children_time(&proxy)? - before;
         let share = 100.0 * used.as_secs_f64() / started.elapsed().as_secs_f64();
-        for (label, q, aim) in [("median", 0.5, "20 ms"), ("p99", 0.99, "50 ms")] {
-            row(
-                &format!("event to commit, {name}, default, {label}"),
-                &ms(quantile(&mut times, q)),
-                aim,
-            );
+        for (label, q, target) in [("median", 0.5, "20 ms"), ("p99", 0.99, "50 ms")] {
+            let value = ms(quantile(&mut times, q));
+            row(&format!("  {name}, {label}"), &value, target);
         }
-        row("  share of one core", &format!("{share:.1} %"), "");
+        row("    share of one core", &format!("{share:.1} %"), "");
     }
     Ok(())
 }
@@ -177,7 +179,8 @@ fn starts(host: &Host, bench: &Bench<'_>) -> anyhow::Result<Running> {
     for _ in 0..bench.sizes.starts {
         drop(last.take());
         host.sh("nft delete table ip kube-proxy 2>/dev/null; true");
-        let (process, took) = host.run(|| bench.start(&["--iptables-min-sync-period=1ms"]))?;
+        let (process, took) =
+            host.run(|| bench.start(&Program::Sluice(&["--iptables-min-sync-period=1ms"])))?;
         starts.push(took);
         last = Some(process);
     }
@@ -216,6 +219,25 @@ fn soak(host: &Host, bench: &Bench<'_>, proxy: &Running) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Names a kube-proxy to compare with.
+const KUBE_PROXY: &str = "KUBE_PROXY";
+
+/// The measured program.
+enum Program<'a> {
+    /// With these flags.
+    Sluice(&'a [&'a str]),
+    KubeProxy(&'a Path),
+}
+
+impl fmt::Display for Program<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Program::Sluice(_) => f.write_str("sluice"),
+            Program::KubeProxy(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// A server with the objects, and the kubeconfig for the program.
 struct Bench<'a> {
     host: &'a Host,
@@ -241,18 +263,23 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Start the program; return the time until the table was complete. To be called in the namespace.
-    fn start(&self, flags: &[&str]) -> anyhow::Result<(Running, Duration)> {
+    /// Start a program; return the time until the table was complete. To be called in the namespace.
+    fn start(&self, program: &Program<'_>) -> anyhow::Result<(Running, Duration)> {
         let mut nft = NfTables::open()?;
         let before = nft.generation()?.generation;
         let log = fs::File::create(self.folder.path().join("log"))?;
         let started = Instant::now();
-        let process = self
-            .host
-            .command(SLUICE)
-            .args(["proxy", "--proxy-mode=nftables"])
-            .args(["--hostname-override=node-1", "--cluster-cidr=10.0.0.0/8"])
-            .args(flags)
+        let mut command = match program {
+            Program::Sluice(flags) => {
+                let mut command = self.host.command(SLUICE);
+                command.arg("proxy").args(*flags);
+                command
+            }
+            Program::KubeProxy(path) => self.host.command(&path.to_string_lossy()),
+        };
+        let process = command
+            .args(["--proxy-mode=nftables", "--hostname-override=node-1"])
+            .arg("--cluster-cidr=10.0.0.0/8")
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .stderr(Stdio::from(log))
@@ -269,6 +296,9 @@ impl<'a> Bench<'a> {
             std::thread::sleep(Duration::from_millis(1));
         }
         let complete = changed.map_or(PATIENCE, |at| at - started);
+        if let Program::KubeProxy(_) = program {
+            return Ok((process, complete));
+        }
         let (services, endpoints) = self.elements(&mut nft)?;
         let (wanted, each) = (self.sizes.services as usize, self.sizes.endpoints as usize);
         ensure!(
@@ -470,6 +500,17 @@ fn processor_time(process: &Running) -> anyhow::Result<BTreeMap<String, Duration
         *times.entry(name).or_insert(Duration::ZERO) += Duration::from_nanos(nanoseconds);
     }
     Ok(times)
+}
+
+/// Return the processor time of the process's children that have ended, such as `nft`
+/// (proc_pid_stat(5), `cutime` and `cstime`).
+fn children_time(process: &Running) -> anyhow::Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{}/stat", process.0.id()))?;
+    let (_, fields) = text.rsplit_once(") ").context("no stat")?;
+    let fields = fields.split(' ').skip(13).take(2).map(str::parse::<u64>);
+    let ticks: u64 = fields.sum::<Result<u64, _>>()?;
+    // USER_HZ is 100.
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 fn status(process: &Running, name: &str) -> anyhow::Result<u64> {

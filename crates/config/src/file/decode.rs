@@ -73,7 +73,7 @@ pub(super) fn from_yaml(
     text: &str,
 ) -> Result<(KubeProxyConfiguration, Vec<FieldError>), FieldError> {
     let (mut tree, mut ignored) = tree(text)?;
-    let stated = |field: &str| tree.get(field).and_then(Value::as_str).unwrap_or("");
+    let stated = |field: &str| text_of(&tree, field);
     for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
         if stated(field) != expected {
             let reason = match stated(field) {
@@ -83,6 +83,8 @@ pub(super) fn from_yaml(
             return Err(error(field, reason));
         }
     }
+    let known = serde_json::to_value(KubeProxyConfiguration::default()).unwrap_or_default();
+    ignored.extend(unknown_nulls(&tree, &known, ""));
     settle(&mut tree);
     no_list_for_block(&tree)?;
     let mut track = serde_path_to_error::Track::new();
@@ -97,6 +99,31 @@ pub(super) fn from_yaml(
                 error(if path == "." { "" } else { &path }, reason(&e.to_string()))
             })?;
     Ok((file, ignored))
+}
+
+/// Return the text of a field of the header, whose name upstream compares without regard to case.
+fn text_of<'a>(tree: &'a Value, field: &str) -> &'a str {
+    let same = |entry: &(&String, &Value)| entry.0.eq_ignore_ascii_case(field);
+    let found = tree.as_object().and_then(|map| map.iter().rfind(same));
+    found.and_then(|(_, value)| value.as_str()).unwrap_or("")
+}
+
+/// Return the unknown fields whose value is `null`, which decoding omits.
+fn unknown_nulls(tree: &Value, known: &Value, path: &str) -> Vec<FieldError> {
+    let (Value::Object(fields), Value::Object(known)) = (tree, known) else {
+        return Vec::new();
+    };
+    let unknown = fields.iter().flat_map(|(name, value)| {
+        let path = join_path(path, name);
+        match known.get(name) {
+            // Its keys are names of gates.
+            _ if name == "featureGates" => Vec::new(),
+            None if value.is_null() => vec![error(&path, "unknown field")],
+            None => Vec::new(),
+            Some(known) => unknown_nulls(value, known, &path),
+        }
+    });
+    unknown.collect()
 }
 
 /// Return the path of an ignored field as upstream writes it: `logging.vmodule[0].level`.

@@ -94,6 +94,25 @@ fn the_package_is_installed_upgraded_removed_and_purged() {
 }
 
 #[test]
+fn package_of_a_static_program_needs_no_libc() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("program.c");
+    fs::write(&source, "int main(void) { return 0; }\n").unwrap();
+    for (link, needs_libc) in [("-static-pie", false), ("-static", false), ("-pie", true)] {
+        let program = folder.path().join("sluice");
+        let mut compiler = Command::new("cc");
+        run(compiler.arg(link).arg("-o").arg(&program).arg(&source));
+        let script = repository().join("scripts/debian-package");
+        let built = run(Command::new(script).args([&program, folder.path()]));
+        let package = String::from_utf8(built.stdout).unwrap();
+        let mut depends = Command::new("dpkg-deb");
+        let depends = run(depends.args(["--field", package.trim(), "Depends"]));
+        let depends = String::from_utf8(depends.stdout).unwrap();
+        assert_eq!(depends.contains("libc6"), needs_libc, "{link}: {depends}");
+    }
+}
+
+#[test]
 fn the_unit_is_valid_and_fits_the_program() {
     let unit = fs::read_to_string(repository().join("packaging/sluice.service")).unwrap();
     let folder = tempfile::tempdir().unwrap();

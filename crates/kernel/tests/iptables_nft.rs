@@ -317,3 +317,24 @@ fn other_writers_do_not_prevent_a_restore() {
         assert_eq!(rules.table_set(&Table::ALL).unwrap(), whole);
     });
 }
+
+#[test]
+fn rules_about_ipsets_are_restored_and_read() {
+    in_namespace(|| {
+        let family = Family::Ipv4;
+        run("ipset create KUBE-CLUSTER-IP hash:ip,port; ipset create other hash:ip");
+        let input = "*nat\n:KUBE-SERVICES - [0:0]\n\
+             -A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT\n\
+             -A KUBE-SERVICES -m set ! --match-set other src -j SET --add-set other dst\nCOMMIT\n";
+        let mut rules = NftRules::open(family).unwrap();
+        rules.restore(input).unwrap();
+        let expected = TableSet::parse(family, input).unwrap();
+        let listed = TableSet::parse(family, &save(family)).unwrap();
+        assert_eq!(trimmed(listed), trimmed(expected.clone()));
+        let (read, unsupported) = rules.table_set(&[Table::Nat]).unwrap();
+        assert_eq!(unsupported, []);
+        assert_eq!(trimmed(read), trimmed(expected));
+        let missing = rules.restore("*nat\n-A KUBE-SERVICES -m set --match-set none src\nCOMMIT\n");
+        assert!(missing.unwrap_err().is_rejection());
+    });
+}

@@ -143,13 +143,15 @@ pub(super) fn match_size(revision: u32) -> usize {
     if revision < 3 { 4 } else { MATCH_SIZE }
 }
 
-// `struct xt_set_info_target_v2`: `add_set`, `del_set`, `flags`, `timeout`.
+// `struct xt_set_info_target_v3`: `add_set`, `del_set`, `map_set`, `flags`, `timeout`. Version 2 lacks
+// `map_set`; iptables-nft-save would print it as version 3.
 const DELETE: usize = 4;
-const TARGET_FLAGS: usize = 8;
-const TIMEOUT: usize = 12;
-const TARGET_SIZE: usize = 16;
+const MAP: usize = 8;
+const TARGET_FLAGS: usize = 12;
+const TIMEOUT: usize = 16;
+const TARGET_SIZE: usize = 20;
 
-/// Return `struct xt_set_info_target_v2`.
+/// Return `struct xt_set_info_target_v3`.
 pub(super) fn put_target(target: &SetTarget, sets: &SetIndex) -> Result<Writer, Unsupported> {
     let mut w = Writer::new(TARGET_SIZE);
     let index = sets.indexed(&target.name)?;
@@ -160,6 +162,7 @@ pub(super) fn put_target(target: &SetTarget, sets: &SetIndex) -> Result<Writer, 
     };
     put_info(&mut w, used, index, &target.directions, 0);
     w.u16(other, INVALID);
+    w.u16(MAP, INVALID);
     w.u32(TARGET_FLAGS, if target.exist { EXIST } else { 0 });
     w.u32(TIMEOUT, target.timeout.unwrap_or(u32::MAX));
     Ok(w)
@@ -173,9 +176,9 @@ pub(super) fn get_target(
 ) -> Result<SetTarget, Unsupported> {
     let (flags, timeout) = match revision {
         1 => (0, u32::MAX),
-        2 => (r.u32(TARGET_FLAGS), r.u32(TIMEOUT)),
-        // `map_set` precedes the flags.
-        3 if r.u16(TARGET_FLAGS) == INVALID => (r.u32(12), r.u32(16)),
+        // The flags are at the place of `map_set`.
+        2 => (r.u32(MAP), r.u32(MAP + 4)),
+        3 if r.u16(MAP) == INVALID => (r.u32(TARGET_FLAGS), r.u32(TIMEOUT)),
         _ => return Err(Unsupported::new(format!("target SET revision {revision}"))),
     };
     let (at, index, delete) = match (r.u16(0), r.u16(DELETE)) {
@@ -199,7 +202,7 @@ pub(super) fn get_target(
 pub(super) fn target_size(revision: u32) -> usize {
     match revision {
         1 => 8,
-        2 => TARGET_SIZE,
-        _ => 20,
+        2 => 16,
+        _ => TARGET_SIZE,
     }
 }

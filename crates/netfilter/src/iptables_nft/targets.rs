@@ -78,7 +78,7 @@ pub(crate) fn encode(
             made("TCPMSS", 0, w)
         }
         Target::Tproxy(tproxy) => made("TPROXY", 1, put_tproxy(tproxy)),
-        Target::Set(set) => made("SET", 2, sets::put_target(set, index)?),
+        Target::Set(set) => made("SET", 3, sets::put_target(set, index)?),
         Target::Unknown(extension) => return unsupported(&format!("target {}", extension.name)),
         Target::Jump(_) | Target::Goto(_) | Target::Accept | Target::Drop | Target::Return => {
             return unsupported("a verdict as a target");

@@ -49,6 +49,7 @@ test-kernels:
 bench: deps
 	$(CARGO) bench --package plan --bench plan
 	$(CARGO) bench --package dataplane --bench iptables
+	$(CARGO) bench --package dataplane --bench iptables_nft
 	$(CARGO) bench --package dataplane --bench ipvs
 	$(CARGO) bench --package dataplane --bench nftables
 	$(CARGO) bench --package dataplane --bench first_packet

@@ -1,26 +1,23 @@
 //! Faults of the running proxy and of its table under load: connections through unchanged Services
 //! continue, and in the end the table matches the objects.
 
+#[path = "support/overflow.rs"]
+mod overflow;
 mod support;
 #[path = "support/table.rs"]
 mod table;
 #[path = "../../dataplane/tests/support/traffic.rs"]
 mod traffic;
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kernel::nfnetlink::{GenerationInfo, Monitor, Notice};
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
-};
 use nix::unistd::Pid;
 
+use overflow::{fill, netfilter_ports};
 use support::Proxy;
 use table::objects::other;
 use table::wait_until_right;
@@ -93,46 +90,6 @@ fn proxy_killed_while_loading_starts_again() {
     }
     wait_until_right(&proxy);
     load.finish(&stage).assert_unharmed();
-}
-
-/// Return the ports of a process's netfilter netlink sockets.
-fn netfilter_ports(proxy: &Proxy) -> Vec<u32> {
-    let process = format!("/proc/{}", proxy.process.0.id());
-    let files = fs::read_dir(format!("{process}/fd")).unwrap();
-    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-    let sockets: BTreeSet<String> = links
-        .filter_map(|link| {
-            let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-            Some(inode.to_owned())
-        })
-        .collect();
-    let table = fs::read_to_string(format!("{process}/net/netlink")).unwrap();
-    let rows = table
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    // Protocol, port and, last, the inode; 12 is NETLINK_NETFILTER.
-    rows.filter(|row| row[1] == "12" && row.last().is_some_and(|inode| sockets.contains(*inode)))
-        .map(|row| row[2].parse().unwrap())
-        .collect()
-}
-
-/// Fill the receive buffer of a netlink socket, as a privileged process may, so that the kernel's
-/// notifications are lost.
-fn fill(port: u32) {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let netfilter = SockProtocol::NetlinkNetFilter;
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, netfilter).unwrap();
-    let to = NetlinkAddr::new(port, 0);
-    for size in [64 << 10, 16] {
-        let noise = vec![0; size];
-        loop {
-            match sendto(socket.as_raw_fd(), &noise, &to, MsgFlags::MSG_DONTWAIT) {
-                Ok(_) => {}
-                Err(Errno::EAGAIN) => break,
-                Err(errno) => panic!("{errno}"),
-            }
-        }
-    }
 }
 
 #[test]

@@ -35,6 +35,11 @@ pub fn is_fixed_chain(table: Table, chain: Chain) -> bool {
     names::fixed(table).contains(&chain)
 }
 
+/// Whether this mode may have the chain.
+pub fn is_chain(table: Table, chain: Chain) -> bool {
+    names::is_ours(table, chain)
+}
+
 fn remove(observation: &Observation, stays: impl Fn(Table, Chain) -> bool) -> String {
     let mut text = RestoreText::default();
     remove_into(observation, &mut text, stays);

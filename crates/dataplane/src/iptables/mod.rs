@@ -31,7 +31,7 @@ use model::IpFamily;
 
 use crate::Extension;
 
-pub use cleanup::{cleanup, is_fixed_chain, leftovers};
+pub use cleanup::{cleanup, is_chain, is_fixed_chain, leftovers};
 pub use mode::{Mode, NeedsObservation};
 pub use netlink::{BatchFailure, Guard, Kernel, Netlink, NetlinkError};
 pub use observe::{Observation, Observer};

@@ -1,13 +1,16 @@
-//! The kernel behind iptables mode's netlink transport.
+//! The kernel behind iptables mode's netlink transport, and its rules in a comparable form.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::collections::BTreeMap;
+
 use dataplane::iptables::{
-    BatchFailure, FailureKind, Guard, Kernel, Netlink, Observation, Observer,
+    BatchFailure, FailureKind, Guard, Kernel, Netlink, Observation, Observer, is_chain,
 };
 use kernel::iptables::{NftRules, Table};
 use kernel::nfnetlink::TransactionError;
 use model::IpFamily;
+use netfilter::iptables::{Chain, Rule, TableSet, Target};
 
 pub(crate) const TABLES: [Table; 3] = [Table::Mangle, Table::Filter, Table::Nat];
 
@@ -23,7 +26,8 @@ pub(crate) struct Live(pub(crate) NftRules);
 
 impl Live {
     pub(crate) fn open(family: IpFamily) -> Self {
-        Live(NftRules::open(kernel_family(family)).expect("nf_tables"))
+        let rules = NftRules::open(kernel_family(family)).expect("nf_tables");
+        Live(rules.concerning(is_chain))
     }
 
     pub(crate) fn transport(family: IpFamily) -> Netlink<Self> {
@@ -59,4 +63,48 @@ impl Kernel for Live {
             .commit(batch, guard.guarded, guard.part)
             .map_err(failure)
     }
+}
+
+/// Whether a name is one of kube-proxy's chains, rather than one of kube-router's network policies.
+pub(crate) fn is_of_proxy(name: &str) -> bool {
+    let policies = ["KUBE-ROUTER-", "KUBE-NWPLCY-", "KUBE-POD-FW-"];
+    name.starts_with("KUBE-") && !policies.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// kube-proxy's chains and the jumps to them. Rules of chains in which their order has no meaning are
+/// sorted.
+pub(crate) fn kube(set: &TableSet) -> BTreeMap<(Table, Chain), Vec<String>> {
+    let is_kube = |chain: Chain| is_of_proxy(chain.as_str());
+    let mut all = BTreeMap::new();
+    for (table, state) in &set.tables {
+        for (chain, state) in &state.chains {
+            let jumps = |rule: &&Rule| {
+                let to = rule.target.as_ref().and_then(Target::chain);
+                is_kube(*chain) || to.is_some_and(is_kube)
+            };
+            let rules = state.rules.iter().filter(jumps);
+            let mut rules: Vec<String> = rules.map(ToString::to_string).collect();
+            if !is_kube(*chain) && rules.is_empty() {
+                continue;
+            }
+            let own = [
+                "KUBE-SVC-",
+                "KUBE-SVL-",
+                "KUBE-SEP-",
+                "KUBE-EXT-",
+                "KUBE-FW-",
+                "KUBE-POST",
+            ];
+            if !own.iter().any(|prefix| chain.as_str().starts_with(prefix)) {
+                let tail = rules
+                    .iter()
+                    .rev()
+                    .take_while(|r| r.ends_with("-j KUBE-NODEPORTS"));
+                let sorted = rules.len() - tail.count();
+                rules[..sorted].sort();
+            }
+            all.insert((*table, *chain), rules);
+        }
+    }
+    all
 }

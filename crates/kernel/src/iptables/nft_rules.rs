@@ -33,6 +33,7 @@ const MISSES: u32 = 5;
 pub struct NftRules {
     family: Family,
     nft: NfTables,
+    concerns: Concerns,
     large: u64,
     /// Observes foreign changes since the last read.
     witness: Option<Witness>,
@@ -89,9 +90,12 @@ impl NftError {
     }
 }
 
-/// Whether a notification is about Kubernetes' chains in iptables' tables of a family, about a rule
-/// that jumps to one, or about a deleted table.
-pub fn is_about_kube(message: &Message<'_>, family: Family) -> bool {
+/// Whether a chain is of interest.
+pub type Concerns = fn(Table, Chain) -> bool;
+
+/// Whether a notification is about chains of interest in iptables' tables of a family, about a rule that
+/// jumps to one, or about a deleted table. The names of such chains begin with `KUBE-`.
+pub fn is_about_chains(message: &Message<'_>, family: Family, concerns: Concerns) -> bool {
     let Some(kind) = kind(message) else {
         return false;
     };
@@ -101,9 +105,21 @@ pub fn is_about_kube(message: &Message<'_>, family: Family) -> bool {
     // In every kind of message, attribute 1 is the table's name.
     let mut attributes = message.attributes(NFGENMSG_LEN, "nft attributes").flatten();
     let table = attributes.find(|a| a.kind == NFTA_CHAIN_TABLE);
-    let table = table.and_then(|a| table_of(a.string().ok()?));
-    let mentions_kube = || message.payload.windows(5).any(|bytes| bytes == b"KUBE-");
-    table.is_some() && (kind == NFT_MSG_DELTABLE || mentions_kube())
+    let Some(table) = table.and_then(|a| table_of(a.string().ok()?)) else {
+        return false;
+    };
+    kind == NFT_MSG_DELTABLE || kube_names(message.payload).any(|chain| concerns(table, chain))
+}
+
+/// Return the names in a message that begin with `KUBE-`, wherever they are.
+fn kube_names(payload: &[u8]) -> impl Iterator<Item = Chain> {
+    const PREFIX: &[u8] = b"KUBE-";
+    let starts = payload.windows(PREFIX.len()).enumerate();
+    let starts = starts.filter(|(_, bytes)| *bytes == PREFIX);
+    starts.filter_map(|(start, _)| {
+        let text = payload.get(start..)?.split(|byte| *byte == 0).next()?;
+        Chain::new(std::str::from_utf8(text).ok()?).ok()
+    })
 }
 
 /// Return the `NFT_MSG_*` of a message of nf_tables.
@@ -121,12 +137,20 @@ impl NftRules {
         Ok(Self {
             family,
             nft: NfTables::open()?,
+            concerns: |_, _| true,
             large: LARGE,
             witness: None,
             generation: None,
             known: None,
             misses: 0,
         })
+    }
+
+    /// Ignore other programs' changes to other chains than these.
+    #[must_use]
+    pub fn concerning(mut self, concerns: Concerns) -> Self {
+        self.concerns = concerns;
+        self
     }
 
     /// Return the port that identifies this socket's own changes in notifications.
@@ -152,8 +176,8 @@ impl NftRules {
     ) -> Result<T, Error> {
         self.generation = None;
         for _ in 0..ATTEMPTS {
-            let family = self.family;
-            let relevant = Box::new(move |m: &Message<'_>| is_about_kube(m, family));
+            let (family, concerns) = (self.family, self.concerns);
+            let relevant = Box::new(move |m: &Message<'_>| is_about_chains(m, family, concerns));
             let mut witness = Witness::of(&mut self.nft, relevant)?;
             let mut result = new();
             let read = self.read_once(tables, &mut |decoded| add(&mut result, decoded));
@@ -270,10 +294,10 @@ impl NftRules {
     /// whose message has `NLM_F_ECHO`.
     ///
     /// If `guarded`, the batch is refused with [`TransactionError::GenerationChanged`] if another
-    /// program has changed Kubernetes' chains since the last read, or may have. Several batches may
+    /// program has changed chains of interest since the last read, or may have. Several batches may
     /// follow one read if each is a `part` of one transaction. If other programs commit so often that
-    /// guarded commits fail repeatedly, the next one is made without a guard: it changes only
-    /// Kubernetes' own chains.
+    /// guarded commits fail repeatedly, the next one is made without a guard: it changes only chains of
+    /// interest.
     ///
     /// # Errors
     /// See [`TransactionError`].
@@ -383,7 +407,7 @@ impl NftRules {
     }
 
     /// Apply `input` as `iptables-restore --noflush` does. Each table is one transaction. If another
-    /// program changes Kubernetes' chains meanwhile, read them and try again.
+    /// program changes `KUBE-` chains meanwhile, read them and try again.
     ///
     /// # Errors
     /// See [`NftError`].

@@ -5,10 +5,10 @@ use std::sync::mpsc::Sender;
 
 use dataplane::iptables::{
     BatchFailure, Failure, FailureKind, Guard, Kernel, Netlink, Observation, Observer, Options,
-    Output, ReadError, RestoreText, Sync, Transport,
+    Output, ReadError, RestoreText, Sync, Transport, is_chain,
 };
 use kernel::iptables::legacy::{Legacy, LegacyError, LegacyRestoreError};
-use kernel::iptables::{Backend, NftRules, Rules, is_about_kube};
+use kernel::iptables::{Backend, NftRules, Rules, is_about_chains};
 use kernel::nfnetlink::TransactionError;
 use model::IpFamily;
 use netfilter::iptables::Table;
@@ -34,7 +34,7 @@ pub(crate) fn driver(
         Rules::Nft(rules) => Box::new(IptablesDriver {
             family,
             sync: Sync::new(family, options),
-            host: Netlink::new(family, NfTables(*rules)),
+            host: Netlink::new(family, NfTables(rules.concerning(is_chain))),
             inputs: Some(inputs),
         }),
         Rules::Legacy(legacy) => Box::new(IptablesDriver {
@@ -182,7 +182,7 @@ impl Host for Netlink<NfTables> {
         let rules = &mut self.kernel().0;
         let of = kernel_family(family);
         if let Err(error) = watch::start(family, rules.port(), inputs, move |message| {
-            is_about_kube(message, of)
+            is_about_chains(message, of, is_chain)
         }) {
             tracing::warn!(
                 %family,

@@ -1,0 +1,266 @@
+//! Faults of the running proxy and of its rules under load, in iptables mode over nf_tables: connections
+//! through unchanged Services continue, and in the end the rules match the objects.
+
+#[path = "../../dataplane/tests/support/ipt.rs"]
+mod ipt;
+#[path = "../../dataplane/tests/support/objects.rs"]
+mod objects;
+#[path = "support/overflow.rs"]
+mod overflow;
+mod support;
+#[path = "../../dataplane/tests/support/traffic.rs"]
+mod traffic;
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dataplane::iptables::{Nfacct, Options, render};
+use ipt::{TABLES, kernel_family, kube};
+use kernel::iptables::NftRules;
+use model::Mode;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use objects::{other, plans};
+use overflow::{fill, netfilter_ports};
+use support::{Proxy, eventually};
+use traffic::Stage;
+
+/// Those of the proxy in the test's namespaces.
+const OPTIONS: Options = Options {
+    masquerade_bit: 14,
+    localhost_node_ports: false,
+    conntrack_tcp_be_liberal: false,
+    random_fully: true,
+    nfacct: Nfacct {
+        invalid_dropped: true,
+        localhost_node_ports: true,
+    },
+};
+
+/// Start a proxy for the observed objects, and the machines around its node.
+fn start() -> (Proxy, Stage) {
+    let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
+    let flags = ["--nodeport-addresses=primary", "--v=4"];
+    let proxy = Proxy::start(Mode::Iptables, &[("objects.json", &objects)], &flags);
+    wait_until_right(&proxy);
+    let stage = Stage::around(proxy.host.netns());
+    (proxy, stage)
+}
+
+/// Wait until the rules of both families match the objects in the folder.
+fn wait_until_right(proxy: &Proxy) {
+    for plan in &plans(&[proxy.folder.path().to_owned()]) {
+        let expected = kube(&render(plan, &OPTIONS).unwrap().tables);
+        let family = kernel_family(plan.family);
+        let read = || NftRules::open(family).unwrap().table_set(&TABLES);
+        let what = || format!("the {family} rules match the objects\n{}", proxy.log());
+        eventually(&what(), || match proxy.host.run(read) {
+            Ok((set, unsupported)) => unsupported.is_empty() && kube(&set) == expected,
+            Err(_) => false,
+        });
+    }
+}
+
+fn write_others(proxy: &Proxy, round: usize) {
+    for number in (0..20).filter(|number| !(number + round).is_multiple_of(3)) {
+        let text = other(number, (number + round) % 4);
+        proxy.write(&format!("other-{number}.yaml"), &text);
+    }
+    let gone = format!("other-{}.yaml", round % 20);
+    let _ = fs::remove_file(proxy.folder.path().join(gone));
+}
+
+fn reports(proxy: &Proxy, family: &str) -> usize {
+    let log = proxy.log();
+    let lines = log.lines().filter(|line| line.contains(family));
+    lines
+        .filter(|line| line.contains("Another program changed the rules"))
+        .count()
+}
+
+#[test]
+fn services_change_while_another_program_writes_to_the_same_tables() {
+    let (proxy, stage) = start();
+    let load = stage.load();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                proxy.host.sh(
+                    "iptables-nft -t nat -N THEIRS; iptables-nft -t nat -I PREROUTING -s 192.0.2.250 -j THEIRS
+                     iptables-nft -t nat -D PREROUTING -s 192.0.2.250 -j THEIRS; iptables-nft -t nat -X THEIRS",
+                );
+            }
+        });
+        for round in 0..40 {
+            write_others(&proxy, round);
+            load.wait(30);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    wait_until_right(&proxy);
+    load.finish(&stage).assert_unharmed();
+    let log = proxy.log();
+    assert!(!log.contains("Another program changed"), "{log}");
+}
+
+/// So many Services that loading them takes time.
+fn many(endpoints: usize) -> String {
+    (0..400).map(|number| other(number, endpoints)).collect()
+}
+
+#[test]
+fn proxy_killed_while_loading_starts_again() {
+    let (mut proxy, stage) = start();
+    let load = stage.load();
+    let mut random = std::process::id();
+    for round in 0..8 {
+        proxy.write("many.yaml", &many(1 + round % 3));
+        // Loading begins about when the file has been read; the kill hits a random point of it.
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        std::thread::sleep(Duration::from_millis(u64::from(random >> 16) % 1500));
+        proxy.kill();
+        load.wait(100);
+        proxy.respawn();
+        load.wait(100);
+    }
+    wait_until_right(&proxy);
+    load.finish(&stage).assert_unharmed();
+}
+
+#[test]
+fn lost_notifications_and_replies_cause_a_resync() {
+    let (proxy, stage) = start();
+    let load = stage.load();
+    let process = Pid::from_raw(proxy.process.0.id() as i32);
+    for round in 0..2 {
+        kill(process, Signal::SIGSTOP).unwrap();
+        let ports = netfilter_ports(&proxy);
+        assert!(
+            ports.len() >= 4,
+            "replies and notifications of both families: {ports:?}"
+        );
+        proxy.host.run(|| ports.iter().copied().for_each(fill));
+        // A foreign change, and one of our own.
+        proxy.host.sh(
+            "for t in iptables ip6tables; do $t-nft -t nat -D KUBE-SERVICES 1; done; \
+             iptables-nft -t filter -D FORWARD 1",
+        );
+        write_others(&proxy, round);
+        kill(process, Signal::SIGCONT).unwrap();
+        wait_until_right(&proxy);
+        load.wait(50);
+    }
+    let seen = load.finish(&stage);
+    let lost = seen.failures.iter();
+    let lost: Vec<_> = lost.filter(|f| f.is_of_existing_connection()).collect();
+    assert!(lost.is_empty(), "{lost:#?}");
+}
+
+/// One change each, harmless for established connections; `T` is the program, `IP` a cluster IP.
+const FOREIGN_CHANGES: [&str; 6] = [
+    "T -t nat -F KUBE-POSTROUTING",
+    "T -t nat -D KUBE-SERVICES 1",
+    "T -t nat -A KUBE-SERVICES -d IP -j ACCEPT",
+    "T -t nat -F PREROUTING",
+    "T -t filter -D FORWARD 1",
+    "T -t nat -F",
+];
+
+/// `-X` without a chain deletes the base chains too, and thereby the translation of connections.
+const HARMFUL_CHANGES: [&str; 4] = [
+    "T -t mangle -X KUBE-PROXY-CANARY",
+    "T -t filter -I KUBE-FORWARD -j DROP",
+    "T -t nat -F; T -t nat -X; true",
+    "for t in mangle filter nat; do T -t $t -F; T -t $t -X; done; true",
+];
+
+fn change_and_wait(proxy: &Proxy, changes: &[&str]) {
+    let families = [
+        ("iptables-nft", "10.96.10.15", "IPv4"),
+        ("ip6tables-nft", "fd00:10:96::f", "IPv6"),
+    ];
+    for (program, frontend, family) in families {
+        for change in changes {
+            let before = reports(proxy, family);
+            let change = change.replace("T ", &format!("{program} "));
+            proxy.host.sh(&change.replace("IP", frontend));
+            eventually(&format!("{change} is noticed\n{}", proxy.log()), || {
+                reports(proxy, family) > before
+            });
+            wait_until_right(proxy);
+        }
+    }
+}
+
+#[test]
+fn foreign_changes_are_repaired_and_connections_continue() {
+    let (proxy, stage) = start();
+    let load = stage.load();
+    load.wait_for_all();
+    change_and_wait(&proxy, &FOREIGN_CHANGES);
+    let seen = load.finish(&stage);
+    // Without its rules, a new connection to a Service fails.
+    let lost = seen.failures.iter();
+    let lost: Vec<_> = lost.filter(|f| f.is_of_existing_connection()).collect();
+    assert!(lost.is_empty(), "{lost:#?}");
+    change_and_wait(&proxy, &HARMFUL_CHANGES);
+}
+
+#[test]
+fn chains_of_other_kubernetes_software_are_ignored() {
+    let (proxy, _stage) = start();
+    let before = reports(&proxy, "IPv4");
+    proxy
+        .host
+        .sh("iptables-nft -N KUBE-ROUTER-X; iptables-nft -A FORWARD -j KUBE-ROUTER-X");
+    write_others(&proxy, 1);
+    wait_until_right(&proxy);
+    assert_eq!(reports(&proxy, "IPv4"), before, "{}", proxy.log());
+    let saved = proxy.host.sh("iptables-nft-save");
+    assert!(saved.contains("-A FORWARD -j KUBE-ROUTER-X"), "{saved}");
+}
+
+/// The recorded state of kube-proxy, as its restore at a start writes it.
+#[test]
+fn kube_proxy_is_replaced_and_returns_without_a_lost_connection() {
+    let (mut proxy, stage) = start();
+    let folder = tempfile::tempdir().unwrap();
+    let restore = ["iptables", "ip6tables"].map(|tool| {
+        let case = &observed::IPTABLES[0];
+        let family = match tool {
+            "iptables" => model::IpFamily::V4,
+            _ => model::IpFamily::V6,
+        };
+        let file = folder.path().join(tool);
+        let saved = case.iptables_save("iptables", family);
+        // kube-proxy inserts its jumps one by one, and only missing ones.
+        let own = saved.lines().filter(|line| {
+            let built_in = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+            // A rule that a proxy without NodePorts on loopback leaves to kubelet.
+            if line.starts_with("-A KUBE-FIREWALL ") {
+                return false;
+            }
+            let chain = line.strip_prefix("-A ").or(line.strip_prefix(':'));
+            let chain = chain.and_then(|rest| rest.split(' ').next());
+            !chain.is_some_and(|chain| built_in.contains(&chain))
+        });
+        let text: String = own.map(|line| format!("{line}\n")).collect();
+        fs::write(&file, text).unwrap();
+        format!("{tool}-nft-restore --noflush < {}", file.display())
+    });
+    let load = stage.load();
+    load.wait_for_all();
+    for _ in 0..5 {
+        proxy.kill();
+        restore
+            .iter()
+            .for_each(|restore| drop(proxy.host.sh(restore)));
+        load.wait(100);
+        proxy.respawn();
+        wait_until_right(&proxy);
+        load.wait(100);
+    }
+    load.finish(&stage).assert_unharmed();
+}

@@ -81,18 +81,7 @@ impl Node {
     /// Program the observed cluster in a mode.
     fn programmed(mode: Mode) -> Self {
         let node = Self::new();
-        let objects = observed::path("objects.json");
-        let output = node.host.sluice(&[
-            "proxy",
-            "--once",
-            &format!("--proxy-mode={mode}"),
-            "--iptables-backend=nft",
-            "--hostname-override=node1",
-            "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
-            "--manifests",
-            objects.to_str().unwrap(),
-        ]);
-        assert!(output.status.success(), "{}", text(&output.stderr));
+        node.host.program_observed(mode);
         node
     }
 

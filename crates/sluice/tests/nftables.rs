@@ -38,17 +38,7 @@ fn table_of_kube_proxy_is_replaced() {
         let file = observed::path(&format!("nftables-default.{version}.nft"));
         proxy.host.sh(&format!("nft delete table ip kube-proxy 2>/dev/null; nft delete table ip6 kube-proxy 2>/dev/null; nft -f {}", file.display()));
     }
-    let objects = observed::path("objects.json");
-    let output = proxy.host.sluice(&[
-        "proxy",
-        "--once",
-        "--proxy-mode=nftables",
-        "--hostname-override=node1",
-        "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
-        "--manifests",
-        objects.to_str().unwrap(),
-    ]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    proxy.host.program_observed(Mode::Nftables);
     let rules = proxy
         .host
         .sh("nft list table ip kube-proxy; nft list table ip6 kube-proxy");

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Output;
 
+use model::Mode;
 use serde_json::Value;
 use support::{Host, text};
 
@@ -15,7 +16,7 @@ fn json(output: &Output) -> Value {
 }
 
 /// The observed node with pods behind a bridge, and the observed cluster's rules in one mode.
-fn node(mode: &str) -> Host {
+fn node(mode: Mode) -> Host {
     let host = Host::new();
     for line in [
         "ip link add cbr0 type bridge && ip link set cbr0 up",
@@ -26,18 +27,7 @@ fn node(mode: &str) -> Host {
     ] {
         host.sh(line);
     }
-    let objects = observed::path("objects.json");
-    let output = host.sluice(&[
-        "proxy",
-        "--once",
-        &format!("--proxy-mode={mode}"),
-        "--iptables-backend=nft",
-        "--hostname-override=node1",
-        "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
-        "--manifests",
-        objects.to_str().unwrap(),
-    ]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    host.program_observed(mode);
     host
 }
 
@@ -50,7 +40,7 @@ const QUESTIONS: [&[&str]; 4] = [
 
 #[test]
 fn facts_file_gives_the_same_answers_as_its_host() {
-    for mode in ["iptables", "nftables"] {
+    for mode in [Mode::Iptables, Mode::Nftables] {
         let host = node(mode);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("bug.json");
@@ -73,7 +63,7 @@ fn facts_file_gives_the_same_answers_as_its_host() {
 
 #[test]
 fn input_files_of_every_kind_can_be_combined() {
-    let host = node("nftables");
+    let host = node(Mode::Nftables);
     host.sh("ipset create clients hash:ip && ipset add clients 10.244.1.50");
     host.sh("iptables-nft -A FORWARD -m set --match-set clients src -d 10.244.2.0/24 -j DROP");
     let folder = tempfile::tempdir().unwrap();
@@ -141,7 +131,7 @@ fn every_mode_gives_the_same_results_for_one_cluster() {
         ends.sort();
         ends
     };
-    let (iptables, nftables) = (node("iptables"), node("nftables"));
+    let (iptables, nftables) = (node(Mode::Iptables), node(Mode::Nftables));
     for question in QUESTIONS {
         let expected = ends(&iptables, question);
         assert_eq!(expected, ends(&nftables, question), "{question:?}");
@@ -158,7 +148,7 @@ fn every_mode_gives_the_same_results_for_one_cluster() {
 
 #[test]
 fn exit_status_shows_whether_the_packet_arrives() {
-    let host = node("iptables");
+    let host = node(Mode::Iptables);
     let ask = |dport: &str, more: &[&str]| {
         let mut words = vec!["trace", "--src=198.51.100.9", "--dst=10.200.1.2", dport];
         words.extend(more);
@@ -310,7 +300,7 @@ fn assert_wrong(found: &[(String, String)], cause: &str, words: &[&str]) {
 #[test]
 fn explain_reads_objects_from_an_api_server() {
     use apiserver_sim::{Config, Sim};
-    let host = node("nftables");
+    let host = node(Mode::Nftables);
     let list: Value =
         serde_json::from_str(&std::fs::read_to_string(observed::path("objects.json")).unwrap())
             .unwrap();
@@ -463,7 +453,7 @@ fn explain_names_flows_to_a_removed_endpoint() {
 
 #[test]
 fn explain_connects_to_endpoints_on_request() {
-    let host = node("iptables");
+    let host = node(Mode::Iptables);
     let folder = tempfile::tempdir().unwrap();
     // The node itself, where nothing listens.
     let objects = support::web("web", 1, "10.200.1.2");
@@ -487,7 +477,7 @@ fn explain_connects_to_endpoints_on_request() {
 
 #[test]
 fn paths_to_a_service_are_drawn() {
-    let host = node("iptables");
+    let host = node(Mode::Iptables);
     let objects = observed::path("objects.json");
     let draw = |format: &str, service: &str| {
         let words = [
@@ -633,7 +623,7 @@ fn verified(host: &Host, objects: &str) -> (Option<i32>, Vec<(String, u64)>) {
 fn verify_finds_damage_in_any_service() {
     let objects = observed::path("objects.json");
     let objects = objects.to_str().unwrap();
-    for mode in ["iptables", "nftables"] {
+    for mode in [Mode::Iptables, Mode::Nftables] {
         let host = node(mode);
         // This host forwards IPv4 only, so that IPv6 has problems from the start.
         let (_, before) = verified(&host, objects);

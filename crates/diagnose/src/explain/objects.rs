@@ -371,15 +371,12 @@ pub(crate) fn load_balancer(subject: &Subject<'_>) -> Vec<Finding> {
 
 /// Find external IPs that are addresses of nodes.
 pub(crate) fn node_addresses(subject: &Subject<'_>) -> Vec<Finding> {
-    let nodes = &subject.cluster.objects.nodes;
-    let of = |ip: IpAddr| {
-        let mut nodes = nodes.iter();
-        nodes.find(|n| n.addresses.iter().any(|a| a.ip == ip))
-    };
     let mut found = Vec::new();
-    for ip in &subject.service.external_ips {
-        let Some(node) = of(*ip) else { continue };
-        let is_here = *node.name == *subject.cluster.node_name;
+    for warning in &subject.warnings {
+        let plan::Reason::NodeAddress { ip, node } = &warning.reason else {
+            continue;
+        };
+        let is_here = **node == *subject.cluster.node_name;
         let (weight, consequence) = match (subject.mode.has_virtual_servers(), is_here) {
             (true, false) => (
                 Weight::Broken,
@@ -398,10 +395,7 @@ pub(crate) fn node_addresses(subject: &Subject<'_>) -> Vec<Finding> {
         found.push(Finding::new(
             weight,
             Cause::ExternalIpIsNode,
-            format!(
-                "externalIP {ip} is an address of node {}: {consequence}",
-                node.name
-            ),
+            format!("externalIP {ip} is an address of node {node}: {consequence}"),
             "use an address that no node has, or a NodePort",
         ));
     }
@@ -441,10 +435,11 @@ pub(crate) fn own_node_ports(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// Report what the plan leaves out, above all addresses that another Service has, and clashes.
-/// [`node_addresses`] reports external IPs of Nodes, by mode.
 pub(crate) fn left_out(subject: &Subject<'_>) -> Vec<Finding> {
-    let finding = |warning: &plan::Warning| {
+    let finding = |warning: &&plan::Warning| {
         let (weight, change) = match &warning.reason {
+            // Reported by `node_addresses`, whose text depends on the mode.
+            plan::Reason::NodeAddress { .. } => return None,
             plan::Reason::Taken { by, .. } => (
                 Weight::Broken,
                 format!(
@@ -452,19 +447,15 @@ pub(crate) fn left_out(subject: &Subject<'_>) -> Vec<Finding> {
                     by.service
                 ),
             ),
-            plan::Reason::NoSourceRange(_)
-            | plan::Reason::EveryClientAllowed(_)
-            | plan::Reason::NodeAddress { .. } => (Weight::Note, String::new()),
+            plan::Reason::NoSourceRange(_) | plan::Reason::EveryClientAllowed(_) => {
+                (Weight::Note, String::new())
+            }
             _ => (Weight::Partly, format!("change {}", warning.field)),
         };
-        Finding::new(weight, Cause::LeftOut, warning.to_string(), change)
+        let text = warning.to_string();
+        Some(Finding::new(weight, Cause::LeftOut, text, change))
     };
-    let known = |w: &&plan::Warning| {
-        matches!(w.reason, plan::Reason::NodeAddress { ip, .. }
-            if subject.service.external_ips.contains(&ip))
-    };
-    let warnings = subject.warnings.iter().copied();
-    warnings.filter(|w| !known(w)).map(finding).collect()
+    subject.warnings.iter().filter_map(finding).collect()
 }
 
 /// Report what the relay of userspace mode cannot carry.

@@ -14,6 +14,7 @@
 //! ```
 
 mod apply;
+mod extension;
 mod fuzz;
 pub(crate) mod matches;
 mod name;

@@ -88,6 +88,22 @@ impl Host {
         self.command(SLUICE).args(words).output().unwrap()
     }
 
+    /// Program the observed cluster in a mode, once.
+    pub(crate) fn program_observed(&self, mode: Mode) {
+        let objects = observed::path("objects.json");
+        let output = self.sluice(&[
+            "proxy",
+            "--once",
+            &format!("--proxy-mode={mode}"),
+            "--iptables-backend=nft",
+            "--hostname-override=node1",
+            "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
+            "--manifests",
+            objects.to_str().unwrap(),
+        ]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+
     /// Return the rules of a family, as a save tool prints them.
     pub(crate) fn rules(&self, save: &str, family: Family) -> TableSet {
         let saved = self.sh(save);

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use apiserver_sim::Refusal;
+use apiserver_sim::{Refusal, Sim};
 use serde_json::Value;
-use source::apiserver::{ApiServer, EventType, NewEvent, Regarding};
+use source::apiserver::{ApiServer, EventType, NewEvent, Recorder, Regarding};
+use tempfile::TempDir;
 
 use crate::{Follower, NODE, PATIENCE, options, sim};
 
-fn starting() -> NewEvent {
+/// An Event about the Node, with a note that is too long.
+pub(crate) fn starting() -> NewEvent {
     NewEvent {
         regarding: Regarding {
             api_version: "v1",
@@ -24,14 +26,19 @@ fn starting() -> NewEvent {
     }
 }
 
-#[test]
-fn events_are_posted_and_repeats_are_counted() {
-    let sim = sim();
+/// Follow a server, and return a recorder that sends Events to it.
+pub(crate) fn recording(sim: &Sim) -> (TempDir, Recorder, Follower) {
     let folder = tempfile::tempdir().expect("a folder");
     let kubeconfig = sim.write_kubeconfig(folder.path(), "{}").expect("written");
     let source = ApiServer::new(options(&kubeconfig), NODE).expect("a configuration");
     let recorder = source.recorder();
-    let _follower = Follower::of(source);
+    (folder, recorder, Follower::of(source))
+}
+
+#[test]
+fn events_are_posted_and_repeats_are_counted() {
+    let sim = sim();
+    let (_folder, recorder, _follower) = recording(&sim);
     recorder.record(starting());
     let posted = |count: usize| -> Vec<Value> {
         let end = Instant::now() + PATIENCE;
@@ -79,11 +86,7 @@ fn a_refused_event_is_dropped_and_the_next_is_sent() {
             resource: None,
         });
     });
-    let folder = tempfile::tempdir().expect("a folder");
-    let kubeconfig = sim.write_kubeconfig(folder.path(), "{}").expect("written");
-    let source = ApiServer::new(options(&kubeconfig), NODE).expect("a configuration");
-    let recorder = source.recorder();
-    let mut follower = Follower::of(source);
+    let (_folder, recorder, mut follower) = recording(&sim);
     follower.until("complete", |f| f.complete);
     let requests = sim.requests().len();
     sim.misbehave(|f| {

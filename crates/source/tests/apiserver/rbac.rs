@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use apiserver_sim::Sim;
-use source::apiserver::{ApiServer, EventType, NewEvent, Regarding};
 use tempfile::TempDir;
 
-use crate::{Follower, NODE, PATIENCE, observed, options, range, sim};
+use crate::events::{recording, starting};
+use crate::{Follower, PATIENCE, observed, options, range, sim};
 
 const RESOURCES: [&str; 4] = ["services", "endpointslices", "nodes", "servicecidrs"];
 
@@ -92,27 +92,10 @@ fn a_missing_watch_verb_delays_changes() {
 fn missing_verbs_for_events_affect_events_only() {
     for verb in ["create", "patch"] {
         let sim = sim_without(verb, "events", false);
-        let folder = tempfile::tempdir().expect("a folder");
-        let kubeconfig = sim.write_kubeconfig(folder.path(), "{}").expect("written");
-        let source = ApiServer::new(options(&kubeconfig), NODE).expect("a configuration");
-        let recorder = source.recorder();
-        let mut follower = Follower::of(source);
-        let event = NewEvent {
-            regarding: Regarding {
-                api_version: "v1",
-                kind: "Node",
-                namespace: String::new(),
-                name: NODE.into(),
-                uid: String::new(),
-            },
-            event_type: EventType::Normal,
-            reason: "Starting".into(),
-            action: "StartKubeProxy".into(),
-            note: String::new(),
-        };
+        let (_folder, recorder, mut follower) = recording(&sim);
         // The second one patches the series of the first.
-        recorder.record(event.clone());
-        recorder.record_and_wait(event, PATIENCE);
+        recorder.record(starting());
+        recorder.record_and_wait(starting(), PATIENCE);
         follower.until_equal(&sim);
         let sent = |method: &str| {
             let requests = sim.requests();

@@ -27,6 +27,7 @@ pub(crate) mod statistic;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 
+use super::extension::{Row, extensions};
 use super::name::Family;
 use super::syntax::segment::{Extension, Segment};
 use super::syntax::text::{raw_word, words};
@@ -85,51 +86,8 @@ pub enum Match {
     Unknown(Box<Extension>),
 }
 
-/// The parser's part of a table row.
-pub(crate) struct Row {
-    pub(crate) names: &'static [&'static str],
-    pub(crate) options: Options,
-    /// `None` if options or values go beyond the model.
-    parse: fn(Family, &Segment<'_>) -> Parsed<Option<Match>>,
-    #[cfg(test)]
-    pub(crate) examples: &'static [&'static str],
-}
-
-macro_rules! table {
-    ($($variant:ident => $module:ident $(| $alias:ident)*,)*) => {
-        /// The modelled extensions.
-        pub(crate) const ROWS: &[Row] = &[$(
-            table!(@row $variant $module),
-            $(table!(@row $variant $alias),)*
-        )*];
-
-        /// Append the match as `iptables-save` prints it.
-        pub(crate) fn write(out: &mut String, found: &Match) {
-            match found {
-                $(Match::$variant(found) => $module::write(out, found),)*
-                Match::Unknown(extension) => {
-                    out.push_str(" -m ");
-                    raw_word(out, &extension.name);
-                    words(out, &extension.words);
-                }
-            }
-        }
-    };
-    (@row $variant:ident $module:ident) => {
-        Row {
-            names: $module::NAMES,
-            options: $module::OPTIONS,
-            parse: |family, segment| {
-                let found = $module::parse(family, segment)?;
-                Ok(found.map(|found| Match::$variant(found.into())))
-            },
-            #[cfg(test)]
-            examples: $module::EXAMPLES,
-        }
-    };
-}
-
-table! {
+extensions! {
+    Match, " -m ", |out| {}
     Comment => comment,
     Tcp => tcp,
     Udp => udp,
@@ -153,19 +111,15 @@ table! {
     IpRange => iprange,
 }
 
-fn row(name: &str) -> Option<&'static Row> {
-    ROWS.iter().find(|row| row.names.contains(&name))
-}
-
 /// Return the options of a match; `None` if it is not modelled.
 pub(crate) fn options(name: &str) -> Option<Options> {
-    row(name).map(|row| row.options)
+    Row::find(ROWS, name).map(|row| row.options)
 }
 
 /// Build the match of a segment. A match with options or values beyond the model is kept word for
 /// word.
 pub(crate) fn build(family: Family, segment: &Segment<'_>) -> Parsed<Match> {
-    let modelled = match row(segment.name) {
+    let modelled = match Row::find(ROWS, segment.name) {
         Some(row) if !segment.foreign => (row.parse)(family, segment)?,
         _ => None,
     };

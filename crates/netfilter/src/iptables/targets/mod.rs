@@ -20,6 +20,7 @@ pub(crate) mod snat;
 pub(crate) mod tcpmss;
 pub(crate) mod tproxy;
 
+use super::extension::{Row, extensions};
 use super::name::{Chain, Family};
 use super::syntax::segment::{Extension, Segment, plain};
 use super::syntax::text::{raw_word, words};
@@ -94,56 +95,14 @@ impl Target {
     }
 }
 
-/// The parser's part of a table row.
-pub(crate) struct Row {
-    pub(crate) names: &'static [&'static str],
-    pub(crate) options: Options,
-    /// `None` if options or values go beyond the model.
-    parse: fn(Family, &Segment<'_>) -> Parsed<Option<Target>>,
-    #[cfg(test)]
-    pub(crate) examples: &'static [&'static str],
-}
-
-macro_rules! table {
-    ($($variant:ident => $module:ident $(| $alias:ident)*,)*) => {
-        /// The modelled extensions.
-        pub(crate) const ROWS: &[Row] = &[$(
-            table!(@row $variant $module),
-            $(table!(@row $variant $alias),)*
-        )*];
-
-        /// Append the target as `iptables-save` prints it.
-        pub(crate) fn write(out: &mut String, target: &Target) {
-            match target {
-                Target::Jump(chain) => chain_name(out, " -j ", chain),
-                Target::Goto(chain) => chain_name(out, " -g ", chain),
-                Target::Accept => out.push_str(" -j ACCEPT"),
-                Target::Drop => out.push_str(" -j DROP"),
-                Target::Return => out.push_str(" -j RETURN"),
-                $(Target::$variant(found) => $module::write(out, found),)*
-                Target::Unknown(extension) => {
-                    out.push_str(" -j ");
-                    raw_word(out, &extension.name);
-                    words(out, &extension.words);
-                }
-            }
-        }
-    };
-    (@row $variant:ident $module:ident) => {
-        Row {
-            names: $module::NAMES,
-            options: $module::OPTIONS,
-            parse: |family, segment| {
-                let found = $module::parse(family, segment)?;
-                Ok(found.map(|found| Target::$variant(found.into())))
-            },
-            #[cfg(test)]
-            examples: $module::EXAMPLES,
-        }
-    };
-}
-
-table! {
+extensions! {
+    Target, " -j ", |out| {
+        Target::Jump(chain) => chain_name(out, " -j ", chain),
+        Target::Goto(chain) => chain_name(out, " -g ", chain),
+        Target::Accept => out.push_str(" -j ACCEPT"),
+        Target::Drop => out.push_str(" -j DROP"),
+        Target::Return => out.push_str(" -j RETURN"),
+    }
     Reject => reject,
     Mark => mark,
     Connmark => connmark,
@@ -164,14 +123,10 @@ fn chain_name(out: &mut String, option: &str, chain: &Chain) {
     out.push_str(chain.as_str());
 }
 
-fn row(name: &str) -> Option<&'static Row> {
-    ROWS.iter().find(|row| row.names.contains(&name))
-}
-
 /// Return the options of a target; empty for standard targets and chains. `None` for an extension that is
 /// not modelled.
 pub(crate) fn options(name: &str) -> Option<Options> {
-    match row(name) {
+    match Row::find(ROWS, name) {
         Some(row) => Some(row.options),
         None if OTHER_TARGETS.contains(&name) => None,
         None => Some(&[]),
@@ -188,7 +143,7 @@ pub(crate) fn build(family: Family, segment: &Segment<'_>) -> Parsed<Target> {
     for item in &segment.items {
         plain(item)?;
     }
-    if let Some(row) = row(segment.name) {
+    if let Some(row) = Row::find(ROWS, segment.name) {
         return Ok((row.parse)(family, segment)?.unwrap_or_else(unknown));
     }
     Ok(match segment.name {

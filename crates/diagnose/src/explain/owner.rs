@@ -45,7 +45,7 @@ const CHAINS: [(&str, &str); 38] = [
 ];
 
 /// Tables of nf_tables and the program that makes them.
-const TABLES: [(&str, &str); 8] = [
+const TABLES: [(&str, &str); 9] = [
     ("kube-proxy", "the proxy"),
     (dataplane::userspace::TABLE, "sluice"),
     ("sluice-nat", "sluice"),
@@ -54,6 +54,7 @@ const TABLES: [(&str, &str); 8] = [
     ("cilium", "Cilium"),
     ("kindnet-network-policies", "kindnet"),
     ("netavark", "Podman (netavark)"),
+    ("docker-bridges", "Docker"),
 ];
 
 /// Words in comments and the program that writes them.

@@ -1,6 +1,6 @@
 //! The whole program against an API server, in nftables mode, in a network namespace: from start to
 //! the first complete sync, from a watch event to the kernel's commit, processor time for a change,
-//! resident memory, and a soak.
+//! resident memory, the answers of its socket, and a soak.
 //!
 //! `cargo bench -p sluice --bench apiserver`, followed by `--` and any of
 //! - `1000x10`: 1,000 Services of 10 endpoints; may be repeated (default: 1000x10 and 10000x10, for
@@ -44,6 +44,8 @@ struct Sizes {
     changes: u32,
     /// Changes with the default minSyncPeriod, two per second.
     paced_changes: u32,
+    /// Changes with the default minSyncPeriod, each after five seconds without any.
+    idle_changes: u32,
     /// Changes at a constant rate, with the default minSyncPeriod.
     stream: u32,
     soak: u32,
@@ -57,6 +59,7 @@ impl Sizes {
             starts: 3,
             changes: 300,
             paced_changes: 100,
+            idle_changes: 15,
             stream: 1000,
             soak: 0,
         }
@@ -81,6 +84,7 @@ impl Sizes {
                 starts: 1,
                 changes: 30,
                 paced_changes: 3,
+                idle_changes: 2,
                 stream: 100,
                 ..Self::of(500, 10)
             }];
@@ -169,7 +173,16 @@ fn default_configuration(
         }
         row("    share of one core", &format!("{share:.1} %"), "");
     }
-    Ok(())
+    let idle = Duration::from_secs(5);
+    let mut times = host.run(|| bench.changes(done, sizes.idle_changes, idle))?;
+    for (label, q) in [("median", 0.5), ("p99", 0.99)] {
+        let label = format!("  first change after 5 s of idling, {label}");
+        row(&label, &ms(quantile(&mut times, q)), "");
+    }
+    match program {
+        Program::Sluice(_) => answers(host, &proxy),
+        Program::KubeProxy(_) => Ok(()),
+    }
 }
 
 /// Start the program a few times; return the last process, still running.
@@ -202,6 +215,32 @@ fn starts(host: &Host, bench: &Bench<'_>) -> anyhow::Result<Running> {
     row("resident after the sync", &mib(resident(&proxy)?), "80 MiB");
     row("most resident until then", &mib(peak(&proxy)?), "");
     Ok(proxy)
+}
+
+/// Measure the answers of the proxy's socket.
+fn answers(host: &Host, proxy: &Running) -> anyhow::Result<()> {
+    let before = peak(proxy)?;
+    for words in [
+        &["status", "-o", "json"][..],
+        &["status", "--objects"],
+        &["status", "--plan"],
+        &["explain", "ns-0/svc-0"],
+    ] {
+        let started = Instant::now();
+        let output = host.sluice(words);
+        let took = started.elapsed();
+        ensure!(
+            output.status.code() != Some(2),
+            "{words:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let kib = output.stdout.len() as u64 / 1024;
+        row(&format!("sluice {}", words.join(" ")), &ms(took), "");
+        row("  size of the answer", &mib(kib), "");
+    }
+    row("  most resident before", &mib(before), "");
+    row("  most resident after", &mib(peak(proxy)?), "");
+    Ok(())
 }
 
 /// Check that changes do not make the memory grow.

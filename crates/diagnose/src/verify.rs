@@ -13,7 +13,7 @@ use plan::Settings;
 use serde::Serialize;
 use trace::{Facts, World};
 
-use crate::explain::{Cause, Checker, Cluster, Finding, Weight, addresses};
+use crate::explain::{Cause, Checker, Cluster, Finding, Refused, Weight, addresses};
 
 /// How many Services a group names.
 const MOST: usize = 10;
@@ -68,6 +68,24 @@ pub struct Group {
 }
 
 impl Verification {
+    /// Add what the running proxy reports about refused Service ports.
+    pub fn add_refused(&mut self, refused: &[Refused]) {
+        let Some(first) = refused.first() else {
+            return;
+        };
+        let finding = first.finding();
+        let names: BTreeSet<&str> = refused.iter().map(|refused| &*refused.port).collect();
+        let group = Group {
+            weight: finding.weight,
+            cause: finding.cause,
+            count: names.len(),
+            services: names.into_iter().take(MOST).map(str::to_owned).collect(),
+            example: finding.what,
+            change: finding.change,
+        };
+        self.problems.insert(0, group);
+    }
+
     /// Return whether the rules do what the objects state.
     pub fn is_healthy(&self) -> bool {
         self.problems.is_empty()

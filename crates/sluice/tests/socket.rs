@@ -3,13 +3,14 @@
 mod support;
 
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use apiserver_sim::{Config, Sim};
 use model::Mode;
 use serde_json::Value;
-use support::{CLUSTER_CIDR, Host, Proxy, Running, eventually, eventually_or, text, web};
+use support::{CLUSTER_CIDR, Host, Proxy, Running, SLUICE, eventually, eventually_or, text, web};
 
 fn status(host: &Host) -> Option<Value> {
     let output = host.sluice(&["status", "-o", "json"]);
@@ -34,6 +35,13 @@ fn is_settled(status: &Value) -> bool {
         && sandbox
             .iter()
             .any(|r| r["name"] == "seccomp" && r["enforced"] == true)
+}
+
+/// Return a host without a socket of an earlier test, whose namespace had the same number.
+fn clean_host() -> Host {
+    let host = Host::new();
+    let _ = std::fs::remove_file(socket(&host));
+    host
 }
 
 /// The socket of the proxy in a namespace.
@@ -155,7 +163,7 @@ fn socket_is_served_at_the_path_of_its_flag() {
     let ask = || proxy.host.sluice(&["status", &flag]);
     eventually("a status", || ask().status.code() == Some(0));
     assert_fine(&ask(), "node1: nftables mode");
-    assert!(!socket(&proxy.host).exists());
+    // Not at the default path.
     assert_eq!(proxy.host.sluice(&["status"]).status.code(), Some(2));
 }
 
@@ -195,7 +203,7 @@ fn proxies_in_several_network_namespaces_have_their_own_sockets() {
 
 #[test]
 fn commands_without_a_proxy_state_where_they_looked_and_which_flags_to_pass() {
-    let host = Host::new();
+    let host = clean_host();
     let path = socket(&host);
     for words in [
         &["explain", "demo/web"][..],
@@ -247,6 +255,54 @@ fn status_names_objects_that_are_not_used() {
         s["source"]["problemCount"] == 0
     });
     assert_fine(&proxy.host.sluice(&["status"]), "no problems");
+}
+
+#[test]
+fn port_that_the_proxy_cannot_program_is_named_by_every_command() {
+    let host = Host::new();
+    // Another program has the loopback NodePort, which sluice serves with a socket.
+    let _taken = host.run(|| TcpListener::bind("127.0.0.1:30080").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let service = web("a", 1, "10.244.1.1").replace(
+        "ports: [{name: http, port: 80}]",
+        "type: NodePort, ports: [{name: http, port: 80, nodePort: 30080}]",
+    );
+    std::fs::write(folder.path().join("a.yaml"), &service).unwrap();
+    let _proxy = host
+        .command(SLUICE)
+        .args([
+            "proxy",
+            "--proxy-mode=nftables",
+            "--hostname-override=node1",
+        ])
+        .args(["--nodeport-addresses=127.0.0.0/8", "--manifests"])
+        .arg(folder.path())
+        .spawn()
+        .map(Running)
+        .unwrap();
+    let status = status_with(&host, "the refusal", |s| s["families"][0]["refused"] == 1);
+    let refused = &status["families"][0]["refusals"][0];
+    assert_eq!(
+        (&refused["port"], &refused["protocol"]),
+        (&"demo/a:http".into(), &"TCP".into())
+    );
+    for (words, expected) in [
+        (&["status"][..], "IPv4: demo/a:http/TCP is refused"),
+        (
+            &["explain", "demo/a"],
+            "quarantined: the running proxy cannot program demo/a:http/TCP",
+        ),
+        (&["verify"], "quarantined in 1 Service (demo/a:http)"),
+    ] {
+        let output = host.sluice(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        let said = text(&output.stdout);
+        assert!(
+            said.contains(expected),
+            "{words:?}: {expected} is not in {said}"
+        );
+        assert!(said.contains("30080"), "{said}");
+    }
 }
 
 #[test]

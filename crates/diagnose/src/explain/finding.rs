@@ -96,6 +96,8 @@ causes! {
     ChainPolicy = "chain-policy",
     /// A rule of another program decides before the Service rules.
     ForeignRule = "foreign-rule",
+    /// The kernel refused the proxy's rules for a Service port.
+    Quarantined = "quarantined",
     /// A program on this node has the Service's address.
     AnsweredHere = "answered-here",
     /// The rules do not match the objects.

@@ -76,6 +76,33 @@ pub struct Asked {
     mode: Mode,
     client: Option<IpAddr>,
     notes: Vec<String>,
+    refused: Vec<Refused>,
+}
+
+/// A Service port that the running proxy reports as refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// `namespace/name:port`, or `namespace/name` for an unnamed port.
+    pub port: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The message of the kernel or the relay.
+    pub reason: String,
+}
+
+impl Refused {
+    /// Return the problem.
+    pub fn finding(&self) -> Finding {
+        Finding::new(
+            Weight::Broken,
+            Cause::Quarantined,
+            format!(
+                "the running proxy cannot program {}/{}, whose last accepted state stays in force: {}",
+                self.port, self.protocol, self.reason
+            ),
+            "remove the cause; the proxy tries the port again when it changes and in every resync",
+        )
+    }
 }
 
 /// The answer.
@@ -179,6 +206,7 @@ pub fn ask(question: Question<'_>) -> anyhow::Result<Asked> {
         mode,
         client,
         notes,
+        refused: Vec::new(),
     })
 }
 
@@ -273,6 +301,11 @@ impl Asked {
         self.cluster.find(&self.service, self.mode)
     }
 
+    /// Add what the running proxy reports about refused Service ports.
+    pub fn add_refused(&mut self, refused: Vec<Refused>) {
+        self.refused.extend(refused);
+    }
+
     /// Return everything that the checks find. With `connect`, also try the endpoints from this node.
     ///
     /// # Errors
@@ -280,6 +313,16 @@ impl Asked {
     pub fn explain(self, flows: &[KnownFlow], connect: bool) -> anyhow::Result<Explanation> {
         let subject = &self.subject()?;
         let mut findings = objects::findings(subject, self.client);
+        let plans = subject.plans.iter().map(|(plan, _)| plan);
+        let ports: Vec<_> = plans
+            .map(|plan| (plan.name.to_string(), plan.protocol.upper()))
+            .collect();
+        let is_asked = |refused: &&Refused| {
+            let mut ports = ports.iter();
+            ports.any(|(name, protocol)| *name == refused.port && *protocol == refused.protocol)
+        };
+        let refused = self.refused.iter().filter(is_asked);
+        findings.extend(refused.map(Refused::finding));
         findings.extend(node::findings(subject, &self.facts, flows, &self.probes));
         let desired = Desired::new(&self.cluster, self.mode, &self.facts);
         let naming = |probe: &Probe| desired.difference(probe, &self.world);

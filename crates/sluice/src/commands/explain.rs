@@ -47,6 +47,8 @@ pub(crate) struct Gathered {
     pub(crate) world: World,
     /// The settings are the running proxy's, not the defaults.
     pub(crate) is_configured: bool,
+    /// Service ports that the running proxy reports as refused.
+    pub(crate) refused: Vec<explain::Refused>,
 }
 
 /// Read what the arguments name. Without files and kubeconfig, ask the running proxy.
@@ -59,6 +61,7 @@ pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathe
             Some(path) => read_config(Some(path), None)?,
             None => status.config()?,
         };
+        let refused = refused(&status);
         let named = args.node.as_deref();
         let node_name = match named {
             None => status.node,
@@ -67,6 +70,7 @@ pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathe
             }
         };
         return Ok(Gathered {
+            refused,
             events,
             settings: setup::settings(&config, &node_name),
             facts,
@@ -93,7 +97,19 @@ pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathe
         facts,
         world,
         is_configured: args.config.is_some(),
+        refused: Vec::new(),
     })
+}
+
+/// Return the refused Service ports of both families.
+fn refused(status: &Status) -> Vec<explain::Refused> {
+    let all = status.families.iter().flat_map(|family| &family.refusals);
+    all.map(|refused| explain::Refused {
+        port: refused.port.clone(),
+        protocol: refused.protocol.clone(),
+        reason: refused.reason.clone(),
+    })
+    .collect()
 }
 
 /// Return the status and objects of the running proxy; `None` if the arguments name other sources, or
@@ -127,7 +143,7 @@ fn running_proxy(
 /// Find the Service and walk connections to it.
 pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Asked> {
     let gathered = gather(args, host)?;
-    explain::ask(Question {
+    let mut asked = explain::ask(Question {
         service,
         events: gathered.events,
         settings: gathered.settings,
@@ -136,7 +152,9 @@ pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::
         client: args.client,
         is_partial: host.has_rule_files(),
         is_configured: gathered.is_configured,
-    })
+    })?;
+    asked.add_refused(gathered.refused);
+    Ok(asked)
 }
 
 fn run(args: &ExplainArgs) -> anyhow::Result<bool> {

@@ -36,7 +36,7 @@ fn run(args: &VerifyArgs) -> anyhow::Result<bool> {
     };
     let is_watched = std::io::stderr().is_terminal();
     let shown = AtomicUsize::new(0);
-    let answer = verify(question, |done, all| {
+    let mut answer = verify(question, |done, all| {
         let percent = done * 100 / all.max(1);
         if is_watched && shown.swap(percent, Ordering::Relaxed) != percent {
             bar(percent, done, all);
@@ -45,6 +45,7 @@ fn run(args: &VerifyArgs) -> anyhow::Result<bool> {
     if is_watched {
         eprint!("\r\x1b[K");
     }
+    answer.add_refused(&gathered.refused);
     match args.output {
         ExplainOutput::Text => print!("{}", answer.text()),
         ExplainOutput::Json => println!("{}", serde_json::to_string_pretty(&answer)?),

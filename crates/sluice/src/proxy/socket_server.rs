@@ -118,6 +118,19 @@ pub(crate) fn start(path: PathBuf, knowledge: Knowledge) -> anyhow::Result<Servi
     Ok(serving)
 }
 
+/// Remove the sockets that killed processes of other network namespaces have left in the default folder.
+/// A socket that can be seen there is listening until its process ends, see [`listen`].
+pub(super) fn remove_abandoned(folder: &Path) {
+    let is_socket = |path: &PathBuf| path.extension().is_some_and(|e| e == "sock");
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    for path in files.map(|file| file.path()).filter(is_socket) {
+        let refused = UnixStream::connect(&path).err();
+        if refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
 /// Listen. A file that a killed process left is replaced, without a moment in which it is missing or
 /// open to others.
 fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -142,6 +155,9 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         .and_then(|()| fs::rename(&new, path));
     if renamed.is_err() {
         let _ = fs::remove_file(&new);
+    }
+    if path.starts_with(FOLDER) {
+        remove_abandoned(Path::new(FOLDER));
     }
     renamed.map(|()| listener)
 }

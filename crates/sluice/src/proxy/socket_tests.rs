@@ -304,6 +304,22 @@ fn file_is_removed_at_the_end() {
 }
 
 #[test]
+fn sockets_of_ended_processes_are_removed_and_others_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    drop(UnixListener::bind(path("net-1.sock")).unwrap());
+    let _listening = UnixListener::bind(path("net-2.sock")).unwrap();
+    // A successor that has not been renamed yet.
+    drop(UnixListener::bind(path("net-3.sock.77")).unwrap());
+    fs::write(path("file"), "").unwrap();
+    super::socket_server::remove_abandoned(folder.path());
+    let left = fs::read_dir(folder.path()).unwrap();
+    let mut left: Vec<_> = left.map(|file| file.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["file", "net-2.sock", "net-3.sock.77"]);
+}
+
+#[test]
 fn permissions_of_other_folders_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -29,7 +29,7 @@ enum Task {
         #[arg(long)]
         kernel: Option<String>,
         /// Seconds after which the machine is stopped
-        #[arg(long, default_value_t = 300)]
+        #[arg(long, default_value_t = 1200)]
         timeout: u64,
         /// Memory in MiB [default: 512; with --kernel: 2048]
         #[arg(long)]

@@ -69,7 +69,7 @@ impl Default for Vm {
             "xt_set",
         ];
         Self {
-            timeout: Duration::from_secs(300),
+            timeout: Duration::from_secs(1200),
             memory_mib: 512,
             modules: modules.map(str::to_owned).into(),
             environment: Vec::new(),

@@ -4,13 +4,11 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use model::Mode;
-use support::{Host, Proxy, Running, SLUICE, eventually, text, web};
+use support::{Host, Proxy, eventually, text, web};
 
 #[test]
 fn changes_to_files_reach_the_kernel() {
@@ -145,62 +143,30 @@ fn rules_outlive_the_process_and_a_restart_changes_nothing() {
     }
 }
 
-/// In the nft back end, in which the tool needs seconds for many rules.
+/// In the nft back end, whose changes the kernel reports.
 #[test]
-fn rules_are_read_back_only_after_another_program_has_written() {
-    let tools = tempfile::tempdir().unwrap();
-    let read = tools.path().join("read");
-    let find = |tool: &str| PathBuf::from("/usr/sbin").join(tool);
-    for tool in ["iptables-nft-save", "ip6tables-nft-save"] {
-        let counting = format!(
-            "#!/bin/sh\necho {tool} >> {}\nexec {} \"$@\"\n",
-            read.display(),
-            find(tool).display()
-        );
-        let path = tools.path().join(tool);
-        fs::write(&path, counting).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+fn rules_are_read_back_only_after_another_program_has_changed_them() {
+    let proxy = Proxy::start(
+        Mode::Iptables,
+        &[("a.yaml", &web("a", 1, "10.244.1.1"))],
+        &["--v=4", "--iptables-sync-period=100ms"],
+    );
+    proxy.wait_for("demo/a:http", true);
+    let resyncs = || proxy.log().matches("work=\"resync\"").count();
+    // One of each family.
+    eventually("both families are synced", || resyncs() == 2);
+    for number in 2..9 {
+        let endpoint = format!("10.244.1.{number}");
+        proxy.write("a.yaml", &web("a", 1, &endpoint));
+        proxy.wait_for(&format!("demo/a:http -> {endpoint}:8080"), true);
     }
-    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", tools.path().display());
-    let host = Host::new();
-    let folder = tempfile::tempdir().unwrap();
-    let write = |endpoint| fs::write(folder.path().join("a.yaml"), web("a", 1, endpoint)).unwrap();
-    write("10.244.1.1");
-    let mut command = host.command(SLUICE);
-    command.args(["proxy", "--proxy-mode=iptables", "--iptables-backend=nft"]);
-    command.args([
-        "--iptables-sync-period=100ms",
-        "--iptables-min-sync-period=10ms",
-        // The counting scripts write a file.
-        "--sandbox=off",
-    ]);
-    command
-        .args(["--hostname-override=node1", "--manifests"])
-        .arg(folder.path());
-    command.env("PATH", path).stderr(Stdio::null());
-    let _proxy = Running(command.spawn().unwrap());
-    let wait_for = |what: &str| {
-        eventually(what, || host.sh("iptables-nft-save -t nat").contains(what));
-    };
-    wait_for("demo/a:http");
-    let count = || fs::read_to_string(&read).map_or(0, |text| text.lines().count());
-    let at_rest = || {
-        let before = count();
-        std::thread::sleep(Duration::from_secs(1));
-        count() == before
-    };
-    eventually("nothing is read any more", at_rest);
-    // Its own writes cause no read-back: three tables per family were read, at start.
-    let before = count();
-    assert_eq!(before, 6);
-    write("10.244.1.9");
-    wait_for("demo/a:http -> 10.244.1.9:8080");
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(count(), before);
-    host.sh("iptables-nft -t nat -F KUBE-SERVICES");
-    wait_for("-A KUBE-SERVICES -d 10.96.10.1/32");
-    assert!(count() > before);
-    eventually("nothing is read any more", at_rest);
+    proxy
+        .host
+        .sh("iptables-nft -t nat -N THEIRS; iptables-nft -t nat -A OUTPUT -j THEIRS");
+    assert_eq!(resyncs(), 2, "{}", proxy.log());
+    proxy.host.sh("iptables-nft -t nat -F KUBE-SERVICES");
+    proxy.wait_for("-A KUBE-SERVICES -d 10.96.10.1/32", true);
+    eventually("one more resync, of one family", || resyncs() == 3);
 }
 
 fn without_counters(save: &str) -> String {

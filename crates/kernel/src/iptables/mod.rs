@@ -27,7 +27,7 @@ pub use netfilter::iptables::Table;
 
 pub use choose::{Choice, Evidence, Reason, choose, kube_chains, legacy_tables};
 pub use extensions::{ExtensionKind, Extensions};
-pub use nft_rules::{Concerns, NftError, NftRules, is_about_chains};
+pub use nft_rules::{Concerns, NftError, NftRules, Undecoded, is_about_chains};
 pub use restore::{BadLine, RestoreError};
 pub use rules::{Rules, RulesError};
 pub use tools::{ParseVersionError, ToolSet, Version};

@@ -90,6 +90,9 @@ impl NftError {
     }
 }
 
+/// The table and chain of a rule that cannot be decoded, with the reason.
+pub type Undecoded = (Table, Chain, Unsupported);
+
 /// Whether a chain is of interest.
 pub type Concerns = fn(Table, Chain) -> bool;
 
@@ -377,10 +380,7 @@ impl NftRules {
     ///
     /// # Errors
     /// As [`NftRules::read`].
-    pub fn table_set(
-        &mut self,
-        tables: &[Table],
-    ) -> Result<(TableSet, Vec<(Table, Chain, Unsupported)>), Error> {
+    pub fn table_set(&mut self, tables: &[Table]) -> Result<(TableSet, Vec<Undecoded>), Error> {
         let set = self.state(tables)?.table_set();
         self.witness = None;
         Ok(set)

@@ -5,7 +5,6 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use apiserver_sim::{Config, Sim};
@@ -173,16 +172,11 @@ fn chart_and_kustomization_install_equal_objects() {
 
 #[test]
 fn only_the_init_container_is_privileged() {
-    let ipvs = chart_with(&["config.mode=ipvs"]);
-    let iptables = chart_with(&["config.mode="]);
-    let removes_legacy = chart_with(&["extraCapabilities[0]=NET_RAW"]);
+    let low_ports = chart_with(&["extraCapabilities[0]=NET_BIND_SERVICE"]);
     for (objects, capabilities) in [
         (kustomization(), &["NET_ADMIN"][..]),
         (chart(), &["NET_ADMIN"]),
-        (chart_with(&["config.mode=userspace"]), &["NET_ADMIN"]),
-        (iptables, &["NET_ADMIN", "NET_RAW"]),
-        (ipvs, &["NET_ADMIN", "NET_RAW"]),
-        (removes_legacy, &["NET_ADMIN", "NET_RAW"]),
+        (low_ports, &["NET_ADMIN", "NET_BIND_SERVICE"]),
     ] {
         let pod = pod_of(&objects);
         let (inits, containers) = (&pod["initContainers"], &pod["containers"]);
@@ -204,53 +198,6 @@ fn only_the_init_container_is_privileged() {
         assert_eq!(config(init), config(proxy), "the same configuration");
         assert_eq!(init["args"][1], "--init-only");
     }
-}
-
-/// iptables-legacy loads its modules before the proxy gives up that privilege. The programs here record
-/// their capabilities in a file that the restricted proxy's programs cannot write.
-#[test]
-fn legacy_tables_are_read_while_modules_can_be_loaded() {
-    let started_with = |flags: &[&str], runs: usize| {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
-        for tool in ["iptables-legacy-save", "ip6tables-legacy-save"] {
-            let script = format!(
-                "#!/bin/sh\ngrep CapEff /proc/self/status >> {}\nexec /usr/sbin/{tool} \"$@\"\n",
-                log.display()
-            );
-            let path = folder.path().join(tool);
-            fs::write(&path, script).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let host = Host::new();
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.path().display());
-        let mut command = host.command(SLUICE);
-        command.env("PATH", path);
-        command.args([
-            "proxy",
-            "--proxy-mode=iptables",
-            "--hostname-override=node1",
-        ]);
-        let manifests = tempfile::tempdir().unwrap();
-        command.arg("--manifests").arg(manifests.path()).args(flags);
-        let mut process = support::Running(command.spawn().unwrap());
-        if flags.contains(&"--init-only") {
-            assert!(process.0.wait().unwrap().success());
-        }
-        let lines = || -> Vec<String> {
-            let log = fs::read_to_string(&log).unwrap_or_default();
-            log.lines().map(str::to_owned).collect()
-        };
-        eventually("the tables are read", || lines().len() == runs);
-        for line in lines() {
-            let set = line.split_whitespace().nth(1).unwrap();
-            let set = u64::from_str_radix(set, 16).unwrap();
-            assert_ne!(set & caps::Capability::CAP_SYS_MODULE.bitmask(), 0);
-        }
-    };
-    started_with(&["--init-only", "--iptables-backend=legacy"], 2);
-    started_with(&["--init-only", "--iptables-backend=nft"], 0);
-    started_with(&["--iptables-backend=legacy"], 2);
 }
 
 #[test]

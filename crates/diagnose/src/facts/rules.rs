@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kernel::Family;
 use kernel::exec::{self, Output};
+use kernel::iptables::legacy::{self, Legacy};
 use kernel::iptables::{Backend, ToolSet};
 use kernel::nfnetlink::{NfTables, TableId};
 use model::IpFamily;
@@ -35,11 +36,7 @@ pub(super) fn collect(facts: &mut Facts) {
 /// Add the rules of each back end.
 fn iptables(facts: &mut Facts, family: Family) {
     let nft = backend(family, Backend::Nft, &mut facts.notes);
-    let legacy = if may_have_legacy(family) {
-        backend(family, Backend::Legacy, &mut facts.notes)
-    } else {
-        None
-    };
+    let legacy = legacy(family, &mut facts.notes);
     let dumps = &mut facts.dumps;
     match family {
         Family::Ipv4 => (dumps.iptables_save, dumps.iptables_legacy_save) = (nft, legacy),
@@ -47,25 +44,33 @@ fn iptables(facts: &mut Facts, family: Family) {
     }
 }
 
-/// Return whether the kernel has legacy tables. Checked first, because the tool loads modules.
-fn may_have_legacy(family: Family) -> bool {
-    let names = match family {
-        Family::Ipv4 => "/proc/net/ip_tables_names",
-        Family::Ipv6 => "/proc/net/ip6_tables_names",
-    };
-    std::fs::read_to_string(names).is_ok_and(|tables| !tables.trim().is_empty())
+/// Return the rules of the legacy tables that exist. Its program is preferred, since it prints every rule;
+/// in the proxy's container, without NET_RAW, it cannot be used.
+fn legacy(family: Family, notes: &mut Vec<String>) -> Option<String> {
+    let tables = legacy::tables(family);
+    if tables.is_empty() {
+        return None;
+    }
+    if let Some(text) = backend(family, Backend::Legacy, &mut Vec::new()) {
+        return Some(text);
+    }
+    match Legacy::open(family).and_then(|legacy| legacy.table_set(&tables)) {
+        Ok((set, problems)) => {
+            let ignored = |problem| format!("{family} iptables-legacy: ignored: {problem}");
+            notes.extend(problems.into_iter().map(ignored));
+            Some(set.to_string())
+        }
+        Err(error) => {
+            notes.push(format!(
+                "{family} has iptables-legacy rules, which are not considered: {error}"
+            ));
+            None
+        }
+    }
 }
 
 fn backend(family: Family, backend: Backend, notes: &mut Vec<String>) -> Option<String> {
-    let Ok(tools) = ToolSet::find(family, backend) else {
-        if backend == Backend::Legacy {
-            notes.push(format!(
-                "{family} has iptables-legacy rules, which are not considered: iptables-legacy-save is \
-                 not installed"
-            ));
-        }
-        return None;
-    };
+    let tools = ToolSet::find(family, backend).ok()?;
     // With counters, which diagrams show. -t would create the tables.
     let program = tools.save.display().to_string();
     let text = printed(&program, &["-c"], notes)?;

@@ -161,7 +161,6 @@ fn sandbox(
     let client = &config.client;
     let kubeconfig = client.kubeconfig.as_deref();
     let policy = Policy {
-        mode: config.mode,
         sockets_only,
         writable,
         credential_plugin: kubeconfig

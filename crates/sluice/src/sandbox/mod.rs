@@ -2,10 +2,10 @@
 //!
 //! | restriction | when | still possible |
 //! |---|---|---|
-//! | capabilities | before the first object is read | the mode's own needs, see [`kept`] |
+//! | capabilities | before the first object is read | programming the kernel's networking; ports below 1024 |
 //! | `no_new_privs` | likewise | everything but gaining privileges through a program file |
-//! | Landlock (Linux 5.13) | likewise | reading files; writing log files, the xtables lock and state; starting the system's programs and a credential plugin |
-//! | seccomp | once the kernel has everything and other modes' leftovers are removed | no program starts, except iptables' in iptables and ipvs mode and a kubeconfig's credential plugin; no namespaces, mounts, modules, tracing; only Unix, IP and netlink sockets |
+//! | Landlock (Linux 5.13) | likewise | reading files; writing log files, the xtables lock and state; starting a kubeconfig's credential plugin |
+//! | seccomp | once the kernel has everything and other modes' leftovers are removed | no program starts, except a kubeconfig's credential plugin; no namespaces, mounts, modules, tracing; only Unix, IP and netlink sockets |
 //!
 //! Capabilities and Landlock apply to a thread and those that it starts, so [`Sandbox::enter`] runs
 //! before there are others. The seccomp filter applies to all threads. Each restriction is applied
@@ -21,9 +21,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{
     ABI, AccessFs, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, RulesetError, RulesetStatus,
+    RulesetCreated, RulesetCreatedAttr as _, RulesetError, RulesetStatus,
 };
-use model::Mode;
 use nix::sys::signal::SigSet;
 use observe::{Restriction, Server};
 
@@ -37,7 +36,6 @@ const XTABLES_LOCK: &str = "/run/xtables.lock";
 /// The operations that the proxy still needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
-    pub(crate) mode: Mode,
     /// `--listen-map`: the kernel is not programmed.
     pub(crate) sockets_only: bool,
     /// Files that are written, and folders in which files are replaced.
@@ -47,14 +45,9 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Return whether the mode keeps starting iptables' programs.
-    fn runs_iptables(&self) -> bool {
-        self.mode.has_iptables_rules()
-    }
-
     /// Return whether the process keeps starting programs.
     fn runs_programs(&self) -> bool {
-        self.runs_iptables() || self.credential_plugin.is_some()
+        self.credential_plugin.is_some()
     }
 
     /// Return the capabilities that the process keeps, if it has them.
@@ -63,10 +56,6 @@ impl Policy {
         let mut kept = CapsHashSet::from([Capability::CAP_NET_BIND_SERVICE]);
         if !self.sockets_only {
             kept.insert(Capability::CAP_NET_ADMIN);
-        }
-        if self.runs_iptables() {
-            // iptables-legacy communicates with the kernel through a raw socket.
-            kept.insert(Capability::CAP_NET_RAW);
         }
         kept
     }
@@ -85,12 +74,12 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// Restrict the calling thread and all that it starts from now on. The thread that removes other
-    /// modes' leftovers, with iptables' programs, starts before; it keeps what these programs need.
+    /// modes' leftovers restricts itself.
     pub(crate) fn enter(policy: &Policy) -> anyhow::Result<Self> {
         let (sender, settled) = channel();
         let of_thread = policy.clone();
         spawn("leftovers", move || finish(&of_thread, &settled))?;
-        let restrictions = restrict_thread(policy, &policy.kept());
+        let restrictions = restrict_thread(policy);
         Ok(Sandbox {
             restrictions,
             sender,
@@ -127,9 +116,7 @@ struct Settled {
 fn finish(policy: &Policy, settled: &Receiver<Settled>) {
     // Another thread handles signals.
     let _ = SigSet::all().thread_block();
-    let mut kept = policy.kept();
-    kept.insert(Capability::CAP_NET_RAW);
-    restrict_thread(policy, &kept);
+    restrict_thread(policy);
     let Ok(settled) = settled.recv() else {
         return;
     };
@@ -172,7 +159,7 @@ fn missing(name: &'static str, reason: impl std::fmt::Display) -> Restriction {
     }
 }
 
-fn restrict_thread(policy: &Policy, kept: &CapsHashSet) -> Vec<Restriction> {
+fn restrict_thread(policy: &Policy) -> Vec<Restriction> {
     let no_new_privs = match nix::sys::prctl::set_no_new_privs() {
         Ok(()) => enforced("no_new_privs", "set"),
         Err(errno) => missing("no_new_privs", errno),
@@ -185,7 +172,7 @@ fn restrict_thread(policy: &Policy, kept: &CapsHashSet) -> Vec<Restriction> {
         },
         Err(error) => missing("landlock", error),
     };
-    let capabilities = match drop_capabilities(kept) {
+    let capabilities = match drop_capabilities(&policy.kept()) {
         Ok(left) => enforced("capabilities", left),
         Err(error) => missing("capabilities", error),
     };
@@ -216,7 +203,7 @@ fn drop_capabilities(kept: &CapsHashSet) -> Result<String, caps::errors::CapsErr
     })
 }
 
-/// Allow writing to some files and running programs from the system's folders only.
+/// Allow writing to some files and starting only a credential plugin.
 fn write_and_run_only(policy: &Policy) -> Result<RestrictionStatus, RulesetError> {
     let abi = ABI::V5;
     let writing = AccessFs::from_write(abi);
@@ -242,6 +229,17 @@ fn write_and_run_only(policy: &Policy) -> Result<RestrictionStatus, RulesetError
         };
         rules = rules.add_rule(PathBeneath::new(file, rights))?;
     }
+    if policy.runs_programs() {
+        rules = allow_programs(rules, policy)?;
+    }
+    rules.restrict_self()
+}
+
+/// Allow to start a credential plugin, and the programs that it starts.
+fn allow_programs(
+    mut rules: RulesetCreated,
+    policy: &Policy,
+) -> Result<RulesetCreated, RulesetError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = PROGRAMS.into_iter().map(PathBuf::from);
     let plugin = policy.credential_plugin.iter().cloned();
@@ -250,5 +248,5 @@ fn write_and_run_only(policy: &Policy) -> Result<RestrictionStatus, RulesetError
             rules = rules.add_rule(PathBeneath::new(folder, AccessFs::Execute))?;
         }
     }
-    rules.restrict_self()
+    Ok(rules)
 }

@@ -18,17 +18,8 @@ use xtask::vm::Vm;
 use image::Image;
 use pod::{Cluster, Pod};
 
-/// Capabilities, `<linux/capability.h>`.
+/// `CAP_NET_ADMIN`, `<linux/capability.h>`: the proxy's only capability, as SECURITY.md states.
 const NET_ADMIN: u64 = 1 << 12;
-const NET_RAW: u64 = 1 << 13;
-
-/// The capabilities of the proxy's process, as SECURITY.md states them.
-fn documented(mode: Mode) -> u64 {
-    match mode {
-        Mode::Nftables | Mode::Userspace => NET_ADMIN,
-        Mode::Iptables | Mode::Ipvs => NET_ADMIN | NET_RAW,
-    }
-}
 
 /// kubelet's hint, which selects the back end.
 fn hint(host: &Host, backend: &str) {
@@ -50,16 +41,15 @@ fn lives(cluster: &Cluster, pod: &Pod<'_>, mode: Mode) {
     cluster.wait_for_web(&proxy);
     proxy.wait_until_restricted();
 
-    let allowed = documented(mode);
     for status in proxy.statuses() {
-        assert_eq!(status.permitted, allowed, "{status:?}");
-        assert_eq!(status.effective, allowed, "{status:?}");
-        assert_eq!(status.bounding, allowed, "{status:?}");
+        assert_eq!(status.permitted, NET_ADMIN, "{status:?}");
+        assert_eq!(status.effective, NET_ADMIN, "{status:?}");
+        assert_eq!(status.bounding, NET_ADMIN, "{status:?}");
         assert_eq!(status.inheritable | status.ambient, 0, "{status:?}");
         assert!(status.no_new_privs, "{status:?}");
         assert_eq!(status.seccomp, "2", "a filter: {status:?}");
     }
-    let before = restrictions::show(&proxy, mode);
+    let before = restrictions::show(&proxy);
     let status = proxy.exec(&["status"]);
     assert!(status.contains("no problems"), "{status}");
     let explained = proxy.exec(&["explain", "demo/web"]);
@@ -112,6 +102,33 @@ fn the_scratch_image_is_sufficient_for_nftables_and_userspace_mode() {
     }
 }
 
+/// A proxy in iptables mode on iptables-legacy is replaced by one in nftables mode, which needs no program
+/// and no further capability to remove its rules.
+#[test]
+fn legacy_rules_of_another_mode_are_removed_in_the_scratch_image() {
+    let cluster = Cluster::new();
+    hint(&cluster.host, "legacy");
+    let left = || {
+        cluster
+            .host
+            .sh("iptables-legacy-save")
+            .contains("KUBE-SERVICES")
+    };
+    for (mode, image, expected) in [
+        (Mode::Iptables, Image::all_modes(), true),
+        (Mode::Nftables, Image::scratch(), false),
+    ] {
+        let pod = cluster.pod(mode, image, &[]);
+        pod.init();
+        let mut proxy = pod.start();
+        proxy.wait_until_restricted();
+        cluster.wait_for_web(&proxy);
+        assert_eq!(proxy.warnings(), Vec::<String>::new());
+        assert_eq!(left(), expected, "{}", proxy.log());
+        proxy.stop();
+    }
+}
+
 /// A machine without any module of netfilter or IPVS. Its kernel lacks NAT in nf_tables.
 fn without_modules() -> Vm {
     Vm {
@@ -147,7 +164,11 @@ fn iptables_mode_starts_on_a_node_that_has_loaded_no_iptables_module() {
         let mut pod = cluster.pod(Mode::Iptables, image, &[]);
         pod.add_argument("--iptables-backend=legacy");
         let without_init = pod.start();
-        let reported = || without_init.log().contains("do you need to insmod?");
+        let reported = || {
+            without_init
+                .log()
+                .contains("modprobe -a ip6_tables ip_tables")
+        };
         eventually_or(&|| without_init.log(), reported);
         drop(without_init);
         // Any process may make the kernel load the modules of connection tracking.

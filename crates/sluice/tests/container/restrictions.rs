@@ -1,6 +1,5 @@
 //! What the running proxy can no longer do.
 
-use model::Mode;
 use nix::errno::Errno;
 use nix::libc;
 
@@ -13,7 +12,7 @@ fn number(value: libc::c_int) -> Arg {
 }
 
 /// Make the proxy try operations, and return its process id.
-pub(crate) fn show(proxy: &Container<'_>, mode: Mode) -> i32 {
+pub(crate) fn show(proxy: &Container<'_>) -> i32 {
     let pid = proxy.pid();
     let planted = proxy.plant();
     let statusz = proxy.statusz();
@@ -51,8 +50,7 @@ pub(crate) fn show(proxy: &Container<'_>, mode: Mode) -> i32 {
         process.call(libc::SYS_socket, &args).map(drop)
     };
     let raw = socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW);
-    let iptables = matches!(mode, Mode::Iptables | Mode::Ipvs);
-    assert_eq!(raw.is_ok(), iptables, "{raw:?}");
+    assert_eq!(raw, Err(Errno::EPERM));
     assert_eq!(socket(libc::AF_INET, libc::SOCK_DGRAM, 0), Ok(()));
     // Reads all packets of the node.
     assert_eq!(
@@ -64,13 +62,11 @@ pub(crate) fn show(proxy: &Container<'_>, mode: Mode) -> i32 {
         Err(Errno::EPERM)
     );
 
-    let execute = |path| process.call(libc::SYS_execve, &[Text(path), Number(0), Number(0)]);
-    if !iptables {
-        assert_eq!(execute("/usr/sbin/iptables"), Err(Errno::EPERM));
-    } else if landlock {
-        assert_eq!(execute(planted), Err(Errno::EACCES));
+    for program in ["/usr/sbin/iptables", "/usr/local/bin/kube-proxy", planted] {
+        let args = [Text(program), Number(0), Number(0)];
+        let executed = process.call(libc::SYS_execve, &args);
+        assert_eq!(executed, Err(Errno::EPERM), "{program}");
     }
-
     nothing_else(&process);
     pid
 }

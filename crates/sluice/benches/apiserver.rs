@@ -314,7 +314,12 @@ impl<'a> Bench<'a> {
                 command.arg("proxy").args(*flags);
                 command
             }
-            Program::KubeProxy(path) => self.host.command(&path.to_string_lossy()),
+            Program::KubeProxy(path) => {
+                let mut command = self.host.command(&path.to_string_lossy());
+                // The limit can only be set outside the namespace, and kube-proxy ends if it cannot.
+                command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
+                command
+            }
         };
         let process = command
             .args(["--proxy-mode=nftables", "--hostname-override=node-1"])

@@ -187,14 +187,14 @@ pub fn run(command: &LabCommand) -> Result<ExitCode> {
             lab,
             workload,
             replicas,
-        } => say(&lab.open()?.scale(&ObjectName::parse(workload), *replicas)?),
+        } => print_note(&lab.open()?.scale(&ObjectName::parse(workload), *replicas)?),
         LabCommand::Move { lab, pod, node } => {
-            say(&lab.open()?.move_pod(&ObjectName::parse(pod), node)?)
+            print_note(&lab.open()?.move_pod(&ObjectName::parse(pod), node)?)
         }
         LabCommand::Ready { lab, pod, ready } => {
-            say(&lab.open()?.set_ready(&ObjectName::parse(pod), *ready)?)
+            print_note(&lab.open()?.set_ready(&ObjectName::parse(pod), *ready)?)
         }
-        LabCommand::Status { lab } => say(&status::of(&lab.open()?.state()?)),
+        LabCommand::Status { lab } => print_note(&status::of(&lab.open()?.state()?)),
         LabCommand::Demo(args) => demo::run(args),
         LabCommand::Down { lab, all } => down(lab, *all),
     }
@@ -276,7 +276,7 @@ fn down(which: &Which, all: bool) -> Result<ExitCode> {
     Lab::down(&name).map(|()| ExitCode::SUCCESS)
 }
 
-fn say(note: &str) -> Result<ExitCode> {
+fn print_note(note: &str) -> Result<ExitCode> {
     println!("{note}");
     Ok(ExitCode::SUCCESS)
 }

@@ -82,7 +82,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// Connects and reads the one-letter name of the endpoint.
-fn who(address: SocketAddr) -> std::io::Result<char> {
+fn endpoint_name(address: SocketAddr) -> std::io::Result<char> {
     let mut name = [0];
     connect(address).read_exact(&mut name)?;
     Ok(char::from(name[0]))
@@ -129,7 +129,7 @@ fn connections_are_spread_and_skip_an_endpoint_that_refuses() {
     let relay = Relay::start(limits()).unwrap();
     let endpoints = [tcp_echo("a"), closed_port(), tcp_echo("b")];
     let address = serve(&relay, Protocol::Tcp, to(&endpoints));
-    let seen: BTreeSet<char> = (0..60).map(|_| who(address).unwrap()).collect();
+    let seen: BTreeSet<char> = (0..60).map(|_| endpoint_name(address).unwrap()).collect();
     assert_eq!(seen, BTreeSet::from(['a', 'b']));
 }
 
@@ -149,10 +149,10 @@ fn connections_skip_an_endpoint_that_does_not_answer() {
     }
     let address = serve(&relay, Protocol::Tcp, to(&[endpoint, tcp_echo("a")]));
     for _ in 0..4 {
-        assert_eq!(who(address).unwrap(), 'a');
+        assert_eq!(endpoint_name(address).unwrap(), 'a');
     }
     serve(&relay, Protocol::Tcp, to(&[endpoint]));
-    let error = who(address).unwrap_err();
+    let error = endpoint_name(address).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
@@ -160,7 +160,7 @@ fn connections_skip_an_endpoint_that_does_not_answer() {
 fn a_client_is_reset_if_no_endpoint_accepts() {
     let relay = Relay::start(limits()).unwrap();
     let address = serve(&relay, Protocol::Tcp, to(&[closed_port(), closed_port()]));
-    let error = who(address).unwrap_err();
+    let error = endpoint_name(address).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
@@ -184,7 +184,7 @@ fn a_frontend_without_endpoints_is_closed() {
         let refused = client.recv(&mut [0]).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         change([to(&[tcp_echo("t")]), to(&[endpoint])]);
-        assert_eq!(who(tcp).unwrap(), 't');
+        assert_eq!(endpoint_name(tcp).unwrap(), 't');
         assert_eq!(ask(&client, "x"), "ux");
     }
 }
@@ -205,7 +205,7 @@ fn a_change_does_not_affect_other_frontends() {
             .is_empty()
     );
     assert!(TcpStream::connect(one.address).is_err());
-    assert_eq!(who(two.address).unwrap(), 'b');
+    assert_eq!(endpoint_name(two.address).unwrap(), 'b');
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn ipv6_is_carried() {
     let wanted = six.into_iter().zip(endpoints.map(|e| to(&[e])));
     let (bound, errors) = relay.serve(wanted.collect()).unwrap();
     assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!(who(bound[0].address).unwrap(), '6');
+    assert_eq!(endpoint_name(bound[0].address).unwrap(), '6');
     let client = UdpSocket::bind("[::1]:0").unwrap();
     client.send_to(b"question", bound[1].address).unwrap();
     let mut buffer = [0; 64];
@@ -290,13 +290,13 @@ fn affinity_holds_and_ends_with_the_endpoint() {
         }),
     };
     let address = serve(&relay, Protocol::Tcp, sticky(&[a, b]));
-    let first = who(address).unwrap();
+    let first = endpoint_name(address).unwrap();
     for _ in 0..20 {
-        assert_eq!(who(address).unwrap(), first);
+        assert_eq!(endpoint_name(address).unwrap(), first);
     }
     let (other, name) = if first == 'a' { (b, 'b') } else { (a, 'a') };
     assert_eq!(serve(&relay, Protocol::Tcp, sticky(&[other])), address);
-    assert_eq!(who(address).unwrap(), name);
+    assert_eq!(endpoint_name(address).unwrap(), name);
 }
 
 #[test]
@@ -325,9 +325,9 @@ fn connections_beyond_the_limit_are_reset() {
     for stream in &mut held {
         stream.read_exact(&mut [0]).unwrap();
     }
-    assert!(who(address).is_err());
+    assert!(endpoint_name(address).is_err());
     drop(held);
-    eventually("a place is free again", || who(address).is_ok());
+    eventually("a place is free again", || endpoint_name(address).is_ok());
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn stop_serves_while_it_waits_for_open_connections() {
     let mut stream = connect(address);
     stream.read_exact(&mut [0]).unwrap();
     let stopper = thread::spawn(move || relay.stop());
-    assert_eq!(who(address).unwrap(), 'a');
+    assert_eq!(endpoint_name(address).unwrap(), 'a');
     stream.write_all(b"still here").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut rest = String::new();
@@ -399,7 +399,7 @@ fn an_occupied_address_is_reported_and_the_others_are_served() {
     let sctp = frontend(Protocol::Sctp);
     let wanted = [bad, sctp, frontend(Protocol::Tcp)].map(|f| (f, to(&[tcp_echo("a")])));
     let (bound, errors) = relay.serve(BTreeMap::from(wanted)).unwrap();
-    assert_eq!(who(bound[0].address).unwrap(), 'a');
+    assert_eq!(endpoint_name(bound[0].address).unwrap(), 'a');
     assert_eq!(bound.len(), 1);
     let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
     assert!(matches!(
@@ -611,7 +611,7 @@ fn a_reserved_port_refuses_until_it_is_served() {
     let (bound, errors) = relay.serve(BTreeMap::from(wanted)).unwrap();
     assert!(errors.is_empty(), "{errors:?}");
     assert!(bound.iter().all(|b| b.address == b.frontend.address));
-    assert_eq!(who(tcp.address).unwrap(), 'b');
+    assert_eq!(endpoint_name(tcp.address).unwrap(), 'b');
     assert_eq!(ask(&early, "now"), "anow");
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use kernel::nfnetlink::{
-    Generation, Heard, ListedChain, NfTables, TableId, Tracing, TransactionError,
+    Generation, ListedChain, NfTables, TableId, TraceEvents, Tracing, TransactionError,
 };
 use kernel::process::Termination;
 use netfilter::nft::Op;
@@ -255,16 +255,16 @@ fn catch(
         if termination.wait(Duration::ZERO)?.is_some() {
             bail!("interrupted before a matching packet arrived; tracing is disabled again");
         }
-        match tracing.hear(Duration::from_millis(100))? {
-            Heard::Events(events) => {
+        match tracing.receive(Duration::from_millis(100))? {
+            TraceEvents::Events(events) => {
                 last = Instant::now();
                 for event in events {
                     follower.take(event);
                 }
             }
-            Heard::Nothing => {}
+            TraceEvents::Nothing => {}
             // The events of packets so far have gaps: wait for another packet.
-            Heard::Overrun => follower = Follower::new(&own.name, loopback.map(|i| i.index)),
+            TraceEvents::Overrun => follower = Follower::new(&own.name, loopback.map(|i| i.index)),
         }
         if let Some(done) = follower.done(last.elapsed() > QUIET) {
             break done;

@@ -27,7 +27,7 @@ use crate::netlink::{self, Error, Socket};
 
 pub use monitor::{Monitor, Notice};
 pub use table::{Expected, ReadTable, TableId};
-pub use trace::{Heard, ListedChain, Tracing};
+pub use trace::{ListedChain, TraceEvents, Tracing};
 use transaction::Verdict;
 pub use transaction::{Fault, TransactionError};
 pub use witness::{Relevant, Witness, is_about};

@@ -109,7 +109,7 @@ impl NfTables {
 
 /// The result of a wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum TraceEvents {
     /// The events of traced packets, in order, each with the family of its table.
     Events(Vec<(Family, TraceEvent)>),
     /// No event before the timeout.
@@ -189,14 +189,14 @@ impl Tracing {
     ///
     /// # Errors
     /// [`Error::System`].
-    pub fn hear(&mut self, limit: Duration) -> Result<Heard, Error> {
+    pub fn receive(&mut self, limit: Duration) -> Result<TraceEvents, Error> {
         if !self.events.wait(limit)? {
-            return Ok(Heard::Nothing);
+            return Ok(TraceEvents::Nothing);
         }
         let length = match self.events.receive()? {
             Received::Datagram(length) => length,
-            Received::Lost => return Ok(Heard::Overrun),
-            Received::Nothing => return Ok(Heard::Nothing),
+            Received::Lost => return Ok(TraceEvents::Overrun),
+            Received::Nothing => return Ok(TraceEvents::Nothing),
         };
         let mut events = Vec::new();
         for message in Messages::new(self.events.datagram(length)).flatten() {
@@ -207,7 +207,7 @@ impl Tracing {
                 events.push((family, event));
             }
         }
-        Ok(Heard::Events(events))
+        Ok(TraceEvents::Events(events))
     }
 }
 

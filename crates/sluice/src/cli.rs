@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use model::Mode;
 
 pub(crate) use trace_args::{
-    ColorArg, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, HostArgs, ObjectArgs,
-    StatusArgs, TraceArgs, TraceOutput, VerifyArgs,
+    ColorArg, Destination, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, HostArgs,
+    ObjectArgs, StatusArgs, TraceArgs, TraceOutput, VerifyArgs,
 };
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.

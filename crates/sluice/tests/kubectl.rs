@@ -177,6 +177,8 @@ fn nodes_with_equal_answers_are_grouped_and_a_broken_node_is_named() {
     ];
     let output = cluster.ask(&question);
     assert_answer(&output, 1, &["node1, node2: \n", "node3: \n", "drop"]);
+    let named = ["trace", "--src=10.200.1.2", "--dst=demo/web"];
+    assert_answer(&cluster.ask(&named), 1, &["node1, node2: \n", "node3: \n"]);
     let one = cluster.ask(&[&question[..], &["--node=node1"]].concat());
     assert_answer(&one, 0, &["node1: \n", "10.244.1.11"]);
 

@@ -93,6 +93,15 @@ fn commands_need_no_flags_beside_a_running_proxy() {
             &host.sluice(&["status", "--plan"]),
             "\"port\":\"demo/a:http\"",
         );
+        let trace = |dst: &str| host.sluice(&["trace", "--src=10.200.1.2", "--dst", dst]);
+        for dst in ["demo/a", "demo/a:http", "demo/a:80"] {
+            assert_fine(&trace(dst), "10.244.1.1:8080");
+        }
+        let wrong = trace("demo/a:https");
+        assert_eq!(wrong.status.code(), Some(2));
+        let error = text(&wrong.stderr);
+        let expected = "name one port of Service demo/a, which has http (80)";
+        assert!(error.contains(expected), "{error}");
 
         // The commands follow the proxy's objects.
         proxy.write("a.yaml", &web("b", 2, "10.244.1.2"));

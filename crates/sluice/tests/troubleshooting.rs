@@ -20,7 +20,7 @@ need no files: objects and configuration come from the proxy.
 sluice status                                       the proxy itself
 sluice explain NAMESPACE/NAME                       one Service
 sluice verify                                       all Services
-sluice trace --src IP --dst IP --dport PORT         one packet, with every rule on its path
+sluice trace --src IP --dst NAMESPACE/NAME          one packet, with every rule on its path
 ```
 
 From a workstation, `kubectl sluice explain demo/web` asks all nodes, and `--node NAME` one

@@ -63,6 +63,7 @@ did not arrive or the kernel decided differently, 2 if no packet arrived in time
 
 Examples:
   sluice trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53
+  sluice trace --src 10.244.1.5 --dst kube-system/kube-dns:dns
   sluice facts > bug.json
   sluice trace --facts bug.json --src 198.51.100.7 --dst 172.18.0.11 --dport 30080 --reply
   sluice trace --live --send --src 172.18.0.11 --dst 10.96.0.1 --dport 443";
@@ -74,9 +75,10 @@ pub(crate) struct TraceArgs {
     #[arg(long, value_name = "IP")]
     pub(crate) src: IpAddr,
 
-    /// Destination address.
-    #[arg(long, value_name = "IP")]
-    pub(crate) dst: IpAddr,
+    /// Destination: an address, or a Service of the running proxy, which determines cluster IP, protocol
+    /// and port.
+    #[arg(long, value_name = "IP|NAMESPACE/NAME[:PORT]")]
+    pub(crate) dst: Destination,
 
     /// tcp, udp, sctp, icmp, or a protocol number.
     #[arg(long, default_value = "tcp", value_parser = proto)]
@@ -125,6 +127,26 @@ pub(crate) struct TraceArgs {
     /// one (`ip netns`).
     #[arg(long, value_name = "NETNS", requires = "live")]
     pub(crate) send: Option<Option<String>>,
+}
+
+/// Where a traced packet goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    Address(IpAddr),
+    /// NAMESPACE/NAME or NAMESPACE/NAME:PORT.
+    Service(String),
+}
+
+impl std::str::FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(ip) => Ok(Destination::Address(ip)),
+            Err(_) if text.contains('/') => Ok(Destination::Service(text.to_owned())),
+            Err(_) => Err("neither an IP address nor NAMESPACE/NAME[:PORT]".to_owned()),
+        }
+    }
 }
 
 fn proto(text: &str) -> Result<Proto, String> {

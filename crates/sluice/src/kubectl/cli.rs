@@ -115,9 +115,9 @@ pub(super) struct Trace {
     #[arg(long, value_name = "IP")]
     src: IpAddr,
 
-    /// Destination address
-    #[arg(long, value_name = "IP")]
-    dst: IpAddr,
+    /// Destination: an address, or a Service
+    #[arg(long, value_name = "IP|NAMESPACE/NAME[:PORT]")]
+    dst: String,
 
     /// tcp, udp, sctp, icmp, or a protocol number
     #[arg(long, default_value = "tcp")]

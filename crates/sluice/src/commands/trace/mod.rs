@@ -10,7 +10,7 @@ use serde_json::json;
 use trace::{Trace, Verdict};
 
 use crate::cli::{TraceArgs, TraceOutput};
-use request::{packet, style, world};
+use request::{destination, packet, style, world};
 
 /// Exit status for a question that cannot be answered.
 const NO_ANSWER: u8 = 2;
@@ -69,9 +69,10 @@ fn run(args: &TraceArgs) -> anyhow::Result<bool> {
 }
 
 fn run_live(args: &TraceArgs) -> anyhow::Result<ExitCode> {
+    let (dst, to) = destination(args)?;
     let request = live::Request {
-        ends: (args.src, args.dst),
-        to: (args.proto, args.dport),
+        ends: (args.src, dst),
+        to,
         sport: args.sport,
         from: args.from.clone(),
         send: args.send.clone(),

@@ -1,14 +1,18 @@
 //! What the arguments of `sluice trace`, `explain` and `diagram` ask: which host, and which packet.
 
 use std::io::IsTerminal as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use diagnose::packet_between;
+use model::{Change, Event, Protocol, ServicePort};
 use netfilter::iptables::Family;
-use trace::{Facts, Packet, Style, World};
+use trace::{Facts, Packet, Proto, Style, World};
 
-use crate::cli::{ColorArg, HostArgs, TraceArgs};
+use crate::cli::{ColorArg, Destination, HostArgs, TraceArgs};
+use crate::socket::client::{self, Answer};
+use crate::socket::protocol::Topic;
 
 /// Return the style of the output.
 pub(crate) fn style(color: ColorArg) -> Style {
@@ -80,10 +84,60 @@ pub(crate) fn world_of(facts: &Facts, args: &HostArgs) -> anyhow::Result<World> 
     Ok(world)
 }
 
+/// Return the destination address, protocol and port. Those of a Service come from the running proxy.
+pub(crate) fn destination(args: &TraceArgs) -> anyhow::Result<(IpAddr, (Proto, Option<u16>))> {
+    let text = match &args.dst {
+        Destination::Address(ip) => return Ok((*ip, (args.proto, args.dport))),
+        Destination::Service(text) => text,
+    };
+    let events = client::ask(None, Topic::Objects)
+        .and_then(Answer::objects)
+        .with_context(|| format!("cannot look up Service {text}; pass its address to --dst"))?;
+    let (name, port) = match text.split_once(':') {
+        Some((name, port)) => (name, Some(port)),
+        None => (&**text, None),
+    };
+    let mut services = events.iter().filter_map(|event| match event {
+        Event::Service(Change::Applied(service)) => Some(service),
+        _ => None,
+    });
+    let service = services
+        .find(|service| service.name.to_string() == name)
+        .with_context(|| format!("Service {name} does not exist"))?;
+    let mut ips = service.cluster_ips.iter().copied();
+    let ip = ips
+        .find(|ip| ip.is_ipv4() == args.src.is_ipv4())
+        .with_context(|| {
+            format!(
+                "Service {name} has no cluster IP of the family of {}",
+                args.src
+            )
+        })?;
+    let is_meant = |p: &&ServicePort| {
+        port.is_none_or(|port| *p.name == *port || p.port.to_string() == port)
+            && args.dport.is_none_or(|number| p.port.get() == number)
+    };
+    let mut ports = service.ports.iter().filter(is_meant);
+    let (Some(port), None) = (ports.next(), ports.next()) else {
+        let all = service.ports.iter();
+        let all: Vec<String> = all.map(|p| format!("{} ({})", p.name, p.port)).collect();
+        bail!(
+            "name one port of Service {name}, which has {}",
+            all.join(", ")
+        );
+    };
+    let proto = match port.protocol {
+        Protocol::Tcp => Proto::TCP,
+        Protocol::Udp => Proto::UDP,
+        Protocol::Sctp => Proto::SCTP,
+    };
+    Ok((ip, (proto, Some(port.port.get()))))
+}
+
 /// Return the packet that the arguments describe.
 pub(crate) fn packet(args: &TraceArgs, world: &World) -> anyhow::Result<Packet> {
-    let ends = (args.src, args.dst);
-    let mut packet = packet_between(ends, (args.proto, args.dport), args.from.as_ref(), world)?;
+    let (dst, to) = destination(args)?;
+    let mut packet = packet_between((args.src, dst), to, args.from.as_ref(), world)?;
     if let Some(sport) = args.sport {
         packet.sport = sport;
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use model::{Cidr, IpFamily, Key, Protocol, ServicePortName};
+use model::{Cidr, IpFamily, Key, NamespacedName, Protocol, ServicePortName};
 
 /// A part of an object that the plan ignores, or that clashes with another object. Reported once per
 /// version of the object; a clash that is planned nevertheless is reported once while it lasts.
@@ -58,6 +58,13 @@ pub enum Reason {
         port: NonZeroU16,
         /// The Service port with the NodePort.
         of: ServicePortName,
+    },
+    /// A health check node port that another Service has too.
+    SharedHealthCheckNodePort {
+        /// The port.
+        port: NonZeroU16,
+        /// The first of the other Services by name.
+        of: NamespacedName,
     },
     /// A slice port without a number ("all ports"), which no Service port can use.
     NoPortNumber,
@@ -130,6 +137,11 @@ impl fmt::Display for Reason {
                 f,
                 "{port} is also the NodePort of {of}: health checks of load balancers reach that \
                  Service instead of the proxy; give one of the two another port"
+            ),
+            Reason::SharedHealthCheckNodePort { port, of } => write!(
+                f,
+                "{port} is also the healthCheckNodePort of {of}: the proxy answers health checks for \
+                 only one of the two; give one of them another port"
             ),
             Reason::NoPortNumber => f.write_str("a port without a number is ignored"),
             Reason::WrongFamily(ip) => write!(

@@ -1,7 +1,7 @@
 //! Claims that cut off a node or a health check.
 //!
 //! An external or load-balancer IP that is an address of a Node, and a health check node port that
-//! is a NodePort. The API server checks neither. Both are planned as kube-proxy does and reported
+//! is a NodePort or another Service's health check node port. The API server checks none of them. Both are planned as kube-proxy does and reported
 //! once, when the clash appears. Each clash is found from either side through an index, so that the
 //! cost follows the change.
 
@@ -85,12 +85,21 @@ impl Clashes {
         if self.health_ports.is_empty() {
             return;
         }
+        let health = before.into_iter().chain(after).filter_map(health_port);
+        for port in health {
+            self.affected.extend(self.with_health_port(port));
+        }
         let ports = before.into_iter().chain(after).flat_map(|s| &s.ports);
         for port in ports.filter_map(|port| port.node_port) {
-            let services = (port, EntryId::MIN)..=(port, EntryId::MAX);
-            let services = self.health_ports.range(services);
-            self.affected.extend(services.map(|(_, id)| *id));
+            self.affected.extend(self.with_health_port(port));
         }
+    }
+
+    /// Return the Services with this health check node port.
+    fn with_health_port(&self, port: NonZeroU16) -> Vec<EntryId> {
+        let services = (port, EntryId::MIN)..=(port, EntryId::MAX);
+        let services = self.health_ports.range(services);
+        services.map(|(_, id)| *id).collect()
     }
 
     /// Check the affected Services, all of whose claims are registered, and return the new clashes.
@@ -132,6 +141,15 @@ impl Clashes {
         {
             let reason = Reason::HealthCheckNodePort { port, of };
             found.push(warning("spec.healthCheckNodePort", reason));
+        }
+        if let Some(port) = health_port(service) {
+            let others = self.with_health_port(port).into_iter();
+            let names = others.filter_map(|id| Some(&store.entry(id).claimed()?.name));
+            if let Some(first) = names.min().filter(|first| **first < service.name) {
+                let of = first.clone();
+                let reason = Reason::SharedHealthCheckNodePort { port, of };
+                found.push(warning("spec.healthCheckNodePort", reason));
+            }
         }
         found
     }

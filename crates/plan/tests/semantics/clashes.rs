@@ -225,3 +225,27 @@ fn health_checks_clash_with_tcp_only() {
     ]);
     assert!(warnings(&mut planner).is_empty());
 }
+
+#[test]
+fn equal_health_check_ports_are_reported_for_the_later_name() {
+    let davit = || Service {
+        service_type: ServiceType::LoadBalancer,
+        external_policy: TrafficPolicy::Local,
+        health_check_node_port: NonZeroU16::new(32055),
+        ..service("cargo/davit", &["10.96.7.9"], &["web:80:31008"])
+    };
+    let expected = "Service cargo/davit: spec.healthCheckNodePort: 32055 is also the \
+                    healthCheckNodePort of cargo/crane: the proxy answers health checks for only one \
+                    of the two; give one of them another port";
+    for events in [
+        [crane(32055).applied(), davit().applied()],
+        [davit().applied(), crane(32055).applied()],
+    ] {
+        let mut planner = planner(events);
+        assert_eq!(warnings(&mut planner), [expected]);
+        // Reported again only after it ended.
+        assert!(after(&mut planner, [davit().applied()]).is_empty());
+        assert!(after(&mut planner, [deleted("cargo/crane")]).is_empty());
+        assert_eq!(after(&mut planner, [crane(32055).applied()]), [expected]);
+    }
+}

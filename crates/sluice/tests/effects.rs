@@ -204,7 +204,7 @@ fn each_ignored_windows_field_is_logged() {
     for field in ["portRange", "windowsRunAsService", "winkernel"] {
         let said = log
             .lines()
-            .filter(|line| line.contains(&format!("] {field}: ")));
+            .filter(|line| line.contains(&format!("reason=\"{field}: ")));
         assert_eq!(said.count(), 1, "{field}: {log}");
     }
 }

@@ -84,15 +84,7 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> anyhow::
         return Ok(refusal(format, &forbidden));
     }
     if method != Method::GET && path.starts_with("/apis/events.k8s.io/v1/namespaces/") {
-        let body = request.into_body().collect().await?.to_bytes();
-        let event: Value = serde_json::from_slice(&body).unwrap_or_default();
-        shared.state().posted.push(event.clone());
-        let code = if method == Method::POST {
-            StatusCode::CREATED
-        } else {
-            StatusCode::OK
-        };
-        return Ok(whole(code, Format::Json, event.to_string().into_bytes(), 0));
+        return post_event(&shared, &method, request).await;
     }
     if resource.is_none()
         && let Some(answer) = exec::answer(&shared, &mut request)
@@ -134,6 +126,23 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> anyhow::
         limit,
         get("continue"),
     ))
+}
+
+/// Store an Event, and return it.
+async fn post_event(
+    shared: &Shared,
+    method: &Method,
+    request: Request<Incoming>,
+) -> anyhow::Result<Answer> {
+    let body = request.into_body().collect().await?.to_bytes();
+    let event: Value = serde_json::from_slice(&body).unwrap_or_default();
+    shared.state().posted.push(event.clone());
+    let code = if method == Method::POST {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(whole(code, Format::Json, event.to_string().into_bytes(), 0))
 }
 
 /// Choose the client's preferred format among the available ones.

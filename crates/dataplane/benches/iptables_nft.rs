@@ -146,7 +146,7 @@ impl Node {
     }
 }
 
-fn row(what: &str, value: String) {
+fn row(what: &str, value: &str) {
     println!("{what:<58} {value}");
 }
 
@@ -161,7 +161,7 @@ fn changes(what: &str, times: &[(Duration, Duration)]) {
     let ratio = all.as_secs_f64() / kernel.as_secs_f64();
     row(
         what,
-        format!(
+        &format!(
             "{} / {} (kernel {}; {ratio:.2} times)",
             show(all),
             show(high),
@@ -190,7 +190,7 @@ fn in_namespace(planner: Planner, planning: Duration, events: &[Event]) {
     let share = kernel.as_secs_f64() / all.as_secs_f64() * 100.0;
     row(
         "load, processor time (kernel's part, transactions)",
-        format!(
+        &format!(
             "{} ({}, {share:.0} %, {parts}); {} on the clock",
             show(all),
             show(kernel),
@@ -199,7 +199,7 @@ fn in_namespace(planner: Planner, planning: Duration, events: &[Event]) {
     );
     row(
         "resident, peak",
-        format!("{} MiB, {} MiB", resident_mib(), peak_mib()),
+        &format!("{} MiB, {} MiB", resident_mib(), peak_mib()),
     );
     single_changes(&mut node, events);
     let planner = node.planner;
@@ -207,7 +207,7 @@ fn in_namespace(planner: Planner, planning: Duration, events: &[Event]) {
     let mut again = Node::start(planner);
     let all = cpu_time() - start;
     assert_eq!(again.spent.take().2, 0, "nothing to write");
-    row("restart without changes, processor time", show(all));
+    row("restart without changes, processor time", &show(all));
     let start = cpu_time();
     again
         .netlink
@@ -216,13 +216,13 @@ fn in_namespace(planner: Planner, planning: Duration, events: &[Event]) {
         .0
         .read(&ipt::TABLES, || (), |(), _| {})
         .expect("a listing");
-    row("... of it the listing, decoded", show(cpu_time() - start));
+    row("... of it the listing, decoded", &show(cpu_time() - start));
     let plan = again.planner.plan(IpFamily::V4);
     let rules = again
         .sync
         .counts()
         .map_or(0, |counts| counts.total.nat + counts.total.filter);
-    row("rules", rules.to_string());
+    row("rules", &rules.to_string());
     if rules > RULES_OF_PROGRAM {
         return;
     }
@@ -279,7 +279,7 @@ fn program(text: &str) {
     let status = child.wait().expect("iptables ends");
     row(
         "iptables-nft-restore, the same rules, on the clock",
-        show(start.elapsed()),
+        &show(start.elapsed()),
     );
     NetNs::delete(&name).expect("the namespace exists");
     assert!(status.success());

@@ -98,7 +98,7 @@ fn generated(mode: Mode, with: impl Fn(usize, &mut World) -> String) {
         let what = with(number, &mut world);
         let answer = verified(cluster.settings.clone(), cluster.events(), facts, world);
         connections += answer.connections;
-        assert_healthy(&format!("{mode} {number} {what} {:#?}", cluster), &answer);
+        assert_healthy(&format!("{mode} {number} {what} {cluster:#?}"), &answer);
     }
     assert!(connections > 100, "{connections}");
 }

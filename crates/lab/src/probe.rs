@@ -123,6 +123,10 @@ impl Probe {
 
     /// Open a TCP connection from the calling thread's namespace. An error is an outcome without an
     /// answer.
+    #[expect(
+        clippy::result_large_err,
+        reason = "an outcome exists once per connection"
+    )]
     pub(crate) fn connect(&self) -> Result<TcpStream, Outcome> {
         self.stream(Protocol::Tcp).map_err(|e| outcome_of(&e))
     }

@@ -92,14 +92,17 @@ impl StaleFlows {
 
     /// Return the original destinations of the flows.
     pub fn frontends(&self) -> impl Iterator<Item = FlowFrontend> + '_ {
-        let frontends = self.port.frontends().filter_map(FlowFrontend::of);
+        let frontends = self
+            .port
+            .frontends()
+            .filter_map(|frontend| FlowFrontend::of(&frontend));
         frontends.filter(|frontend| !self.current.contains(frontend))
     }
 }
 
 impl FlowFrontend {
     /// Return the destination of flows to a frontend.
-    pub(crate) fn of(frontend: Frontend) -> Option<Self> {
+    pub(crate) fn of(frontend: &Frontend) -> Option<Self> {
         match frontend.kind {
             FrontendKind::NodePort => Some(Self::NodePort(frontend.port)),
             _ => Some(Self::Address(frontend.ip?, frontend.port)),

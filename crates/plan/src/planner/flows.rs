@@ -22,7 +22,10 @@ pub(super) fn stale(change: &PortChange) -> Option<StaleFlows> {
     // Without endpoints, packets may have passed without NAT.
     let woke = had.is_empty();
     let current = match &change.before {
-        Some(before) if !lost && !woke => before.frontends().filter_map(FlowFrontend::of).collect(),
+        Some(before) if !lost && !woke => before
+            .frontends()
+            .filter_map(|frontend| FlowFrontend::of(&frontend))
+            .collect(),
         _ => Vec::new(),
     };
     let flows = StaleFlows {

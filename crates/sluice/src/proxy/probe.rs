@@ -14,7 +14,6 @@ use dataplane::{Extension, Feature, Needed};
 use kernel::Errno;
 use kernel::ipset::IpSets;
 use kernel::iptables::{Backend, ExtensionKind, Extensions};
-use kernel::netlink;
 use kernel::nfnetlink::{NfTables, TableId, TransactionError};
 use model::{IpFamily, Mode};
 use netfilter::ipset::Set;
@@ -299,7 +298,7 @@ fn sets(types: &[(Feature, Set)]) -> Result<Lacks, TransactionError> {
     let mut host = IpSets::open()?;
     let mut lacks = Vec::new();
     for (feature, set) in types {
-        if !host.has_type(set).map_err(netlink::Error::from)? {
+        if !host.has_type(set)? {
             lacks.push(*feature);
         }
     }

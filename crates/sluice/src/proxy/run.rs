@@ -21,7 +21,7 @@ use super::own_node::NodeReport;
 use super::probe;
 use super::report::Reporter;
 use super::schedule::Intervals;
-use super::socket_server::{self, Knowledge};
+use super::socket_server::{self, Knowledge, Serving};
 use crate::cleanup::{self, InForce};
 use crate::cli::HalfOpen;
 use crate::logging::Recent;
@@ -85,18 +85,7 @@ pub(crate) fn run(
         server.set_restrictions(sandbox.restrictions());
     }
     let board = setup.board;
-    let _serving = match setup.socket {
-        Some((path, recent)) => {
-            let knowledge = Knowledge {
-                board: board.clone(),
-                recent,
-                server: server.clone(),
-                inputs: inputs.sender(),
-            };
-            Some(socket_server::start(path, knowledge)?)
-        }
-        None => None,
-    };
+    let _serving = serve_socket(setup.socket, &board, &server, &inputs)?;
     let mut own_node = NodeReport::new(&node_name, server.clone(), setup.recorder);
     if setup.cluster.is_some() {
         // Until its Node has been seen, no load balancer should use this node.
@@ -104,11 +93,9 @@ pub(crate) fn run(
     }
     let host = HostAddresses::default();
     host.set(addresses.clone());
-    let flows = if setup.sockets_only {
-        Flows::none()
-    } else {
-        Flows::start(&host, server.metrics(), setup.half_open == HalfOpen::Delete)
-            .context("cannot start the conntrack threads")?
+    let flows = match setup.sockets_only {
+        true => Flows::none(),
+        false => follow_flows(&host, &server, setup.half_open)?,
     };
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
@@ -117,12 +104,7 @@ pub(crate) fn run(
     let in_force = in_force(setup.mode, &drivers);
     let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
     probe::start(setup.mode, needs.collect(), inputs.sender())?;
-    let mut start = Start {
-        listed: false,
-        probed: false,
-        cluster: setup.cluster,
-        served: drivers.iter().map(|(family, _)| *family).collect(),
-    };
+    let mut start = Start::new(setup.cluster, &drivers);
     let mut engine = Engine::new(
         planner,
         drivers,
@@ -178,6 +160,34 @@ pub(crate) fn run(
             then(&server)?;
         }
     }
+}
+
+/// Serve the socket for other commands, if the setup has one.
+fn serve_socket(
+    socket: Option<(PathBuf, Recent)>,
+    board: &Board,
+    server: &Server,
+    inputs: &Inputs,
+) -> anyhow::Result<Option<Serving>> {
+    let Some((path, recent)) = socket else {
+        return Ok(None);
+    };
+    let knowledge = Knowledge {
+        board: board.clone(),
+        recent,
+        server: server.clone(),
+        inputs: inputs.sender(),
+    };
+    Ok(Some(socket_server::start(path, knowledge)?))
+}
+
+fn follow_flows(
+    host: &HostAddresses,
+    server: &Server,
+    half_open: HalfOpen,
+) -> anyhow::Result<Flows> {
+    Flows::start(host, server.metrics(), half_open == HalfOpen::Delete)
+        .context("cannot start the conntrack threads")
 }
 
 /// Keep the status up to date.
@@ -255,6 +265,15 @@ struct Start {
 }
 
 impl Start {
+    fn new(cluster: Option<Cluster>, drivers: &Drivers) -> Self {
+        Self {
+            listed: false,
+            probed: false,
+            cluster,
+            served: drivers.iter().map(|(family, _)| *family).collect(),
+        }
+    }
+
     fn see(&mut self, batch: &Batch) {
         self.listed |= batch.initial_list_complete;
         if let Some(cluster) = &mut self.cluster {

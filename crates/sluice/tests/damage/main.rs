@@ -32,7 +32,7 @@ fn check(node: &mut Node, damage: &Damage) -> Vec<String> {
             .clone()
             .unwrap_or_else(|| "nothing changes".to_owned());
         changed_any |= change.is_some();
-        if change.is_some() != !said.problems.is_empty() {
+        if change.is_some() == said.problems.is_empty() {
             wrong.push(format!(
                 "{service}: {what}, and explain reports: {}",
                 said.text()

@@ -340,11 +340,8 @@ fn local_policy_and_source_ranges_are_enforced() {
             // Both pods, but only one is on this node.
             let two = [(1, "node2"), (2, HERE)];
             proxy.write("web.yaml", &web("web", 1, 30080, local, &two));
-            wait_for(
-                &proxy,
-                &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
-                false,
-            );
+            let v4 = format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1");
+            wait_for(&proxy, &v4, false);
             let v6 = format!("-a -t [{V6}]:80 -r [fd00:10:244::1]:8080 -m -w 1");
             wait_for(&proxy, &v6, false);
             let ways = [
@@ -359,11 +356,7 @@ fn local_policy_and_source_ranges_are_enforced() {
             // No endpoint is on this node.
             let elsewhere = [(1, "node2"), (2, "node2")];
             proxy.write("web.yaml", &web("web", 1, 30080, local, &elsewhere));
-            wait_for(
-                &proxy,
-                &format!("-a -t {to} -r 10.244.1.1:8080 -m -w 1"),
-                true,
-            );
+            wait_for(&proxy, &v4, true);
             wait_for(&proxy, &v6, true);
             for to in ways {
                 assert_eq!(client.pods(to, 4).len(), 2, "{to}");

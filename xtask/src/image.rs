@@ -14,8 +14,10 @@ use crate::vm::quoted;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Programs of the host, looked up in `PATH`. Busybox provides the rest.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 15] = [
     "sh",
+    // For ipvsadm-save.
+    "bash",
     "ip",
     "tc",
     "nft",

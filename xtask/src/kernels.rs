@@ -61,7 +61,6 @@ lacks iptables nft xt_statistic
 lacks iptables nft xt_addrtype
 lacks iptables legacy xt_statistic
 lacks ipvs nft ip_set_hash_ipportnet
-lacks ipvs nft xt_set
 exit $failed
 "#;
 
@@ -193,7 +192,7 @@ const STEPS: [Step; 11] = [
         "ipvs read-back",
         ("sluice", "ipvs"),
         &["state::", "--test-threads=1"],
-        true,
+        false,
     ),
 ];
 
@@ -233,7 +232,7 @@ pub fn run(kernels: &[Kernel], selection: &Selection) -> anyhow::Result<bool> {
         for (step, program) in steps.iter().zip(&programs) {
             script += &format!(
                 "start=$(cut -d. -f1 /proc/uptime)
-if timeout {STEP_LIMIT} {} >/tmp/output 2>&1; then result=pass; else result=FAIL; failed=1; cat /tmp/output; fi
+if timeout {STEP_LIMIT} {} >/tmp/output 2>&1 && ! grep -q 'ok. 0 passed' /tmp/output; then result=pass; else result=FAIL; failed=1; cat /tmp/output; fi
 grep -E 'passed|test result' /tmp/output | sed 's/^/    /'
 echo \"{}: $result, $(($(cut -d. -f1 /proc/uptime) - start)) s\"
 ",

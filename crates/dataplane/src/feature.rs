@@ -123,7 +123,7 @@ pub(crate) fn unlisted(
     tables: &netfilter::iptables::TableSet,
     listed: &[Extension],
 ) -> std::collections::BTreeSet<(bool, String)> {
-    const OPTIONAL: [&str; 3] = ["sctp", "nfacct", "physdev"];
+    const OPTIONAL: [&str; 4] = ["sctp", "nfacct", "physdev", "set"];
     let chains = tables.tables.values().flat_map(|t| t.chains.values());
     let mut used = std::collections::BTreeSet::new();
     for rule in chains.flat_map(|chain| &chain.rules) {
@@ -169,7 +169,8 @@ pub(crate) fn of_iptables(family: IpFamily) -> Vec<Extension> {
     all
 }
 
-/// Return the extensions of ipvs mode's rules.
+/// Return the extensions of ipvs mode's rules, without `set`: on Linux 6.1, the request for it does not
+/// load its module again after that was unloaded.
 pub(crate) fn of_ipvs(family: IpFamily) -> Vec<Extension> {
     let mut all = COMMON.to_vec();
     // IPVS translates destinations.
@@ -181,7 +182,6 @@ pub(crate) fn of_ipvs(family: IpFamily) -> Vec<Extension> {
             "CONFIG_NETFILTER_XT_MATCH_IPVS",
             Needed::Always,
         ),
-        matching("set", "xt_set", "CONFIG_NETFILTER_XT_SET", Needed::Always),
         reject(family),
     ]);
     all

@@ -96,9 +96,18 @@ fn iptables_mode_works_with_the_security_context_of_its_pod() {
 }
 
 #[test]
-fn the_scratch_image_is_sufficient_for_nftables_and_userspace_mode() {
-    for mode in [Mode::Nftables, Mode::Userspace] {
-        serves_services(&Cluster::new(), mode, Image::scratch());
+fn the_scratch_image_is_sufficient_on_a_kernel_with_its_modules() {
+    for (mode, backend) in [
+        (Mode::Nftables, None),
+        (Mode::Userspace, None),
+        (Mode::Iptables, Some("nft")),
+        (Mode::Iptables, Some("legacy")),
+    ] {
+        let cluster = Cluster::new();
+        if let Some(backend) = backend {
+            hint(&cluster.host, backend);
+        }
+        serves_services(&cluster, mode, Image::scratch());
     }
 }
 

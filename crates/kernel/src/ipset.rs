@@ -94,6 +94,24 @@ impl IpSets {
         }
     }
 
+    /// Return all sets with all elements, and the names of sets that cannot be decoded.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn list_all(&mut self) -> Result<(Sets, Vec<String>), Error> {
+        let mut listed = Vec::new();
+        let names = self.index()?;
+        let mut unknown = Vec::new();
+        for name in names.names() {
+            match self.list(&|one| one == name) {
+                Ok(sets) => listed.extend(sets.sets),
+                Err(Error::Malformed { .. }) => unknown.push(name.to_owned()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((Sets { sets: listed }, unknown))
+    }
+
     /// Return the names and indices of all sets; rules contain the index. Empty if the kernel is older
     /// than Linux 4.20, which does not list indices.
     ///

@@ -10,3 +10,4 @@ mod mutate;
 pub mod netlink;
 pub mod nft;
 pub mod nft_lang;
+pub mod nft_list;

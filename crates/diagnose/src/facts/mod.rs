@@ -8,8 +8,8 @@ mod rules;
 
 use trace::Facts;
 
-/// Collect everything about the calling thread's network namespace. A missing tool is no error; if it
-/// could matter, [`Facts::notes`] names it.
+/// Collect everything about the calling thread's network namespace. A part that cannot be read is
+/// no error; [`Facts::notes`] names it.
 ///
 /// # Errors
 /// The interfaces, addresses or routes cannot be read.

@@ -1,159 +1,134 @@
-//! The host's rules, as its tools print them.
+//! The host's rules, read from the kernel, in the form of its tools.
 
-use std::io;
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use kernel::Family;
-use kernel::exec::{self, Output};
+use kernel::ipset::IpSets;
 use kernel::iptables::legacy::{self, Legacy};
-use kernel::iptables::{Backend, ToolSet};
-use kernel::nfnetlink::{NfTables, TableId};
-use model::IpFamily;
-use netfilter::nft::text::table_text;
+use kernel::ipvs::Ipvs;
+use kernel::link::RtNetlink;
+use kernel::nfnetlink::{NfTables, Ruleset};
+use netfilter::iptables::{Table, TableSet};
+use netfilter::iptables_nft::{SetIndex, nft_family};
 use trace::Facts;
 
-/// Time limit for a tool; large rule sets take long on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// Fill in the dumps. A note names each dump that is missing and could matter.
+/// Fill in the dumps. A note names each part that could not be read.
 pub(super) fn collect(facts: &mut Facts) {
+    let sets = ipsets(facts);
+    nf_tables(facts, &sets);
     for family in [Family::Ipv4, Family::Ipv6] {
-        iptables(facts, family);
+        legacy(facts, family);
     }
-    nft(facts);
-    let notes = &mut facts.notes;
-    facts.dumps.ipset_save = tool("ipset", &["save"], notes, || {
-        Path::new("/sys/module/ip_set").exists()
-    });
-    facts.dumps.ipvsadm_save = tool("ipvsadm-save", &["-n"], notes, || {
-        // The virtual servers follow three header lines.
-        std::fs::read_to_string("/proc/net/ip_vs").is_ok_and(|t| t.lines().count() > 3)
-    });
+    ipvs(facts);
 }
 
-/// Add the rules of each back end.
-fn iptables(facts: &mut Facts, family: Family) {
-    let nft = backend(family, Backend::Nft, &mut facts.notes);
-    let legacy = legacy(family, &mut facts.notes);
-    let dumps = &mut facts.dumps;
-    match family {
-        Family::Ipv4 => (dumps.iptables_save, dumps.iptables_legacy_save) = (nft, legacy),
-        Family::Ipv6 => (dumps.ip6tables_save, dumps.ip6tables_legacy_save) = (nft, legacy),
+/// Return the indices of ipsets, by which rules name them.
+fn ipsets(facts: &mut Facts) -> SetIndex {
+    let read = || {
+        let mut ipsets = IpSets::open()?;
+        Ok((ipsets.index()?, ipsets.list_all()?))
+    };
+    match read() {
+        Ok((index, (sets, unknown))) => {
+            let notes = unknown.into_iter();
+            facts
+                .notes
+                .extend(notes.map(|name| format!("ipset {name} is left out: its type is unknown")));
+            facts.dumps.ipset_save = (!sets.sets.is_empty()).then(|| sets.to_string());
+            index
+        }
+        Err(error) => {
+            let error: kernel::netlink::Error = error;
+            facts
+                .notes
+                .push(format!("ipsets are not considered: {error}"));
+            SetIndex::default()
+        }
     }
 }
 
-/// Return the rules of the legacy tables that exist. Its program is preferred, since it prints every rule;
-/// in the proxy's container, without NET_RAW, it cannot be used.
-fn legacy(family: Family, notes: &mut Vec<String>) -> Option<String> {
+fn nf_tables(facts: &mut Facts, sets: &SetIndex) {
+    let ruleset = match NfTables::open().and_then(|mut nft| nft.ruleset(sets)) {
+        Ok(ruleset) => ruleset,
+        Err(error) => {
+            facts
+                .notes
+                .push(format!("nf_tables is not considered: {error}"));
+            return;
+        }
+    };
+    let problems = ruleset.problems.iter();
+    facts
+        .notes
+        .extend(problems.map(|what| format!("nf_tables: left out: {what}")));
+    let mut as_iptables = BTreeSet::new();
+    for state in &ruleset.iptables {
+        let (set, unsupported) = state.table_set();
+        let set = compatible(set, &unsupported.iter().map(|(table, ..)| *table).collect());
+        let family = nft_family(set.family).number();
+        as_iptables.extend(set.tables.keys().map(|table| (family, table.name())));
+        let text = (!set.tables.is_empty()).then(|| set.to_string());
+        match set.family {
+            Family::Ipv4 => facts.dumps.iptables_save = text,
+            Family::Ipv6 => facts.dumps.ip6tables_save = text,
+        }
+    }
+    let text = listing(&ruleset, &as_iptables);
+    facts.dumps.nft_ruleset = (!text.trim().is_empty()).then_some(text);
+}
+
+/// Keep the tables that iptables-nft-save prints: those without rules that only nft can write.
+fn compatible(mut set: TableSet, unsupported: &BTreeSet<Table>) -> TableSet {
+    set.tables
+        .retain(|table, state| !unsupported.contains(table) && !state.chains.is_empty());
+    set
+}
+
+/// Return the other tables as nft lists them.
+fn listing(ruleset: &Ruleset, as_iptables: &BTreeSet<(u8, &str)>) -> String {
+    let links = RtNetlink::open().and_then(|mut netlink| netlink.links());
+    let links = links.unwrap_or_default();
+    let interface = |index: u32| {
+        let link = links.iter().find(|link| link.index == index);
+        link.map(|link| link.name.clone())
+    };
+    let wanted = |family: u8, name: &str| !as_iptables.contains(&(family, name));
+    ruleset.listing.text(&wanted, &interface)
+}
+
+fn legacy(facts: &mut Facts, family: Family) {
     let tables = legacy::tables(family);
     if tables.is_empty() {
-        return None;
+        return;
     }
-    if let Some(text) = backend(family, Backend::Legacy, &mut Vec::new()) {
-        return Some(text);
-    }
-    match Legacy::open(family).and_then(|legacy| legacy.table_set(&tables)) {
+    let read = Legacy::open(family).and_then(|legacy| legacy.table_set(&tables));
+    let text = match read {
         Ok((set, problems)) => {
-            let ignored = |problem| format!("{family} iptables-legacy: ignored: {problem}");
-            notes.extend(problems.into_iter().map(ignored));
+            facts.notes.extend(problems);
+            // A table without rules has no influence, like one that does not exist.
             Some(set.to_string())
         }
         Err(error) => {
-            notes.push(format!(
-                "{family} has iptables-legacy rules, which are not considered: {error}"
+            facts.notes.push(format!(
+                "legacy {family} tables are not considered: {error}"
             ));
             None
         }
+    };
+    match family {
+        Family::Ipv4 => facts.dumps.iptables_legacy_save = text,
+        Family::Ipv6 => facts.dumps.ip6tables_legacy_save = text,
     }
 }
 
-fn backend(family: Family, backend: Backend, notes: &mut Vec<String>) -> Option<String> {
-    let tools = ToolSet::find(family, backend).ok()?;
-    // With counters, which diagrams show. -t would create the tables.
-    let program = tools.save.display().to_string();
-    let text = printed(&program, &["-c"], notes)?;
-    text.lines()
-        .any(|line| line.starts_with('*'))
-        .then_some(text)
-}
-
-fn nft(facts: &mut Facts) {
-    match exec::run(Command::new("nft").args(["list", "ruleset"]), b"", LIMIT) {
-        Ok(output) => {
-            let text = accepted("nft list ruleset", &output, &mut facts.notes);
-            facts.dumps.nft_ruleset = text.filter(|t| !t.trim().is_empty());
-        }
-        Err(exec::Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-            facts.dumps.nft_ruleset = own_tables(&mut facts.notes);
-        }
-        Err(error) => facts.notes.push(error.to_string()),
+fn ipvs(facts: &mut Facts) {
+    // The virtual servers follow three header lines. Opening IPVS would load it.
+    let listed = std::fs::read_to_string("/proc/thread-self/net/ip_vs");
+    if !listed.is_ok_and(|text| text.lines().count() > 3) {
+        return;
     }
-}
-
-/// Return the tables named kube-proxy, read over netlink, for hosts without nft.
-fn own_tables(notes: &mut Vec<String>) -> Option<String> {
-    let mut text = String::new();
-    for family in IpFamily::ALL {
-        let family = dataplane::nftables::table_family(family);
-        let id = TableId::new(family, dataplane::nftables::TABLE);
-        let read = NfTables::open().and_then(|mut nft| nft.read_table(&id));
-        match read {
-            Ok((Some(table), _)) => {
-                text += &table_text(family, dataplane::nftables::TABLE, &table.contents);
-                let foreign = table.foreign.iter();
-                notes.extend(foreign.map(|what| format!("table {id}: ignored: {what}")));
-            }
-            Ok((None, _)) => {}
-            Err(error) => notes.push(format!("table {id}: {error}")),
-        }
+    match Ipvs::open().and_then(|mut ipvs| ipvs.list()) {
+        Ok(services) => facts.dumps.ipvsadm_save = Some(services.to_string()),
+        Err(error) => facts.notes.push(format!("IPVS is not considered: {error}")),
     }
-    notes.push(format!(
-        "nft is not installed: only the nf_tables tables {} are considered",
-        dataplane::nftables::TABLE
-    ));
-    (!text.is_empty()).then_some(text)
-}
-
-/// Return the output of a tool; `None` if it is not installed, with a note if that `matters`.
-fn tool(
-    program: &str,
-    arguments: &[&str],
-    notes: &mut Vec<String>,
-    matters: impl Fn() -> bool,
-) -> Option<String> {
-    match exec::run(Command::new(program).args(arguments), b"", LIMIT) {
-        // Without the kernel module the tool fails, and there is nothing to read.
-        Ok(output) if !output.status.success() && !matters() => None,
-        Ok(output) => accepted(program, &output, notes).filter(|t| !t.trim().is_empty()),
-        Err(error) => {
-            if matters() {
-                notes.push(format!("{error}; its output is not considered"));
-            }
-            None
-        }
-    }
-}
-
-fn printed(program: &str, arguments: &[&str], notes: &mut Vec<String>) -> Option<String> {
-    match exec::run(Command::new(program).args(arguments), b"", LIMIT) {
-        Ok(output) => accepted(program, &output, notes),
-        Err(error) => {
-            notes.push(error.to_string());
-            None
-        }
-    }
-}
-
-fn accepted(program: &str, output: &Output, notes: &mut Vec<String>) -> Option<String> {
-    if output.status.success() {
-        return Some(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    notes.push(format!(
-        "{program} failed ({}): {}",
-        output.status,
-        output.stderr.trim()
-    ));
-    None
 }

@@ -4,6 +4,7 @@
 //! `sendmsg` of `BATCH_BEGIN`, the messages, `BATCH_END`; the kernel applies all of them or none
 //! (`net/netfilter/nfnetlink.c`).
 
+mod listing;
 mod monitor;
 mod table;
 mod trace;
@@ -25,6 +26,7 @@ use nix::sys::socket::SockProtocol;
 
 use crate::netlink::{self, Error, Socket};
 
+pub use listing::Ruleset;
 pub use monitor::{Monitor, Notice};
 pub use table::{Expected, ReadTable, TableId};
 pub use trace::{ListedChain, TraceEvents, Tracing};

@@ -48,6 +48,12 @@ const CADT_CIDR: u16 = 3;
 const CADT_PORT: u16 = 4;
 const CADT_PORT_TO: u16 = 5;
 const CADT_PROTO: u16 = 7;
+const CADT_MARK: u16 = 10;
+const ADT_ETHER: u16 = 17;
+const ADT_NAME: u16 = 18;
+const ADT_IFACE: u16 = 23;
+/// `IPSET_FLAG_PHYSDEV`, in `IPSET_ATTR_CADT_FLAGS`.
+const FLAG_PHYSDEV: u32 = 1 << 1;
 const CADT_FLAGS: u16 = 8;
 const CREATE_HASHSIZE: u16 = 18;
 const CREATE_MAXELEM: u16 = 19;
@@ -361,6 +367,7 @@ fn read_header(
     let method = match method {
         "hash" => Method::Hash,
         "bitmap" => Method::Bitmap,
+        "list" => Method::List,
         _ => return Err(unknown_type()),
     };
     let parts: Option<Vec<PartKind>> = parts.split(',').map(PartKind::parse).collect();
@@ -412,7 +419,8 @@ fn ip_of(attr: &Attribute<'_>) -> Result<IpAddr, DecodeError> {
 fn read_element(kinds: &[PartKind], attr: &Attribute<'_>) -> Result<Element, DecodeError> {
     const WITHIN: &str = "IPSET_ATTR_ADT";
     let (mut ip, mut ip2, mut cidr, mut cidr2) = (None, None, None, None);
-    let (mut port, mut port_to, mut protocol, mut nomatch) = (None, None, None, false);
+    let (mut port, mut port_to, mut protocol, mut flags) = (None, None, None, 0);
+    let (mut mark, mut mac, mut member, mut interface) = (None, None, None, None);
     for attr in attr.nested(WITHIN) {
         let attr = attr?;
         match attr.kind {
@@ -423,7 +431,11 @@ fn read_element(kinds: &[PartKind], attr: &Attribute<'_>) -> Result<Element, Dec
             CADT_PORT => port = Some(attr.be16()?),
             CADT_PORT_TO => port_to = Some(attr.be16()?),
             CADT_PROTO => protocol = Some(PortProtocol(attr.u8()?)),
-            CADT_FLAGS => nomatch = attr.be32()? & FLAG_NOMATCH != 0,
+            CADT_FLAGS => flags = attr.be32()?,
+            CADT_MARK => mark = Some(attr.be32()?),
+            ADT_ETHER => mac = Some(attr.array::<6>()?),
+            ADT_NAME => member = Some(attr.string()?.into()),
+            ADT_IFACE => interface = Some(attr.string()?.into()),
             _ => {}
         }
     }
@@ -455,12 +467,18 @@ fn read_element(kinds: &[PartKind], attr: &Attribute<'_>) -> Result<Element, Dec
                     last: port_to.unwrap_or(first),
                 }
             }
-            _ => return Err(unknown_type()),
+            PartKind::Mark => Part::Mark(need(mark, WITHIN, CADT_MARK)?),
+            PartKind::Mac => Part::Mac(need(mac, WITHIN, ADT_ETHER)?),
+            PartKind::Set => Part::Set(need(member.take(), WITHIN, ADT_NAME)?),
+            PartKind::Iface => Part::Iface {
+                name: need(interface.take(), WITHIN, ADT_IFACE)?,
+                physical: flags & FLAG_PHYSDEV != 0,
+            },
         });
     }
     Ok(Element {
         parts,
-        nomatch,
+        nomatch: flags & FLAG_NOMATCH != 0,
         options: Vec::new(),
     })
 }

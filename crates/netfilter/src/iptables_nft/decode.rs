@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::encode::{FRAGMENT, address_offsets};
-use super::{SetIndex, Unsupported, matches, targets};
+use super::{SetIndex, Unsupported, matches, targets, unknown_extension};
 use crate::iptables::{
     Chain, Counters, Family, Interface, LimitUnit, MarkMatch, Match, MatchLimit, MatchTcp,
     Negatable, Net, NflogTarget, PortMatch, PortRange, Protocol, Rule, Target, TcpFlags,
@@ -36,9 +36,31 @@ pub fn decode_rule_with(
     family: Family,
     sets: &SetIndex,
 ) -> Result<Rule, Unsupported> {
+    decode(exprs, family, sets, false)
+}
+
+/// Like [`decode_rule_with`]; extensions that are not modelled are kept by their name.
+///
+/// # Errors
+/// [`Unsupported`] for native expressions that no iptables-nft writes.
+pub fn decode_rule_keeping(
+    exprs: &[Expr],
+    family: Family,
+    sets: &SetIndex,
+) -> Result<Rule, Unsupported> {
+    decode(exprs, family, sets, true)
+}
+
+fn decode(
+    exprs: &[Expr],
+    family: Family,
+    sets: &SetIndex,
+    keep: bool,
+) -> Result<Rule, Unsupported> {
     let mut decoder = Decoder {
         family,
         sets,
+        keep,
         rule: Rule::default(),
         loaded: None,
         native: false,
@@ -52,6 +74,8 @@ pub fn decode_rule_with(
 struct Decoder<'a> {
     family: Family,
     sets: &'a SetIndex,
+    /// Extensions that are not modelled are kept.
+    keep: bool,
     rule: Rule,
     /// The register that was loaded last, its content and mask.
     loaded: Option<(Reg, Loaded, Option<Value>)>,
@@ -118,7 +142,12 @@ impl Decoder<'_> {
                 revision,
                 info,
             } => {
-                let m = matches::decode(self.family, name, *revision, info, self.sets)?;
+                let m = match matches::decode(self.family, name, *revision, info, self.sets) {
+                    Err(_) if self.keep => {
+                        Match::Unknown(Box::new(unknown_extension(name, *revision, info)))
+                    }
+                    decoded => decoded?,
+                };
                 self.add(m);
             }
             Expr::Target {
@@ -126,7 +155,12 @@ impl Decoder<'_> {
                 revision,
                 info,
             } => {
-                let target = targets::decode(self.family, name, *revision, info, self.sets)?;
+                let target = match targets::decode(self.family, name, *revision, info, self.sets) {
+                    Err(_) if self.keep => {
+                        Target::Unknown(Box::new(unknown_extension(name, *revision, info)))
+                    }
+                    decoded => decoded?,
+                };
                 self.target(target)?;
             }
             Expr::Verdict(verdict) => {

@@ -25,7 +25,7 @@ pub(crate) mod targets;
 mod tests;
 
 pub use chains::{base_chain, table_of};
-pub use decode::{decode_rule, decode_rule_with};
+pub use decode::{decode_rule, decode_rule_keeping, decode_rule_with};
 pub use encode::{encode_rule, encode_rule_with};
 pub use fuzz::fuzz_one;
 pub use restore::{RestoreError, RestoreFault, restore};

@@ -25,6 +25,11 @@ impl SetIndex {
         found.map(|(index, _)| *index)
     }
 
+    /// Return the names of all sets, in the order of the indices.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.values().map(|name| &**name)
+    }
+
     fn named(&self, index: u16) -> Result<Box<str>, Unsupported> {
         let name = self.name(index).map(Into::into);
         name.ok_or_else(|| Unsupported::new(format!("a set of the unknown index {index}")))

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    SetIndex, Unsupported, base_chain, decode_rule_with, encode_rule, nft_family, table_of,
+    SetIndex, Unsupported, base_chain, decode_rule_keeping, decode_rule_with, encode_rule,
+    nft_family, table_of,
 };
 use crate::iptables::{Chain, ChainState, Family, Policy, Rule, Table, TableSet, TableState};
 use crate::nft::{self, Body, Decoded, Op};
@@ -15,6 +16,8 @@ pub struct State {
     pub family: Family,
     /// The names of the ipsets that rules refer to.
     pub sets: SetIndex,
+    /// Whether extensions that are not modelled are kept by their name.
+    pub keeps_unknown: bool,
     /// The tables by name.
     pub tables: BTreeMap<Table, BTreeMap<Chain, ReadChain>>,
     /// Chains and rules whose names iptables cannot express.
@@ -50,6 +53,7 @@ impl State {
         State {
             family,
             sets,
+            keeps_unknown: false,
             tables: BTreeMap::new(),
             foreign: Vec::new(),
         }
@@ -106,11 +110,12 @@ impl State {
             return;
         };
         let family = self.family;
+        let decode = match self.keeps_unknown {
+            true => decode_rule_keeping,
+            false => decode_rule_with,
+        };
         let (chain, rule) = match rule {
-            Ok(rule) => (
-                rule.chain,
-                decode_rule_with(&rule.exprs, family, &self.sets),
-            ),
+            Ok(rule) => (rule.chain, decode(&rule.exprs, family, &self.sets)),
             Err((chain, error)) => (chain, Err(Unsupported(error.to_string()))),
         };
         match Chain::new(&chain) {

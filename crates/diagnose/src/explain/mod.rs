@@ -24,6 +24,7 @@ mod text;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel::conntrack::{Conntrack, Filter};
 use model::{Event, IpFamily, Mode, Service};
@@ -224,6 +225,9 @@ pub fn mode_of(world: &World) -> Mode {
     }
 }
 
+/// Upper bound on the differences that a check of all Services names.
+const MOST_NAMED: usize = 100;
+
 /// The node and the objects against which all Services are checked.
 #[derive(Debug)]
 pub(crate) struct Checker<'a> {
@@ -232,6 +236,8 @@ pub(crate) struct Checker<'a> {
     facts: &'a Facts,
     pods: Pods,
     desired: Desired<'a>,
+    /// How many differences were named.
+    named: AtomicUsize,
     /// The rules come from files: a family without rules is unknown, not empty.
     is_partial: bool,
     is_configured: bool,
@@ -250,6 +256,7 @@ impl<'a> Checker<'a> {
             facts,
             pods: Pods::of(cluster, facts, &world.host),
             desired: Desired::new(cluster, mode_of(world), facts),
+            named: AtomicUsize::new(0),
             is_partial,
             is_configured,
         }
@@ -284,7 +291,12 @@ impl<'a> Checker<'a> {
             }
         }
         let mut findings = node::settings(&subject, self.facts);
-        let naming = |probe: &Probe| self.desired.difference(probe, self.world);
+        let naming = |probe: &Probe| {
+            // Naming searches whole sets; a group of problems shows one example.
+            let count = self.named.fetch_add(1, Ordering::Relaxed);
+            let is_named = count < MOST_NAMED;
+            is_named.then(|| self.desired.difference(probe, self.world))?
+        };
         findings.extend(probe::findings(&probes, &naming));
         Ok((probes.len(), findings))
     }

@@ -178,7 +178,7 @@ fn bytes(number: u64) -> String {
     let units = [(1 << 20, "mbytes"), (1 << 10, "kbytes")];
     let unit = units
         .iter()
-        .find(|(size, _)| number >= *size && number % size == 0);
+        .find(|(size, _)| number >= *size && number.is_multiple_of(*size));
     match unit {
         Some((size, unit)) => format!("{} {unit}", number / size),
         None => format!("{number} bytes"),

@@ -105,6 +105,7 @@ impl Type {
         matches!(self.number, IPADDR | IP6ADDR)
     }
 
+    #[expect(clippy::too_many_lines, reason = "tables of names")]
     fn names(self) -> &'static [(u64, &'static str)] {
         match self.number {
             NFPROTO => &[(2, "ipv4"), (10, "ipv6")],

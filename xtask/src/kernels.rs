@@ -60,7 +60,6 @@ lacks userspace nft nft_nat
 lacks iptables nft xt_statistic
 lacks iptables nft xt_addrtype
 lacks iptables legacy xt_statistic
-lacks ipvs nft ip_set_hash_ipportnet
 exit $failed
 "#;
 

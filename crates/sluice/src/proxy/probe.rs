@@ -3,12 +3,13 @@
 //!
 //! A refused probe takes up to 10 ms (an aborted nf_tables batch waits for an RCU grace period), so it
 //! runs on a thread of its own while the first objects are read. Nothing is programmed before it ends.
-//! Only a definite answer of the kernel counts: a probe that fails for another reason is left to the
-//! first sync, which reports it.
+//! Only a definite answer of the kernel counts, given twice: loading a module can fail while the node
+//! boots. A probe that fails for another reason is left to the first sync, which reports it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use dataplane::{Extension, Feature, Needed};
 use kernel::Errno;
@@ -25,6 +26,8 @@ use crate::system::{kernel_family, spawn};
 
 /// The table that is tried and never committed.
 const TABLE: &str = "sluice-probe";
+/// The time until missing features are probed again.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// Features that a driver needs.
 pub(crate) enum Needs {
@@ -100,7 +103,7 @@ fn distinct(mut words: Vec<&str>) -> Vec<&str> {
 /// Probe on a thread of its own, and send [`Input::Probed`] or [`Stop::Unsupported`].
 pub(crate) fn start(mode: Mode, needs: Vec<Needs>, inputs: Sender<Input>) -> anyhow::Result<()> {
     spawn("probe", move || {
-        let input = match check(mode, needs) {
+        let input = match check(mode, &needs) {
             Ok(()) => Input::Probed,
             Err(unsupported) => Input::Stop(Stop::Unsupported(unsupported)),
         };
@@ -109,22 +112,54 @@ pub(crate) fn start(mode: Mode, needs: Vec<Needs>, inputs: Sender<Input>) -> any
     })
 }
 
-/// Probe.
+/// Probe, and repeat the probe before a feature counts as missing.
 ///
 /// # Errors
-/// The kernel lacks a feature.
-pub(crate) fn check(mode: Mode, needs: Vec<Needs>) -> Result<(), Unsupported> {
+/// The kernel lacks a feature without which the mode serves no Service.
+pub(crate) fn check(mode: Mode, needs: &[Needs]) -> Result<(), Unsupported> {
+    if check_once(mode, needs).is_ok() {
+        return Ok(());
+    }
+    std::thread::sleep(CONFIRM);
+    match check_once(mode, needs) {
+        // Virtual servers need no rules and no sets; the sync writes those that the kernel supports.
+        Err(Unsupported {
+            cause: Cause::Missing(missing),
+            ..
+        }) if mode.has_virtual_servers() => {
+            for (feature, families) in missing {
+                let Feature {
+                    name,
+                    module,
+                    option,
+                } = feature;
+                tracing::error!(
+                    ?families,
+                    name,
+                    module,
+                    option,
+                    "The kernel lacks a feature; Services that need it are not served completely until \
+                     its module is loaded"
+                );
+            }
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn check_once(mode: Mode, needs: &[Needs]) -> Result<(), Unsupported> {
     let mut missing: BTreeMap<Feature, Vec<IpFamily>> = BTreeMap::new();
     for needs in needs {
         let (family, lacks) = match needs {
-            Needs::NfTables(family, features) => (family, nf_tables(family, &features)),
+            Needs::NfTables(family, features) => (*family, nf_tables(*family, features)),
             Needs::Iptables {
                 family,
                 backend,
                 tables,
                 extensions,
-            } => (family, iptables(family, backend, &tables, &extensions)),
-            Needs::Sets(family, types) => (family, sets(&types)),
+            } => (*family, iptables(*family, *backend, tables, extensions)),
+            Needs::Sets(family, types) => (*family, sets(types)),
         };
         let lacks = lacks.unwrap_or_else(|error| {
             tracing::warn!(%family, %error, "Cannot probe the kernel's features; continuing");

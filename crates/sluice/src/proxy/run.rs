@@ -340,7 +340,7 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
     planner.set_host_addresses(host_addresses()?);
     let in_force = in_force(setup.mode, &drivers);
     let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
-    probe::check(setup.mode, needs.collect())?;
+    probe::check(setup.mode, &needs.collect::<Vec<_>>())?;
     let mut engine = Engine::new(
         planner,
         drivers,

@@ -1,6 +1,6 @@
 //! Tables and their objects, from messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use super::set::Set;
@@ -9,6 +9,8 @@ use super::{rule, set};
 use crate::netlink::{Attribute, Attributes, DecodeError, NFGENMSG_LEN};
 use crate::nft::consts::{
     NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
+    NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_CHAIN_USERDATA,
+    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA,
 };
 
 const NFT_MSG_NEWOBJ: u16 = 18;
@@ -27,6 +29,8 @@ pub(super) struct Table {
     flags: u32,
     comment: Option<String>,
     chains: Vec<Chain>,
+    /// The positions of the chains by name.
+    places: HashMap<String, usize>,
     pub(super) sets: BTreeMap<String, Set>,
     /// The names of the sets in the kernel's order.
     order: Vec<String>,
@@ -201,11 +205,11 @@ impl Table {
         for attr in attrs {
             let attr = attr?;
             match attr.kind {
-                3 => chain.name = text(&attr),
-                4 => hook = Some(base(&attr)?),
-                5 => policy = attr.be32()?,
-                7 => kind = Some(text(&attr)),
-                12 => chain.comment = comment(attr.value, 0),
+                NFTA_CHAIN_NAME => chain.name = text(&attr),
+                NFTA_CHAIN_HOOK => hook = Some(base(&attr)?),
+                NFTA_CHAIN_POLICY => policy = attr.be32()?,
+                NFTA_CHAIN_TYPE => kind = Some(text(&attr)),
+                NFTA_CHAIN_USERDATA => chain.comment = comment(attr.value, 0),
                 _ => {}
             }
         }
@@ -214,6 +218,8 @@ impl Table {
             base.drops = policy == 0;
             chain.base = Some(base);
         }
+        let place = self.places.entry(chain.name.clone());
+        place.or_insert(self.chains.len());
         self.chains.push(chain);
         Ok(())
     }
@@ -224,18 +230,15 @@ impl Table {
         for attr in attrs {
             let attr = attr?;
             match attr.kind {
-                2 => chain = Some(text(&attr)),
-                4 => rule.expressions = attr.value.to_vec(),
-                7 => rule.comment = comment(attr.value, 0),
+                NFTA_RULE_CHAIN => chain = Some(text(&attr)),
+                NFTA_RULE_EXPRESSIONS => rule.expressions = attr.value.to_vec(),
+                NFTA_RULE_USERDATA => rule.comment = comment(attr.value, 0),
                 _ => {}
             }
         }
-        let there = self
-            .chains
-            .iter_mut()
-            .find(|c| Some(&c.name) == chain.as_ref());
-        if let Some(there) = there {
-            there.rules.push(rule);
+        let place = chain.and_then(|name| self.places.get(&name));
+        if let Some(chain) = place.and_then(|place| self.chains.get_mut(*place)) {
+            chain.rules.push(rule);
         }
         Ok(())
     }

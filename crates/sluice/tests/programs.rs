@@ -79,7 +79,9 @@ fn both(host: &Host) -> [Vec<TableDecl>; 2] {
                 }
             }
             for set in &mut table.sets {
-                set.elements.sort_by_key(|element| format!("{element:?}"));
+                set.elements
+                    .edit()
+                    .sort_by_key(|element| format!("{element:?}"));
             }
         }
         tables
@@ -90,7 +92,9 @@ fn both(host: &Host) -> [Vec<TableDecl>; 2] {
 fn plain(statement: &mut Statement) {
     let sort = |set: &mut SetRef| {
         if let SetRef::Anonymous(set) = set {
-            set.elements.sort_by_key(|element| format!("{element:?}"));
+            set.elements
+                .edit()
+                .sort_by_key(|element| format!("{element:?}"));
         }
     };
     match statement {
@@ -98,7 +102,10 @@ fn plain(statement: &mut Statement) {
         Statement::Match {
             right: Term::Set(set),
             ..
-        } => set.elements.sort_by_key(|element| format!("{element:?}")),
+        } => set
+            .elements
+            .edit()
+            .sort_by_key(|element| format!("{element:?}")),
         Statement::Unknown(unknown) => (unknown.line, unknown.column) = (0, 0),
         _ => {}
     }

@@ -428,7 +428,7 @@ fn set(p: &mut Parser<'_>, name: &str) -> Result<SetDecl, ParseError> {
             "elements" => {
                 p.sign("=")?;
                 p.sign("{")?;
-                set.elements = p.elements(&set.key, &set.data)?;
+                set.elements = p.elements(&set.key, &set.data)?.into();
             }
             "size" | "gc-interval" | "policy" | "comment" => {
                 p.word("a value")?;

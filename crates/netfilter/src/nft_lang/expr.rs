@@ -120,7 +120,7 @@ impl<'a> Parser<'a> {
             return Ok(SetRef::Anonymous(Box::new(SetDecl {
                 key: key.to_vec(),
                 data: data.to_vec(),
-                elements,
+                elements: elements.into(),
                 ..SetDecl::default()
             })));
         }
@@ -179,7 +179,7 @@ impl<'a> Parser<'a> {
             let elements = self.elements(&[of], &[])?;
             return Ok(Term::Set(Box::new(SetDecl {
                 key: vec![of],
-                elements,
+                elements: elements.into(),
                 ..SetDecl::default()
             })));
         }

@@ -13,6 +13,7 @@
 //! ```
 
 mod block;
+mod elements;
 mod expr;
 mod json;
 mod lex;
@@ -22,6 +23,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
+pub use elements::Elements;
 pub use syntax::*;
 
 impl Ruleset {

@@ -378,7 +378,7 @@ impl Parser<'_> {
             let elements = self.elements(&types, &[])?;
             let set = super::SetDecl {
                 key: types,
-                elements,
+                elements: elements.into(),
                 ..super::SetDecl::default()
             };
             return Ok(Statement::Match {

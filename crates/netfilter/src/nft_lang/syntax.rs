@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Elements;
+
 /// All tables, in the order listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
@@ -504,7 +506,7 @@ pub struct SetDecl {
     /// `timeout`, verbatim.
     pub timeout: Option<Box<str>>,
     /// The elements, in the order listed.
-    pub elements: Vec<ElementDecl>,
+    pub elements: Elements,
 }
 
 /// An element of a set or map.
@@ -557,18 +559,9 @@ impl Item {
 }
 
 impl SetDecl {
-    /// Return the element that includes a key: an exact one, otherwise the catch-all.
+    /// Return the element that includes a key: the first such, otherwise the catch-all.
     pub fn find(&self, key: &[Literal]) -> Option<&ElementDecl> {
-        let matches = |e: &&ElementDecl| {
-            e.key.len() == key.len()
-                && !key.is_empty()
-                && e.key
-                    .iter()
-                    .zip(key)
-                    .all(|(item, value)| item.contains(value))
-        };
-        let found = self.elements.iter().find(matches);
-        found.or_else(|| self.elements.iter().find(|e| e.key.is_empty()))
+        self.elements.find(key)
     }
 
     /// Return whether any element may include a key of which some fields are unknown.

@@ -167,7 +167,7 @@ pub(super) fn set_ref(json: &Json, key: &[TermType], data: &[TermType]) -> Optio
     Some(SetRef::Anonymous(Box::new(SetDecl {
         key: key.to_vec(),
         data: data.to_vec(),
-        elements,
+        elements: elements.into(),
         ..SetDecl::default()
     })))
 }
@@ -268,7 +268,7 @@ fn object_expr(name: &str, body: &Json, types: &[TermType]) -> Option<Term> {
             let elements = elements(body.as_array()?, types)?;
             Some(Term::Set(Box::new(SetDecl {
                 key: types.to_vec(),
-                elements,
+                elements: elements.into(),
                 ..SetDecl::default()
             })))
         }

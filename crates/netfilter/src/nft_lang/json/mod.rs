@@ -13,8 +13,9 @@ use serde_json::Value as Json;
 use self::expr::{elements, expr, names, set_ref, string, typed_expr, types, unknown, verdict};
 use super::statement::split_target;
 use super::{
-    BaseDecl, ChainDecl, ChainType, Literal, NatStatement, NatType, Op, ParseError, RuleDecl,
-    Ruleset, SetDecl, SetOp, Statement, TableDecl, TableFamily, Term, TermType, Unknown, block,
+    BaseDecl, ChainDecl, ChainType, Elements, Literal, NatStatement, NatType, Op, ParseError,
+    RuleDecl, Ruleset, SetDecl, SetOp, Statement, TableDecl, TableFamily, Term, TermType, Unknown,
+    block,
 };
 
 /// Return the position of an object of the list; parsed JSON does not contain it.
@@ -259,10 +260,12 @@ fn set(body: &Json) -> Result<SetDecl, String> {
         data: types(body.get("map")),
         flags: names(body.get("flags")),
         timeout: body.get("timeout").map(|t| t.to_string().into()),
-        elements: Vec::new(),
+        elements: Elements::default(),
     };
     if let Some(all) = body.get("elem").and_then(Json::as_array) {
-        set.elements = elements(all, &set.key).ok_or("an element is not modelled")?;
+        set.elements = elements(all, &set.key)
+            .ok_or("an element is not modelled")?
+            .into();
     }
     Ok(set)
 }

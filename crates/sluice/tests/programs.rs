@@ -138,6 +138,25 @@ fn nf_tables_rules_of_any_program_are_read_like_nft_lists_them() {
     }
 }
 
+/// Tables that iptables-nft-save refuses, although they have names of iptables' tables, are listed as nft
+/// lists them.
+#[test]
+fn tables_with_foreign_chains_are_not_listed_as_iptables_rules() {
+    for chains in [
+        "chain forward { type filter hook forward priority 0; policy drop; ip daddr 10.0.0.1 accept; };",
+        "chain FORWARD { type filter hook forward priority -5; policy accept; };",
+        "chain a-name-that-is-longer-than-iptables-permits { ip daddr 10.0.0.1 drop; };",
+    ] {
+        let host = Host::new();
+        host.sh(&format!("nft 'table ip filter {{ {chains} }};'"));
+        let output = alone(&host, &["facts"]);
+        let facts = Facts::parse(&text(&output.stdout)).unwrap();
+        assert_eq!(facts.dumps.iptables_save, None, "{chains}");
+        let [theirs, ours] = both(&host);
+        assert_eq!(ours, theirs, "{chains}");
+    }
+}
+
 /// Remove the built-in chains without rules, which a program may create, and counters.
 fn trimmed(mut set: TableSet) -> TableSet {
     for (table, state) in &mut set.tables {

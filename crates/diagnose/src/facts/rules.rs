@@ -64,7 +64,8 @@ fn nf_tables(facts: &mut Facts, sets: &SetIndex) {
     let mut as_iptables = BTreeSet::new();
     for state in &ruleset.iptables {
         let (set, unsupported) = state.table_set();
-        let set = compatible(set, &unsupported.iter().map(|(table, ..)| *table).collect());
+        let unsupported = unsupported.iter().map(|(table, ..)| *table);
+        let set = compatible(set, &unsupported.chain(state.foreign_tables()).collect());
         let family = nft_family(set.family).number();
         as_iptables.extend(set.tables.keys().map(|table| (family, table.name())));
         let text = (!set.tables.is_empty()).then(|| set.to_string());

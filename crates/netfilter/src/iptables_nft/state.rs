@@ -1,6 +1,6 @@
 //! Whole tables: the operations that create one, and the state that dumps contain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     SetIndex, Unsupported, base_chain, decode_rule_keeping, decode_rule_with, encode_rule,
@@ -20,8 +20,8 @@ pub struct State {
     pub keeps_unknown: bool,
     /// The tables by name.
     pub tables: BTreeMap<Table, BTreeMap<Chain, ReadChain>>,
-    /// Chains and rules whose names iptables cannot express.
-    pub foreign: Vec<String>,
+    /// The tables with a chain whose name iptables cannot express.
+    pub foreign: BTreeSet<Table>,
 }
 
 /// A chain as the kernel has it.
@@ -55,7 +55,7 @@ impl State {
             sets,
             keeps_unknown: false,
             tables: BTreeMap::new(),
-            foreign: Vec::new(),
+            foreign: BTreeSet::new(),
         }
     }
 
@@ -96,7 +96,9 @@ impl State {
                 let chains = self.tables.entry(table).or_default();
                 chains.entry(name).or_default().base = chain.base;
             }
-            Err(error) => self.foreign.push(format!("{table}: {error}")),
+            Err(_) => {
+                self.foreign.insert(table);
+            }
         }
     }
 
@@ -124,8 +126,27 @@ impl State {
                 let rules = &mut chains.entry(chain).or_default().rules;
                 rules.push(ReadRule { handle, rule });
             }
-            Err(error) => self.foreign.push(format!("{table}: {error}")),
+            Err(_) => {
+                self.foreign.insert(table);
+            }
         }
+    }
+
+    /// Return the tables that iptables-nft-save refuses because of a chain: a base chain that is not
+    /// built in, or has another type, hook or priority than iptables' own, or a chain whose name iptables
+    /// cannot express.
+    pub fn foreign_tables(&self) -> impl Iterator<Item = Table> + '_ {
+        let is_foreign = |table: Table, name: Chain, chain: &ReadChain| {
+            let base = chain.base.as_ref();
+            base.is_some_and(|base| base_chain(table, name, policy(base)).as_ref() != Some(base))
+        };
+        let tables = self.tables.iter();
+        let foreign = tables.filter(move |(table, chains)| {
+            let mut chains = chains.iter();
+            chains.any(|(name, chain)| is_foreign(**table, *name, chain))
+        });
+        let foreign = foreign.map(|(table, _)| *table);
+        foreign.chain(self.foreign.iter().copied())
     }
 
     /// Return the rules as `iptables-nft-save` lists them, and the rules that cannot be decoded with
@@ -136,10 +157,8 @@ impl State {
         for (table, chains) in &self.tables {
             let state = set.tables.entry(*table).or_default();
             for (name, chain) in chains {
-                let policy = chain.base.as_ref().map(|base| match base.policy {
-                    nft::Policy::Accept => Policy::Accept,
-                    nft::Policy::Drop => Policy::Drop,
-                });
+                let policy = chain.base.as_ref().map(policy);
+                let policy = policy.filter(|policy| base_chain(*table, *name, *policy).is_some());
                 let mut listed = ChainState {
                     policy,
                     ..ChainState::default()
@@ -154,6 +173,13 @@ impl State {
             }
         }
         (set, unsupported)
+    }
+}
+
+fn policy(base: &nft::BaseChain) -> Policy {
+    match base.policy {
+        nft::Policy::Accept => Policy::Accept,
+        nft::Policy::Drop => Policy::Drop,
     }
 }
 

@@ -197,7 +197,7 @@ fn a_refused_filter_table_closes_only_restricted_servers() {
             proxy.write("web.yaml", &traffic::web("web", 1, 30080, "", &pods));
             proxy.write("lb.yaml", &guarded);
             wait_for_log(&proxy, "Sync failed; retrying family=");
-            wait_for_log(&proxy, "iptables-legacy-restore: refused");
+            wait_for_log(&proxy, "legacy IPv4 table filter: replacing it");
             let to = "10.200.1.2:30080".parse().unwrap();
             let masqueraded = || {
                 let outcome = client.ask(Probe::http(to));

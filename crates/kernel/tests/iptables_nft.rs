@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kernel::iptables::{Backend, Iptables, NftRules};
 use kernel::nfnetlink::NfTables;
@@ -11,7 +11,7 @@ use netfilter::iptables_nft::{self, State, create_table, nft_family};
 use netfilter::netlink::Messages;
 use netfilter::nft::consts::{NFT_MSG_GETCHAIN, NFT_MSG_GETRULE};
 use netfilter::nft::{self, Encoder, Message, Op, RulePlace, decode};
-use support::{in_namespace, run};
+use support::{in_namespace, recorded_rules, run};
 
 fn encoder(family: Family, table: &str) -> Encoder<'_> {
     Encoder {
@@ -66,35 +66,23 @@ fn save(family: Family) -> String {
 
 /// The recorded rule sets of a family, without rules that need kernel objects of other subsystems.
 fn rule_sets(family: Family) -> Vec<(PathBuf, TableSet)> {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata"));
-    let mut found = Vec::new();
-    for folder in ["observed", "foreign"] {
-        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let v6 = name.contains("ip6tables") || name.contains(".v6.");
-            if !name.ends_with("tables-save") || v6 != (family == Family::Ipv6) {
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).unwrap();
-            let mut set = TableSet::parse(family, &text).unwrap();
-            for table in set.tables.values_mut() {
-                for chain in table.chains.values_mut() {
-                    chain.rules.retain(|rule| {
-                        let text = rule.to_string();
-                        let absent = [" nfacct ", " set ", " ipvs ", " socket ", " cgroup "];
-                        !absent
-                            .iter()
-                            .any(|name| text.contains(&format!("-m{name}")))
-                            && iptables_nft::encode_rule(rule, family).is_ok()
-                    });
-                }
-            }
-            found.push((path, set));
-        }
-    }
-    assert!(!found.is_empty());
-    found
+    let absent =
+        [" nfacct ", " set ", " ipvs ", " socket ", " cgroup "].map(|name| format!("-m{name}"));
+    let programmable = |rule: &Rule| {
+        let text = rule.to_string();
+        !absent.iter().any(|name| text.contains(name.as_str()))
+            && iptables_nft::encode_rule(rule, family).is_ok()
+    };
+    let recorded = recorded_rules(family).into_iter().map(|(path, text)| {
+        let mut set = TableSet::parse(family, &text).unwrap();
+        let chains = set
+            .tables
+            .values_mut()
+            .flat_map(|table| table.chains.values_mut());
+        chains.for_each(|chain| chain.rules.retain(programmable));
+        (path, set)
+    });
+    recorded.collect()
 }
 
 /// Return the set without built-in chains that have no rules, which iptables-nft creates only on

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use kernel::ipset::IpSets;
 use kernel::iptables::legacy::{Legacy, LegacyError, tables};
 use netfilter::iptables::{Family, Match, Rule, Table, TableSet, Target};
 use nix::fcntl::{Flock, FlockArg};
-use support::{in_namespace, run};
+use support::{in_namespace, recorded_rules, run};
 
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
@@ -54,27 +54,18 @@ fn read(family: Family) -> (TableSet, Vec<String>) {
 
 /// Return the recorded rule sets of a family, without rules that this kernel refuses.
 fn rule_sets(family: Family) -> Vec<(PathBuf, String)> {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata"));
-    let mut found = Vec::new();
-    for folder in ["observed", "foreign"] {
-        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let v6 = name.contains("ip6tables") || name.contains(".v6.");
-            if !name.ends_with("tables-save") || v6 != (family == Family::Ipv6) {
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).unwrap();
-            // Counters of nfacct, IPVS and the cgroup do not exist here.
-            let absent = [" nfacct ", " ipvs ", " cgroup "].map(|name| format!("-m{name}"));
-            let lines = text.lines().filter(|line| {
-                !absent.iter().any(|name| line.contains(name.as_str())) && !line.starts_with('#')
-            });
-            found.push((path, lines.flat_map(|line| [line, "\n"]).collect()));
-        }
-    }
-    assert!(!found.is_empty());
-    found
+    // Counters of nfacct, IPVS and the cgroup do not exist here.
+    let absent = [" nfacct ", " ipvs ", " cgroup "].map(|name| format!("-m{name}"));
+    let accepted = |text: &str| -> String {
+        let lines = text.lines().filter(|line| {
+            !absent.iter().any(|name| line.contains(name.as_str())) && !line.starts_with('#')
+        });
+        lines.flat_map(|line| [line, "\n"]).collect()
+    };
+    let recorded = recorded_rules(family).into_iter();
+    recorded
+        .map(|(path, text)| (path, accepted(&text)))
+        .collect()
 }
 
 /// Create the ipsets that rules name, with the number of dimensions that each rule uses.

@@ -1,8 +1,10 @@
 //! Shared by the tests on the real kernel.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use netfilter::iptables::Family;
 use nix::sched::{CloneFlags, unshare};
 
 /// Run `body` in a separate thread, inside a new network namespace whose loopback is up. The
@@ -18,6 +20,25 @@ pub(crate) fn in_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Return the files and texts of the recorded rule sets of a family (`testdata/observed`, `testdata/foreign`).
+pub(crate) fn recorded_rules(family: Family) -> Vec<(PathBuf, String)> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata"));
+    let mut found = Vec::new();
+    for folder in ["observed", "foreign"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let v6 = name.contains("ip6tables") || name.contains(".v6.");
+            if name.ends_with("tables-save") && v6 == (family == Family::Ipv6) {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found
 }
 
 /// Run a command line in the calling thread's namespace; return its stdout.

@@ -3,6 +3,8 @@
 
 #[path = "../../dataplane/tests/support/ipt.rs"]
 mod ipt;
+#[path = "support/load.rs"]
+mod load;
 #[path = "../../dataplane/tests/support/objects.rs"]
 mod objects;
 #[path = "support/overflow.rs"]
@@ -13,16 +15,13 @@ mod traffic;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use dataplane::iptables::{Nfacct, Options, render};
 use ipt::{TABLES, kernel_family, kube};
 use kernel::iptables::NftRules;
+use load::{kill_while_loading, lose_messages, write_others};
 use model::Mode;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use objects::{other, plans};
-use overflow::{fill, netfilter_ports};
 use support::{Proxy, eventually};
 use traffic::Stage;
 
@@ -62,15 +61,6 @@ fn wait_until_right(proxy: &Proxy) {
     }
 }
 
-fn write_others(proxy: &Proxy, round: usize) {
-    for number in (0..20).filter(|number| !(number + round).is_multiple_of(3)) {
-        let text = other(number, (number + round) % 4);
-        proxy.write(&format!("other-{number}.yaml"), &text);
-    }
-    let gone = format!("other-{}.yaml", round % 20);
-    let _ = fs::remove_file(proxy.folder.path().join(gone));
-}
-
 fn reports(proxy: &Proxy, family: &str) -> usize {
     let log = proxy.log();
     let lines = log.lines().filter(|line| line.contains(family));
@@ -105,50 +95,26 @@ fn services_change_while_another_program_writes_to_the_same_tables() {
     assert!(!log.contains("Another program changed"), "{log}");
 }
 
-/// So many Services that loading them takes time.
-fn many(endpoints: usize) -> String {
-    (0..400).map(|number| other(number, endpoints)).collect()
-}
-
 #[test]
 fn proxy_killed_while_loading_starts_again() {
     let (mut proxy, stage) = start();
     let load = stage.load();
-    let mut random = std::process::id();
-    for round in 0..8 {
-        proxy.write("many.yaml", &many(1 + round % 3));
-        // Loading begins about when the file has been read; the kill hits a random point of it.
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        std::thread::sleep(Duration::from_millis(u64::from(random >> 16) % 1500));
-        proxy.kill();
-        load.wait(100);
-        proxy.respawn();
-        load.wait(100);
-    }
+    // So many Services that loading them takes time.
+    kill_while_loading(&mut proxy, &load, 400);
     wait_until_right(&proxy);
     load.finish(&stage).assert_unharmed();
 }
+
+/// A foreign change in both families, of which the proxy receives no notification.
+const LOST_CHANGE: &str = "for t in iptables ip6tables; do $t-nft -t nat -D KUBE-SERVICES 1; done; \
+                           iptables-nft -t filter -D FORWARD 1";
 
 #[test]
 fn lost_notifications_and_replies_cause_a_resync() {
     let (proxy, stage) = start();
     let load = stage.load();
-    let process = Pid::from_raw(proxy.process.0.id() as i32);
     for round in 0..2 {
-        kill(process, Signal::SIGSTOP).unwrap();
-        let ports = netfilter_ports(&proxy);
-        assert!(
-            ports.len() >= 4,
-            "replies and notifications of both families: {ports:?}"
-        );
-        proxy.host.run(|| ports.iter().copied().for_each(fill));
-        // A foreign change, and one of our own.
-        proxy.host.sh(
-            "for t in iptables ip6tables; do $t-nft -t nat -D KUBE-SERVICES 1; done; \
-             iptables-nft -t filter -D FORWARD 1",
-        );
-        write_others(&proxy, round);
-        kill(process, Signal::SIGCONT).unwrap();
+        lose_messages(&proxy, round, LOST_CHANGE);
         wait_until_right(&proxy);
         load.wait(50);
     }

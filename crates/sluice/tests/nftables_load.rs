@@ -1,6 +1,8 @@
 //! Faults of the running proxy and of its table under load: connections through unchanged Services
 //! continue, and in the end the table matches the objects.
 
+#[path = "support/load.rs"]
+mod load;
 #[path = "support/overflow.rs"]
 mod overflow;
 mod support;
@@ -9,15 +11,12 @@ mod table;
 #[path = "../../dataplane/tests/support/traffic.rs"]
 mod traffic;
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kernel::nfnetlink::{GenerationInfo, Monitor, Notice};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-use overflow::{fill, netfilter_ports};
+use load::{kill_while_loading, lose_messages, write_others};
 use support::Proxy;
 use table::objects::other;
 use table::wait_until_right;
@@ -28,15 +27,6 @@ fn start() -> (Proxy, Stage) {
     let proxy = table::start(&[]);
     let stage = Stage::around(proxy.host.netns());
     (proxy, stage)
-}
-
-fn write_others(proxy: &Proxy, round: usize) {
-    for number in (0..20).filter(|number| !(number + round).is_multiple_of(3)) {
-        let text = other(number, (number + round) % 4);
-        proxy.write(&format!("other-{number}.yaml"), &text);
-    }
-    let gone = format!("other-{}.yaml", round % 20);
-    let _ = fs::remove_file(proxy.folder.path().join(gone));
 }
 
 #[test]
@@ -68,49 +58,25 @@ fn services_change_at_full_speed_while_another_program_writes() {
     );
 }
 
-/// So many Services that loading them takes time.
-fn many(endpoints: usize) -> String {
-    (0..900).map(|number| other(number, endpoints)).collect()
-}
-
 #[test]
 fn proxy_killed_while_loading_starts_again() {
     let (mut proxy, stage) = start();
     let load = stage.load();
-    let mut random = std::process::id();
-    for round in 0..8 {
-        proxy.write("many.yaml", &many(1 + round % 3));
-        // Loading begins about when the file has been read; the kill hits a random point of it.
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        std::thread::sleep(Duration::from_millis(u64::from(random >> 16) % 1500));
-        proxy.kill();
-        load.wait(100);
-        proxy.respawn();
-        load.wait(100);
-    }
+    // So many Services that loading them takes time.
+    kill_while_loading(&mut proxy, &load, 900);
     wait_until_right(&proxy);
     load.finish(&stage).assert_unharmed();
 }
+
+/// A foreign change in both families, of which the proxy receives no notification.
+const LOST_CHANGE: &str = "for f in ip ip6; do nft add chain $f kube-proxy theirs; done";
 
 #[test]
 fn lost_notifications_cause_a_resync() {
     let (proxy, stage) = start();
     let load = stage.load();
-    let process = Pid::from_raw(proxy.process.0.id() as i32);
     for round in 0..2 {
-        kill(process, Signal::SIGSTOP).unwrap();
-        let ports = netfilter_ports(&proxy);
-        assert!(
-            ports.len() >= 4,
-            "replies and notifications of both families: {ports:?}"
-        );
-        proxy.host.run(|| ports.iter().copied().for_each(fill));
-        // A foreign change, and one of our own.
-        proxy
-            .host
-            .sh("for f in ip ip6; do nft add chain $f kube-proxy theirs; done");
-        write_others(&proxy, round);
-        kill(process, Signal::SIGCONT).unwrap();
+        lose_messages(&proxy, round, LOST_CHANGE);
         wait_until_right(&proxy);
         load.wait(50);
     }

@@ -237,8 +237,8 @@ impl Lab {
         Ok(note)
     }
 
-    /// Drop all packets to a pod without an answer, as after the end of a pod whose endpoint has not
-    /// been removed yet. The address stays silent after the pod was deleted, until another pod gets it.
+    /// Drop all packets to a pod without an answer, like a pod that ended before its endpoint was
+    /// removed. The address stays silent after the pod was deleted, until another pod gets it.
     ///
     /// # Errors
     /// The pod does not exist, or uses its node's network.

@@ -207,7 +207,7 @@ fn nodes_with_equal_answers_are_grouped_and_a_broken_node_is_named() {
 #[test]
 fn node_that_does_not_answer_does_not_hide_the_others() {
     let mut cluster = Cluster::new(&["node1", "node2"]);
-    // A node that the API server cannot reach, and one whose Pod has not started.
+    // A node that the API server cannot reach, and one with a pending Pod.
     let mut pending = pod("node4");
     pending["status"]["phase"] = "Pending".into();
     let pods = ["node1", "node2", "node3"]

@@ -253,7 +253,7 @@ fn check_target(target: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// A chain whose end has not been reached.
+/// A chain that is still being read.
 struct Open {
     name: Box<[u8]>,
     hook: Option<usize>,

@@ -21,7 +21,7 @@ pub(super) struct View {
     pub(super) has_problem: bool,
     /// The node did not answer.
     pub(super) is_missing: bool,
-    /// The answer as it was received, or why there is none.
+    /// The answer as received, or the error.
     pub(super) json: Result<Value, String>,
 }
 

@@ -309,7 +309,7 @@ fn sockets_of_ended_processes_are_removed_and_others_are_kept() {
     let path = |name: &str| folder.path().join(name);
     drop(UnixListener::bind(path("net-1.sock")).unwrap());
     let _listening = UnixListener::bind(path("net-2.sock")).unwrap();
-    // A successor that has not been renamed yet.
+    // A successor before its rename.
     drop(UnixListener::bind(path("net-3.sock.77")).unwrap());
     fs::write(path("file"), "").unwrap();
     super::socket_server::remove_abandoned(folder.path());

@@ -226,7 +226,7 @@ impl Status {
     pub(crate) fn troubles(&self) -> Vec<String> {
         let mut found = Vec::new();
         if !self.source.complete {
-            found.push("the objects have not been received completely: nothing is written".into());
+            found.push("some objects are still missing: no rules are written".into());
         }
         for failing in &self.source.failing {
             found.push(format!(

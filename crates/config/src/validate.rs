@@ -1,9 +1,14 @@
 //! Validation, as in kube-proxy (`pkg/proxy/apis/config/validation` of v1.36).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use model::{Cidr, IpFamily, Mode, family_of_net, parse_cidr, parse_ip};
 
+use crate::file::{
+    ClientConnectionConfiguration, ConntrackConfiguration, IpTablesConfiguration,
+    IpvsConfiguration, LoggingConfiguration, NfTablesConfiguration,
+};
 use crate::{FieldError, GoDuration, KubeProxyConfiguration, gates};
 
 /// The minor versions before those whose metrics are served.
@@ -99,84 +104,164 @@ pub(crate) fn mode(text: &str) -> Result<Mode, FieldError> {
 }
 
 /// Return all errors of a configuration with defaults.
+///
+/// Lists every field, so that a new one does not compile before it is validated, or accepted with
+/// any value.
 pub(crate) fn validate(config: &KubeProxyConfiguration) -> Errors {
+    let KubeProxyConfiguration {
+        bind_address,
+        client_connection,
+        config_sync_period,
+        conntrack,
+        detect_local: _, // with `detectLocalMode`
+        detect_local_mode: _,
+        cluster_cidr: _, // with `detectLocalMode`
+        feature_gates,
+        healthz_bind_address,
+        hostname_override,
+        iptables,
+        ipvs,
+        logging,
+        metrics_bind_address,
+        mode: stated_mode,
+        nftables,
+        node_port_addresses,
+        oom_score_adj,
+        show_hidden_metrics_for_version,
+        // Any value is valid.
+        api_version: _,
+        kind: _,
+        bind_address_hard_fail: _,
+        enable_profiling: _,
+        port_range: _,
+        windows_run_as_service: _,
+        winkernel: _,
+    } = config;
     let mut errors = Errors::default();
     let e = &mut errors;
-    let mode = match mode(&config.mode) {
+    let mode = match mode(stated_mode) {
         Ok(mode) => mode,
         Err(error) => {
             e.0.push(error);
             Mode::Iptables
         }
     };
-    e.0.extend(gates::refused(&config.feature_gates));
-    if mode == Mode::Ipvs && !gates::has_ipvs(&config.feature_gates) {
+    e.0.extend(gates::refused(feature_gates));
+    if mode == Mode::Ipvs && !gates::has_ipvs(feature_gates) {
         e.add("mode", "ipvs is disabled by the feature gate KubeProxyIPVS");
     }
-    e.in_range(
-        "iptables.masqueradeBit",
-        config.iptables.masquerade_bit.unwrap_or(14),
-        0..=31,
-    );
+    mode_blocks(e, mode, iptables, ipvs, nftables);
+    validate_conntrack(e, conntrack);
+    e.in_range("oomScoreAdj", oom_score_adj.unwrap_or(-999), -1000..=1000);
+    validate_client(e, client_connection);
+    e.above_zero("configSyncPeriod", *config_sync_period);
+    sync_periods(e, config, mode);
+    if !hostname_override.is_empty() && hostname_override.trim().is_empty() {
+        e.add("hostnameOverride", "is empty");
+    }
+    if parse_ip(bind_address).is_none() {
+        let reason = format!("{bind_address:?} is not an IP address");
+        e.add("bindAddress", reason);
+    }
+    serving_address(e, "healthzBindAddress", healthz_bind_address);
+    serving_address(e, "metricsBindAddress", metrics_bind_address);
+    node_ports(e, node_port_addresses.as_deref().unwrap_or_default());
+    let version = show_hidden_metrics_for_version.as_str();
+    if !version.is_empty() && !PREVIOUS_VERSIONS.contains(&version) {
+        let reason = format!("{version:?} is not one of {}", PREVIOUS_VERSIONS.join(", "));
+        e.add("showHiddenMetricsForVersion", reason);
+    }
+    local_traffic(e, config);
+    validate_logging(e, logging, feature_gates);
+    errors
+}
+
+/// Validate the blocks of the modes, except for their sync periods. Like kube-proxy, ignore those
+/// of ipvs and nftables in other modes.
+fn mode_blocks(
+    e: &mut Errors,
+    mode: Mode,
+    iptables: &IpTablesConfiguration,
+    ipvs: &IpvsConfiguration,
+    nftables: &NfTablesConfiguration,
+) {
+    let IpTablesConfiguration {
+        masquerade_bit,
+        sync_period: _,
+        min_sync_period: _,
+        localhost_node_ports: _,
+        masquerade_all: _,
+    } = iptables;
+    let bit = masquerade_bit.unwrap_or(14);
+    e.in_range("iptables.masqueradeBit", bit, 0..=31);
     match mode {
         Mode::Ipvs => {
-            e.not_negative("ipvs.tcpTimeout", config.ipvs.tcp_timeout);
-            e.not_negative("ipvs.tcpFinTimeout", config.ipvs.tcp_fin_timeout);
-            e.not_negative("ipvs.udpTimeout", config.ipvs.udp_timeout);
-            let exclude = config.ipvs.exclude_cidrs.as_deref().unwrap_or_default();
+            let IpvsConfiguration {
+                exclude_cidrs,
+                tcp_timeout,
+                tcp_fin_timeout,
+                udp_timeout,
+                sync_period: _,
+                min_sync_period: _,
+                scheduler: _,
+                strict_arp: _,
+            } = ipvs;
+            e.not_negative("ipvs.tcpTimeout", *tcp_timeout);
+            e.not_negative("ipvs.tcpFinTimeout", *tcp_fin_timeout);
+            e.not_negative("ipvs.udpTimeout", *udp_timeout);
+            let exclude = exclude_cidrs.as_deref().unwrap_or_default();
             e.ranges("ipvs.excludeCIDRs", exclude);
         }
         Mode::Nftables => {
-            let bit = config.nftables.masquerade_bit.unwrap_or(14);
+            let NfTablesConfiguration {
+                masquerade_bit,
+                sync_period: _,
+                min_sync_period: _,
+                masquerade_all: _,
+            } = nftables;
+            let bit = masquerade_bit.unwrap_or(14);
             e.in_range("nftables.masqueradeBit", bit, 0..=31);
         }
         Mode::Iptables | Mode::Userspace => {}
     }
-    conntrack(e, &config.conntrack);
-    e.in_range(
-        "oomScoreAdj",
-        config.oom_score_adj.unwrap_or(-999),
-        -1000..=1000,
-    );
-    e.in_range(
-        "clientConnection.burst",
-        config.client_connection.burst,
-        0..=i32::MAX,
-    );
-    if !config.client_connection.qps.is_finite() {
-        e.add("clientConnection.qps", "is not a number that fits");
-    }
-    e.above_zero("configSyncPeriod", config.config_sync_period);
-    sync_periods(e, config, mode);
-    let name = &config.hostname_override;
-    if !name.is_empty() && name.trim().is_empty() {
-        e.add("hostnameOverride", "is empty");
-    }
-    addresses(e, config);
-    local_traffic(e, config);
-    logging(e, config);
-    errors
 }
 
-fn conntrack(e: &mut Errors, config: &crate::ConntrackConfiguration) {
-    let at_least_zero = 0..=i32::MAX;
-    e.in_range(
-        "conntrack.maxPerCore",
-        config.max_per_core.unwrap_or(0),
-        at_least_zero.clone(),
-    );
-    e.in_range("conntrack.min", config.min.unwrap_or(0), at_least_zero);
+fn validate_client(e: &mut Errors, client: &ClientConnectionConfiguration) {
+    let ClientConnectionConfiguration {
+        burst,
+        qps,
+        // Any value is valid.
+        accept_content_types: _,
+        content_type: _,
+        kubeconfig: _,
+    } = client;
+    e.in_range("clientConnection.burst", *burst, 0..=i32::MAX);
+    if !qps.is_finite() {
+        e.add("clientConnection.qps", "is not a number that fits");
+    }
+}
+
+fn validate_conntrack(e: &mut Errors, conntrack: &ConntrackConfiguration) {
+    let ConntrackConfiguration {
+        max_per_core,
+        min,
+        tcp_established_timeout,
+        tcp_close_wait_timeout,
+        udp_timeout,
+        udp_stream_timeout,
+        tcp_be_liberal: _,
+    } = conntrack;
+    for (field, entries) in [("maxPerCore", max_per_core), ("min", min)] {
+        let entries = entries.unwrap_or(0);
+        e.in_range(&format!("conntrack.{field}"), entries, 0..=i32::MAX);
+    }
+    let established = tcp_established_timeout.unwrap_or_default();
+    let close_wait = tcp_close_wait_timeout.unwrap_or_default();
     for (field, timeout) in [
-        (
-            "tcpEstablishedTimeout",
-            config.tcp_established_timeout.unwrap_or_default(),
-        ),
-        (
-            "tcpCloseWaitTimeout",
-            config.tcp_close_wait_timeout.unwrap_or_default(),
-        ),
-        ("udpTimeout", config.udp_timeout),
-        ("udpStreamTimeout", config.udp_stream_timeout),
+        ("tcpEstablishedTimeout", established),
+        ("tcpCloseWaitTimeout", close_wait),
+        ("udpTimeout", *udp_timeout),
+        ("udpStreamTimeout", *udp_stream_timeout),
     ] {
         e.not_negative(&format!("conntrack.{field}"), timeout);
     }
@@ -204,25 +289,16 @@ fn sync_periods(e: &mut Errors, config: &KubeProxyConfiguration, mode: Mode) {
     }
 }
 
-fn addresses(e: &mut Errors, config: &KubeProxyConfiguration) {
-    if parse_ip(&config.bind_address).is_none() {
-        e.add(
-            "bindAddress",
-            format!("{:?} is not an IP address", config.bind_address),
-        );
+fn serving_address(e: &mut Errors, field: &str, address: &str) {
+    if !address.is_empty()
+        && let Err(reason) = socket_address(address)
+    {
+        e.add(field, reason);
     }
-    for (field, address) in [
-        ("healthzBindAddress", &config.healthz_bind_address),
-        ("metricsBindAddress", &config.metrics_bind_address),
-    ] {
-        if !address.is_empty()
-            && let Err(reason) = socket_address(address)
-        {
-            e.add(field, reason);
-        }
-    }
-    let node_ports = config.node_port_addresses.as_deref().unwrap_or_default();
-    for (i, stated) in node_ports.iter().enumerate() {
+}
+
+fn node_ports(e: &mut Errors, addresses: &[String]) {
+    for (i, stated) in addresses.iter().enumerate() {
         if !NODE_PORT_KEYWORDS.contains(&stated.as_str()) && parse_cidr(stated).is_none() {
             let keywords = NODE_PORT_KEYWORDS.join(", ");
             e.add(
@@ -230,11 +306,6 @@ fn addresses(e: &mut Errors, config: &KubeProxyConfiguration) {
                 format!("{stated:?} is neither an address range nor one of {keywords}"),
             );
         }
-    }
-    let version = config.show_hidden_metrics_for_version.as_str();
-    if !version.is_empty() && !PREVIOUS_VERSIONS.contains(&version) {
-        let reason = format!("{version:?} is not one of {}", PREVIOUS_VERSIONS.join(", "));
-        e.add("showHiddenMetricsForVersion", reason);
     }
 }
 
@@ -298,11 +369,21 @@ fn local_traffic(e: &mut Errors, config: &KubeProxyConfiguration) {
     }
 }
 
-fn logging(e: &mut Errors, config: &KubeProxyConfiguration) {
-    let logging = &config.logging;
-    e.above_zero("logging.flushFrequency", logging.flush_frequency.0);
-    let format = logging.format.as_str();
-    let on = |gate, stage| gates::is_on(&config.feature_gates, gate, stage);
+fn validate_logging(
+    e: &mut Errors,
+    logging: &LoggingConfiguration,
+    feature_gates: &BTreeMap<String, bool>,
+) {
+    let LoggingConfiguration {
+        flush_frequency,
+        format,
+        options,
+        verbosity,
+        vmodule,
+    } = logging;
+    e.above_zero("logging.flushFrequency", flush_frequency.0);
+    let format = format.as_str();
+    let on = |gate, stage| gates::is_on(feature_gates, gate, stage);
     if !matches!(format, "text" | "json") {
         e.add(
             "logging.format",
@@ -315,14 +396,14 @@ fn logging(e: &mut Errors, config: &KubeProxyConfiguration) {
         );
     }
     let too_high = |level: u32| i32::try_from(level).is_err();
-    if too_high(logging.verbosity) {
-        let reason = format!("{} is out of range (0 to {})", logging.verbosity, i32::MAX);
+    if too_high(*verbosity) {
+        let reason = format!("{verbosity} is out of range (0 to {})", i32::MAX);
         e.add("logging.verbosity", reason);
     }
-    if !logging.vmodule.is_empty() && format != "text" {
+    if !vmodule.is_empty() && format != "text" {
         e.add("logging.vmodule", "is for the format text only");
     }
-    for (i, item) in logging.vmodule.iter().enumerate() {
+    for (i, item) in vmodule.iter().enumerate() {
         let field = format!("logging.vmodule[{i}]");
         if item.file_pattern.is_empty() || item.file_pattern.contains(['=', ',']) {
             e.add(
@@ -338,7 +419,6 @@ fn logging(e: &mut Errors, config: &KubeProxyConfiguration) {
         }
     }
     let alpha = on("LoggingAlphaOptions", gates::Stage::Alpha);
-    let options = &logging.options;
     for (name, options) in [("text", &options.text), ("json", &options.json)] {
         let field = |field| format!("logging.options.{name}.{field}");
         let off = "needs the feature gate LoggingAlphaOptions";

@@ -12,14 +12,15 @@ use std::net::UdpSocket;
 use dataplane::iptables::{
     Mode, Netlink, Nfacct, Observation, Options, Output, RestoreText, Transport as _,
 };
-use kernel::iptables::{Backend, Iptables, Table};
+use kernel::iptables::legacy::Legacy;
+use kernel::iptables::{Backend, Table};
 use kernel::nfacct::{Counter, NfAcct};
 use model::{Event, IpFamily, ServiceType};
 use netfilter::iptables::{Chain, Flush, Restore, Rule, TableSet};
 use plan::testing::{Applied, endpoint, history, service, settings, slice};
 use plan::{Plan, Planner, PortKey, Settings};
 use proptest::prelude::*;
-use support::in_namespace;
+use support::{in_namespace, run};
 use support_ipt::{Live, kernel_family};
 
 /// With the counters, which exist in every namespace of [`with_counters`].
@@ -46,7 +47,7 @@ fn with_counters(body: impl FnOnce() + Send) {
 
 /// The back end under test.
 enum Access {
-    Tools(Iptables),
+    Legacy(Legacy),
     Netlink(Box<Netlink<Live>>),
 }
 
@@ -72,7 +73,7 @@ impl Host {
         let access = match backend {
             Backend::Legacy => {
                 mode.observe(Observation::nothing());
-                Access::Tools(Iptables::with_backend(rules, backend).unwrap())
+                Access::Legacy(Legacy::open(rules).unwrap())
             }
             Backend::Nft => {
                 let mut transport = Live::transport(family);
@@ -95,10 +96,13 @@ impl Host {
 
     /// What the installed program lists.
     fn save(&self) -> String {
-        let tools = Iptables::with_backend(kernel_family(self.family), self.backend).unwrap();
-        let tables = [Table::Filter, Table::Nat, Table::Mangle];
-        let saved = tables.map(|table| tools.save(table).unwrap());
-        String::from_utf8(saved.concat()).unwrap()
+        let program = match self.family {
+            IpFamily::V4 => "iptables",
+            IpFamily::V6 => "ip6tables",
+        };
+        let tables = ["filter", "nat", "mangle"]
+            .map(|table| run(&format!("{program}-{}-save -t {table}", self.backend)));
+        tables.concat()
     }
 
     /// Write the difference to the plan, and return the text of the same transaction.
@@ -113,7 +117,7 @@ impl Host {
         let text = text.finish();
         let mut ignored = RestoreText::default();
         let output: &mut dyn Output = match &mut self.access {
-            Access::Tools(_) => &mut ignored,
+            Access::Legacy(_) => &mut ignored,
             Access::Netlink(netlink) => netlink.begin(self.mode.has_observation()),
         };
         let transaction = self.mode.transaction(plan, &none, output).unwrap();
@@ -123,12 +127,12 @@ impl Host {
             self.mode.problems()
         );
         let handles = match &mut self.access {
-            Access::Tools(tools) if !text.is_empty() => {
-                let restored = tools.restore(text.as_bytes());
+            Access::Legacy(legacy) if !text.is_empty() => {
+                let restored = legacy.restore(&text);
                 restored.unwrap_or_else(|error| panic!("{error}\n{text}"));
                 Vec::new()
             }
-            Access::Tools(_) => Vec::new(),
+            Access::Legacy(_) => Vec::new(),
             Access::Netlink(netlink) => {
                 let committed = netlink.commit();
                 committed.unwrap_or_else(|failure| panic!("{failure:?}\n{text}"))
@@ -141,7 +145,7 @@ impl Host {
     /// Read the kernel's rules.
     fn observe(&mut self, saved: &str) -> Observation {
         match &mut self.access {
-            Access::Tools(_) => Observation::read(self.family, saved).unwrap(),
+            Access::Legacy(_) => Observation::read(self.family, saved).unwrap(),
             Access::Netlink(netlink) => netlink.read().unwrap(),
         }
     }
@@ -181,7 +185,7 @@ fn chains(tables: &TableSet) -> Vec<(Table, Chain, &[Rule])> {
         .collect()
 }
 
-fn run(backend: Backend, family: IpFamily, settings: &Settings, events: &[Event]) {
+fn sync_all(backend: Backend, family: IpFamily, settings: &Settings, events: &[Event]) {
     let mut planner = Planner::new(settings.clone());
     let mut host = Host::new(family, backend);
     for (step, events) in events.chunks(8).enumerate() {
@@ -201,7 +205,7 @@ proptest! {
     fn the_kernel_accepts_every_change_and_lists_it((settings, events) in history()) {
         for backend in [Backend::Nft, Backend::Legacy] {
             for family in IpFamily::ALL {
-                with_counters(|| run(backend, family, &settings, &events));
+                with_counters(|| sync_all(backend, family, &settings, &events));
             }
         }
     }

@@ -1,11 +1,10 @@
-//! Everything that touches the system: netlink, `iptables-restore`, sysctls, namespaces.
+//! Everything that touches the system: netlink, the tables of iptables-legacy, sysctls, namespaces.
 //!
 //! All `unsafe` and all errno of the workspace live here. Nothing in this crate decides what
 //! should be programmed. Functions carry out a request and report the exact result.
 
 pub mod address;
 pub mod conntrack;
-pub mod exec;
 pub mod family;
 pub mod fuzz;
 pub mod genetlink;
@@ -13,6 +12,7 @@ pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
 pub mod link;
+mod module;
 pub mod netlink;
 pub mod netns;
 pub mod nfacct;
@@ -33,6 +33,8 @@ mod tests {
 
     use netfilter::netlink::DecodeError;
 
+    use crate::iptables::legacy::LegacyError;
+
     /// A variant prints its cause or returns it as `source()`, never both.
     #[test]
     fn errors_print_each_cause_once() {
@@ -40,10 +42,6 @@ mod tests {
         let name = || "name".to_owned();
         let sysctl = || crate::sysctl::Sysctl::IP_FORWARD;
         let errors: Vec<Box<dyn Error>> = vec![
-            Box::new(crate::exec::Error::Io {
-                program: name(),
-                cause: io(),
-            }),
             Box::new(crate::sysctl::Error::Denied {
                 name: sysctl(),
                 value: name(),
@@ -76,9 +74,9 @@ mod tests {
                 at: 0,
                 cause: DecodeError::Malformed("a link without a name"),
             }),
-            Box::new(crate::iptables::Error::Version {
-                program: "iptables".into(),
-                cause: crate::iptables::ParseVersionError(name()),
+            Box::new(LegacyError::LockFile {
+                path: name().into(),
+                cause: io(),
             }),
         ];
         for error in errors {

@@ -3,7 +3,7 @@
 mod support;
 
 use kernel::Family;
-use kernel::iptables::{Backend, Iptables};
+use kernel::iptables::{Backend, Rules};
 use kernel::nfacct::{Counted, Counter, NfAcct};
 use kernel::sysctl::{Error, Sysctl, SysctlTree};
 use support::{in_namespace, run};
@@ -22,8 +22,8 @@ fn counters_are_made_once_and_count() {
             "*filter\n-A OUTPUT -d 127.0.0.1 -p udp -m nfacct --nfacct-name {}\nCOMMIT\n",
             counter.name()
         );
-        let iptables = Iptables::with_backend(Family::Ipv4, Backend::Nft).unwrap();
-        iptables.restore(rule.as_bytes()).unwrap();
+        let mut rules = Rules::with_backend(Family::Ipv4, Backend::Nft).unwrap();
+        rules.restore(&rule).unwrap();
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         socket
             .send_to(b"12345", socket.local_addr().unwrap())

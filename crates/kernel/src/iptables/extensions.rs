@@ -1,8 +1,6 @@
 //! Asks the kernel for xtables extensions and tables, without a program and without rules.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::Command;
-use std::time::Duration;
 
 use netfilter::netlink::{
     Builder, NFNL_SUBSYS_NFT_COMPAT, NLM_F_ACK, NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
@@ -13,7 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::{Backend, Table};
 use crate::netlink::{self, Refusal, Socket};
-use crate::{Family, exec, family};
+use crate::{Family, family, module};
 
 /// `NFNL_MSG_COMPAT_GET`.
 const GET: u8 = 0;
@@ -26,9 +24,6 @@ const NAME_LEN: usize = 29;
 const TABLE_NAME_LEN: usize = 32;
 /// `sizeof(struct ipt_getinfo)`: the name, and thirteen numbers.
 const GETINFO_LEN: usize = TABLE_NAME_LEN + 13 * 4;
-
-/// Limit of loading a module.
-const MODPROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The kind of an extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,7 +77,7 @@ impl Extensions {
         if !lacks() {
             return true;
         }
-        load_legacy(self.family);
+        module::load_legacy_iptables(self.family);
         !lacks()
     }
 
@@ -157,21 +152,6 @@ fn any_socket(family: Family) -> Result<OwnedFd, netlink::Error> {
         step: "opening a socket",
         errno,
     })
-}
-
-/// Load the module of the legacy back end, as its programs do: the kernel does not load it by itself.
-/// Without the privilege this has no effect.
-fn load_legacy(family: Family) {
-    let module = match family {
-        Family::Ipv4 => "ip_tables",
-        Family::Ipv6 => "ip6_tables",
-    };
-    let Ok(program) = std::fs::read_to_string("/proc/sys/kernel/modprobe") else {
-        return;
-    };
-    let mut modprobe = Command::new(program.trim());
-    // The next request shows the result.
-    let _ = exec::run(modprobe.args(["-q", module]), b"", MODPROBE_LIMIT);
 }
 
 fn write_name(question: &mut [u8], name: &str, limit: usize) {

@@ -21,7 +21,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::Table;
 use crate::ipset::IpSets;
-use crate::{Family, exec, netlink};
+use crate::{Family, module, netlink};
 
 /// `XT_LOCK_NAME` of iptables.
 const LOCK_FILE: &str = "/run/xtables.lock";
@@ -29,8 +29,6 @@ const LOCK_FILE: &str = "/run/xtables.lock";
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// The pause between two attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
-/// Time limit of `modprobe`.
-const MODPROBE_LIMIT: Duration = Duration::from_secs(30);
 /// How many times a table is read again if another program changes it meanwhile.
 const ATTEMPTS: u32 = 20;
 
@@ -211,8 +209,8 @@ impl Legacy {
         Err(self.busy(table))
     }
 
-    /// Create a table if it does not exist, and load its modules. The kernel loads the table's module by
-    /// itself, but not `ip_tables` or `ip6_tables`, for which `modprobe` is run, as iptables does.
+    /// Create a table if it does not exist, and load its modules, which needs `CAP_SYS_MODULE` if
+    /// `ip_tables` or `ip6_tables` is not loaded yet.
     ///
     /// # Errors
     /// See [`LegacyError`]; `ENOPROTOOPT` if the module cannot be loaded.
@@ -227,16 +225,7 @@ impl Legacy {
         ) {
             return read.map(drop);
         }
-        let module = match self.family {
-            Family::Ipv4 => "ip_tables",
-            Family::Ipv6 => "ip6_tables",
-        };
-        let program = std::fs::read_to_string("/proc/sys/kernel/modprobe").unwrap_or_default();
-        let program = Some(program.trim()).filter(|path| !path.is_empty());
-        let mut command = std::process::Command::new(program.unwrap_or("modprobe"));
-        if let Err(error) = exec::run(command.args(["-q", module]), b"", MODPROBE_LIMIT) {
-            tracing::debug!(%error, module, "Module not loaded");
-        }
+        module::load_legacy_iptables(self.family);
         self.read_once(table).map(drop)
     }
 

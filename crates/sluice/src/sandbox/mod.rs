@@ -61,7 +61,7 @@ impl Policy {
     }
 }
 
-/// Return whether this thread, and the programs that it starts, may load kernel modules.
+/// Return whether this thread may make the kernel load modules that no request for a feature loads.
 pub(crate) fn may_load_modules() -> bool {
     caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_MODULE).unwrap_or(false)
 }

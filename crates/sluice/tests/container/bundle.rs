@@ -47,8 +47,6 @@ pub(crate) struct Node<'a> {
     pub(crate) config_maps: BTreeMap<&'a str, &'a Value>,
     /// The folder with the token of the service account.
     pub(crate) service_account: &'a Path,
-    /// Folders of this machine that are used as they are: `/lib/modules` on a kernel with modules.
-    pub(crate) real: BTreeMap<&'a str, &'a Path>,
 }
 
 /// Return the runtime configuration of one of the Pod's containers.
@@ -247,9 +245,6 @@ fn source(volume: &Value, node: &Node<'_>) -> std::path::PathBuf {
     }
     let host = &volume["hostPath"];
     let path = host["path"].as_str().unwrap();
-    if let Some(real) = node.real.get(path) {
-        return (*real).to_owned();
-    }
     let path = node.folder.join(path.trim_start_matches('/'));
     match host["type"].as_str() {
         Some("DirectoryOrCreate") => fs::create_dir_all(&path).unwrap(),

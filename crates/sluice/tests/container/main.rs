@@ -13,6 +13,7 @@ mod support;
 use model::Mode;
 use support::vm::in_this_vm;
 use support::{Host, eventually_or};
+use trace::Facts;
 use xtask::vm::Vm;
 
 use image::Image;
@@ -31,8 +32,8 @@ fn hint(host: &Host, backend: &str) {
 }
 
 /// The whole life of the chart's Pod in a mode.
-fn serves_services(cluster: &Cluster, mode: Mode, image: &'static Image) {
-    lives(cluster, &cluster.pod(mode, image, &[]), mode);
+fn serves_services(cluster: &Cluster, mode: Mode) {
+    lives(cluster, &cluster.pod(mode), mode);
 }
 
 fn lives(cluster: &Cluster, pod: &Pod<'_>, mode: Mode) {
@@ -75,13 +76,12 @@ fn lives(cluster: &Cluster, pod: &Pod<'_>, mode: Mode) {
 
 #[test]
 fn nftables_mode_works_with_the_security_context_of_its_pod() {
-    serves_services(&Cluster::new(), Mode::Nftables, Image::all_modes());
+    serves_services(&Cluster::new(), Mode::Nftables);
 }
 
 #[test]
 fn userspace_mode_works_with_the_security_context_of_its_pod() {
-    let cluster = Cluster::new();
-    serves_services(&cluster, Mode::Userspace, Image::all_modes());
+    serves_services(&Cluster::new(), Mode::Userspace);
 }
 
 #[test]
@@ -89,32 +89,72 @@ fn iptables_mode_works_with_the_security_context_of_its_pod() {
     for backend in ["nft", "legacy"] {
         let cluster = Cluster::new();
         hint(&cluster.host, backend);
-        serves_services(&cluster, Mode::Iptables, Image::all_modes());
+        serves_services(&cluster, Mode::Iptables);
         let rules = cluster.host.sh(&format!("iptables-{backend}-save -t nat"));
         assert!(rules.contains("demo/web"), "{backend}: {rules}");
     }
 }
 
+/// The image contains no program but its own.
 #[test]
-fn the_scratch_image_is_sufficient_on_a_kernel_with_its_modules() {
-    for (mode, backend) in [
-        (Mode::Nftables, None),
-        (Mode::Userspace, None),
-        (Mode::Iptables, Some("nft")),
-        (Mode::Iptables, Some("legacy")),
+fn rules_of_other_programs_are_read_in_the_container() {
+    let cluster = Cluster::new();
+    hint(&cluster.host, "nft");
+    cluster
+        .host
+        .sh("ipset create blocked hash:ip; ipset add blocked 10.244.1.6
+         iptables-nft -N MINE; iptables-nft -I FORWARD -m set --match-set blocked src -j MINE
+         iptables-nft -A MINE -m comment --comment 'blocked pods' -j DROP
+         iptables-legacy -t mangle -A FORWARD -s 192.0.2.9 -j MARK --set-mark 7
+         nft 'add table inet mine; add chain inet mine c { type filter hook forward priority 5; }'
+         nft add rule inet mine c ip saddr 192.0.2.8 counter drop");
+    let pod = cluster.pod(Mode::Iptables);
+    pod.init();
+    let mut proxy = pod.start();
+    proxy.wait_until_restricted();
+    let facts = proxy.exec(&["facts"]);
+    let facts = Facts::parse(&facts).unwrap_or_else(|error| panic!("{error}: {facts}"));
+    assert_eq!(facts.notes, [] as [String; 0]);
+    let dumps = &facts.dumps;
+    for (dump, expected) in [
+        (
+            &dumps.iptables_save,
+            "-A FORWARD -m set --match-set blocked src -j MINE",
+        ),
+        (&dumps.iptables_save, "-j KUBE-SERVICES"),
+        (
+            &dumps.iptables_legacy_save,
+            "-A FORWARD -s 192.0.2.9/32 -j MARK --set-xmark 0x7/0xffffffff",
+        ),
+        (&dumps.nft_ruleset, "ip saddr 192.0.2.8 counter"),
+        (&dumps.ipset_save, "add blocked 10.244.1.6"),
     ] {
-        let cluster = Cluster::new();
-        if let Some(backend) = backend {
-            hint(&cluster.host, backend);
-        }
-        serves_services(&cluster, mode, Image::scratch());
+        let dump = dump.as_deref().unwrap_or_default();
+        assert!(dump.contains(expected), "{expected}: {dump}");
     }
+    let trace = [
+        "trace",
+        "--src",
+        "10.244.1.6",
+        "--dst",
+        "10.96.10.80",
+        "--dport",
+        "80",
+    ];
+    let trace = proxy.exec(&trace);
+    assert!(
+        trace.contains("blocked pods") && trace.contains("DROP"),
+        "{trace}"
+    );
+    let explained = proxy.exec(&["explain", "demo/web"]);
+    assert!(explained.contains("MINE"), "{explained}");
+    proxy.stop();
 }
 
 /// A proxy in iptables mode on iptables-legacy is replaced by one in nftables mode, which needs no program
 /// and no further capability to remove its rules.
 #[test]
-fn legacy_rules_of_another_mode_are_removed_in_the_scratch_image() {
+fn legacy_rules_of_another_mode_are_removed_in_the_container() {
     let cluster = Cluster::new();
     hint(&cluster.host, "legacy");
     let left = || {
@@ -123,11 +163,8 @@ fn legacy_rules_of_another_mode_are_removed_in_the_scratch_image() {
             .sh("iptables-legacy-save")
             .contains("KUBE-SERVICES")
     };
-    for (mode, image, expected) in [
-        (Mode::Iptables, Image::all_modes(), true),
-        (Mode::Nftables, Image::scratch(), false),
-    ] {
-        let pod = cluster.pod(mode, image, &[]);
+    for (mode, expected) in [(Mode::Iptables, true), (Mode::Nftables, false)] {
+        let pod = cluster.pod(mode);
         pod.init();
         let mut proxy = pod.start();
         proxy.wait_until_restricted();
@@ -149,11 +186,12 @@ fn without_modules() -> Vm {
 /// Nothing has loaded `ip_tables`, `ip_vs` or `nf_conntrack` before the init container.
 #[test]
 fn ipvs_mode_works_with_the_security_context_of_its_pod() {
-    let image = Image::all_modes();
+    // The machine's file system is read-only.
+    Image::built();
     let test = "ipvs_mode_works_with_the_security_context_of_its_pod";
     in_this_vm(test, without_modules(), || {
         let cluster = Cluster::new();
-        let mut pod = cluster.pod(Mode::Ipvs, image, &[]);
+        let mut pod = cluster.pod(Mode::Ipvs);
         pod.add_argument("--iptables-backend=legacy");
         lives(&cluster, &pod, Mode::Ipvs);
         let servers = cluster.host.sh("ipvsadm-save -n");
@@ -161,16 +199,17 @@ fn ipvs_mode_works_with_the_security_context_of_its_pod() {
     });
 }
 
-/// The init container loads the modules, and the proxy no longer can.
+/// The init container makes the kernel load the modules with the node's `modprobe`; the proxy cannot.
 #[test]
 fn iptables_mode_starts_on_a_node_that_has_loaded_no_iptables_module() {
-    let image = Image::all_modes();
+    // The machine's file system is read-only.
+    Image::built();
     let test = "iptables_mode_starts_on_a_node_that_has_loaded_no_iptables_module";
     in_this_vm(test, without_modules(), || {
         let loaded = || std::fs::read_to_string("/proc/modules").unwrap();
         assert!(!loaded().contains("ip_tables") && !loaded().contains("nf_conntrack"));
         let cluster = Cluster::new();
-        let mut pod = cluster.pod(Mode::Iptables, image, &[]);
+        let mut pod = cluster.pod(Mode::Iptables);
         pod.add_argument("--iptables-backend=legacy");
         let without_init = pod.start();
         let reported = || {

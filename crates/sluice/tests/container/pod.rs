@@ -27,14 +27,6 @@ const NODE: &str = "10.200.1.2";
 const TOKEN: &str = "token-of-the-service-account";
 const PORTS: [&str; 2] = ["TCP:8080", "UDP:8053"];
 
-/// The modules of the virtual machine's kernel; the host's may have none.
-const VM_MODULES: &str = "/usr/lib/uml/modules";
-
-fn kernel_release() -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    release.trim().to_owned()
-}
-
 /// A node and what it reaches.
 pub(crate) struct Cluster {
     pub(crate) host: Host,
@@ -114,26 +106,11 @@ impl Cluster {
         }
     }
 
-    /// Return the objects that the chart installs.
-    pub(crate) fn chart(mode: Mode, server: &str, values: &[&str]) -> Vec<Value> {
-        let mode = format!("config.mode={mode}");
-        let server = format!("apiServer={server}");
-        let common = [
-            mode.as_str(),
-            server.as_str(),
-            "config.clusterCIDR=10.244.0.0/16",
-        ];
-        chart_with(&[&common[..], values].concat())
-    }
-
     /// Return the chart's Pod on this node.
-    pub(crate) fn pod(&self, mode: Mode, image: &'static Image, values: &[&str]) -> Pod<'_> {
-        let server = format!("https://{}", self.sim.address());
-        self.pod_of(&Self::chart(mode, &server, values), image)
-    }
-
-    /// Return the Pod of these objects on this node.
-    pub(crate) fn pod_of(&self, objects: &[Value], image: &'static Image) -> Pod<'_> {
+    pub(crate) fn pod(&self, mode: Mode) -> Pod<'_> {
+        let mode = format!("config.mode={mode}");
+        let server = format!("apiServer=https://{}", self.sim.address());
+        let objects = chart_with(&[&mode, &server, "config.clusterCIDR=10.244.0.0/16"]);
         let account = self.folder.path().join("service-account");
         fs::create_dir_all(&account).unwrap();
         for (file, content) in [
@@ -143,14 +120,11 @@ impl Cluster {
         ] {
             fs::write(account.join(file), content).unwrap();
         }
-        // The directory exists on every node.
-        fs::create_dir_all(self.folder.path().join("lib/modules")).unwrap();
-        let template = &of_kind(objects, "DaemonSet")["spec"]["template"];
+        let template = &of_kind(&objects, "DaemonSet")["spec"]["template"];
         Pod {
             cluster: self,
             spec: template["spec"].clone(),
-            config_map: of_kind(objects, "ConfigMap"),
-            image,
+            config_map: of_kind(&objects, "ConfigMap"),
         }
     }
 
@@ -221,7 +195,6 @@ pub(crate) struct Pod<'a> {
     cluster: &'a Cluster,
     pub(crate) spec: Value,
     config_map: Value,
-    image: &'static Image,
 }
 
 impl Pod<'_> {
@@ -253,8 +226,6 @@ impl Pod<'_> {
         let id = format!("{}-{number}", self.cluster.host.name);
         let folder = self.cluster.folder.path().join(&id);
         fs::create_dir_all(&folder).unwrap();
-        let in_vm = Path::new(VM_MODULES).join(kernel_release()).exists();
-        let modules = in_vm.then(|| ("/lib/modules", Path::new(VM_MODULES)));
         let network = Path::new(kernel::netns::RUN_DIR).join(&self.cluster.host.name);
         let config_map = self.config_map["metadata"]["name"].as_str().unwrap();
         let node = Node {
@@ -268,19 +239,8 @@ impl Pod<'_> {
             ],
             config_maps: BTreeMap::from([(config_map, &self.config_map["data"])]),
             service_account: &self.cluster.folder.path().join("service-account"),
-            real: modules.into_iter().collect(),
         };
-        let mut config = bundle::config(&self.spec, container, self.image, &node);
-        if in_vm {
-            // The machine's kernel loads modules with this program instead of `/sbin/modprobe`, and
-            // iptables-legacy follows it.
-            let modprobe = folder.join("modprobe");
-            fs::write(&modprobe, "#!/bin/sh\nexec /sbin/modprobe \"$@\"\n").unwrap();
-            fs::set_permissions(&modprobe, fs::Permissions::from_mode(0o755)).unwrap();
-            let mount = json!({"destination": "/run/modprobe", "type": "bind", "source": modprobe,
-                               "options": ["bind", "ro"]});
-            config["mounts"].as_array_mut().unwrap().push(mount);
-        }
+        let config = bundle::config(&self.spec, container, Image::built(), &node);
         fs::write(folder.join("config.json"), config.to_string()).unwrap();
         let log = folder.join("log");
         let output = fs::File::create(&log).unwrap();

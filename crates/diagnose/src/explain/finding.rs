@@ -70,6 +70,12 @@ causes! {
     LoadBalancerProxy = "load-balancer-proxy",
     /// An external IP that is an address of a node.
     ExternalIpIsNode = "external-ip-is-node",
+    /// An external IP that is a pod's address.
+    ExternalIpIsPod = "external-ip-is-pod",
+    /// Another Service receives the connections to a frontend.
+    CutOff = "cut-off",
+    /// A health check node port that another Service uses too.
+    HealthCheckPort = "health-check-port",
     /// Source ranges restrict the load-balancer addresses.
     SourceRanges = "source-ranges",
     /// The client is in no source range.

@@ -4,6 +4,7 @@
 //! the node's rules do to connections from each kind of client. Each cause is a small check over
 //! these, in `objects`, `node` and `probe`; `connect` connects to the endpoints.
 
+mod clash;
 mod connect;
 mod desired;
 mod differ;
@@ -290,7 +291,8 @@ impl<'a> Checker<'a> {
                 only_known(self.world, family, &mut probes);
             }
         }
-        let mut findings = node::settings(&subject, self.facts);
+        let mut findings = clash::cut_off(&subject);
+        findings.extend(node::settings(&subject, self.facts));
         let naming = |probe: &Probe| {
             // Naming searches whole sets; a group of problems shows one example.
             let count = self.named.fetch_add(1, Ordering::Relaxed);
@@ -302,9 +304,11 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Return the addresses of the host's interfaces.
+/// Return the addresses of the host's interfaces, without those that ipvs mode gives it.
 pub fn addresses(facts: &Facts) -> Vec<IpAddr> {
-    let all = facts.interfaces.iter().flat_map(|i| &i.addresses);
+    let interfaces = facts.interfaces.iter();
+    let own = interfaces.filter(|i| i.name != dataplane::ipvs::DEVICE);
+    let all = own.flat_map(|i| &i.addresses);
     all.map(ipnet::IpNet::addr).collect()
 }
 

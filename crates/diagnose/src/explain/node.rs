@@ -55,9 +55,38 @@ fn destinations(probes: &[Probe]) -> BTreeSet<SocketAddr> {
 /// Run every check of the node's settings.
 pub(crate) fn settings(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
     let mut found = forwarding(subject, facts);
+    found.extend(other_node(subject, facts));
     found.extend(bridge(subject, facts));
     found.extend(conntrack_full(facts));
     found
+}
+
+/// Check that the addresses of this machine are those of the Node whose plan is compared.
+fn other_node(subject: &Subject<'_>, facts: &Facts) -> Option<Finding> {
+    let cluster = subject.cluster;
+    let here = super::addresses(facts);
+    let has = |node: &model::Node| node.addresses.iter().any(|a| here.contains(&a.ip));
+    let planned = cluster.node.as_ref().filter(|node| !has(node))?;
+    let nodes = &cluster.objects.nodes;
+    let actual = nodes.iter().find(|node| has(node))?;
+    let ips = |node: &model::Node| listed(node.addresses.iter().map(|a| a.ip), MOST);
+    Some(Finding::new(
+        Weight::Broken,
+        Cause::NodeName,
+        format!(
+            "the node name {} is another machine's: its addresses are {}, and this machine has those of \
+             Node {} ({})",
+            planned.name,
+            ips(planned),
+            actual.name,
+            ips(actual)
+        ),
+        format!(
+            "pass --node {name}; a proxy that uses the wrong name needs --hostname-override={name}, or \
+             hostnameOverride in its configuration",
+            name = actual.name
+        ),
+    ))
 }
 
 fn number(facts: &Facts, sysctl: &str) -> Option<i64> {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use model::{Endpoint, IpMode, Service, ServicePort, ServiceType, TrafficPolicy};
 use plan::Traffic;
 
+use super::clash;
 use super::finding::{Cause, Finding, Weight, listed};
 use super::subject::Subject;
 
@@ -16,9 +17,12 @@ const MOST: usize = 5;
 pub(crate) fn findings(subject: &Subject<'_>, client: Option<IpAddr>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(not_served(subject));
-    if found.is_empty() {
+    if !found.is_empty() {
+        found.extend(clash::hijacked(subject, Weight::Partly));
+    } else {
         found.extend(load_balancer(subject));
         found.extend(node_addresses(subject));
+        found.extend(clash::findings(subject));
         found.extend(own_node_ports(subject));
         found.extend(endpoints(subject));
         found.extend(ports(subject));

@@ -72,10 +72,17 @@ pub(crate) fn ask(subject: &Subject<'_>, setting: Setting<'_>) -> anyhow::Result
         let is_v4 = plan.cluster_ip.is_ipv4();
         let node_ip = node.node_ip.or_else(|| host_address(setting.facts, is_v4));
         for frontend in plan.frontends() {
-            let Some(dst) = frontend.ip.or(match &node.node_port_ips {
-                Some(ips) => ips.iter().copied().find(|ip| !ip.is_loopback()),
-                None => node_ip,
-            }) else {
+            // What another Service receives is in `clash`.
+            let is_served = |ip: &IpAddr| subject.taken_by(plan, &frontend, *ip).is_none();
+            let dst = match (frontend.ip, &node.node_port_ips) {
+                (Some(ip), _) => Some(ip).filter(is_served),
+                (None, Some(ips)) => {
+                    let mut ips = ips.iter().copied().filter(is_served);
+                    ips.find(|ip| !ip.is_loopback())
+                }
+                (None, None) => node_ip.filter(is_served),
+            };
+            let Some(dst) = dst else {
                 continue;
             };
             for (from, src) in clients(subject, plan, &frontend, node_ip, setting) {

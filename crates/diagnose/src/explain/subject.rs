@@ -12,6 +12,7 @@ use model::{
 };
 use plan::{NodeFacts, Plan, Planner, PortPlan, Settings, Warning};
 
+use super::clash::Claims;
 use super::finding::listed;
 
 /// One Service in the objects, and this node's plan for it.
@@ -52,6 +53,7 @@ pub struct Cluster {
     pub(crate) pods: BTreeSet<IpAddr>,
     /// The Service that has a NodePort.
     pub(crate) node_ports: BTreeMap<(Protocol, u16), NamespacedName>,
+    pub(crate) claims: Claims,
 }
 
 /// All objects.
@@ -187,7 +189,8 @@ impl Objects {
         interfaces: &[IpAddr],
     ) -> anyhow::Result<String> {
         let known = |name: &str| self.nodes.iter().any(|n| &*n.name == name);
-        let name = named.map_or(here, str::to_owned);
+        // As in the proxy: names of Nodes are lower case.
+        let name = named.map_or(here, str::to_lowercase);
         if self.nodes.is_empty() || known(&name) {
             return Ok(name);
         }
@@ -244,8 +247,10 @@ impl Cluster {
                 }
             }
         }
+        let plans = IpFamily::ALL.map(|family| planner.plan(family).clone());
         Self {
-            plans: IpFamily::ALL.map(|family| planner.plan(family).clone()),
+            claims: Claims::new(&plans, &own_addresses, &objects),
+            plans,
             node_name,
             node,
             own_addresses,
@@ -255,6 +260,11 @@ impl Cluster {
             pods,
             node_ports,
         }
+    }
+
+    /// Return what the plan leaves out, and clashes.
+    pub(crate) fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// Return all Services.

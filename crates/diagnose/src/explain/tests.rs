@@ -1,5 +1,6 @@
 //! Each cause: objects and facts in, finding out.
 
+mod clash;
 mod outside;
 
 use model::{Endpoint, EndpointSlice, Event, Mode, Service, TrafficPolicy};

@@ -10,11 +10,15 @@ use serde_json::{Value, json};
 use support::{Host, Running, SLUICE, eventually};
 
 fn node(name: &str) -> Value {
+    node_at(name, "10.200.1.2")
+}
+
+fn node_at(name: &str, address: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": name},
-        "status": {"addresses": [{"type": "InternalIP", "address": "10.200.1.2"}]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
     })
 }
 
@@ -54,6 +58,59 @@ fn with_manifests_a_name_without_a_node_is_reported_until_the_node_exists() {
     eventually("/healthz fails", || healthz(&host).contains("503"));
     write("ox-1");
     eventually("/healthz recovers", || healthz(&host).contains(" 200 "));
+}
+
+/// Run `proxy --once` under a name, with these Nodes, and return its log.
+fn once(name: &str, nodes: &[Value]) -> String {
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    for (number, node) in nodes.iter().enumerate() {
+        let path = folder.path().join(format!("{number}.json"));
+        fs::write(path, node.to_string()).unwrap();
+    }
+    let output = host.sluice(&[
+        "proxy",
+        "--once",
+        "--proxy-mode=nftables",
+        &format!("--hostname-override={name}"),
+        &format!("--manifests={}", folder.path().display()),
+    ]);
+    assert!(output.status.success());
+    support::text(&output.stderr)
+}
+
+#[test]
+fn a_single_sync_reports_a_wrong_name_too() {
+    let log = once("ox-1", &[node("ox-2")]);
+    assert!(log.contains("No Node has this node's name"), "{log}");
+    let log = once("ox-2", &[node("ox-2")]);
+    assert!(!log.contains("Node with this node's name"), "{log}");
+}
+
+#[test]
+fn name_of_another_machines_node_is_reported() {
+    let nodes = [node("ox-1"), node_at("ox-2", "10.200.1.3")];
+    let log = once("ox-2", &nodes);
+    let words = ["no address of the Node", "10.200.1.3", "here=\"ox-1\""];
+    for word in words {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    let log = once("ox-1", &nodes);
+    assert!(!log.contains("no address of the Node"), "{log}");
+    // The API server delivers this node's Node only.
+    let host = Host::new();
+    let sim = host.run(|| Sim::start(Config::default()).unwrap());
+    sim.apply(nodes);
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
+    let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+    let log = folder.path().join("log");
+    let _proxy = start(&host, "ox-2", &log, &[&kubeconfig]);
+    eventually("it is reported", || {
+        fs::read_to_string(&log)
+            .unwrap()
+            .contains("no address of the Node")
+    });
 }
 
 #[test]

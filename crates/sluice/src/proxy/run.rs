@@ -17,7 +17,7 @@ use super::engine::Engine;
 use super::flows::{Flows, HostAddresses};
 use super::input::{Input, Inputs, Stop, host_addresses};
 use super::node_wait::{Answer, NodeWait};
-use super::own_node::NodeReport;
+use super::own_node::{NodeReport, report_name};
 use super::probe;
 use super::report::Reporter;
 use super::schedule::Intervals;
@@ -146,6 +146,7 @@ pub(crate) fn run(
         let now = Instant::now();
         if start.is_over()? {
             own_node.report_mismatch();
+            own_node.report_other_machine(&host.current());
             engine.complete(now);
             if now >= refresh_at {
                 engine.refresh(now);
@@ -335,9 +336,13 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
         tracing::error!(error = %problem, "Object or manifest ignored");
     }
     admit(&mut batch.events, setup.allow_external_ips);
+    let addresses = host_addresses()?;
+    let name = &setup.settings.node_name;
+    let in_cluster = setup.recorder.is_some();
+    report_name(name, &batch.events, in_cluster, &addresses);
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
-    planner.set_host_addresses(host_addresses()?);
+    planner.set_host_addresses(addresses);
     let in_force = in_force(setup.mode, &drivers);
     let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
     probe::check(setup.mode, &needs.collect::<Vec<_>>())?;

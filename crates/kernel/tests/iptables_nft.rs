@@ -4,6 +4,7 @@ mod support;
 
 use std::path::PathBuf;
 
+use kernel::ipset::IpSets;
 use kernel::iptables::NftRules;
 use kernel::nfnetlink::NfTables;
 use netfilter::iptables::{Family, Rule, Table, TableSet, Target};
@@ -317,6 +318,31 @@ fn other_writers_do_not_prevent_a_restore() {
         let whole = rules.table_set(&Table::ALL).unwrap();
         rules.read_by_chain_from(0);
         assert_eq!(rules.table_set(&Table::ALL).unwrap(), whole);
+    });
+}
+
+#[test]
+fn listings_of_whole_tables_and_of_single_chains_are_equal() {
+    in_namespace(|| {
+        let mut rules = NftRules::open(Family::Ipv4).unwrap();
+        for input in &INPUTS[..4] {
+            rules.restore(input).unwrap();
+        }
+        run(
+            "nft 'table inet t { chain c { type filter hook input priority 0; jump d; }; \
+             chain d { tcp dport { 80, 443 } accept; counter drop; }; }'",
+        );
+        let mut nft = NfTables::open().unwrap();
+        let sets = IpSets::open().unwrap().index().unwrap();
+        let [whole, by_chain] = [u64::MAX, 0].map(|from| {
+            nft.list_by_chain_from(from);
+            let ruleset = nft.ruleset(&sets).unwrap();
+            assert_eq!(ruleset.problems, [""; 0]);
+            let text = ruleset.listing.text(&|_| None);
+            (text, ruleset.iptables)
+        });
+        assert!(whole.0.contains("chain d {\n\t\ttcp dport"), "{}", whole.0);
+        assert!(whole == by_chain, "{}\n{}", whole.0, by_chain.0);
     });
 }
 

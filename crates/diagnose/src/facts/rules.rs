@@ -1,15 +1,13 @@
 //! The host's rules, read from the kernel, in the form of its tools.
 
-use std::collections::BTreeSet;
-
 use kernel::Family;
 use kernel::ipset::IpSets;
 use kernel::iptables::legacy::{self, Legacy};
 use kernel::ipvs::Ipvs;
 use kernel::link::RtNetlink;
-use kernel::nfnetlink::{NfTables, Ruleset};
-use netfilter::iptables::{Table, TableSet};
-use netfilter::iptables_nft::{SetIndex, nft_family};
+use kernel::nfnetlink::NfTables;
+use netfilter::iptables_nft::SetIndex;
+use netfilter::nft_list::Listing;
 use trace::Facts;
 
 /// Fill in the dumps. A note names each part that could not be read.
@@ -61,40 +59,26 @@ fn nf_tables(facts: &mut Facts, sets: &SetIndex) {
     facts
         .notes
         .extend(problems.map(|what| format!("nf_tables: left out: {what}")));
-    let mut as_iptables = BTreeSet::new();
-    for state in &ruleset.iptables {
-        let (set, unsupported) = state.table_set();
-        let unsupported = unsupported.iter().map(|(table, ..)| *table);
-        let set = compatible(set, &unsupported.chain(state.foreign_tables()).collect());
-        let family = nft_family(set.family).number();
-        as_iptables.extend(set.tables.keys().map(|table| (family, table.name())));
+    for set in ruleset.iptables {
         let text = (!set.tables.is_empty()).then(|| set.to_string());
         match set.family {
             Family::Ipv4 => facts.dumps.iptables_save = text,
             Family::Ipv6 => facts.dumps.ip6tables_save = text,
         }
     }
-    let text = listing(&ruleset, &as_iptables);
+    let text = listing(&ruleset.listing);
     facts.dumps.nft_ruleset = (!text.trim().is_empty()).then_some(text);
 }
 
-/// Keep the tables that iptables-nft-save prints: those without rules that only nft can write.
-fn compatible(mut set: TableSet, unsupported: &BTreeSet<Table>) -> TableSet {
-    set.tables
-        .retain(|table, state| !unsupported.contains(table) && !state.chains.is_empty());
-    set
-}
-
-/// Return the other tables as nft lists them.
-fn listing(ruleset: &Ruleset, as_iptables: &BTreeSet<(u8, &str)>) -> String {
+/// Return tables as nft lists them.
+fn listing(tables: &Listing) -> String {
     let links = RtNetlink::open().and_then(|mut netlink| netlink.links());
     let links = links.unwrap_or_default();
     let interface = |index: u32| {
         let link = links.iter().find(|link| link.index == index);
         link.map(|link| link.name.clone())
     };
-    let wanted = |family: u8, name: &str| !as_iptables.contains(&(family, name));
-    ruleset.listing.text(&wanted, &interface)
+    tables.text(&interface)
 }
 
 fn legacy(facts: &mut Facts, family: Family) {

@@ -4,26 +4,20 @@ use std::collections::BTreeMap;
 
 use netfilter::iptables::{Chain, ParseError, Restore, RestoreTable, Table, TableSet};
 use netfilter::iptables_nft::{self, RestoreError, State, Unsupported, nft_family, table_of};
-use netfilter::netlink::{Attributes, Message, Messages, NFGENMSG_LEN, NFNL_SUBSYS_NFTABLES};
-use netfilter::nft::consts::{
-    NFT_MSG_DELTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE,
-    NFTA_CHAIN_USE,
-};
-use netfilter::nft::{Decoded, Encoder, decode};
+use netfilter::netlink::{Message, NFNL_SUBSYS_NFTABLES};
+use netfilter::nft::consts::{NFT_MSG_DELTABLE, NFT_MSG_GETCHAIN};
+use netfilter::nft::{Decoded, decode};
 
 use crate::Family;
 use crate::ipset::IpSets;
 use crate::netlink::Error;
+use crate::nfnetlink::rules::{ChainEntry, Chains, request, table_name};
 use crate::nfnetlink::{Generation, NfTables, TransactionError, Witness};
 
 /// How many times tables are read again if other programs change them meanwhile.
 const ATTEMPTS: u32 = 10;
 /// How many times a commit is retried after another program's commit to unrelated objects.
 const COMMIT_ATTEMPTS: u32 = 1_000;
-/// Number of references and rules from which on a table is read chain by chain. A listing of a whole
-/// table walks it from its start for every 32 KiB of the answer (`__nf_tables_dump_rules`), so that
-/// its time grows with the square of the number of rules.
-const LARGE: u64 = 20_000;
 /// How many commits in a row may be refused because of another program's commit, before the next
 /// one is made without that condition.
 const MISSES: u32 = 5;
@@ -34,7 +28,6 @@ pub struct NftRules {
     family: Family,
     nft: NfTables,
     concerns: Concerns,
-    large: u64,
     /// Observes foreign changes since the last read.
     witness: Option<Witness>,
     /// The generation after the last part of a divided transaction.
@@ -102,13 +95,9 @@ pub fn is_about_chains(message: &Message<'_>, family: Family, concerns: Concerns
     let Some(kind) = kind(message) else {
         return false;
     };
-    if message.payload.first() != Some(&nft_family(family).number()) {
-        return false;
-    }
-    // In every kind of message, attribute 1 is the table's name.
-    let mut attributes = message.attributes(NFGENMSG_LEN, "nft attributes").flatten();
-    let table = attributes.find(|a| a.kind == NFTA_CHAIN_TABLE);
-    let Some(table) = table.and_then(|a| table_of(a.string().ok()?)) else {
+    let number = nft_family(family).number();
+    let table = table_name(message).filter(|(family, _)| *family == number);
+    let Some(table) = table.and_then(|(_, name)| table_of(name)) else {
         return false;
     };
     kind == NFT_MSG_DELTABLE || kube_names(message.payload).any(|chain| concerns(table, chain))
@@ -141,7 +130,6 @@ impl NftRules {
             family,
             nft: NfTables::open()?,
             concerns: |_, _| true,
-            large: LARGE,
             witness: None,
             generation: None,
             known: None,
@@ -163,7 +151,7 @@ impl NftRules {
 
     /// Read tables of at least this many rules chain by chain. For tests, which use small tables.
     pub fn read_by_chain_from(&mut self, rules: u64) {
-        self.large = rules;
+        self.nft.list_by_chain_from(rules);
     }
 
     /// Read the chains of these tables, then their rules: pass each object to `add`. If Kubernetes'
@@ -202,56 +190,38 @@ impl NftRules {
 
     fn read_once(&mut self, tables: &[Table], add: &mut dyn FnMut(Decoded)) -> Result<(), Error> {
         let chains = self.list_chains(tables, add)?;
+        let family = nft_family(self.family).number();
         for (table, chains) in chains {
-            let rules: u64 = chains.values().map(|uses| u64::from(*uses)).sum();
-            if rules < self.large {
-                // Only a listing without a commit meanwhile is sure to be complete.
-                let request = self.encoder(table).dump(NFT_MSG_GETRULE, None);
-                let mut bytes = Vec::new();
-                request.append_to(&mut bytes);
-                let mut listed = Vec::new();
-                let complete = self.nft.stream(&bytes, |message| {
-                    listed.extend(decode(message.kind & 0xff, message.payload));
-                    Ok(())
-                });
-                match complete {
-                    Ok(()) => {
-                        listed.into_iter().for_each(&mut *add);
-                        continue;
-                    }
-                    Err(Error::Interrupted { .. }) => {}
-                    Err(error) => return Err(error),
+            let table = (family, table.name());
+            self.nft.list_rules(table, &chains, &mut |message| {
+                if let Ok(decoded) = decode(message.kind & 0xff, message.payload) {
+                    add(decoded);
                 }
-            }
-            for chain in chains.keys() {
-                self.list_rules(table, chain, add)?;
-            }
+            })?;
         }
         Ok(())
     }
 
-    /// List the chains. Return their names with the number of their references and rules.
+    /// List the chains.
     ///
     /// A commit during a listing can hide a chain from it, so that the union of several is taken.
     fn list_chains(
         &mut self,
         tables: &[Table],
         add: &mut dyn FnMut(Decoded),
-    ) -> Result<BTreeMap<Table, BTreeMap<String, u32>>, Error> {
-        let mut found: BTreeMap<Table, BTreeMap<String, u32>> = BTreeMap::new();
-        let mut bytes = Vec::new();
-        let first = tables.first().copied().unwrap_or(Table::Filter);
-        let request = self.encoder(first).dump(NFT_MSG_GETCHAIN, None);
-        request.append_to(&mut bytes);
+    ) -> Result<BTreeMap<Table, Chains>, Error> {
+        let mut found: BTreeMap<Table, Chains> = BTreeMap::new();
         let family = nft_family(self.family).number();
+        let request = request(NFT_MSG_GETCHAIN, family).finish();
         for attempt in 1.. {
-            let listed = self.nft.stream(&bytes, |message| {
-                let Some((table, name, uses)) = chain_of(message, family) else {
+            let listed = self.nft.stream(&request, |message| {
+                let Some(chain) = ChainEntry::read(message) else {
                     return Ok(());
                 };
-                if tables.contains(&table) {
+                let table = table_of(&chain.table).filter(|table| tables.contains(table));
+                if let Some(table) = table.filter(|_| chain.family == family) {
                     let chains = found.entry(table).or_default();
-                    if chains.insert(name, uses).is_none() {
+                    if chains.insert(chain.name, chain.uses).is_none() {
                         add(decode(message.kind & 0xff, message.payload)?);
                     }
                 }
@@ -264,33 +234,6 @@ impl NftRules {
             }
         }
         Ok(found)
-    }
-
-    fn list_rules(
-        &mut self,
-        table: Table,
-        chain: &str,
-        add: &mut dyn FnMut(Decoded),
-    ) -> Result<(), Error> {
-        // The chain has the same attribute number in a request for rules as the set in one for
-        // elements.
-        let request = self.encoder(table).dump(NFT_MSG_GETRULE, Some(chain));
-        let mut bytes = Vec::new();
-        request.append_to(&mut bytes);
-        let answer = self.nft.dump(&bytes)?;
-        for message in Messages::new(&answer).flatten() {
-            if let Ok(decoded) = decode(message.kind & 0xff, message.payload) {
-                add(decoded);
-            }
-        }
-        Ok(())
-    }
-
-    fn encoder(&self, table: Table) -> Encoder<'static> {
-        Encoder {
-            family: nft_family(self.family),
-            table: table.name(),
-        }
     }
 
     /// Commit one batch of messages. Return the number of the message and the handle of each rule
@@ -448,22 +391,4 @@ impl NftRules {
             }
         }
     }
-}
-
-/// Return the table, name and use counter of a listed chain.
-fn chain_of(message: &Message<'_>, family: u8) -> Option<(Table, String, u32)> {
-    if message.payload.first() != Some(&family) {
-        return None;
-    }
-    let attributes = Attributes::new(message.payload.get(NFGENMSG_LEN..)?, "nft_chain_attributes");
-    let (mut table, mut name, mut uses) = (None, None, 0);
-    for attribute in attributes.flatten() {
-        match attribute.kind {
-            NFTA_CHAIN_TABLE => table = table_of(attribute.string().ok()?),
-            NFTA_CHAIN_NAME => name = attribute.string().ok().map(str::to_owned),
-            NFTA_CHAIN_USE => uses = attribute.be32().ok()?,
-            _ => {}
-        }
-    }
-    Some((table?, name?, uses))
 }

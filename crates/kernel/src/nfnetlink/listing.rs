@@ -1,19 +1,20 @@
 //! The whole rule set: every table, whichever program made it.
 
-use netfilter::iptables::Family;
-use netfilter::iptables_nft::{SetIndex, State};
-use netfilter::netlink::{
-    Builder, Message, NFNL_SUBSYS_NFTABLES, NLM_F_REQUEST, nfgenmsg, nfnl_msg_type,
-};
+use std::collections::BTreeMap;
+
+use netfilter::iptables::{Family, TableSet};
+use netfilter::iptables_nft::{SetIndex, State, nft_family, table_of};
+use netfilter::netlink::Message;
 use netfilter::nft::consts::{
-    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE,
-    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+    NFT_MSG_GETCHAIN, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE,
 };
 use netfilter::nft::decode;
 use netfilter::nft_list::Listing;
 use nix::errno::Errno;
 
 use super::NfTables;
+use super::rules::{ChainEntry, Chains, request, table_name};
 use crate::netlink::Error;
 
 const NFT_MSG_GETOBJ: u16 = 19;
@@ -24,13 +25,17 @@ const ATTEMPTS: u32 = 10;
 /// The rule set at one moment.
 #[derive(Clone, Debug)]
 pub struct Ruleset {
-    /// All tables.
+    /// The tables that iptables-nft-save prints, of both families. Extensions that are not modelled are
+    /// kept by name.
+    pub iptables: [TableSet; 2],
+    /// The other tables.
     pub listing: Listing,
-    /// The rules of iptables-nft, of both families. Extensions that are not modelled are kept by name.
-    pub iptables: [State; 2],
     /// Messages that could not be decoded.
     pub problems: Vec<String>,
 }
+
+/// The chains of each table, by its family number and name.
+type Tables = BTreeMap<(u8, String), Chains>;
 
 impl NfTables {
     /// Read the whole rule set. `sets` are the names of ipsets, which rules of iptables-nft contain.
@@ -54,33 +59,92 @@ impl NfTables {
     }
 
     fn ruleset_once(&mut self, sets: &SetIndex) -> Result<Ruleset, Error> {
-        let state = |family| {
+        let mut tables = Tables::new();
+        let mut states = [Family::Ipv4, Family::Ipv6].map(|family| {
             let mut state = State::with_sets(family, sets.clone());
             state.keeps_unknown = true;
             state
-        };
+        });
+        self.stream(&request(NFT_MSG_GETCHAIN, 0).finish(), |message| {
+            if let Some(chain) = ChainEntry::read(message) {
+                let chains = tables.entry((chain.family, chain.table)).or_default();
+                chains.insert(chain.name, chain.uses);
+            }
+            if let Ok(decoded) = decode(message.kind & 0xff, message.payload) {
+                let is_of = |s: &&mut State| decoded.family == Some(nft_family(s.family));
+                if let Some(state) = states.iter_mut().find(is_of) {
+                    state.add(decoded);
+                }
+            }
+            Ok(())
+        })?;
+        let mut iptables = [Family::Ipv4, Family::Ipv6].map(TableSet::new);
+        for (state, set) in states.iter_mut().zip(&mut iptables) {
+            self.take_iptables(&mut tables, state, set)?;
+        }
         let mut ruleset = Ruleset {
+            iptables,
             listing: Listing::default(),
-            iptables: [Family::Ipv4, Family::Ipv6].map(state),
             problems: Vec::new(),
         };
+        self.list_others(&tables, &mut ruleset)?;
+        Ok(ruleset)
+    }
+
+    /// Read the tables of iptables-nft and move them from `tables` to `set`. Other tables stay.
+    fn take_iptables(
+        &mut self,
+        tables: &mut Tables,
+        state: &mut State,
+        set: &mut TableSet,
+    ) -> Result<(), Error> {
+        let family = nft_family(state.family).number();
+        for table in state.tables.keys().copied().collect::<Vec<_>>() {
+            let name = (family, table.name().to_owned());
+            let Some(chains) = tables.get(&name) else {
+                continue;
+            };
+            let mut is_decoded = true;
+            self.list_rules((family, &name.1), chains, &mut |message| match decode(
+                message.kind & 0xff,
+                message.payload,
+            ) {
+                Ok(rule) => state.add(rule),
+                Err(_) => is_decoded = false,
+            })?;
+            if let Some(taken) = state.take(table).filter(|_| is_decoded) {
+                set.tables.insert(table, taken);
+                tables.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Read all tables but those of iptables-nft. `tables` are their chains.
+    fn list_others(&mut self, tables: &Tables, ruleset: &mut Ruleset) -> Result<(), Error> {
         for kind in [
             NFT_MSG_GETTABLE,
             NFT_MSG_GETCHAIN,
             NFT_MSG_GETSET,
             NFT_MSG_GETOBJ,
             NFT_MSG_GETFLOWTABLE,
-            NFT_MSG_GETRULE,
         ] {
-            let request = request(kind, 0).finish();
-            match self.stream(&request, |message| {
-                ruleset.add(message);
+            let read = self.stream(&request(kind, 0).finish(), |message| {
+                if !ruleset.has_as_iptables(message) {
+                    ruleset.add(message);
+                }
                 Ok(())
-            }) {
+            });
+            match read {
                 // A kernel without flow tables.
                 Err(error) if kind == NFT_MSG_GETFLOWTABLE && is_absent(&error) => {}
                 read => read?,
             }
+        }
+        for ((family, table), chains) in tables {
+            self.list_rules((*family, table), chains, &mut |message| {
+                ruleset.add(message)
+            })?;
         }
         for (family, table, set) in ruleset.listing.sets() {
             let request = request(NFT_MSG_GETSETELEM, family)
@@ -92,7 +156,7 @@ impl NfTables {
                 Ok(())
             })?;
         }
-        Ok(ruleset)
+        Ok(())
     }
 }
 
@@ -103,22 +167,25 @@ fn is_absent(error: &Error) -> bool {
     )
 }
 
-fn request(kind: u16, family: u8) -> Builder {
-    let kind = nfnl_msg_type(NFNL_SUBSYS_NFTABLES, kind as u8);
-    Builder::new(kind, NLM_F_REQUEST).fixed(&nfgenmsg(family, 0))
-}
-
 impl Ruleset {
+    /// Whether the object of a message belongs to a table among [`Ruleset::iptables`].
+    fn has_as_iptables(&self, message: &Message<'_>) -> bool {
+        let Some((family, name)) = table_name(message) else {
+            return false;
+        };
+        let mut sets = self.iptables.iter();
+        let set = sets.find(|set| nft_family(set.family).number() == family);
+        let table = table_of(name);
+        set.zip(table)
+            .is_some_and(|(set, table)| set.tables.contains_key(&table))
+    }
+
+    /// Add an object of a dump to the listing.
     fn add(&mut self, message: &Message<'_>) {
         let kind = message.kind & 0xff;
         if let Err(error) = self.listing.add(kind, message.payload) {
             self.problems
                 .push(format!("message of kind {kind}: {error}"));
-        }
-        for state in &mut self.iptables {
-            if let Ok(decoded) = decode(kind, message.payload) {
-                state.add(decoded);
-            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod listing;
 mod monitor;
+pub(crate) mod rules;
 mod table;
 mod trace;
 mod transaction;
@@ -98,6 +99,8 @@ pub struct NfTables {
     send_buffer: usize,
     /// See [`NfTables::ask_by_key_from`].
     large: usize,
+    /// See [`NfTables::list_by_chain_from`].
+    large_table: u64,
 }
 
 impl NfTables {
@@ -112,6 +115,7 @@ impl NfTables {
             socket,
             send_buffer: 0,
             large: table::LARGE,
+            large_table: rules::LARGE,
         })
     }
 
@@ -242,17 +246,22 @@ impl NfTables {
     pub fn dump(&mut self, request: &[u8]) -> Result<Vec<u8>, Error> {
         let mut attempt = 1;
         loop {
-            let mut answer = Vec::new();
-            let result = self.stream(request, |message| {
-                answer.extend_from_slice(message.bytes);
-                answer.resize(answer.len().next_multiple_of(4), 0);
-                Ok(())
-            });
-            match result {
+            match self.dump_once(request) {
                 Err(Error::Interrupted { .. }) if attempt < DUMP_ATTEMPTS => attempt += 1,
-                other => return other.map(|()| answer),
+                other => return other,
             }
         }
+    }
+
+    /// As [`NfTables::dump`], without a retry.
+    fn dump_once(&mut self, request: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut answer = Vec::new();
+        self.stream(request, |message| {
+            answer.extend_from_slice(message.bytes);
+            answer.resize(answer.len().next_multiple_of(4), 0);
+            Ok(())
+        })?;
+        Ok(answer)
     }
 
     /// Send `request`, one complete message, for a single object, and return the answer.

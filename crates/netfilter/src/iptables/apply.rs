@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 
-use super::{Chain, ChainState, Command, Policy, Restore, RestoreTable, Rule, Table};
-use super::{TableSet, TableState};
+use super::tables::push_exact;
+use super::{Chain, ChainState, Command, Policy, Restore, Rule, Table, TableSet, TableState};
 
 /// Whether tables are flushed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,16 +75,10 @@ impl TableSet {
                 (Some(state), Flush::Nothing) => state.clone(),
                 _ => TableState::default(),
             };
-            let mut work = Work {
-                table,
-                state: base,
-                references: None,
-            };
-            let result = work.run(section);
-            match result {
-                Ok(()) => {
-                    self.tables.insert(table, work.state);
-                }
+            let mut work = Section::new(table, base);
+            let mut commands = section.commands.into_iter();
+            match commands.try_for_each(|(line, command)| work.run(line, command)) {
+                Ok(()) => self.tables.extend([work.finish()]),
                 Err(error) => {
                     self.tables.extend(before.map(|state| (table, state)));
                     return Err(error);
@@ -95,7 +89,8 @@ impl TableSet {
     }
 }
 
-struct Work {
+/// The work on one table between `*table` and `COMMIT`.
+pub(super) struct Section {
     table: Table,
     state: TableState,
     /// The number of jumps to each chain; counted on first use.
@@ -104,24 +99,32 @@ struct Work {
 
 type Step = Result<(), Refusal>;
 
-impl Work {
-    fn run(&mut self, section: RestoreTable) -> Result<(), ApplyError> {
-        for chain in self.table.built_in() {
-            self.state
-                .chains
-                .entry(*chain)
-                .or_default()
-                .policy
-                .get_or_insert(Policy::Accept);
+impl Section {
+    /// Begin with the state before the section.
+    pub(super) fn new(table: Table, mut state: TableState) -> Self {
+        for chain in table.built_in() {
+            let chain = state.chains.entry(*chain).or_default();
+            chain.policy.get_or_insert(Policy::Accept);
         }
-        for (line, command) in section.commands {
-            self.step(command).map_err(|reason| ApplyError {
-                line,
-                table: self.table,
-                reason,
-            })?;
+        Self {
+            table,
+            state,
+            references: None,
         }
-        Ok(())
+    }
+
+    /// Apply the command of a line.
+    pub(super) fn run(&mut self, line: u32, command: Command) -> Result<(), ApplyError> {
+        self.step(command).map_err(|reason| ApplyError {
+            line,
+            table: self.table,
+            reason,
+        })
+    }
+
+    /// Return the table after the section.
+    pub(super) fn finish(self) -> (Table, TableState) {
+        (self.table, self.state)
     }
 
     fn step(&mut self, command: Command) -> Step {
@@ -145,7 +148,7 @@ impl Work {
             }
             Command::Append { chain, rule } => {
                 self.check(chain, &rule)?;
-                self.chain(chain)?.rules.push(rule);
+                push_exact(&mut self.chain(chain)?.rules, rule);
                 Ok(())
             }
             Command::Insert {

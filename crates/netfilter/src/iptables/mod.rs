@@ -56,6 +56,7 @@ pub use restore::{Command, Restore, RestoreTable};
 pub use rule::{Counters, Header, Rule};
 pub use syntax::ParseError;
 pub use syntax::segment::Extension;
+pub(crate) use tables::push_exact;
 pub use tables::{ChainState, TableSet, TableState};
 pub use targets::Target;
 pub use targets::connmark::ConnmarkAction;

@@ -53,3 +53,12 @@ impl TableSet {
         self.tables.get(&table)?.chains.get(&chain)
     }
 }
+
+/// Add an item without room for more until there are several. Most chains have one or two rules, and
+/// most rules one or two matches; [`Vec::push`] begins with room for four.
+pub(crate) fn push_exact<T>(items: &mut Vec<T>, item: T) {
+    if items.len() == items.capacity() {
+        items.reserve_exact(items.len().max(1));
+    }
+    items.push(item);
+}

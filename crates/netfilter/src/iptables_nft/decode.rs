@@ -7,6 +7,7 @@ use super::{SetIndex, Unsupported, matches, targets, unknown_extension};
 use crate::iptables::{
     Chain, Counters, Family, Interface, LimitUnit, MarkMatch, Match, MatchLimit, MatchTcp,
     Negatable, Net, NflogTarget, PortMatch, PortRange, Protocol, Rule, Target, TcpFlags,
+    push_exact,
 };
 use crate::nft::{CmpOp, Expr, MetaKey, PayloadBase, RangeOp, Reg, Value, Verdict};
 
@@ -200,7 +201,7 @@ impl Decoder<'_> {
 
     fn add(&mut self, m: Match) {
         self.native = false;
-        self.rule.matches.push(m);
+        push_exact(&mut self.rule.matches, m);
     }
 
     fn target(&mut self, target: Target) -> Result<(), Unsupported> {

@@ -6,7 +6,9 @@ use super::{
     SetIndex, Unsupported, base_chain, decode_rule_keeping, decode_rule_with, encode_rule,
     nft_family, table_of,
 };
-use crate::iptables::{Chain, ChainState, Family, Policy, Rule, Table, TableSet, TableState};
+use crate::iptables::{
+    Chain, ChainState, Family, Policy, Rule, Table, TableSet, TableState, push_exact,
+};
 use crate::nft::{self, Body, Decoded, Op};
 
 /// The rules of iptables-nft's tables as the kernel has them.
@@ -124,7 +126,7 @@ impl State {
             Ok(chain) => {
                 let chains = self.tables.entry(table).or_default();
                 let rules = &mut chains.entry(chain).or_default().rules;
-                rules.push(ReadRule { handle, rule });
+                push_exact(rules, ReadRule { handle, rule });
             }
             Err(_) => {
                 self.foreign.insert(table);
@@ -132,21 +134,29 @@ impl State {
         }
     }
 
-    /// Return the tables that iptables-nft-save refuses because of a chain: a base chain that is not
-    /// built in, or has another type, hook or priority than iptables' own, or a chain whose name iptables
-    /// cannot express.
-    pub fn foreign_tables(&self) -> impl Iterator<Item = Table> + '_ {
-        let is_foreign = |table: Table, name: Chain, chain: &ReadChain| {
-            let base = chain.base.as_ref();
-            base.is_some_and(|base| base_chain(table, name, policy(base)).as_ref() != Some(base))
-        };
-        let tables = self.tables.iter();
-        let foreign = tables.filter(move |(table, chains)| {
-            let mut chains = chains.iter();
-            chains.any(|(name, chain)| is_foreign(**table, *name, chain))
-        });
-        let foreign = foreign.map(|(table, _)| *table);
-        foreign.chain(self.foreign.iter().copied())
+    /// Remove a table and return it as `iptables-nft-save` lists it. Return `None` if that program refuses
+    /// the table: because of a rule that it cannot express, of a base chain that is not built in or has
+    /// another type, hook or priority than iptables' own, or of a chain's name.
+    pub fn take(&mut self, table: Table) -> Option<TableState> {
+        let chains = self.tables.remove(&table)?;
+        if self.foreign.contains(&table) {
+            return None;
+        }
+        let mut state = TableState::default();
+        for (name, chain) in chains {
+            let policy = chain.base.as_ref().map(policy);
+            if policy.and_then(|policy| base_chain(table, name, policy)) != chain.base {
+                return None;
+            }
+            let rules = chain.rules.into_iter().map(|read| read.rule);
+            let chain = ChainState {
+                policy,
+                rules: rules.collect::<Result<_, _>>().ok()?,
+                ..ChainState::default()
+            };
+            state.chains.insert(name, chain);
+        }
+        Some(state)
     }
 
     /// Return the rules as `iptables-nft-save` lists them, and the rules that cannot be decoded with

@@ -163,23 +163,11 @@ impl Listing {
         self.tables.iter().flat_map(of).collect()
     }
 
-    /// Return the family and name of every table.
-    pub fn tables(&self) -> impl Iterator<Item = (u8, &str)> {
-        self.tables.iter().map(|table| (table.family, &*table.name))
-    }
-
-    /// Return the text of the tables that are `wanted`. `interface` returns the name of an interface's
-    /// index.
-    pub fn text(
-        &self,
-        wanted: &dyn Fn(u8, &str) -> bool,
-        interface: &dyn Fn(u32) -> Option<String>,
-    ) -> String {
+    /// Return the text of the tables. `interface` returns the name of an interface's index.
+    pub fn text(&self, interface: &dyn Fn(u32) -> Option<String>) -> String {
         let mut out = String::new();
         for table in &self.tables {
-            if wanted(table.family, &table.name) {
-                table.write(&mut out);
-            }
+            table.write(&mut out);
         }
         resolved(&out, interface)
     }

@@ -81,7 +81,7 @@ fn text(messages: &[(u16, Vec<u8>)]) -> String {
     for (kind, body) in messages {
         let _ = listing.add(*kind, body);
     }
-    listing.text(&|_, _| true, &|_| None)
+    listing.text(&|_| None)
 }
 
 #[test]

@@ -54,8 +54,10 @@ pub(crate) struct Gathered {
 /// Read what the arguments name. Without files and kubeconfig, ask the running proxy.
 pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathered> {
     let proxy = running_proxy(args, host)?;
-    let facts = request::facts(host)?;
+    let mut facts = request::facts(host)?;
     let world = request::world_of(&facts, host)?;
+    // In a large cluster their text has 50 MB.
+    facts.dumps = trace::Dumps::default();
     if let Some((status, events)) = proxy {
         let config = match args.config.as_deref() {
             Some(path) => read_config(Some(path), None)?,

@@ -281,9 +281,10 @@ impl<'a> Reader<'a> {
     }
 
     fn finish(self) -> Parsed<Rule> {
+        let matches = self.segments.iter().filter(|s| !s.is_target).count();
         let mut rule = Rule {
             header: self.header.clone(),
-            matches: Vec::with_capacity(self.segments.len()),
+            matches: Vec::with_capacity(matches),
             target: self.goto.map(Target::Goto),
             counters: self.counters,
         };

@@ -7,61 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
+use crate::steps::{Program, STEPS, Step};
 use crate::stock::{Kernel, StockVm};
 use crate::vm::{quoted, workspace};
-
-/// A step in a virtual machine.
-struct Step {
-    name: &'static str,
-    program: Program,
-    arguments: &'static [&'static str],
-    /// Whether `make test` runs it too.
-    quick: bool,
-}
-
-enum Program {
-    Sluice,
-    /// An integration test: package and name.
-    Test(&'static str, &'static str),
-    /// A shell script, which gets sluice's path.
-    Script(&'static str),
-}
-
-/// Hides one module after the other, and checks that the error at startup names it.
-const MISSING_MODULES: &str = r#"
-failed=0
-printf '%s\n' 'apiVersion: v1' 'kind: Service' 'metadata: {name: a, namespace: b}' \
-    'spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}' >/tmp/service.yaml
-lacks() { # MODE BACKEND MODULE [MODULES to unload, if others than MODULE]
-    mode=$1 backend=$2 module=$3
-    file=$(find /lib/modules -name "$module.ko*")
-    [ -n "$file" ] || { echo "FAIL: the packages contain no $module"; failed=1; return; }
-    shift 2
-    modprobe -ra "$@"
-    mv "$file" /tmp/hidden
-    ip netns exec missing timeout 300 "$sluice" proxy --proxy-mode="$mode" --iptables-backend="$backend" \
-        --hostname-override=n --manifests=/tmp/service.yaml >/tmp/log 2>&1
-    status=$?
-    mv /tmp/hidden "$file"
-    if [ $status -ne 0 ] && [ "$(grep -c '^sluice: ' /tmp/log)" = 1 ] &&
-        grep '^sluice: ' /tmp/log | grep -qw "$module"; then
-        echo "passed: $mode mode without $module"
-    else
-        echo "FAIL: $mode mode without $module: status $status"; cat /tmp/log; failed=1
-    fi
-}
-ip netns add missing
-lacks ipvs nft ip_vs xt_ipvs ip_vs_rr ip_vs
-lacks nftables nft nft_numgen
-lacks nftables nft nft_fib_ipv4
-lacks nftables nft nft_masq
-lacks nftables nft nft_chain_nat nft_chain_nat nft_nat nft_masq
-lacks userspace nft nft_nat
-lacks iptables nft xt_statistic
-lacks iptables nft xt_addrtype
-lacks iptables legacy xt_statistic
-exit $failed
-"#;
 
 /// Limit of a step in the guest, in seconds. A step takes one to two minutes on an idle machine.
 const STEP_LIMIT: u64 = 1800;
@@ -75,125 +23,16 @@ impl Step {
                 let text = quoted(OsStr::new(text));
                 format!("env sluice={program} /bin/sh -c {text}")
             }
-            _ => format!("{program} {}", self.arguments.join(" ")),
+            _ => {
+                let mut words = vec!["env".to_owned()];
+                words.extend(self.environment.iter().map(|word| (*word).to_owned()));
+                words.push(program);
+                words.extend(self.arguments.iter().map(|word| (*word).to_owned()));
+                words.join(" ")
+            }
         }
     }
 }
-
-const fn demo(name: &'static str, arguments: &'static [&'static str], quick: bool) -> Step {
-    Step {
-        name,
-        program: Program::Sluice,
-        arguments,
-        quick,
-    }
-}
-
-const fn test(
-    name: &'static str,
-    (package, test): (&'static str, &'static str),
-    arguments: &'static [&'static str],
-    quick: bool,
-) -> Step {
-    Step {
-        name,
-        program: Program::Test(package, test),
-        arguments,
-        quick,
-    }
-}
-
-const STEPS: [Step; 11] = [
-    // First, while the modules are not in use.
-    Step {
-        name: "missing modules",
-        program: Program::Script(MISSING_MODULES),
-        arguments: &[],
-        quick: true,
-    },
-    demo(
-        "demo nftables",
-        &["lab", "demo", "--mode=nftables", "--patience=8"],
-        true,
-    ),
-    demo(
-        "demo iptables, nft back end",
-        &[
-            "lab",
-            "demo",
-            "--mode=iptables",
-            "--patience=8",
-            "--",
-            "--iptables-backend=nft",
-        ],
-        false,
-    ),
-    demo(
-        "demo iptables, legacy back end",
-        &[
-            "lab",
-            "demo",
-            "--mode=iptables",
-            "--patience=8",
-            "--",
-            "--iptables-backend=legacy",
-        ],
-        false,
-    ),
-    demo(
-        "demo ipvs, nft back end",
-        &[
-            "lab",
-            "demo",
-            "--mode=ipvs",
-            "--patience=8",
-            "--",
-            "--iptables-backend=nft",
-        ],
-        false,
-    ),
-    demo(
-        "demo ipvs, legacy back end",
-        &[
-            "lab",
-            "demo",
-            "--mode=ipvs",
-            "--patience=8",
-            "--",
-            "--iptables-backend=legacy",
-        ],
-        false,
-    ),
-    demo(
-        "demo userspace",
-        &["lab", "demo", "--mode=userspace", "--patience=8"],
-        false,
-    ),
-    test(
-        "nftables fates",
-        ("dataplane", "nft_fate"),
-        &["--test-threads=1"],
-        false,
-    ),
-    test(
-        "iptables read-back, nft back end",
-        ("sluice", "observed"),
-        &["one_sync_programs_the_observed_rules_nft"],
-        true,
-    ),
-    test(
-        "iptables read-back, legacy back end",
-        ("sluice", "observed"),
-        &["one_sync_programs_the_observed_rules_legacy"],
-        false,
-    ),
-    test(
-        "ipvs read-back",
-        ("sluice", "ipvs"),
-        &["state::", "--test-threads=1"],
-        false,
-    ),
-];
 
 /// The steps to run.
 #[derive(Clone, Debug)]
@@ -244,8 +83,9 @@ echo \"{}: $result, $(($(cut -d. -f1 /proc/uptime) - start)) s\"
         // The tests of the binary start it from this path.
         files.push(Program::Script("").build("dev")?);
         files.push(workspace().join("testdata"));
+        files.push(workspace().join("crates/netfilter/src/nft_lang/testdata"));
         // Tests find it relative to the folders of their packages.
-        for package in ["dataplane", "observed", "sluice"] {
+        for package in ["dataplane", "kernel", "netfilter", "observed", "sluice"] {
             files.push(workspace().join("crates").join(package).join("Cargo.toml"));
         }
         let vm = StockVm {

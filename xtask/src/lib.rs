@@ -2,5 +2,6 @@
 
 mod image;
 pub mod kernels;
+mod steps;
 pub mod stock;
 pub mod vm;

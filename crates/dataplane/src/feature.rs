@@ -38,15 +38,17 @@ pub struct Extension {
     pub needed: Needed,
 }
 
-/// The rules that need an extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The rules that need an extension or a type of sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needed {
-    /// All.
+    /// Those of every Service.
     Always,
     /// Those of the legacy back end; iptables-nft can write nf_tables expressions instead.
     Legacy,
     /// Those of Services with client affinity.
     Affinity,
+    /// Those of ipvs mode's table filter, which restrict access. Virtual servers and the table nat do without.
+    Filter,
 }
 
 const fn matching(
@@ -123,7 +125,7 @@ pub(crate) fn unlisted(
     tables: &netfilter::iptables::TableSet,
     listed: &[Extension],
 ) -> std::collections::BTreeSet<(bool, String)> {
-    const OPTIONAL: [&str; 4] = ["sctp", "nfacct", "physdev", "set"];
+    const OPTIONAL: [&str; 3] = ["sctp", "nfacct", "physdev"];
     let chains = tables.tables.values().flat_map(|t| t.chains.values());
     let mut used = std::collections::BTreeSet::new();
     for rule in chains.flat_map(|chain| &chain.rules) {
@@ -169,8 +171,7 @@ pub(crate) fn of_iptables(family: IpFamily) -> Vec<Extension> {
     all
 }
 
-/// Return the extensions of ipvs mode's rules, without `set`: on Linux 6.1, the request for it does not
-/// load its module again after that was unloaded.
+/// Return the extensions of ipvs mode's rules.
 pub(crate) fn of_ipvs(family: IpFamily) -> Vec<Extension> {
     let mut all = COMMON.to_vec();
     // IPVS translates destinations.
@@ -180,10 +181,16 @@ pub(crate) fn of_ipvs(family: IpFamily) -> Vec<Extension> {
             "ipvs",
             "xt_ipvs",
             "CONFIG_NETFILTER_XT_MATCH_IPVS",
-            Needed::Always,
+            Needed::Filter,
         ),
+        matching("set", "xt_set", "CONFIG_NETFILTER_XT_SET", Needed::Always),
         reject(family),
     ]);
+    for extension in &mut all {
+        if ["conntrack", "REJECT"].contains(&extension.feature.name) {
+            extension.needed = Needed::Filter;
+        }
+    }
     all
 }
 

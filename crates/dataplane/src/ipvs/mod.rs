@@ -25,9 +25,8 @@ mod transaction;
 mod wanted;
 
 use model::IpFamily;
-use netfilter::ipset::Set;
 
-use crate::{Extension, Feature};
+use crate::Extension;
 
 pub use cleanup::{Cleanup, cleanup, is_chain, leftovers};
 pub use mode::{Mode, NeedsObservation, Unprogrammed};
@@ -35,7 +34,7 @@ pub use names::DEVICE;
 pub use observe::{Observation, Seen};
 pub use options::Options;
 pub use render::{Rendered, render};
-pub use sets::is_ours as is_own_set;
+pub use sets::{SetType, is_ours as is_own_set};
 pub use sync::{
     Addresses, RefusedAddress, RefusedElement, RefusedServer, RestoreFailure, Sync, SyncError,
     Transport,
@@ -48,7 +47,7 @@ pub fn extensions(family: IpFamily) -> Vec<Extension> {
     crate::feature::of_ipvs(family)
 }
 
-/// Return a set of each type that the rules need.
-pub fn set_types(family: IpFamily) -> Vec<(Feature, Set)> {
+/// Return the types of sets that the rules need.
+pub fn set_types(family: IpFamily) -> Vec<SetType> {
     sets::types(family)
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use model::{IpFamily, Protocol};
 use netfilter::ipset::{Element, Method, Part, PartKind, PortProtocol, Set};
 
-use crate::Feature;
+use crate::{Feature, Needed};
 
 /// The number of sets.
 pub(super) const COUNT: usize = 17;
@@ -124,6 +124,14 @@ impl SetKind {
         self.definition().3
     }
 
+    /// Return the rules about sets of this type.
+    pub(super) fn needed(self) -> Needed {
+        match self.parts() {
+            [Ip] | [Ip, Port, Net] => Needed::Filter,
+            _ => Needed::Always,
+        }
+    }
+
     pub(super) fn of_name(family: IpFamily, name: &str) -> Option<SetKind> {
         Self::all().find(|kind| kind.name(family) == name)
     }
@@ -159,13 +167,28 @@ impl SetKind {
     }
 }
 
-/// Return one set of each type.
-pub(super) fn types(family: IpFamily) -> Vec<(Feature, Set)> {
-    let mut types: Vec<(Feature, Set)> = Vec::new();
+/// A type of sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetType {
+    /// The type and its module.
+    pub feature: Feature,
+    /// The rules about sets of this type.
+    pub needed: Needed,
+    /// A set of this type.
+    pub example: Set,
+}
+
+/// Return the types of all sets.
+pub(super) fn types(family: IpFamily) -> Vec<SetType> {
+    let mut types: Vec<SetType> = Vec::new();
     for kind in SetKind::all() {
         let feature = type_of(kind.parts());
-        if !types.iter().any(|(known, _)| *known == feature) {
-            types.push((feature, kind.create(family, kind.name(family), 1)));
+        if !types.iter().any(|known| known.feature == feature) {
+            types.push(SetType {
+                feature,
+                needed: kind.needed(),
+                example: kind.create(family, kind.name(family), 1),
+            });
         }
     }
     types

@@ -180,7 +180,7 @@ fn report_end(stop: &Stop, rest: &str) -> anyhow::Result<()> {
             "{} has changed: exiting, to be restarted with the new configuration",
             path.display()
         ),
-        Stop::Unsupported(unsupported) => bail!("{unsupported}"),
+        Stop::Unsupported(unsupported) => Err(unsupported.clone().into_error()),
     }
 }
 

@@ -79,6 +79,8 @@ pub(crate) struct Sizes {
 pub(crate) struct Engine {
     planner: Planner,
     families: Vec<Family>,
+    /// Families that the kernel lacks.
+    unserved: Vec<IpFamily>,
     budget: Budget,
     complete: bool,
     observer: Box<dyn Observer>,
@@ -119,6 +121,7 @@ impl Engine {
         Self {
             planner,
             families,
+            unserved: Vec::new(),
             budget: Budget::new(now),
             complete: false,
             observer,
@@ -142,6 +145,12 @@ impl Engine {
         tracing::trace!(services, slices, "Planned all objects again");
         self.observer.refreshed(services, slices);
         self.settle(now);
+    }
+
+    /// Leave out address families, before anything is written.
+    pub(crate) fn leave_out(&mut self, unserved: Vec<IpFamily>) {
+        self.families.retain(|f| !unserved.contains(&f.family));
+        self.unserved = unserved;
     }
 
     /// The first list of all objects is complete: from now on the kernel is written.
@@ -247,16 +256,19 @@ impl Engine {
         }
     }
 
-    /// Return the number of Services, and the sizes of each family's plan. The cost does not depend on
-    /// the number of objects.
+    /// Return the number of Services, and the sizes of each family's plan, served or not. The cost does
+    /// not depend on the number of objects.
     pub(crate) fn sizes(&self) -> (usize, impl Iterator<Item = Sizes> + '_) {
-        let sizes = self.families.iter().map(|f| {
-            let plan = self.planner.plan(f.family);
+        let served = self.families.iter();
+        let served = served.map(|f| (f.family, f.pending.ports.len()));
+        let all = served.chain(self.unserved.iter().map(|family| (*family, 0)));
+        let sizes = all.map(|(family, pending)| {
+            let plan = self.planner.plan(family);
             Sizes {
-                family: f.family,
+                family,
                 ports: plan.ports.len(),
                 endpoints: plan.endpoint_count,
-                pending: f.pending.ports.len(),
+                pending,
             }
         });
         (self.planner.service_count(), sizes)

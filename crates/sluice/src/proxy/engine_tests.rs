@@ -121,18 +121,25 @@ fn engine_checking_every(fake: &Fake, check: Duration) -> Engine {
 }
 
 fn engine_with(fake: &Fake, intervals: Intervals) -> Engine {
+    engine_of(&[(IpFamily::V4, fake)], fake, intervals)
+}
+
+fn engine_of(drivers: &[(IpFamily, &Fake)], observer: &Fake, intervals: Intervals) -> Engine {
     let planner = Planner::new(Settings {
         node_name: "node1".to_owned(),
         local_traffic: LocalTraffic::ClusterCidr(Vec::new()),
         masquerade_all: false,
         node_port_addresses: NodePortAddresses::All,
     });
-    let driver: Box<dyn Driver> = Box::new(fake.clone());
+    let drivers = drivers.iter().map(|(family, fake)| {
+        let driver: Box<dyn Driver> = Box::new((*fake).clone());
+        (*family, driver)
+    });
     Engine::new(
         planner,
-        vec![(IpFamily::V4, driver)],
+        drivers.collect(),
         intervals,
-        Box::new(fake.clone()),
+        Box::new(observer.clone()),
         Instant::now(),
     )
 }
@@ -189,6 +196,34 @@ fn nothing_reaches_the_kernel_before_the_first_list_is_complete() {
     engine.run();
     assert_eq!(fake.take_log(), ["everything 1"]);
     assert_eq!(engine.settled(), Ok(true));
+}
+
+#[test]
+fn a_family_that_is_left_out_is_counted_but_never_synced() {
+    let (v4, v6) = (Fake::default(), Fake::default());
+    let drivers = [(IpFamily::V4, &v4), (IpFamily::V6, &v6)];
+    let intervals = Intervals {
+        min: Duration::ZERO,
+        check: Duration::from_secs(30),
+    };
+    let mut engine = engine_of(&drivers, &v4, intervals);
+    engine.events(vec![service("web", 80)], Instant::now());
+    engine.leave_out(vec![IpFamily::V4]);
+    engine.complete(Instant::now());
+    engine.events(vec![service("other", 81)], Instant::now());
+    run_for(&mut engine, Duration::from_millis(20));
+    assert!(v4.take_log().is_empty());
+    assert_eq!(v6.take_log(), ["everything 0"]);
+    assert_eq!(engine.settled(), Ok(true));
+    let observed = &v4.0.borrow().observed;
+    assert!(
+        !observed.contains(&"queued IPv4".to_owned()),
+        "{observed:?}"
+    );
+    let (_, sizes) = engine.sizes();
+    let ports: Vec<_> = sizes.map(|sizes| (sizes.family, sizes.ports)).collect();
+    assert_eq!(ports, [(IpFamily::V6, 0), (IpFamily::V4, 2)]);
+    assert_eq!(engine.snapshot().plans.len(), 1);
 }
 
 #[test]

@@ -32,8 +32,8 @@ pub(crate) enum Input {
     Disturbed(IpFamily),
     /// Send the objects and the plan to another thread.
     Snapshot(SyncSender<Snapshot>),
-    /// The kernel has the features that the mode needs.
-    Probed,
+    /// The kernel has the features that the mode needs, except those of families that cannot be served.
+    Probed(Option<Unsupported>),
     /// End the process.
     Stop(Stop),
 }

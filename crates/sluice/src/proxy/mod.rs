@@ -20,6 +20,7 @@ mod report;
 pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod socket_server;
+mod start;
 pub(crate) mod sysctls;
 pub(crate) mod userspace;
 mod watch;

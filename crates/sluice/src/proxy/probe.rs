@@ -11,13 +11,13 @@ use std::fmt;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use dataplane::ipvs::SetType;
 use dataplane::{Extension, Feature, Needed};
 use kernel::Errno;
 use kernel::ipset::IpSets;
 use kernel::iptables::{Backend, ExtensionKind, Extensions};
 use kernel::nfnetlink::{NfTables, TableId, TransactionError};
 use model::{IpFamily, Mode};
-use netfilter::ipset::Set;
 use netfilter::iptables::Table;
 use netfilter::nft::Op;
 
@@ -41,10 +41,20 @@ pub(crate) enum Needs {
         extensions: Vec<Extension>,
     },
     /// Types of ipsets.
-    Sets(IpFamily, Vec<(Feature, Set)>),
+    Sets(IpFamily, Vec<SetType>),
 }
 
-/// Features that the kernel lacks.
+impl Needs {
+    fn family(&self) -> IpFamily {
+        match self {
+            Needs::NfTables(family, _)
+            | Needs::Iptables { family, .. }
+            | Needs::Sets(family, _) => *family,
+        }
+    }
+}
+
+/// Features that the kernel lacks, so that the mode serves no Service of some address families.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct Unsupported {
     mode: Mode,
@@ -58,18 +68,44 @@ enum Cause {
     NotPermitted,
 }
 
+impl Unsupported {
+    /// Return the address families that cannot be served, in order.
+    pub(crate) fn families(&self) -> Vec<IpFamily> {
+        let lacks = |family: &IpFamily| match &self.cause {
+            Cause::Missing(missing) => missing.values().any(|families| families.contains(family)),
+            Cause::NotPermitted => true,
+        };
+        IpFamily::ALL.into_iter().filter(lacks).collect()
+    }
+
+    /// Return the error that ends the process.
+    pub(crate) fn into_error(self) -> anyhow::Error {
+        anyhow::anyhow!("{self}; no Service was programmed; {}", self.fix())
+    }
+
+    /// Return the commands and settings that provide the features.
+    fn fix(&self) -> String {
+        let Cause::Missing(missing) = &self.cause else {
+            return "run it as root, or with the capability NET_ADMIN in the node's network namespace"
+                .to_owned();
+        };
+        let modules = missing.keys().map(|feature| feature.module);
+        format!(
+            "load the modules with `modprobe -a {}`, use a kernel with these options, or choose another \
+             --proxy-mode",
+            distinct(modules.collect()).join(" ")
+        )
+    }
+}
+
+/// The missing features, without consequence and remedy.
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = self.mode;
         let missing = match &self.cause {
             Cause::Missing(missing) => missing,
             Cause::NotPermitted => {
-                return write!(
-                    f,
-                    "the kernel does not permit this process to program netfilter; no Service was \
-                     programmed; run it as root, or with the capability NET_ADMIN in the node's \
-                     network namespace"
-                );
+                return f.write_str("the kernel does not permit this process to program netfilter");
             }
         };
         write!(f, "this kernel lacks what {mode} mode needs: ")?;
@@ -84,13 +120,7 @@ impl fmt::Display for Unsupported {
             let families = families.join(" and ");
             write!(f, "{comma}{name} for {families} ({module}, {option})")?;
         }
-        let modules: Vec<&str> = missing.keys().map(|feature| feature.module).collect();
-        write!(
-            f,
-            "; no Service was programmed; load the modules with `modprobe -a {}`, use a kernel with these \
-             options, or choose another --proxy-mode",
-            distinct(modules).join(" ")
-        )
+        Ok(())
     }
 }
 
@@ -104,7 +134,7 @@ fn distinct(mut words: Vec<&str>) -> Vec<&str> {
 pub(crate) fn start(mode: Mode, needs: Vec<Needs>, inputs: Sender<Input>) -> anyhow::Result<()> {
     spawn("probe", move || {
         let input = match check(mode, &needs) {
-            Ok(()) => Input::Probed,
+            Ok(unserved) => Input::Probed(unserved),
             Err(unsupported) => Input::Stop(Stop::Unsupported(unsupported)),
         };
         // The process is ending if no one receives it.
@@ -112,84 +142,140 @@ pub(crate) fn start(mode: Mode, needs: Vec<Needs>, inputs: Sender<Input>) -> any
     })
 }
 
-/// Probe, and repeat the probe before a feature counts as missing.
+/// Probe, and repeat the probe before a feature counts as missing. Report features whose absence affects
+/// only some Services. Return the features without which one of two address families cannot be served.
 ///
 /// # Errors
-/// The kernel lacks a feature without which the mode serves no Service.
-pub(crate) fn check(mode: Mode, needs: &[Needs]) -> Result<(), Unsupported> {
-    if check_once(mode, needs).is_ok() {
-        return Ok(());
+/// No address family can be served.
+pub(crate) fn check(mode: Mode, needs: &[Needs]) -> Result<Option<Unsupported>, Unsupported> {
+    let mut probed = probe_all(needs);
+    if !probed.iter().all(|(_, lacks)| lacks.is_nothing()) {
+        std::thread::sleep(CONFIRM);
+        probed = probe_all(needs);
     }
-    std::thread::sleep(CONFIRM);
-    match check_once(mode, needs) {
-        // Virtual servers need no rules and no sets; the sync writes those that the kernel supports.
-        Err(Unsupported {
-            cause: Cause::Missing(missing),
-            ..
-        }) if mode.has_virtual_servers() => {
-            for (feature, families) in missing {
-                let Feature {
-                    name,
-                    module,
-                    option,
-                } = feature;
-                tracing::error!(
-                    ?families,
-                    name,
-                    module,
-                    option,
-                    "The kernel lacks a feature; Services that need it are not served completely until \
-                     its module is loaded"
-                );
+    let verdict = judge(mode, probed)?;
+    for (family, feature, needed) in verdict.partial {
+        let Feature {
+            name,
+            module,
+            option,
+        } = feature;
+        let consequence = match needed {
+            Needed::Affinity => "Services with client affinity are refused",
+            _ => {
+                "Services with source ranges are closed, and virtual addresses give access to the node"
             }
-            Ok(())
-        }
-        result => result,
+        };
+        tracing::error!(
+            %family,
+            name,
+            module,
+            option,
+            consequence,
+            "The kernel lacks a feature; serving other Services until its module is loaded"
+        );
     }
+    if let Some(unserved) = &verdict.unserved {
+        tracing::warn!(
+            families = ?unserved.families(),
+            error = %unserved,
+            fix = unserved.fix(),
+            "Not serving an address family; restart after its modules are loaded"
+        );
+    }
+    Ok(verdict.unserved)
 }
 
-fn check_once(mode: Mode, needs: &[Needs]) -> Result<(), Unsupported> {
+/// The consequences of missing features.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// What the family that is not served lacks.
+    pub(super) unserved: Option<Unsupported>,
+    /// Features that only some Services need.
+    partial: Vec<(IpFamily, Feature, Needed)>,
+}
+
+/// Decide what can be served. As in kube-proxy, a family that the kernel lacks does not affect the other.
+///
+/// # Errors
+/// No address family can be served.
+fn judge(mode: Mode, probed: Vec<(IpFamily, Lacks)>) -> Result<Verdict, Unsupported> {
     let mut missing: BTreeMap<Feature, Vec<IpFamily>> = BTreeMap::new();
-    for needs in needs {
-        let (family, lacks) = match needs {
-            Needs::NfTables(family, features) => (*family, nf_tables(*family, features)),
-            Needs::Iptables {
-                family,
-                backend,
-                tables,
-                extensions,
-            } => (*family, iptables(*family, *backend, tables, extensions)),
-            Needs::Sets(family, types) => (*family, sets(types)),
+    let mut partial = Vec::new();
+    let mut served: Vec<IpFamily> = probed.iter().map(|(family, _)| *family).collect();
+    for (family, lacks) in probed {
+        let Lacks::Features(features) = lacks else {
+            let cause = Cause::NotPermitted;
+            return Err(Unsupported { mode, cause });
         };
-        let lacks = lacks.unwrap_or_else(|error| {
-            tracing::warn!(%family, %error, "Cannot probe the kernel's features; continuing");
-            Lacks::Features(Vec::new())
-        });
-        match lacks {
-            Lacks::Features(features) => {
-                for feature in features {
+        for (feature, needed) in features {
+            match needed {
+                Needed::Always | Needed::Legacy => {
+                    served.retain(|served| *served != family);
                     let families = missing.entry(feature).or_default();
                     if !families.contains(&family) {
                         families.push(family);
                     }
                 }
-            }
-            Lacks::Permission => {
-                let cause = Cause::NotPermitted;
-                return Err(Unsupported { mode, cause });
+                Needed::Affinity | Needed::Filter => partial.push((family, feature, needed)),
             }
         }
     }
+    partial.retain(|(family, ..)| served.contains(family));
     if missing.is_empty() {
-        return Ok(());
+        let unserved = None;
+        return Ok(Verdict { unserved, partial });
     }
     let cause = Cause::Missing(missing);
-    Err(Unsupported { mode, cause })
+    let unsupported = Unsupported { mode, cause };
+    if served.is_empty() {
+        return Err(unsupported);
+    }
+    let unserved = Some(unsupported);
+    Ok(Verdict { unserved, partial })
 }
 
+fn probe_all(needs: &[Needs]) -> Vec<(IpFamily, Lacks)> {
+    let probes = needs.iter().map(|needs| {
+        let lacks = match needs {
+            Needs::NfTables(family, features) => nf_tables(*family, features),
+            Needs::Iptables {
+                family,
+                backend,
+                tables,
+                extensions,
+            } => iptables(*family, *backend, tables, extensions),
+            Needs::Sets(_, types) => sets(types),
+        };
+        let family = needs.family();
+        let lacks = lacks.unwrap_or_else(|error| {
+            tracing::warn!(%family, %error, "Cannot probe the kernel's features; continuing");
+            Lacks::NOTHING
+        });
+        (family, lacks)
+    });
+    probes.collect()
+}
+
+/// The result of a probe.
 enum Lacks {
-    Features(Vec<Feature>),
+    /// Features, with the rules that need them.
+    Features(Vec<(Feature, Needed)>),
     Permission,
+}
+
+impl Lacks {
+    const NOTHING: Self = Lacks::Features(Vec::new());
+
+    /// Features without which nothing is served.
+    fn always(features: impl IntoIterator<Item = Feature>) -> Self {
+        let features = features.into_iter();
+        Lacks::Features(features.map(|feature| (feature, Needed::Always)).collect())
+    }
+
+    fn is_nothing(&self) -> bool {
+        matches!(self, Lacks::Features(features) if features.is_empty())
+    }
 }
 
 /// Whether an error means that the kernel lacks what was requested.
@@ -208,12 +294,12 @@ fn nf_tables(family: IpFamily, features: &[(Feature, Op)]) -> Result<Lacks, Tran
     let table = TableId::new(dataplane::nftables::table_family(family), TABLE);
     let ops: Vec<Op> = features.iter().map(|(_, op)| op.clone()).collect();
     match NfTables::open()?.check(&table, &ops) {
-        Ok(()) => Ok(Lacks::Features(Vec::new())),
+        Ok(()) => Ok(Lacks::NOTHING),
         Err(TransactionError::RefusedWhole(refusal)) if refusal.errno == Errno::EPERM => {
             Ok(Lacks::Permission)
         }
         Err(TransactionError::RefusedWhole(refusal)) if is_missing(refusal.errno) => {
-            Ok(Lacks::Features(vec![dataplane::TABLES]))
+            Ok(Lacks::always([dataplane::TABLES]))
         }
         Err(TransactionError::Refused(faults)) => {
             let mut lacks = Vec::new();
@@ -222,7 +308,7 @@ fn nf_tables(family: IpFamily, features: &[(Feature, Op)]) -> Result<Lacks, Tran
                     // Without the table, everything else fails too.
                     None => {
                         let of_table = features.first().map(|(feature, _)| *feature);
-                        return Ok(Lacks::Features(of_table.into_iter().collect()));
+                        return Ok(Lacks::always(of_table));
                     }
                     Some((feature, _)) if is_missing(fault.refusal.errno) => lacks.push(*feature),
                     Some(_) => {
@@ -231,7 +317,7 @@ fn nf_tables(family: IpFamily, features: &[(Feature, Op)]) -> Result<Lacks, Tran
                     }
                 }
             }
-            Ok(Lacks::Features(lacks))
+            Ok(Lacks::always(lacks))
         }
         Err(error) => Err(error),
     }
@@ -245,12 +331,12 @@ fn iptables(
 ) -> Result<Lacks, TransactionError> {
     let mut host = Extensions::open(kernel_family(family), backend)?;
     if !host.is_available() {
-        return Ok(Lacks::Features(vec![legacy_feature(family)]));
+        return Ok(Lacks::always([legacy_feature(family)]));
     }
     let mut lacks = Vec::new();
     for table in tables {
         if !host.has_table(*table)? {
-            lacks.push(table_feature(family, *table));
+            lacks.push((table_feature(family, *table), Needed::Always));
         }
     }
     if backend == Backend::Nft {
@@ -279,20 +365,8 @@ fn iptables(
             Err(error) if error.errno() == Some(Errno::EPERM) => return Ok(Lacks::Permission),
             other => other?,
         };
-        match (has, needed) {
-            (true, _) => {}
-            (false, Needed::Affinity) => {
-                let Feature {
-                    name,
-                    module,
-                    option,
-                } = feature;
-                tracing::warn!(
-                    %family, name, module, option,
-                    "The kernel lacks a match that client affinity needs; Services with affinity will be refused"
-                );
-            }
-            (false, _) => lacks.push(*feature),
+        if !has {
+            lacks.push((*feature, *needed));
         }
     }
     Ok(Lacks::Features(lacks))
@@ -329,46 +403,107 @@ fn table_feature(family: IpFamily, table: Table) -> Feature {
     }
 }
 
-fn sets(types: &[(Feature, Set)]) -> Result<Lacks, TransactionError> {
+fn sets(types: &[SetType]) -> Result<Lacks, TransactionError> {
     let mut host = IpSets::open()?;
     let mut lacks = Vec::new();
-    for (feature, set) in types {
-        if !host.has_type(set)? {
-            lacks.push(*feature);
+    for set in types {
+        if !host.has_type(&set.example)? {
+            lacks.push((set.feature, set.needed));
         }
     }
     Ok(Lacks::Features(lacks))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn unsupported(missing: &[(Feature, &[IpFamily])]) -> String {
-        let missing = missing.iter().map(|(f, families)| (*f, families.to_vec()));
-        let unsupported = Unsupported {
-            mode: Mode::Nftables,
-            cause: Cause::Missing(missing.collect()),
-        };
-        unsupported.to_string()
+    const NUMGEN: Feature = Feature {
+        name: "numgen",
+        module: "nft_numgen",
+        option: "CONFIG_NFT_NUMGEN",
+    };
+    const RECENT: Feature = Feature {
+        name: "recent",
+        module: "xt_recent",
+        option: "CONFIG_NETFILTER_XT_MATCH_RECENT",
+    };
+
+    /// Probes of both families, of which these lack features.
+    pub(in crate::proxy) fn judged(
+        lacking: &[(IpFamily, Feature, Needed)],
+    ) -> Result<Verdict, Unsupported> {
+        let probed = IpFamily::ALL.into_iter().map(|family| {
+            let lacking = lacking.iter().filter(|(f, ..)| *f == family);
+            let lacking = lacking.map(|(_, feature, needed)| (*feature, *needed));
+            (family, Lacks::Features(lacking.collect()))
+        });
+        judge(Mode::Nftables, probed.collect())
     }
 
     #[test]
     fn a_missing_feature_is_named_with_its_module_and_option() {
-        let numgen = Feature {
-            name: "numgen",
-            module: "nft_numgen",
-            option: "CONFIG_NFT_NUMGEN",
-        };
+        let error = judged(&[
+            (IpFamily::V4, NUMGEN, Needed::Always),
+            (IpFamily::V6, NUMGEN, Needed::Always),
+            (IpFamily::V6, dataplane::TABLES, Needed::Always),
+        ])
+        .unwrap_err();
         assert_eq!(
-            unsupported(&[
-                (numgen, &IpFamily::ALL),
-                (dataplane::TABLES, &[IpFamily::V6])
-            ]),
+            error.to_string(),
             "this kernel lacks what nftables mode needs: nf_tables for IPv6 (nf_tables, \
-             CONFIG_NF_TABLES), numgen for IPv4 and IPv6 (nft_numgen, CONFIG_NFT_NUMGEN); no Service was \
-             programmed; load the modules with `modprobe -a nf_tables nft_numgen`, use a kernel with \
-             these options, or choose another --proxy-mode"
+             CONFIG_NF_TABLES), numgen for IPv4 and IPv6 (nft_numgen, CONFIG_NFT_NUMGEN)"
         );
+        assert_eq!(
+            error.fix(),
+            "load the modules with `modprobe -a nf_tables nft_numgen`, use a kernel with these options, \
+             or choose another --proxy-mode"
+        );
+        assert_eq!(error.families(), IpFamily::ALL);
+    }
+
+    #[test]
+    fn a_family_that_lacks_a_feature_does_not_affect_the_other() {
+        for (lacking, other) in [(IpFamily::V6, IpFamily::V4), (IpFamily::V4, IpFamily::V6)] {
+            let verdict = judged(&[
+                (lacking, NUMGEN, Needed::Always),
+                (lacking, RECENT, Needed::Affinity),
+                (other, RECENT, Needed::Affinity),
+            ]);
+            let verdict = verdict.unwrap();
+            assert_eq!(verdict.unserved.unwrap().families(), [lacking]);
+            assert_eq!(verdict.partial, [(other, RECENT, Needed::Affinity)]);
+        }
+    }
+
+    #[test]
+    fn the_only_family_of_a_node_needs_all_features() {
+        let lacks = Lacks::always([NUMGEN]);
+        let error = judge(Mode::Nftables, vec![(IpFamily::V4, lacks)]).unwrap_err();
+        assert_eq!(error.families(), [IpFamily::V4]);
+    }
+
+    #[test]
+    fn features_of_some_services_do_not_prevent_a_start() {
+        for needed in [Needed::Affinity, Needed::Filter] {
+            let lacking = IpFamily::ALL.map(|family| (family, RECENT, needed));
+            let verdict = judged(&lacking).unwrap();
+            assert_eq!(verdict.unserved, None);
+            assert_eq!(verdict.partial, lacking);
+        }
+    }
+
+    #[test]
+    fn a_missing_permission_prevents_a_start() {
+        let probed = vec![
+            (IpFamily::V4, Lacks::NOTHING),
+            (IpFamily::V6, Lacks::Permission),
+        ];
+        let error = judge(Mode::Ipvs, probed).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the kernel does not permit this process to program netfilter"
+        );
+        assert!(error.fix().contains("NET_ADMIN"), "{}", error.fix());
     }
 }

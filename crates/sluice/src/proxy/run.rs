@@ -16,17 +16,18 @@ use super::driver::Driver;
 use super::engine::Engine;
 use super::flows::{Flows, HostAddresses};
 use super::input::{Input, Inputs, Stop, host_addresses};
-use super::node_wait::{Answer, NodeWait};
+use super::node_wait::NodeWait;
 use super::own_node::{NodeReport, report_name};
-use super::probe;
+use super::probe::{self, Unsupported};
 use super::report::Reporter;
 use super::schedule::Intervals;
 use super::socket_server::{self, Knowledge, Serving};
+use super::start::Start;
 use crate::cleanup::{self, InForce};
 use crate::cli::HalfOpen;
 use crate::logging::Recent;
 use crate::sandbox::Sandbox;
-use crate::settings::{admit, families};
+use crate::settings::admit;
 use crate::socket::{Board, status};
 use crate::system::spawn;
 
@@ -101,10 +102,10 @@ pub(crate) fn run(
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(addresses);
     let reporter = Reporter::new(server.clone(), setup.mode, flows, board.clone());
-    let in_force = in_force(setup.mode, &drivers);
+    let mut in_force = in_force(setup.mode, &drivers);
     let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
     probe::start(setup.mode, needs.collect(), inputs.sender())?;
-    let mut start = Start::new(setup.cluster, &drivers);
+    let mut start = Start::new(setup.cluster, drivers.iter().map(|(family, _)| *family));
     let mut engine = Engine::new(
         planner,
         drivers,
@@ -114,8 +115,7 @@ pub(crate) fn run(
     );
     inputs.follow(source, board.clone())?;
     let mut refresh_at = Instant::now() + setup.config_sync_period;
-    let leftovers_of = (!setup.sockets_only).then_some(in_force);
-    let mut settled = Some(when_settled(setup.sandbox, leftovers_of));
+    let mut unsettled = Some(setup.sandbox);
     loop {
         let next = engine.next().map(|next| next.min(refresh_at));
         let first = inputs.next(start.next()?.or(next));
@@ -136,7 +136,12 @@ pub(crate) fn run(
                 Input::Disturbed(family) => engine.disturbed(family),
                 // The client may have gone away.
                 Input::Snapshot(to) => drop(to.try_send(engine.snapshot())),
-                Input::Probed => start.probed = true,
+                Input::Probed(unserved) => {
+                    if let Some(unserved) = &unserved {
+                        leave_out(unserved, &mut engine, &mut in_force, &board);
+                    }
+                    start.probed(unserved);
+                }
                 Input::Stop(stop) => {
                     own_node.announce(&stop);
                     return Ok(stop);
@@ -156,9 +161,10 @@ pub(crate) fn run(
         engine.run();
         post_sizes(&engine, &board);
         if engine.settled() == Ok(true)
-            && let Some(then) = settled.take()
+            && let Some(sandbox) = unsettled.take()
         {
-            then(&server)?;
+            let leftovers_of = (!setup.sockets_only).then(|| in_force.clone());
+            settle(sandbox, leftovers_of, &server)?;
         }
     }
 }
@@ -204,6 +210,17 @@ fn post_sizes(engine: &Engine, board: &Board) {
     }
 }
 
+/// Leave out address families, and put the reason into the status.
+fn leave_out(unserved: &Unsupported, engine: &mut Engine, in_force: &mut InForce, board: &Board) {
+    let families = unserved.families();
+    in_force.backends.retain(|(f, _)| !families.contains(f));
+    for family in &families {
+        let reason = unserved.to_string();
+        board.update_family(*family, |status| status.unserved = Some(reason));
+    }
+    engine.leave_out(families);
+}
+
 /// Follow the configuration file and the host's addresses. Return the present addresses.
 fn follow_host(setup: &mut Setup, inputs: &mut Inputs) -> anyhow::Result<Vec<IpAddr>> {
     if let Some(file) = setup.config_file.take() {
@@ -215,24 +232,23 @@ fn follow_host(setup: &mut Setup, inputs: &mut Inputs) -> anyhow::Result<Vec<IpA
     inputs.follow_addresses()
 }
 
-/// Return the work after the first complete sync: remove the state of other modes, and restrict this
-/// process further. It runs on another thread, so that no sync waits for it.
-fn when_settled(
+/// Do the work after the first complete sync: remove the state of other modes, and restrict this process
+/// further. It runs on another thread, so that no sync waits for it.
+fn settle(
     sandbox: Option<Sandbox>,
     leftovers_of: Option<InForce>,
-) -> impl FnOnce(&Server) -> anyhow::Result<()> {
-    move |server| {
-        let leftovers = move || {
-            if let Some(in_force) = leftovers_of {
-                remove_leftovers(&in_force);
-            }
-        };
-        match sandbox {
-            Some(sandbox) => sandbox.settled(server.clone(), leftovers),
-            None => spawn("leftovers", leftovers)?,
+    server: &Server,
+) -> anyhow::Result<()> {
+    let leftovers = move || {
+        if let Some(in_force) = leftovers_of {
+            remove_leftovers(&in_force);
         }
-        Ok(())
+    };
+    match sandbox {
+        Some(sandbox) => sandbox.settled(server.clone(), leftovers),
+        None => spawn("leftovers", leftovers)?,
     }
+    Ok(())
 }
 
 /// Remove the state of an earlier proxy in another mode or iptables back end. A failure is only
@@ -256,82 +272,11 @@ fn in_force(mode: Mode, drivers: &Drivers) -> InForce {
     }
 }
 
-/// The conditions for programming the kernel for the first time.
-struct Start {
-    listed: bool,
-    /// The kernel has the features that the mode needs.
-    probed: bool,
-    cluster: Option<Cluster>,
-    served: Vec<IpFamily>,
-}
-
-impl Start {
-    fn new(cluster: Option<Cluster>, drivers: &Drivers) -> Self {
-        Self {
-            listed: false,
-            probed: false,
-            cluster,
-            served: drivers.iter().map(|(family, _)| *family).collect(),
-        }
-    }
-
-    fn see(&mut self, batch: &Batch) {
-        self.listed |= batch.initial_list_complete;
-        if let Some(cluster) = &mut self.cluster {
-            cluster.wait.see(&batch.events);
-        }
-    }
-
-    /// Return the longest wait for input; `None` if the engine decides.
-    fn next(&self) -> anyhow::Result<Option<Instant>> {
-        let cluster = self.cluster.as_ref();
-        let answer = cluster.map(|cluster| cluster.wait.answer(Instant::now()));
-        match answer.filter(|_| self.listed && self.probed) {
-            Some(Answer::Until(time)) => Ok(Some(time)),
-            Some(Answer::Never(why)) => bail!(why),
-            Some(Answer::Ready | Answer::ReadyWithout(_)) | None => Ok(None),
-        }
-    }
-
-    /// Return whether all conditions hold.
-    fn is_over(&mut self) -> anyhow::Result<bool> {
-        if !self.listed || !self.probed {
-            return Ok(false);
-        }
-        let Some(cluster) = &self.cluster else {
-            return Ok(true);
-        };
-        match cluster.wait.answer(Instant::now()) {
-            Answer::Ready => {}
-            Answer::ReadyWithout(reason) => {
-                tracing::error!(reason, "Starting without this node's Node");
-            }
-            Answer::Until(_) => return Ok(false),
-            Answer::Never(why) => bail!(why),
-        }
-        let verdict = families::check(&cluster.config, cluster.wait.node(), &self.served);
-        if !verdict.refused.is_empty() {
-            bail!(
-                "the configuration does not fit this node: {}",
-                verdict.refused.join("; ")
-            );
-        }
-        for line in &verdict.doubtful {
-            tracing::warn!(reason = line, "The configuration may not fit this node");
-        }
-        for line in &verdict.notes {
-            tracing::info!(reason = line, "Note on the configuration");
-        }
-        self.cluster = None;
-        Ok(true)
-    }
-}
-
 /// Sync once. Every family is tried.
 ///
 /// # Errors
 /// A family is not in sync after three attempts.
-pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyhow::Result<()> {
+pub(crate) fn run_once(setup: Setup, mut batch: Batch, mut drivers: Drivers) -> anyhow::Result<()> {
     for problem in &batch.problems {
         tracing::error!(error = %problem, "Object or manifest ignored");
     }
@@ -343,9 +288,13 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, drivers: Drivers) -> anyh
     let mut planner = Planner::new(setup.settings);
     planner.set_node_ips(setup.node_ips);
     planner.set_host_addresses(addresses);
-    let in_force = in_force(setup.mode, &drivers);
     let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
-    probe::check(setup.mode, &needs.collect::<Vec<_>>())?;
+    let unserved = probe::check(setup.mode, &needs.collect::<Vec<_>>());
+    if let Some(unserved) = unserved.map_err(Unsupported::into_error)? {
+        let families = unserved.families();
+        drivers.retain(|(family, _)| !families.contains(family));
+    }
+    let in_force = in_force(setup.mode, &drivers);
     let mut engine = Engine::new(
         planner,
         drivers,

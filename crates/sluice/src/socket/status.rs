@@ -90,6 +90,8 @@ pub(crate) struct Family {
     pub(crate) synced: Option<Synced>,
     /// The error since the last successful sync.
     pub(crate) failing: Option<String>,
+    /// The kernel features whose absence prevents serving this family.
+    pub(crate) unserved: Option<String>,
     /// The kernel state that the process found and adopted at its start.
     pub(crate) adopted: Option<Adopted>,
     /// Number of rules in the kernel, in modes that count them.
@@ -335,6 +337,14 @@ impl Source {
 impl Family {
     fn troubles(&self, found: &mut Vec<String>) {
         let family = &self.family;
+        if let Some(reason) = &self.unserved
+            && self.ports > 0
+        {
+            let ports = self.ports;
+            found.push(format!(
+                "{family}: none of {ports} Service ports is served: {reason}"
+            ));
+        }
         if let Some(error) = &self.failing {
             found.push(format!(
                 "{family}: syncs fail, and the last committed state stays in force: {error}"
@@ -359,6 +369,9 @@ impl Family {
     }
 
     fn text(&self) -> String {
+        if let Some(reason) = &self.unserved {
+            return format!("not served: {reason}");
+        }
         let served = self.ports.saturating_sub(self.refused);
         let mut out = format!(
             "{served} of {} Service ports in force, {} endpoints",

@@ -19,8 +19,8 @@ use crate::generate::Random;
 use crate::net::Net;
 use crate::services::{self, Frontend};
 use crate::state::CASES;
-use crate::support::SLUICE;
 use crate::support::vm::in_vm;
+use crate::support::{SLUICE, ipvs_backend};
 use crate::try_out::Bed;
 
 /// Run the program there.
@@ -28,7 +28,8 @@ fn run(net: &Net, case: &Configuration) {
     let objects = observed::path("objects.json").display().to_string();
     let flags = case.all_flags();
     let mut words = vec![SLUICE, "proxy", "--once", "--proxy-mode=ipvs"];
-    words.extend(["--iptables-backend=legacy", "--manifests", &*objects]);
+    let backend = format!("--iptables-backend={}", ipvs_backend());
+    words.extend([&*backend, "--manifests", &*objects]);
     words.extend(flags.iter().map(String::as_str));
     net.node.feed(&words, "");
 }
@@ -49,11 +50,12 @@ fn load(net: &Net, plan: &Plan) {
         .collect();
     node.feed(&["ip", "-batch", "-"], &batch);
     let tool = match plan.family {
-        IpFamily::V4 => "iptables-legacy-restore",
-        IpFamily::V6 => "ip6tables-legacy-restore",
+        IpFamily::V4 => "iptables",
+        IpFamily::V6 => "ip6tables",
     };
+    let tool = format!("{tool}-{}-restore", ipvs_backend());
     node.feed(&["ipset", "restore"], &rendered.sets.to_string());
-    node.feed(&[tool], &rendered.tables.to_string());
+    node.feed(&[&tool], &rendered.tables.to_string());
     node.feed(&["ipvsadm", "-R"], &rendered.services.to_string());
 }
 

@@ -3,14 +3,14 @@
 use std::process::Command;
 
 use crate::support::vm::in_vm;
-use crate::support::{SLUICE, text};
+use crate::support::{SLUICE, ipvs_backend, text};
 
 #[test]
 fn every_experiment_passes() {
     in_vm("demo::every_experiment_passes", || {
         let output = Command::new(SLUICE)
             .args(["lab", "demo", "--mode=ipvs", "--patience=5"])
-            .args(["--", "--iptables-backend=legacy"])
+            .args(["--", &format!("--iptables-backend={}", ipvs_backend())])
             .output()
             .unwrap();
         let table = text(&output.stdout);

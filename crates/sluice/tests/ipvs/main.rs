@@ -2,6 +2,7 @@
 
 mod agreement;
 mod demo;
+mod native;
 mod refusals;
 mod state;
 #[path = "../support/mod.rs"]

@@ -17,7 +17,9 @@ use xtask::vm::Vm;
 
 use crate::support::machine::Machine;
 use crate::support::vm::{in_this_vm, in_vm};
-use crate::support::{CLUSTER_CIDR, Host, Proxy, SLUICE, assert_same, eventually, text, web};
+use crate::support::{
+    CLUSTER_CIDR, Host, Proxy, SLUICE, assert_same, eventually, ipvs_backend, text, web,
+};
 use crate::traffic;
 
 pub(crate) const CASES: [Configuration; 3] = observed::IPVS;
@@ -26,55 +28,48 @@ fn recorded(case: &Configuration, what: &str) -> String {
     observed::read(&format!("ipvs-{}.{what}", case.name))
 }
 
-const FAMILIES: [(Family, &str, &str); 2] = [
+pub(crate) const FAMILIES: [(Family, &str, &str); 2] = [
     (Family::Ipv4, "v4", "iptables"),
     (Family::Ipv6, "v6", "ip6tables"),
 ];
 
 /// The observed node, with an address of the machine that hosted it.
-fn node() -> Host {
+pub(crate) fn node() -> Host {
     let host = Host::new();
     host.sh("ip addr add 10.200.0.1/32 dev lo");
     host
 }
 
-/// `proxy --once` with only iptables in `PATH`.
-fn once(host: &Host, objects: &Path, flags: &[&str]) -> Output {
-    let path = only_iptables();
+/// `proxy --once` without any program in `PATH`.
+pub(crate) fn once(host: &Host, objects: &Path, flags: &[&str]) -> Output {
     let mut command = host.command(SLUICE);
     command
         .args(["proxy", "--once", "--proxy-mode=ipvs"])
-        .args(["--hostname-override=node1", "--iptables-backend=legacy"])
+        .arg("--hostname-override=node1")
+        .arg(format!("--iptables-backend={}", ipvs_backend()))
         .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
         .arg("--manifests")
         .arg(objects)
         .args(flags)
-        .env("PATH", path.path());
+        .env("PATH", "/nonexistent");
     command.output().unwrap()
 }
 
-fn only_iptables() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for family in ["iptables", "ip6tables"] {
-        for tool in ["save", "restore"] {
-            let name = format!("{family}-legacy-{tool}");
-            let program = Path::new("/usr/sbin").join(&name);
-            std::os::unix::fs::symlink(program, folder.path().join(name)).unwrap();
-        }
-    }
-    folder
+/// Replace the name of the legacy programs by that of the tested back end.
+fn with_backend(line: &str) -> String {
+    line.replace("tables-legacy", &format!("tables-{}", ipvs_backend()))
 }
 
 fn lines(text: &str) -> BTreeSet<String> {
     text.lines().map(|l| l.trim().to_owned()).collect()
 }
 
-fn services(save: &str) -> BTreeSet<String> {
+pub(crate) fn services(save: &str) -> BTreeSet<String> {
     lines(&Services::parse(save).unwrap().to_string())
 }
 
 /// The output without values that the kernel chooses.
-fn sets(save: &str) -> BTreeSet<String> {
+pub(crate) fn sets(save: &str) -> BTreeSet<String> {
     let mut sets = Sets::parse(save).unwrap();
     for set in &mut sets.sets {
         set.options
@@ -105,10 +100,10 @@ fn addresses(text: &str) -> BTreeSet<String> {
 
 /// The output of the tools, without order and counters.
 fn everything(host: &Host) -> BTreeSet<String> {
-    lines(&host.sh(
+    lines(&host.sh(&with_backend(
         "ipvsadm-save -n; ipset save; iptables-legacy-save | sed -n '/^-/p'
          ip -o addr show dev kube-ipvs0 | sed 's/^[0-9]*: //'; ip6tables-legacy-save | sed -n '/^-/p'",
-    ))
+    )))
 }
 
 fn assert_observed(host: &Host, case: &Configuration) {
@@ -134,7 +129,7 @@ fn assert_observed(host: &Host, case: &Configuration) {
         }
     }
     for (family, version, tool) in FAMILIES {
-        let is = rules(family, &host.sh(&format!("{tool}-legacy-save")));
+        let is = rules(family, &host.sh(&format!("{tool}-{}-save", ipvs_backend())));
         let should = rules(family, &recorded(case, &format!("{version}.iptables-save")));
         assert_same(&is, &should, &format!("{name}, {tool}"));
     }
@@ -163,7 +158,8 @@ fn load_rendered(host: &Host, case: &Configuration) {
         fs::write(at("iptables"), iptables).unwrap();
         host.sh(&format!("ipvsadm -R <{}", at("ipvsadm")));
         host.sh(&format!("ipset restore <{}", at("ipset")));
-        host.sh(&format!("{tool}-legacy-restore <{}", at("iptables")));
+        let backend = ipvs_backend();
+        host.sh(&format!("{tool}-{backend}-restore <{}", at("iptables")));
     }
 }
 
@@ -174,7 +170,7 @@ fn assert_loaded_is_programmed(loaded: &Host, programmed: &Host, name: &str) {
     let (is, should) = both("ipset save");
     assert_eq!(sets(&is), sets(&should), "{name}");
     for (family, _, tool) in FAMILIES {
-        let (is, should) = both(&format!("{tool}-legacy-save"));
+        let (is, should) = both(&format!("{tool}-{}-save", ipvs_backend()));
         let what = format!("{name}: {tool}");
         assert_same(&rules(family, &is), &rules(family, &should), &what);
     }
@@ -182,7 +178,9 @@ fn assert_loaded_is_programmed(loaded: &Host, programmed: &Host, name: &str) {
 
 fn clean(host: &Host) {
     // Another program's rule and set.
-    host.sh("iptables-legacy -A INPUT -s 10.9.9.9 -j DROP; ipset create THEIRS hash:ip");
+    host.sh(&with_backend(
+        "iptables-legacy -A INPUT -s 10.9.9.9 -j DROP; ipset create THEIRS hash:ip",
+    ));
     for _ in ["all of it", "nothing"] {
         let output = host.sluice(&["cleanup"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -190,7 +188,7 @@ fn clean(host: &Host) {
     assert_eq!(host.sh("ipvsadm-save -n"), "");
     assert_eq!(host.sh("ipset list -n"), "THEIRS\n");
     host.sh("! ip link show kube-ipvs0 2>/dev/null");
-    let rules = host.sh("iptables-legacy-save; ip6tables-legacy-save");
+    let rules = host.sh(&with_backend("iptables-legacy-save; ip6tables-legacy-save"));
     assert!(!rules.contains("KUBE-"), "{rules}");
     assert!(rules.contains("-A INPUT -s 10.9.9.9/32 -j DROP"), "{rules}");
 }
@@ -351,7 +349,7 @@ fn foreign_changes_are_repaired() {
             let servers = proxy.host.sh("ipvsadm-save -n");
             ["10.244.1.11", "10.244.1.12"].map(|pod| servers.contains(pod)) == [true; 2]
                 // Without Services the rules are the last change of the other family.
-                && proxy.host.sh("ip6tables-legacy-save").contains("-A KUBE-POSTROUTING")
+                && proxy.host.sh(&with_backend("ip6tables-legacy-save")).contains("-A KUBE-POSTROUTING")
         };
         eventually("both Services and both families", there);
         let should = everything(&proxy.host);
@@ -366,7 +364,7 @@ fn foreign_changes_are_repaired() {
             "ip6tables-legacy -t nat -F; ip6tables-legacy -F",
             "ip link del kube-ipvs0",
         ] {
-            proxy.host.sh(damage);
+            proxy.host.sh(&with_backend(damage));
             let wrong = || {
                 let is = everything(&proxy.host);
                 let is: Vec<String> = should.symmetric_difference(&is).cloned().collect();
@@ -387,11 +385,14 @@ fn foreign_changes_are_repaired() {
     });
 }
 
-/// The kernel's schedulers, from its modules.
+/// The kernel's schedulers, from its modules: User Mode Linux' own, or those of a kernel under qemu.
 fn schedulers() -> Vec<String> {
+    let folders = "/usr/lib/uml/modules/$(uname -r) /lib/modules/$(uname -r)";
+    let line =
+        format!("for f in {folders}; do ls $f/kernel/net/netfilter/ipvs 2>/dev/null && exit; done");
     let names = text(
         &std::process::Command::new("sh")
-            .args(["-c", "ls /usr/lib/uml/modules/*/kernel/net/netfilter/ipvs"])
+            .args(["-c", &line])
             .output()
             .unwrap()
             .stdout,

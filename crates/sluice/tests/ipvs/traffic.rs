@@ -10,7 +10,7 @@ use model::Protocol;
 
 use crate::support::machine::{Conversation, Machine, OUTSIDE};
 use crate::support::vm::in_vm;
-use crate::support::{Proxy, eventually};
+use crate::support::{Proxy, eventually, ipvs_backend};
 
 const TCP: u16 = 80;
 const UDP: u16 = 53;
@@ -186,7 +186,10 @@ fn repeated_syn_reaches_another_pod() {
         let to = SocketAddr::new(V4, TCP);
         let mut old = Conversation::start(&client, to);
         // From now on, the pod answers the old connection only.
-        pods[0].sh("iptables-legacy -A OUTPUT -p tcp --tcp-flags SYN,ACK SYN,ACK -j DROP");
+        let program = format!("iptables-{}", ipvs_backend());
+        pods[0].sh(&format!(
+            "{program} -A OUTPUT -p tcp --tcp-flags SYN,ACK SYN,ACK -j DROP"
+        ));
         std::thread::scope(|scope| {
             let repeating = scope.spawn(|| client.answer(Probe::http(to)).pod);
             let half_open = || proxy.host.sh("ipvsadm -Lnc").contains("SYN_RECV");

@@ -23,6 +23,11 @@ pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 
 pub(crate) use observed::CLUSTER_CIDR;
 
+/// Return the iptables back end of ipvs mode in these tests. User Mode Linux lacks NAT in nf_tables.
+pub(crate) fn ipvs_backend() -> String {
+    std::env::var("SLUICE_TEST_BACKEND").unwrap_or_else(|_| "legacy".to_owned())
+}
+
 /// A network namespace with the addresses of the observed node, deleted on drop.
 pub(crate) struct Host {
     pub(crate) name: String,
@@ -169,9 +174,8 @@ impl Proxy {
 
     fn spawn(mode: Mode, host: &Host, folder: &Path, flags: &[String]) -> Running {
         let backend = match mode {
-            Mode::Iptables | Mode::Nftables | Mode::Userspace => "nft",
-            // The test kernel that has IPVS lacks NAT in nf_tables.
-            Mode::Ipvs => "legacy",
+            Mode::Iptables | Mode::Nftables | Mode::Userspace => "nft".to_owned(),
+            Mode::Ipvs => ipvs_backend(),
         };
         let log = fs::File::options()
             .create(true)
@@ -226,11 +230,11 @@ impl Proxy {
 
     /// Return the mode's IPv4 rules for Services.
     pub(crate) fn rules(&self) -> String {
-        self.host.sh(match self.mode {
-            Mode::Nftables => "nft list table ip kube-proxy 2>/dev/null || true",
-            Mode::Userspace => "nft list table ip sluice-userspace 2>/dev/null || true",
-            Mode::Iptables => "iptables-nft-save -t nat",
-            Mode::Ipvs => "iptables-legacy-save -t nat",
+        self.host.sh(&match self.mode {
+            Mode::Nftables => "nft list table ip kube-proxy 2>/dev/null || true".to_owned(),
+            Mode::Userspace => "nft list table ip sluice-userspace 2>/dev/null || true".to_owned(),
+            Mode::Iptables => "iptables-nft-save -t nat".to_owned(),
+            Mode::Ipvs => format!("iptables-{}-save -t nat", ipvs_backend()),
         })
     }
 

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use model::IpFamily;
+use netfilter::iptables::Table;
 use plan::Plan;
 use plan::testing::{cluster, history};
 use proptest::prelude::*;
 
 use super::host::{Comparable, Host};
 use super::*;
+use crate::Needed;
+use crate::ipvs::sets::SetKind;
 
 /// The state of a plan on a fresh node, beside another program's.
 fn scratch(plan: &Plan) -> Comparable {
@@ -41,9 +44,20 @@ proptest! {
         let planner = cluster.planner();
         for family in IpFamily::ALL {
             let rendered = render(planner.plan(family), &Options::default(), &interface_addresses());
-            let tables = rendered.unwrap().tables;
-            let unlisted = crate::feature::unlisted(&tables, &extensions(family));
+            let mut tables = rendered.unwrap().tables;
+            let mut listed = extensions(family);
+            let unlisted = crate::feature::unlisted(&tables, &listed);
             prop_assert_eq!(unlisted, Default::default());
+
+            tables.tables.remove(&Table::Filter);
+            listed.retain(|extension| extension.needed != Needed::Filter);
+            let unlisted = crate::feature::unlisted(&tables, &listed);
+            prop_assert_eq!(unlisted, Default::default(), "needed only by the table filter");
+            let text = tables.to_string();
+            for kind in SetKind::all().filter(|kind| kind.needed() == Needed::Filter) {
+                let name = kind.name(family);
+                prop_assert!(!text.contains(&format!("--match-set {name} ")), "{}", name);
+            }
         }
     }
 

@@ -216,13 +216,17 @@ impl Asked<'_> {
     }
 }
 
+/// Return an address that other machines can use for this node. A link-local address needs an interface
+/// beside it, and NodePorts do not answer there in ipvs mode.
 fn host_address(facts: &Facts, is_v4: bool) -> Option<IpAddr> {
-    let all = facts
-        .interfaces
-        .iter()
-        .filter(|i| i.name != "lo" && i.kind.as_deref() != Some("bridge"));
-    let mut all = all.flat_map(|i| &i.addresses).map(ipnet::IpNet::addr);
-    all.find(|ip| ip.is_ipv4() == is_v4)
+    let own = facts.interfaces.iter().filter(|i| {
+        i.name != "lo" && i.name != dataplane::ipvs::DEVICE && i.kind.as_deref() != Some("bridge")
+    });
+    let mut all = own.flat_map(|i| &i.addresses).map(ipnet::IpNet::addr);
+    all.find(|ip| match ip {
+        IpAddr::V4(_) => is_v4,
+        IpAddr::V6(ip) => !is_v4 && !ip.is_unicast_link_local(),
+    })
 }
 
 /// Return the clients to probe: a pod of this node that is no endpoint, an endpoint itself, the node,
@@ -522,4 +526,37 @@ pub(crate) fn shown(set: &BTreeSet<(IpAddr, u16)>) -> String {
         port: *port,
     });
     listed(all, MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_address_is_one_that_other_machines_can_use() {
+        let interface = |index: u32, name: &str, addresses: &[&str]| trace::Interface {
+            name: name.to_owned(),
+            index,
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            up: true,
+            master: None,
+            kind: None,
+        };
+        let facts = Facts {
+            interfaces: vec![
+                interface(1, "lo", &["127.0.0.1/8", "::1/128"]),
+                interface(2, "kube-ipvs0", &["10.96.0.1/32", "fd00:96::1/128"]),
+                interface(3, "pod1", &["fe80::1/64"]),
+                interface(
+                    4,
+                    "eth0",
+                    &["10.200.1.2/24", "fe80::2/64", "fd00:200:1::2/64"],
+                ),
+            ],
+            ..Facts::default()
+        };
+        let address = |is_v4| host_address(&facts, is_v4).unwrap().to_string();
+        assert_eq!(address(true), "10.200.1.2");
+        assert_eq!(address(false), "fd00:200:1::2");
+    }
 }

@@ -94,13 +94,9 @@ pub(crate) fn run(
     }
     let host = HostAddresses::default();
     host.set(addresses.clone());
-    let flows = match setup.sockets_only {
-        true => Flows::none(),
-        false => follow_flows(&host, &server, setup.half_open)?,
-    };
-    let mut planner = Planner::new(setup.settings);
-    planner.set_node_ips(setup.node_ips);
-    planner.set_host_addresses(addresses);
+    let half_open = (!setup.sockets_only).then_some(setup.half_open);
+    let flows = follow_flows(&host, &server, half_open)?;
+    let planner = planner(setup.settings, setup.node_ips, addresses);
     let reporter = Reporter::new(server.clone(), setup.mode, flows, board.clone());
     let mut in_force = in_force(setup.mode, &drivers);
     let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
@@ -137,9 +133,7 @@ pub(crate) fn run(
                 // The client may have gone away.
                 Input::Snapshot(to) => drop(to.try_send(engine.snapshot())),
                 Input::Probed(unserved) => {
-                    if let Some(unserved) = &unserved {
-                        leave_out(unserved, &mut engine, &mut in_force, &board);
-                    }
+                    leave_out(unserved.as_ref(), &mut engine, &mut in_force, &board);
                     start.probed(unserved);
                 }
                 Input::Stop(stop) => {
@@ -188,11 +182,23 @@ fn serve_socket(
     Ok(Some(socket_server::start(path, knowledge)?))
 }
 
+/// Return a planner without objects, for a node with these addresses.
+fn planner(settings: Settings, node_ips: Vec<IpAddr>, host_addresses: Vec<IpAddr>) -> Planner {
+    let mut planner = Planner::new(settings);
+    planner.set_node_ips(node_ips);
+    planner.set_host_addresses(host_addresses);
+    planner
+}
+
+/// Follow connection tracking, if the kernel is programmed.
 fn follow_flows(
     host: &HostAddresses,
     server: &Server,
-    half_open: HalfOpen,
+    half_open: Option<HalfOpen>,
 ) -> anyhow::Result<Flows> {
+    let Some(half_open) = half_open else {
+        return Ok(Flows::none());
+    };
     Flows::start(host, server.metrics(), half_open == HalfOpen::Delete)
         .context("cannot start the conntrack threads")
 }
@@ -211,7 +217,15 @@ fn post_sizes(engine: &Engine, board: &Board) {
 }
 
 /// Leave out address families, and put the reason into the status.
-fn leave_out(unserved: &Unsupported, engine: &mut Engine, in_force: &mut InForce, board: &Board) {
+fn leave_out(
+    unserved: Option<&Unsupported>,
+    engine: &mut Engine,
+    in_force: &mut InForce,
+    board: &Board,
+) {
+    let Some(unserved) = unserved else {
+        return;
+    };
     let families = unserved.families();
     in_force.backends.retain(|(f, _)| !families.contains(f));
     for family in &families {
@@ -285,9 +299,7 @@ pub(crate) fn run_once(setup: Setup, mut batch: Batch, mut drivers: Drivers) -> 
     let name = &setup.settings.node_name;
     let in_cluster = setup.recorder.is_some();
     report_name(name, &batch.events, in_cluster, &addresses);
-    let mut planner = Planner::new(setup.settings);
-    planner.set_node_ips(setup.node_ips);
-    planner.set_host_addresses(addresses);
+    let planner = planner(setup.settings, setup.node_ips, addresses);
     let needs = drivers.iter().flat_map(|(_, driver)| driver.needs());
     let unserved = probe::check(setup.mode, &needs.collect::<Vec<_>>());
     if let Some(unserved) = unserved.map_err(Unsupported::into_error)? {

@@ -497,6 +497,22 @@ fn traced(event: &TraceEvent) -> Vec<u8> {
     body
 }
 
+#[test]
+fn a_rule_that_returns_is_decoded_from_events_of_older_kernels() {
+    let rule = TraceKind::Rule {
+        handle: 7,
+        verdict: Some(Verdict::Return),
+    };
+    let event = event_of(rule);
+    let mut bytes = traced(&event);
+    let [kind, returned] = [NFT_TRACETYPE_RULE, NFT_TRACETYPE_RETURN].map(u32::to_be_bytes);
+    // The attribute is the first with this value: the id is another.
+    let at = bytes.windows(4).position(|word| word == kind).unwrap();
+    bytes[at..at + 4].copy_from_slice(&returned);
+    let decoded = decode(NFT_MSG_TRACE, &bytes).unwrap();
+    assert_eq!(decoded.body, Body::Trace(event));
+}
+
 fn traced_packet(w: &mut crate::netlink::Writer<'_>, packet: &TracedPacket) {
     use std::net::IpAddr::{V4, V6};
     match packet.addresses {

@@ -85,7 +85,11 @@ pub(super) fn decode(attrs: &[u8]) -> Result<TraceEvent, DecodeError> {
             WITHIN,
             NFTA_TRACE_POLICY,
         )?)),
-        NFT_TRACETYPE_RETURN => TraceKind::Return,
+        // Linux 6.1 reports a rule that returns as the end of the chain, with the rule's handle.
+        NFT_TRACETYPE_RETURN => match handle {
+            Some(handle) => TraceKind::Rule { handle, verdict },
+            None => TraceKind::Return,
+        },
         NFT_TRACETYPE_RULE => match handle {
             Some(handle) => TraceKind::Rule { handle, verdict },
             None => TraceKind::ChainEnd,

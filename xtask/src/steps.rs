@@ -79,7 +79,7 @@ const IPVS_TESTS: &[&str] = &[
 ];
 
 /// The steps in their order.
-pub(crate) const STEPS: [Step; 25] = [
+pub(crate) const STEPS: [Step; 26] = [
     // First, while the modules are not in use.
     Step::script("missing modules", MISSING_MODULES).quick(),
     Step::script("modules loaded on demand", LOADED_MODULES),
@@ -141,7 +141,18 @@ pub(crate) const STEPS: [Step; 25] = [
     Step::test("nftables sync", "dataplane", "nft_sync"),
     Step::test("iptables codec", "kernel", "iptables_nft"),
     Step::test("iptables mode over netlink", "dataplane", "iptables_mode"),
-    Step::test("iptables sync over netlink", "dataplane", "ipt_sync"),
+    Step::tests(
+        "iptables sync over netlink",
+        "dataplane",
+        "ipt_sync",
+        &["--skip=sync_recovers_from_any_fault", "--test-threads=1"],
+    ),
+    Step::tests(
+        "iptables faults over netlink",
+        "dataplane",
+        "ipt_sync",
+        &["sync_recovers_from_any_fault"],
+    ),
     Step::test("legacy tables", "kernel", "legacy"),
     Step::test("nf_tables interface", "kernel", "nfnetlink"),
     Step::test("nf_tables tables", "kernel", "nft_table"),

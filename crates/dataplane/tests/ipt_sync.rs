@@ -174,7 +174,12 @@ impl Kernel for Faulty {
 fn sync_recovers_from_any_fault_at_any_commit() {
     let (before, after) = (plan(30), plan(60));
     let changed: BTreeSet<PortKey> = after.ports.keys().cloned().collect();
-    let mut faults: Vec<Fault> = (0..60).step_by(7).map(Fault::Refuse).collect();
+    // Each takes about half a minute on an emulated processor.
+    let apart = match std::env::var_os("SLUICE_TEST_IN_VM") {
+        Some(_) => 23,
+        None => 7,
+    };
+    let mut faults: Vec<Fault> = (0..60).step_by(apart).map(Fault::Refuse).collect();
     faults.extend([
         Fault::Lost,
         Fault::Flushed("nft delete table ip nat || true"),

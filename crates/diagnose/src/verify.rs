@@ -5,35 +5,17 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use model::{Event, IpFamily, Service};
+use model::{IpFamily, NamespacedName};
 use netfilter::iptables::{Chain, Match, Table, TableSet, Target};
 use netfilter::ipvs::ServiceId;
 use netfilter::nft_lang::{Item, Literal};
-use plan::Settings;
 use serde::Serialize;
-use trace::{Facts, World};
+use trace::World;
 
-use crate::explain::{Cause, Checker, Cluster, Finding, Refused, Weight, addresses};
+use crate::explain::{Cause, Checker, Cluster, Finding, Inspector, Refused, Weight};
 
 /// How many Services a group names.
 const MOST: usize = 10;
-
-/// A question about all Services of a node.
-#[derive(Debug)]
-pub struct Question {
-    /// All objects.
-    pub events: Vec<Event>,
-    /// The settings of the node's plan, with the node's name.
-    pub settings: Settings,
-    /// The node's interfaces, addresses and sysctls.
-    pub facts: Facts,
-    /// Its rules and routes.
-    pub world: World,
-    /// The rules come from files: a family without rules is unknown, not empty.
-    pub is_partial: bool,
-    /// The settings are the running proxy's, not the defaults.
-    pub is_configured: bool,
-}
 
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
@@ -68,24 +50,6 @@ pub struct Group {
 }
 
 impl Verification {
-    /// Add what the running proxy reports about refused Service ports.
-    pub fn add_refused(&mut self, refused: &[Refused]) {
-        let Some(first) = refused.first() else {
-            return;
-        };
-        let finding = first.finding();
-        let names: BTreeSet<&str> = refused.iter().map(|refused| &*refused.port).collect();
-        let group = Group {
-            weight: finding.weight,
-            cause: finding.cause,
-            count: names.len(),
-            services: names.into_iter().take(MOST).map(str::to_owned).collect(),
-            example: finding.what,
-            change: finding.change,
-        };
-        self.problems.insert(0, group);
-    }
-
     /// Return whether the rules do what the objects state.
     pub fn is_healthy(&self) -> bool {
         self.problems.is_empty()
@@ -137,52 +101,32 @@ impl Verification {
     }
 }
 
-/// The results of the checks so far.
-#[derive(Debug, Default)]
-struct Found {
-    connections: usize,
-    /// By weight, cause and fix.
-    groups: BTreeMap<(Weight, Cause, String), (String, BTreeSet<String>)>,
-    error: Option<anyhow::Error>,
-}
-
-impl Found {
-    fn add(&mut self, finding: Finding, service: Option<&Service>) {
-        if finding.weight == Weight::Note {
-            return;
-        }
-        let key = (finding.weight, finding.cause, finding.change);
-        let (_, services) = self
-            .groups
-            .entry(key)
-            .or_insert_with(|| (finding.what, BTreeSet::new()));
-        services.extend(service.map(|s| s.name.to_string()));
-    }
+/// The findings about each Service, and about the node.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// How many Services were checked.
+    pub services: usize,
+    /// How many connections were walked.
+    pub connections: usize,
+    /// The findings about the Services that have some, by name.
+    pub findings: BTreeMap<NamespacedName, Vec<Finding>>,
+    stale: Vec<Finding>,
 }
 
 /// Check every Service. `progress` receives how many of them are done.
 ///
 /// # Errors
 /// The rules contain an endless loop.
-pub fn verify(
-    question: Question,
+pub fn check(
+    inspector: &Inspector,
     progress: impl Fn(usize, usize) + Sync,
-) -> anyhow::Result<Verification> {
-    let Question {
-        events,
-        settings,
-        facts,
-        world,
-        is_partial,
-        is_configured,
-    } = question;
-    let cluster = Cluster::new(events, settings, addresses(&facts));
-    let services = cluster.services();
-    let checker = Checker::new(&cluster, &facts, &world, (is_partial, is_configured));
+) -> anyhow::Result<Checked> {
+    let services = inspector.cluster.services();
+    let checker = Checker::new(inspector);
     let first = services.iter().position(|s| !s.cluster_ips.is_empty());
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let found = Mutex::new(Found::default());
-    let check = || {
+    let found = Mutex::new((Checked::default(), None));
+    let work = || {
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(service) = services.get(place) else {
@@ -194,12 +138,12 @@ pub fn verify(
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             match result {
                 Ok((connections, findings)) => {
-                    found.connections += connections;
-                    for finding in findings {
-                        found.add(finding, Some(service));
+                    found.0.connections += connections;
+                    if !findings.is_empty() {
+                        found.0.findings.insert(service.name.clone(), findings);
                     }
                 }
-                Err(error) => found.error = Some(error),
+                Err(error) => found.1 = Some(error),
             }
             drop(found);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, services.len());
@@ -208,34 +152,89 @@ pub fn verify(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(check);
+            scope.spawn(work);
         }
-        check();
+        work();
     });
-    let mut found = found
+    let (mut checked, error) = found
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(error) = found.error {
+    if let Some(error) = error {
         return Err(error);
     }
-    for finding in stale(&cluster, &world) {
-        found.add(finding, None);
+    checked.services = services.len();
+    checked.stale = stale(&inspector.cluster, &inspector.world);
+    Ok(checked)
+}
+
+/// Check every Service, and group the problems. `progress` receives how many Services are done.
+///
+/// # Errors
+/// As [`check`].
+pub fn verify(
+    inspector: &Inspector,
+    progress: impl Fn(usize, usize) + Sync,
+) -> anyhow::Result<Verification> {
+    Ok(grouped(inspector, &check(inspector, progress)?))
+}
+
+/// Group findings by weight, cause and fix, and add the Service ports that the running proxy reports as
+/// refused.
+pub fn grouped(inspector: &Inspector, checked: &Checked) -> Verification {
+    let mut groups: BTreeMap<(Weight, Cause, &str), (&str, BTreeSet<&NamespacedName>)> =
+        BTreeMap::new();
+    let of_services = checked.findings.iter();
+    let of_services = of_services.flat_map(|(name, all)| all.iter().map(move |f| (f, Some(name))));
+    let of_node = checked.stale.iter().map(|finding| (finding, None));
+    for (finding, service) in of_services.chain(of_node) {
+        if finding.weight == Weight::Note {
+            continue;
+        }
+        let key = (finding.weight, finding.cause, &*finding.change);
+        let (_, services) = groups
+            .entry(key)
+            .or_insert_with(|| (&finding.what, BTreeSet::new()));
+        services.extend(service);
     }
-    let group =
-        |((weight, cause, change), (example, services)): (_, (String, BTreeSet<String>))| Group {
+    let group = |((weight, cause, change), (example, services)): (_, (&str, BTreeSet<_>))| {
+        let change: &str = change;
+        Group {
             weight,
             cause,
             count: services.len(),
-            services: services.into_iter().take(MOST).collect(),
-            example,
-            change,
-        };
-    Ok(Verification {
-        node: cluster.node_name.clone(),
-        services: services.len(),
-        connections: found.connections,
-        problems: found.groups.into_iter().map(group).collect(),
-        notes: world.warnings.clone(),
+            services: services
+                .iter()
+                .take(MOST)
+                .map(ToString::to_string)
+                .collect(),
+            example: example.to_owned(),
+            change: change.to_owned(),
+        }
+    };
+    let refused = refused(&inspector.refused);
+    Verification {
+        node: inspector.cluster.node_name.clone(),
+        services: checked.services,
+        connections: checked.connections,
+        problems: refused
+            .into_iter()
+            .chain(groups.into_iter().map(group))
+            .collect(),
+        notes: inspector.world.warnings.clone(),
+    }
+}
+
+/// Return the problem of refused Service ports, if there are some.
+fn refused(all: &[Refused]) -> Option<Group> {
+    let finding = all.first()?.finding();
+    let names: BTreeSet<&str> = all.iter().map(|refused| &*refused.port).collect();
+    Some(Group {
+        weight: finding.weight,
+        cause: finding.cause,
+        count: names.len(),
+        services: names.into_iter().take(MOST).map(str::to_owned).collect(),
+        example: finding.what,
+        change: finding.change,
     })
 }
 

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use common::modes;
-use diagnose::verify::{Question, Verification, verify};
+use diagnose::explain::{Given, Inspector};
+use diagnose::verify::{Verification, verify};
 use model::{Event, IpFamily, Mode};
 use plan::testing::cluster;
 use plan::{LocalTraffic, NodePortAddresses, Planner, Settings};
@@ -64,15 +65,16 @@ fn node(mode: Mode, settings: &Settings, events: &[Event], facts: &mut Facts) ->
 }
 
 fn verified(settings: Settings, events: Vec<Event>, facts: Facts, world: World) -> Verification {
-    let question = Question {
+    let inspector = Inspector::new(Given {
         events,
         settings,
         facts,
         world,
         is_partial: false,
         is_configured: true,
-    };
-    verify(question, |_, _| {}).unwrap()
+        refused: Vec::new(),
+    });
+    verify(&inspector, |_, _| {}).unwrap()
 }
 
 #[track_caller]

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod trace_args;
+mod ui_args;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ pub(crate) use trace_args::{
     ColorArg, Destination, DiagramArgs, DiagramFormat, ExplainArgs, ExplainOutput, HostArgs,
     ObjectArgs, StatusArgs, TraceArgs, TraceOutput, VerifyArgs,
 };
+pub(crate) use ui_args::{PageArgs, UiArgs};
 
 /// sluice makes Kubernetes Services work on a Linux node, in place of kube-proxy.
 #[derive(Debug, Parser)]
@@ -95,6 +97,9 @@ pub(crate) enum Command {
 
     /// Draw the path of a packet, or all chains and the jumps between them.
     Diagram(Box<DiagramArgs>),
+
+    /// Show Services, their state on this node, and the paths of packets, in a page on loopback.
+    Ui(Box<UiArgs>),
 
     /// Print everything on this node that decides about packets, as JSON for `sluice trace --facts`.
     Facts,

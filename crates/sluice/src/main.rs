@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => Ok(commands::verify::command(args)),
         Command::Status(args) => Ok(commands::status::command(args)),
         Command::Diagram(args) => commands::diagram::command(args).map(|()| done),
+        Command::Ui(args) => commands::ui::command(args).map(|()| done),
         Command::Facts => commands::facts::command().map(|()| done),
         Command::Cleanup(args) => commands::cleanup::command(args).map(|()| done),
         Command::Lab { command } => lab::cli::run(command),

@@ -327,3 +327,32 @@ fn flags_of_kubectl_choose_cluster_and_pods() {
     assert_answer(&named, 0, &fine);
     assert!(fs::exists(cluster.folder.path().join("kubectl-sluice")).unwrap());
 }
+
+#[test]
+fn exported_page_contains_every_node() {
+    let cluster = Cluster::new(&["node1", "node2"]);
+    cluster.sh(
+        "node2",
+        "nft add table ip mine; nft add chain ip mine out '{ type filter hook output priority 0; }'
+                nft add rule ip mine out ip daddr 10.244.1.11 drop",
+    );
+    let file = cluster.folder.path().join("page.html");
+    let output = cluster.ask(&[
+        "ui",
+        "--service=demo/web",
+        "--export",
+        file.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let html = fs::read_to_string(&file).unwrap();
+    let (_, data) = html.split_once("id=\"data\">").unwrap();
+    let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    let answers = data["answers"].as_object().unwrap();
+    for (node, expected) in [("node1", false), ("node2", true)] {
+        let key = json!(["service", [["name", "demo/web"], ["node", node]]]).to_string();
+        let answer = &answers[&key]["answer"];
+        assert_eq!(answer["node"], node);
+        let found = answer["findings"].to_string().contains("foreign-drop");
+        assert_eq!(found, expected, "{answer}");
+    }
+}

@@ -4,6 +4,14 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
+use super::lane::Lane;
+use super::why::Detail;
+
+/// How many boxes a folded box names.
+const NAMED: usize = 4;
+/// How many steps a folded graph keeps of a box.
+const STEPS: usize = 100;
+
 /// Boxes and the arrows between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Graph {
@@ -20,8 +28,32 @@ pub struct Box {
     pub kind: Kind,
     /// Its name.
     pub title: String,
+    /// The part of the path in which packets pass it.
+    pub lane: Lane,
+    /// The table, such as `ip nat`; empty outside of rules.
+    pub table: String,
+    /// The name without lane and table.
+    pub name: String,
     /// Its lines.
     pub lines: Vec<String>,
+    /// What happens to a packet here, step by step; empty in pictures without a packet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Detail>,
+}
+
+impl Box {
+    /// Return a box without lines that has no table.
+    pub(crate) fn new(kind: Kind, lane: Lane, title: &str) -> Self {
+        Self {
+            kind,
+            title: title.to_owned(),
+            lane,
+            table: String::new(),
+            name: title.to_owned(),
+            lines: Vec::new(),
+            steps: Vec::new(),
+        }
+    }
 }
 
 /// The kind of a box.
@@ -55,25 +87,31 @@ pub struct Arrow {
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
     graph: Graph,
-    places: HashMap<(Kind, String), usize>,
+    places: HashMap<(Kind, Lane, String), usize>,
     arrows: HashSet<(usize, usize)>,
+    /// The lines and steps of boxes that have each once.
+    lines: HashSet<(usize, String)>,
+    steps: HashSet<(usize, Detail)>,
 }
 
 impl Builder {
-    /// Return the index of a box, which is added if it does not exist.
-    pub(crate) fn place(&mut self, kind: Kind, title: &str) -> usize {
+    /// Return the index of the box with this kind, lane and title, which is added if it does not exist.
+    pub(crate) fn place(&mut self, new: Box) -> usize {
         let boxes = &mut self.graph.boxes;
-        *self
-            .places
-            .entry((kind, title.to_owned()))
-            .or_insert_with(|| {
-                boxes.push(Box {
-                    kind,
-                    title: title.to_owned(),
-                    lines: Vec::new(),
-                });
-                boxes.len() - 1
-            })
+        let key = (new.kind, new.lane, new.title.clone());
+        *self.places.entry(key).or_insert_with(|| {
+            boxes.push(new);
+            boxes.len() - 1
+        })
+    }
+
+    /// Add a step to a box that lacks it.
+    pub(crate) fn step_once(&mut self, place: usize, step: Detail) {
+        if let Some(b) = self.graph.boxes.get_mut(place)
+            && self.steps.insert((place, step.clone()))
+        {
+            b.steps.push(step);
+        }
     }
 
     /// Add a line to a box.
@@ -85,8 +123,7 @@ impl Builder {
 
     /// Add a line to a box that lacks it.
     pub(crate) fn line_once(&mut self, place: usize, line: String) {
-        let boxes = &self.graph.boxes;
-        if boxes.get(place).is_some_and(|b| !b.lines.contains(&line)) {
+        if self.lines.insert((place, line.clone())) {
             self.line(place, line);
         }
     }
@@ -109,6 +146,36 @@ impl Graph {
     /// states their number instead.
     pub fn folded(&self, most: usize) -> Graph {
         self.without_hubs(most).fold_fan_out(most)
+    }
+
+    /// Return the box that stands for the targets of some arrows from `b`.
+    fn fold(&self, b: &Box, rest: &[&Arrow]) -> Box {
+        let targets = rest.iter().filter_map(|arrow| self.boxes.get(arrow.to));
+        let lane = targets.clone().map(|target| target.lane).min();
+        let title = format!("… and {} more of {}", rest.len(), b.title);
+        Box {
+            name: format!("… and {} more", rest.len()),
+            lines: targets
+                .take(NAMED)
+                .map(|target| target.name.clone())
+                .collect(),
+            ..Box::new(Kind::Folded, lane.unwrap_or(b.lane), &title)
+        }
+    }
+
+    /// Return the graph with the first `most` boxes. One folded box stands for the rest.
+    pub fn limited(&self, most: usize) -> Graph {
+        let mut graph = self.clone();
+        let more = graph.boxes.len().saturating_sub(most);
+        if more > 0 {
+            graph.boxes.truncate(most);
+            graph.arrows.retain(|a| a.from < most && a.to < most);
+            let title = format!("{more} more boxes are not drawn");
+            graph
+                .boxes
+                .push(Box::new(Kind::Folded, Lane::ARRIVAL, &title));
+        }
+        graph
     }
 
     fn without_hubs(&self, most: usize) -> Graph {
@@ -177,8 +244,8 @@ impl Graph {
             }
             todo.extend(next.into_iter().rev());
             if out.len() > shown {
-                let title = format!("… and {} more of {}", out.len() - shown, b.title);
-                let to = builder.place(Kind::Folded, &title);
+                let folded = self.fold(b, &out[shown..]);
+                let to = builder.place(folded);
                 builder.arrow(from, to, String::new());
             }
         }
@@ -187,7 +254,21 @@ impl Graph {
 }
 
 fn copy(builder: &mut Builder, b: &Box, most: usize) -> usize {
-    let place = builder.place(b.kind, &b.title);
+    let mut steps: Vec<Detail> = b.steps.iter().take(STEPS).cloned().collect();
+    if b.steps.len() > steps.len() {
+        steps.push(Detail {
+            rule: format!("… and {} more rules", b.steps.len() - steps.len()),
+            conditions: Vec::new(),
+            effect: "not shown".to_owned(),
+            counters: None,
+        });
+    }
+    let place = builder.place(Box {
+        table: b.table.clone(),
+        name: b.name.clone(),
+        steps,
+        ..Box::new(b.kind, b.lane, &b.title)
+    });
     let shown = if b.lines.len() > most + 1 {
         most
     } else {

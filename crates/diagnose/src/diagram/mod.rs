@@ -2,22 +2,28 @@
 
 mod draw;
 mod graph;
-mod order;
+mod lane;
+mod layout;
+mod picture;
 mod structure;
 mod svg;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::collections::{BTreeMap, HashMap};
 
 use netfilter::iptables::{Counters, Family, TableSet};
-use trace::{Backend, Fraction, Packet, Step, Trace, Verdict, World};
+use trace::{Backend, Fraction, Outcome, Packet, Step, Trace, Verdict, World};
 
 use crate::explain::Probe;
-use graph::{Builder, Kind};
+use graph::{Box, Builder, Kind};
+use lane::Lane;
+use why::{Detail, Header};
 
 pub use draw::{boxes, dot, mermaid};
 pub use graph::Graph;
+pub use picture::Picture;
 pub use structure::of_world;
 pub use svg::svg;
 
@@ -25,6 +31,16 @@ pub use svg::svg;
 pub fn of_trace(world: &World, packet: &Packet, trace: &Trace) -> Graph {
     let mut builder = Builder::default();
     add_trace(&mut builder, &mut Counted::new(world), packet, trace);
+    builder.done()
+}
+
+/// Draw the paths of several packets. Chains that they share are drawn once.
+pub fn of_packets(world: &World, packets: &[(Packet, Trace)]) -> Graph {
+    let mut builder = Builder::default();
+    let mut counted = Counted::new(world);
+    for (packet, trace) in packets {
+        add_trace(&mut builder, &mut counted, packet, trace);
+    }
     builder.done()
 }
 
@@ -50,8 +66,8 @@ impl<'w> Counted<'w> {
         Self { world, chains }
     }
 
-    /// Return `[7 packets, 70 bytes] ` for a step's rule, or nothing.
-    fn before(&mut self, step: &Step) -> String {
+    /// Return what the rule of a step has counted.
+    fn of(&mut self, step: &Step) -> Option<Counters> {
         let of = |set: &&TableSet| {
             let family = if set.family == Family::Ipv6 {
                 "ip6"
@@ -75,7 +91,7 @@ impl<'w> Counted<'w> {
             let counted = rules.filter_map(|rule| Some((rule.to_string(), rule.counters?)));
             counted.collect()
         });
-        chain.get(&step.rule).map_or(String::new(), shown)
+        chain.get(&step.rule).copied()
     }
 }
 
@@ -93,7 +109,7 @@ fn add_trace(builder: &mut Builder, counted: &mut Counted<'_>, packet: &Packet, 
         "{} from {} ({}) to {to}",
         packet.proto, packet.src, packet.from
     );
-    let start = builder.place(Kind::Hook, &start);
+    let start = builder.place(Box::new(Kind::Hook, Lane::START, &start));
     let mut odds: BTreeMap<(usize, usize), Fraction> = BTreeMap::new();
     let mut order = Vec::new();
     for outcome in &trace.outcomes {
@@ -104,43 +120,45 @@ fn add_trace(builder: &mut Builder, counted: &mut Counted<'_>, packet: &Packet, 
             let sum = odds.entry((from, to)).or_insert(Fraction::ZERO);
             *sum = sum.plus(outcome.probability);
         };
-        let mut at = start;
+        let (mut at, mut lane) = (start, Lane::START);
         let mut seen: HashMap<String, u32> = HashMap::new();
         let (mut here, mut again) = (String::new(), 1);
+        let mut header = Header::of(packet);
         // The end states that the packet leaves.
         for step in outcome.path.iter().filter(|s| s.hook != "wire") {
-            let mut title = match step.chain.as_str() {
-                "" => format!("{}: {}", step.hook, step.rule),
-                _ => format!("{}: {}", step.hook, trace::place(step)),
-            };
+            lane = lane.next(step, packet.from);
+            let mut b = place_of(step, lane);
             // Another box if the packet returns to a chain: arrows only lead downwards.
-            if title != here {
-                let times = seen.entry(title.clone()).or_insert(0_u32);
+            if b.title != here {
+                let times = seen.entry(b.title.clone()).or_insert(0_u32);
                 *times += 1;
-                here.clone_from(&title);
+                here.clone_from(&b.title);
                 again = *times;
             }
             if again > 1 {
-                title = format!("{title} ({again})");
+                b.title = format!("{} ({again})", b.title);
+                b.name = format!("{} ({again})", b.name);
             }
-            let kind = if step.chain.is_empty() {
-                Kind::Hook
-            } else {
-                Kind::Chain
-            };
-            let place = builder.place(kind, &title);
-            builder.line_once(place, format!("{}{}", counted.before(step), line(step)));
+            let place = builder.place(b);
+            let counters = counted.of(step);
+            let before = counters.as_ref().map_or(String::new(), shown);
+            builder.line_once(place, format!("{before}{}", line(step)));
+            builder.step_once(
+                place,
+                Detail {
+                    rule: step.rule.clone(),
+                    conditions: header.conditions(step),
+                    effect: step.effect.clone(),
+                    counters: counters.map(|c| (c.packets, c.bytes)),
+                },
+            );
+            header.apply(step);
             if place != at {
                 go(at, place);
             }
             at = place;
         }
-        let kind = match outcome.verdict {
-            Verdict::Accept => Kind::Arrives,
-            Verdict::Drop | Verdict::Reject => Kind::Lost,
-        };
-        let to = outcome.dnat.map_or(String::new(), |to| format!(" {to}"));
-        go(at, builder.place(kind, &format!("{}{to}", outcome.verdict)));
+        go(at, builder.place(end(outcome, lane)));
     }
     let mut forks: HashMap<usize, usize> = HashMap::new();
     for (from, _) in odds.keys() {
@@ -159,6 +177,34 @@ fn add_trace(builder: &mut Builder, counted: &mut Counted<'_>, packet: &Packet, 
         };
         builder.arrow(from, to, label);
     }
+}
+
+/// Return the box of a step, without lines.
+fn place_of(step: &Step, lane: Lane) -> Box {
+    if step.chain.is_empty() {
+        let title = format!("{}: {}", step.hook, step.rule);
+        return Box {
+            name: step.rule.clone(),
+            ..Box::new(Kind::Hook, lane, &title)
+        };
+    }
+    let place = trace::place(step);
+    let table = place.strip_suffix(&*step.chain).unwrap_or_default();
+    Box {
+        table: table.trim_end().to_owned(),
+        name: step.chain.clone(),
+        ..Box::new(Kind::Chain, lane, &format!("{}: {place}", step.hook))
+    }
+}
+
+/// Return the box of an outcome's end. Lost packets end in the lane of their last step.
+fn end(outcome: &Outcome, lane: Lane) -> Box {
+    let (kind, lane) = match outcome.verdict {
+        Verdict::Accept => (Kind::Arrives, Lane::ARRIVAL),
+        Verdict::Drop | Verdict::Reject => (Kind::Lost, lane),
+    };
+    let to = outcome.dnat.map_or(String::new(), |to| format!(" {to}"));
+    Box::new(kind, lane, &format!("{}{to}", outcome.verdict))
 }
 
 /// Return a rule, with its effect if the rule does not state it.

@@ -1,10 +1,11 @@
 //! All chains and the jumps between them.
 
-use netfilter::iptables::TableSet;
+use netfilter::iptables::{Chain, TableSet};
 use netfilter::nft_lang::{Mapped, SetRef, Statement, TableDecl, VerdictStatement};
 use trace::World;
 
-use super::graph::{Builder, Graph, Kind};
+use super::graph::{Box, Builder, Graph, Kind};
+use super::lane::{Lane, Place};
 use super::{plain, shown};
 
 /// Draw all chains with their rules, and with counters if the dumps contain them.
@@ -19,21 +20,62 @@ pub fn of_world(world: &World) -> Graph {
     for table in &world.nft.tables {
         nft(&mut builder, table);
     }
-    builder.done()
+    let mut graph = builder.done();
+    assign_lanes(&mut graph);
+    graph
+}
+
+/// Move each chain into the lane of the hook that reaches it.
+fn assign_lanes(graph: &mut Graph) {
+    let mut outs: Vec<Vec<usize>> = vec![Vec::new(); graph.boxes.len()];
+    for arrow in &graph.arrows {
+        outs[arrow.from].push(arrow.to);
+    }
+    let mut lanes: Vec<Option<Lane>> = vec![None; graph.boxes.len()];
+    let hooks = graph.boxes.iter().enumerate();
+    let hooks = hooks.filter(|(_, b)| b.kind == Kind::Hook);
+    let mut todo: Vec<(usize, Lane)> = hooks.map(|(at, b)| (at, b.lane)).collect();
+    // Each lane changes at most twice: to a hook's, and to that of several hooks.
+    while let Some((at, lane)) = todo.pop() {
+        let lane = match lanes[at] {
+            None => lane,
+            Some(known) if known == lane => continue,
+            Some(_) => Lane::of(Place::Shared),
+        };
+        if lanes[at] == Some(lane) {
+            continue;
+        }
+        lanes[at] = Some(lane);
+        todo.extend(outs[at].iter().map(|to| (*to, lane)));
+    }
+    for (b, lane) in graph.boxes.iter_mut().zip(lanes) {
+        b.lane = lane.unwrap_or(Lane::of(Place::Unused));
+    }
+}
+
+/// Return the lane of a hook; other families' hooks do not occur.
+fn lane(hook: &str) -> Lane {
+    Lane::of(Place::of_hook(hook).unwrap_or(Place::Unused))
 }
 
 fn iptables(builder: &mut Builder, set: &TableSet, backend: &str) {
     for (table, state) in &set.tables {
-        let name = |chain: &str| format!("{backend}{} {} {chain}", set.family, table.name());
-        let kind = |chain| {
-            if table.is_built_in(chain) {
+        let of_table = format!("{backend}{} {}", set.family, table.name());
+        let place = |builder: &mut Builder, chain: Chain| {
+            let kind = if table.is_built_in(chain) {
                 Kind::Hook
             } else {
                 Kind::Chain
-            }
+            };
+            let name = chain.as_str();
+            builder.place(Box {
+                table: of_table.clone(),
+                name: name.to_owned(),
+                ..Box::new(kind, lane(name), &format!("{of_table} {name}"))
+            })
         };
         for (chain, contents) in &state.chains {
-            let from = builder.place(kind(*chain), &name(chain.as_str()));
+            let from = place(builder, *chain);
             for rule in &contents.rules {
                 let counted = rule.counters.as_ref().map_or(String::new(), shown);
                 // The box states the chain.
@@ -44,7 +86,7 @@ fn iptables(builder: &mut Builder, set: &TableSet, backend: &str) {
                     .as_ref()
                     .and_then(netfilter::iptables::Target::chain)
                 {
-                    let to = builder.place(kind(to), &name(to.as_str()));
+                    let to = place(builder, to);
                     builder.arrow(from, to, String::new());
                 }
             }
@@ -53,21 +95,21 @@ fn iptables(builder: &mut Builder, set: &TableSet, backend: &str) {
 }
 
 fn nft(builder: &mut Builder, table: &TableDecl) {
-    let title = |chain: &str| format!("{} {} {chain}", table.family.name(), table.name);
+    let of_table = format!("{} {}", table.family.name(), table.name);
     let place = |builder: &mut Builder, name: &str| {
         let base = table.chain(name).and_then(|c| c.base.as_ref());
-        match base {
-            Some(base) => builder.place(
-                Kind::Hook,
-                &format!(
-                    "{} ({}, priority {})",
-                    title(name),
-                    base.hook,
-                    base.priority
-                ),
-            ),
-            None => builder.place(Kind::Chain, &title(name)),
-        }
+        let chain = |kind, lane, name: String| Box {
+            table: of_table.clone(),
+            name: name.clone(),
+            ..Box::new(kind, lane, &format!("{of_table} {name}"))
+        };
+        builder.place(match base {
+            Some(base) => {
+                let name = format!("{name} ({}, priority {})", base.hook, base.priority);
+                chain(Kind::Hook, lane(base.hook.as_ref()), name)
+            }
+            None => chain(Kind::Chain, Lane::of(Place::Unused), name.to_owned()),
+        })
     };
     for chain in &table.chains {
         let from = place(builder, &chain.name);

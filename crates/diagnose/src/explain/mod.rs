@@ -10,6 +10,7 @@ mod desired;
 mod differ;
 mod expect;
 mod finding;
+mod inspector;
 mod node;
 mod objects;
 mod owner;
@@ -24,61 +25,32 @@ mod tests;
 mod text;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel::conntrack::{Conntrack, Filter};
-use model::{Event, IpFamily, Mode, Service};
-use plan::Settings;
+use model::{Event, IpFamily, Mode};
 use serde::Serialize;
 use serde_json::Value;
 use trace::{Facts, World};
 
-use desired::Desired;
 pub use expect::{Expectation, Expected};
 pub use finding::{Cause, Finding, Weight};
+pub(crate) use inspector::Checker;
+pub use inspector::{Given, Inspector};
 pub use node::KnownFlow;
-use pods::Pods;
+pub(crate) use objects::not_served;
 pub use probe::Probe;
-use probe::Setting;
 use subject::Objects;
 pub use subject::{Cluster, Subject};
 
-/// A question about one Service.
-#[derive(Debug)]
-pub struct Question<'a> {
-    /// NAMESPACE/NAME, NAMESPACE/NAME:PORT, an address of the Service, or a NodePort.
-    pub service: &'a str,
-    /// All objects.
-    pub events: Vec<Event>,
-    /// The settings of the node's plan, with the node's name.
-    pub settings: Settings,
-    /// The node's interfaces, addresses and sysctls.
-    pub facts: Facts,
-    /// Its rules and routes.
-    pub world: World,
-    /// A client outside the cluster to probe in addition.
-    pub client: Option<IpAddr>,
-    /// The rules come from files: a family without rules is unknown, not empty.
-    pub is_partial: bool,
-    /// The settings are the running proxy's, not the defaults.
-    pub is_configured: bool,
-}
-
 /// A Service in the objects, in the plan and in the node's rules.
 #[derive(Debug)]
-pub struct Asked {
-    /// The node's rules and routes.
-    pub world: World,
+pub struct Asked<'i> {
     /// Connections from each kind of client.
     pub probes: Vec<Probe>,
-    service: String,
-    facts: Facts,
-    cluster: Cluster,
-    mode: Mode,
+    pub(crate) inspector: &'i Inspector,
+    pub(crate) subject: Subject<'i>,
     client: Option<IpAddr>,
     notes: Vec<String>,
-    refused: Vec<Refused>,
 }
 
 /// A Service port that the running proxy reports as refused.
@@ -165,53 +137,6 @@ pub fn node_name(
     Objects::of(events).node_name(named, here, interfaces)
 }
 
-/// Find the Service and walk connections to it.
-///
-/// # Errors
-/// No Service is meant, or the rules contain an endless loop.
-pub fn ask(question: Question<'_>) -> anyhow::Result<Asked> {
-    let Question {
-        service,
-        events,
-        settings,
-        facts,
-        world,
-        client,
-        is_partial,
-        is_configured,
-    } = question;
-    let cluster = Cluster::new(events, settings, addresses(&facts));
-    let mode = mode_of(&world);
-    let subject = cluster.find(service, mode)?;
-    let pods = Pods::of(&cluster, &facts, &world.host);
-    let setting = Setting {
-        facts: &facts,
-        world: &world,
-        client,
-        is_configured,
-        pods: &pods,
-        is_thorough: true,
-    };
-    let mut probes = probe::ask(&subject, setting)?;
-    let mut notes = world.warnings.clone();
-    if is_partial {
-        for family in IpFamily::ALL {
-            notes.extend(only_known(&world, family, &mut probes));
-        }
-    }
-    Ok(Asked {
-        service: service.to_owned(),
-        world,
-        probes,
-        facts,
-        cluster,
-        mode,
-        client,
-        notes,
-        refused: Vec::new(),
-    })
-}
-
 /// Return the mode that has objects of its own in the kernel, or iptables mode, which has only rules.
 pub fn mode_of(world: &World) -> Mode {
     let has_table = |name: &str| world.nft.tables.iter().any(|table| *table.name == *name);
@@ -226,84 +151,6 @@ pub fn mode_of(world: &World) -> Mode {
     }
 }
 
-/// Upper bound on the differences that a check of all Services names.
-const MOST_NAMED: usize = 100;
-
-/// The node and the objects against which all Services are checked.
-#[derive(Debug)]
-pub(crate) struct Checker<'a> {
-    cluster: &'a Cluster,
-    world: &'a World,
-    facts: &'a Facts,
-    pods: Pods,
-    desired: Desired<'a>,
-    /// How many differences were named.
-    named: AtomicUsize,
-    /// The rules come from files: a family without rules is unknown, not empty.
-    is_partial: bool,
-    is_configured: bool,
-}
-
-impl<'a> Checker<'a> {
-    pub(crate) fn new(
-        cluster: &'a Cluster,
-        facts: &'a Facts,
-        world: &'a World,
-        (is_partial, is_configured): (bool, bool),
-    ) -> Self {
-        Self {
-            cluster,
-            world,
-            facts,
-            pods: Pods::of(cluster, facts, &world.host),
-            desired: Desired::new(cluster, mode_of(world), facts),
-            named: AtomicUsize::new(0),
-            is_partial,
-            is_configured,
-        }
-    }
-
-    /// Check the rules for one Service; return the number of connections, and the findings. The clients
-    /// of a thorough check are pods of every kind.
-    pub(crate) fn check(
-        &self,
-        service: &Arc<Service>,
-        is_thorough: bool,
-    ) -> anyhow::Result<(usize, Vec<Finding>)> {
-        let ports = service.ports.clone();
-        let subject = self
-            .cluster
-            .subject(Arc::clone(service), ports, self.desired.mode);
-        if objects::not_served(&subject).is_some() {
-            return Ok((0, Vec::new()));
-        }
-        let setting = Setting {
-            facts: self.facts,
-            world: self.world,
-            client: None,
-            is_configured: self.is_configured,
-            pods: &self.pods,
-            is_thorough,
-        };
-        let mut probes = probe::ask(&subject, setting)?;
-        if self.is_partial {
-            for family in IpFamily::ALL {
-                only_known(self.world, family, &mut probes);
-            }
-        }
-        let mut findings = clash::cut_off(&subject);
-        findings.extend(node::settings(&subject, self.facts));
-        let naming = |probe: &Probe| {
-            // Naming searches whole sets; a group of problems shows one example.
-            let count = self.named.fetch_add(1, Ordering::Relaxed);
-            let is_named = count < MOST_NAMED;
-            is_named.then(|| self.desired.difference(probe, self.world))?
-        };
-        findings.extend(probe::findings(&probes, &naming));
-        Ok((probes.len(), findings))
-    }
-}
-
 /// Return the addresses of the host's interfaces, without those that ipvs mode gives it.
 pub fn addresses(facts: &Facts) -> Vec<IpAddr> {
     let interfaces = facts.interfaces.iter();
@@ -312,59 +159,50 @@ pub fn addresses(facts: &Facts) -> Vec<IpAddr> {
     all.map(ipnet::IpNet::addr).collect()
 }
 
-impl Asked {
-    fn subject(&self) -> anyhow::Result<Subject<'_>> {
-        self.cluster.find(&self.service, self.mode)
+impl Asked<'_> {
+    /// Return everything that the checks find, and the walks of the connections. With `connect`, also try
+    /// the endpoints from this node.
+    pub fn explain(&self, flows: &[KnownFlow], connect: bool) -> Explanation {
+        Explanation {
+            connections: self.probes.iter().map(connection).collect(),
+            ..self.explain_without_walks(flows, connect)
+        }
     }
 
-    /// Add what the running proxy reports about refused Service ports.
-    pub fn add_refused(&mut self, refused: Vec<Refused>) {
-        self.refused.extend(refused);
-    }
-
-    /// Return everything that the checks find. With `connect`, also try the endpoints from this node.
-    ///
-    /// # Errors
-    /// As [`ask`].
-    pub fn explain(self, flows: &[KnownFlow], connect: bool) -> anyhow::Result<Explanation> {
-        let subject = &self.subject()?;
+    /// As [`Self::explain`], without connections: with a million rules, their walks have millions of steps.
+    pub fn explain_without_walks(&self, flows: &[KnownFlow], connect: bool) -> Explanation {
+        let (inspector, subject) = (self.inspector, &self.subject);
         let mut findings = objects::findings(subject, self.client);
-        let plans = subject.plans.iter().map(|(plan, _)| plan);
-        let ports: Vec<_> = plans
-            .map(|plan| (plan.name.to_string(), plan.protocol.upper()))
-            .collect();
-        let is_asked = |refused: &&Refused| {
-            let mut ports = ports.iter();
-            ports.any(|(name, protocol)| *name == refused.port && *protocol == refused.protocol)
-        };
-        let refused = self.refused.iter().filter(is_asked);
-        findings.extend(refused.map(Refused::finding));
-        findings.extend(node::findings(subject, &self.facts, flows, &self.probes));
-        let desired = Desired::new(&self.cluster, self.mode, &self.facts);
-        let naming = |probe: &Probe| desired.difference(probe, &self.world);
+        findings.extend(inspector.refused_ports(subject).map(Refused::finding));
+        findings.extend(node::findings(
+            subject,
+            &inspector.facts,
+            flows,
+            &self.probes,
+        ));
+        let desired = inspector.desired();
+        let naming = |probe: &Probe| desired.difference(probe, &inspector.world);
         findings.extend(probe::findings(&self.probes, &naming));
         if connect {
             findings.extend(connect::findings(subject, connect::tcp));
         }
         // Stable: of equal weight, causes in the objects precede those in the kernel.
         findings.sort_by_key(|f| f.weight);
-        Ok(Explanation {
+        Explanation {
             service: subject.service.name.to_string(),
             node: subject.cluster.node_name.clone(),
             text: text::text(subject, &self.probes, &findings, &self.notes),
             findings,
-            connections: self.probes.iter().map(connection).collect(),
+            connections: Vec::new(),
             notes: self.notes.clone(),
-        })
+        }
     }
 
     /// Return the connections to the Service in this host's connection tracking, and a note if they
     /// cannot be read.
     pub fn known_flows(&self) -> (Vec<KnownFlow>, Option<String>) {
         let mut found = Vec::new();
-        let read = self
-            .subject()
-            .and_then(|subject| Ok(read_flows(&subject, &mut found)?));
+        let read = read_flows(&self.subject, &mut found);
         let note = read
             .err()
             .map(|e| format!("known connections are not considered: {e}"));

@@ -12,8 +12,9 @@ use crate::cli::{DiagramArgs, DiagramFormat};
 pub(crate) fn command(args: &DiagramArgs) -> anyhow::Result<()> {
     let graph = match &args.service {
         Some(service) => {
-            let asked = explain::ask(service, &args.objects, &args.host)?;
-            diagram::of_service(&asked.world, &asked.probes)
+            let inspector = explain::inspector(&args.objects, &args.host)?;
+            let asked = inspector.ask(service, args.objects.client)?;
+            diagram::of_service(&inspector.world, &asked.probes)
         }
         None => of_rules(args)?,
     };

@@ -4,9 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use diagnose::explain::{self, Asked, Question};
+use diagnose::explain::{self, Given, Inspector};
 use model::Event;
-use plan::Settings;
 use source::apiserver::{ApiServer, ClientOptions};
 use trace::{Facts, World};
 
@@ -39,20 +38,8 @@ fn is_live(host: &HostArgs) -> bool {
     host.facts.is_none() && !host.has_rule_files()
 }
 
-/// The node and the objects that the arguments name.
-pub(crate) struct Gathered {
-    pub(crate) events: Vec<Event>,
-    pub(crate) settings: Settings,
-    pub(crate) facts: Facts,
-    pub(crate) world: World,
-    /// The settings are the running proxy's, not the defaults.
-    pub(crate) is_configured: bool,
-    /// Service ports that the running proxy reports as refused.
-    pub(crate) refused: Vec<explain::Refused>,
-}
-
 /// Read what the arguments name. Without files and kubeconfig, ask the running proxy.
-pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathered> {
+fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Given> {
     let proxy = running_proxy(args, host)?;
     let mut facts = request::facts(host)?;
     let world = request::world_of(&facts, host)?;
@@ -71,12 +58,13 @@ pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathe
                 explain::node_name(&events, named, status.node, &explain::addresses(&facts))?
             }
         };
-        return Ok(Gathered {
+        return Ok(Given {
             refused,
             events,
             settings: setup::settings(&config, &node_name),
             facts,
             world,
+            is_partial: host.has_rule_files(),
             is_configured: true,
         });
     }
@@ -93,18 +81,19 @@ pub(crate) fn gather(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Gathe
     let events = objects(args, &here)?;
     let named = args.node.as_deref();
     let node_name = explain::node_name(&events, named, here, &explain::addresses(&facts))?;
-    Ok(Gathered {
+    Ok(Given {
         events,
         settings: setup::settings(&config, &node_name),
         facts,
         world,
+        is_partial: host.has_rule_files(),
         is_configured: args.config.is_some(),
         refused: Vec::new(),
     })
 }
 
 /// Return the refused Service ports of both families.
-fn refused(status: &Status) -> Vec<explain::Refused> {
+pub(crate) fn refused(status: &Status) -> Vec<explain::Refused> {
     let all = status.families.iter().flat_map(|family| &family.refusals);
     all.map(|refused| explain::Refused {
         port: refused.port.clone(),
@@ -142,26 +131,59 @@ fn running_proxy(
     }
 }
 
-/// Find the Service and walk connections to it.
-pub(crate) fn ask(service: &str, args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Asked> {
-    let gathered = gather(args, host)?;
-    let mut asked = explain::ask(Question {
-        service,
-        events: gathered.events,
-        settings: gathered.settings,
-        facts: gathered.facts,
-        world: gathered.world,
-        client: args.client,
-        is_partial: host.has_rule_files(),
-        is_configured: gathered.is_configured,
-    })?;
-    asked.add_refused(gathered.refused);
-    Ok(asked)
+/// Combine the facts of nodes with the objects that the arguments name, if they name some.
+pub(crate) fn of_facts(
+    args: &ObjectArgs,
+    nodes: impl Iterator<Item = Facts>,
+) -> anyhow::Result<Vec<Given>> {
+    let nodes: Vec<Facts> = nodes.collect();
+    let first = nodes.first().map_or("", |facts| &*facts.hostname);
+    let mut proxy = None;
+    let events = if args.socket.is_some() {
+        let answer = client::ask(args.socket.as_deref(), Topic::Objects)?;
+        proxy = Some(answer.status.config()?);
+        answer.objects()?
+    } else if args.manifests.is_empty() && args.kubeconfig.is_none() {
+        Vec::new()
+    } else {
+        objects(args, first)?
+    };
+    let mut all = Vec::new();
+    for mut facts in nodes {
+        let world = World::from_facts(&facts)?;
+        facts.dumps = trace::Dumps::default();
+        let config = match (&proxy, args.config.as_deref()) {
+            (Some(config), None) => config.clone(),
+            (_, path) => read_config(path, Some(explain::mode_of(&world)))?,
+        };
+        let named = args.node.as_deref();
+        let here = facts.hostname.clone();
+        let node = explain::node_name(&events, named, here, &explain::addresses(&facts))?;
+        if node.is_empty() {
+            bail!("--node is required: the files do not contain the node name");
+        }
+        all.push(Given {
+            events: events.clone(),
+            settings: setup::settings(&config, &node),
+            facts,
+            world,
+            is_partial: false,
+            is_configured: proxy.is_some() || args.config.is_some(),
+            refused: Vec::new(),
+        });
+    }
+    Ok(all)
+}
+
+/// Prepare the node and the objects that the arguments name for questions.
+pub(crate) fn inspector(args: &ObjectArgs, host: &HostArgs) -> anyhow::Result<Inspector> {
+    Ok(Inspector::new(gather(args, host)?))
 }
 
 fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
     let (service, objects) = named(args)?;
-    let asked = ask(&service, &objects, &args.host)?;
+    let inspector = inspector(&objects, &args.host)?;
+    let asked = inspector.ask(&service, objects.client)?;
     let flows = if is_live(&args.host) {
         let (flows, note) = asked.known_flows();
         if let Some(note) = note {
@@ -171,7 +193,7 @@ fn run(args: &ExplainArgs) -> anyhow::Result<bool> {
     } else {
         Vec::new()
     };
-    let answer = asked.explain(&flows, args.connect)?;
+    let answer = asked.explain(&flows, args.connect);
     match args.output {
         ExplainOutput::Text => print!("{}", answer.text()),
         ExplainOutput::Json => println!("{}", serde_json::to_string_pretty(&answer)?),

@@ -8,4 +8,5 @@ pub(crate) mod proxy;
 pub(crate) mod render;
 pub(crate) mod status;
 pub(crate) mod trace;
+pub(crate) mod ui;
 pub(crate) mod verify;

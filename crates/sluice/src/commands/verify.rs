@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use diagnose::verify::{Question, verify};
+use diagnose::verify::verify;
 
 use super::explain;
 use crate::cli::{ExplainOutput, VerifyArgs};
@@ -25,18 +25,10 @@ pub(crate) fn command(args: &VerifyArgs) -> ExitCode {
 }
 
 fn run(args: &VerifyArgs) -> anyhow::Result<bool> {
-    let gathered = explain::gather(&args.objects, &args.host)?;
-    let question = Question {
-        events: gathered.events,
-        settings: gathered.settings,
-        facts: gathered.facts,
-        world: gathered.world,
-        is_partial: args.host.has_rule_files(),
-        is_configured: gathered.is_configured,
-    };
+    let inspector = explain::inspector(&args.objects, &args.host)?;
     let is_watched = std::io::stderr().is_terminal();
     let shown = AtomicUsize::new(0);
-    let mut answer = verify(question, |done, all| {
+    let answer = verify(&inspector, |done, all| {
         let percent = done * 100 / all.max(1);
         if is_watched && shown.swap(percent, Ordering::Relaxed) != percent {
             bar(percent, done, all);
@@ -45,7 +37,6 @@ fn run(args: &VerifyArgs) -> anyhow::Result<bool> {
     if is_watched {
         eprint!("\r\x1b[K");
     }
-    answer.add_refused(&gathered.refused);
     match args.output {
         ExplainOutput::Text => print!("{}", answer.text()),
         ExplainOutput::Json => println!("{}", serde_json::to_string_pretty(&answer)?),

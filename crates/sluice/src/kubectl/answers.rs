@@ -83,7 +83,7 @@ impl Question {
             Question::Explain(_) => explanation(stdout),
             Question::Verify => verification(stdout),
             Question::Status => status_of(stdout),
-            Question::Facts(_) => None,
+            Question::Facts(_) | Question::Ui(_) => None,
         };
         let Some((own, json)) = shown else {
             // kubectl itself fails with status 1 too.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exec::Kubectl;
+use crate::cli::PageArgs;
 
 const AFTER: &str = "\
 Exit status: 0 if all nodes answer and none has a problem, 1 if a node has one, 2 if a node does not answer.
@@ -92,6 +93,9 @@ pub(super) enum Question {
 
     /// Save everything on each node that decides about packets, for `sluice trace --facts`
     Facts(Facts),
+
+    /// Show Services, their states and the paths of packets on each node, in a page on loopback
+    Ui(Box<PageArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -156,7 +160,7 @@ impl Question {
         let words: Vec<String> = match self {
             Question::Status => vec!["status".into(), "--output=json".into()],
             Question::Verify => vec!["verify".into(), "--output=json".into()],
-            Question::Facts(_) => vec!["facts".into()],
+            Question::Facts(_) | Question::Ui(_) => vec!["facts".into()],
             Question::Explain(explain) => {
                 let service = match explain.is_bare() {
                     false => explain.service.clone(),

@@ -11,6 +11,7 @@ mod group;
 mod pods;
 #[cfg(test)]
 mod tests;
+mod ui;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -53,6 +54,9 @@ pub(crate) fn command(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: &KubectlCli) -> anyhow::Result<u8> {
+    if let Question::Ui(page) = &cli.question {
+        return ui::command(cli, page).map(|()| 0);
+    }
     let scope = &cli.scope;
     let kubectl = Kubectl::new(scope);
     let words = cli.question.words(&kubectl, scope)?;

@@ -5,9 +5,7 @@ pub(crate) mod request;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use diagnose::live;
-use serde_json::json;
-use trace::{Trace, Verdict};
+use diagnose::{Traced, live};
 
 use crate::cli::{TraceArgs, TraceOutput};
 use request::{destination, packet, style, world};
@@ -35,37 +33,20 @@ pub(crate) fn command(args: &TraceArgs) -> ExitCode {
 fn run(args: &TraceArgs) -> anyhow::Result<bool> {
     let world = world(&args.host)?;
     let packet = packet(args, &world)?;
-    let walked = trace::walk(&world, &packet)?;
-    let mut accepted = is_accepted(&walked);
-    let mut replies = Vec::new();
-    if args.reply {
-        for outcome in &walked.outcomes {
-            let Some(reply) = trace::reply_to(&world.host, &packet, outcome) else {
-                continue;
-            };
-            let back = trace::walk(&world, &reply)?;
-            accepted &= is_accepted(&back);
-            replies.push((reply, back));
-        }
-    }
+    let traced = Traced::walk(&world, packet, args.reply)?;
     match args.output {
         TraceOutput::Tree => {
             let style = style(args.color);
-            print!("{}", trace::render_tree(&packet, &walked, style));
-            for (reply, back) in &replies {
+            let tree = |packet, trace| print!("{}", trace::render_tree(packet, trace, style));
+            tree(&traced.packet, &traced.trace);
+            for (reply, back) in traced.replies.iter().flatten() {
                 println!("\nthe answer:");
-                print!("{}", trace::render_tree(reply, back, style));
+                tree(reply, back);
             }
         }
-        TraceOutput::Json => {
-            let mut value = trace::to_json(&walked);
-            if args.reply {
-                value["replies"] = replies.iter().map(|(_, t)| trace::to_json(t)).collect();
-            }
-            println!("{}", serde_json::to_string_pretty(&json!(value))?);
-        }
+        TraceOutput::Json => println!("{}", serde_json::to_string_pretty(&traced.to_json())?),
     }
-    Ok(accepted)
+    Ok(traced.is_accepted())
 }
 
 fn run_live(args: &TraceArgs) -> anyhow::Result<ExitCode> {
@@ -88,8 +69,4 @@ fn run_live(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-fn is_accepted(trace: &Trace) -> bool {
-    trace.outcomes.iter().all(|o| o.verdict == Verdict::Accept)
 }

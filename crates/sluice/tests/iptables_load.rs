@@ -14,6 +14,7 @@ mod support;
 mod traffic;
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dataplane::iptables::{Nfacct, Options, render};
@@ -21,6 +22,7 @@ use ipt::{TABLES, kernel_family, kube};
 use kernel::iptables::NftRules;
 use load::{kill_while_loading, lose_messages, write_others};
 use model::Mode;
+use netfilter::iptables::Family;
 use objects::{other, plans};
 use support::{Proxy, eventually};
 use traffic::Stage;
@@ -39,8 +41,13 @@ const OPTIONS: Options = Options {
 
 /// Start a proxy for the observed objects, and the machines around its node.
 fn start() -> (Proxy, Stage) {
+    start_on("nft", wait_until_right)
+}
+
+fn start_on(backend: &str, wait_until_right: fn(&Proxy)) -> (Proxy, Stage) {
     let objects = fs::read_to_string(observed::path("objects.json")).unwrap();
-    let flags = ["--nodeport-addresses=primary", "--v=4"];
+    let backend = format!("--iptables-backend={backend}");
+    let flags = ["--nodeport-addresses=primary", "--v=4", &backend];
     let proxy = Proxy::start(Mode::Iptables, &[("objects.json", &objects)], &flags);
     wait_until_right(&proxy);
     let stage = Stage::around(proxy.host.netns());
@@ -188,18 +195,31 @@ fn chains_of_other_kubernetes_software_are_ignored() {
     assert!(saved.contains("-A FORWARD -j KUBE-ROUTER-X"), "{saved}");
 }
 
-/// The recorded state of kube-proxy, as its restore at a start writes it.
-#[test]
-fn kube_proxy_is_replaced_and_returns_without_a_lost_connection() {
-    let (mut proxy, stage) = start();
-    let folder = tempfile::tempdir().unwrap();
-    let restore = ["iptables", "ip6tables"].map(|tool| {
+/// Wait until the rules of both families in the legacy tables match the objects in the folder.
+fn wait_until_legacy_is_right(proxy: &Proxy) {
+    for plan in &plans(&[proxy.folder.path().to_owned()]) {
+        let expected = kube(&render(plan, &OPTIONS).unwrap().tables);
+        let (family, save) = match plan.family {
+            model::IpFamily::V4 => (Family::Ipv4, "iptables-legacy-save"),
+            model::IpFamily::V6 => (Family::Ipv6, "ip6tables-legacy-save"),
+        };
+        let what = || format!("the {family:?} rules match the objects\n{}", proxy.log());
+        eventually(&what(), || {
+            kube(&proxy.host.rules(save, family)) == expected
+        });
+    }
+}
+
+/// Return the commands that write the recorded state of kube-proxy as its restore at a start does. The
+/// files are in the folder.
+fn restores(folder: &Path, backend: &str) -> [String; 2] {
+    ["iptables", "ip6tables"].map(|tool| {
         let case = &observed::IPTABLES[0];
         let family = match tool {
             "iptables" => model::IpFamily::V4,
             _ => model::IpFamily::V6,
         };
-        let file = folder.path().join(tool);
+        let file = folder.join(tool);
         let saved = case.iptables_save("iptables", family);
         // kube-proxy inserts its jumps one by one, and only missing ones.
         let own = saved.lines().filter(|line| {
@@ -214,19 +234,35 @@ fn kube_proxy_is_replaced_and_returns_without_a_lost_connection() {
         });
         let text: String = own.map(|line| format!("{line}\n")).collect();
         fs::write(&file, text).unwrap();
-        format!("{tool}-nft-restore --noflush < {}", file.display())
-    });
+        format!("{tool}-{backend}-restore --noflush < {}", file.display())
+    })
+}
+
+/// Replace the proxy's rules by those of kube-proxy and back, under load.
+fn assert_replaced_and_restored(backend: &str, wait_until_right: fn(&Proxy)) {
+    let (mut proxy, stage) = start_on(backend, wait_until_right);
+    let folder = tempfile::tempdir().unwrap();
     let load = stage.load();
     load.wait_for_all();
     for _ in 0..5 {
         proxy.kill();
-        restore
-            .iter()
-            .for_each(|restore| drop(proxy.host.sh(restore)));
+        for restore in restores(folder.path(), backend) {
+            proxy.host.sh(&restore);
+        }
         load.wait(100);
         proxy.respawn();
         wait_until_right(&proxy);
         load.wait(100);
     }
     load.finish(&stage).assert_unharmed();
+}
+
+#[test]
+fn kube_proxy_is_replaced_and_returns_without_a_lost_connection() {
+    assert_replaced_and_restored("nft", wait_until_right);
+}
+
+#[test]
+fn kube_proxy_is_replaced_in_legacy_tables_without_a_lost_connection() {
+    assert_replaced_and_restored("legacy", wait_until_legacy_is_right);
 }

@@ -133,6 +133,9 @@ impl Drop for Running {
     }
 }
 
+/// Tests may choose the back end of iptables.
+const BACKEND_FLAG: &str = "--iptables-backend=";
+
 /// A host with a proxy that follows a folder.
 pub(crate) struct Proxy {
     pub(crate) host: Host,
@@ -182,15 +185,14 @@ impl Proxy {
             .append(true)
             .open(folder.join(".log"))
             .unwrap();
-        let process = host
-            .command(SLUICE)
-            .args([
-                "proxy",
-                "--proxy-mode=iptables",
-                "--hostname-override=node1",
-            ])
+        let mut command = host.command(SLUICE);
+        command.arg("proxy");
+        if !flags.iter().any(|flag| flag.starts_with(BACKEND_FLAG)) {
+            command.arg(format!("{BACKEND_FLAG}{backend}"));
+        }
+        let process = command
+            .args(["--proxy-mode=iptables", "--hostname-override=node1"])
             .arg("--iptables-min-sync-period=10ms")
-            .arg(format!("--iptables-backend={backend}"))
             .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
             .arg(format!("--proxy-mode={mode}"))
             .arg("--manifests")

@@ -1,10 +1,11 @@
-//! The whole program against an API server, in nftables mode, in a network namespace: from start to
+//! The whole program against an API server, in a network namespace: from start to
 //! the first complete sync, from a watch event to the kernel's commit, processor time for a change,
 //! resident memory, the answers of its socket, and a soak.
 //!
 //! `cargo bench -p sluice --bench apiserver`, followed by `--` and any of
 //! - `1000x10`: 1,000 Services of 10 endpoints; may be repeated (default: 1000x10 and 10000x10, for
 //!   which a change must have the same cost);
+//! - `iptables`: iptables mode over nf_tables instead of nftables mode, and only the default configuration;
 //! - `quick`: 500 Services and few changes, as a check of the bench itself;
 //! - `soak`: 100,000 further endpoint changes (1,000 with `quick`), with the memory before and after.
 //!
@@ -49,6 +50,8 @@ struct Sizes {
     /// Changes at a constant rate, with the default minSyncPeriod.
     stream: u32,
     soak: u32,
+    /// The value of `--proxy-mode`.
+    mode: &'static str,
 }
 
 impl Sizes {
@@ -62,6 +65,7 @@ impl Sizes {
             idle_changes: 15,
             stream: 1000,
             soak: 0,
+            mode: "nftables",
         }
     }
 
@@ -71,7 +75,7 @@ impl Sizes {
         let mut all = Vec::new();
         for word in &words {
             // Skip the flags that cargo adds.
-            if word.starts_with("--") || word == "quick" || word == "soak" {
+            if word.starts_with("--") || ["quick", "soak", "iptables"].contains(&&**word) {
                 continue;
             }
             let (services, endpoints) = word
@@ -91,6 +95,9 @@ impl Sizes {
         } else if all.is_empty() {
             all = vec![Self::of(1_000, 10), Self::of(10_000, 10)];
         }
+        if has("iptables") {
+            all.iter_mut().for_each(|sizes| sizes.mode = "iptables");
+        }
         if let Some(last) = all.last_mut().filter(|_| has("soak")) {
             last.soak = if has("quick") { 1_000 } else { 100_000 };
         }
@@ -106,10 +113,25 @@ fn measure(sizes: &Sizes) -> anyhow::Result<()> {
     let host = Host::new();
     let bench = Bench::new(&host, sizes)?;
     println!(
-        "{} Services of {} endpoints, nftables",
-        sizes.services, sizes.endpoints
+        "{} Services of {} endpoints, {}",
+        sizes.services, sizes.endpoints, sizes.mode
     );
-    let proxy = starts(&host, &bench)?;
+    if sizes.mode == "nftables" {
+        without_limit(&host, &bench)?;
+    }
+    let done = sizes.changes + sizes.soak;
+    default_configuration(&host, &bench, &Program::Sluice(&[]), done)?;
+    if let Some(path) = std::env::var_os(KUBE_PROXY) {
+        let path = PathBuf::from(path);
+        default_configuration(&host, &bench, &Program::KubeProxy(&path), done)?;
+    }
+    Ok(())
+}
+
+/// Measure starts, and changes that no limit delays.
+fn without_limit(host: &Host, bench: &Bench<'_>) -> anyhow::Result<()> {
+    let sizes = bench.sizes;
+    let proxy = starts(host, bench)?;
     let before = processor_time(&proxy)?;
     let mut times = host.run(|| bench.changes(0, sizes.changes, Duration::ZERO))?;
     let busy = all(&processor_time(&proxy)?) - all(&before);
@@ -130,14 +152,7 @@ fn measure(sizes: &Sizes) -> anyhow::Result<()> {
         "",
     );
     if sizes.soak > 0 {
-        soak(&host, &bench, &proxy)?;
-    }
-    drop(proxy);
-    let done = sizes.changes + sizes.soak;
-    default_configuration(&host, &bench, &Program::Sluice(&[]), done)?;
-    if let Some(path) = std::env::var_os(KUBE_PROXY) {
-        let path = PathBuf::from(path);
-        default_configuration(&host, &bench, &Program::KubeProxy(&path), done)?;
+        soak(host, bench, &proxy)?;
     }
     Ok(())
 }
@@ -152,8 +167,9 @@ fn default_configuration(
 ) -> anyhow::Result<()> {
     let sizes = bench.sizes;
     host.sh("nft flush ruleset");
-    let (proxy, _) = host.run(|| bench.start(program))?;
+    let (proxy, started) = host.run(|| bench.start(program))?;
     println!("default configuration, {program}: event to commit");
+    row("  start to first complete sync", &ms(started), "");
     let second = Duration::from_secs(1);
     for (name, count, per_second, one) in [
         ("single changes", sizes.paced_changes, 2, false),
@@ -173,6 +189,7 @@ fn default_configuration(
         }
         row("    share of one core", &format!("{share:.1} %"), "");
     }
+    row("  most resident", &mib(peak(&proxy)?), "");
     let idle = Duration::from_secs(5);
     let mut times = host.run(|| bench.changes(done, sizes.idle_changes, idle))?;
     for (label, q) in [("median", 0.5), ("p99", 0.99)] {
@@ -180,8 +197,8 @@ fn default_configuration(
         row(&label, &ms(quantile(&mut times, q)), "");
     }
     match program {
-        Program::Sluice(_) => answers(host, &proxy),
-        Program::KubeProxy(_) => Ok(()),
+        Program::Sluice(_) if sizes.mode == "nftables" => answers(host, &proxy),
+        Program::Sluice(_) | Program::KubeProxy(_) => Ok(()),
     }
 }
 
@@ -322,7 +339,8 @@ impl<'a> Bench<'a> {
             }
         };
         let process = command
-            .args(["--proxy-mode=nftables", "--hostname-override=node-1"])
+            .arg(format!("--proxy-mode={}", self.sizes.mode))
+            .arg("--hostname-override=node-1")
             .arg("--cluster-cidr=10.0.0.0/8")
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
@@ -340,7 +358,7 @@ impl<'a> Bench<'a> {
             std::thread::sleep(Duration::from_millis(1));
         }
         let complete = changed.map_or(PATIENCE, |at| at - started);
-        if let Program::KubeProxy(_) = program {
+        if matches!(program, Program::KubeProxy(_)) || self.sizes.mode != "nftables" {
             return Ok((process, complete));
         }
         let (services, endpoints) = self.elements(&mut nft)?;

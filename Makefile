@@ -6,6 +6,7 @@
 #   make test                   all tests; called by .ci/run
 #   make test-kernels           the demo and the kernel tests on Debian's stock kernels: docs/kernels.md
 #   make bench                  the figures of the README
+#   make bench-path             the instructions that packets cost, in a virtual machine that counts them
 #   make docs                   regenerate docs/paths.md
 #   make static                 target/static/sluice: the statically linked release program of the image,
 #                               checked in an empty root
@@ -15,7 +16,7 @@
 MODE ?= nftables
 CARGO ?= cargo
 
-.PHONY: demo check test test-kernels bench docs static lint release deps
+.PHONY: demo check test test-kernels bench bench-path docs static lint release deps
 .DEFAULT_GOAL := help
 
 help:
@@ -40,11 +41,16 @@ ifeq ($(shell uname -m),x86_64)
 	# Debian's amd64 kernel under qemu, with this host's programs.
 	scripts/deps kernels
 	$(CARGO) xtask test-kernels --kernel 6.1 --quick
+	$(CARGO) xtask bench-path check
 endif
 
 test-kernels:
 	scripts/deps kernels
 	$(CARGO) xtask test-kernels $(addprefix --kernel ,$(KERNELS))
+
+bench-path:
+	scripts/deps kernels
+	$(CARGO) xtask bench-path
 
 bench: deps
 	$(CARGO) bench --package plan --bench plan

@@ -127,7 +127,7 @@ impl Program {
 }
 
 /// Return the executable of a target among cargo's messages, one JSON object per line.
-fn executable(messages: &str, target: &str) -> Option<PathBuf> {
+pub(crate) fn executable(messages: &str, target: &str) -> Option<PathBuf> {
     let mut lines = messages.lines().rev();
     lines.find_map(|line| {
         let field = |start: &str, name: &str| -> Option<String> {

@@ -2,6 +2,7 @@
 
 mod image;
 pub mod kernels;
+pub mod path;
 mod steps;
 pub mod stock;
 pub mod vm;

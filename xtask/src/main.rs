@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use xtask::kernels::{self, Selection};
+use xtask::path;
 use xtask::stock::{KERNELS, Kernel, StockVm};
 use xtask::vm::Vm;
 
@@ -37,9 +38,17 @@ enum Task {
         /// File or folder to copy into the machine (with --kernel)
         #[arg(long = "file", requires = "kernel")]
         files: Vec<std::path::PathBuf>,
+        /// Count instructions: the clock of the machine advances by one nanosecond for each (with --kernel)
+        #[arg(long, requires = "kernel")]
+        counted: bool,
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true)]
         command: Vec<OsString>,
+    },
+    /// Count the instructions that packets cost, directly and through Services
+    BenchPath {
+        /// `ipv4`, `ipv6`, numbers of Services, `rounds=N`, `check` [default: both families, 10, 1000]
+        arguments: Vec<String>,
     },
     /// Run the demo and the kernel tests on Debian's stock kernels
     TestKernels {
@@ -79,16 +88,22 @@ fn main() -> anyhow::Result<ExitCode> {
             timeout,
             memory,
             files,
+            counted,
             command,
         } => {
             let vm = StockVm {
                 timeout: Duration::from_secs(timeout),
                 memory_mib: memory.unwrap_or(2048),
                 files,
+                counted,
                 ..StockVm::new(Kernel::named(&kernel)?)
             };
             Ok(ExitCode::from(vm.run(&command)?))
         }
+        Task::BenchPath { arguments } => match path::run(&arguments)? {
+            true => Ok(ExitCode::SUCCESS),
+            false => Ok(ExitCode::FAILURE),
+        },
         Task::TestKernels {
             kernels,
             quick,

@@ -229,6 +229,9 @@ pub struct StockVm {
     pub files: Vec<PathBuf>,
     /// Environment variables, in addition to `PATH`.
     pub environment: Vec<(String, String)>,
+    /// Whether the guest's clock counts its instructions, one per nanosecond. The machine then has one
+    /// processor, and skips the time in which that is idle.
+    pub counted: bool,
 }
 
 impl StockVm {
@@ -240,6 +243,7 @@ impl StockVm {
             memory_mib: 2048,
             files: Vec::new(),
             environment: Vec::new(),
+            counted: false,
         }
     }
 
@@ -272,7 +276,11 @@ impl StockVm {
             // The machine ends with this process, even if it is killed.
             Command::new("setpriv")
                 .args(["--pdeathsig", "KILL", QEMU])
-                .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+                .args(match self.counted {
+                    false => &["-accel", "tcg,thread=multi", "-smp", "2"][..],
+                    true => &["-accel", "tcg", "-smp", "1", "-icount", "shift=0,sleep=off"],
+                })
+                .args(["-cpu", "max"])
                 .args(["-m", &self.memory_mib.to_string(), "-no-reboot"])
                 .args(["-display", "none", "-monitor", "none", "-nic", "none"])
                 .args(["-serial", "stdio", "-serial"])

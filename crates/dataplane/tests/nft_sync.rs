@@ -10,13 +10,14 @@ mod support_nft;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dataplane::nftables::{Options, State, Step, Sync, Transport};
+use dataplane::nftables::{Expected, Options, Outcome, State, Step, Sync, Transport};
 use kernel::netlink;
 use kernel::nfnetlink::{NfTables, TableId};
-use model::IpFamily;
+use model::{IpFamily, NodePortAddresses};
+use netfilter::nft::table::Contents;
 use netfilter::nft::{Element, Family, Op, Value};
 use plan::testing::{big_cluster, big_cluster_settings};
-use plan::{Plan, Planner, PortPlan};
+use plan::{Plan, Planner, PortPlan, Settings};
 
 use support::{in_namespace, run};
 use support_faults::{Fault, Faulty, settled};
@@ -111,6 +112,53 @@ fn a_restart_writes_nothing() {
         settled(&again, &mut live, &plan);
         let after = live.nft.generation().expect("a generation").generation;
         assert_eq!(before, after, "nothing was committed");
+    });
+}
+
+/// The table of `testdata/observed` as sluice wrote it before version 0.2, printed by `sluice render`.
+const FORMER: &str = include_str!("former/nftables.v4.nft");
+
+/// Passes operations to the kernel, and fails if they delete the table.
+struct Keeps(Live);
+
+impl Transport for Keeps {
+    type Error = netlink::Error;
+
+    fn read(&mut self, expected: &Expected<'_>) -> Result<Option<(Contents, bool)>, Self::Error> {
+        self.0.read(expected)
+    }
+
+    fn commit(&mut self, ops: &[Op], guarded: bool) -> Result<Outcome, Self::Error> {
+        assert!(!ops.contains(&Op::DeleteTable));
+        self.0.commit(ops, guarded)
+    }
+}
+
+#[test]
+fn table_of_a_former_version_is_converted_with_its_learned_clients() {
+    let settings = Settings {
+        node_port_addresses: NodePortAddresses::Primary,
+        ..observed::configuration("default").settings()
+    };
+    let mut planner = Planner::new(settings);
+    planner.apply_all(observed::objects());
+    planner.take_diff();
+    let plan = planner.plan(IpFamily::V4);
+    in_namespace(|| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), FORMER).expect("room");
+        run(&format!("nft -f {}", file.path().display()));
+        let client = "10.244.1.99 . tcp . 10.96.10.7 . 80";
+        run(&format!(
+            "nft add element ip kube-proxy affinity \
+             '{{ {client} timeout 1h : 80 . 10.244.1.17 . 8080 }}'"
+        ));
+        let mut kernel = Keeps(Live::open(IpFamily::V4));
+        let sync = sync(plan, &mut kernel);
+        let affinity = run("nft list map ip kube-proxy affinity");
+        assert!(affinity.contains(client), "{affinity}");
+        run("nft flush map ip kube-proxy affinity");
+        settled(&sync, &mut kernel.0, plan);
     });
 }
 

@@ -338,7 +338,7 @@ fn in_iptables(set: &TableSet) -> Vec<Frontend> {
 }
 
 /// The sets and maps whose keys are frontends.
-const FRONTEND_SETS: [&str; 3] = ["service-ips", "cluster-ip-ports", "no-endpoint-services"];
+const FRONTEND_SETS: [&str; 2] = ["service-ips", "cluster-ip-ports"];
 
 /// Return the frontends in the sets and maps of the table kube-proxy.
 fn in_nft(world: &World) -> BTreeSet<Frontend> {

@@ -55,7 +55,7 @@ const MEDDLING: [&str; 18] = [
     "nft flush map F kube-proxy endpoints",
     "nft 'add chain F kube-proxy theirs; add rule F kube-proxy theirs drop'",
     "nft 'add set F kube-proxy theirs { type mark; }'",
-    "nft 'add chain F kube-proxy filter-input { policy drop; }'",
+    "nft 'add chain F kube-proxy nat-output { policy drop; }'",
     "nft 'flush chain F kube-proxy nat-output; delete chain F kube-proxy nat-output'",
     "nft delete table F kube-proxy",
     "nft 'delete table F kube-proxy; add table F kube-proxy'",

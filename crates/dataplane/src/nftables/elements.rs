@@ -3,12 +3,11 @@
 use std::net::IpAddr;
 
 use model::Protocol;
-use netfilter::nft::{Element, Value, Verdict, fit_comment};
+use netfilter::nft::{Element, Value, fit_comment};
 use plan::{Endpoint, Frontend, FrontendKind, NodeFacts, PortPlan, Traffic};
 
 use super::names::{LOCAL_INDEX, SetId};
-use super::pick::{At, Pick, Role};
-use super::skeleton::REJECT;
+use super::pick::{At, PLAIN, Pick, Role};
 use crate::nft_table::source_range_elements;
 
 /// The elements of Service ports.
@@ -174,34 +173,23 @@ impl PortElements {
     fn frontend(&mut self, port: &PortPlan, frontend: &Frontend) {
         let place = Place::of(frontend);
         let key = place.key(port.protocol);
-        let verdict = match frontend.traffic {
-            Traffic::Reject => Some(Verdict::Goto(REJECT.to_owned())),
-            Traffic::Drop => Some(Verdict::Drop),
-            Traffic::Cluster | Traffic::Local => None,
-        };
-        if let Some(verdict) = verdict {
-            let set = place.choose(SetId::NoEndpointServices, SetId::NoEndpointNodePorts);
-            self.push(set, || {
-                Element::verdict(key, verdict).with_comment(comment(port))
-            });
-        }
-        let Some(role) = role(frontend) else {
-            return;
-        };
-        let affinity = port.affinity.map(|a| a.timeout_seconds);
-        let (main, local) = lists(port, frontend);
         let entry = Pick {
             at: place.at(),
-            role,
-            affinity,
+            role: role(frontend),
+            affinity: port.affinity.map(|a| a.timeout_seconds),
+            ranged: !port.source_ranges.is_empty()
+                && frontend
+                    .ip
+                    .is_some_and(|ip| port.load_balancer_ips.contains(&ip)),
         };
+        let (main, local) = lists(port, frontend);
         self.endpoints(place, key, main, false, entry);
         self.endpoints(place, key, local, true, entry);
-        if affinity.is_some() {
+        if entry.affinity.is_some() {
             self.live(port, place, main.iter().chain(local));
         }
         // When an element is added to a verdict map, the kernel follows all of its elements.
-        if let (Place::Address(..), Role::Any, None) = (place, role, affinity) {
+        if entry == PLAIN {
             self.push(SetId::ClusterIpPorts, || {
                 Element::key(key).with_comment(comment(port))
             });
@@ -209,8 +197,7 @@ impl PortElements {
             self.picks.push(entry);
             let set = place.choose(SetId::ServiceIps, SetId::ServiceNodePorts);
             self.push(set, || {
-                let verdict = Verdict::Goto(entry.to_string());
-                Element::verdict(key, verdict).with_comment(comment(port))
+                Element::verdict(key, entry.verdict()).with_comment(comment(port))
             });
         }
     }
@@ -235,7 +222,11 @@ impl PortElements {
             }
         }
         let role = Role::OneOf { local, n };
-        self.picks.push(Pick { role, ..entry });
+        self.picks.push(Pick {
+            role,
+            ranged: false,
+            ..entry
+        });
         let set = place.choose(SetId::Endpoints, SetId::NodePortEndpoints);
         let sticky_set = place.choose(SetId::StickyEndpoints, SetId::NodePortStickyEndpoints);
         let port = Value::EMPTY.with_port(place.port());
@@ -275,23 +266,23 @@ impl PortElements {
 
     fn source_ranges(&mut self, port: &PortPlan, ip: IpAddr, node: &NodeFacts) {
         let key = Place::Address(ip, port.port.get()).key(port.protocol);
-        self.push(SetId::SourceRanged, || Element::key(key));
         for e in source_range_elements(key, port, node) {
             self.push(SetId::SourceRanges, || e);
         }
     }
 }
 
-/// Return the role of a frontend's chain; `None` if no client reaches an endpoint.
-fn role(frontend: &Frontend) -> Option<Role> {
+/// Return the role of a frontend's chain.
+fn role(frontend: &Frontend) -> Role {
     let internal = frontend.kind == FrontendKind::ClusterIp;
     match frontend.traffic {
-        Traffic::Reject => None,
+        Traffic::Reject => Role::Reject,
         // A cluster IP drops all clients; other frontends serve pods and the node itself.
-        Traffic::Drop if internal => None,
-        Traffic::Cluster | Traffic::Local if internal => Some(Role::Any),
-        Traffic::Cluster => Some(Role::Masquerade),
-        Traffic::Drop | Traffic::Local => Some(Role::LocalPolicy),
+        Traffic::Drop if internal => Role::Drop,
+        Traffic::Cluster | Traffic::Local if internal => Role::Any,
+        Traffic::Cluster => Role::Masquerade,
+        Traffic::Drop => Role::LocalOrDrop,
+        Traffic::Local => Role::LocalPolicy,
     }
 }
 

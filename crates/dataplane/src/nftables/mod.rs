@@ -6,14 +6,17 @@
 //! an endpoint:
 //!
 //! ```text
-//! chain services { ... ip daddr . meta l4proto . th dport @cluster-ip-ports goto pick ... }
+//! chain services { ip daddr 10.96.0.0/12 goto cluster-ip-services ... }
+//! chain cluster-ip-services { ... ip daddr . meta l4proto . th dport @cluster-ip-ports goto pick ... }
 //! chain pick     { ... ip daddr . meta l4proto . th dport . 8 @endpoint-counts goto pick-10 ... }
 //! chain pick-10  { dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 10 map @endpoints }
 //! ```
 //!
 //! A changed endpoint is one element deleted and one added, whatever the size of the cluster; no rule
-//! grows with it. Frontends that need more, masquerading, external policy Local or affinity, are in the
-//! verdict map `service-ips`, NodePorts in `service-nodeports`.
+//! grows with it. Frontends that need more, masquerading, external policy Local, source ranges or affinity,
+//! and those that drop or refuse, are in the verdict map `service-ips`, NodePorts in `service-nodeports`.
+//!
+//! All base chains are nat chains: packets of known connections pass no rule.
 //!
 //! [`State`] is the known state of the table: [`State::change`] returns the operations of a change, and
 //! [`State::commit`] applies them after the kernel has committed. [`Sync`] is the state machine around

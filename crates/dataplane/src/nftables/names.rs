@@ -23,19 +23,11 @@ pub const LOCAL_INDEX: u32 = 1 << 16;
 pub enum SetId {
     /// Every cluster IP.
     ClusterIps,
-    /// The Service ranges, from which cluster IPs are allocated.
-    ServiceCidrs,
     /// The addresses that answer for NodePorts.
     NodePortIps,
     /// Endpoints on this node: a connection to itself through a Service must be masqueraded.
     Hairpin,
-    /// The verdict on traffic without an endpoint: drop or reject.
-    NoEndpointServices,
-    /// The same for NodePorts.
-    NoEndpointNodePorts,
-    /// Frontends that only certain sources may use.
-    SourceRanged,
-    /// Those sources.
+    /// The sources that may use a frontend with `loadBalancerSourceRanges`.
     SourceRanges,
     /// The number of endpoints of each frontend, as a sum of powers of two; for those only for clients
     /// from outside, plus [`LOCAL_INDEX`].
@@ -62,22 +54,18 @@ pub enum SetId {
     NodePortLiveEndpoints,
     /// Cluster IPs that only need a choice of endpoint.
     ClusterIpPorts,
-    /// The chains of all other frontends.
+    /// The verdicts of all other frontends: the chain, drop or reject.
     ServiceIps,
-    /// The chains of NodePorts.
+    /// The verdicts of NodePorts.
     ServiceNodePorts,
 }
 
 impl SetId {
     /// All sets; those that refer to others come last.
-    pub const ALL: [SetId; 21] = [
+    pub const ALL: [SetId; 17] = [
         SetId::ClusterIps,
-        SetId::ServiceCidrs,
         SetId::NodePortIps,
         SetId::Hairpin,
-        SetId::NoEndpointServices,
-        SetId::NoEndpointNodePorts,
-        SetId::SourceRanged,
         SetId::SourceRanges,
         SetId::EndpointCounts,
         SetId::NodePortEndpointCounts,
@@ -98,12 +86,8 @@ impl SetId {
     pub fn name(self) -> &'static str {
         match self {
             SetId::ClusterIps => "cluster-ips",
-            SetId::ServiceCidrs => "service-cidrs",
             SetId::NodePortIps => "nodeport-ips",
             SetId::Hairpin => "hairpin-connections",
-            SetId::NoEndpointServices => "no-endpoint-services",
-            SetId::NoEndpointNodePorts => "no-endpoint-nodeports",
-            SetId::SourceRanged => "source-ranged-ips",
             SetId::SourceRanges => "source-ranges",
             SetId::EndpointCounts => "endpoint-counts",
             SetId::NodePortEndpointCounts => "nodeport-endpoint-counts",
@@ -140,7 +124,7 @@ impl SetId {
             key,
             data,
             flags: SetFlags {
-                interval: matches!(self, SetId::ServiceCidrs | SetId::SourceRanges),
+                interval: self == SetId::SourceRanges,
                 timeout: self.is_learned(),
                 dynamic: self.is_learned(),
                 ..SetFlags::default()
@@ -168,19 +152,11 @@ impl SetId {
         let address = Fields::Typeof(vec![daddr, protocol, dport, index]);
         let node_port = Fields::Typeof(vec![protocol, dport, index]);
         match self {
-            SetId::ClusterIps | SetId::ServiceCidrs | SetId::NodePortIps => {
-                (types(&[ip]), SetData::None)
-            }
+            SetId::ClusterIps | SetId::NodePortIps => (types(&[ip]), SetData::None),
             SetId::Hairpin => (types(&[ip, ip, Proto, Port]), SetData::None),
-            SetId::NoEndpointServices | SetId::ServiceIps => {
-                (types(&[ip, Proto, Port]), SetData::Verdict)
-            }
-            SetId::NoEndpointNodePorts | SetId::ServiceNodePorts => {
-                (types(&[Proto, Port]), SetData::Verdict)
-            }
-            SetId::SourceRanged | SetId::ClusterIpPorts => {
-                (types(&[ip, Proto, Port]), SetData::None)
-            }
+            SetId::ServiceIps => (types(&[ip, Proto, Port]), SetData::Verdict),
+            SetId::ServiceNodePorts => (types(&[Proto, Port]), SetData::Verdict),
+            SetId::ClusterIpPorts => (types(&[ip, Proto, Port]), SetData::None),
             SetId::SourceRanges => (types(&[ip, Proto, Port, ip]), SetData::None),
             SetId::EndpointCounts => (address, SetData::None),
             SetId::NodePortEndpointCounts => (node_port, SetData::None),
@@ -198,12 +174,8 @@ impl SetId {
     fn comment(self) -> &'static str {
         match self {
             SetId::ClusterIps => "Active ClusterIPs",
-            SetId::ServiceCidrs => "ranges from which ClusterIPs are allocated",
             SetId::NodePortIps => "IPs that accept NodePort traffic",
             SetId::Hairpin => "service hairpin connections",
-            SetId::NoEndpointServices => "verdicts for frontends without endpoints",
-            SetId::NoEndpointNodePorts => "verdicts for NodePorts without endpoints",
-            SetId::SourceRanged => "destinations that are subject to LoadBalancerSourceRanges",
             SetId::SourceRanges => "the LoadBalancerSourceRanges",
             SetId::EndpointCounts => "frontend . a power of two in its number of endpoints",
             SetId::NodePortEndpointCounts => "NodePort . a power of two in its number of endpoints",

@@ -20,12 +20,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::{IpFamily, Protocol};
-use netfilter::nft::{CmpOp, DynsetOp, Expr, FibAddress, Reg, Rule};
+use netfilter::nft::{CmpOp, DynsetOp, Expr, FibAddress, Reg, Rule, Verdict};
 use plan::NodeFacts;
 
 use super::Options;
 use super::names::{LOCAL_INDEX, SetId};
 use crate::nft_table::build::{Build, FRONTEND, Field, NODE_PORT, address_len};
+
+/// The chain of frontends without endpoints. Its name and comment are those of former versions and of
+/// kube-proxy, so that a table of a former version keeps it while elements of other sets lead to it.
+pub(super) const REJECT: &str = "reject-chain";
 
 /// The destination of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +52,13 @@ pub enum Role {
     /// External policy Local: [`Role::Any`] for pods and the node itself, [`Role::Local`] for
     /// everyone else.
     LocalPolicy,
+    /// External policy Local without an endpoint on this node: [`Role::Any`] for pods and the node
+    /// itself; packets of everyone else are dropped.
+    LocalOrDrop,
+    /// Refuse connections: no endpoint exists.
+    Reject,
+    /// Drop packets.
+    Drop,
     /// Translate to one of exactly `n` endpoints.
     OneOf {
         /// Whether they are only for clients from outside.
@@ -66,9 +77,12 @@ pub struct Pick {
     pub role: Role,
     /// Seconds for which a client keeps its endpoint.
     pub affinity: Option<u32>,
+    /// Whether only the sources in [`SetId::SourceRanges`] may use the frontend.
+    pub ranged: bool,
 }
 
-/// `pick`, `pick-10`, `pick-sticky-600`, `nodeport-masquerade`, `nodeport-3-local`.
+/// `pick`, `pick-10`, `pick-sticky-600`, `nodeport-masquerade`, `nodeport-3-local`,
+/// `pick-masquerade-ranged`.
 impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.role {
@@ -76,6 +90,9 @@ impl fmt::Display for Pick {
             Role::Local => self.name(f, "-local"),
             Role::Masquerade => self.name(f, "-masquerade"),
             Role::LocalPolicy => self.name(f, "-policy-local"),
+            Role::LocalOrDrop => self.name(f, "-local-or-drop"),
+            Role::Reject => self.name(f, "-reject"),
+            Role::Drop => self.name(f, "-drop"),
             Role::OneOf { local: false, n } => self.name(f, format_args!("-{n}")),
             Role::OneOf { local: true, n } => self.name(f, format_args!("-{n}-local")),
         }
@@ -98,10 +115,10 @@ impl Pick {
             At::NodePort => "nodeport",
         };
         write!(f, "{at}{role}")?;
-        match self.affinity {
-            Some(seconds) => write!(f, "-sticky-{seconds}"),
-            None => Ok(()),
+        if let Some(seconds) = self.affinity {
+            write!(f, "-sticky-{seconds}")?;
         }
+        f.write_str(if self.ranged { "-ranged" } else { "" })
     }
 
     /// Parse the name of a chain; `None` if no pick has that name.
@@ -112,13 +129,20 @@ impl Pick {
             "nodeport" => At::NodePort,
             _ => return None,
         };
-        let (mut role, mut affinity) = (Role::Any, None);
+        let (mut role, mut affinity, mut ranged) = (Role::Any, None, false);
         while let Some(word) = words.next() {
             role = match (word, role) {
                 ("local", Role::Any) => Role::Local,
                 ("local", Role::OneOf { n, .. }) => Role::OneOf { local: true, n },
                 ("masquerade", Role::Any) => Role::Masquerade,
                 ("policy", Role::Any) if words.next() == Some("local") => Role::LocalPolicy,
+                ("or", Role::Local) if words.next() == Some("drop") => Role::LocalOrDrop,
+                ("reject", Role::Any) => Role::Reject,
+                ("drop", Role::Any) => Role::Drop,
+                ("ranged", role) => {
+                    ranged = true;
+                    role
+                }
                 ("sticky", role) => {
                     affinity = Some(words.next()?.parse().ok()?);
                     role
@@ -130,12 +154,31 @@ impl Pick {
                 _ => return None,
             };
         }
-        let pick = Self { at, role, affinity };
+        let pick = Self {
+            at,
+            role,
+            affinity,
+            ranged,
+        };
         (pick.to_string() == name).then_some(pick)
     }
 
     fn with(self, role: Role) -> Self {
         Self { role, ..self }
+    }
+
+    /// Return the verdict that leads to it.
+    pub(super) fn verdict(self) -> Verdict {
+        match self.role {
+            Role::Reject if !self.ranged => Verdict::Goto(REJECT.to_owned()),
+            Role::Drop if !self.ranged => Verdict::Drop,
+            _ => Verdict::Goto(self.to_string()),
+        }
+    }
+
+    /// Return whether it has a chain of its own.
+    fn has_chain(self) -> bool {
+        self.ranged || !matches!(self.role, Role::Reject | Role::Drop)
     }
 }
 
@@ -144,6 +187,7 @@ pub(super) const PLAIN: Pick = Pick {
     at: At::Address,
     role: Role::Any,
     affinity: None,
+    ranged: false,
 };
 
 /// Rules by chain.
@@ -160,7 +204,16 @@ pub(super) fn chains(
     let mut pools: BTreeMap<Pool, BTreeSet<u32>> = BTreeMap::new();
     // The constant rules lead there.
     pools.entry(Pool::of(PLAIN, false)).or_default();
-    for pick in picks {
+    for pick in picks.filter(|pick| pick.has_chain()) {
+        if pick.ranged {
+            let name = pick.to_string();
+            let rules = pick.enforce_source_ranges(family, &name);
+            chains.insert(name, rules.into());
+        }
+        let pick = Pick {
+            ranged: false,
+            ..pick
+        };
         let mut pool = |local, n: Option<u32>| {
             let pool = Pool::of(pick, local);
             pools.entry(pool).or_default().extend(n);
@@ -185,8 +238,14 @@ pub(super) fn chains(
             Role::LocalPolicy => {
                 pool(false, None);
                 pool(true, None);
-                pick.by_local_policy(family, options, node, &mut rules);
+                let local = Verdict::Goto(pick.with(Role::Local).to_string());
+                pick.by_local_policy(family, options, node, local, &mut rules);
             }
+            Role::LocalOrDrop => {
+                pool(false, None);
+                pick.by_local_policy(family, options, node, Verdict::Drop, &mut rules);
+            }
+            Role::Reject | Role::Drop => continue,
         }
         chains.insert(name, rules);
     }
@@ -204,11 +263,29 @@ pub(super) fn chains(
 }
 
 impl Pick {
+    /// Return the rules that drop packets of other sources, and continue without that condition.
+    fn enforce_source_ranges(self, family: IpFamily, chain: &str) -> [Rule; 2] {
+        let with_source = [Field::Daddr, Field::Protocol, Field::Dport, Field::Saddr];
+        let next = Pick {
+            ranged: false,
+            ..self
+        };
+        [
+            Build::new(family)
+                .not_member(&with_source, SetId::SourceRanges)
+                .verdict(Verdict::Drop)
+                .rule_with_comment(chain, "loadBalancerSourceRanges"),
+            Build::new(family).verdict(next.verdict()).rule(chain),
+        ]
+    }
+
+    /// Add the rules of external policy Local, with the verdict on packets from outside.
     fn by_local_policy(
         self,
         family: IpFamily,
         options: &Options,
         node: &NodeFacts,
+        outside: Verdict,
         rules: &mut Vec<Rule>,
     ) {
         let chain = self.to_string();
@@ -223,8 +300,7 @@ impl Pick {
             .add_to_mark(options.masquerade_mark())
             .goto(&any);
         rules.push(host.rule_with_comment(&chain, "masquerade and short-circuit local traffic"));
-        let local = self.with(Role::Local).to_string();
-        rules.push(Build::new(family).goto(&local).rule(&chain));
+        rules.push(Build::new(family).verdict(outside).rule(&chain));
     }
 }
 
@@ -252,6 +328,7 @@ impl Pool {
             at: self.at,
             role,
             affinity: self.affinity,
+            ranged: false,
         }
     }
 

@@ -57,8 +57,11 @@ pub(super) fn ops(pieces: &[Piece]) -> Vec<Op> {
 /// A set of kube-proxy's layout that sluice's lacks.
 const KUBE_PROXY_SET: &str = "firewall-ips";
 
-/// Return whether the table has this layout: its sets and base chains are declared in the same way. A table
-/// of another layout is replaced.
+/// Return whether the table has this layout, or sluice's before version 0.2: its sets and base chains are
+/// declared in the same way. A table of another layout is replaced.
+///
+/// The former layout has more sets and base chains. A repair deletes them last, so that source ranges and
+/// the verdicts of frontends without endpoints are in force all the time.
 ///
 /// A kube-proxy that starts after sluice leaves sluice's sets in the table; it is recognised by the
 /// sets that it adds.
@@ -77,11 +80,15 @@ pub(super) fn is_ours(contents: &Contents, family: IpFamily) -> bool {
     let ours: Vec<_> = skeleton::chains();
     let chains = ours.iter().all(|chain| {
         let there = contents.chains.get(&chain.name);
-        there.is_some_and(|there| there.chain.base == chain.base)
+        there.map_or(chain.base.is_none(), |there| there.chain.base == chain.base)
     });
-    let foreign_base = contents.chains.values().any(|there| {
-        there.chain.base.is_some() && ours.iter().all(|chain| chain.name != there.chain.name)
-    });
+    let known = |name: &str| {
+        ours.iter().any(|chain| chain.name == name) || skeleton::FORMER_BASE.contains(&name)
+    };
+    let foreign_base = contents
+        .chains
+        .values()
+        .any(|there| there.chain.base.is_some() && !known(&there.chain.name));
     let taken_over = contents.sets.contains_key(KUBE_PROXY_SET);
     sets && chains && !foreign_base && !taken_over
 }
@@ -230,20 +237,13 @@ fn match_element(found: &mut Contents, id: SetId, e: Element, piece: &mut Piece)
 fn names_owner(id: SetId) -> bool {
     matches!(
         id,
-        SetId::NoEndpointServices
-            | SetId::NoEndpointNodePorts
-            | SetId::ClusterIpPorts
-            | SetId::ServiceIps
-            | SetId::ServiceNodePorts
+        SetId::ClusterIpPorts | SetId::ServiceIps | SetId::ServiceNodePorts
     )
 }
 
 /// Return whether a set's elements belong to the node or to several ports.
 fn is_common(id: SetId) -> bool {
-    matches!(
-        id,
-        SetId::ClusterIps | SetId::ServiceCidrs | SetId::NodePortIps | SetId::Hairpin
-    )
+    matches!(id, SetId::ClusterIps | SetId::NodePortIps | SetId::Hairpin)
 }
 
 /// Return the frontend of an element: protocol and port, and the address if it has one. `None` if the
@@ -254,12 +254,7 @@ fn frontend(id: SetId, key: &Value) -> Option<Value> {
     // An address, padded protocol and port.
     let whole = bytes.len();
     match id {
-        SetId::NoEndpointServices
-        | SetId::NoEndpointNodePorts
-        | SetId::ClusterIpPorts
-        | SetId::ServiceIps
-        | SetId::ServiceNodePorts
-        | SetId::SourceRanged => Some(*key),
+        SetId::ClusterIpPorts | SetId::ServiceIps | SetId::ServiceNodePorts => Some(*key),
         SetId::EndpointCounts
         | SetId::NodePortEndpointCounts
         | SetId::Endpoints
@@ -276,7 +271,6 @@ fn frontend(id: SetId, key: &Value) -> Option<Value> {
             Value::new(&[address, protocol, rest.get(..4)?].concat())
         }
         SetId::ClusterIps
-        | SetId::ServiceCidrs
         | SetId::NodePortIps
         | SetId::Hairpin
         | SetId::Affinity
@@ -288,7 +282,7 @@ fn frontend(id: SetId, key: &Value) -> Option<Value> {
 fn rests_on(id: SetId, e: &Element) -> Option<Shared> {
     let key = e.key.as_bytes();
     match (id, &e.data) {
-        (SetId::ClusterIpPorts | SetId::ServiceIps | SetId::NoEndpointServices, _) => {
+        (SetId::ClusterIpPorts | SetId::ServiceIps, _) => {
             let address = key.get(..key.len().checked_sub(8)?)?;
             Some(Shared::ClusterIp(ip(address)?))
         }

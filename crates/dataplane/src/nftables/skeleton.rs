@@ -1,38 +1,36 @@
 //! The constant part of the table: its base chains, sets, and the rules that look into them.
 
-use std::net::IpAddr;
-
 use model::{Cidr, IpFamily};
 use netfilter::nft::{Chain, CmpOp, Element, FibAddress, Rule, Value, Verdict};
 use plan::NodeFacts;
 
 use super::Options;
 use super::names::SetId;
-use super::pick;
+use super::pick::{PLAIN, REJECT};
 use crate::nft_table::build::{Build, FRONTEND, Field, NODE_PORT};
-use crate::nft_table::{base, enforce_source_ranges, reject};
+use crate::nft_table::{base, reject};
 
 /// The table's comment.
 pub(super) const COMMENT: &str = "rules for kube-proxy, by sluice";
 
-const FIREWALL_CHECK: &str = "firewall-check";
-const NODE_PORT_CHECK: &str = "nodeport-endpoints-check";
-const SERVICE_CHECK: &str = "service-endpoints-check";
-const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 const SERVICES: &str = "services";
+const CLUSTER_IP_SERVICES: &str = "cluster-ip-services";
 const MASQUERADING: &str = "masquerading";
-/// The chain of frontends without endpoints.
-pub(super) const REJECT: &str = "reject-chain";
-
-const JUMPS: [(&str, &[&str]); 8] = [
-    (base::PREROUTING_FIRST, &[FIREWALL_CHECK]),
-    (base::OUTPUT_FIRST, &[FIREWALL_CHECK]),
-    (base::INPUT, &[NODE_PORT_CHECK, SERVICE_CHECK]),
-    (base::FORWARD, &[SERVICE_CHECK, CLUSTER_IPS_CHECK]),
-    (base::OUTPUT, &[SERVICE_CHECK, CLUSTER_IPS_CHECK]),
+/// All base chains are nat chains: the kernel runs them for the first packet of a connection only, and
+/// packets that no such chain drops or translates pass no other chain of this table.
+const JUMPS: [(&str, &[&str]); 3] = [
     (base::NAT_PREROUTING, &[SERVICES]),
     (base::NAT_OUTPUT, &[SERVICES]),
     (base::NAT_POSTROUTING, &[MASQUERADING]),
+];
+
+/// Base chains of sluice's layout before version 0.2, which repairs delete. They are kube-proxy's too.
+pub(super) const FORMER_BASE: [&str; 5] = [
+    base::PREROUTING_FIRST,
+    base::OUTPUT_FIRST,
+    base::INPUT,
+    base::FORWARD,
+    base::OUTPUT,
 ];
 
 /// Return the constant chains, except those that pick an endpoint.
@@ -42,14 +40,7 @@ pub(super) fn chains() -> Vec<Chain> {
         base: None,
         comment: comment.map(str::to_owned),
     };
-    let others = [
-        NODE_PORT_CHECK,
-        SERVICE_CHECK,
-        FIREWALL_CHECK,
-        SERVICES,
-        MASQUERADING,
-        CLUSTER_IPS_CHECK,
-    ];
+    let others = [SERVICES, CLUSTER_IP_SERVICES, MASQUERADING];
     base::chains(&JUMPS)
         .chain(others.into_iter().map(|name| plain(name, None)))
         .chain([plain(
@@ -60,57 +51,59 @@ pub(super) fn chains() -> Vec<Chain> {
 }
 
 /// Return the rules of those chains.
-pub(super) fn rules(family: IpFamily, options: &Options, node: &NodeFacts) -> Vec<Rule> {
+///
+/// If all cluster IPs are in the Service ranges (`in_ranges`), packets to other destinations pass the rules
+/// of cluster IPs after one comparison for each range, which costs a fraction of a lookup.
+pub(super) fn rules(
+    family: IpFamily,
+    options: &Options,
+    node: &NodeFacts,
+    in_ranges: bool,
+) -> Vec<Rule> {
     let build = || Build::new(family);
     let mut rules = base::rules(family, &JUMPS);
-    let node_ports_by_set = node.node_port_ips.is_some();
-    let to_node_port = |build: Build| {
-        if node_ports_by_set {
-            build.member(&[Field::Daddr], SetId::NodePortIps)
-        } else {
-            build.not_to_loopback()
+    let ranges = Cidr::aggregate(&node.service_cidrs);
+    let to_range = |range| build().in_range(false, CmpOp::Eq, range);
+    match in_ranges {
+        true => {
+            let to_ranges = ranges.iter().map(to_range);
+            rules.extend(to_ranges.map(|to| to.goto(CLUSTER_IP_SERVICES).rule(SERVICES)));
         }
-    };
-    rules.push(
-        to_node_port(build())
-            .verdict_map(&NODE_PORT, SetId::NoEndpointNodePorts)
-            .rule(NODE_PORT_CHECK),
-    );
-    rules.push(
-        build()
-            .verdict_map(&FRONTEND, SetId::NoEndpointServices)
-            .rule(SERVICE_CHECK),
-    );
-    rules.push(enforce_source_ranges(
-        family,
-        SetId::SourceRanged,
-        SetId::SourceRanges,
-        FIREWALL_CHECK,
-    ));
-    rules.extend(masquerade_cluster_ips(family, options, node));
-    rules.push(
-        build()
-            .member(&FRONTEND, SetId::ClusterIpPorts)
-            .goto(&pick::PLAIN.to_string())
-            .rule(SERVICES),
-    );
+        false => rules.push(build().jump(CLUSTER_IP_SERVICES).rule(SERVICES)),
+    }
     rules.push(
         build()
             .verdict_map(&FRONTEND, SetId::ServiceIps)
             .rule(SERVICES),
     );
-    let local = if node_ports_by_set {
-        build()
-    } else {
-        build().if_local(FibAddress::Destination)
+    let to_node_port = match node.node_port_ips {
+        Some(_) => build().member(&[Field::Daddr], SetId::NodePortIps),
+        None => build().if_local(FibAddress::Destination).not_to_loopback(),
     };
     rules.push(
-        to_node_port(local)
+        to_node_port
             .verdict_map(&NODE_PORT, SetId::ServiceNodePorts)
             .rule(SERVICES),
     );
+    rules.extend(masquerade_cluster_ips(family, options, node));
+    rules.push(
+        build()
+            .member(&FRONTEND, SetId::ClusterIpPorts)
+            .goto(&PLAIN.to_string())
+            .rule(CLUSTER_IP_SERVICES),
+    );
+    if in_ranges {
+        rules.push(
+            build()
+                .verdict_map(&FRONTEND, SetId::ServiceIps)
+                .rule(CLUSTER_IP_SERVICES),
+        );
+    }
+    for chain in [base::NAT_PREROUTING, base::NAT_OUTPUT] {
+        rules.extend(check_cluster_ips(family, chain, &ranges, in_ranges));
+    }
+    rules.push(build().push(reject(family)).rule(REJECT));
     rules.extend(masquerading(family, options));
-    rules.extend(cluster_ips_check(family));
     rules
 }
 
@@ -129,7 +122,7 @@ fn masquerade_cluster_ips(family: IpFamily, options: &Options, node: &NodeFacts)
     let rule = build
         .member(&[Field::Daddr], SetId::ClusterIps)
         .add_to_mark(options.masquerade_mark())
-        .rule_with_comment(SERVICES, comment);
+        .rule_with_comment(CLUSTER_IP_SERVICES, comment);
     Some(rule)
 }
 
@@ -150,22 +143,34 @@ fn masquerading(family: IpFamily, options: &Options) -> [Rule; 2] {
     ]
 }
 
-fn cluster_ips_check(family: IpFamily) -> [Rule; 3] {
-    let reject = reject(family);
-    [
-        Build::new(family)
-            .member(&[Field::Daddr], SetId::ClusterIps)
-            .push(reject.clone())
-            .rule_with_comment(
-                CLUSTER_IPS_CHECK,
-                "Reject traffic to invalid ports of ClusterIPs",
-            ),
-        Build::new(family)
-            .member(&[Field::Daddr], SetId::ServiceCidrs)
+/// Return the rules for destinations among the Service ranges and cluster IPs to which no Service answers.
+/// What this node itself receives is not its matter, as in kube-proxy, whose rules are in the hooks
+/// `forward` and `output`.
+fn check_cluster_ips(family: IpFamily, chain: &str, ranges: &[Cidr], in_ranges: bool) -> Vec<Rule> {
+    let build = || Build::new(family);
+    let forwarded = |build: Build| match chain {
+        base::NAT_PREROUTING => build.if_not_local(FibAddress::Destination),
+        _ => build,
+    };
+    let to_ranges: Vec<Build> = ranges
+        .iter()
+        .map(|range| build().in_range(false, CmpOp::Eq, range))
+        .collect();
+    let before = match in_ranges {
+        true => to_ranges.clone(),
+        false => vec![build()],
+    };
+    let invalid = before.into_iter().map(|start| {
+        forwarded(start.member(&[Field::Daddr], SetId::ClusterIps))
+            .push(reject(family))
+            .rule_with_comment(chain, "Reject traffic to invalid ports of ClusterIPs")
+    });
+    let unallocated = to_ranges.into_iter().map(|start| {
+        forwarded(start)
             .verdict(Verdict::Drop)
-            .rule_with_comment(CLUSTER_IPS_CHECK, "Drop traffic to unallocated ClusterIPs"),
-        Build::new(family).push(reject).rule(REJECT),
-    ]
+            .rule_with_comment(chain, "Drop traffic to unallocated ClusterIPs")
+    });
+    invalid.chain(unallocated).collect()
 }
 
 /// Return the elements that depend on the node.
@@ -177,31 +182,7 @@ pub(super) fn node_elements(node: &NodeFacts) -> Vec<(SetId, Element)> {
             found.push((SetId::NodePortIps, Element::key(Value::ip(*ip))));
         }
     }
-    for range in Cidr::aggregate(&node.service_cidrs) {
-        let start = Element::key(Value::ip(range.network()));
-        match next_address(range.broadcast()) {
-            Some(end) => {
-                found.push((SetId::ServiceCidrs, start));
-                let end = Element {
-                    interval_end: true,
-                    ..Element::key(Value::ip(end))
-                };
-                found.push((SetId::ServiceCidrs, end));
-            }
-            None => {
-                let open_end = true;
-                found.push((SetId::ServiceCidrs, Element { open_end, ..start }));
-            }
-        }
-    }
     found.sort_unstable_by_key(|(set, e)| (*set, e.key, e.interval_end));
     found.dedup();
     found
-}
-
-fn next_address(ip: IpAddr) -> Option<IpAddr> {
-    match ip {
-        IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|n| IpAddr::V4(n.into())),
-        IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|n| IpAddr::V6(n.into())),
-    }
 }

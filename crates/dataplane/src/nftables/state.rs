@@ -1,6 +1,7 @@
 //! The table as the kernel has committed it, and the operations of a change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::IpFamily;
@@ -33,6 +34,8 @@ pub struct State {
     /// before 6.2 refuse to delete it right after the element that led to it, and the next change may
     /// need it.
     picks: BTreeMap<Pick, u32>,
+    /// The number of ports whose cluster IP is in none of the Service ranges.
+    outside: u32,
 }
 
 /// The operations of one transaction, and their effect on the state after the commit.
@@ -44,6 +47,7 @@ pub struct Change {
     node: Option<Arc<NodeFacts>>,
     shared: BTreeMap<Shared, i64>,
     picks: BTreeMap<Pick, i64>,
+    outside: i64,
     swept: Vec<Pick>,
 }
 
@@ -74,6 +78,7 @@ impl State {
             ports: BTreeMap::new(),
             shared: HashMap::new(),
             picks: BTreeMap::new(),
+            outside: 0,
         }
     }
 
@@ -95,9 +100,11 @@ impl State {
         for (key, target) in &change.targets {
             if let Some(port) = self.ports.get(key) {
                 old.add(port, &self.node);
+                change.outside -= i64::from(is_outside(port.cluster_ip, &self.node));
             }
             if let Some(port) = target {
                 new.add(port, &self.node);
+                change.outside += i64::from(is_outside(port.cluster_ip, &self.node));
             }
         }
         count(&old, -1, &mut change.shared, &mut change.picks);
@@ -139,7 +146,8 @@ impl State {
 
     /// Return the operations that create the table without Services.
     pub fn install(&self) -> Vec<Op> {
-        let mut ops = self.make(&self.chains_of([].into_iter(), &self.node));
+        let chains = self.chains_of([].into_iter(), &self.node, self.outside);
+        let mut ops = self.make(&chains);
         add_elements(skeleton::node_elements(&self.node), &mut ops);
         ops
     }
@@ -194,15 +202,39 @@ impl State {
             old.extend(skeleton::node_elements(&self.node));
             new.extend(skeleton::node_elements(&next));
         }
-        if change.node.is_some() || change.picks.keys().any(|p| !self.picks.contains_key(p)) {
+        change.outside = self.outside_after(&change.targets, &next);
+        let outside = add(self.outside, change.outside);
+        let new_pick = change.picks.keys().any(|p| !self.picks.contains_key(p));
+        if change.node.is_some() || new_pick || (outside == 0) != (self.outside == 0) {
             let picks = self.picks.keys().chain(change.picks.keys());
-            let (added, removed) = remake(&self.chains(), &self.chains_of(picks.copied(), &next));
+            let chains = self.chains_of(picks.copied(), &next, outside);
+            let (added, removed) = remake(&self.chains(), &chains);
             change.ops.extend(added.into_iter().chain(removed));
         }
         let (removed, added) = difference(old, new);
         delete_elements(removed, &mut change.ops);
         add_elements(added, &mut change.ops);
         change
+    }
+
+    /// Return by how much targets, and new facts of the node, change the number of ports outside of the
+    /// Service ranges.
+    fn outside_after(&self, targets: &[Target], next: &NodeFacts) -> i64 {
+        let number = |port: Option<&Arc<PortPlan>>, node| {
+            port.map_or(0, |port| i64::from(is_outside(port.cluster_ip, node)))
+        };
+        let changed = targets
+            .iter()
+            .map(|(key, to)| number(to.as_ref(), next) - number(self.ports.get(key), &self.node));
+        let mut by: i64 = changed.sum();
+        if next.service_cidrs != self.node.service_cidrs {
+            let targets: BTreeSet<&PortKey> = targets.iter().map(|(key, _)| key).collect();
+            let others = self.ports.iter().filter(|(key, _)| !targets.contains(key));
+            by += others
+                .map(|(_, port)| number(Some(port), next) - number(Some(port), &self.node))
+                .sum::<i64>();
+        }
+        by
     }
 
     /// Apply a change that the kernel has committed.
@@ -216,6 +248,7 @@ impl State {
         if let Some(node) = change.node {
             self.node = node;
         }
+        self.outside = add(self.outside, change.outside);
         for (shared, by) in change.shared {
             let count = self.shared.entry(shared).or_insert(0);
             *count = add(*count, by);
@@ -294,18 +327,25 @@ impl State {
 
     /// Return all chains of the table.
     pub(super) fn chains(&self) -> Chains {
-        self.chains_of(self.picks.keys().copied(), &self.node)
+        self.chains_of(self.picks.keys().copied(), &self.node, self.outside)
     }
 
     fn chains_in_use(&self) -> Chains {
         let used = self.picks.iter().filter(|(_, count)| **count > 0);
-        self.chains_of(used.map(|(pick, _)| *pick), &self.node)
+        self.chains_of(used.map(|(pick, _)| *pick), &self.node, self.outside)
     }
 
-    /// Return all chains of a table with these picks and facts of the node.
-    fn chains_of(&self, picks: impl Iterator<Item = Pick>, node: &NodeFacts) -> Chains {
+    /// Return all chains of a table with these picks, facts of the node, and number of ports outside of the
+    /// Service ranges.
+    fn chains_of(
+        &self,
+        picks: impl Iterator<Item = Pick>,
+        node: &NodeFacts,
+        outside: u32,
+    ) -> Chains {
         let (family, options) = (self.family, &self.options);
-        let rules = skeleton::rules(family, options, node);
+        let in_ranges = outside == 0 && !node.service_cidrs.is_empty();
+        let rules = skeleton::rules(family, options, node, in_ranges);
         let mut chains = with_rules(skeleton::chains(), rules);
         for (name, rules) in pick::chains(picks, family, options, node) {
             let chain = Chain {
@@ -328,6 +368,9 @@ impl State {
 
     /// Keep a shared element that the elements of a refused port need.
     pub(super) fn keep(&mut self, shared: Shared) {
+        if let Shared::ClusterIp(ip) = shared {
+            self.outside += u32::from(is_outside(ip, &self.node));
+        }
         *self.shared.entry(shared).or_insert(0) += 1;
     }
 
@@ -339,6 +382,11 @@ impl State {
         let ranged: Vec<_> = ranged.map(|(k, p)| (k.clone(), Some(p.clone()))).collect();
         targets.extend(ranged);
     }
+}
+
+/// Return whether a cluster IP is in none of the Service ranges.
+fn is_outside(ip: IpAddr, node: &NodeFacts) -> bool {
+    !node.service_cidrs.iter().any(|range| range.contains(&ip))
 }
 
 fn add(count: u32, by: i64) -> u32 {

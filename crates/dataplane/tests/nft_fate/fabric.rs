@@ -20,7 +20,7 @@ use nix::sys::socket::{
 use nix::unistd::Pid;
 
 use crate::flows::{Flow, From, Side};
-use crate::packet::{self, Answer, ICMP, ICMPV6, Packet, Refusal};
+use crate::packet::{self, Answer, ICMP, ICMPV6, Packet, Refusal, TCP};
 use crate::support::run;
 use crate::world::{NODE_ADDRESSES, World};
 
@@ -123,6 +123,11 @@ impl Fabric {
         let tracked = || tracked(self.world.family());
         let tracked = self.node.run(tracked).expect("the flow table");
         let fate = |packet: &Packet| match (tracked.get(packet), refused.get(packet)) {
+            // A rule in the hook `input` refuses after the hook `postrouting` has recorded a flow of the
+            // node to itself. Without such a rule, TCP answers with a reset.
+            (Some(_), Some(refusal @ Refusal::Icmp(..))) if packet.protocol == TCP => {
+                Fate::Refused(refusal.clone())
+            }
             (Some(fate), _) => fate.clone(),
             (None, Some(refusal)) => Fate::Refused(refusal.clone()),
             (None, None) => Fate::Dropped,

@@ -252,14 +252,14 @@ const DAMAGES: &[Damage] = &[
     line(
         &[Nftables],
         "a Service with endpoints is refused",
-        "nft add element ip kube-proxy no-endpoint-services '{ 10.244.1.11 . tcp . 8080 : goto reject-chain }'",
+        "nft 'delete element ip kube-proxy service-ips { 192.0.2.80 . tcp . 80 }; add element ip kube-proxy service-ips { 192.0.2.80 . tcp . 80 : goto reject-chain }'",
         "",
-        &["no-endpoint-services"],
+        &["reject-chain"],
     ),
     harmless(
         &[Nftables],
         "the element that refuses is removed: the node refuses",
-        "nft delete element ip kube-proxy no-endpoint-nodeports '{ tcp . 30082 }'",
+        "nft delete element ip kube-proxy service-nodeports '{ tcp . 30082 }'",
         "",
     ),
     line(

@@ -116,8 +116,9 @@ proptest! {
     #[test]
     fn chain_names_of_picks_round_trip(
         n in 1..5000_u32,
-        which in 0..6_usize,
+        which in 0..9_usize,
         node_port in any::<bool>(),
+        ranged in any::<bool>(),
         affinity in proptest::option::of(1..86400_u32),
     ) {
         let role = [
@@ -125,11 +126,19 @@ proptest! {
             Role::Local,
             Role::Masquerade,
             Role::LocalPolicy,
+            Role::LocalOrDrop,
+            Role::Reject,
+            Role::Drop,
             Role::OneOf { local: false, n },
             Role::OneOf { local: true, n },
         ][which];
         let at = if node_port { At::NodePort } else { At::Address };
-        let pick = Pick { at, role, affinity };
+        let pick = Pick {
+            at,
+            role,
+            affinity,
+            ranged,
+        };
         prop_assert_eq!(Pick::parse(&pick.to_string()), Some(pick));
     }
 }

@@ -163,7 +163,7 @@ pub(crate) fn check(mode: Mode, needs: &[Needs]) -> Result<Option<Unsupported>, 
         let consequence = match needed {
             Needed::Affinity => "Services with client affinity are refused",
             _ => {
-                "Services with source ranges are closed, and virtual addresses give access to the node"
+                "Services with source ranges are closed, and the node's own ports answer at Service addresses"
             }
         };
         tracing::error!(

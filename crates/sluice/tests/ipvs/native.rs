@@ -91,7 +91,7 @@ fn explain_and_verify_name_what_another_program_removed() {
                     "ipset del KUBE-CLUSTER-IP 10.96.10.1,tcp:80",
                     "KUBE-CLUSTER-IP",
                 )),
-                Some(("ip addr del 10.96.10.1/32 dev kube-ipvs0", "kube-ipvs0")),
+                Some(("ip addr del 10.96.10.1/32 dev kube-ipvs0", "10.96.10.1")),
             ] {
                 let Some((damage, named)) = damage else {
                     wait_until_fine(&proxy);

@@ -1,10 +1,10 @@
-//! The effect of `iptables-restore` on tables, for `render` and tests.
+//! The effect of `iptables-restore` on tables: on typed rules, for `render` and tests, and on any other
+//! [`Content`], such as the kernel's legacy tables.
 
 use std::collections::HashMap;
-use std::collections::btree_map::Entry;
 
 use super::tables::push_exact;
-use super::{Chain, ChainState, Command, Policy, Restore, Rule, Table, TableSet, TableState};
+use super::{Chain, Command, Counters, Policy, Restore, Rule, Table, TableSet, TableState, Target};
 
 /// Whether tables are flushed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,51 +70,93 @@ impl TableSet {
     pub fn apply(&mut self, restore: Restore, flush: Flush) -> Result<(), ApplyError> {
         for section in restore.tables {
             let table = section.table;
-            let before = self.tables.remove(&table);
-            let base = match (&before, flush) {
+            let state = match (self.tables.get(&table), flush) {
                 (Some(state), Flush::Nothing) => state.clone(),
                 _ => TableState::default(),
             };
-            let mut work = Section::new(table, base);
+            let mut editor = Section::from_state(table, state);
             let mut commands = section.commands.into_iter();
-            match commands.try_for_each(|(line, command)| work.run(line, command)) {
-                Ok(()) => self.tables.extend([work.finish()]),
-                Err(error) => {
-                    self.tables.extend(before.map(|state| (table, state)));
-                    return Err(error);
-                }
-            }
+            commands.try_for_each(|(line, command)| editor.run(line, command))?;
+            self.tables.insert(table, editor.content);
         }
         Ok(())
     }
 }
 
-/// The work on one table between `*table` and `COMMIT`.
-pub(super) struct Section {
+/// The chains of a table while commands change them.
+pub(crate) trait Content {
+    /// A rule as the table contains it.
+    type Rule;
+
+    /// Return the names of all chains.
+    fn names(&self) -> Vec<Chain>;
+
+    /// Whether the chain exists.
+    fn contains(&self, chain: Chain) -> bool;
+
+    /// Add an empty chain that is not built in.
+    fn add(&mut self, chain: Chain);
+
+    /// Remove an empty chain without references.
+    fn remove(&mut self, chain: Chain);
+
+    /// Change a built-in chain.
+    fn set_policy(&mut self, chain: Chain, policy: Option<Policy>, counters: Option<Counters>);
+
+    /// Return the rules of a chain, if it exists.
+    fn rules(&mut self, chain: Chain) -> Option<&mut Vec<Self::Rule>>;
+
+    /// Return the rule in the form of the table; its chain exists.
+    ///
+    /// # Errors
+    /// The table cannot contain it.
+    fn encode(&self, rule: Rule) -> Result<Self::Rule, Refusal>;
+
+    /// Return the position of the first rule of a chain that is equal.
+    fn position(&self, chain: Chain, rule: &Rule) -> Option<usize>;
+
+    /// Return the chain to which a rule jumps.
+    fn target(&self, rule: &Self::Rule) -> Option<Chain>;
+
+    /// Return the number of jumps to each chain.
+    fn references(&self) -> HashMap<Chain, usize>;
+}
+
+/// Applies commands to a table.
+pub(crate) struct Editor<C> {
     table: Table,
-    state: TableState,
+    pub(crate) content: C,
     /// The number of jumps to each chain; counted on first use.
     references: Option<HashMap<Chain, usize>>,
 }
+
+/// Applies commands to typed rules.
+pub(super) type Section = Editor<TableState>;
 
 type Step = Result<(), Refusal>;
 
 impl Section {
     /// Begin with the state before the section.
-    pub(super) fn new(table: Table, mut state: TableState) -> Self {
+    pub(super) fn from_state(table: Table, mut state: TableState) -> Self {
         for chain in table.built_in() {
             let chain = state.chains.entry(*chain).or_default();
             chain.policy.get_or_insert(Policy::Accept);
         }
+        Editor::new(table, state)
+    }
+}
+
+impl<C: Content> Editor<C> {
+    pub(crate) fn new(table: Table, content: C) -> Self {
         Self {
             table,
-            state,
+            content,
             references: None,
         }
     }
 
-    /// Apply the command of a line.
-    pub(super) fn run(&mut self, line: u32, command: Command) -> Result<(), ApplyError> {
+    /// Apply the command of a line. After an error the content is incomplete.
+    pub(crate) fn run(&mut self, line: u32, command: Command) -> Result<(), ApplyError> {
         self.step(command).map_err(|reason| ApplyError {
             line,
             table: self.table,
@@ -122,9 +164,9 @@ impl Section {
         })
     }
 
-    /// Return the table after the section.
-    pub(super) fn finish(self) -> (Table, TableState) {
-        (self.table, self.state)
+    /// Return the table and its content.
+    pub(crate) fn finish(self) -> (Table, C) {
+        (self.table, self.content)
     }
 
     fn step(&mut self, command: Command) -> Step {
@@ -133,23 +175,11 @@ impl Section {
                 chain,
                 policy,
                 counters,
-            } => {
-                if self.table.is_built_in(chain) {
-                    let state = self.chain(chain)?;
-                    state.policy = policy.or(state.policy);
-                    state.counters = counters.unwrap_or(state.counters);
-                    return Ok(());
-                }
-                if policy.is_some() {
-                    return Err(Refusal::Policy(chain));
-                }
-                self.state.chains.entry(chain).or_default();
-                self.flush(chain)
-            }
+            } => self.declare(chain, policy, counters),
             Command::Append { chain, rule } => {
-                self.check(chain, &rule)?;
-                push_exact(&mut self.chain(chain)?.rules, rule);
-                Ok(())
+                let new = self.encode(chain, rule)?;
+                let end = self.rules(chain)?.len();
+                self.insert(chain, end, new)
             }
             Command::Insert {
                 chain,
@@ -157,38 +187,31 @@ impl Section {
                 rule,
             } => {
                 let at = index(chain, position)?;
-                if at > self.chain(chain)?.rules.len() {
+                if at > self.rules(chain)?.len() {
                     return Err(Refusal::NoPosition(chain));
                 }
-                self.check(chain, &rule)?;
-                self.chain(chain)?.rules.insert(at, rule);
-                Ok(())
+                let new = self.encode(chain, rule)?;
+                self.insert(chain, at, new)
             }
             Command::Replace {
                 chain,
                 position,
                 rule,
             } => {
-                self.check(chain, &rule)?;
+                let new = self.encode(chain, rule)?;
                 let at = index(chain, position)?;
-                let slot = self.chain(chain)?.rules.get_mut(at);
-                let slot = slot.ok_or(Refusal::NoPosition(chain))?;
-                let before = std::mem::replace(slot, rule);
-                self.forget(&before);
-                Ok(())
+                self.remove(chain, at)?;
+                self.insert(chain, at, new)
             }
             Command::Delete { chain, rule } => {
-                let rules = &mut self.chain(chain)?.rules;
-                let at = rules.iter().position(|r| *r == rule);
-                self.remove_at(chain, at.ok_or(Refusal::NoRule(chain))?)
+                self.rules(chain)?;
+                let at = self.content.position(chain, &rule);
+                self.remove(chain, at.ok_or(Refusal::NoRule(chain))?)
             }
-            Command::DeleteAt { chain, position } => self.remove_at(chain, index(chain, position)?),
-            Command::New { chain } => match self.state.chains.entry(chain) {
-                Entry::Occupied(_) => Err(Refusal::ChainExists(chain)),
-                Entry::Vacant(entry) => {
-                    entry.insert(ChainState::default());
-                    Ok(())
-                }
+            Command::DeleteAt { chain, position } => self.remove(chain, index(chain, position)?),
+            Command::New { chain } => match self.content.contains(chain) {
+                true => Err(Refusal::ChainExists(chain)),
+                false => self.declare(chain, None, None),
             },
             Command::Flush { chain } => self.each(chain, Self::flush),
             Command::DeleteChain { chain } => self.each(chain, Self::delete_chain),
@@ -196,8 +219,7 @@ impl Section {
                 if !self.table.is_built_in(chain) {
                     return Err(Refusal::Policy(chain));
                 }
-                self.chain(chain)?.policy = Some(policy);
-                Ok(())
+                self.declare(chain, Some(policy), None)
             }
         }
     }
@@ -207,8 +229,7 @@ impl Section {
         if let Some(chain) = chain {
             return act(self, chain);
         }
-        let all: Vec<Chain> = self.state.chains.keys().copied().collect();
-        for chain in all {
+        for chain in self.content.names() {
             match act(self, chain) {
                 Err(Refusal::BuiltIn(_)) => {}
                 other => other?,
@@ -217,43 +238,64 @@ impl Section {
         Ok(())
     }
 
-    fn chain(&mut self, chain: Chain) -> Result<&mut ChainState, Refusal> {
-        let found = self.state.chains.get_mut(&chain);
-        found.ok_or(Refusal::NoChain(chain))
+    fn declare(
+        &mut self,
+        chain: Chain,
+        policy: Option<Policy>,
+        counters: Option<Counters>,
+    ) -> Step {
+        if self.table.is_built_in(chain) {
+            self.rules(chain)?;
+            self.content.set_policy(chain, policy, counters);
+            return Ok(());
+        }
+        if policy.is_some() {
+            return Err(Refusal::Policy(chain));
+        }
+        if self.content.contains(chain) {
+            return self.flush(chain);
+        }
+        self.content.add(chain);
+        Ok(())
     }
 
-    /// Validate a rule that will be added to a chain, and count its jump.
-    fn check(&mut self, chain: Chain, rule: &Rule) -> Step {
+    fn rules(&mut self, chain: Chain) -> Result<&mut Vec<C::Rule>, Refusal> {
+        self.content.rules(chain).ok_or(Refusal::NoChain(chain))
+    }
+
+    /// Validate a rule that will be added to a chain, and encode it.
+    fn encode(&self, chain: Chain, rule: Rule) -> Result<C::Rule, Refusal> {
         // XT_MAX_COMMENT_LEN is 256 with the terminating NUL.
         if rule.comments().any(|text| text.len() > 255) {
             return Err(Refusal::LongComment);
         }
-        let Some(target) = rule.target.as_ref().and_then(super::Target::chain) else {
-            return Ok(());
-        };
-        if self.table.is_built_in(target) {
-            return Err(Refusal::JumpToBuiltIn(target));
+        if let Some(target) = rule.target.as_ref().and_then(Target::chain) {
+            if self.table.is_built_in(target) {
+                return Err(Refusal::JumpToBuiltIn(target));
+            }
+            if !self.content.contains(target) {
+                return Err(Refusal::NoTarget { chain, target });
+            }
         }
-        if !self.state.chains.contains_key(&target) {
-            return Err(Refusal::NoTarget { chain, target });
-        }
-        if let Some(references) = &mut self.references {
+        self.content.encode(rule)
+    }
+
+    fn insert(&mut self, chain: Chain, at: usize, rule: C::Rule) -> Step {
+        if let (Some(references), Some(target)) = (&mut self.references, self.content.target(&rule))
+        {
             *references.entry(target).or_default() += 1;
+        }
+        let rules = self.rules(chain)?;
+        if at == rules.len() {
+            push_exact(rules, rule);
+        } else {
+            rules.insert(at, rule);
         }
         Ok(())
     }
 
-    fn forget(&mut self, rule: &Rule) {
-        let target = rule.target.as_ref().and_then(super::Target::chain);
-        if let (Some(references), Some(target)) = (&mut self.references, target)
-            && let Some(count) = references.get_mut(&target)
-        {
-            *count = count.saturating_sub(1);
-        }
-    }
-
-    fn remove_at(&mut self, chain: Chain, at: usize) -> Step {
-        let rules = &mut self.chain(chain)?.rules;
+    fn remove(&mut self, chain: Chain, at: usize) -> Step {
+        let rules = self.rules(chain)?;
         if at >= rules.len() {
             return Err(Refusal::NoPosition(chain));
         }
@@ -262,11 +304,17 @@ impl Section {
         Ok(())
     }
 
-    fn flush(&mut self, chain: Chain) -> Step {
-        let rules = std::mem::take(&mut self.chain(chain)?.rules);
-        for rule in &rules {
-            self.forget(rule);
+    fn forget(&mut self, rule: &C::Rule) {
+        if let (Some(references), Some(target)) = (&mut self.references, self.content.target(rule))
+            && let Some(count) = references.get_mut(&target)
+        {
+            *count = count.saturating_sub(1);
         }
+    }
+
+    fn flush(&mut self, chain: Chain) -> Step {
+        let rules = std::mem::take(self.rules(chain)?);
+        rules.iter().for_each(|rule| self.forget(rule));
         Ok(())
     }
 
@@ -274,16 +322,15 @@ impl Section {
         if self.table.is_built_in(chain) {
             return Err(Refusal::BuiltIn(chain));
         }
-        if !self.chain(chain)?.rules.is_empty() {
+        if !self.rules(chain)?.is_empty() {
             return Err(Refusal::NotEmpty(chain));
         }
-        let references = self
-            .references
-            .get_or_insert_with(|| count_references(&self.state));
-        if references.get(&chain).is_some_and(|n| *n > 0) {
+        let content = &self.content;
+        let references = self.references.get_or_insert_with(|| content.references());
+        if references.get(&chain).is_some_and(|count| *count > 0) {
             return Err(Refusal::Referenced(chain));
         }
-        self.state.chains.remove(&chain);
+        self.content.remove(chain);
         Ok(())
     }
 }
@@ -293,11 +340,60 @@ fn index(chain: Chain, position: u32) -> Result<usize, Refusal> {
     Ok(at as usize)
 }
 
-fn count_references(state: &TableState) -> HashMap<Chain, usize> {
+/// Count the jumps to each chain.
+pub(crate) fn count(targets: impl Iterator<Item = Chain>) -> HashMap<Chain, usize> {
     let mut references = HashMap::new();
-    let rules = state.chains.values().flat_map(|chain| &chain.rules);
-    for target in rules.filter_map(|rule| rule.target.as_ref()?.chain()) {
+    for target in targets {
         *references.entry(target).or_default() += 1;
     }
     references
+}
+
+impl Content for TableState {
+    type Rule = Rule;
+
+    fn names(&self) -> Vec<Chain> {
+        self.chains.keys().copied().collect()
+    }
+
+    fn contains(&self, chain: Chain) -> bool {
+        self.chains.contains_key(&chain)
+    }
+
+    fn add(&mut self, chain: Chain) {
+        self.chains.entry(chain).or_default();
+    }
+
+    fn remove(&mut self, chain: Chain) {
+        self.chains.remove(&chain);
+    }
+
+    fn set_policy(&mut self, chain: Chain, policy: Option<Policy>, counters: Option<Counters>) {
+        if let Some(state) = self.chains.get_mut(&chain) {
+            state.policy = policy.or(state.policy);
+            state.counters = counters.unwrap_or(state.counters);
+        }
+    }
+
+    fn rules(&mut self, chain: Chain) -> Option<&mut Vec<Rule>> {
+        Some(&mut self.chains.get_mut(&chain)?.rules)
+    }
+
+    fn encode(&self, rule: Rule) -> Result<Rule, Refusal> {
+        Ok(rule)
+    }
+
+    fn position(&self, chain: Chain, rule: &Rule) -> Option<usize> {
+        let mut rules = self.chains.get(&chain)?.rules.iter();
+        rules.position(|known| known == rule)
+    }
+
+    fn target(&self, rule: &Rule) -> Option<Chain> {
+        rule.target.as_ref()?.chain()
+    }
+
+    fn references(&self) -> HashMap<Chain, usize> {
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        count(rules.filter_map(|rule| self.target(rule)))
+    }
 }

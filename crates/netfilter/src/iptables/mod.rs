@@ -13,7 +13,7 @@
 //! assert_eq!(set.to_string(), save);
 //! ```
 
-mod apply;
+pub(crate) mod apply;
 mod extension;
 mod fuzz;
 pub(crate) mod matches;

@@ -112,7 +112,9 @@ impl TableSet {
         let mut open: Option<Section> = None;
         read(family, text, &mut |part| {
             match (part, &mut open) {
-                (Part::Table(table), _) => open = Some(Section::new(table, TableState::default())),
+                (Part::Table(table), _) => {
+                    open = Some(Section::from_state(table, TableState::default()));
+                }
                 (Part::Command(number, command), Some(section)) => {
                     section.run(number, command).map_err(|e| ParseError {
                         line: e.line,

@@ -2,6 +2,9 @@
 //! registers. A match that only makes another one valid (`meta l4proto tcp` before `tcp dport`) is
 //! left out, as nft does.
 
+mod compare;
+mod translate;
+
 use super::field::{self, Base, Context};
 use super::key::{ct, extension_header, fib, meta, numgen};
 use super::object::Table;
@@ -9,8 +12,8 @@ use super::register::{Held, Registers};
 use super::set::Set;
 use super::statement::{Slots, plain};
 use super::value::{
-    self, BOOLEAN, CGROUP, IFINDEX, IFNAME, INTEGER, IP6ADDR, IPADDR, MARK, PROTOCOL, REALM,
-    SERVICE, STRING, Type, duration, hex, prefix_length,
+    self, BOOLEAN, CGROUP, INTEGER, IP6ADDR, IPADDR, MARK, PROTOCOL, REALM, STRING, Type, duration,
+    hex,
 };
 use crate::netlink::{Attributes, DecodeError};
 
@@ -401,160 +404,6 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn compare(&mut self, s: &Slots<'_>) -> Option<()> {
-        let register = s.number(1)?;
-        let held = self.registers.held(register)?.clone();
-        let value = s.value(3)?;
-        let op = s.number(2)?;
-        let lower = self.lower.take();
-        match (op, &lower) {
-            (3, Some((of, from))) if *of == register => {
-                self.words.pop();
-                let text = format!(
-                    "{} {}",
-                    self.masked_text(&held),
-                    value::range(held.of, from, &value)
-                );
-                self.push(text);
-                return Some(());
-            }
-            (5, _) => self.lower = Some((register, value.clone())),
-            _ => {}
-        }
-        if op == 0 && held.bits.is_none() && self.split(&held, &value).is_some() {
-            return Some(());
-        }
-        self.use_place(&held);
-        let text = self.comparison(op, &held, &value)?;
-        self.push(text);
-        if op == 0 && held.bits.is_none() {
-            self.learn(&held, &value);
-        }
-        Some(())
-    }
-
-    /// A comparison of adjacent fields at once.
-    fn split(&mut self, held: &Held, value: &[u8]) -> Option<()> {
-        let (base, offset, len) = held.place?;
-        if !held.text.starts_with('@') || held.len != value.len() {
-            return None;
-        }
-        let mut parts = Vec::new();
-        let mut at = 0;
-        while at < len {
-            let size = self.context.first(base, offset + at, len - at)?;
-            let field = self.context.field(base, offset + at, size, None)?;
-            let bytes = value.get(at as usize..(at + size) as usize)?;
-            parts.push((field, size, bytes.to_vec()));
-            at += size;
-        }
-        for (field, size, bytes) in parts {
-            let mut part = Held::new(field.text, field.of, size as usize);
-            part.place = Some((base, offset, size));
-            self.use_place(&part);
-            let text = self.comparison(0, &part, &bytes)?;
-            self.push(text);
-        }
-        Some(())
-    }
-
-    fn comparison(&self, op: u32, held: &Held, value: &[u8]) -> Option<String> {
-        let sign = match op {
-            0 => "",
-            1 => "!= ",
-            2 => "< ",
-            3 => "<= ",
-            4 => "> ",
-            5 => ">= ",
-            _ => return None,
-        };
-        let of = held.of;
-        let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-        if let Some((mask, xor)) = &held.bits
-            && zero(xor)
-        {
-            if of.is_flags() && zero(value) && op < 2 {
-                let sign = if op == 1 { "" } else { "! " };
-                let flags = of.flags(of.number_of(mask), ",");
-                return Some(format!("{} {sign}{flags}", held.text));
-            }
-            if of.is_address()
-                && op < 2
-                && let Some(length) = prefix_length(mask)
-            {
-                return Some(format!("{} {sign}{}/{length}", held.text, of.text(value)));
-            }
-            if let Some((base, offset, len)) = held.place {
-                let bits = Type::of(INTEGER).number_of(mask);
-                if let Some(field) = self.context.field(base, offset, len, Some(bits)) {
-                    let number = Type::of(INTEGER).number_of(value) >> bits.trailing_zeros();
-                    let number = field.of.text(&[number as u8]);
-                    return Some(format!("{} {sign}{number}", field.text));
-                }
-            }
-        }
-        if let (Some((mask, xor)), true, 0..=1) = (&held.bits, of.is_flags(), op)
-            && zero(xor)
-        {
-            let flags = |bytes: &[u8]| of.flags(of.number_of(bytes), ",");
-            let (value, mask) = (flags(value), flags(mask));
-            return Some(format!("{} {sign}{value} / {mask}", held.text));
-        }
-        if held.bits.is_some() {
-            let sign = if op == 0 { "== " } else { sign };
-            let right = match of.is_flags() {
-                true => of.flags(of.number_of(value), " | "),
-                false => of.text(value),
-            };
-            return Some(format!("{} {sign}{right}", self.masked_text(held)));
-        }
-        if let Some((base, offset, len)) = held.place
-            && held.text.starts_with('@')
-            && let Some((field, size)) = self.context.longer(base, offset, len)
-            && field.of.is_address()
-        {
-            let mut whole = value.to_vec();
-            whole.resize(size, 0);
-            return Some(format!(
-                "{} {sign}{}/{}",
-                field.text,
-                field.of.text(&whole),
-                len * 8
-            ));
-        }
-        let value = match of.number {
-            IFNAME => value,
-            _ => value.get(..held.len).unwrap_or(value),
-        };
-        let sign = if of.is_flags() && op == 0 {
-            "== "
-        } else {
-            sign
-        };
-        Some(format!("{} {sign}{}", held.text, of.text(value)))
-    }
-
-    /// Remember the protocol that a comparison determines.
-    fn learn(&mut self, held: &Held, value: &[u8]) {
-        let place = self.words.len() - 1;
-        let number = held.of.number_of(value);
-        match held.text.as_str() {
-            "meta l4proto" | "ip protocol" | "ip6 nexthdr" => {
-                self.context.transport = u8::try_from(number).ok();
-                self.dependencies[1] = Some(place);
-            }
-            "meta nfproto" | "meta protocol" | "ether type" => {
-                self.context.network = match number {
-                    2 | 0x0800 => Some(4),
-                    10 | 0x86dd => Some(6),
-                    _ => return,
-                };
-                self.dependencies[0] = Some(place);
-            }
-            _ => {}
-        }
-    }
-
     fn range(&mut self, s: &Slots<'_>) -> Option<()> {
         let held = self.registers.held(s.number(1)?)?.clone();
         let (from, to) = (s.value(3)?, s.value(4)?);
@@ -666,127 +515,5 @@ impl<'a> Reader<'a> {
         };
         self.push(format!("counter name {key} map {there}"));
         Some(())
-    }
-
-    /// `NFTA_NAT_*`: type 1, family 2, addresses 3 and 4, ports 5 and 6, flags 7.
-    fn nat(&mut self, s: &Slots<'_>) -> Option<()> {
-        let word = if s.number(1)? == 0 { "snat" } else { "dnat" };
-        let family = s.number(2)?;
-        let of = Type::of(if family == 10 { IP6ADDR } else { IPADDR });
-        let flags = s.number_or(7, 0);
-        let mut target = String::new();
-        let mut named = !matches!(self.table.family, 2 | 10);
-        if let Some(first) = s.number(3) {
-            let mapped = self
-                .registers
-                .held(first)
-                .is_some_and(|held| held.mapped.len() > 1);
-            named |= mapped;
-            let from = self.value(first, of)?;
-            let range = match s.number(4).filter(|last| *last != first) {
-                Some(last) if !mapped => Some(self.value(last, of)?),
-                _ => None,
-            };
-            let address = match range.filter(|to| *to != from) {
-                Some(to) => format!("{from}-{to}"),
-                None => from,
-            };
-            let ports = s.number(5).filter(|_| !mapped);
-            let constant = self
-                .registers
-                .held(first)
-                .is_some_and(|held| held.constant.is_some());
-            target = match family == 10 && ports.is_some() && constant {
-                true => format!("[{address}]"),
-                false => address,
-            };
-        }
-        let mapped = s.number(3).and_then(|r| self.registers.held(r));
-        let has_own_port = mapped.is_some_and(|held| held.mapped.len() > 1);
-        if let Some(port) = s.number(5).filter(|_| !has_own_port) {
-            target.push_str(&self.ports(port, s.number(6))?);
-        }
-        let family = match (named, family) {
-            (false, _) => "",
-            (true, 10) => " ip6",
-            (true, _) => " ip",
-        };
-        if flags & 0x40 != 0 {
-            return None;
-        }
-        self.push(format!("{word}{family} to {target}{}", nat_flags(flags)));
-        Some(())
-    }
-
-    fn ports(&mut self, first: u32, last: Option<u32>) -> Option<String> {
-        let from = self.value(first, Type::of(SERVICE))?;
-        Some(match last.filter(|last| *last != first) {
-            Some(last) => {
-                let to = self.value(last, Type::of(SERVICE))?;
-                if to == from {
-                    format!(":{from}")
-                } else {
-                    format!(":{from}-{to}")
-                }
-            }
-            None => format!(":{from}"),
-        })
-    }
-
-    /// `NFTA_MASQ_*`: flags 1, ports 2 and 3; `NFTA_REDIR_*`: ports 1 and 2, flags 3.
-    fn local_nat(&mut self, name: &str, s: &Slots<'_>) -> Option<()> {
-        let (word, flags, ports) = match name {
-            "masq" => ("masquerade", 1, [2, 3]),
-            _ => ("redirect", 3, [1, 2]),
-        };
-        let target = match s.number(ports[0]) {
-            Some(first) => format!(" to {}", self.ports(first, s.number(ports[1]))?),
-            None => String::new(),
-        };
-        let flags = nat_flags(s.number_or(flags, 0));
-        self.push(format!("{word}{target}{flags}"));
-        Some(())
-    }
-
-    fn redirect(&mut self, name: &str, s: &Slots<'_>) -> Option<()> {
-        let text = match name {
-            "tproxy" => {
-                let family = s.number_or(1, 0);
-                let of = Type::of(if family == 10 { IP6ADDR } else { IPADDR });
-                let mut text = "tproxy".to_owned();
-                text.push_str(match family {
-                    2 => " ip to ",
-                    10 => " ip6 to ",
-                    _ => " to ",
-                });
-                if let Some(address) = s.number(2) {
-                    let address = self.value(address, of)?;
-                    text.push_str(&if family == 10 {
-                        format!("[{address}]")
-                    } else {
-                        address
-                    });
-                }
-                if let Some(port) = s.number(3) {
-                    text.push_str(&self.ports(port, None)?);
-                }
-                text
-            }
-            "dup" => format!("dup to {}", self.value(s.number(1)?, Type::of(IPADDR))?),
-            _ => format!("fwd to {}", self.value(s.number(1)?, Type::of(IFINDEX))?),
-        };
-        self.push(text);
-        Some(())
-    }
-}
-
-/// `NF_NAT_RANGE_*`.
-fn nat_flags(flags: u32) -> String {
-    let words = [(4, "random"), (16, "fully-random"), (8, "persistent")];
-    let set = words.iter().filter(|(bit, _)| flags & bit != 0);
-    let words: Vec<&str> = set.map(|(_, word)| *word).collect();
-    match words.is_empty() {
-        true => String::new(),
-        false => format!(" {}", words.join(",")),
     }
 }

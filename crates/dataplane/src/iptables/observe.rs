@@ -165,7 +165,7 @@ impl Observer {
                     self.observation.tables.entry(table).or_default();
                 }
             }
-            Body::Chain { table, chain } => {
+            Body::Chain { table, chain, .. } => {
                 if let Some(table) = table_of(&table)
                     && let Ok(chain) = Chain::new(&chain.name)
                 {

@@ -412,7 +412,7 @@ impl<'a> Reader<'a> {
         let ReadTable { contents, foreign } = &mut self.read;
         match decoded.body {
             Body::Table(table) if ours(&table.name) => contents.comment = table.comment,
-            Body::Chain { table, chain } if ours(&table) => {
+            Body::Chain { table, chain, .. } if ours(&table) => {
                 let name = chain.name.clone();
                 let rules = Vec::new();
                 contents.chains.insert(name, ChainContents { chain, rules });

@@ -70,7 +70,8 @@ impl NfTables {
         self.stream(&all(NFT_MSG_GETCHAIN), |message| {
             // Chains that sluice cannot decode are on no hook that packets between pods pass.
             if let Ok(decoded) = decode(message.kind & 0xff, message.payload)
-                && let (Some(family), Body::Chain { table, chain }) = (decoded.family, decoded.body)
+                && let (Some(family), Body::Chain { table, chain, .. }) =
+                    (decoded.family, decoded.body)
             {
                 let table = TableId::new(family, table);
                 places.insert((table.clone(), chain.name.clone()), found.len());

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use netfilter::iptables::Family;
+use kernel::nfacct::{Counter, NfAcct};
+use netfilter::iptables::{Family, Rule, TableSet};
 use nix::sched::{CloneFlags, unshare};
 
 /// Run `body` in a separate thread, inside a new network namespace whose loopback is up. The
@@ -39,6 +40,47 @@ pub(crate) fn recorded_rules(family: Family) -> Vec<(PathBuf, String)> {
     }
     assert!(!found.is_empty());
     found
+}
+
+/// Create the counters of kube-proxy and the ipsets that rules name, with the number of dimensions that each
+/// rule uses.
+pub(crate) fn create_objects(family: Family, text: &str) {
+    let family = match family {
+        Family::Ipv4 => "inet",
+        Family::Ipv6 => "inet6",
+    };
+    let mut nfacct = NfAcct::open().unwrap().expect("this kernel has nfacct");
+    for counter in Counter::ALL {
+        nfacct.ensure(counter).unwrap();
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    for named in words.windows(3) {
+        let ["--match-set" | "--add-set" | "--del-set", name, sides] = named else {
+            continue;
+        };
+        let kind = ["hash:ip", "hash:ip,port", "hash:ip,port,ip"][sides.matches(',').count()];
+        run(&format!(
+            "ipset -exist create {name} {kind} family {family}"
+        ));
+    }
+}
+
+/// Whether the rule has one of those extensions in the recorded rules whose words are not known.
+pub(crate) fn is_undecoded(rule: &Rule) -> bool {
+    let text = rule.to_string();
+    text.contains("-m string ") || text.contains("kb/s ")
+}
+
+/// Remove rules; return their number.
+pub(crate) fn retain(set: &mut TableSet, is_kept: impl Fn(&Rule) -> bool) -> usize {
+    let tables = set.tables.values_mut();
+    let chains = tables.flat_map(|table| table.chains.values_mut());
+    let removed = chains.map(|chain| {
+        let before = chain.rules.len();
+        chain.rules.retain(&is_kept);
+        before - chain.rules.len()
+    });
+    removed.sum()
 }
 
 /// Run a command line in the calling thread's namespace; return its stdout.

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use super::encode::{FRAGMENT, address_offsets};
 use super::{SetIndex, Unsupported, matches, targets, unknown_extension};
 use crate::iptables::{
-    Chain, Counters, Family, Interface, LimitUnit, MarkMatch, Match, MatchLimit, MatchTcp,
-    Negatable, Net, NflogTarget, PortMatch, PortRange, Protocol, Rule, Target, TcpFlags,
-    push_exact,
+    Chain, Counters, Extension, Family, Interface, LimitUnit, MarkMatch, Match, MatchLimit,
+    MatchTcp, Negatable, Net, PortMatch, PortRange, Protocol, Rule, Target, TcpFlags, push_exact,
 };
 use crate::nft::{CmpOp, Expr, MetaKey, PayloadBase, RangeOp, Reg, Value, Verdict};
 
@@ -15,8 +14,16 @@ use crate::nft::{CmpOp, Expr, MetaKey, PayloadBase, RangeOp, Reg, Value, Verdict
 #[derive(Clone, Copy)]
 enum Loaded {
     Meta(MetaKey),
-    Network { offset: u32, len: u32 },
-    Transport { offset: u32, len: u32 },
+    Network {
+        offset: u32,
+        len: u32,
+    },
+    Transport {
+        offset: u32,
+        len: u32,
+    },
+    /// The number 1 in one byte.
+    One,
 }
 
 /// Return the rule that iptables-nft lists for these expressions.
@@ -175,11 +182,30 @@ impl Decoder<'_> {
                 };
                 self.target(target)?;
             }
-            Expr::Log { group, prefix } => self.target(Target::Nflog(Box::new(NflogTarget {
-                prefix: prefix.clone(),
-                group: *group,
-                other: Vec::new(),
-            })))?,
+            Expr::Log {
+                group,
+                prefix,
+                snaplen,
+                threshold,
+            } => {
+                let size = Some(*snaplen).filter(|size| *size != 0);
+                let threshold = Some(*threshold).filter(|count| *count != 0);
+                let prefix = prefix.as_deref().unwrap_or_default();
+                self.target(targets::nflog(*group, prefix, [size, None], threshold))?;
+            }
+            // How iptables-nft writes `TRACE`.
+            Expr::Immediate { dreg, value } if value.as_bytes() == [1] => {
+                self.loaded = Some((*dreg, Loaded::One, None));
+            }
+            Expr::MetaSet {
+                key: MetaKey::Nftrace,
+                sreg,
+            } if matches!(self.loaded, Some((reg, Loaded::One, _)) if reg == *sreg) => {
+                self.target(Target::Unknown(Box::new(Extension {
+                    name: "TRACE".into(),
+                    words: Vec::new(),
+                })))?;
+            }
             Expr::MetaSet { .. }
             | Expr::Byteorder { .. }
             | Expr::Lookup { .. }
@@ -243,6 +269,7 @@ impl Decoder<'_> {
         let mask = mask.as_ref().map(Value::as_bytes);
         match content {
             Loaded::Meta(key) => self.meta(key, negated, bytes, mask),
+            Loaded::One => unsupported("a comparison of a constant"),
             Loaded::Network { offset, len } => self.network(offset, len, negated, bytes, mask),
             Loaded::Transport { offset, len } => {
                 self.transport(reg, (offset, len), negated, bytes, mask)

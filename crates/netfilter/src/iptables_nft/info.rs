@@ -85,6 +85,10 @@ impl<'a> Reader<'a> {
         u32::from_ne_bytes(self.array(at))
     }
 
+    pub(super) fn u64(self, at: usize) -> u64 {
+        u64::from_ne_bytes(self.array(at))
+    }
+
     pub(super) fn ip(self, at: usize, family: Family) -> IpAddr {
         match family {
             Family::Ipv4 => Ipv4Addr::from(self.array::<4>(at)).into(),

@@ -1,12 +1,16 @@
 //! Matches as nft_compat expressions (`match`).
 
+mod conntrack;
+mod ipvs;
+mod limit;
+mod ports;
+
 use super::info::{Reader, Writer};
-use super::{SetIndex, Unsupported, ipvs, limit, sets};
+use super::{SetIndex, Unsupported, foreign, sets};
 use crate::iptables::{
-    AddrType, AddrTypes, CtDirection, CtState, CtStates, CtStatus, CtStatuses, Family, IcmpType,
-    Interface, MarkMatch, Match, MatchAddrType, MatchConntrack, MatchIpRange, MatchMultiport,
-    MatchOwner, MatchPhysdev, MatchRecent, MatchRpfilter, MatchTcp, Negatable, Net, PortMatch,
-    PortRange, PortSide, Probability, Protocol, RecentAction, Statistic, TcpFlags,
+    AddrType, AddrTypes, Family, IcmpType, Interface, MarkMatch, Match, MatchAddrType,
+    MatchIpRange, MatchOwner, MatchPhysdev, MatchRecent, MatchRpfilter, Negatable, Probability,
+    RecentAction, Statistic,
 };
 use crate::nft::Expr;
 
@@ -30,21 +34,14 @@ pub(crate) fn encode(m: &Match, index: &SetIndex) -> Result<Expr, Unsupported> {
             w.text(0, 256, text)?;
             found("comment", 0, w)
         }
-        Match::Tcp(tcp) => found("tcp", 0, put_tcp(tcp)),
-        Match::Udp(ports) => found("udp", 0, put_udp(ports)),
-        Match::Sctp(ports) => found("sctp", 0, put_sctp(ports)),
-        Match::Multiport(multiport) => found("multiport", 1, put_multiport(multiport)),
+        Match::Tcp(tcp) => found("tcp", 0, ports::put_tcp(tcp)),
+        Match::Udp(ports) => found("udp", 0, ports::put_udp(ports)),
+        Match::Sctp(ports) => found("sctp", 0, ports::put_sctp(ports)),
+        Match::Multiport(multiport) => found("multiport", 1, ports::put_multiport(multiport)),
         Match::Mark(mark) => found("mark", 1, put_mark(mark)),
         Match::Connmark(mark) => found("connmark", 1, put_mark(mark)),
-        Match::Conntrack(ct) => found("conntrack", 3, put_conntrack(ct)?),
-        Match::State(states) => {
-            let mut w = put_conntrack(&MatchConntrack::state(*states))?;
-            w.u16(
-                CT_MATCH_FLAGS,
-                XT_CONNTRACK_STATE | XT_CONNTRACK_STATE_ALIAS,
-            );
-            found("conntrack", 3, w)
-        }
+        Match::Conntrack(ct) => found("conntrack", 3, conntrack::put(ct)?),
+        Match::State(states) => found("conntrack", 3, conntrack::put_state(*states)?),
         Match::Addrtype(addrtype) => found("addrtype", 1, put_addrtype(*addrtype)),
         Match::Statistic(statistic) => found("statistic", 0, put_statistic(*statistic)),
         Match::Recent(recent) => found("recent", 1, put_recent(recent)?),
@@ -91,13 +88,15 @@ pub(crate) fn decode(
     }
     let (size, decoded): (usize, Decode) = match (name, revision) {
         ("comment", 0) => (256, |r, _| Ok(Match::Comment(r.text(0, 256)?.into()))),
-        ("tcp", 0) => (12, |r, _| Ok(Match::Tcp(get_tcp(r)))),
-        ("udp", 0) => (10, |r, _| Ok(Match::Udp(get_ports(r, 0, 4, r.u8(8))))),
-        ("sctp", 0) => (292, |r, _| get_sctp(r).map(Match::Sctp)),
-        ("multiport", 1) => (48, |r, _| get_multiport(r)),
+        ("tcp", 0) => (12, |r, _| Ok(Match::Tcp(ports::get_tcp(r)))),
+        ("udp", 0) => (10, |r, _| {
+            Ok(Match::Udp(ports::get_ports(r, 0, 4, r.u8(8))))
+        }),
+        ("sctp", 0) => (292, |r, _| ports::get_sctp(r).map(Match::Sctp)),
+        ("multiport", 1) => (48, |r, _| ports::get_multiport(r)),
         ("mark", 1) => (12, |r, _| Ok(Match::Mark(get_mark(r)))),
         ("connmark", 1) => (12, |r, _| Ok(Match::Connmark(get_mark(r)))),
-        ("conntrack", 3) => (162, get_conntrack),
+        ("conntrack", 3) => (162, conntrack::get),
         ("addrtype", 1) => (8, |r, _| Ok(Match::Addrtype(get_addrtype(r)))),
         ("statistic", 0) => (24, |r, _| get_statistic(r)),
         ("recent", 1) => (228, get_recent),
@@ -113,7 +112,12 @@ pub(crate) fn decode(
             let found = ipvs::get(r, family)?;
             Ok(Match::Ipvs(Box::new(found)))
         }),
-        _ => return unsupported(&format!("match {name} revision {revision}")),
+        _ => {
+            let found = foreign::read_match(family, name, revision, info);
+            let found = found.map(|extension| Match::Unknown(Box::new(extension)));
+            let what = || Unsupported::new(format!("match {name} revision {revision}"));
+            return found.ok_or_else(what);
+        }
     };
     if info.len() < size {
         return unsupported(&format!("match {name} of {} bytes", info.len()));
@@ -127,170 +131,6 @@ fn inverted<T>(negatable: Option<&Negatable<T>>) -> bool {
 
 fn flag<N: Default>(on: bool, flag: N) -> N {
     if on { flag } else { N::default() }
-}
-
-const EVERY_PORT: PortRange = PortRange {
-    first: 0,
-    last: u16::MAX,
-};
-
-/// Write the ports of `struct xt_tcp` and `struct xt_udp`; return the inversion flags.
-fn put_ports(w: &mut Writer, ports: &PortMatch) -> u8 {
-    for (at, side) in [(0, &ports.source), (4, &ports.destination)] {
-        let range = side.as_ref().map_or(EVERY_PORT, |side| side.value);
-        w.u16(at, range.first);
-        w.u16(at + 2, range.last);
-    }
-    flag(inverted(ports.source.as_ref()), 1) | flag(inverted(ports.destination.as_ref()), 2)
-}
-
-fn get_ports(r: Reader<'_>, source: usize, destination: usize, flags: u8) -> PortMatch {
-    let side = |at: usize, negated: bool| {
-        let value = PortRange {
-            first: r.u16(at),
-            last: r.u16(at + 2),
-        };
-        (value != EVERY_PORT || negated).then_some(Negatable { negated, value })
-    };
-    PortMatch {
-        source: side(source, flags & 1 != 0),
-        destination: side(destination, flags & 2 != 0),
-    }
-}
-
-fn put_tcp(tcp: &MatchTcp) -> Writer {
-    let mut w = Writer::new(12);
-    let mut invert = put_ports(&mut w, &tcp.ports);
-    if let Some(option) = &tcp.option {
-        w.u8(8, option.value);
-    }
-    if let Some(flags) = &tcp.flags {
-        w.u8(9, flags.value.mask);
-        w.u8(10, flags.value.set);
-    }
-    invert |= flag(inverted(tcp.flags.as_ref()), 4) | flag(inverted(tcp.option.as_ref()), 8);
-    w.u8(11, invert);
-    w
-}
-
-fn get_tcp(r: Reader<'_>) -> MatchTcp {
-    let invert = r.u8(11);
-    let (option, mask, set) = (r.u8(8), r.u8(9), r.u8(10));
-    MatchTcp {
-        ports: get_ports(r, 0, 4, invert),
-        flags: (mask != 0 || invert & 4 != 0).then_some(Negatable {
-            negated: invert & 4 != 0,
-            value: TcpFlags { mask, set },
-        }),
-        option: (option != 0).then_some(Negatable {
-            negated: invert & 8 != 0,
-            value: option,
-        }),
-    }
-}
-
-fn put_udp(ports: &PortMatch) -> Writer {
-    let mut w = Writer::new(10);
-    let invert = put_ports(&mut w, ports);
-    w.u8(8, invert);
-    w
-}
-
-/// `XT_SCTP_SRC_PORTS`, `XT_SCTP_DEST_PORTS`.
-const SCTP_FLAGS: [u32; 2] = [1, 2];
-
-fn put_sctp(ports: &PortMatch) -> Writer {
-    let mut w = Writer::new(292);
-    let (mut flags, mut invert) = (0, 0);
-    let sides = [(4, &ports.source), (0, &ports.destination)];
-    for ((at, side), bit) in sides.into_iter().zip(SCTP_FLAGS) {
-        if let Some(side) = side {
-            w.u16(at, side.value.first);
-            w.u16(at + 2, side.value.last);
-            flags |= bit;
-            invert |= flag(side.negated, bit);
-        }
-    }
-    // `flag_info`: four entries without a chunk type.
-    for at in [268, 271, 274, 277] {
-        w.u8(at, u8::MAX);
-    }
-    w.u32(284, flags);
-    w.u32(288, invert);
-    w
-}
-
-fn get_sctp(r: Reader<'_>) -> Result<PortMatch, Unsupported> {
-    let (flags, invert) = (r.u32(284), r.u32(288));
-    if flags & !3 != 0 {
-        return unsupported("match sctp with chunk types");
-    }
-    let side = |at, bit| {
-        let range = PortRange {
-            first: r.u16(at),
-            last: r.u16(at + 2),
-        };
-        (flags & bit != 0).then_some(Negatable {
-            negated: invert & bit != 0,
-            value: range,
-        })
-    };
-    let [source, destination] = SCTP_FLAGS;
-    Ok(PortMatch {
-        source: side(4, source),
-        destination: side(0, destination),
-    })
-}
-
-/// `XT_MULTI_PORTS`.
-const MULTI_PORTS: usize = 15;
-
-fn put_multiport(multiport: &MatchMultiport) -> Writer {
-    let mut w = Writer::new(48);
-    w.u8(
-        0,
-        match multiport.side {
-            PortSide::Source => 0,
-            PortSide::Destination => 1,
-            PortSide::Either => 2,
-        },
-    );
-    let mut count = 0;
-    for range in &multiport.ports.value {
-        w.u16(2 + 2 * count, range.first);
-        if range.first != range.last {
-            w.u8(32 + count, 1);
-            count += 1;
-            w.u16(2 + 2 * count, range.last);
-        }
-        count += 1;
-    }
-    w.u8(1, count as u8);
-    w.u8(47, multiport.ports.negated.into());
-    w
-}
-
-fn get_multiport(r: Reader<'_>) -> Result<Match, Unsupported> {
-    let side = match r.u8(0) {
-        0 => PortSide::Source,
-        1 => PortSide::Destination,
-        2 => PortSide::Either,
-        _ => return unsupported("match multiport of this kind"),
-    };
-    let mut value = Vec::new();
-    let count = usize::from(r.u8(1)).min(MULTI_PORTS);
-    let mut at = 0;
-    while at < count {
-        let first = r.u16(2 + 2 * at);
-        let range = r.u8(32 + at) != 0 && at + 1 < count;
-        at += usize::from(range);
-        let last = r.u16(2 + 2 * at);
-        value.push(PortRange { first, last });
-        at += 1;
-    }
-    let negated = r.u8(47) != 0;
-    let ports = Negatable { negated, value };
-    Ok(Match::Multiport(Box::new(MatchMultiport { side, ports })))
 }
 
 fn put_mark(mark: &Negatable<MarkMatch>) -> Writer {
@@ -309,185 +149,6 @@ fn get_mark(r: Reader<'_>) -> Negatable<MarkMatch> {
             mask: r.u32(4),
         },
     }
-}
-
-// `struct xt_conntrack_mtinfo3`.
-const CT_EXPIRES_MIN: usize = 128;
-const CT_EXPIRES_MAX: usize = 132;
-const CT_L4PROTO: usize = 136;
-const CT_MATCH_FLAGS: usize = 146;
-const CT_INVERT_FLAGS: usize = 148;
-const CT_STATE_MASK: usize = 150;
-const CT_STATUS_MASK: usize = 152;
-const XT_CONNTRACK_STATE: u16 = 1 << 0;
-const XT_CONNTRACK_PROTO: u16 = 1 << 1;
-const XT_CONNTRACK_STATUS: u16 = 1 << 6;
-const XT_CONNTRACK_EXPIRES: u16 = 1 << 7;
-const XT_CONNTRACK_DIRECTION: u16 = 1 << 12;
-const XT_CONNTRACK_STATE_ALIAS: u16 = 1 << 13;
-/// The flag and offset of each address, and of its mask 16 bytes later.
-const CT_ADDRESSES: [(u16, usize); 4] = [(1 << 2, 0), (1 << 3, 32), (1 << 4, 64), (1 << 5, 96)];
-/// The flag and offset of each port, and the offset of the last port of the range.
-const CT_PORTS: [(u16, usize, usize); 4] = [
-    (1 << 8, 138, 154),
-    (1 << 9, 140, 156),
-    (1 << 10, 142, 158),
-    (1 << 11, 144, 160),
-];
-
-/// `XT_CONNTRACK_STATE_*`.
-fn state_bit(state: CtState) -> u16 {
-    match state {
-        CtState::Invalid => 1 << 0,
-        CtState::Established => 1 << 1,
-        CtState::Related => 1 << 2,
-        CtState::New => 1 << 3,
-        CtState::Snat => 1 << 6,
-        CtState::Dnat => 1 << 7,
-        CtState::Untracked => 1 << 8,
-    }
-}
-
-fn put_conntrack(ct: &MatchConntrack) -> Result<Writer, Unsupported> {
-    let mut w = Writer::new(162);
-    let (mut flags, mut invert) = (0, 0);
-    let mut set = |bit: u16, negated: bool| {
-        flags |= bit;
-        invert |= flag(negated, bit);
-    };
-    if let Some(states) = &ct.state {
-        set(XT_CONNTRACK_STATE, states.negated);
-        let all = CtState::NAMES.iter().map(|(_, state)| *state);
-        let mask = all.filter(|state| states.value.contains(*state));
-        w.u16(
-            CT_STATE_MASK,
-            mask.fold(0, |mask, state| mask | state_bit(state)),
-        );
-    }
-    if let Some(protocol) = &ct.protocol {
-        set(XT_CONNTRACK_PROTO, protocol.negated);
-        w.u16(CT_L4PROTO, protocol.value.0.into());
-    }
-    let addresses = [
-        &ct.original_source,
-        &ct.original_destination,
-        &ct.reply_source,
-        &ct.reply_destination,
-    ];
-    for ((bit, at), address) in CT_ADDRESSES.into_iter().zip(addresses) {
-        if let Some(net) = address {
-            set(bit, net.negated);
-            w.ip(at, net.value.addr());
-            w.ip(at + 16, net.value.mask());
-        }
-    }
-    let ports = [
-        &ct.original_source_port,
-        &ct.original_destination_port,
-        &ct.reply_source_port,
-        &ct.reply_destination_port,
-    ];
-    for ((bit, low, high), port) in CT_PORTS.into_iter().zip(ports) {
-        if let Some(port) = port {
-            set(bit, port.negated);
-            w.u16(low, port.value.first);
-            w.u16(high, port.value.last);
-        }
-    }
-    if let Some(statuses) = &ct.status {
-        set(XT_CONNTRACK_STATUS, statuses.negated);
-        let all = CtStatus::NAMES.iter().map(|(_, status)| *status);
-        let mask = all.filter(|status| statuses.value.contains(*status));
-        w.u16(
-            CT_STATUS_MASK,
-            mask.fold(0, |mask, status| mask | status as u16),
-        );
-    }
-    if let Some(expires) = &ct.expires {
-        set(XT_CONNTRACK_EXPIRES, expires.negated);
-        w.u32(CT_EXPIRES_MIN, expires.value.0);
-        w.u32(CT_EXPIRES_MAX, expires.value.1);
-    }
-    if let Some(direction) = ct.direction {
-        set(XT_CONNTRACK_DIRECTION, direction == CtDirection::Reply);
-    }
-    w.u16(CT_MATCH_FLAGS, flags);
-    w.u16(CT_INVERT_FLAGS, invert);
-    Ok(w)
-}
-
-fn get_conntrack(r: Reader<'_>, family: Family) -> Result<Match, Unsupported> {
-    let (flags, invert) = (r.u16(CT_MATCH_FLAGS), r.u16(CT_INVERT_FLAGS));
-    let given = |bit: u16| (flags & bit != 0).then_some(invert & bit != 0);
-    let mut ct = MatchConntrack::default();
-    if let Some(negated) = given(XT_CONNTRACK_STATE) {
-        let mask = r.u16(CT_STATE_MASK);
-        let all = CtState::NAMES.iter().map(|(_, state)| *state);
-        let set = all.filter(|state| mask & state_bit(*state) != 0);
-        let value = set.fold(CtStates::default(), CtStates::with);
-        ct.state = Some(Negatable { negated, value });
-    }
-    if flags & XT_CONNTRACK_STATE_ALIAS != 0 {
-        let other = flags & !(XT_CONNTRACK_STATE | XT_CONNTRACK_STATE_ALIAS);
-        return match ct.state {
-            Some(states) if other == 0 => Ok(Match::State(states)),
-            _ => unsupported("match state with other conditions"),
-        };
-    }
-    ct.protocol = given(XT_CONNTRACK_PROTO).map(|negated| Negatable {
-        negated,
-        value: Protocol(r.u16(CT_L4PROTO) as u8),
-    });
-    let mut nets = CT_ADDRESSES.map(|(bit, at)| {
-        let negated = given(bit)?;
-        let value = Net::new(r.ip(at, family), r.ip(at + 16, family))?;
-        Some(Negatable { negated, value })
-    });
-    [
-        &mut ct.original_source,
-        &mut ct.original_destination,
-        &mut ct.reply_source,
-        &mut ct.reply_destination,
-    ]
-    .into_iter()
-    .zip(&mut nets)
-    .for_each(|(field, net)| *field = net.take());
-    [
-        ct.original_source_port,
-        ct.original_destination_port,
-        ct.reply_source_port,
-        ct.reply_destination_port,
-    ] = CT_PORTS.map(|(bit, low, high)| {
-        let first = r.u16(low);
-        Some(Negatable {
-            negated: given(bit)?,
-            value: PortRange {
-                first,
-                last: r.u16(high),
-            },
-        })
-    });
-    ct.status = given(XT_CONNTRACK_STATUS).map(|negated| {
-        let mask = r.u16(CT_STATUS_MASK);
-        let all = CtStatus::NAMES.iter().map(|(_, status)| *status);
-        let set = all.filter(|status| mask & *status as u16 != 0);
-        Negatable {
-            negated,
-            value: set.fold(CtStatuses::default(), CtStatuses::with),
-        }
-    });
-    ct.expires = given(XT_CONNTRACK_EXPIRES).map(|negated| Negatable {
-        negated,
-        value: (r.u32(CT_EXPIRES_MIN), r.u32(CT_EXPIRES_MAX)),
-    });
-    ct.direction = given(XT_CONNTRACK_DIRECTION).map(|reply| {
-        if reply {
-            CtDirection::Reply
-        } else {
-            CtDirection::Original
-        }
-    });
-    Ok(Match::Conntrack(Box::new(ct)))
 }
 
 /// `XT_ADDRTYPE_*`.

@@ -3,7 +3,8 @@
 //! [`encode_rule`] writes the form that every release from 1.8.7 to 1.8.11 lists as the same rule:
 //! native expressions for the header (`meta l4proto`, addresses, interfaces) and for `limit`, and
 //! nft_compat matches and targets for the rest. [`decode_rule`] also reads the native ports, TCP
-//! flags and marks of 1.8.9, the `ip protocol` of 1.8.11, and native `log`.
+//! flags and marks of 1.8.9, the `ip protocol` of 1.8.11, and native `log` and `TRACE`; extensions that only
+//! other programs use become words.
 //!
 //! The structures are those of the kernel's `linux/netfilter/xt_*.h` on a 64-bit little- or
 //! big-endian machine, padded to eight bytes (`XT_ALIGN`). Extensions that name an ipset contain its
@@ -12,10 +13,9 @@
 mod chains;
 mod decode;
 mod encode;
+mod foreign;
 mod fuzz;
 mod info;
-mod ipvs;
-mod limit;
 pub(crate) mod matches;
 mod restore;
 mod sets;
@@ -30,7 +30,7 @@ pub use encode::{encode_rule, encode_rule_with};
 pub use fuzz::fuzz_one;
 pub use restore::{RestoreError, RestoreFault, restore};
 pub use sets::SetIndex;
-pub use state::{ReadChain, ReadRule, State, create_table};
+pub use state::{ReadChain, ReadRule, State};
 
 use std::fmt::Write as _;
 

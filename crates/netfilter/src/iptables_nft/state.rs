@@ -1,15 +1,14 @@
-//! Whole tables: the operations that create one, and the state that dumps contain.
+//! The state of whole tables that dumps contain.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    SetIndex, Unsupported, base_chain, decode_rule_keeping, decode_rule_with, encode_rule,
-    nft_family, table_of,
+    SetIndex, Unsupported, base_chain, decode_rule_keeping, decode_rule_with, nft_family, table_of,
 };
 use crate::iptables::{
-    Chain, ChainState, Family, Policy, Rule, Table, TableSet, TableState, push_exact,
+    Chain, ChainState, Counters, Family, Policy, Rule, Table, TableSet, TableState, push_exact,
 };
-use crate::nft::{self, Body, Decoded, Op};
+use crate::nft::{self, Body, Decoded};
 
 /// The rules of iptables-nft's tables as the kernel has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +30,8 @@ pub struct State {
 pub struct ReadChain {
     /// The attachment of a base chain.
     pub base: Option<nft::BaseChain>,
+    /// Those of a base chain's policy.
+    pub counters: Counters,
     /// The rules, in order.
     pub rules: Vec<ReadRule>,
 }
@@ -73,7 +74,11 @@ impl State {
                     self.tables.entry(table).or_default();
                 }
             }
-            Body::Chain { table, chain } => self.add_chain(&table, &chain),
+            Body::Chain {
+                table,
+                chain,
+                counters,
+            } => self.add_chain(&table, &chain, counters),
             Body::Rule {
                 table,
                 handle,
@@ -89,14 +94,16 @@ impl State {
         }
     }
 
-    fn add_chain(&mut self, table: &str, chain: &nft::Chain) {
+    fn add_chain(&mut self, table: &str, chain: &nft::Chain, counters: Option<(u64, u64)>) {
         let Some(table) = table_of(table) else {
             return;
         };
         match Chain::new(&chain.name) {
             Ok(name) => {
                 let chains = self.tables.entry(table).or_default();
-                chains.entry(name).or_default().base = chain.base;
+                let read = chains.entry(name).or_default();
+                let (packets, bytes) = counters.unwrap_or_default();
+                (read.base, read.counters) = (chain.base, Counters { packets, bytes });
             }
             Err(_) => {
                 self.foreign.insert(table);
@@ -151,8 +158,8 @@ impl State {
             let rules = chain.rules.into_iter().map(|read| read.rule);
             let chain = ChainState {
                 policy,
+                counters: chain.counters,
                 rules: rules.collect::<Result<_, _>>().ok()?,
-                ..ChainState::default()
             };
             state.chains.insert(name, chain);
         }
@@ -171,7 +178,8 @@ impl State {
                 let policy = policy.filter(|policy| base_chain(*table, *name, *policy).is_some());
                 let mut listed = ChainState {
                     policy,
-                    ..ChainState::default()
+                    counters: chain.counters,
+                    rules: Vec::with_capacity(chain.rules.len()),
                 };
                 for read in &chain.rules {
                     match &read.rule {
@@ -191,34 +199,4 @@ fn policy(base: &nft::BaseChain) -> Policy {
         nft::Policy::Accept => Policy::Accept,
         nft::Policy::Drop => Policy::Drop,
     }
-}
-
-/// Return the operations that create a table with its chains and rules.
-///
-/// # Errors
-/// [`Unsupported`] for the first rule without an nf_tables form.
-pub fn create_table(
-    table: Table,
-    state: &TableState,
-    family: Family,
-) -> Result<Vec<Op>, Unsupported> {
-    let mut ops = vec![Op::AddTable { comment: None }];
-    for (name, chain) in &state.chains {
-        let policy = chain.policy.unwrap_or(Policy::Accept);
-        ops.push(Op::AddChain(nft::Chain {
-            name: name.as_str().to_owned(),
-            base: base_chain(table, *name, policy),
-            comment: None,
-        }));
-    }
-    for (name, chain) in &state.chains {
-        for rule in &chain.rules {
-            ops.push(Op::AddRule(nft::Rule {
-                chain: name.as_str().to_owned(),
-                exprs: encode_rule(rule, family)?,
-                comment: None,
-            }));
-        }
-    }
-    Ok(ops)
 }

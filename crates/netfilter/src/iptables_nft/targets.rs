@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::info::{Reader, Writer};
-use super::{SetIndex, Unsupported, sets};
+use super::{SetIndex, Unsupported, foreign, sets};
 use crate::iptables::{
     ConnmarkAction, CtTarget, Family, LogTarget, MasqueradeTarget, NatTarget, NflogTarget,
     PortRange, RedirectTarget, RejectWith, Target, TcpmssTarget, TproxyTarget, Xmark,
@@ -139,7 +139,12 @@ pub(crate) fn decode(
             }))
         }),
         ("TPROXY", 1) => (26, |r, f| Ok(get_tproxy(r, f))),
-        _ => return unsupported(&format!("target {name} revision {revision}")),
+        _ => {
+            let found = foreign::read_target(family, name, revision, info);
+            let found = found.map(|extension| Target::Unknown(Box::new(extension)));
+            let what = || Unsupported::new(format!("target {name} revision {revision}"));
+            return found.ok_or_else(what);
+        }
     };
     if info.len() < size {
         return unsupported(&format!("target {name} of {} bytes", info.len()));
@@ -349,9 +354,30 @@ impl Range {
 // `struct xt_ct_target_info_v1` and `XT_CT_*`.
 const XT_CT_NOTRACK: u16 = 1;
 const XT_CT_NOTRACK_ALIAS: u16 = 2;
+const XT_CT_ZONE_DIR_ORIG: u16 = 4;
+const XT_CT_ZONE_DIR_REPL: u16 = 8;
+const XT_CT_ZONE_MARK: u16 = 16;
+const CT_EVENTS: usize = 4;
+const CT_EXPECT_EVENTS: usize = 8;
 const CT_HELPER: usize = 12;
 const CT_HELPER_LEN: usize = 16;
 const CT_TIMEOUT: usize = 28;
+const CT_TIMEOUT_LEN: usize = 32;
+/// `IPCT_*` of `linux/netfilter/nf_conntrack_common.h`, in the order of the bits.
+const CT_EVENT_NAMES: [&str; 10] = [
+    "new",
+    "related",
+    "destroy",
+    "reply",
+    "assured",
+    "protoinfo",
+    "helper",
+    "mark",
+    "natseqinfo",
+    "secmark",
+];
+/// `IPEXP_NEW`.
+const CT_EXPECT_EVENT_NAMES: [&str; 1] = ["new"];
 
 fn notrack() -> Target {
     Target::Ct(Box::new(CtTarget {
@@ -361,12 +387,27 @@ fn notrack() -> Target {
 }
 
 fn put_ct(ct: &CtTarget) -> Result<Writer, Unsupported> {
-    if !ct.other.is_empty() {
-        return unsupported("CT with these options");
-    }
     let mut w = Writer::new(72);
-    w.u16(0, if ct.notrack { XT_CT_NOTRACK } else { 0 });
-    w.u16(2, ct.zone.unwrap_or_default());
+    let mut flags = flag_if(ct.notrack, XT_CT_NOTRACK);
+    let mut zone = ct.zone.unwrap_or_default();
+    for (option, value) in options(&ct.other, "CT")? {
+        match option {
+            "--zone-orig" | "--zone-reply" => {
+                flags |= match option {
+                    "--zone-orig" => XT_CT_ZONE_DIR_ORIG,
+                    _ => XT_CT_ZONE_DIR_REPL,
+                };
+                zone = number(value, "CT")?;
+            }
+            "--zone" if value == "mark" => flags |= XT_CT_ZONE_MARK,
+            "--ctevents" => w.u32(CT_EVENTS, event_bits(value, &CT_EVENT_NAMES)?),
+            "--expevents" => w.u32(CT_EXPECT_EVENTS, event_bits(value, &CT_EXPECT_EVENT_NAMES)?),
+            "--timeout" => w.text(CT_TIMEOUT, CT_TIMEOUT_LEN, value)?,
+            _ => return unsupported("CT with these options"),
+        }
+    }
+    w.u16(0, flags);
+    w.u16(2, zone);
     w.text(
         CT_HELPER,
         CT_HELPER_LEN,
@@ -377,22 +418,76 @@ fn put_ct(ct: &CtTarget) -> Result<Writer, Unsupported> {
 
 fn get_ct(r: Reader<'_>, _: Family) -> Result<Target, Unsupported> {
     let flags = r.u16(0);
-    let events = (r.u32(4), r.u32(8));
-    let timeout = r.text(CT_TIMEOUT, 32)?;
-    if flags & !(XT_CT_NOTRACK | XT_CT_NOTRACK_ALIAS) != 0
-        || events != (0, 0)
-        || !timeout.is_empty()
-    {
-        return unsupported("CT with these options");
+    let tracking = XT_CT_NOTRACK | XT_CT_NOTRACK_ALIAS;
+    let mut zone = Some(r.u16(2)).filter(|zone| *zone != 0);
+    let mut other: Vec<Box<str>> = Vec::new();
+    let mut add = |option: &str, value: String| other.extend([option.into(), value.into()]);
+    let timeout = r.text(CT_TIMEOUT, CT_TIMEOUT_LEN)?;
+    if !timeout.is_empty() {
+        add("--timeout", timeout.to_owned());
+    }
+    for (at, names, option) in [
+        (CT_EVENTS, &CT_EVENT_NAMES[..], "--ctevents"),
+        (CT_EXPECT_EVENTS, &CT_EXPECT_EVENT_NAMES, "--expevents"),
+    ] {
+        if r.u32(at) != 0 {
+            add(option, event_names(r.u32(at), names)?);
+        }
+    }
+    match flags & !tracking {
+        0 => {}
+        XT_CT_ZONE_MARK => add("--zone", "mark".to_owned()),
+        XT_CT_ZONE_DIR_ORIG => add("--zone-orig", zone.take().unwrap_or_default().to_string()),
+        XT_CT_ZONE_DIR_REPL => add("--zone-reply", zone.take().unwrap_or_default().to_string()),
+        _ => return unsupported("CT with these options"),
     }
     let helper = r.text(CT_HELPER, CT_HELPER_LEN)?;
-    let zone = r.u16(2);
     Ok(Target::Ct(Box::new(CtTarget {
-        notrack: flags != 0,
-        zone: (zone != 0).then_some(zone),
+        notrack: flags & tracking != 0,
+        zone,
         helper: (!helper.is_empty()).then(|| helper.into()),
-        other: Vec::new(),
+        other,
     })))
+}
+
+fn flag_if(on: bool, flag: u16) -> u16 {
+    if on { flag } else { 0 }
+}
+
+fn event_bits(list: &str, names: &[&str]) -> Result<u32, Unsupported> {
+    let bit = |name: &str| {
+        let position = names.iter().position(|known| *known == name);
+        let position = position.ok_or_else(|| Unsupported::new(format!("the event {name}")))?;
+        Ok(1 << position)
+    };
+    list.split(',')
+        .try_fold(0, |bits, name| Ok(bits | bit(name)?))
+}
+
+fn event_names(bits: u32, names: &[&str]) -> Result<String, Unsupported> {
+    if bits >> names.len() != 0 {
+        return unsupported("CT with these events");
+    }
+    let set = names.iter().enumerate();
+    let set = set.filter(|(position, _)| bits & 1 << position != 0);
+    let set: Vec<&str> = set.map(|(_, name)| *name).collect();
+    Ok(set.join(","))
+}
+
+/// Return the options with one value each of a list of words.
+fn options<'a>(
+    words: &'a [Box<str>],
+    target: &str,
+) -> Result<impl Iterator<Item = (&'a str, &'a str)>, Unsupported> {
+    let (pairs, []) = words.as_chunks::<2>() else {
+        return unsupported(&format!("{target} with these options"));
+    };
+    Ok(pairs.iter().map(|[option, value]| (&**option, &**value)))
+}
+
+fn number<T: std::str::FromStr>(text: &str, target: &str) -> Result<T, Unsupported> {
+    let invalid = |_| Unsupported::new(format!("{target} with the number {text:?}"));
+    text.parse().map_err(invalid)
 }
 
 /// `XT_LOG_*`, in the order of the bits.
@@ -447,28 +542,64 @@ fn get_log(r: Reader<'_>, _: Family) -> Result<Target, Unsupported> {
 
 const NFLOG_PREFIX_LEN: usize = 64;
 
+/// `XT_NFLOG_F_COPY_LEN`: the length is `--nflog-size` and not `--nflog-range`, which has no effect.
+const XT_NFLOG_F_COPY_LEN: u16 = 1;
+
 /// `struct xt_nflog_info`: `len`, `group`, `threshold`, `flags`, `pad`, `prefix`.
 fn put_nflog(nflog: &NflogTarget) -> Result<Writer, Unsupported> {
-    if !nflog.other.is_empty() {
-        return unsupported("NFLOG with these options");
-    }
     let mut w = Writer::new(76);
     w.u16(4, nflog.group);
+    for (option, value) in options(&nflog.other, "NFLOG")? {
+        match option {
+            "--nflog-size" => {
+                w.u32(0, number(value, "NFLOG")?);
+                w.u16(8, XT_NFLOG_F_COPY_LEN);
+            }
+            "--nflog-range" => w.u32(0, number(value, "NFLOG")?),
+            "--nflog-threshold" => w.u16(6, number(value, "NFLOG")?),
+            _ => return unsupported("NFLOG with these options"),
+        }
+    }
     let prefix = nflog.prefix.as_deref().unwrap_or_default();
     w.text(12, NFLOG_PREFIX_LEN, prefix)?;
     Ok(w)
 }
 
 fn get_nflog(r: Reader<'_>, _: Family) -> Result<Target, Unsupported> {
-    if (r.u32(0), r.u16(6), r.u16(8)) != (0, 0, 0) {
-        return unsupported("NFLOG with these options");
-    }
+    let (len, threshold, flags) = (r.u32(0), r.u16(6), r.u16(8));
+    let size = match flags {
+        0 => None,
+        XT_NFLOG_F_COPY_LEN => Some(len),
+        _ => return unsupported("NFLOG with these flags"),
+    };
+    let range = (size.is_none() && len != 0).then_some(len);
     let prefix = r.text(12, NFLOG_PREFIX_LEN)?;
-    Ok(Target::Nflog(Box::new(NflogTarget {
+    let threshold = (threshold != 0).then_some(threshold);
+    Ok(nflog(r.u16(4), prefix, [size, range], threshold))
+}
+
+/// Return an `NFLOG` with its size, its range and its threshold.
+pub(super) fn nflog(
+    group: u16,
+    prefix: &str,
+    [size, range]: [Option<u32>; 2],
+    threshold: Option<u16>,
+) -> Target {
+    let numbers = [
+        ("--nflog-size", size),
+        ("--nflog-range", range),
+        ("--nflog-threshold", threshold.map(u32::from)),
+    ];
+    let given = numbers
+        .iter()
+        .filter_map(|(option, number)| Some((*option, (*number)?)));
+    Target::Nflog(Box::new(NflogTarget {
         prefix: (!prefix.is_empty()).then(|| prefix.into()),
-        group: r.u16(4),
-        other: Vec::new(),
-    })))
+        group,
+        other: given
+            .flat_map(|(option, number)| [option.into(), number.to_string().into()])
+            .collect(),
+    }))
 }
 
 const XT_TCPMSS_CLAMP_PMTU: u16 = 0xffff;

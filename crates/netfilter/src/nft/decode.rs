@@ -34,6 +34,8 @@ pub enum Body {
         table: String,
         /// The chain.
         chain: Chain,
+        /// Packets and bytes that reached the policy of a base chain, if it counts them.
+        counters: Option<(u64, u64)>,
     },
     /// A rule. Dumps list the rules of a chain in order.
     Rule {
@@ -168,9 +170,11 @@ fn chain(attrs: &[u8]) -> Result<Body, DecodeError> {
     const WITHIN: &str = "nft_chain_attributes";
     let (mut table, mut name, mut hook, mut policy, mut kind, mut comment) =
         (None, None, None, None, None, None);
+    let mut counters = None;
     for attr in Attributes::new(attrs, WITHIN) {
         let attr = attr?;
         match attr.kind {
+            NFTA_CHAIN_COUNTERS => counters = Some(packets_and_bytes(attr)?),
             NFTA_CHAIN_TABLE => table = owned(attr)?,
             NFTA_CHAIN_NAME => name = owned(attr)?,
             NFTA_CHAIN_HOOK => hook = Some(hook_and_priority(attr)?),
@@ -196,7 +200,21 @@ fn chain(attrs: &[u8]) -> Result<Body, DecodeError> {
             base,
             comment,
         },
+        counters,
     })
+}
+
+fn packets_and_bytes(attr: Attribute<'_>) -> Result<(u64, u64), DecodeError> {
+    let (mut packets, mut bytes) = (0, 0);
+    for inner in attr.nested("nft_counter_attributes") {
+        let inner = inner?;
+        match inner.kind {
+            NFTA_COUNTER_PACKETS => packets = inner.be64()?,
+            NFTA_COUNTER_BYTES => bytes = inner.be64()?,
+            _ => {}
+        }
+    }
+    Ok((packets, bytes))
 }
 
 fn hook_and_priority(attr: Attribute<'_>) -> Result<(Hook, i32), DecodeError> {

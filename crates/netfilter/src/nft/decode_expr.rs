@@ -207,15 +207,15 @@ fn compat(
 /// Decode a log to a netlink group; logs to the kernel's log are not modelled.
 fn log(s: &Slots<'_>) -> Result<Expr, DecodeError> {
     let level = s.get(NFTA_LOG_LEVEL).is_some();
-    let snaplen = s.be32_or(NFTA_LOG_SNAPLEN, 0)? != 0;
-    let threshold = s.get(NFTA_LOG_QTHRESHOLD).map_or(Ok(0), |a| a.be16())?;
-    let (Some(group), false) = (s.get(NFTA_LOG_GROUP), level || snaplen || threshold > 1) else {
+    let (Some(group), false) = (s.get(NFTA_LOG_GROUP), level) else {
         return Err(DecodeError::Malformed("a log that sluice does not model"));
     };
     let prefix = s.get(NFTA_LOG_PREFIX).map(|a| a.string()).transpose()?;
     Ok(Expr::Log {
         group: group.be16()?,
         prefix: prefix.map(Into::into),
+        snaplen: s.be32_or(NFTA_LOG_SNAPLEN, 0)?,
+        threshold: s.get(NFTA_LOG_QTHRESHOLD).map_or(Ok(0), |a| a.be16())?,
     })
 }
 

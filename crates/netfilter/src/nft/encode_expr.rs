@@ -241,10 +241,21 @@ fn body(w: &mut Writer<'_>, expr: &Expr) {
             w.be32(NFTA_TARGET_REV, *revision);
             w.bytes(NFTA_TARGET_INFO, info);
         }
-        Expr::Log { group, prefix } => {
+        Expr::Log {
+            group,
+            prefix,
+            snaplen,
+            threshold,
+        } => {
             w.be16(NFTA_LOG_GROUP, *group);
             if let Some(prefix) = prefix {
                 w.string(NFTA_LOG_PREFIX, prefix);
+            }
+            if *snaplen != 0 {
+                w.be32(NFTA_LOG_SNAPLEN, *snaplen);
+            }
+            if *threshold != 0 {
+                w.be16(NFTA_LOG_QTHRESHOLD, *threshold);
             }
         }
         Expr::Objref { kind, name } => {

@@ -243,6 +243,10 @@ pub enum Expr {
         group: u16,
         /// The prefix.
         prefix: Option<Box<str>>,
+        /// The number of bytes of the packet to send; 0 is the listener's choice.
+        snaplen: u32,
+        /// The number of packets to collect; 0 is the listener's choice.
+        threshold: u16,
     },
     /// Use a named object.
     Objref {

@@ -197,10 +197,18 @@ fn ends() -> impl Strategy<Value = Expr> {
             let op = if eq { RangeOp::Eq } else { RangeOp::Neq };
             Expr::Range { op, sreg, from, to }
         }),
-        (any::<u16>(), prop::option::of(name())).prop_map(|(group, prefix)| Expr::Log {
-            group,
-            prefix: prefix.map(Into::into),
-        }),
+        (
+            any::<u16>(),
+            prop::option::of(name()),
+            any::<u32>(),
+            any::<u16>()
+        )
+            .prop_map(|(group, prefix, snaplen, threshold)| Expr::Log {
+                group,
+                prefix: prefix.map(Into::into),
+                snaplen,
+                threshold,
+            }),
         (
             name(),
             any::<u32>(),
@@ -361,7 +369,7 @@ proptest! {
         let base = is_base.then_some(BaseChain { kind, hook, priority, policy });
         let chain = Chain { name, base, comment };
         let body = only(&Op::AddChain(chain.clone()));
-        prop_assert_eq!(body, Body::Chain { table: "kube-proxy".to_owned(), chain });
+        prop_assert_eq!(body, Body::Chain { table: "kube-proxy".to_owned(), chain, counters: None });
     }
 
     #[test]

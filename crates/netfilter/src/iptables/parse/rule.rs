@@ -93,6 +93,8 @@ impl<'a> Reader<'a> {
                     word,
                 )?;
             }
+            // An option of that match; otherwise an abbreviation.
+            "--proto" if self.segments.iter().any(|s| s.name == "policy") => return Ok(false),
             "-p" | "--protocol" | "--proto" => {
                 let name = self.value(word)?;
                 match values::protocol(name)? {

@@ -62,7 +62,8 @@ pub(crate) fn write(out: &mut String, ct: &CtTarget) {
 
 #[cfg(test)]
 pub(crate) const EXAMPLES: &[&str] = &[
-    "-j CT --zone 5 --helper ftp --ctevents new --expevents new --timeout t",
+    "-j CT --helper ftp --timeout t --ctevents new,destroy --expevents new --zone 5",
     "-j CT --notrack --zone-orig 1",
     "-j CT --zone-reply 2",
+    "-j CT --zone mark",
 ];

@@ -277,6 +277,10 @@ impl<'w> Walker<'w> {
     fn extension(&mut self, state: &State<'w>, e: &Extension) -> Holds {
         let words: Vec<&str> = e.words.iter().map(|w| &**w).collect();
         match (&*e.name, words.as_slice()) {
+            // Read from the kernel, without a known text.
+            (name, ["--revision", _, "--info", _]) => {
+                Holds::Unknown(format!("match {name} is unknown"))
+            }
             ("pkttype", ["--pkt-type", kind]) => Holds::of(*kind == "unicast"),
             ("pkttype", ["!", "--pkt-type", kind]) => Holds::of(*kind != "unicast"),
             ("hashlimit", words) => {

@@ -1,8 +1,8 @@
 //! `struct xt_rateinfo` (`linux/netfilter/xt_limit.h`).
 
-use super::Unsupported;
-use super::info::{Reader, Writer};
 use crate::iptables::{LimitUnit, MatchLimit};
+use crate::iptables_nft::Unsupported;
+use crate::iptables_nft::info::{Reader, Writer};
 
 pub(super) const SIZE: usize = 40;
 

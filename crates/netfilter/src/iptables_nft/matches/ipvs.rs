@@ -1,8 +1,9 @@
 //! `struct xt_ipvs_mtinfo` (`linux/netfilter/xt_ipvs.h`).
 
-use super::Unsupported;
-use super::info::{Reader, Writer};
+use super::{flag, unsupported};
 use crate::iptables::{Family, IpvsDirection, MatchIpvs, Negatable, Net, Protocol};
+use crate::iptables_nft::Unsupported;
+use crate::iptables_nft::info::{Reader, Writer};
 
 pub(super) const SIZE: usize = 40;
 
@@ -31,7 +32,7 @@ pub(super) fn put(m: &MatchIpvs) -> Result<Writer, Unsupported> {
     let (mut given, mut invert) = (0, 0);
     let mut set = |bit: u8, negated: bool| {
         given |= bit;
-        invert |= if negated { bit } else { 0 };
+        invert |= flag(negated, bit);
     };
     if let Some(is_ipvs) = m.is_ipvs {
         set(XT_IPVS_IPVS_PROPERTY, !is_ipvs);
@@ -56,7 +57,7 @@ pub(super) fn put(m: &MatchIpvs) -> Result<Writer, Unsupported> {
         set(XT_IPVS_METHOD, method.negated);
         let known = METHODS.iter().find(|(_, name)| **name == *method.value);
         let Some((number, _)) = known else {
-            return Err(Unsupported::new("match ipvs with this method"));
+            return unsupported("match ipvs with this method");
         };
         w.u8(METHOD, *number);
     }
@@ -67,7 +68,7 @@ pub(super) fn put(m: &MatchIpvs) -> Result<Writer, Unsupported> {
     // Every other condition implies an IPVS connection.
     if given & !XT_IPVS_IPVS_PROPERTY != 0 {
         if m.is_ipvs == Some(false) {
-            return Err(Unsupported::new("match ipvs with contradictory conditions"));
+            return unsupported("match ipvs with contradictory conditions");
         }
         given |= XT_IPVS_IPVS_PROPERTY;
     }
@@ -85,7 +86,7 @@ pub(super) fn get(r: Reader<'_>, family: Family) -> Result<MatchIpvs, Unsupporte
             let number = r.u8(METHOD);
             let known = METHODS.iter().find(|(known, _)| *known == number);
             let Some((_, name)) = known else {
-                return Err(Unsupported::new("match ipvs with this method"));
+                return unsupported("match ipvs with this method");
             };
             let value = (*name).into();
             Some(Negatable { negated, value })

@@ -126,9 +126,14 @@ impl NftRules {
     /// # Errors
     /// [`Error::System`].
     pub fn open(family: Family) -> Result<Self, Error> {
+        let mut nft = NfTables::open()?;
+        // A listing of a whole table continues at the number of rules that it has listed
+        // (`__nf_tables_dump_rules`): rules that another program's unfinished transaction adds to another chain
+        // make it repeat or omit some, without a mark in the answer.
+        nft.list_by_chain_from(0);
         Ok(Self {
             family,
-            nft: NfTables::open()?,
+            nft,
             concerns: |_, _| true,
             witness: None,
             generation: None,
@@ -147,11 +152,6 @@ impl NftRules {
     /// Return the port that identifies this socket's own changes in notifications.
     pub fn port(&self) -> u32 {
         self.nft.port()
-    }
-
-    /// Read tables of at least this many rules chain by chain. For tests, which use small tables.
-    pub fn read_by_chain_from(&mut self, rules: u64) {
-        self.nft.list_by_chain_from(rules);
     }
 
     /// Read the chains of these tables, then their rules: pass each object to `add`. If Kubernetes'

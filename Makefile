@@ -56,6 +56,7 @@ bench: deps
 	$(CARGO) bench --package plan --bench plan
 	$(CARGO) bench --package dataplane --bench iptables
 	$(CARGO) bench --package dataplane --bench iptables_nft
+	$(CARGO) bench --package dataplane --bench iptables_legacy
 	$(CARGO) bench --package dataplane --bench ipvs
 	$(CARGO) bench --package dataplane --bench nftables
 	$(CARGO) bench --package dataplane --bench first_packet

@@ -24,9 +24,10 @@ use ipt::Live;
 use kernel::netns::NetNs;
 use kernel::nfnetlink::TransactionError;
 use model::{Change, Event, IpFamily};
+use nix::sys::resource::UsageWho;
 use plan::testing::{Applied as _, big_cluster};
 use plan::{PlanDiff, Planner, PortChange};
-use support::{cpu_time, median, one_endpoint, planned, resident_mib, show, slices};
+use support::{cpu_time, median, one_endpoint, planned, resident_mib, show, slices, spent};
 
 const SIZES: [&str; 3] = ["1000x10", "10000x10", "5000x50"];
 const CHANGES: usize = 200;
@@ -203,11 +204,18 @@ fn in_namespace(planner: Planner, planning: Duration, events: &[Event]) {
     );
     single_changes(&mut node, events);
     let planner = node.planner;
-    let start = cpu_time();
-    let mut again = Node::start(planner);
-    let all = cpu_time() - start;
+    let mut again = None;
+    let [user, kernel] = spent(UsageWho::RUSAGE_THREAD, || {
+        again = Some(Node::start(planner));
+    });
+    let mut again = again.expect("started");
+    let (all, share) = (user + kernel, kernel.as_secs_f64() * 100.0);
+    let share = share / all.as_secs_f64();
     assert_eq!(again.spent.take().2, 0, "nothing to write");
-    row("restart without changes, processor time", &show(all));
+    row(
+        "restart without changes, processor time (kernel's part)",
+        &format!("{} ({}, {share:.0} %)", show(all), show(kernel)),
+    );
     let start = cpu_time();
     again
         .netlink

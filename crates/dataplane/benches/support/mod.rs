@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use model::{Change, EndpointSlice, Event, Service};
+use nix::sys::resource::{UsageWho, getrusage};
 use plan::testing::{Applied, big_cluster_settings};
 use plan::{PlanDiff, Planner};
 
@@ -52,6 +53,22 @@ pub(crate) fn cpu_time() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
     let nanoseconds = text.split(' ').next().and_then(|n| n.parse().ok());
     Duration::from_nanos(nanoseconds.expect("a number"))
+}
+
+/// Return the processor time so far, in user mode and in the kernel.
+fn used(who: UsageWho) -> [Duration; 2] {
+    let usage = getrusage(who).expect("Linux");
+    [usage.user_time(), usage.system_time()].map(|time| {
+        Duration::from_secs(time.tv_sec() as u64) + Duration::from_micros(time.tv_usec() as u64)
+    })
+}
+
+/// Return the processor time of the work, in user mode and in the kernel.
+pub(crate) fn spent(who: UsageWho, work: impl FnOnce()) -> [Duration; 2] {
+    let before = used(who);
+    work();
+    let after = used(who);
+    [after[0] - before[0], after[1] - before[1]]
 }
 
 pub(crate) fn show(time: Duration) -> String {

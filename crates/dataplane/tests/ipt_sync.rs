@@ -7,24 +7,22 @@ mod ipt;
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dataplane::iptables::{
     BatchFailure, FailureKind, Guard, Kernel, Netlink, Observation, Options, Sync, SyncError,
     Transport, render,
 };
-use ipt::{Live, TABLES, is_of_proxy, kernel_family, kube};
+use ipt::{Live, TABLES, assert_settled, kube};
 use kernel::iptables::NftRules;
 use kernel::nfnetlink::TransactionError;
 use model::{Event, IpFamily};
-use netfilter::iptables::TableSet;
 use netfilter::nft::{Encoder, Family, Op};
-use plan::testing::{big_cluster, big_cluster_settings, history};
+use plan::testing::{big_cluster, big_cluster_of, big_cluster_settings, history};
 use plan::{Plan, Planner, PortChange, PortKey};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
-use support::{in_namespace, run};
+use support::{create_objects, in_namespace, run};
 
 /// A size at which a transaction of a few Services is divided.
 const PART: usize = 20_000;
@@ -42,16 +40,6 @@ fn plan(services: usize) -> Plan {
 
 fn new_sync(family: IpFamily) -> Sync {
     Sync::new(family, Options::default())
-}
-
-/// Check that the kernel has the state of a fresh load.
-fn assert_settled(sync: &Sync, plan: &Plan, what: &str) {
-    assert!(sync.refusals().is_empty(), "{what}: {:?}", sync.refusals());
-    let expected = render(plan, &Options::default()).unwrap();
-    let mut rules = NftRules::open(kernel_family(plan.family)).unwrap();
-    let (set, unsupported) = rules.table_set(&TABLES).unwrap();
-    assert_eq!(unsupported, [], "{what}");
-    assert_eq!(kube(&set), kube(&expected.tables), "{what}");
 }
 
 /// What happens at one commit.
@@ -316,15 +304,12 @@ fn a_restart_commits_nothing() {
         let mut host = Live::transport(IpFamily::V4);
         let mut sync = new_sync(IpFamily::V4);
         sync.resync(&plan, &mut host).unwrap();
-        for by_chain in [u64::MAX, 0] {
-            let mut again = Faulty::transport(IpFamily::V4, 0, Fault::None);
-            again.kernel().live.0.read_by_chain_from(by_chain);
-            let mut sync = new_sync(IpFamily::V4);
-            sync.resync(&plan, &mut again).unwrap();
-            assert_eq!(again.kernel().commits, 0);
-            let found = sync.take_found().unwrap();
-            assert_eq!((found.kept, found.written), (plan.ports.len(), 0));
-        }
+        let mut again = Faulty::transport(IpFamily::V4, 0, Fault::None);
+        let mut sync = new_sync(IpFamily::V4);
+        sync.resync(&plan, &mut again).unwrap();
+        assert_eq!(again.kernel().commits, 0);
+        let found = sync.take_found().unwrap();
+        assert_eq!((found.kept, found.written), (plan.ports.len(), 0));
     });
 }
 
@@ -377,96 +362,60 @@ fn another_writer_to_the_same_tables_does_not_prevent_a_load_or_lose_its_rules()
     });
 }
 
-/// Other programs' rules in the order of the listing.
-fn foreign(family: IpFamily) -> Vec<String> {
-    let program = match family {
-        IpFamily::V4 => "iptables-nft-save",
-        IpFamily::V6 => "ip6tables-nft-save",
-    };
-    let listed = run(program);
-    let of_proxy = |line: &str| {
-        let mut words = line.split([' ', ':']);
-        words.any(is_of_proxy)
-    };
-    let lines = listed
-        .lines()
-        .filter(|line| !of_proxy(line) && !line.starts_with('#'));
-    // Counters of built-in chains differ.
-    lines
-        .map(|line| line.split(" [").next().unwrap_or(line).to_owned())
-        .collect()
-}
+/// Changes while no proxy runs, `T` in the tables of either family.
+const MEDDLING: [&str; 8] = [
+    "T -t nat -F KUBE-SERVICES",
+    "T -t nat -D KUBE-SERVICES 3",
+    "T -t nat -A KUBE-POSTROUTING -j ACCEPT",
+    "T -t nat -N KUBE-SVC-AAAAAAAAAAAAAAAA; T -t nat -I KUBE-SERVICES -j KUBE-SVC-AAAAAAAAAAAAAAAA",
+    "T -t nat -F PREROUTING",
+    "T -t filter -R KUBE-FORWARD 1 -j DROP",
+    "T -t filter -F; T -t filter -X",
+    "for c in $(T-save -t nat | grep -o '^:KUBE-SEP-[A-Z0-9]*' | tr -d :); do T -t nat -F $c; done",
+];
 
-/// Load a recorded rule set of other programs.
-fn load_foreign(path: &Path, family: IpFamily) {
-    let text = std::fs::read_to_string(path).unwrap();
-    let kernel_family = kernel_family(family);
-    let mut set = TableSet::parse(kernel_family, &text).unwrap();
-    for state in set.tables.values_mut() {
-        for chain in state.chains.values_mut() {
-            // Rules that need ipsets, modules of other subsystems, or KUBE- chains of another proxy.
-            chain.rules.retain(|rule| {
-                let text = rule.to_string();
-                let absent = [" set ", " ipvs ", " socket ", " cgroup "];
-                !absent
-                    .iter()
-                    .any(|name| text.contains(&format!("-m{name}")))
-                    && netfilter::iptables_nft::encode_rule(rule, kernel_family).is_ok()
-            });
-        }
+#[test]
+fn rules_changed_while_sluice_was_down_are_updated() {
+    for family in IpFamily::ALL {
+        let program = match family {
+            IpFamily::V4 => "iptables-nft",
+            IpFamily::V6 => "ip6tables-nft",
+        };
+        let mut planner = Planner::new(big_cluster_settings());
+        planner.apply_all(big_cluster_of(family, 20, 3));
+        planner.take_diff();
+        let plan = planner.plan(family);
+        assert!(!plan.ports.is_empty());
+        in_namespace(|| {
+            for meddling in MEDDLING {
+                let mut host = Live::transport(family);
+                new_sync(family).resync(plan, &mut host).unwrap();
+                let meddling = meddling.replace("T ", &format!("{program} "));
+                run(&meddling.replace("T-save", &format!("{program}-save")));
+                // As in a new process.
+                let mut sync = new_sync(family);
+                sync.resync(plan, &mut host).unwrap();
+                assert_settled(&sync, plan, &meddling);
+            }
+        });
     }
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), set.to_string()).unwrap();
-    let program = match family {
-        IpFamily::V4 => "iptables-nft-restore",
-        IpFamily::V6 => "ip6tables-nft-restore",
-    };
-    run(&format!("{program} < {}", file.path().display()));
 }
 
 #[test]
-fn foreign_rules_before_between_and_after_ours_keep_their_place() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/foreign");
-    let files = ["docker", "calico", "cilium", "aws-vpc-cni", "ufw", "k3s"];
-    for name in files {
-        in_namespace(|| {
-            load_foreign(&folder.join(format!("{name}.iptables-save")), IpFamily::V4);
-            let mut planner = planner(12);
-            let mut host = Live::transport(IpFamily::V4);
-            let mut sync = new_sync(IpFamily::V4);
-            sync.resync(planner.plan(IpFamily::V4), &mut host).unwrap();
-            for (table, chains) in [
-                ("nat", "PREROUTING OUTPUT POSTROUTING"),
-                ("filter", "INPUT FORWARD OUTPUT"),
-            ] {
-                run(&format!(
-                    "for c in {chains}; do
-                       iptables-nft -t {table} -I $c 1 -s 192.0.2.1 -m comment --comment first -j RETURN
-                       iptables-nft -t {table} -I $c 3 -s 192.0.2.2 -m comment --comment between -j RETURN
-                       iptables-nft -t {table} -A $c -s 192.0.2.3 -m comment --comment last -j RETURN
-                     done"
-                ));
-            }
-            let before = foreign(IpFamily::V4);
-            assert!(before.len() > 20, "{before:?}");
-            let all = run("iptables-nft-save | grep -e '^-A [A-Z]* '");
-            for round in 0..350 {
-                planner.apply_all(big_cluster(8 + round % 7, 1 + round % 4));
-                let ports = planner.take_diff().v4.ports;
-                let changed = ports.iter().filter_map(PortChange::key).collect();
-                let plan = planner.plan(IpFamily::V4);
-                if round % 100 == 99 {
-                    sync.resync(plan, &mut host).unwrap();
-                } else {
-                    sync.sync(plan, &changed, &mut host).unwrap();
-                }
-            }
-            assert_settled(&sync, planner.plan(IpFamily::V4), name);
-            assert_eq!(foreign(IpFamily::V4), before, "{name}");
-            let now = run("iptables-nft-save | grep -e '^-A [A-Z]* '");
-            assert_eq!(now, all, "{name}: the place of ours among others");
-        });
-    }
+fn the_rules_of_kube_proxy_are_replaced_in_one_transaction() {
+    let plan = plan(30);
+    in_namespace(|| {
+        let path = observed::path("iptables-default.v4.iptables-save");
+        let text = std::fs::read_to_string(&path).unwrap();
+        create_objects(netfilter::iptables::Family::Ipv4, &text);
+        run(&format!("iptables-nft-restore < {}", path.display()));
+        let mut host = Faulty::transport(IpFamily::V4, 0, Fault::None);
+        host.divide_from(usize::MAX);
+        let mut sync = new_sync(IpFamily::V4);
+        sync.resync(&plan, &mut host).unwrap();
+        assert_settled(&sync, &plan, "kube-proxy's rules are replaced");
+        assert_eq!(host.kernel().commits, 1);
+    });
 }
 
 #[test]

@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 
 use dataplane::iptables::{
-    BatchFailure, FailureKind, Guard, Kernel, Netlink, Observation, Observer, is_chain,
+    BatchFailure, FailureKind, Guard, Kernel, Netlink, Observation, Observer, Options, Sync,
+    is_chain, render,
 };
 use kernel::iptables::{NftRules, Table};
 use kernel::nfnetlink::TransactionError;
 use model::IpFamily;
 use netfilter::iptables::{Chain, Rule, TableSet, Target};
+use plan::Plan;
 
 pub(crate) const TABLES: [Table; 3] = [Table::Mangle, Table::Filter, Table::Nat];
 
@@ -65,10 +67,19 @@ impl Kernel for Live {
     }
 }
 
-/// Whether a name is one of kube-proxy's chains, rather than one of kube-router's network policies.
+/// Whether a name is one of kube-proxy's chains, rather than one of kubelet or of kube-router.
 pub(crate) fn is_of_proxy(name: &str) -> bool {
-    let policies = ["KUBE-ROUTER-", "KUBE-NWPLCY-", "KUBE-POD-FW-"];
-    name.starts_with("KUBE-") && !policies.iter().any(|prefix| name.starts_with(prefix))
+    let chain = Chain::new(name);
+    chain.is_ok_and(|chain| TABLES.iter().any(|table| is_chain(*table, chain)))
+}
+
+/// Check that the kernel has the state of a fresh load.
+pub(crate) fn assert_settled(sync: &Sync, plan: &Plan, what: &str) {
+    assert!(sync.refusals().is_empty(), "{what}: {:?}", sync.refusals());
+    let expected = render(plan, &Options::default()).unwrap();
+    let mut rules = NftRules::open(kernel_family(plan.family)).unwrap();
+    let (set, _) = rules.table_set(&TABLES).unwrap();
+    assert_eq!(kube(&set), kube(&expected.tables), "{what}");
 }
 
 /// kube-proxy's chains and the jumps to them. Rules of chains in which their order has no meaning are

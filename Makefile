@@ -8,6 +8,7 @@
 #   make bench                  the figures of the README
 #   make bench-path             the instructions that packets cost, in a virtual machine that counts them
 #   make docs                   regenerate docs/paths.md
+#   make pictures               render docs/pictures again: the references of the page's look, in the README
 #   make static                 target/static/sluice: the statically linked release program of the image,
 #                               checked in an empty root
 #   make lint                   formatting, clippy, language, licences and sources of dependencies
@@ -16,7 +17,7 @@
 MODE ?= nftables
 CARGO ?= cargo
 
-.PHONY: demo check test test-kernels bench bench-path docs static lint release deps
+.PHONY: demo check test test-kernels bench bench-path docs pictures static lint release deps
 .DEFAULT_GOAL := help
 
 help:
@@ -67,6 +68,10 @@ bench: deps
 
 docs:
 	UPDATE=1 $(CARGO) test --package sluice --test walkthrough
+
+# Look at the pictures before you commit them.
+pictures: deps
+	UPDATE=1 $(CARGO) test --package sluice --test ui pictures::
 
 # The target is named so that build scripts are not linked statically.
 static: HOST = $(shell rustc -vV | sed -n 's/^host: //p')

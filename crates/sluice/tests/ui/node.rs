@@ -92,3 +92,40 @@ pub(crate) fn with_firewall(rules: &str) -> String {
         "{before}:MY-FIREWALL - [0:0]\n-A FORWARD -j MY-FIREWALL\n-A MY-FIREWALL -d 10.244.2.0/24 -j DROP\n{after}"
     )
 }
+
+/// Return a Service with endpoints, and its EndpointSlice. `at` numbers its addresses.
+pub(crate) fn service(name: &str, at: usize, endpoints: usize) -> Vec<Value> {
+    let ip = format!(
+        "10.{}.{}.{}",
+        100 + at / 62_500,
+        at / 250 % 250,
+        at % 250 + 1
+    );
+    let pods = (0..endpoints).map(|pod| {
+        let node = 1 + pod % 2;
+        json!({
+            "addresses": [format!("10.244.{node}.{}", 10 + (at + pod) % 200)],
+            "nodeName": format!("node{node}"), "zone": format!("zone-{node}"),
+            "conditions": {"ready": true},
+        })
+    });
+    vec![
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "load"},
+            "spec": {
+                "clusterIP": ip, "clusterIPs": [ip], "selector": {"app": name},
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+            },
+        }),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {
+                "name": format!("{name}-a"), "namespace": "load",
+                "labels": {"kubernetes.io/service-name": name},
+            },
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": pods.collect::<Vec<_>>(),
+        }),
+    ]
+}

@@ -20,6 +20,8 @@ pub struct Probe {
     pub how: How,
     /// The source address; the kernel chooses it if `None`.
     pub from: Option<IpAddr>,
+    /// The source port; the kernel chooses it if 0.
+    pub from_port: u16,
     /// Time limit for connecting, and for each answer.
     pub timeout: Duration,
 }
@@ -79,6 +81,7 @@ impl Probe {
             to,
             how: How::Http,
             from: None,
+            from_port: 0,
             timeout: Duration::from_secs(2),
         }
     }
@@ -97,6 +100,11 @@ impl Probe {
             from: Some(from),
             ..self
         }
+    }
+
+    /// Set the source port of a datagram.
+    pub fn from_port(self, from_port: u16) -> Self {
+        Self { from_port, ..self }
     }
 
     /// Set the time limit.
@@ -155,7 +163,7 @@ impl Probe {
         } else {
             std::net::Ipv6Addr::UNSPECIFIED.into()
         };
-        let socket = UdpSocket::bind((self.from.unwrap_or(any), 0))?;
+        let socket = UdpSocket::bind((self.from.unwrap_or(any), self.from_port))?;
         socket.set_read_timeout(Some(self.timeout))?;
         // Connected, so that ICMP errors are reported.
         socket.connect(self.to)?;

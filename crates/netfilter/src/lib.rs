@@ -9,5 +9,6 @@ pub mod ipvs;
 mod mutate;
 pub mod netlink;
 pub mod nft;
+pub mod nft_hooks;
 pub mod nft_lang;
 pub mod nft_list;

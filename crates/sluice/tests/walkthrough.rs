@@ -231,6 +231,7 @@ fn explain_finds_no_difference_in_any_mode() {
                     "foreign-drop",
                     "no-route",
                     "reverse-path-filter",
+                    "martian",
                     "foreign-rule",
                     "stale-rules",
                     "node-name",

@@ -47,11 +47,31 @@ pub struct Facts {
     /// Sysctls by their dotted name (`net.ipv4.ip_forward`; a dot in an interface's name is
     /// written `/`, as sysctl(8) does), values as read, without the newline.
     pub sysctls: BTreeMap<String, String>,
+    /// The programs that run as the node's proxy (`kube-proxy`, `sluice`, …); `None` if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxies: Option<Vec<String>>,
+    /// The chains of each hook in the order in which the kernel calls them. Empty if the kernel does not
+    /// report it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookOrder>,
     /// Output of the host's tools.
     pub dumps: Dumps,
     /// Missing information that could matter, a sentence each. Every trace repeats them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+/// The chains that a hook calls, in the order of the calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HookOrder {
+    /// 4 or 6.
+    pub family: u8,
+    /// `prerouting`, `input`, `forward`, `output` or `postrouting`.
+    pub hook: String,
+    /// Family, table and chain, separated by spaces, after `legacy` for a chain of iptables-legacy. Kernels
+    /// before Linux 7.1 do not list chains of type nat.
+    pub chains: Vec<String>,
 }
 
 /// A network interface.

@@ -54,6 +54,21 @@ pub(crate) struct RouteHop {
     pub(crate) text: String,
 }
 
+/// The route that leads to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Towards {
+    /// Its kind.
+    pub kind: RouteKind,
+    /// Whether it is the default route.
+    pub is_default: bool,
+    /// The interface.
+    pub dev: Option<String>,
+    /// The gateway.
+    pub via: Option<IpAddr>,
+    /// The route in the syntax of `ip route`.
+    pub text: String,
+}
+
 /// The key of a route lookup.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lookup<'a> {
@@ -230,36 +245,37 @@ impl Host {
         .is_some_and(|v| v != 0)
     }
 
-    /// Return whether packets from this interface are forwarded; `None` if that is not known.
+    /// Return whether packets from this interface are forwarded; `None` if that is not known. For IPv6,
+    /// only the setting of the whole host decides, except that an interface can force forwarding
+    /// (`ip6_forward`).
     pub(crate) fn forwarding(&self, iface: Option<&str>, v6: bool) -> Option<bool> {
-        let version = if v6 { "ipv6" } else { "ipv4" };
-        let of_iface = iface.and_then(|i| {
-            self.sysctl(&format!(
-                "net.{version}.conf.{}.forwarding",
-                i.replace('.', "/")
-            ))
-        });
-        let all = self.sysctl(&format!("net.{version}.conf.all.forwarding"));
-        let global = if v6 {
-            all
-        } else {
-            self.sysctl("net.ipv4.ip_forward").or(all)
+        let of_iface = |version: &str, name: &str| {
+            let iface = iface?.replace('.', "/");
+            self.sysctl(&format!("net.{version}.conf.{iface}.{name}"))
         };
-        of_iface.or(global).map(|v| v != 0)
+        let setting = if v6 {
+            let forced = of_iface("ipv6", "force_forwarding").filter(|v| *v != 0);
+            forced.or_else(|| self.sysctl("net.ipv6.conf.all.forwarding"))
+        } else {
+            let all = || self.sysctl("net.ipv4.conf.all.forwarding");
+            let global = || self.sysctl("net.ipv4.ip_forward").or_else(all);
+            of_iface("ipv4", "forwarding").or_else(global)
+        };
+        setting.map(|v| v != 0)
     }
 
     /// Return the sysctl that decides about [`Self::forwarding`]: the interface's, unless the whole host
     /// does not forward.
     pub(crate) fn forwarding_sysctl(&self, iface: Option<&str>, v6: bool) -> String {
-        let (version, all) = if v6 {
-            ("ipv6", "net.ipv6.conf.all.forwarding")
+        let all = if v6 {
+            "net.ipv6.conf.all.forwarding"
         } else {
-            ("ipv4", "net.ipv4.ip_forward")
+            "net.ipv4.ip_forward"
         };
         let is_on = self.forwarding(None, v6) == Some(true);
         match iface {
-            Some(name) if is_on => {
-                format!("net.{version}.conf.{}.forwarding", name.replace('.', "/"))
+            Some(name) if is_on && !v6 => {
+                format!("net.ipv4.conf.{}.forwarding", name.replace('.', "/"))
             }
             _ => all.to_owned(),
         }
@@ -344,6 +360,11 @@ impl Host {
 
     /// Return the interface that leads to an address.
     pub fn iface_towards(&self, ip: IpAddr) -> Option<String> {
+        self.towards(ip)?.dev
+    }
+
+    /// Return the route that leads to an address, its first next hop if it has several.
+    pub fn towards(&self, ip: IpAddr) -> Option<Towards> {
         let key = Lookup {
             dst: ip,
             src: None,
@@ -351,7 +372,13 @@ impl Host {
             mark: 0,
         };
         let hop = self.lookup(&key).into_iter().next()?;
-        hop.dev
+        Some(Towards {
+            kind: hop.kind,
+            is_default: hop.text.starts_with("default"),
+            dev: hop.dev,
+            via: hop.via,
+            text: hop.text,
+        })
     }
 
     /// Return whether two addresses are neighbours on a bridge of this host, and reach each other without it:

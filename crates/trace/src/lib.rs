@@ -29,8 +29,8 @@
 //! - `nth` and `numgen inc` take turns, which means equal odds for one packet.
 //! - A `limit` is not reached yet. Lists (`recent`, dynamic sets) contain what the dumps show, and what
 //!   the packet itself adds.
-//! - Of NAT chains with equal priority, the kernel calls the one that was registered last first. Dumps
-//!   do not contain the order, so both are shown if they lead to different ends.
+//! - Of NAT chains with equal priority, the kernel calls the one that was registered last first. Facts
+//!   contain the order if the kernel reports it; otherwise both are shown if they lead to different ends.
 //! - A fact that the dumps leave open is assumed once per path: whether an address is the node's own,
 //!   or which interface a packet uses.
 
@@ -47,14 +47,16 @@ mod reply;
 mod walk;
 mod world;
 
-pub use facts::{Dumps, Facts, FactsError, Interface, NextHop, Route, RouteKind, RoutingRule};
+pub use facts::{
+    Dumps, Facts, FactsError, HookOrder, Interface, NextHop, Route, RouteKind, RoutingRule,
+};
 pub use fraction::Fraction;
 pub use fuzz::fuzz_one;
-pub use host::Host;
+pub use host::{Host, Towards};
 pub use outcome::{Answer, Backend, Did, Outcome, Snat, Step, Summary, Trace, Verdict};
 pub use packet::{CtState, Endpoint, Flow, Origin, Packet, Proto, Rewrite};
 pub use paste::PasteError;
 pub use render::{Style, percent, place, render_tree, step_to_json, to_json};
-pub use reply::reply_to;
+pub use reply::{refusal_to, reply_to};
 pub use walk::{WalkError, walk};
 pub use world::{World, WorldError};

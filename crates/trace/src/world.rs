@@ -5,7 +5,7 @@ use netfilter::iptables::{Family, TableSet};
 use netfilter::ipvs::Services;
 use netfilter::nft_lang::Ruleset;
 
-use crate::facts::{Facts, FactsError};
+use crate::facts::{Facts, FactsError, HookOrder};
 use crate::host::Host;
 use crate::infer;
 use crate::outcome::Backend;
@@ -24,6 +24,8 @@ pub struct World {
     pub ipsets: Sets,
     /// IPVS virtual servers.
     pub ipvs: Services,
+    /// The order of each hook's chains, where it is known.
+    pub hooks: Vec<HookOrder>,
     /// Addresses, routes, interfaces, sysctls.
     pub host: Host,
     /// Warnings about the input; every trace repeats them.
@@ -62,6 +64,7 @@ impl World {
         let mut world = World {
             host: Host::new(facts)?,
             warnings: facts.notes.clone(),
+            hooks: facts.hooks.clone(),
             ..World::default()
         };
         let d = &facts.dumps;

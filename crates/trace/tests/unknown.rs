@@ -154,6 +154,30 @@ fn both_orders_of_nat_chains_are_shown_if_they_differ() {
 }
 
 #[test]
+fn kernels_order_of_nat_chains_decides() {
+    let both = translating("first", "10.244.2.1") + &translating("second", "10.244.2.2");
+    let packet = packet(Origin::Pod, "10.244.1.5", "10.96.7.7", Proto::TCP, 80);
+    let ends = |chains: &[&str]| {
+        let mut facts = common::node_facts();
+        facts.hooks = vec![trace::HookOrder {
+            family: 4,
+            hook: "prerouting".to_owned(),
+            chains: chains.iter().map(|c| (*c).to_owned()).collect(),
+        }];
+        facts.dumps.nft_ruleset = Some(both.clone());
+        let world = World::from_facts(&facts).unwrap();
+        let outcomes = walk(&world, &packet).unwrap().outcomes;
+        let ends = outcomes.iter().map(|o| o.dnat.unwrap().ip.to_string());
+        ends.collect::<Vec<_>>()
+    };
+    let (first, second) = ("ip first pre", "ip second pre");
+    assert_eq!(ends(&[first, "ip raw PREROUTING", second]), ["10.244.2.1"]);
+    assert_eq!(ends(&[second, first]), ["10.244.2.2"]);
+    // Kernels before Linux 7.1 do not list chains of type nat.
+    assert_eq!(ends(&["ip raw PREROUTING"]).len(), 2);
+}
+
+#[test]
 fn rules_of_both_back_ends_are_labelled_and_evaluated_once() {
     let mut facts: Facts = common::node_facts();
     let rule = |chain: &str| {

@@ -21,8 +21,8 @@ pub(crate) fn difference(probe: &Probe, is_lost: bool, naming: &Naming<'_>) -> O
     if as_planned(&probe.expected.to) || probe.expected.or.as_ref().is_some_and(as_planned) {
         return shares(probe, naming);
     }
-    // The packet never reached a Service rule.
-    if is_lost && given.is_empty() {
+    // The packet never reached a Service rule, or was on its path to the relay.
+    if is_lost && (given.is_empty() || probe.leads_to_relay()) {
         return None;
     }
     // Forwarding that is off has a finding of its own.
@@ -30,7 +30,7 @@ pub(crate) fn difference(probe: &Probe, is_lost: bool, naming: &Naming<'_>) -> O
     if given.is_empty() && last.is_some_and(|s| s.did == Did::NotForwarding) {
         return None;
     }
-    if let Some(note) = answered_here(probe, &given) {
+    if let Some(note) = answered_here(probe) {
         return Some(note);
     }
     Some(explained(probe, &given, naming))
@@ -73,12 +73,10 @@ fn stays(probe: &Probe) -> bool {
 }
 
 /// Return a note if a program on this node has the Service's address, as NodeLocal DNSCache does.
-fn answered_here(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> Option<Finding> {
+fn answered_here(probe: &Probe) -> Option<Finding> {
     let interface = probe.own_interface.as_deref()?;
-    let stays = |o: &Outcome| o.verdict == Verdict::Accept && o.out_iface.is_none();
-    let stays = given.is_empty() && probe.trace.outcomes.iter().all(stays);
     let is_service = probe.kind != FrontendKind::NodePort;
-    if !stays || !is_service || !matches!(probe.expected.to, Expected::To(_)) {
+    if !probe.is_answered_here() || !is_service || !matches!(probe.expected.to, Expected::To(_)) {
         return None;
     }
     let name = if probe.packet.dport == 53 {
@@ -96,6 +94,88 @@ fn answered_here(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> Option<Findi
         ),
         "",
     ))
+}
+
+/// Find connections that pass a program on this node that has the Service's address and answers the
+/// same client over another protocol, as a DNS cache whose rules cover UDP only.
+pub(crate) fn passing_by(probes: &[Probe]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let is_service = |p: &&Probe| p.kind != FrontendKind::NodePort && p.own_interface.is_some();
+    for probe in probes.iter().filter(is_service) {
+        let is_other = |p: &&Probe| {
+            let (a, b) = (&p.packet, &probe.packet);
+            (a.from, a.src, a.dst, a.dport) == (b.from, b.src, b.dst, b.dport) && a.proto != b.proto
+        };
+        let mut others = probes.iter().filter(is_other);
+        let is_expected = |p: &&Probe| matches!(p.expected.to, Expected::To(_));
+        let Some(other) = others.find(|p| is_expected(p) && p.is_answered_here()) else {
+            continue;
+        };
+        let given: BTreeSet<(IpAddr, u16)> = probe.shares().into_keys().collect();
+        if !given.is_empty() {
+            found.push(passed_by(probe, other, &given));
+        }
+    }
+    found
+}
+
+fn passed_by(probe: &Probe, other: &Probe, given: &BTreeSet<(IpAddr, u16)>) -> Finding {
+    let rules = |p: &'_ Probe| -> Vec<Step> {
+        let steps = p.trace.outcomes.iter().flat_map(|o| &o.path);
+        steps.filter(|s| !s.chain.is_empty()).cloned().collect()
+    };
+    let untracked = rules(other)
+        .into_iter()
+        .find(|s| s.effect.contains("not tracked"));
+    let accepted = rules(probe).into_iter().find(|s| {
+        let is_there = untracked
+            .as_ref()
+            .is_none_or(|u| (u.hook, &u.table) == (s.hook, &s.table));
+        is_there && s.did == Did::Accepted && !owner::is_service_rule(s)
+    });
+    let place = |s: &Step| format!("table {}, chain {}", s.table, s.chain);
+    let (why, change) = match (&accepted, &untracked) {
+        (Some(step), _) => (
+            format!("{} accepts them first", owner::describe(step)),
+            format!(
+                "move this rule ({}) behind the rules that exempt connections to the program from tracking",
+                place(step)
+            ),
+        ),
+        (None, Some(step)) => (
+            format!(
+                "no rule exempts {} from tracking, as {} does",
+                probe.packet.proto,
+                owner::describe(step)
+            ),
+            format!(
+                "add such a rule for {} ({}), or restart the program that makes these rules",
+                probe.packet.proto,
+                place(step)
+            ),
+        ),
+        (None, None) => (
+            "Service rules match them".to_owned(),
+            "compare the path of both: sluice trace --proto tcp, --proto udp".to_owned(),
+        ),
+    };
+    let finding = Finding::new(
+        Weight::Partly,
+        Cause::ForeignRule,
+        format!(
+            "{}: interface {} has {}, and a program on this node answers {} connections to port {} \
+             there, but {} connections go to {}: {why}",
+            probe.question(),
+            probe.own_interface.as_deref().unwrap_or_default(),
+            probe.packet.dst,
+            other.packet.proto,
+            probe.packet.dport,
+            probe.packet.proto,
+            shown(given)
+        ),
+        change,
+    );
+    finding.decided_by(accepted.as_ref().map_or(why, owner::describe))
 }
 
 /// Report a difference with the rule that decides.
@@ -128,7 +208,7 @@ fn explained(probe: &Probe, given: &BTreeSet<(IpAddr, u16)>, naming: &Naming<'_>
     let (mut cause, mut change) = cause(probe, given, deciding);
     let other = difference.as_ref().and_then(|d| d.node.as_ref());
     if cause == Cause::RulesDiffer && difference.is_some() {
-        (cause, change) = other.map_or((cause, RESTORE.to_owned()), |name| other_node(name));
+        (cause, change) = other.map_or((cause, restore(probe)), |name| other_node(name));
     }
     // As for connections that an endpoint expects.
     if cause == Cause::ForeignRule && wrong.is_some_and(|o| o.verdict != Verdict::Accept) {
@@ -148,8 +228,15 @@ pub(crate) fn other_node(name: &str) -> (Cause, String) {
     (Cause::NodeName, change)
 }
 
-/// The fix for a rule or an element that was changed.
-pub(crate) const RESTORE: &str = "restart the proxy, which restores its rules; if they are changed again, find \
+/// Return the fix for a rule or an element that was changed.
+pub(crate) fn restore(probe: &Probe) -> String {
+    let fix = if probe.is_unserved { START } else { RESTORE };
+    fix.to_owned()
+}
+
+const START: &str =
+    "no proxy runs on this node: start it (kube-proxy or sluice), which restores its rules";
+const RESTORE: &str = "restart the proxy, which restores its rules; if they are changed again, find \
      out by which program (nft monitor), or compare the objects with the proxy's log";
 
 fn cause(
@@ -181,9 +268,10 @@ fn cause(
         return (Cause::NodeName, change.to_owned());
     }
     let change = match deciding {
+        _ if probe.is_unserved => START,
         None => {
-            "check that the proxy runs on this node, and read its log; check that the objects are from \
-             this cluster and the dumps from this node"
+            "read the log of the node's proxy; check that the objects are from this cluster and the dumps \
+             from this node"
         }
         Some(_) => {
             "these rules were made from other objects: read the proxy's log; check that the objects are \
@@ -301,7 +389,7 @@ fn shares(probe: &Probe, naming: &Naming<'_>) -> Option<Finding> {
             probe.question(),
             listed(all, MOST)
         ),
-        "a Service rule was removed or added by another program: restart the proxy, which restores it",
+        restore(probe),
     );
     Some(finding.decided_by(difference))
 }

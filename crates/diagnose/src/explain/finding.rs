@@ -90,6 +90,8 @@ causes! {
     BridgeBypass = "bridge-bypass",
     /// The reverse path filter drops packets.
     ReversePath = "reverse-path-filter",
+    /// The kernel drops packets because of their addresses.
+    Martian = "martian",
     /// The connection table is full.
     ConntrackFull = "conntrack-full",
     /// Flows that still go to a removed endpoint.

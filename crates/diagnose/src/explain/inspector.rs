@@ -10,10 +10,12 @@ use trace::{Facts, World};
 
 use super::desired::Desired;
 use super::finding::Finding;
+use super::flows::{self, Flows};
 use super::pods::Pods;
 use super::probe::{self, Probe, Setting};
+use super::sources::Sources;
 use super::subject::{Cluster, Subject};
-use super::{Asked, Refused, addresses, clash, mode_of, node, objects, only_known};
+use super::{Asked, Refused, addresses, clash, mode_of, node, objects, only_known, route};
 
 /// Everything that answers about a node depend on.
 #[derive(Debug)]
@@ -46,6 +48,9 @@ pub struct Inspector {
     pub(crate) cluster: Cluster,
     pub(crate) refused: Vec<Refused>,
     pods: Pods,
+    sources: Sources,
+    /// Known connections, if they were read.
+    flows: Flows,
     is_partial: bool,
     is_configured: bool,
 }
@@ -63,15 +68,30 @@ impl Inspector {
             refused,
         } = given;
         let cluster = Cluster::new(events, settings, addresses(&facts));
+        let sources = Sources::of(&cluster, &facts, &world);
         Self {
             mode: mode_of(&world),
-            pods: Pods::of(&cluster, &facts, &world.host),
+            pods: Pods::of(&cluster, &facts, &world.host, &sources),
+            sources,
+            flows: Flows::default(),
             facts,
             world,
             cluster,
             refused,
             is_partial,
             is_configured,
+        }
+    }
+
+    /// Read the known connections to all Services from this host, for [`crate::verify::check`]. If that is
+    /// impossible, a warning names the reason.
+    pub fn read_flows(&mut self) {
+        match Flows::read(&self.cluster) {
+            Ok(flows) => self.flows = flows,
+            Err(error) => {
+                let warning = format!("known connections are not considered: {error}");
+                self.world.warnings.push(warning);
+            }
         }
     }
 
@@ -139,6 +159,7 @@ impl Inspector {
             client,
             is_configured: self.is_configured,
             pods: &self.pods,
+            sources: &self.sources,
             is_thorough,
         }
     }
@@ -184,7 +205,8 @@ impl<'a> Checker<'a> {
             }
         }
         let mut findings = clash::cut_off(&subject);
-        findings.extend(node::settings(&subject, &inspector.facts));
+        let (facts, host) = (&inspector.facts, &inspector.world.host);
+        findings.extend(node::settings(&subject, facts, &probes));
         let naming = |probe: &Probe| {
             // Naming searches whole sets; a group of problems shows one example.
             let count = self.named.fetch_add(1, Ordering::Relaxed);
@@ -192,6 +214,9 @@ impl<'a> Checker<'a> {
             is_named.then(|| self.desired.difference(probe, &inspector.world))?
         };
         findings.extend(probe::findings(&probes, &naming));
+        let known = inspector.flows.to(&subject);
+        findings.extend(route::findings(&subject, facts, host, &probes, &known));
+        findings.extend(flows::findings(&subject, &known, &probes));
         Ok((probes.len(), findings))
     }
 }

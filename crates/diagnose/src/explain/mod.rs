@@ -5,11 +5,13 @@
 //! these, in `objects`, `node` and `probe`; `connect` connects to the endpoints.
 
 mod clash;
+mod clients;
 mod connect;
 mod desired;
 mod differ;
 mod expect;
 mod finding;
+mod flows;
 mod inspector;
 mod node;
 mod objects;
@@ -19,14 +21,14 @@ mod probe;
 mod ranges;
 mod route;
 mod source;
+mod sources;
 mod subject;
 #[cfg(test)]
 mod tests;
 mod text;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use kernel::conntrack::{Conntrack, Filter};
 use model::{Event, IpFamily, Mode};
 use serde::Serialize;
 use serde_json::Value;
@@ -34,9 +36,9 @@ use trace::{Facts, World};
 
 pub use expect::{Expectation, Expected};
 pub use finding::{Cause, Finding, Weight};
+pub use flows::KnownFlow;
 pub(crate) use inspector::Checker;
 pub use inspector::{Given, Inspector};
-pub use node::KnownFlow;
 pub(crate) use objects::not_served;
 pub use probe::Probe;
 use subject::Objects;
@@ -162,27 +164,26 @@ pub fn addresses(facts: &Facts) -> Vec<IpAddr> {
 impl Asked<'_> {
     /// Return everything that the checks find, and the walks of the connections. With `connect`, also try
     /// the endpoints from this node.
-    pub fn explain(&self, flows: &[KnownFlow], connect: bool) -> Explanation {
+    pub fn explain(&self, known: &[KnownFlow], connect: bool) -> Explanation {
         Explanation {
             connections: self.probes.iter().map(connection).collect(),
-            ..self.explain_without_walks(flows, connect)
+            ..self.explain_without_walks(known, connect)
         }
     }
 
     /// As [`Self::explain`], without connections: with a million rules, their walks have millions of steps.
-    pub fn explain_without_walks(&self, flows: &[KnownFlow], connect: bool) -> Explanation {
+    pub fn explain_without_walks(&self, known: &[KnownFlow], connect: bool) -> Explanation {
         let (inspector, subject) = (self.inspector, &self.subject);
         let mut findings = objects::findings(subject, self.client);
         findings.extend(inspector.refused_ports(subject).map(Refused::finding));
-        findings.extend(node::findings(
-            subject,
-            &inspector.facts,
-            flows,
-            &self.probes,
-        ));
+        let (facts, probes) = (&inspector.facts, &self.probes);
+        findings.extend(node::settings(subject, facts, probes));
+        findings.extend(flows::findings(subject, known, probes));
         let desired = inspector.desired();
         let naming = |probe: &Probe| desired.difference(probe, &inspector.world);
-        findings.extend(probe::findings(&self.probes, &naming));
+        findings.extend(probe::findings(probes, &naming));
+        let host = &inspector.world.host;
+        findings.extend(route::findings(subject, facts, host, probes, known));
         if connect {
             findings.extend(connect::findings(subject, connect::tcp));
         }
@@ -202,7 +203,7 @@ impl Asked<'_> {
     /// cannot be read.
     pub fn known_flows(&self) -> (Vec<KnownFlow>, Option<String>) {
         let mut found = Vec::new();
-        let read = read_flows(&self.subject, &mut found);
+        let read = flows::read(&self.subject, &mut found);
         let note = read
             .err()
             .map(|e| format!("known connections are not considered: {e}"));
@@ -223,31 +224,6 @@ fn connection(probe: &Probe) -> Connection {
         .to_string(),
         trace: trace::to_json(&probe.trace),
     }
-}
-
-fn read_flows(
-    subject: &Subject<'_>,
-    found: &mut Vec<KnownFlow>,
-) -> Result<(), kernel::netlink::Error> {
-    let mut conntrack = Conntrack::open()?;
-    for (plan, _) in &subject.plans {
-        for ip in plan.frontends().filter_map(|f| f.ip) {
-            let filter = Filter {
-                destination: Some(ip),
-                ..Filter::all(kernel::Family::of(ip))
-            };
-            conntrack.dump(&filter, |flow| {
-                found.push(KnownFlow {
-                    protocol: flow.original.protocol.0,
-                    client: flow.original.source(),
-                    asked: flow.original.destination(),
-                    given: SocketAddr::new(flow.reply.source, flow.reply.source_port),
-                    is_answered: flow.status.seen_reply(),
-                });
-            })?;
-        }
-    }
-    Ok(())
 }
 
 /// Drop the probes of a family whose rules no file contains, and return a note about it.

@@ -1,10 +1,9 @@
-//! The node's settings and its known connections.
+//! The node's settings.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use plan::PortPlan;
-use trace::{Did, Facts, Step, Verdict};
+use model::Mode;
+use trace::{Did, Facts, Step};
 
 use super::finding::{Cause, Finding, Weight, listed};
 use super::probe::Probe;
@@ -13,48 +12,18 @@ use super::subject::Subject;
 /// Maximum number of names in a sentence.
 const MOST: usize = 5;
 
-/// A connection in connection tracking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KnownFlow {
-    /// `tcp` is 6, `udp` 17, `sctp` 132.
-    pub protocol: u8,
-    /// The client.
-    pub client: SocketAddr,
-    /// The destination before translation.
-    pub asked: SocketAddr,
-    /// The endpoint that it was given.
-    pub given: SocketAddr,
-    /// Whether packets were seen in both directions.
-    pub is_answered: bool,
-}
-
-/// Run every check of this kind.
-pub(crate) fn findings(
-    subject: &Subject<'_>,
-    facts: &Facts,
-    flows: &[KnownFlow],
-    probes: &[Probe],
-) -> Vec<Finding> {
-    let mut found = settings(subject, facts);
-    let new = destinations(probes);
-    for (plan, _) in &subject.plans {
-        found.extend(stale_flows(plan, flows, &new));
-    }
-    found
-}
-
-/// Return where the rules lead new connections.
-fn destinations(probes: &[Probe]) -> BTreeSet<SocketAddr> {
-    let outcomes = probes.iter().flat_map(|p| &p.trace.outcomes);
-    let delivered = outcomes.filter(|o| o.verdict == Verdict::Accept);
-    delivered
-        .map(|o| SocketAddr::new(o.dst.ip, o.dst.port))
-        .collect()
-}
-
 /// Run every check of the node's settings.
-pub(crate) fn settings(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
-    let mut found = forwarding(subject, facts);
+pub(crate) fn settings(subject: &Subject<'_>, facts: &Facts, probes: &[Probe]) -> Vec<Finding> {
+    // The relay's connections are the node's own.
+    let needs_forwarding = match subject.mode {
+        Mode::Userspace => probes.iter().any(is_not_forwarded),
+        _ => probes.is_empty() || !probes.iter().all(Probe::is_answered_here),
+    };
+    let mut found = if needs_forwarding {
+        forwarding(subject, facts)
+    } else {
+        Vec::new()
+    };
     found.extend(other_node(subject, facts));
     found.extend(bridge(subject, facts));
     found.extend(conntrack_full(facts));
@@ -87,6 +56,12 @@ fn other_node(subject: &Subject<'_>, facts: &Facts) -> Option<Finding> {
             name = actual.name
         ),
     ))
+}
+
+/// Whether a packet is dropped because this host does not forward.
+fn is_not_forwarded(probe: &Probe) -> bool {
+    let last = |o: &trace::Outcome| o.path.last().is_some_and(|s| s.did == Did::NotForwarding);
+    probe.trace.outcomes.iter().any(last)
 }
 
 fn number(facts: &Facts, sysctl: &str) -> Option<i64> {
@@ -140,6 +115,10 @@ pub(crate) fn forwarding(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
 /// reverse translation, and come from the pod's address instead of the Service's.
 pub(crate) fn bridge(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
+    // The relay answers from this node.
+    if subject.mode == Mode::Userspace {
+        return found;
+    }
     for (sysctl, is_v4) in [
         ("net.bridge.bridge-nf-call-iptables", true),
         ("net.bridge.bridge-nf-call-ip6tables", false),
@@ -208,63 +187,5 @@ pub(crate) fn conntrack_full(facts: &Facts) -> Option<Finding> {
         ),
         "raise net.netfilter.nf_conntrack_max (conntrack.maxPerCore and min in the proxy's \
          configuration), and find out which clients open so many connections: conntrack -L",
-    ))
-}
-
-/// Find flows that keep going to a removed endpoint. Every further datagram of a UDP client follows its
-/// flow, and so do new SCTP associations from the same port. A TCP flow only matters to its own
-/// connection, and only if that is not established; a new connection has another port.
-///
-/// A flow to where the rules lead `new` connections is not stale: a relay, or a program on this node.
-pub(crate) fn stale_flows(
-    plan: &PortPlan,
-    flows: &[KnownFlow],
-    new: &BTreeSet<SocketAddr>,
-) -> Option<Finding> {
-    let protocol = match plan.protocol {
-        model::Protocol::Tcp => 6,
-        model::Protocol::Udp => 17,
-        model::Protocol::Sctp => 132,
-    };
-    let good: BTreeSet<SocketAddr> = plan
-        .reachable()
-        .iter()
-        .chain(plan.flow_endpoints.iter())
-        .map(|e| SocketAddr::new(e.ip, e.port))
-        .collect();
-    let asked = |flow: &&KnownFlow| {
-        plan.frontends().any(|f| {
-            f.port.get() == flow.asked.port() && f.ip.is_some_and(|ip| ip == flow.asked.ip())
-        })
-    };
-    let stale: Vec<&KnownFlow> = flows
-        .iter()
-        .filter(|f| f.protocol == protocol && !good.contains(&f.given))
-        .filter(|f| !new.contains(&f.given))
-        .filter(|f| plan.protocol != model::Protocol::Tcp || !f.is_answered)
-        .filter(asked)
-        .collect();
-    let first = stale.first()?;
-    let shown = stale.iter().map(|f| format!("{} -> {}", f.client, f.given));
-    let weight = match plan.protocol {
-        model::Protocol::Tcp => Weight::Note,
-        model::Protocol::Udp | model::Protocol::Sctp => Weight::Partly,
-    };
-    Some(Finding::new(
-        weight,
-        Cause::StaleFlow,
-        format!(
-            "{} known connections to {} still go to addresses that are not endpoints of the Service: \
-             {}",
-            stale.len(),
-            plan.name,
-            listed(shown, MOST)
-        ),
-        format!(
-            "a running proxy removes such flows; by hand: conntrack -D -p {} --orig-dst {} --dport {}",
-            plan.protocol.lower(),
-            first.asked.ip(),
-            first.asked.port()
-        ),
     ))
 }

@@ -69,13 +69,29 @@ const COMMENTS: [(&str, &str); 4] = [
 pub(crate) fn of(step: &Step) -> Option<&'static str> {
     let table = TABLES.iter().find(|(name, _)| *name == step.table);
     let comment = || COMMENTS.iter().find(|(word, _)| step.rule.contains(word));
-    let chain = || {
-        CHAINS
-            .iter()
-            .find(|(prefix, _)| step.chain.starts_with(prefix))
-    };
-    let found = table.or_else(comment).or_else(chain);
+    let found = table.or_else(comment).map(|(_, owner)| *owner);
+    found.or_else(|| of_chain(&step.chain))
+}
+
+fn of_chain(name: &str) -> Option<&'static str> {
+    let found = CHAINS.iter().find(|(prefix, _)| name.starts_with(prefix));
     found.map(|(_, owner)| *owner)
+}
+
+/// Return whether a chain is one that a proxy makes for Services.
+pub(crate) fn is_service_chain(name: &str) -> bool {
+    of_chain(name) == Some("the proxy")
+}
+
+/// Return whether a table is one that a proxy makes for Services.
+pub(crate) fn is_service_table(name: &str) -> bool {
+    let found = TABLES.iter().find(|(table, _)| *table == name);
+    matches!(found, Some((_, "the proxy" | "sluice")))
+}
+
+/// Return whether a chain's purpose is to block single hosts.
+pub(crate) fn blocks_hosts(name: &str) -> bool {
+    of_chain(name) == Some("fail2ban")
 }
 
 /// Return whether the rule is one that a proxy makes for Services.
@@ -92,8 +108,9 @@ pub(crate) fn describe(step: &Step) -> String {
         Some(owner) => format!(", made by {owner}"),
         None => String::new(),
     };
-    let family = match step.backend {
-        Some(Backend::Legacy) => "iptables-legacy ",
+    let family = match (step.backend, step.family) {
+        (Some(Backend::Legacy), "ip6") => "ip6tables-legacy ",
+        (Some(Backend::Legacy), _) => "iptables-legacy ",
         _ => "",
     };
     if step.rule == "policy" {

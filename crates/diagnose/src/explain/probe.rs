@@ -1,19 +1,21 @@
 //! Connections from each kind of client, walked through the node's rules.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use dataplane::userspace;
 use model::Mode;
 use plan::{Frontend, FrontendKind, NodeFacts, PortPlan};
 use trace::{Did, Facts, Fraction, Origin, Outcome, Packet, Proto, Step, Trace, Verdict, World};
 
+use super::clients::Client;
 use super::desired::Difference;
 use super::expect::{Connection, Expectation, Expected};
 use super::finding::{Cause, Finding, Weight, listed};
 use super::pods::Pods;
+use super::sources::Sources;
 use super::subject::Subject;
-use super::{differ, ranges, route, source};
+use super::{clients, differ, route, source};
 
 /// How many names a sentence lists.
 const MOST: usize = 5;
@@ -21,10 +23,6 @@ const MOST: usize = 5;
 const MOST_ANSWERS: usize = 50;
 /// The mark of the relay's packets, by default (`iptables.masqueradeBit` is 14).
 const RELAY_MARK: u32 = 1 << 14;
-/// Documentation addresses (RFC 5737, RFC 3849), which no host has.
-const OUTSIDE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
-const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7));
-
 /// One connection: what the plan states, and what the rules do.
 #[derive(Debug)]
 pub struct Probe {
@@ -40,10 +38,14 @@ pub struct Probe {
     pub trace: Trace,
     /// The answers to the packet, walked back, of those that were delivered.
     pub replies: Vec<Trace>,
+    /// The errors that refuse the packet, walked to the client.
+    pub(crate) refusals: Vec<Trace>,
     /// Endpoints on this node.
     pub(crate) local: BTreeSet<IpAddr>,
     /// The interface of this node that has the destination.
     pub(crate) own_interface: Option<String>,
+    /// Whether no proxy runs on this node.
+    pub(crate) is_unserved: bool,
     /// The second half of a connection in userspace mode: from the relay to an endpoint.
     pub(crate) is_relays: bool,
 }
@@ -60,6 +62,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) is_configured: bool,
     /// The pods of this node, as clients.
     pub(crate) pods: &'a Pods,
+    /// The clients that the node treats differently.
+    pub(crate) sources: &'a Sources,
     /// Whether every pod that the node treats differently is a client, and every answer is walked back;
     /// otherwise one pod, and one answer of each kind.
     pub(crate) is_thorough: bool,
@@ -85,17 +89,27 @@ pub(crate) fn ask(subject: &Subject<'_>, setting: Setting<'_>) -> anyhow::Result
             let Some(dst) = dst else {
                 continue;
             };
-            for (from, src) in clients(subject, plan, &frontend, node_ip, setting) {
-                let walked = Asked {
-                    plan,
-                    node,
-                    frontend: &frontend,
-                    dst,
+            let asked = Asked {
+                plan,
+                node,
+                frontend: &frontend,
+                dst,
+            };
+            for client in clients::of(subject, asked, node_ip, setting) {
+                probes.push(asked.walk(subject, setting, client)?);
+            }
+            if clients::is_loopback_served(subject, asked, setting) {
+                let asked = Asked {
+                    dst: clients::LOOPBACK,
+                    ..asked
                 };
-                probes.push(walked.walk(subject, setting, (from, src))?);
+                let client = Client::new(Origin::Node, clients::LOOPBACK);
+                probes.push(asked.walk(subject, setting, client)?);
             }
         }
-        if subject.mode == Mode::Userspace {
+        let mut own = probes.iter().filter(|p| p.port == plan.name.to_string());
+        let is_used = own.any(|probe| !probe.is_answered_here());
+        if subject.mode == Mode::Userspace && is_used {
             probes.extend(relayed(plan, node_ip, setting)?);
         }
     }
@@ -126,12 +140,14 @@ fn relayed(
             packet,
             trace,
             replies,
+            refusals: Vec::new(),
             local: endpoint
                 .is_local
                 .then_some(endpoint.ip)
                 .into_iter()
                 .collect(),
             own_interface: None,
+            is_unserved: false,
             is_relays: true,
         });
     }
@@ -164,12 +180,32 @@ fn answers(setting: Setting<'_>, packet: &Packet, trace: &Trace) -> anyhow::Resu
     Ok(replies)
 }
 
+/// Walk the errors that refuse the packet: one for each kind.
+fn refusals(setting: Setting<'_>, packet: &Packet, trace: &Trace) -> anyhow::Result<Vec<Trace>> {
+    let mut kinds = BTreeSet::new();
+    let mut refusals = Vec::new();
+    for outcome in trace.outcomes.iter().filter(|o| o.assuming.is_empty()) {
+        let kind = outcome.path.last().map(|step| (step.hook, step.did));
+        // A datagram that the node itself may not send fails at once, with EPERM.
+        if packet.proto == Proto::UDP && kind.is_some_and(|(hook, _)| hook == "output") {
+            continue;
+        }
+        if let Some(error) = trace::refusal_to(&setting.world.host, packet, outcome)
+            && kinds.insert(kind)
+        {
+            refusals.push(trace::walk(setting.world, &error)?);
+        }
+    }
+    Ok(refusals)
+}
+
 /// A frontend with an address.
-struct Asked<'a> {
-    plan: &'a PortPlan,
-    node: &'a NodeFacts,
-    frontend: &'a Frontend,
-    dst: IpAddr,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) plan: &'a PortPlan,
+    pub(crate) node: &'a NodeFacts,
+    pub(crate) frontend: &'a Frontend,
+    pub(crate) dst: IpAddr,
 }
 
 impl Asked<'_> {
@@ -177,16 +213,15 @@ impl Asked<'_> {
         &self,
         subject: &Subject<'_>,
         setting: Setting<'_>,
-        (from, src): (Origin, IpAddr),
+        client: Client,
     ) -> anyhow::Result<Probe> {
         let plan = self.plan;
-        let packet = Packet::new(
-            from,
-            src,
-            self.dst,
-            protocol(plan),
-            self.frontend.port.get(),
-        );
+        let Client { from, src, iface } = client;
+        let port = self.frontend.port.get();
+        let packet = Packet {
+            in_iface: iface,
+            ..Packet::new(from, src, self.dst, protocol(plan), port)
+        };
         let connection = Connection {
             mode: subject.mode,
             plan,
@@ -198,6 +233,7 @@ impl Asked<'_> {
         };
         let trace = trace::walk(setting.world, &packet)?;
         let replies = answers(setting, &packet, &trace)?;
+        let refusals = refusals(setting, &packet, &trace)?;
         let has = |i: &&trace::Interface| i.addresses.iter().any(|a| a.addr() == self.dst);
         let mut interfaces = setting.facts.interfaces.iter();
         let own = interfaces.find(has).map(|i| i.name.clone());
@@ -209,8 +245,10 @@ impl Asked<'_> {
             trace,
             packet,
             replies,
+            refusals,
             local: local.map(|e| e.ip).collect(),
             own_interface: own.filter(|name| name != dataplane::ipvs::DEVICE),
+            is_unserved: setting.facts.proxies.as_ref().is_some_and(Vec::is_empty),
             is_relays: false,
         })
     }
@@ -229,71 +267,29 @@ fn host_address(facts: &Facts, is_v4: bool) -> Option<IpAddr> {
     })
 }
 
-/// Return the clients to probe: a pod of this node that is no endpoint, an endpoint itself, the node,
-/// and hosts outside. Cluster IPs are not meant for clients outside.
-fn clients(
-    subject: &Subject<'_>,
-    plan: &PortPlan,
-    frontend: &Frontend,
-    node_ip: Option<IpAddr>,
-    setting: Setting<'_>,
-) -> Vec<(Origin, IpAddr)> {
-    let is_v4 = plan.cluster_ip.is_ipv4();
-    let known = setting.pods.usual(is_v4, |ip| subject.is_endpoint(ip));
-    let pod = known.or_else(|| subject.pod(is_v4)).or_else(|| {
-        // The last but one address of the node's range: the last that a pod gets.
-        let ranges = subject.cluster.node.as_ref()?.pod_cidrs.iter();
-        let range = ranges.into_iter().find(|r| r.addr().is_ipv4() == is_v4)?;
-        match (range.broadcast(), is_v4) {
-            (IpAddr::V4(last), true) => Some(Ipv4Addr::from_bits(last.to_bits() - 1).into()),
-            (last, _) => Some(last),
-        }
-    });
-    let mut all = Vec::new();
-    all.extend(pod.map(|ip| (Origin::Pod, ip)));
-    if setting.is_thorough {
-        let special = setting.pods.special(is_v4);
-        all.extend(
-            special
-                .filter(|ip| Some(*ip) != pod)
-                .map(|ip| (Origin::Pod, ip)),
-        );
-    }
-    if frontend.kind == FrontendKind::ClusterIp {
-        let reachable = plan.reachable();
-        let mut own = reachable.iter().filter(|e| e.is_local);
-        let endpoint = own.find(|e| !subject.is_own(e.ip));
-        all.extend(endpoint.map(|e| (Origin::Pod, e.ip)));
-    }
-    all.extend(node_ip.map(|ip| (Origin::Node, ip)));
-    if frontend.kind != FrontendKind::ClusterIp {
-        let outside = if is_v4 { OUTSIDE_V4 } else { OUTSIDE_V6 };
-        all.push((Origin::Outside, outside));
-        if frontend.kind == FrontendKind::LoadBalancerIp {
-            let allowed = plan.source_ranges.iter().map(ipnet::IpNet::network).next();
-            all.extend(allowed.map(|ip| (Origin::Outside, ip)));
-            if let (Some(dst), false) = (frontend.ip, plan.source_ranges.is_empty()) {
-                let others = ranges::admitted(setting.world, dst);
-                let others = others.filter(|ip| !plan.source_ranges.iter().any(|r| r.contains(ip)));
-                let others = others.filter(|ip| Some(*ip) != node_ip).take(MOST);
-                all.extend(others.map(|ip| (Origin::Outside, ip)));
-            }
-        }
-        let client = setting.client.filter(|ip| ip.is_ipv4() == is_v4);
-        all.extend(client.map(|ip| (Origin::Outside, ip)));
-    }
-    all
-}
-
 impl Probe {
-    /// Return whether the rules lead to the relay of userspace mode on every path.
+    /// Return whether packets reach the relay of userspace mode on every path.
     pub(crate) fn is_relayed(&self) -> bool {
+        let arrives = |o: &Outcome| o.verdict == Verdict::Accept;
+        self.leads_to_relay() && self.trace.outcomes.iter().all(arrives)
+    }
+
+    /// Return whether the rules lead to the relay of userspace mode on every path.
+    pub(crate) fn leads_to_relay(&self) -> bool {
         let leads = |o: &Outcome| {
             let translates = |s: &Step| s.effect.contains("destination becomes");
             let by = |s: &Step| s.table == userspace::TABLE && translates(s);
-            o.verdict == Verdict::Accept && o.dnat.is_some() && o.path.iter().any(by)
+            o.dnat.is_some() && o.path.iter().any(by)
         };
         self.trace.outcomes.iter().all(leads)
+    }
+
+    /// Return whether a program on this node answers, which has the Service's address.
+    pub(crate) fn is_answered_here(&self) -> bool {
+        let stays = |o: &Outcome| o.verdict == Verdict::Accept && o.out_iface.is_none();
+        self.own_interface.is_some()
+            && self.shares().is_empty()
+            && self.trace.outcomes.iter().all(stays)
     }
 
     /// `a pod of this node (10.244.1.9) to 10.96.0.1:80`.
@@ -346,6 +342,7 @@ pub(crate) fn findings(probes: &[Probe], naming: &Naming<'_>) -> Vec<Finding> {
             all.extend(route::misled(probe));
             all.extend(source::findings(probe, naming));
             all.extend(source::lost_replies(probe));
+            all.extend(source::lost_refusals(probe));
         }
         for finding in all {
             let key = |f: &Finding| (f.cause, f.change.clone(), f.decides.clone());
@@ -355,6 +352,7 @@ pub(crate) fn findings(probes: &[Probe], naming: &Naming<'_>) -> Vec<Finding> {
             }
         }
     }
+    found.extend(differ::passing_by(probes));
     found
 }
 
@@ -436,6 +434,9 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
             "add the route back, or set rp_filter to 2 (loose) on that interface and on all",
         ));
     }
+    if step.did == Did::Martian {
+        return Some(martian(probe, step, weight));
+    }
     if outcome.dnat.is_none() && step.did == Did::NoRoute && !probe.is_relays {
         return Some(Finding::new(
             weight,
@@ -462,6 +463,18 @@ fn ended_by(probe: &Probe, outcome: &Outcome, step: &Step, weight: Weight) -> Op
         ));
     }
     None
+}
+
+/// Report a packet that the kernel drops because of its addresses.
+fn martian(probe: &Probe, step: &Step, weight: Weight) -> Finding {
+    let change = if probe.packet.src.is_loopback() {
+        "sysctl -w net.ipv4.conf.all.route_localnet=1, as the proxy in iptables mode does unless \
+         localhostNodePorts is false"
+    } else {
+        "compare the addresses of this node with those of its pods and clients: ip addr, ip route"
+    };
+    let what = format!("{}: {}", probe.question(), step.effect);
+    Finding::new(weight, Cause::Martian, what, change)
 }
 
 /// Report a Service rule that ends a connection on its path to an endpoint.
@@ -495,7 +508,7 @@ fn ended_by_proxy(
             },
             super::owner::describe(step)
         ),
-        differ::RESTORE,
+        differ::restore(probe),
     );
     Some(finding.decided_by(difference))
 }

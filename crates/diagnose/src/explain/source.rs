@@ -2,7 +2,8 @@
 
 use trace::{Did, Origin, Outcome, Step, Verdict};
 
-use super::differ::{RESTORE, other_node};
+use super::differ::{other_node, restore};
+use super::expect::Expected;
 use super::finding::{Cause, Finding, Weight};
 use super::owner;
 use super::probe::{Naming, Probe};
@@ -77,7 +78,7 @@ fn replaced(probe: &Probe, outcome: &Outcome, naming: &Naming<'_>) -> Finding {
             if difference.is_empty() {
                 (by, change)
             } else {
-                (format!("{by}: {difference}"), RESTORE.to_owned())
+                (format!("{by}: {difference}"), restore(probe))
             }
         }
         None => (String::new(), "find the rule with sluice trace".to_owned()),
@@ -152,14 +153,14 @@ fn unmasqueraded(probe: &Probe, outcome: &Outcome, naming: &Naming<'_>) -> (Caus
             Some(difference) => {
                 let (cause, change) = match &difference.node {
                     Some(name) => other_node(name),
-                    None => (Cause::SourceKept, RESTORE.to_owned()),
+                    None => (Cause::SourceKept, restore(probe)),
                 };
                 (cause, difference.what, change)
             }
             None => (
                 Cause::SourceKept,
                 "no rule in POSTROUTING masquerades it".to_owned(),
-                "restart the proxy, which restores its rules in POSTROUTING".to_owned(),
+                restore(probe),
             ),
         },
     }
@@ -188,13 +189,12 @@ pub(crate) fn lost_replies(probe: &Probe) -> Option<Finding> {
     if step.did == Did::NoRoute || step.did == Did::Martian {
         return None;
     }
-    let by = if step.chain.is_empty() {
-        step.effect.clone()
-    } else {
-        format!("by {}", owner::describe(step))
-    };
+    let is_route = is_of_route(step);
+    let by = ending(step);
     let change = if step.did == Did::ReversePath {
         "add the route back, or set rp_filter to 2 (loose) on that interface and on all".to_owned()
+    } else if is_route {
+        CHECK_ROUTE.to_owned()
     } else {
         format!(
             "accept answers (ctstate ESTABLISHED) before this rule (table {}, chain {})",
@@ -205,6 +205,55 @@ pub(crate) fn lost_replies(probe: &Probe) -> Option<Finding> {
         Weight::Broken,
         Cause::ReplyLost,
         format!("{}: answers are dropped {by}", probe.question()),
+        change,
+    );
+    Some(finding.decided_by(by))
+}
+
+const CHECK_ROUTE: &str = "find out which program added this route: ip route, ip rule";
+
+fn is_of_route(step: &Step) -> bool {
+    step.hook == "routing" && step.did != Did::ReversePath
+}
+
+/// Describe the step that ends an answer.
+fn ending(step: &Step) -> String {
+    if is_of_route(step) {
+        format!("by the route `{}` ({})", step.rule, step.effect)
+    } else if step.chain.is_empty() {
+        step.effect.clone()
+    } else {
+        format!("by {}", owner::describe(step))
+    }
+}
+
+/// Find errors that refuse connections and do not reach the client, which then waits.
+pub(crate) fn lost_refusals(probe: &Probe) -> Option<Finding> {
+    if !matches!(probe.expected.to, Expected::Refused) {
+        return None;
+    }
+    let mut outcomes = probe.refusals.iter().flat_map(|t| &t.outcomes);
+    let lost = outcomes.find(|o| o.assuming.is_empty() && o.verdict != Verdict::Accept)?;
+    let step = lost.path.last()?;
+    if step.did == Did::NoRoute || step.did == Did::Martian {
+        return None;
+    }
+    let by = ending(step);
+    let change = if is_of_route(step) {
+        CHECK_ROUTE.to_owned()
+    } else {
+        format!(
+            "accept such errors (ctstate RELATED) before this rule (table {}, chain {})",
+            step.table, step.chain
+        )
+    };
+    let finding = Finding::new(
+        Weight::Partly,
+        Cause::ReplyLost,
+        format!(
+            "{}: the connection is refused, but the error is dropped {by}, so that the client waits",
+            probe.question()
+        ),
         change,
     );
     Some(finding.decided_by(by))

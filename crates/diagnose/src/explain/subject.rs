@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, bail};
+use ipnet::IpNet;
 use model::{
     Change, EndpointSlice, Event, IpFamily, Mode, NamespacedName, Node, Protocol, Service,
     ServicePort,
@@ -49,6 +50,8 @@ pub struct Cluster {
     pub(crate) plans: [Plan; 2],
     warnings: Vec<Warning>,
     slices: HashMap<NamespacedName, Vec<Arc<EndpointSlice>>>,
+    /// The names of the nodes on which endpoints are, when they are needed.
+    nodes_of_pods: OnceLock<HashMap<IpAddr, Arc<str>>>,
     /// Pods of this node, one address in each family, that can be used as clients.
     pub(crate) pods: BTreeSet<IpAddr>,
     /// The Service that has a NodePort.
@@ -194,6 +197,11 @@ impl Objects {
         if self.nodes.is_empty() || known(&name) {
             return Ok(name);
         }
+        // Names are in lower case, as the proxy takes --hostname-override.
+        let lower = name.trim().to_lowercase();
+        if known(&lower) {
+            return Ok(lower);
+        }
         let mine = |n: &&Arc<Node>| n.addresses.iter().any(|a| interfaces.contains(&a.ip));
         if named.is_none()
             && let Some(node) = self.nodes.iter().find(mine)
@@ -257,6 +265,7 @@ impl Cluster {
             objects,
             warnings,
             slices,
+            nodes_of_pods: OnceLock::new(),
             pods,
             node_ports,
         }
@@ -270,6 +279,39 @@ impl Cluster {
     /// Return all Services.
     pub(crate) fn services(&self) -> &[Arc<Service>] {
         &self.objects.services
+    }
+
+    /// Return the ranges of this node's pods, as the Node object states them.
+    pub(crate) fn pod_ranges(&self) -> impl Iterator<Item = &IpNet> {
+        self.node.iter().flat_map(|node| &node.pod_cidrs)
+    }
+
+    /// Return whether an address is a pod's of any node, by the Nodes' ranges and the endpoints.
+    pub(crate) fn is_pod_anywhere(&self, ip: IpAddr) -> bool {
+        let mut ranges = self.objects.nodes.iter().flat_map(|n| &n.pod_cidrs);
+        let mut endpoints = self.objects.slices.iter().flat_map(|s| &s.endpoints);
+        ranges.any(|range| range.contains(&ip)) || endpoints.any(|e| e.address == ip)
+    }
+
+    /// Return the other Node of which an address is a pod's, by the endpoints and the Nodes' ranges. A pod in
+    /// its node's network has the node's address and is none.
+    pub(crate) fn other_node_of(&self, ip: IpAddr) -> Option<&Node> {
+        let mut nodes = self.objects.nodes.iter();
+        let node = match self.nodes_of_pods().get(&ip) {
+            Some(name) => nodes.find(|n| n.name == *name),
+            None => nodes.find(|n| n.pod_cidrs.iter().any(|range| range.contains(&ip))),
+        }?;
+        let is_host = node.addresses.iter().any(|a| a.ip == ip);
+        (*node.name != *self.node_name && !is_host).then_some(node)
+    }
+
+    fn nodes_of_pods(&self) -> &HashMap<IpAddr, Arc<str>> {
+        self.nodes_of_pods.get_or_init(|| {
+            let endpoints = self.objects.slices.iter().flat_map(|s| &s.endpoints);
+            endpoints
+                .filter_map(|e| Some((e.address, e.node_name.clone()?)))
+                .collect()
+        })
     }
 
     /// Return the plan of a family.

@@ -8,7 +8,7 @@ use plan::testing::{Applied as _, endpoint, ips, node, service, settings, slice}
 use trace::{Facts, World};
 
 use super::finding::{Cause, Finding, Weight};
-use super::node::KnownFlow;
+use super::flows::{self, KnownFlow};
 use super::subject::{Cluster, Subject};
 use super::{node as host, objects, probe};
 
@@ -45,6 +45,7 @@ fn walk(subject: &Subject<'_>, facts: &Facts, world: &World) -> Vec<probe::Probe
         client: None,
         is_configured: false,
         pods: &pods,
+        sources: &super::sources::Sources::default(),
         is_thorough: true,
     };
     probe::ask(subject, setting).unwrap()
@@ -294,13 +295,13 @@ fn facts(sysctls: &[(&str, &str)]) -> Facts {
 
 #[test]
 fn a_healthy_node_has_no_problems() {
-    assert_healthy(&host::findings(&healthy(), &facts(&[]), &[], &[]));
+    assert_healthy(&flows::findings(&healthy(), &[], &[]));
 }
 
 #[test]
 fn disabled_forwarding_is_reported() {
     let facts = facts(&[("net.ipv4.ip_forward", "0")]);
-    let found = host::findings(&healthy(), &facts, &[], &[]);
+    let found = host::settings(&healthy(), &facts, &[]);
     assert_found(
         &found,
         Cause::ForwardingOff,
@@ -333,12 +334,12 @@ fn ipvs_and_userspace_mode_have_their_own_findings() {
 #[test]
 fn bridge_that_bypasses_the_rules_is_reported() {
     let off = facts(&[("net.bridge.bridge-nf-call-iptables", "0")]);
-    let found = host::findings(&healthy(), &off, &[], &[]);
+    let found = host::settings(&healthy(), &off, &[]);
     let words = ["is 0", "cbr0", "10.244.1.11", "br_netfilter"];
     assert_found(&found, Cause::BridgeBypass, Weight::Partly, &words);
     let mut absent = facts(&[]);
     absent.sysctls.remove("net.bridge.bridge-nf-call-iptables");
-    let found = host::findings(&healthy(), &absent, &[], &[]);
+    let found = host::settings(&healthy(), &absent, &[]);
     assert_found(
         &found,
         Cause::BridgeBypass,
@@ -348,7 +349,7 @@ fn bridge_that_bypasses_the_rules_is_reported() {
     // Without an endpoint on the bridge it does not matter.
     let elsewhere = slice_of(vec![endpoint("10.244.2.11", "node2")]);
     let elsewhere = subject(vec![web().applied(), elsewhere.applied()]);
-    assert_healthy(&host::findings(&elsewhere, &absent, &[], &[]));
+    assert_healthy(&host::settings(&elsewhere, &absent, &[]));
 }
 
 #[test]
@@ -382,8 +383,8 @@ fn only_unanswered_flows_to_removed_endpoints_are_stale() {
         is_answered: false,
     };
     let good = [flow("10.244.1.11:8080")];
-    assert_healthy(&host::findings(&healthy(), &facts(&[]), &good, &[]));
-    let found = host::findings(&healthy(), &facts(&[]), &[flow("10.244.9.9:8080")], &[]);
+    assert_healthy(&flows::findings(&healthy(), &good, &[]));
+    let found = flows::findings(&healthy(), &[flow("10.244.9.9:8080")], &[]);
     let words = [
         "10.244.9.9:8080",
         "conntrack -D -p tcp --orig-dst 10.96.0.1 --dport 80",
@@ -394,7 +395,7 @@ fn only_unanswered_flows_to_removed_endpoints_are_stale() {
         is_answered: true,
         ..flow("10.244.9.9:8080")
     };
-    assert_healthy(&host::findings(&healthy(), &facts(&[]), &[closing], &[]));
+    assert_healthy(&flows::findings(&healthy(), &[closing], &[]));
 }
 
 /// Rules that do what the plan of [`healthy`] states, with other programs' rules before them.
@@ -572,9 +573,17 @@ fn rules_of_other_objects_are_reported() {
         &[
             "are not sent to any endpoint",
             "no rule matches",
-            "check that the proxy runs",
+            "read the log of the node's proxy",
         ],
     );
+    let mut without = facts(&[]);
+    without.proxies = Some(Vec::new());
+    let found = asked(
+        without,
+        "*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n".to_owned(),
+    );
+    let words = ["no proxy runs on this node"];
+    assert_found(&found, Cause::RulesDiffer, Weight::Broken, &words);
 }
 
 #[test]

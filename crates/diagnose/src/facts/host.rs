@@ -26,13 +26,15 @@ const SYSCTLS: [&str; 9] = [
 ];
 
 /// Sysctls of each interface, and of `all` and `default`.
-const OF_INTERFACE: [(&str, &str); 6] = [
+const OF_INTERFACE: [(&str, &str); 7] = [
     ("ipv4", "accept_local"),
     ("ipv4", "forwarding"),
     ("ipv4", "route_localnet"),
     ("ipv4", "rp_filter"),
     ("ipv4", "src_valid_mark"),
     ("ipv6", "forwarding"),
+    // Since Linux 6.17.
+    ("ipv6", "force_forwarding"),
 ];
 
 /// Collect the facts without the rules.
@@ -71,12 +73,61 @@ pub(super) fn collect() -> anyhow::Result<Facts> {
         hostname: read("kernel/hostname").unwrap_or_default(),
         kernel: read("kernel/osrelease").unwrap_or_default(),
         sysctls: sysctls(&interfaces),
+        proxies: proxies(),
         interfaces,
         routes,
         rules,
         notes,
         ..Facts::default()
     })
+}
+
+/// The names of programs that are a node's proxy, or contain one.
+const PROXIES: [&str; 9] = [
+    "kube-proxy",
+    "sluice",
+    "k3s",
+    "k3s-server",
+    "k3s-agent",
+    "kubelite",
+    "cilium-agent",
+    "kube-router",
+    "calico-node",
+];
+/// The inode of the initial PID namespace (`PROC_PID_INIT_INO`).
+const INITIAL: u64 = 0xefff_fffc;
+
+/// Return the proxies that run in this network namespace; `None` if not all processes are visible here.
+fn proxies() -> Option<Vec<String>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = |path: &str| std::fs::metadata(path).map(|m| m.ino()).ok();
+    let here = inode("/proc/thread-self/ns/net")?;
+    if inode("/proc/self/ns/pid")? != INITIAL {
+        return None;
+    }
+    let own = std::process::id();
+    let mut found = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(id) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let name = std::fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+        let name = name.trim_end();
+        let is_here = || inode(&format!("/proc/{id}/ns/net")) == Some(here);
+        // sluice has other commands.
+        let is_proxy = || {
+            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            name != "sluice" || line.split(|b| *b == 0).nth(1) == Some(b"proxy")
+        };
+        if id != own && PROXIES.contains(&name) && is_here() && is_proxy() {
+            found.insert(name.to_owned());
+        }
+    }
+    Some(found.into_iter().collect())
 }
 
 /// Return a sysctl; `None` if this kernel or namespace lacks it.

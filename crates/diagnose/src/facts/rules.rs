@@ -7,8 +7,9 @@ use kernel::ipvs::Ipvs;
 use kernel::link::RtNetlink;
 use kernel::nfnetlink::NfTables;
 use netfilter::iptables_nft::SetIndex;
+use netfilter::nft_hooks::HOOKS;
 use netfilter::nft_list::Listing;
-use trace::Facts;
+use trace::{Facts, HookOrder};
 
 /// Fill in the dumps. A note names each part that could not be read.
 pub(super) fn collect(facts: &mut Facts) {
@@ -55,6 +56,7 @@ fn nf_tables(facts: &mut Facts, sets: &SetIndex) {
             return;
         }
     };
+    facts.hooks = hooks();
     let problems = ruleset.problems.iter();
     facts
         .notes
@@ -68,6 +70,27 @@ fn nf_tables(facts: &mut Facts, sets: &SetIndex) {
     }
     let text = listing(&ruleset.listing);
     facts.dumps.nft_ruleset = (!text.trim().is_empty()).then_some(text);
+}
+
+/// Return the order of the chains; nothing if the kernel does not report it.
+fn hooks() -> Vec<HookOrder> {
+    let Ok(mut nft) = NfTables::open() else {
+        return Vec::new();
+    };
+    let mut orders = Vec::new();
+    for (family, number) in [(Family::Ipv4, 4), (Family::Ipv6, 6)] {
+        for (hook, name, built_in) in HOOKS {
+            let Ok(Some(chains)) = nft.hooked(family, (hook, built_in)) else {
+                return Vec::new();
+            };
+            orders.push(HookOrder {
+                family: number,
+                hook: name.to_owned(),
+                chains,
+            });
+        }
+    }
+    orders
 }
 
 /// Return tables as nft lists them.

@@ -10,6 +10,7 @@ use netfilter::nft::consts::{
     NFTA_SET_ELEM_LIST_TABLE,
 };
 use netfilter::nft::decode;
+use netfilter::nft_hooks::{self, Hooked};
 use netfilter::nft_list::Listing;
 use nix::errno::Errno;
 
@@ -56,6 +57,32 @@ impl NfTables {
         }
         let what = "reading the nf_tables rule set";
         Err(Error::Interrupted { what })
+    }
+
+    /// Return the chains that a hook calls, in the order of the calls, as [`Hooked::label`] names them;
+    /// `None` if the kernel does not report it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn hooked(
+        &mut self,
+        family: Family,
+        (hook, built_in): (u32, &str),
+    ) -> Result<Option<Vec<String>>, Error> {
+        let family = nft_family(family).number();
+        let mut chains = Vec::new();
+        let read = self.stream(&nft_hooks::request(family, hook), |message| {
+            chains.extend(Hooked::decode(message.payload)?.label(family, built_in));
+            Ok(())
+        });
+        match read {
+            Ok(()) => Ok(Some(chains)),
+            // No program uses the hook.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Some(Vec::new())),
+            // Without the module, or before Linux 5.14.
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn ruleset_once(&mut self, sets: &SetIndex) -> Result<Ruleset, Error> {

@@ -47,6 +47,7 @@ mod consts {
     pub const NFNL_SUBSYS_ACCT: u8 = 7;
     pub const NFNL_SUBSYS_NFTABLES: u8 = 10;
     pub const NFNL_SUBSYS_NFT_COMPAT: u8 = 11;
+    pub const NFNL_SUBSYS_HOOK: u8 = 12;
 
     pub const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
     pub const NFNL_MSG_BATCH_END: u16 = 0x11;

@@ -34,7 +34,8 @@ pub(crate) fn command(args: &ExplainArgs) -> ExitCode {
     }
 }
 
-fn is_live(host: &HostArgs) -> bool {
+/// Whether the question is about this host, not about files.
+pub(crate) fn is_live(host: &HostArgs) -> bool {
     host.facts.is_none() && !host.has_rule_files()
 }
 

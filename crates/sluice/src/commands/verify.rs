@@ -25,7 +25,10 @@ pub(crate) fn command(args: &VerifyArgs) -> ExitCode {
 }
 
 fn run(args: &VerifyArgs) -> anyhow::Result<bool> {
-    let inspector = explain::inspector(&args.objects, &args.host)?;
+    let mut inspector = explain::inspector(&args.objects, &args.host)?;
+    if explain::is_live(&args.host) {
+        inspector.read_flows();
+    }
     let is_watched = std::io::stderr().is_terminal();
     let shown = AtomicUsize::new(0);
     let answer = verify(&inspector, |done, all| {

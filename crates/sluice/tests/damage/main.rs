@@ -1,8 +1,10 @@
 //! Damage to a node, one kind after the other: real connections fail or change if and only if
 //! `explain` and `verify` report it, and the finding names what was damaged.
 //!
-//! `table` contains the kinds of damage, `node` the machines and their connections.
+//! `table` contains the kinds of damage, `node` the machines and their connections, `family` the IPv6 form of
+//! both.
 
+mod family;
 mod node;
 #[path = "../support/mod.rs"]
 mod support;
@@ -10,12 +12,13 @@ mod table;
 
 use std::collections::BTreeMap;
 
-use model::Mode;
+use model::{IpFamily, Mode};
 use node::{Node, Patience};
 use table::{Damage, Effect};
 
 /// Do the damage, compare connections with the findings, and repair it; return every contradiction.
 fn check(node: &mut Node, damage: &Damage) -> Vec<String> {
+    let names: Vec<String> = damage.names.iter().map(|name| node.text(name)).collect();
     node.harm(&damage.how);
     let verified = node.verify();
     let mut wrong = Vec::new();
@@ -38,7 +41,7 @@ fn check(node: &mut Node, damage: &Damage) -> Vec<String> {
                 said.text()
             ));
         }
-        let unnamed = damage.names.iter().find(|name| !said.names(name));
+        let unnamed = names.iter().find(|name| !said.names(name));
         if let (true, Some(name)) = (change.is_some(), unnamed) {
             wrong.push(format!(
                 "{service}: {what}, and explain does not name {name:?}: {}",
@@ -52,7 +55,7 @@ fn check(node: &mut Node, damage: &Damage) -> Vec<String> {
             verified.text()
         ));
     }
-    let unnamed = damage.names.iter().find(|name| !verified.names(name));
+    let unnamed = names.iter().find(|name| !verified.names(name));
     if let (true, Some(name)) = (changed_any, unnamed) {
         wrong.push(format!(
             "verify does not name {name:?}: {}",
@@ -76,11 +79,11 @@ fn check(node: &mut Node, damage: &Damage) -> Vec<String> {
     wrong
 }
 
-fn check_all(mode: Mode) {
-    let mut node = Node::start(mode);
+fn check_all(mode: Mode, family: IpFamily) {
+    let mut node = Node::start(mode, family);
     let mut failures: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let only = std::env::var("DAMAGE").unwrap_or_default();
-    for damage in table::all(mode) {
+    for damage in table::all(mode, family) {
         if !damage.name.contains(&only) {
             continue;
         }
@@ -90,29 +93,44 @@ fn check_all(mode: Mode) {
         }
     }
     for (name, wrong) in &failures {
-        eprintln!("## {mode}: {name}");
+        eprintln!("## {mode}, {family}: {name}");
         for line in wrong {
             eprintln!("  - {line}");
         }
     }
     assert!(
         failures.is_empty(),
-        "{mode}: {} kinds of damage",
+        "{mode}, {family}: {} kinds of damage",
         failures.len()
     );
 }
 
 #[test]
 fn iptables_mode() {
-    check_all(Mode::Iptables);
+    check_all(Mode::Iptables, IpFamily::V4);
+}
+
+#[test]
+fn iptables_mode_ipv6() {
+    check_all(Mode::Iptables, IpFamily::V6);
 }
 
 #[test]
 fn nftables_mode() {
-    check_all(Mode::Nftables);
+    check_all(Mode::Nftables, IpFamily::V4);
+}
+
+#[test]
+fn nftables_mode_ipv6() {
+    check_all(Mode::Nftables, IpFamily::V6);
 }
 
 #[test]
 fn userspace_mode() {
-    check_all(Mode::Userspace);
+    check_all(Mode::Userspace, IpFamily::V4);
+}
+
+#[test]
+fn userspace_mode_ipv6() {
+    check_all(Mode::Userspace, IpFamily::V6);
 }

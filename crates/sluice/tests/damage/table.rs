@@ -1,5 +1,6 @@
 //! The kinds of damage.
 
+use model::IpFamily;
 use model::Mode::{self, Iptables, Ipvs, Nftables, Userspace};
 
 use crate::node::How;
@@ -22,17 +23,25 @@ pub(crate) struct Damage {
     /// What the findings have to name.
     pub(crate) names: &'static [&'static str],
     modes: &'static [Mode],
+    families: &'static [IpFamily],
 }
 
 const ALL: &[Mode] = &[Iptables, Nftables, Userspace, Ipvs];
 const KERNEL: &[Mode] = &[Iptables, Nftables, Ipvs];
 
-/// Return the kinds for a mode.
-pub(crate) fn all(mode: Mode) -> impl Iterator<Item = Damage> {
-    DAMAGES
-        .iter()
-        .filter(move |d| d.modes.contains(&mode))
-        .copied()
+/// Return the kinds for a mode and family.
+pub(crate) fn all(mode: Mode, family: IpFamily) -> impl Iterator<Item = Damage> {
+    let all = DAMAGES.iter().filter(move |d| d.modes.contains(&mode));
+    all.filter(move |d| d.families.contains(&family)).copied()
+}
+
+/// The other family lacks it, or treats it differently.
+const fn only(family: IpFamily, damage: Damage) -> Damage {
+    let families: &'static [IpFamily] = match family {
+        IpFamily::V4 => &[IpFamily::V4],
+        IpFamily::V6 => &[IpFamily::V6],
+    };
+    Damage { families, ..damage }
 }
 
 const fn line(
@@ -49,6 +58,7 @@ const fn line(
         effect: Effect::Harmful,
         names,
         modes,
+        families: &IpFamily::ALL,
     }
 }
 
@@ -65,6 +75,7 @@ const fn harmless(
         effect: Effect::Harmless,
         names: &[],
         modes,
+        families: &IpFamily::ALL,
     }
 }
 
@@ -81,6 +92,7 @@ const fn proxy(
         effect: Effect::Harmful,
         names,
         modes,
+        families: &IpFamily::ALL,
     }
 }
 
@@ -90,7 +102,7 @@ const DAMAGES: &[Damage] = &[
     line(
         &[Iptables],
         "the Service's rule is removed",
-        "iptables-nft -t nat -D KUBE-SERVICES -d 10.96.10.1/32 -p tcp -m comment --comment 'demo/web:http cluster IP' -m tcp --dport 80 -j KUBE-SVC-XRY76EGRC3BSCIIJ",
+        "iptables-nft -t nat -D KUBE-SERVICES -d 10.96.10.1 -p tcp -m comment --comment 'demo/web:http cluster IP' -m tcp --dport 80 -j KUBE-SVC-XRY76EGRC3BSCIIJ",
         "",
         &["rules-differ", "KUBE-SERVICES"],
     ),
@@ -328,24 +340,84 @@ const DAMAGES: &[Damage] = &[
     ),
     // Settings of the node.
     line(
-        KERNEL,
+        ALL,
         "forwarding is off",
         "sysctl -qw net.ipv4.ip_forward=0",
         "sysctl -qw net.ipv4.ip_forward=1",
         &["net.ipv4.ip_forward"],
     ),
+    only(
+        IpFamily::V4,
+        line(
+            KERNEL,
+            "forwarding is off on the pod's interface",
+            "sysctl -qw net.ipv4.conf.pod50.forwarding=0",
+            "sysctl -qw net.ipv4.conf.pod50.forwarding=1",
+            &["net.ipv4.conf.pod50.forwarding"],
+        ),
+    ),
+    // IPv6 only knows the setting of the whole host.
+    only(
+        IpFamily::V6,
+        harmless(
+            ALL,
+            "forwarding is off on the pod's interface",
+            "sysctl -qw net.ipv6.conf.pod50.forwarding=0",
+            "sysctl -qw net.ipv6.conf.pod50.forwarding=1",
+        ),
+    ),
+    only(
+        IpFamily::V4,
+        harmless(
+            ALL,
+            "the reverse path filter is strict",
+            "sysctl -qw net.ipv4.conf.ext.rp_filter=1",
+            "sysctl -qw net.ipv4.conf.ext.rp_filter=0",
+        ),
+    ),
+    only(
+        IpFamily::V4,
+        line(
+            ALL,
+            "the reverse path filter is strict, and the route back is another",
+            "sysctl -qw net.ipv4.conf.ext.rp_filter=1; ip route replace 10.201.0.2 dev node2",
+            "sysctl -qw net.ipv4.conf.ext.rp_filter=0; ip route replace 10.201.0.2 dev ext",
+            &["reverse-path-filter", "rp_filter", "ext"],
+        ),
+    ),
+    only(
+        IpFamily::V4,
+        line(
+            &[Iptables],
+            "loopback addresses may not be routed",
+            "sysctl -qw net.ipv4.conf.all.route_localnet=0",
+            "sysctl -qw net.ipv4.conf.all.route_localnet=1",
+            &["martian", "net.ipv4.conf.all.route_localnet"],
+        ),
+    ),
     line(
         KERNEL,
-        "forwarding is off on the pod's interface",
-        "sysctl -qw net.ipv4.conf.pod50.forwarding=0",
-        "sysctl -qw net.ipv4.conf.pod50.forwarding=1",
-        &["net.ipv4.conf.pod50.forwarding"],
+        "packets between pods on a bridge bypass the rules",
+        "sysctl -qw net.bridge.bridge-nf-call-iptables=0",
+        "sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1",
+        &["bridge-bypass", "net.bridge.bridge-nf-call-ip"],
     ),
-    harmless(
+    // Known connections.
+    line(
         ALL,
-        "the reverse path filter is strict",
-        "sysctl -qw net.ipv4.conf.ext.rp_filter=1",
-        "sysctl -qw net.ipv4.conf.ext.rp_filter=0",
+        "a client's known connection leads to a removed endpoint",
+        "conntrack -D -p udp --sport 5353 2>/dev/null; conntrack -I -p udp -s 10.244.1.50 -d 10.96.10.4 --sport 5353 --dport 53 -g 10.244.1.99:8053 -t 600 2>/dev/null",
+        "",
+        &["stale-flow", "10.244.1.99"],
+    ),
+    only(
+        IpFamily::V4,
+        harmless(
+            ALL,
+            "a closed connection led to a removed endpoint",
+            "conntrack -I -p tcp -s 10.244.1.50 -d 10.96.10.1 --sport 5353 --dport 80 -g 10.244.1.99:8080 --state TIME_WAIT -u SEEN_REPLY,ASSURED -t 100 2>/dev/null",
+            "",
+        ),
     ),
     // Routes.
     line(
@@ -353,14 +425,42 @@ const DAMAGES: &[Damage] = &[
         "the route to the other node's pods is unreachable",
         "ip route replace unreachable 10.244.2.0/24",
         "ip route del unreachable 10.244.2.0/24; ip route replace 10.244.2.0/24 via 10.200.1.3 dev node2 onlink",
-        &["10.244.2.11", "unreachable 10.244.2.0/24"],
+        &["unreachable 10.244.2.0/24"],
     ),
     line(
         ALL,
         "the route to the other node's pods is a blackhole",
         "ip route replace blackhole 10.244.2.0/24",
         "ip route del blackhole 10.244.2.0/24; ip route replace 10.244.2.0/24 via 10.200.1.3 dev node2 onlink",
-        &["10.244.2.11", "blackhole 10.244.2.0/24"],
+        &["blackhole 10.244.2.0/24"],
+    ),
+    line(
+        ALL,
+        "the route to the other node's pods is missing",
+        "ip route del 10.244.2.0/24",
+        "ip route replace 10.244.2.0/24 via 10.200.1.3 dev node2 onlink",
+        &["no-route", "node2", "default"],
+    ),
+    line(
+        ALL,
+        "the route to the other node's pods leads to a pod",
+        "ip route replace 10.244.2.0/24 dev pod50",
+        "ip route replace 10.244.2.0/24 via 10.200.1.3 dev node2 onlink",
+        &["no-route", "node2", "pod50"],
+    ),
+    line(
+        ALL,
+        "the route to the other node's pods ends here",
+        "ip link add end type bridge; ip link set end up; ip route replace 10.244.2.0/24 dev end",
+        "ip link del end; ip route replace 10.244.2.0/24 via 10.200.1.3 dev node2 onlink",
+        &["no-route", "node2", "end"],
+    ),
+    line(
+        ALL,
+        "the endpoint's address is also the node's",
+        "ip addr add 10.244.1.11 dev lo scope host",
+        "ip addr del 10.244.1.11 dev lo",
+        &["10.244.1.11", "lo"],
     ),
     line(
         KERNEL,
@@ -382,12 +482,12 @@ const DAMAGES: &[Damage] = &[
         "a firewall drops in FORWARD",
         "iptables-nft -N MY-FIREWALL; iptables-nft -A FORWARD -j MY-FIREWALL; iptables-nft -A MY-FIREWALL -d 10.244.2.0/24 -j DROP",
         "iptables-nft -D FORWARD -j MY-FIREWALL; iptables-nft -F MY-FIREWALL; iptables-nft -X MY-FIREWALL",
-        &["foreign-drop", "MY-FIREWALL", "10.244.2.0/24"],
+        &["MY-FIREWALL", "10.244.2.0/24"],
     ),
     line(
         KERNEL,
         "a firewall of the other back end drops in FORWARD",
-        "iptables-legacy -A FORWARD -d 10.244.1.11 -j DROP",
+        "iptables-legacy -A FORWARD -d 10.244.1.11 -p tcp --dport 8080 -j DROP",
         "iptables-legacy -F FORWARD",
         &["foreign-drop", "iptables-legacy", "FORWARD"],
     ),
@@ -395,7 +495,7 @@ const DAMAGES: &[Damage] = &[
         ALL,
         "a firewall drops in raw PREROUTING",
         "iptables-nft -t raw -A PREROUTING -d 10.96.0.0/16 -j DROP",
-        "iptables-nft -t raw -F PREROUTING",
+        "iptables-nft -t raw -D PREROUTING -d 10.96.0.0/16 -j DROP",
         &["foreign-drop", "raw", "PREROUTING"],
     ),
     line(
@@ -403,14 +503,14 @@ const DAMAGES: &[Damage] = &[
         "a firewall drops in mangle POSTROUTING",
         "iptables-nft -t mangle -A POSTROUTING -d 10.244.2.11 -j DROP",
         "iptables-nft -t mangle -F POSTROUTING",
-        &["foreign-drop", "mangle", "POSTROUTING"],
+        &["mangle", "POSTROUTING", "10.244.2.11"],
     ),
     line(
         ALL,
         "a firewall drops the node's packets in OUTPUT",
         "iptables-nft -A OUTPUT -d 10.244.2.0/24 -j DROP",
         "iptables-nft -D OUTPUT -d 10.244.2.0/24 -j DROP",
-        &["foreign-drop", "OUTPUT"],
+        &["OUTPUT", "10.244.2.0/24"],
     ),
     line(
         ALL,
@@ -460,6 +560,69 @@ const DAMAGES: &[Damage] = &[
         "iptables-nft -P INPUT DROP",
         "iptables-nft -P INPUT ACCEPT",
         &["INPUT"],
+    ),
+    line(
+        ALL,
+        "a firewall drops clients in a range",
+        "nft 'add table inet fw; add chain inet fw pre { type filter hook prerouting priority -250; }; add rule inet fw pre ip saddr 10.201.0.2/31 tcp dport 30080 drop'",
+        "nft delete table inet fw",
+        &["foreign-drop", "table fw", "10.201.0.2/31"],
+    ),
+    line(
+        ALL,
+        "a firewall drops clients in all ranges but one",
+        "iptables-nft -t raw -A PREROUTING ! -s 10.201.0.2/31 -p tcp --dport 30080 -j DROP",
+        "iptables-nft -t raw -D PREROUTING ! -s 10.201.0.2/31 -p tcp --dport 30080 -j DROP",
+        &["foreign-drop", "raw", "10.201.0.2/31"],
+    ),
+    line(
+        KERNEL,
+        "a firewall drops pods in a range",
+        "iptables-nft -A FORWARD -s 10.244.1.48/30 -j DROP",
+        "iptables-nft -D FORWARD -s 10.244.1.48/30 -j DROP",
+        &["foreign-drop", "FORWARD", "10.244.1.48/30"],
+    ),
+    line(
+        ALL,
+        "a firewall drops pods in a range for one Service",
+        "iptables-nft -t raw -A PREROUTING -s 10.244.1.48/30 -d 10.96.10.4 -p udp -j DROP",
+        "iptables-nft -t raw -D PREROUTING -s 10.244.1.48/30 -d 10.96.10.4 -p udp -j DROP",
+        &["foreign-drop", "PREROUTING", "10.244.1.48/30"],
+    ),
+    line(
+        ALL,
+        "a firewall drops the other node's connections",
+        "iptables-nft -t raw -A PREROUTING -s 10.200.1.3 -p tcp --dport 30080 -j DROP",
+        "iptables-nft -t raw -D PREROUTING -s 10.200.1.3 -p tcp --dport 30080 -j DROP",
+        &["foreign-drop", "raw", "10.200.1.3"],
+    ),
+    line(
+        ALL,
+        "a firewall drops connections of the other node's pods",
+        "iptables-nft -t raw -A PREROUTING -s 10.244.2.0/24 -p tcp --dport 30081 -j DROP",
+        "iptables-nft -t raw -D PREROUTING -s 10.244.2.0/24 -p tcp --dport 30081 -j DROP",
+        &["foreign-drop", "raw", "10.244.2.0/24"],
+    ),
+    line(
+        KERNEL,
+        "a firewall drops the node's errors",
+        "iptables-nft -A OUTPUT -p PING -j DROP",
+        "iptables-nft -D OUTPUT -p PING -j DROP",
+        &["reply-lost", "OUTPUT"],
+    ),
+    line(
+        ALL,
+        "a firewall accepts before rules for a DNS cache",
+        "iptables-nft -t raw -I PREROUTING 2 -p tcp -j ACCEPT",
+        "iptables-nft -t raw -D PREROUTING -p tcp -j ACCEPT",
+        &["foreign-rule", "raw", "PREROUTING", "-p tcp -j ACCEPT"],
+    ),
+    line(
+        ALL,
+        "a rule for a DNS cache is removed",
+        "iptables-nft -t raw -D PREROUTING -d 10.96.10.5 -p tcp --dport 53 -j CT --notrack",
+        "iptables-nft -t raw -A PREROUTING -d 10.96.10.5 -p tcp --dport 53 -j CT --notrack",
+        &["foreign-rule", "raw", "PREROUTING"],
     ),
     harmless(
         ALL,
@@ -531,14 +694,14 @@ const DAMAGES: &[Damage] = &[
         ALL,
         "another program stops tracking",
         "iptables-nft -t raw -A PREROUTING -d 10.96.0.0/16 -j CT --notrack",
-        "iptables-nft -t raw -F PREROUTING",
+        "iptables-nft -t raw -D PREROUTING -d 10.96.0.0/16 -j CT --notrack",
         &["foreign-rule", "raw"],
     ),
     line(
         KERNEL,
         "another program stops tracking answers",
         "iptables-nft -t raw -A PREROUTING -s 10.244.0.0/16 -p tcp --sport 8080 -j CT --notrack",
-        "iptables-nft -t raw -F PREROUTING",
+        "iptables-nft -t raw -D PREROUTING -s 10.244.0.0/16 -p tcp --sport 8080 -j CT --notrack",
         &["reply-lost", "raw"],
     ),
     line(

@@ -262,22 +262,12 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
     nft_entries(world, hook, v6, &mut all, &mut nat);
     if let Some((priority, side)) = hook.nat() {
         nat.retain(|(_, chain)| chain.has_effect());
-        nat.sort_by_key(|(p, _)| *p);
-        let is_tie = |pair: &[(i32, ChainRef<'_>)]| matches!(pair, [(a, _), (b, _)] if a == b);
-        let has_ties = nat.windows(2).any(is_tie);
-        let listed = nat.iter().map(|(_, chain)| *chain);
-        let reversed = if has_ties {
-            listed.collect()
-        } else {
-            Vec::new()
-        };
-        nat.reverse();
-        nat.sort_by_key(|(p, _)| *p);
+        let (chains, reversed) = ordered(world, hook, v6, nat);
         all.push(Entry {
             priority,
             kind: EntryKind::Nat {
                 side,
-                chains: nat.into_iter().map(|(_, chain)| chain).collect(),
+                chains,
                 reversed,
             },
         });
@@ -295,6 +285,44 @@ pub(crate) fn entries<'w>(world: &'w World, hook: Hook, v6: bool) -> Vec<Entry<'
     }
     all.sort_by_key(|e| e.priority);
     all
+}
+
+/// Return NAT chains in the order of the calls, and in the other possible order if the order of chains with
+/// equal priority is not known.
+fn ordered<'w>(
+    world: &World,
+    hook: Hook,
+    v6: bool,
+    mut nat: Vec<(i32, ChainRef<'w>)>,
+) -> (Vec<ChainRef<'w>>, Vec<ChainRef<'w>>) {
+    let family = if v6 { 6 } else { 4 };
+    let mut known = world.hooks.iter();
+    let known = known.find(|order| order.family == family && order.hook == hook.name());
+    let place = |chain: &ChainRef<'_>| {
+        let label = chain.label();
+        known?.chains.iter().position(|name| *name == label)
+    };
+    let places: Option<Vec<usize>> = nat.iter().map(|(_, chain)| place(chain)).collect();
+    if let Some(places) = places {
+        let mut placed: Vec<_> = places.into_iter().zip(nat).collect();
+        placed.sort_by_key(|(place, _)| *place);
+        return (
+            placed.into_iter().map(|(_, (_, chain))| chain).collect(),
+            Vec::new(),
+        );
+    }
+    nat.sort_by_key(|(p, _)| *p);
+    let is_tie = |pair: &[(i32, ChainRef<'_>)]| matches!(pair, [(a, _), (b, _)] if a == b);
+    let has_ties = nat.windows(2).any(is_tie);
+    let listed = nat.iter().map(|(_, chain)| *chain);
+    let reversed = if has_ties {
+        listed.collect()
+    } else {
+        Vec::new()
+    };
+    nat.reverse();
+    nat.sort_by_key(|(p, _)| *p);
+    (nat.into_iter().map(|(_, chain)| chain).collect(), reversed)
 }
 
 /// Return warnings about chains on hooks that are not walked: those of bridges and devices, which can

@@ -163,7 +163,7 @@ fn node_name_of_another_machine_is_recognised_by_the_addresses() {
     let other = node("node2", &["10.200.1.3"], &[]);
     let all = vec![other.applied(), web().applied(), slice_of(pods()).applied()];
     let subject = subject(all);
-    let found = host::settings(&subject, &facts);
+    let found = host::settings(&subject, &facts, &[]);
     assert!(
         !found.iter().any(|f| f.cause == Cause::NodeName),
         "{found:?}"
@@ -171,7 +171,7 @@ fn node_name_of_another_machine_is_recognised_by_the_addresses() {
     for interface in &mut facts.interfaces {
         interface.addresses.retain(|a| a.addr().is_loopback());
     }
-    let found = host::settings(&subject, &facts);
+    let found = host::settings(&subject, &facts, &[]);
     assert!(
         !found.iter().any(|f| f.cause == Cause::NodeName),
         "{found:?}"
@@ -179,7 +179,7 @@ fn node_name_of_another_machine_is_recognised_by_the_addresses() {
     facts.interfaces[0]
         .addresses
         .push("10.200.1.3/24".parse().unwrap());
-    let found = host::settings(&subject, &facts);
+    let found = host::settings(&subject, &facts, &[]);
     let words = [
         "node1",
         "10.200.1.2",

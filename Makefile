@@ -91,7 +91,7 @@ lint:
 # The tests that need no root. CONTRIBUTING.md explains the tiers.
 check: lint
 	$(CARGO) test $(addprefix --package ,model plan netfilter config source observe relay) --lib --tests
-	$(CARGO) test $(addprefix --package ,dataplane diagnose lab apiserver-sim) --lib
+	$(CARGO) test $(addprefix --package ,dataplane diagnose lab apiserver-sim ui) --lib
 	# The test `kernel` needs root.
 	$(CARGO) test --package trace --lib \
 	    $(addprefix --test ,scenarios plan observed ipvs foreign unknown hostile paste output)

@@ -54,7 +54,7 @@ fn compare(browser: &mut Browser, name: &str) {
         return;
     }
     let wanted = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert!(wanted.len() < 450_000, "{name} is too large");
+    assert!(wanted.len() < 300_000, "{name} is too large");
     // An empty page differs more than the tolerance.
     let share = difference(browser, [&wanted, &png]);
     assert!(
@@ -138,9 +138,9 @@ fn page_looks_like_its_references() {
     browser.eval(anonymous);
     compare(&mut browser, "trace");
     browser.scheme("light");
-    browser.resize(2560, 1300);
-    let other = "1.node=node1+(node1-nftables.json)&1.src=10.244.1.50&1.dst=10.96.10.1&1.dport=80&1.proto=tcp";
-    browser.open(&format!("{}#trace?{trace}&{other}", page.url));
+    browser.resize(2560, 900);
+    let outside = "1.src=198.51.100.9&1.dst=10.200.1.2&1.dport=30008&1.proto=tcp";
+    browser.open(&format!("{}#trace?{trace}&{outside}", page.url));
     browser.wait("document.querySelectorAll('.pane svg.picture').length >= 2");
     browser.eval(anonymous);
     compare(&mut browser, "compare");

@@ -54,6 +54,8 @@ impl Network {
                 frontend.port(),
                 self.endpoint
             ));
+            // The default of 30 s is too short for a busy machine.
+            run("echo 600 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout");
             body()
         })
     }

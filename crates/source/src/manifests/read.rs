@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::decode::decode;
 use super::split::split;
-use super::tree::{SyntaxError, from_json, from_yaml};
+use super::tree::{List, SyntaxError, first_json, from_json, from_yaml, list_in_json};
 use crate::{Place, Problem, What};
 
 /// The content of a file.
@@ -111,22 +111,62 @@ impl Reader<'_> {
 
     /// Read a JSON file. After an error, the documents before it are kept.
     fn json(&mut self, bytes: &[u8]) -> Result<(), (usize, String)> {
-        let error = |e: SyntaxError| (e.line.unwrap_or(1), e.message);
-        let text = std::str::from_utf8(bytes).map_err(|e| error(not_utf8(bytes, e)))?;
-        let mut line = 1;
-        let mut from = 0;
-        for (tree, to) in from_json(text) {
+        let text = std::str::from_utf8(bytes).map_err(|e| {
+            let error = not_utf8(bytes, e);
+            (error.line.unwrap_or(1), error.message)
+        })?;
+        let (mut line, mut rest) = (1, text);
+        while !rest.trim_start().is_empty() {
             self.documents += 1;
-            let tree = tree.map_err(error)?;
-            let document = text.get(from..to).unwrap_or_default();
-            let blank = document.len() - document.trim_start().len();
-            let lines = |s: &str| s.bytes().filter(|b| *b == b'\n').count();
-            let start = line + lines(document.get(..blank).unwrap_or_default());
-            self.document(start, tree);
-            line += lines(document);
-            from = to;
+            let blank = rest.len() - rest.trim_start().len();
+            line += lines(&rest[..blank]);
+            rest = rest.trim_start();
+            // The parser of trees reports an invalid value.
+            let (document, end) = first_json(rest).unwrap_or((rest, rest.len()));
+            let error = |e: SyntaxError| (line + e.line.unwrap_or(1) - 1, e.message);
+            match list_in_json(document) {
+                Some(list) if implied(&list.fields).is_some() => {
+                    self.json_list(line, document, &list).map_err(error)?;
+                }
+                _ => self.document(line, from_json(document).map_err(error)?),
+            }
+            line += lines(&rest[..end]);
+            rest = &rest[end..];
         }
         Ok(())
+    }
+    /// Read the items of a list one by one: all of them or, after an error, none.
+    fn json_list(
+        &mut self,
+        line: usize,
+        document: &str,
+        list: &List<'_>,
+    ) -> Result<(), SyntaxError> {
+        let implied = implied(&list.fields).unwrap_or_default();
+        let before = std::mem::take(&mut self.out);
+        let mut read = Ok(());
+        for (number, text) in list.items.iter().enumerate() {
+            match from_json(text) {
+                Ok(tree) => self.item(line, &format!("items[{number}]"), implied, tree),
+                Err(mut error) => {
+                    // The line within the document.
+                    let offset = text.as_ptr() as usize - document.as_ptr() as usize;
+                    error.line = error.line.map(|l| l + lines(&document[..offset]));
+                    read = Err(error);
+                    break;
+                }
+            }
+        }
+        let new = std::mem::replace(&mut self.out, before);
+        if read.is_ok() {
+            self.out.bad.extend(new.bad);
+            self.out.incomplete |= new.incomplete;
+            self.out.problems.extend(new.problems);
+            for (event, place) in new.objects.into_values() {
+                self.good(place, event);
+            }
+        }
+        read
     }
 
     fn place(&self, line: usize, item: &str) -> Place {
@@ -175,14 +215,9 @@ impl Reader<'_> {
         if api_version.is_empty() {
             return self.unidentified(line, item, "apiVersion: is required");
         }
-        if let Some(of) = kind.strip_suffix("List")
+        if let Some(implied) = of_items(&api_version, &kind)
             && let Some(items) = map.remove("items")
         {
-            let implied = if of.is_empty() {
-                ("", "")
-            } else {
-                (api_version.as_str(), of)
-            };
             return self.list(line, item, implied, items);
         }
         match Kind::of(&api_version, &kind) {
@@ -246,6 +281,25 @@ impl Reader<'_> {
             self.problem(here, What::Duplicate { key, ignored });
         }
     }
+}
+
+fn lines(text: &str) -> usize {
+    text.bytes().filter(|b| *b == b'\n').count()
+}
+
+/// Return `apiVersion` and `kind` that a list implies for its items, empty for items of several kinds;
+/// `None` for another object.
+fn of_items<'a>(api_version: &'a str, kind: &'a str) -> Option<(&'a str, &'a str)> {
+    match kind.strip_suffix("List")? {
+        "" => Some(("", "")),
+        of => Some((api_version, of)),
+    }
+}
+
+/// As [`of_items`], from the fields of an object; `None` if they are not valid.
+fn implied(fields: &serde_json::Map<String, Value>) -> Option<(&str, &str)> {
+    let [api_version, kind] = ["apiVersion", "kind"].map(|name| fields.get(name)?.as_str());
+    of_items(api_version.filter(|version| !version.is_empty())?, kind?)
 }
 
 /// Return an optional field, which must be a string.

@@ -73,6 +73,18 @@ fn messages_of_malformed_documents() {
             "{\"apiVersion\": \"v1\", \"kind\": \"Pod\"}\n\n  {}",
             "2 (line 3): kind: is required",
         ),
+        (
+            "{\"apiVersion\": \"v1\", \"kind\": \"List\",\n\"items\": [\n{},\n{\"a\": 1,\n\"a\": 2}]}",
+            "1 (line 5): duplicate key \"a\"",
+        ),
+        (
+            "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [],\n\"items\": []}",
+            "1 (line 2): duplicate key \"items\"",
+        ),
+        (
+            "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n{}, ]}",
+            "1 (line 2): trailing comma",
+        ),
     ];
     for (content, says) in json {
         malformed("x.json", content, says);

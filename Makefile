@@ -65,6 +65,7 @@ bench: deps
 	scripts/deps haproxy socat
 	$(CARGO) bench --package relay --bench relay
 	$(CARGO) bench --package sluice --bench apiserver
+	$(CARGO) bench --package sluice --bench verify
 
 docs:
 	UPDATE=1 $(CARGO) test --package sluice --test walkthrough

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use model::Mode;
+use plan::PortPlan;
 use trace::{Did, Facts, Step};
 
 use super::finding::{Cause, Finding, Weight, listed};
@@ -89,10 +90,12 @@ pub(crate) fn forwarding(subject: &Subject<'_>, facts: &Facts) -> Vec<Finding> {
         ("net.ipv6.conf.all.forwarding", false),
     ];
     for (sysctl, is_v4) in sysctls {
+        // The rules of nftables mode refuse before the kernel forwards.
+        let is_forwarded = |p: &PortPlan| p.has_any_endpoint || subject.mode != Mode::Nftables;
         let is_used = subject
             .plans
             .iter()
-            .any(|(p, _)| p.cluster_ip.is_ipv4() == is_v4);
+            .any(|(p, _)| p.cluster_ip.is_ipv4() == is_v4 && is_forwarded(p));
         if is_used && number(facts, sysctl) == Some(0) {
             found.push(Finding::new(
                 Weight::Broken,

@@ -177,6 +177,8 @@ fn stale(
         .iter()
         .filter(|f| f.protocol == protocol && !good.contains(&f.given))
         .filter(|f| !new.contains(&f.given))
+        // Refused, because the Service has no endpoints.
+        .filter(|f| !(good.is_empty() && f.given == f.asked))
         .filter(|f| plan.protocol != model::Protocol::Tcp || !f.is_answered)
         .filter(asked)
         .collect();

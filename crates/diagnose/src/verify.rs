@@ -43,13 +43,49 @@ pub struct Group {
     pub count: usize,
     /// Some of these Services.
     pub services: Vec<String>,
+    #[serde(skip)]
+    all: BTreeSet<String>,
     /// The first of the problems.
     pub example: String,
     /// The fix.
     pub change: String,
 }
 
+impl Group {
+    fn new(
+        (weight, cause, change): (Weight, Cause, String),
+        example: String,
+        all: BTreeSet<String>,
+    ) -> Self {
+        Group {
+            weight,
+            cause,
+            count: all.len(),
+            services: all.iter().take(MOST).cloned().collect(),
+            all,
+            example,
+            change,
+        }
+    }
+}
+
 impl Verification {
+    /// Drop the problems that an earlier answer about the same node lacks: those were changes on their way
+    /// to the kernel.
+    pub fn confirm(&mut self, earlier: &Verification) {
+        self.problems.retain_mut(|group| {
+            let same = |g: &&Group| (g.cause, &g.change) == (group.cause, &group.change);
+            let Some(before) = earlier.problems.iter().find(same) else {
+                return false;
+            };
+            let is_of_node = group.all.is_empty();
+            group.all.retain(|name| before.all.contains(name));
+            group.count = group.all.len();
+            group.services = group.all.iter().take(MOST).cloned().collect();
+            is_of_node || group.count > 0
+        });
+    }
+
     /// Return whether the rules do what the objects state.
     pub fn is_healthy(&self) -> bool {
         self.problems.is_empty()
@@ -198,18 +234,12 @@ pub fn grouped(inspector: &Inspector, checked: &Checked) -> Verification {
     }
     let group = |((weight, cause, change), (example, services)): (_, (&str, BTreeSet<_>))| {
         let change: &str = change;
-        Group {
-            weight,
-            cause,
-            count: services.len(),
-            services: services
-                .iter()
-                .take(MOST)
-                .map(ToString::to_string)
-                .collect(),
-            example: example.to_owned(),
-            change: change.to_owned(),
-        }
+        let names = services.iter().map(ToString::to_string).collect();
+        Group::new(
+            (weight, cause, change.to_owned()),
+            example.to_owned(),
+            names,
+        )
     };
     let refused = refused(&inspector.refused);
     Verification {
@@ -227,15 +257,9 @@ pub fn grouped(inspector: &Inspector, checked: &Checked) -> Verification {
 /// Return the problem of refused Service ports, if there are some.
 fn refused(all: &[Refused]) -> Option<Group> {
     let finding = all.first()?.finding();
-    let names: BTreeSet<&str> = all.iter().map(|refused| &*refused.port).collect();
-    Some(Group {
-        weight: finding.weight,
-        cause: finding.cause,
-        count: names.len(),
-        services: names.into_iter().take(MOST).map(str::to_owned).collect(),
-        example: finding.what,
-        change: finding.change,
-    })
+    let names = all.iter().map(|refused| refused.port.clone()).collect();
+    let key = (finding.weight, finding.cause, finding.change);
+    Some(Group::new(key, finding.what, names))
 }
 
 /// Address, protocol and port.

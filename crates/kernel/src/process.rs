@@ -1,4 +1,4 @@
-//! sluice's own process: its OOM score, its limits, and signals.
+//! sluice's own process: its OOM score, priority, memory, limits, and signals.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,6 +27,9 @@ pub enum Error {
     /// The number of open files could not be raised.
     #[error("cannot raise the limit of open files: {0}")]
     OpenFiles(Errno),
+    /// The priority of a thread could not be lowered.
+    #[error("cannot lower the priority of the thread: {0}")]
+    Priority(Errno),
     /// Signals could not be set up or waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(Errno),
@@ -61,6 +64,45 @@ pub fn processor_time() -> Duration {
     };
     let both = [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN];
     Duration::from_micros(both.into_iter().filter_map(of).sum())
+}
+
+/// Let the calling thread run only when no other thread needs the processor (`SCHED_IDLE`, sched(7)).
+///
+/// # Errors
+/// [`Error::Priority`].
+pub fn run_when_idle() -> Result<(), Error> {
+    let parameters = nix::libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads `parameters`, which lives until the call returns; 0 is the calling thread.
+    let result =
+        unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_IDLE, &raw const parameters) };
+    Errno::result(result).map(drop).map_err(Error::Priority)
+}
+
+/// Return freed memory to the kernel, which the allocator keeps otherwise.
+pub fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the function reads and writes only the allocator's own data, under its locks.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
+/// Return how many bytes this process may still use, of the node's memory and of its control group's
+/// (`MemAvailable`, cgroup v2); `None` if that is unknown.
+pub fn available_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let of_node = kibibytes(&meminfo, "MemAvailable:");
+    let of_group = (|| {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let folder = std::path::Path::new("/sys/fs/cgroup").join(path);
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(folder.join(name)).ok()?;
+            text.trim().parse::<u64>().ok()
+        };
+        Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+    })();
+    Some(of_group.map_or(of_node, |of_group| of_node.min(of_group)))
 }
 
 /// Raise the limit of open files, which includes sockets, to the hard limit. Return the limit.

@@ -196,6 +196,12 @@ metrics! {
     /// sluice's own: quarantined Service ports, which the kernel refused.
     quarantined: IntGaugeVec, All,
         IntGaugeVec::new(Opts::new("sluice_quarantined_services", "Service ports that the kernel refused; each keeps its last accepted state and is tried again"), FAMILY);
+    /// sluice's own: problems that the last verification found.
+    verify_problems: IntGaugeVec, All,
+        IntGaugeVec::new(Opts::new("sluice_verify_problems", "Services with a problem that the last verification of the rules found, by cause; 1 for a problem of the node"), &["cause"]);
+    /// sluice's own: the time of the last verification. Without a label, so that it is absent before the first.
+    verify_last_timestamp: GaugeVec, All,
+        GaugeVec::new(Opts::new("sluice_verify_last_timestamp_seconds", "The last time the rules were verified"), &[]);
     /// sluice's own: restrictions that the process has put on itself.
     restrictions: IntGaugeVec, All,
         IntGaugeVec::new(Opts::new("sluice_process_restrictions", "Restrictions of the process: 1 in force, 0 not supported or refused"), &["restriction"]);

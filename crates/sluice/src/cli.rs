@@ -5,6 +5,7 @@ mod ui_args;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -155,6 +156,12 @@ pub(crate) struct ProxyArgs {
     /// for root only. Default: /run/sluice/net-N.sock, where N is the network namespace.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+
+    /// Time between two checks that the kernel's rules do what the objects state, as `sluice verify`
+    /// does, with the lowest priority: `10m`, `1h`. Default: no checks. Problems appear in the log, as
+    /// Events of the Node and in the metric sluice_verify_problems.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) verify_period: Option<Duration>,
 
     /// The iptables back end. Default: the one that contains the node's other Kubernetes rules.
     #[arg(long, value_enum)]

@@ -198,6 +198,11 @@ const OWN_SHOWN: &[(&str, &str, &str)] = &[
         "once iptables-backend",
     ),
     (
+        "sluice/tests/verify_period.rs",
+        "problems_that_other_programs_cause_are_reported_and_withdrawn",
+        "verify-period",
+    ),
+    (
         "sluice/tests/userspace.rs",
         "listen_map_needs_no_privilege",
         "listen-map",

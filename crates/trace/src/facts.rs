@@ -257,6 +257,22 @@ pub enum FactsError {
     },
 }
 
+impl Dumps {
+    /// Return the number of bytes of all dumps.
+    pub fn size(&self) -> usize {
+        let all = [
+            &self.iptables_save,
+            &self.ip6tables_save,
+            &self.iptables_legacy_save,
+            &self.ip6tables_legacy_save,
+            &self.nft_ruleset,
+            &self.ipset_save,
+            &self.ipvsadm_save,
+        ];
+        all.into_iter().flatten().map(String::len).sum()
+    }
+}
+
 impl Facts {
     /// Parse a facts file.
     ///

@@ -56,6 +56,7 @@ pub(crate) fn command(args: &ProxyArgs, matches: &ArgMatches) -> anyhow::Result<
     sysctls::apply(&resolved.config);
     if !args.once {
         setup.socket = Some((socket_path(args)?, logs.recent.clone()));
+        setup.verify_period = args.verify_period.filter(|period| !period.is_zero());
         set_oom_score(&resolved.config);
         setup.sandbox = sandbox(args, &resolved.config, false)?;
     }

@@ -61,6 +61,10 @@ pub(crate) struct SyncReport<'a> {
 pub(crate) struct Snapshot {
     /// Events that add the objects.
     pub(crate) objects: Vec<Event>,
+    /// All objects have been received once.
+    pub(crate) is_complete: bool,
+    /// The kernel contains everything.
+    pub(crate) is_settled: bool,
     /// The planned Service ports of each served family.
     pub(crate) plans: Vec<(IpFamily, Vec<Arc<PortPlan>>)>,
 }
@@ -252,6 +256,8 @@ impl Engine {
         });
         Snapshot {
             objects: self.planner.objects(),
+            is_complete: self.complete,
+            is_settled: self.settled() == Ok(true),
             plans: plans.collect(),
         }
     }

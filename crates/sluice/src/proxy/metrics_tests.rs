@@ -36,6 +36,14 @@ const SHOWN_ELSEWHERE: &[(&str, &str)] = &[
         include_str!("../../tests/metrics.rs"),
     ),
     (
+        "sluice_verify_problems",
+        include_str!("../../tests/verify_period.rs"),
+    ),
+    (
+        "sluice_verify_last_timestamp_seconds",
+        include_str!("../../tests/verify_period.rs"),
+    ),
+    (
         "kubeproxy_conntrack_reconciler_deleted_entries_total",
         include_str!("../../tests/metrics.rs"),
     ),

@@ -23,6 +23,7 @@ pub(crate) mod socket_server;
 mod start;
 pub(crate) mod sysctls;
 pub(crate) mod userspace;
+mod verification;
 mod watch;
 
 #[cfg(test)]

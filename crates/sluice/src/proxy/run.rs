@@ -23,6 +23,7 @@ use super::report::Reporter;
 use super::schedule::Intervals;
 use super::socket_server::{self, Knowledge, Serving};
 use super::start::Start;
+use super::verification::Verifier;
 use crate::cleanup::{self, InForce};
 use crate::cli::HalfOpen;
 use crate::logging::Recent;
@@ -57,6 +58,8 @@ pub(crate) struct Setup {
     pub(crate) config_sync_period: Duration,
     /// The status for other commands.
     pub(crate) board: Board,
+    /// The time between two checks of all Services (`--verify-period`).
+    pub(crate) verify_period: Option<Duration>,
     /// The socket for other commands, with the recent warnings in the log.
     pub(crate) socket: Option<(PathBuf, Recent)>,
 }
@@ -81,12 +84,13 @@ pub(crate) fn run(
 ) -> anyhow::Result<Stop> {
     let addresses = follow_host(&mut setup, &mut inputs)?;
     let node_name = setup.settings.node_name.clone();
+    let verifier = verifier(&setup, &inputs);
     let server = Server::start(setup.observe, setup.metrics)?;
-    if let Some(sandbox) = &setup.sandbox {
-        server.set_restrictions(sandbox.restrictions());
-    }
+    let sandbox = setup.sandbox.iter();
+    sandbox.for_each(|sandbox| server.set_restrictions(sandbox.restrictions()));
     let board = setup.board;
     let _serving = serve_socket(setup.socket, &board, &server, &inputs)?;
+    verifier.map_or(Ok(()), |verifier| verifier.start(server.clone()))?;
     let mut own_node = NodeReport::new(&node_name, server.clone(), setup.recorder);
     if setup.cluster.is_some() {
         // Until its Node has been seen, no load balancer should use this node.
@@ -161,6 +165,17 @@ pub(crate) fn run(
             settle(sandbox, leftovers_of, &server)?;
         }
     }
+}
+
+/// Return the verifier; `None` without `--verify-period`.
+fn verifier(setup: &Setup, inputs: &Inputs) -> Option<Verifier> {
+    Some(Verifier {
+        period: setup.verify_period?,
+        settings: setup.settings.clone(),
+        delay: setup.intervals.min,
+        inputs: inputs.sender(),
+        recorder: setup.recorder.clone(),
+    })
 }
 
 /// Serve the socket for other commands, if the setup has one.

@@ -73,6 +73,8 @@ impl Fixture {
                 let ports = planner.plan(IpFamily::V4).ports.values().cloned();
                 let snapshot = Snapshot {
                     objects: planner.objects(),
+                    is_complete: true,
+                    is_settled: true,
                     plans: vec![(IpFamily::V4, ports.collect())],
                 };
                 let _ = to.try_send(snapshot);

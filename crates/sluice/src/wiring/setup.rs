@@ -97,6 +97,7 @@ pub(crate) fn setup_of(
     Ok(Setup {
         board,
         socket: None,
+        verify_period: None,
         settings: settings(config, &node_name),
         node_ips: node_ips(config.bind_address),
         allow_external_ips: config.allow_external_ips,

@@ -62,7 +62,8 @@ Show what happens to a connection, and why; here as root, or anywhere from a fil
 Reach a cluster's Services from a laptop, without privileges:
   sluice proxy --proxy-mode userspace --kubeconfig ~/.kube/config --listen-map 8080=demo/web:http
 
-Called as `kube-proxy`, sluice takes kube-proxy's flags and replaces it.";
+Called as `kube-proxy`, sluice takes kube-proxy's flags and replaces it. Called as
+`kubectl-sluice`, it asks the nodes of a cluster through kubectl.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

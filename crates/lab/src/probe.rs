@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::Protocol;
 use nix::errno::Errno;
@@ -163,7 +163,7 @@ impl Probe {
         } else {
             std::net::Ipv6Addr::UNSPECIFIED.into()
         };
-        let socket = UdpSocket::bind((self.from.unwrap_or(any), self.from_port))?;
+        let socket = self.bind(self.from.unwrap_or(any))?;
         socket.set_read_timeout(Some(self.timeout))?;
         // Connected, so that ICMP errors are reported.
         socket.connect(self.to)?;
@@ -171,6 +171,20 @@ impl Probe {
         let mut buffer = [0; 2048];
         let length = socket.recv(&mut buffer)?;
         Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
+    }
+
+    /// Bind the socket of a datagram. A child that another thread has forked keeps the socket of the last
+    /// request open until it executes its program: wait for the port.
+    fn bind(&self, from: IpAddr) -> io::Result<UdpSocket> {
+        let end = Instant::now() + self.timeout;
+        loop {
+            match UdpSocket::bind((from, self.from_port)) {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                bound => return bound,
+            }
+        }
     }
 }
 

@@ -128,10 +128,11 @@ fn translation_is_the_same_whichever_program_starts_first() {
         let [before, after] = [true, false].map(|first| {
             let fates = fates(world, &some, name, &rules, first);
             // Filter chains keep kube-proxy's priorities: which of two rejects a packet may differ.
-            // An endpoint is masqueraded only where the random pick leads back to itself.
+            // An endpoint is masqueraded only where the random pick leads back to itself, and the node's
+            // own address is only another one towards pods of the node.
             let translated = |flow: &Flow, fate: &Fate| match (flow.from, kind(fate)) {
                 (_, "refused" | "dropped") => "stopped",
-                (From::Endpoint(_), "masqueraded to") => "to",
+                (From::Endpoint(_) | From::Node, "masqueraded to") => "to",
                 (_, kind) => kind,
             };
             let kinds = fates.into_iter().map(|(flow, fates)| {

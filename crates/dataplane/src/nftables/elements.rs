@@ -195,7 +195,11 @@ impl PortElements {
             });
         } else {
             self.picks.push(entry);
-            let set = place.choose(SetId::ServiceIps, SetId::ServiceNodePorts);
+            let node_ports = match entry.role {
+                Role::Reject => SetId::NoEndpointNodePorts,
+                _ => SetId::ServiceNodePorts,
+            };
+            let set = place.choose(SetId::ServiceIps, node_ports);
             self.push(set, || {
                 Element::verdict(key, entry.verdict()).with_comment(comment(port))
             });

@@ -16,7 +16,8 @@
 //! grows with it. Frontends that need more, masquerading, external policy Local, source ranges or affinity,
 //! and those that drop or refuse, are in the verdict map `service-ips`, NodePorts in `service-nodeports`.
 //!
-//! All base chains are nat chains: packets of known connections pass no rule.
+//! Base chains are nat chains, so that packets of known connections pass no rule, except for one that refuses
+//! NodePorts without endpoints among the packets that the node itself receives.
 //!
 //! [`State`] is the known state of the table: [`State::change`] returns the operations of a change, and
 //! [`State::commit`] applies them after the kernel has committed. [`Sync`] is the state machine around

@@ -58,11 +58,13 @@ pub enum SetId {
     ServiceIps,
     /// The verdicts of NodePorts.
     ServiceNodePorts,
+    /// The verdicts of NodePorts without endpoints.
+    NoEndpointNodePorts,
 }
 
 impl SetId {
     /// All sets; those that refer to others come last.
-    pub const ALL: [SetId; 17] = [
+    pub const ALL: [SetId; 18] = [
         SetId::ClusterIps,
         SetId::NodePortIps,
         SetId::Hairpin,
@@ -80,6 +82,7 @@ impl SetId {
         SetId::ClusterIpPorts,
         SetId::ServiceIps,
         SetId::ServiceNodePorts,
+        SetId::NoEndpointNodePorts,
     ];
 
     /// Return the set's name.
@@ -102,6 +105,7 @@ impl SetId {
             SetId::ClusterIpPorts => "cluster-ip-ports",
             SetId::ServiceIps => "service-ips",
             SetId::ServiceNodePorts => "service-nodeports",
+            SetId::NoEndpointNodePorts => "no-endpoint-nodeports",
         }
     }
 
@@ -155,7 +159,9 @@ impl SetId {
             SetId::ClusterIps | SetId::NodePortIps => (types(&[ip]), SetData::None),
             SetId::Hairpin => (types(&[ip, ip, Proto, Port]), SetData::None),
             SetId::ServiceIps => (types(&[ip, Proto, Port]), SetData::Verdict),
-            SetId::ServiceNodePorts => (types(&[Proto, Port]), SetData::Verdict),
+            SetId::ServiceNodePorts | SetId::NoEndpointNodePorts => {
+                (types(&[Proto, Port]), SetData::Verdict)
+            }
             SetId::ClusterIpPorts => (types(&[ip, Proto, Port]), SetData::None),
             SetId::SourceRanges => (types(&[ip, Proto, Port, ip]), SetData::None),
             SetId::EndpointCounts => (address, SetData::None),
@@ -190,6 +196,7 @@ impl SetId {
             SetId::ClusterIpPorts => "ClusterIP traffic that is only load-balanced",
             SetId::ServiceIps => "other ClusterIP, ExternalIP and LoadBalancer IP traffic",
             SetId::ServiceNodePorts => "NodePort traffic",
+            SetId::NoEndpointNodePorts => "verdicts for NodePorts without endpoints",
         }
     }
 }

@@ -237,7 +237,10 @@ fn match_element(found: &mut Contents, id: SetId, e: Element, piece: &mut Piece)
 fn names_owner(id: SetId) -> bool {
     matches!(
         id,
-        SetId::ClusterIpPorts | SetId::ServiceIps | SetId::ServiceNodePorts
+        SetId::ClusterIpPorts
+            | SetId::ServiceIps
+            | SetId::ServiceNodePorts
+            | SetId::NoEndpointNodePorts
     )
 }
 
@@ -254,7 +257,10 @@ fn frontend(id: SetId, key: &Value) -> Option<Value> {
     // An address, padded protocol and port.
     let whole = bytes.len();
     match id {
-        SetId::ClusterIpPorts | SetId::ServiceIps | SetId::ServiceNodePorts => Some(*key),
+        SetId::ClusterIpPorts
+        | SetId::ServiceIps
+        | SetId::ServiceNodePorts
+        | SetId::NoEndpointNodePorts => Some(*key),
         SetId::EndpointCounts
         | SetId::NodePortEndpointCounts
         | SetId::Endpoints

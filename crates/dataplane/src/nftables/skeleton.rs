@@ -16,19 +16,22 @@ pub(super) const COMMENT: &str = "rules for kube-proxy, by sluice";
 const SERVICES: &str = "services";
 const CLUSTER_IP_SERVICES: &str = "cluster-ip-services";
 const MASQUERADING: &str = "masquerading";
-/// All base chains are nat chains: the kernel runs them for the first packet of a connection only, and
-/// packets that no such chain drops or translates pass no other chain of this table.
-const JUMPS: [(&str, &[&str]); 3] = [
+const NODE_PORT_CHECK: &str = "nodeport-endpoints-check";
+/// The kernel runs nat chains for the first packet of a connection only. The one filter chain refuses
+/// NodePorts without endpoints. It cannot be a nat chain: a nat chain that refuses the node's own connection
+/// in `output` makes `connect` fail with EPERM in IPv6, and the kernel runs none for the packet that returns
+/// through the loopback interface.
+const JUMPS: [(&str, &[&str]); 4] = [
+    (base::INPUT, &[NODE_PORT_CHECK]),
     (base::NAT_PREROUTING, &[SERVICES]),
     (base::NAT_OUTPUT, &[SERVICES]),
     (base::NAT_POSTROUTING, &[MASQUERADING]),
 ];
 
 /// Base chains of sluice's layout before version 0.2, which repairs delete. They are kube-proxy's too.
-pub(super) const FORMER_BASE: [&str; 5] = [
+pub(super) const FORMER_BASE: [&str; 4] = [
     base::PREROUTING_FIRST,
     base::OUTPUT_FIRST,
-    base::INPUT,
     base::FORWARD,
     base::OUTPUT,
 ];
@@ -40,7 +43,7 @@ pub(super) fn chains() -> Vec<Chain> {
         base: None,
         comment: comment.map(str::to_owned),
     };
-    let others = [SERVICES, CLUSTER_IP_SERVICES, MASQUERADING];
+    let others = [NODE_PORT_CHECK, SERVICES, CLUSTER_IP_SERVICES, MASQUERADING];
     base::chains(&JUMPS)
         .chain(others.into_iter().map(|name| plain(name, None)))
         .chain([plain(
@@ -76,14 +79,24 @@ pub(super) fn rules(
             .verdict_map(&FRONTEND, SetId::ServiceIps)
             .rule(SERVICES),
     );
-    let to_node_port = match node.node_port_ips {
-        Some(_) => build().member(&[Field::Daddr], SetId::NodePortIps),
-        None => build().if_local(FibAddress::Destination).not_to_loopback(),
+    let by_set = node.node_port_ips.is_some();
+    let to_node_port = |build: Build| match by_set {
+        true => build.member(&[Field::Daddr], SetId::NodePortIps),
+        false => build.not_to_loopback(),
+    };
+    let local = match by_set {
+        true => build(),
+        false => build().if_local(FibAddress::Destination),
     };
     rules.push(
-        to_node_port
+        to_node_port(local)
             .verdict_map(&NODE_PORT, SetId::ServiceNodePorts)
             .rule(SERVICES),
+    );
+    rules.push(
+        to_node_port(build())
+            .verdict_map(&NODE_PORT, SetId::NoEndpointNodePorts)
+            .rule(NODE_PORT_CHECK),
     );
     rules.extend(masquerade_cluster_ips(family, options, node));
     rules.push(

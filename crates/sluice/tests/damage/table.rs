@@ -271,7 +271,7 @@ const DAMAGES: &[Damage] = &[
     harmless(
         &[Nftables],
         "the element that refuses is removed: the node refuses",
-        "nft delete element ip kube-proxy service-nodeports '{ tcp . 30082 }'",
+        "nft delete element ip kube-proxy no-endpoint-nodeports '{ tcp . 30082 }'",
         "",
     ),
     line(

@@ -296,7 +296,7 @@ impl Node {
                 "ip route add 10.244.2.0/24 via 10.200.1.3 dev node2 onlink",
             );
             // Answers of the other node to clients outside take another path.
-            sh(Some(&other), "ip addr add 10.244.2.11 dev lo");
+            sh(Some(&other), "ip addr add 10.244.2.11 dev lo nodad");
             sh(Some(&other), "ip route add unreachable 10.201.0.0/24");
         }
         outside.sh("ip route replace default via 10.200.1.2 dev eth0 onlink");

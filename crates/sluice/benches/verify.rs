@@ -10,7 +10,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -58,7 +58,12 @@ fn measure(mode: Mode, services: u32, endpoints: u32) -> anyhow::Result<()> {
         .collect();
     let list = json!({"kind": "List", "apiVersion": "v1", "items": items});
     fs::write(&objects, list.to_string())?;
-    host.sh("sysctl -qw net.ipv4.ip_forward=1; ip route add default dev eth0");
+    // The node's own pods are in 10.16.0.0/12, those of other nodes behind the gateway.
+    host.sh(
+        "sysctl -qw net.ipv4.ip_forward=1; ip route add default via 10.200.1.1 dev eth0; \
+         ip link add pods type veth peer name pod; ip link set pods up; ip link set pod up; \
+         ip route add 10.16.0.0/12 dev pods",
+    );
     let _proxy = proxy(&host, mode, &objects, services)?;
 
     let facts = folder.path().join("facts.json");
@@ -150,7 +155,7 @@ fn run(host: &Host, words: &[&str], output: &Path) -> anyhow::Result<Cost> {
     let before = children_time()?;
     let mut command: Command = host.command(SLUICE);
     let command = command.args(words).stdout(File::create(output)?);
-    let mut process = Running(command.stderr(Stdio::piped()).spawn()?);
+    let mut process = Running(command.spawn()?);
     let status = format!("/proc/{}/status", process.0.id());
     let mut peak = 0;
     let ended = loop {
@@ -164,7 +169,11 @@ fn run(host: &Host, words: &[&str], output: &Path) -> anyhow::Result<Cost> {
         peak = size.and_then(|size| size.parse().ok()).unwrap_or(peak);
         std::thread::sleep(SAMPLE);
     };
-    ensure!(ended.success(), "{words:?}: {ended}");
+    ensure!(
+        ended.success(),
+        "{words:?}: {ended}\n{}",
+        fs::read_to_string(output)?
+    );
     Ok(Cost {
         took: started.elapsed(),
         busy: children_time()? - before,

@@ -18,7 +18,7 @@ pub(crate) const NAT_DST: i32 = -100;
 const NAT_SRC: i32 = 100;
 
 /// Name, type, hook and priority.
-const BASE: [(&str, ChainKind, Hook, i32); 8] = [
+const BASE: [(&str, ChainKind, Hook, i32); 10] = [
     (PREROUTING_FIRST, ChainKind::Filter, Hook::Prerouting, -110),
     (OUTPUT_FIRST, ChainKind::Filter, Hook::Output, -110),
     (INPUT, ChainKind::Filter, Hook::Input, 0),
@@ -31,6 +31,8 @@ const BASE: [(&str, ChainKind, Hook, i32); 8] = [
         NAT_DST - 1,
     ),
     (NAT_OUTPUT, ChainKind::Nat, Hook::Output, NAT_DST - 1),
+    (NAT_PREROUTING_LAST, ChainKind::Nat, Hook::Prerouting, -1),
+    (NAT_OUTPUT_LAST, ChainKind::Nat, Hook::Output, -1),
     (
         NAT_POSTROUTING,
         ChainKind::Nat,
@@ -46,6 +48,10 @@ pub(crate) const FORWARD: &str = "filter-forward";
 pub(crate) const OUTPUT: &str = "filter-output";
 pub(crate) const NAT_PREROUTING: &str = "nat-prerouting";
 pub(crate) const NAT_OUTPUT: &str = "nat-output";
+/// For connections that no NAT chain of any program has translated.
+pub(crate) const NAT_PREROUTING_LAST: &str = "nat-prerouting-last";
+/// The same for connections of the node itself.
+pub(crate) const NAT_OUTPUT_LAST: &str = "nat-output-last";
 pub(crate) const NAT_POSTROUTING: &str = "nat-postrouting";
 
 /// The base chains that a table has, each with the chains that it jumps to in turn.

@@ -60,7 +60,7 @@ const KUBE_PROXY_SET: &str = "firewall-ips";
 /// Return whether the table has this layout, or sluice's before version 0.2: its sets and base chains are
 /// declared in the same way. A table of another layout is replaced.
 ///
-/// The former layout has more sets and base chains. A repair deletes them last, so that source ranges and
+/// The former layout has other sets and base chains. A repair deletes them last, so that source ranges and
 /// the verdicts of frontends without endpoints are in force all the time.
 ///
 /// A kube-proxy that starts after sluice leaves sluice's sets in the table; it is recognised by the
@@ -80,7 +80,8 @@ pub(super) fn is_ours(contents: &Contents, family: IpFamily) -> bool {
     let ours: Vec<_> = skeleton::chains();
     let chains = ours.iter().all(|chain| {
         let there = contents.chains.get(&chain.name);
-        there.map_or(chain.base.is_none(), |there| there.chain.base == chain.base)
+        let is_added = chain.base.is_none() || skeleton::ADDED_BASE.contains(&&*chain.name);
+        there.map_or(is_added, |there| there.chain.base == chain.base)
     });
     let known = |name: &str| {
         ours.iter().any(|chain| chain.name == name) || skeleton::FORMER_BASE.contains(&name)

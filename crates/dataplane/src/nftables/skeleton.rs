@@ -21,10 +21,12 @@ const NODE_PORT_CHECK: &str = "nodeport-endpoints-check";
 /// NodePorts without endpoints. It cannot be a nat chain: a nat chain that refuses the node's own connection
 /// in `output` makes `connect` fail with EPERM in IPv6, and the kernel runs none for the packet that returns
 /// through the loopback interface.
-const JUMPS: [(&str, &[&str]); 4] = [
+const JUMPS: [(&str, &[&str]); 6] = [
     (base::INPUT, &[NODE_PORT_CHECK]),
     (base::NAT_PREROUTING, &[SERVICES]),
     (base::NAT_OUTPUT, &[SERVICES]),
+    (base::NAT_PREROUTING_LAST, &[]),
+    (base::NAT_OUTPUT_LAST, &[]),
     (base::NAT_POSTROUTING, &[MASQUERADING]),
 ];
 
@@ -35,6 +37,9 @@ pub(super) const FORMER_BASE: [&str; 4] = [
     base::FORWARD,
     base::OUTPUT,
 ];
+
+/// Base chains that sluice's layout before version 0.2 lacks, which repairs add.
+pub(super) const ADDED_BASE: [&str; 2] = [base::NAT_PREROUTING_LAST, base::NAT_OUTPUT_LAST];
 
 /// Return the constant chains, except those that pick an endpoint.
 pub(super) fn chains() -> Vec<Chain> {
@@ -112,7 +117,7 @@ pub(super) fn rules(
                 .rule(CLUSTER_IP_SERVICES),
         );
     }
-    for chain in [base::NAT_PREROUTING, base::NAT_OUTPUT] {
+    for chain in [base::NAT_PREROUTING_LAST, base::NAT_OUTPUT_LAST] {
         rules.extend(check_cluster_ips(family, chain, &ranges, in_ranges));
     }
     rules.push(build().push(reject(family)).rule(REJECT));
@@ -157,12 +162,13 @@ fn masquerading(family: IpFamily, options: &Options) -> [Rule; 2] {
 }
 
 /// Return the rules for destinations among the Service ranges and cluster IPs to which no Service answers.
+/// They follow the NAT chains of all programs, also of a kube-proxy whose table replaces this one at this moment.
 /// What this node itself receives is not its matter, as in kube-proxy, whose rules are in the hooks
 /// `forward` and `output`.
 fn check_cluster_ips(family: IpFamily, chain: &str, ranges: &[Cidr], in_ranges: bool) -> Vec<Rule> {
     let build = || Build::new(family);
     let forwarded = |build: Build| match chain {
-        base::NAT_PREROUTING => build.if_not_local(FibAddress::Destination),
+        base::NAT_PREROUTING_LAST => build.if_not_local(FibAddress::Destination),
         _ => build,
     };
     let to_ranges: Vec<Build> = ranges

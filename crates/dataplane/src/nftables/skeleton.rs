@@ -118,6 +118,11 @@ pub(super) fn rules(
         );
     }
     for chain in [base::NAT_PREROUTING_LAST, base::NAT_OUTPUT_LAST] {
+        // A commit while the packet passed the NAT chains may have hidden its Service from them.
+        rules.extend(ranges.iter().map(|range| {
+            let to = build().in_range(false, CmpOp::Eq, range);
+            to.jump(CLUSTER_IP_SERVICES).rule(chain)
+        }));
         rules.extend(check_cluster_ips(family, chain, &ranges, in_ranges));
     }
     rules.push(build().push(reject(family)).rule(REJECT));

@@ -15,6 +15,10 @@ fn json(output: &Output) -> Value {
         .unwrap_or_else(|e| panic!("{e}: {}{}", text(&output.stdout), text(&output.stderr)))
 }
 
+/// The configuration with which the rules were made.
+const CONFIG: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                      clusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n";
+
 /// The observed node with pods behind a bridge, and the observed cluster's rules in one mode.
 fn node(mode: Mode) -> Host {
     let host = Host::new();
@@ -318,7 +322,17 @@ fn explain_reads_objects_from_an_api_server() {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = sim.write_kubeconfig(folder.path(), "{token: abc}").unwrap();
     let kubeconfig = kubeconfig.to_str().unwrap();
-    let words = ["--node=node1", "--kubeconfig", kubeconfig, "-o", "json"];
+    let config = folder.path().join("config");
+    std::fs::write(&config, CONFIG).unwrap();
+    let config = format!("--config={}", config.display());
+    let words = [
+        "--node=node1",
+        &config,
+        "--kubeconfig",
+        kubeconfig,
+        "-o",
+        "json",
+    ];
     for (service, cause) in [
         ("demo/empty", "no-ready-endpoint"),
         ("30081", "no-local-endpoint"),
@@ -593,9 +607,7 @@ fn observed_rules_are_drawn() {
 fn verified(host: &Host, objects: &str) -> (Option<i32>, Vec<(String, u64)>) {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.yaml");
-    let text_of_config = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: \
-                          KubeProxyConfiguration\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n";
-    std::fs::write(&config, text_of_config).unwrap();
+    std::fs::write(&config, CONFIG).unwrap();
     let output = host.sluice(&[
         "verify",
         "-o=json",

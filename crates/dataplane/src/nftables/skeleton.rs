@@ -71,10 +71,13 @@ pub(super) fn rules(
     let build = || Build::new(family);
     let mut rules = base::rules(family, &JUMPS);
     let ranges = Cidr::aggregate(&node.service_cidrs);
-    let to_range = |range| build().in_range(false, CmpOp::Eq, range);
+    let to_ranges: Vec<Build> = ranges
+        .iter()
+        .map(|range| build().in_range(false, CmpOp::Eq, range))
+        .collect();
     match in_ranges {
         true => {
-            let to_ranges = ranges.iter().map(to_range);
+            let to_ranges = to_ranges.iter().cloned();
             rules.extend(to_ranges.map(|to| to.goto(CLUSTER_IP_SERVICES).rule(SERVICES)));
         }
         false => rules.push(build().jump(CLUSTER_IP_SERVICES).rule(SERVICES)),
@@ -119,11 +122,9 @@ pub(super) fn rules(
     }
     for chain in [base::NAT_PREROUTING_LAST, base::NAT_OUTPUT_LAST] {
         // A commit while the packet passed the NAT chains may have hidden its Service from them.
-        rules.extend(ranges.iter().map(|range| {
-            let to = build().in_range(false, CmpOp::Eq, range);
-            to.jump(CLUSTER_IP_SERVICES).rule(chain)
-        }));
-        rules.extend(check_cluster_ips(family, chain, &ranges, in_ranges));
+        let overtaken = to_ranges.iter().cloned();
+        rules.extend(overtaken.map(|to| to.jump(CLUSTER_IP_SERVICES).rule(chain)));
+        rules.extend(check_cluster_ips(family, chain, &to_ranges, in_ranges));
     }
     rules.push(build().push(reject(family)).rule(REJECT));
     rules.extend(masquerading(family, options));
@@ -170,26 +171,26 @@ fn masquerading(family: IpFamily, options: &Options) -> [Rule; 2] {
 /// They follow the NAT chains of all programs, also of a kube-proxy whose table replaces this one at this moment.
 /// What this node itself receives is not its matter, as in kube-proxy, whose rules are in the hooks
 /// `forward` and `output`.
-fn check_cluster_ips(family: IpFamily, chain: &str, ranges: &[Cidr], in_ranges: bool) -> Vec<Rule> {
-    let build = || Build::new(family);
+fn check_cluster_ips(
+    family: IpFamily,
+    chain: &str,
+    to_ranges: &[Build],
+    in_ranges: bool,
+) -> Vec<Rule> {
     let forwarded = |build: Build| match chain {
         base::NAT_PREROUTING_LAST => build.if_not_local(FibAddress::Destination),
         _ => build,
     };
-    let to_ranges: Vec<Build> = ranges
-        .iter()
-        .map(|range| build().in_range(false, CmpOp::Eq, range))
-        .collect();
     let before = match in_ranges {
-        true => to_ranges.clone(),
-        false => vec![build()],
+        true => to_ranges.to_vec(),
+        false => vec![Build::new(family)],
     };
     let invalid = before.into_iter().map(|start| {
         forwarded(start.member(&[Field::Daddr], SetId::ClusterIps))
             .push(reject(family))
             .rule_with_comment(chain, "Reject traffic to invalid ports of ClusterIPs")
     });
-    let unallocated = to_ranges.into_iter().map(|start| {
+    let unallocated = to_ranges.iter().cloned().map(|start| {
         forwarded(start)
             .verdict(Verdict::Drop)
             .rule_with_comment(chain, "Drop traffic to unallocated ClusterIPs")

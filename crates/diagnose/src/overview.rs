@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{Service, ServiceType};
+use model::Service;
 use plan::{FrontendKind, Reason, Traffic};
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub enum State {
     NoReadyEndpoint,
     /// Another Service has one of its addresses and ports.
     Shadowed,
-    /// The rules have not been compared with the plan yet.
+    /// The comparison of the rules with the plan is still running.
     NotChecked,
     /// The rules do what the plan states.
     Served,
@@ -77,7 +77,7 @@ fn row(inspector: &Inspector, service: &Arc<Service>, checked: Option<&Checked>)
     let addresses = service.cluster_ips.iter().chain(&service.external_ips);
     Row {
         name: service.name.to_string(),
-        kind: kind(service.service_type),
+        kind: service.service_type.name(),
         addresses: addresses.copied().chain(ingress).collect(),
         ports: service
             .ports
@@ -99,15 +99,6 @@ fn row(inspector: &Inspector, service: &Arc<Service>, checked: Option<&Checked>)
         endpoints: all,
         state,
         reason,
-    }
-}
-
-fn kind(kind: ServiceType) -> &'static str {
-    match kind {
-        ServiceType::ClusterIp => "ClusterIP",
-        ServiceType::NodePort => "NodePort",
-        ServiceType::LoadBalancer => "LoadBalancer",
-        ServiceType::ExternalName => "ExternalName",
     }
 }
 

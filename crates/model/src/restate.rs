@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::object::{self, Metadata, NamedHint};
 use crate::{
     AddressType, Change, EndpointSlice, Event, IpMode, NamespacedName, Node, NodeAddressType,
-    Service, ServiceCidr, ServiceType, SessionAffinity, TrafficPolicy,
+    Service, ServiceCidr, SessionAffinity, TrafficPolicy,
 };
 
 impl Event {
@@ -72,13 +72,7 @@ impl Service {
         object::Service {
             metadata,
             spec: object::ServiceSpec {
-                service_type: match self.service_type {
-                    ServiceType::ClusterIp => "ClusterIP",
-                    ServiceType::NodePort => "NodePort",
-                    ServiceType::LoadBalancer => "LoadBalancer",
-                    ServiceType::ExternalName => "ExternalName",
-                }
-                .to_owned(),
+                service_type: self.service_type.name().to_owned(),
                 cluster_ip: if is_headless { "None" } else { "" }.to_owned(),
                 cluster_ips: texts(&self.cluster_ips),
                 ports: self.ports.iter().map(service_port).collect(),

@@ -56,6 +56,26 @@ pub enum ServiceType {
     ExternalName,
 }
 
+impl ServiceType {
+    /// All types.
+    pub const ALL: [Self; 4] = [
+        Self::ClusterIp,
+        Self::NodePort,
+        Self::LoadBalancer,
+        Self::ExternalName,
+    ];
+
+    /// Return the API's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalName => "ExternalName",
+        }
+    }
+}
+
 /// One of `spec.ports`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use model::ServiceType;
 use trace::{Snat, Summary, Verdict};
 
 use super::expect::Expected;
@@ -79,7 +78,7 @@ fn objects(out: &mut String, subject: &Subject<'_>) {
         out,
         "  Service {}: {}, cluster IP {}, policies: internal {:?}, external {:?}",
         s.name,
-        kind(s.service_type),
+        s.service_type.name(),
         if ips.is_empty() { "none" } else { &ips },
         s.internal_policy,
         s.external_policy
@@ -117,15 +116,6 @@ fn objects(out: &mut String, subject: &Subject<'_>) {
 
 fn named(port: &str) -> &str {
     if port.is_empty() { "(unnamed)" } else { port }
-}
-
-fn kind(kind: ServiceType) -> &'static str {
-    match kind {
-        ServiceType::ClusterIp => "ClusterIP",
-        ServiceType::NodePort => "NodePort",
-        ServiceType::LoadBalancer => "LoadBalancer",
-        ServiceType::ExternalName => "ExternalName",
-    }
 }
 
 fn plan(out: &mut String, subject: &Subject<'_>) {

@@ -105,16 +105,14 @@ pub(super) fn proxy_name(labels: &std::collections::BTreeMap<String, String>) ->
 }
 
 fn service_type(c: &Checker, s: &str) -> Result<ServiceType, Invalid> {
-    Ok(match s {
-        "" | "ClusterIP" => ServiceType::ClusterIp,
-        "NodePort" => ServiceType::NodePort,
-        "LoadBalancer" => ServiceType::LoadBalancer,
-        "ExternalName" => ServiceType::ExternalName,
-        _ => {
-            let reason =
-                format!("{s:?} is not a type (ClusterIP, NodePort, LoadBalancer or ExternalName)");
-            return Err(c.invalid("spec.type", reason));
-        }
+    if s.is_empty() {
+        return Ok(ServiceType::ClusterIp);
+    }
+    let named = ServiceType::ALL.into_iter().find(|of| of.name() == s);
+    named.ok_or_else(|| {
+        let reason =
+            format!("{s:?} is not a type (ClusterIP, NodePort, LoadBalancer or ExternalName)");
+        c.invalid("spec.type", reason)
     })
 }
 

@@ -271,11 +271,7 @@ fn stale(cluster: &Cluster, world: &World) -> Vec<Finding> {
     let mut node_ports: BTreeSet<(u8, u16)> = BTreeSet::new();
     for family in IpFamily::ALL {
         for port in cluster.plan(family).ports.values() {
-            let protocol = match port.protocol {
-                model::Protocol::Tcp => 6,
-                model::Protocol::Udp => 17,
-                model::Protocol::Sctp => 132,
-            };
+            let protocol = port.protocol.number();
             for frontend in port.frontends() {
                 match frontend.ip {
                     Some(ip) => known.insert((ip, protocol, frontend.port.get())),
@@ -388,15 +384,9 @@ fn in_nft(world: &World) -> BTreeSet<Frontend> {
 
 /// Return the frontends of virtual servers.
 fn in_ipvs(world: &World) -> BTreeSet<Frontend> {
-    use netfilter::ipvs::Protocol;
     let frontend = |id: &ServiceId| match id {
         ServiceId::Address { protocol, address } => {
-            let protocol = match protocol {
-                Protocol::Tcp => 6,
-                Protocol::Udp => 17,
-                Protocol::Sctp => 132,
-            };
-            Some((address.ip(), protocol, address.port()))
+            Some((address.ip(), protocol.number(), address.port()))
         }
         ServiceId::Mark { .. } => None,
     };

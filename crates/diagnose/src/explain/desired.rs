@@ -459,16 +459,11 @@ impl Compared<'_> {
             return None;
         }
         let packet = &self.probe.packet;
-        let number = |p: &netfilter::ipvs::Protocol| match p {
-            netfilter::ipvs::Protocol::Tcp => 6,
-            netfilter::ipvs::Protocol::Udp => 17,
-            netfilter::ipvs::Protocol::Sctp => 132,
-        };
         let of = |world: &World| {
             let is_it = |s: &&netfilter::ipvs::Service| {
                 matches!(&s.id, netfilter::ipvs::ServiceId::Address { protocol, address }
                     if address.ip() == packet.dst && address.port() == packet.dport
-                        && number(protocol) == packet.proto.0)
+                        && protocol.number() == packet.proto.0)
             };
             world.ipvs.services.iter().find(is_it).cloned()
         };

@@ -56,7 +56,7 @@ impl Flows {
         let mut flows = Self::default();
         for port in cluster.plans.iter().flat_map(|plan| plan.ports.values()) {
             for frontend in port.frontends() {
-                let key = (number(port.protocol), frontend.ip, frontend.port.get());
+                let key = (port.protocol.number(), frontend.ip, frontend.port.get());
                 flows.by_frontend.entry(key).or_default();
             }
         }
@@ -83,7 +83,7 @@ impl Flows {
         let mut found = Vec::new();
         for (plan, _) in &subject.plans {
             for frontend in plan.frontends() {
-                let key = (number(plan.protocol), frontend.ip, frontend.port.get());
+                let key = (plan.protocol.number(), frontend.ip, frontend.port.get());
                 found.extend(self.by_frontend.get(&key).into_iter().flatten());
             }
         }
@@ -116,14 +116,6 @@ pub(crate) fn read(subject: &Subject<'_>, found: &mut Vec<KnownFlow>) -> Result<
         }
     }
     Ok(())
-}
-
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
 }
 
 /// Run every check of known connections.
@@ -159,7 +151,7 @@ fn stale(
     flows: &[KnownFlow],
     new: &BTreeSet<SocketAddr>,
 ) -> Option<Finding> {
-    let protocol = number(plan.protocol);
+    let protocol = plan.protocol.number();
     let good: BTreeSet<SocketAddr> = plan
         .reachable()
         .iter()
@@ -179,14 +171,14 @@ fn stale(
         .filter(|f| !new.contains(&f.given))
         // Refused, because the Service has no endpoints.
         .filter(|f| !(good.is_empty() && f.given == f.asked))
-        .filter(|f| plan.protocol != model::Protocol::Tcp || !f.is_answered)
+        .filter(|f| plan.protocol != Protocol::Tcp || !f.is_answered)
         .filter(asked)
         .collect();
     let first = stale.first()?;
     let shown = stale.iter().map(|f| format!("{} -> {}", f.client, f.given));
     let weight = match plan.protocol {
-        model::Protocol::Tcp => Weight::Note,
-        model::Protocol::Udp | model::Protocol::Sctp => Weight::Partly,
+        Protocol::Tcp => Weight::Note,
+        Protocol::Udp | Protocol::Sctp => Weight::Partly,
     };
     Some(Finding::new(
         weight,

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use dataplane::ipvs::{Options, render};
 use ipnet::IpNet;
 use model::IpFamily;
-use netfilter::ipvs::{Protocol, ServiceId};
+use netfilter::ipvs::ServiceId;
 use observed::Configuration;
 use plan::Plan;
 use proptest::strategy::{Strategy as _, ValueTree as _};
@@ -63,12 +63,7 @@ fn load(net: &Net, plan: &Plan) {
 fn frontends(world: &World, family: IpFamily) -> BTreeSet<Frontend> {
     let all = world.ipvs.services.iter().filter_map(|s| match s.id {
         ServiceId::Address { protocol, address } => {
-            let number = match protocol {
-                Protocol::Tcp => 6,
-                Protocol::Udp => 17,
-                Protocol::Sctp => 132,
-            };
-            Some((Some(address.ip()), number, address.port()))
+            Some((Some(address.ip()), protocol.number(), address.port()))
         }
         ServiceId::Mark { .. } => None,
     });

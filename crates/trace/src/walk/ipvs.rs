@@ -1,7 +1,7 @@
 //! IPVS, which takes packets to its virtual servers at INPUT and OUTPUT, after filtering
 //! (`net/netfilter/ipvs/ip_vs_core.c`).
 
-use netfilter::ipvs::{Destination, Method, Protocol, Service, ServiceId};
+use netfilter::ipvs::{Destination, Method, Service, ServiceId};
 
 use super::Walker;
 use super::hooks::Hook;
@@ -57,12 +57,7 @@ impl<'w> Walker<'w> {
         let matches = |s: &&Service| match s.id {
             ServiceId::Mark { mark, v6 } => mark == state.mark && v6 == state.is_v6(),
             ServiceId::Address { protocol, address } => {
-                let number = match protocol {
-                    Protocol::Tcp => 6,
-                    Protocol::Udp => 17,
-                    Protocol::Sctp => 132,
-                };
-                number == state.proto.0
+                protocol.number() == state.proto.0
                     && address.ip() == state.dst.ip
                     && (address.port() == state.dst.port
                         || (address.port() == 0 && s.persistent.is_some()))

@@ -14,13 +14,19 @@ use super::subject::Subject;
 
 /// How many clients that only the rules admit are walked.
 const MOST: usize = 5;
-/// Documentation addresses (RFC 5737, RFC 3849), which no host has.
-const OUTSIDE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
-const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7));
 
 /// Whether loopback addresses may be routed.
 const ROUTE_LOCALNET: &str = "net.ipv4.conf.all.route_localnet";
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Return a documentation address (RFC 5737, RFC 3849), which no host has and no rule knows.
+fn unknown(is_v4: bool) -> IpAddr {
+    if is_v4 {
+        Ipv4Addr::new(198, 51, 100, 7).into()
+    } else {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).into()
+    }
+}
 
 /// A client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +91,7 @@ pub(crate) fn of(
 fn outside(asked: Asked<'_>, node_ip: Option<IpAddr>, setting: Setting<'_>) -> Vec<Client> {
     let Asked { plan, frontend, .. } = asked;
     let is_v4 = asked.dst.is_ipv4();
-    let mut all = vec![if is_v4 { OUTSIDE_V4 } else { OUTSIDE_V6 }];
+    let mut all = vec![unknown(is_v4)];
     if frontend.kind == FrontendKind::LoadBalancerIp && !plan.source_ranges.is_empty() {
         all.extend(plan.source_ranges.first().map(ipnet::IpNet::network));
         let others = ranges::admitted(setting.world, asked.dst);
@@ -134,12 +140,7 @@ fn entrances(dst: IpAddr, node_ip: Option<IpAddr>, setting: Setting<'_>) -> Vec<
     };
     let own = with(dst).or_else(|| node_ip.and_then(with));
     let mut found: Vec<String> = own.map(|i| i.name.clone()).into_iter().collect();
-    let outside = if dst.is_ipv4() {
-        OUTSIDE_V4
-    } else {
-        OUTSIDE_V6
-    };
-    let default = setting.world.host.iface_towards(outside);
+    let default = setting.world.host.iface_towards(unknown(dst.is_ipv4()));
     found.extend(default.filter(|name| own.is_none_or(|i| i.name != *name)));
     found
 }

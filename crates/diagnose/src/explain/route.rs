@@ -11,6 +11,14 @@ use super::flows::KnownFlow;
 use super::probe::Probe;
 use super::subject::{Cluster, Subject};
 
+/// Return the weight of a finding about one outcome: others may arrive.
+fn weight(probe: &Probe) -> Weight {
+    match probe.trace.outcomes.len() {
+        1 => Weight::Broken,
+        _ => Weight::Partly,
+    }
+}
+
 /// Find an endpoint on this node to which only the default route leads, as when its pod's interface is
 /// down.
 pub(crate) fn misled(probe: &Probe) -> Option<Finding> {
@@ -25,13 +33,8 @@ pub(crate) fn misled(probe: &Probe) -> Option<Finding> {
             continue;
         };
         let out = outcome.out_iface.as_deref().unwrap_or_default();
-        let weight = if probe.trace.outcomes.len() == 1 {
-            Weight::Broken
-        } else {
-            Weight::Partly
-        };
         let finding = Finding::new(
-            weight,
+            weight(probe),
             Cause::NoRoute,
             format!(
                 "{}: endpoint {to} is on this node, but no route leads to its pod: the packet leaves \
@@ -60,13 +63,8 @@ fn hidden(facts: &Facts, probe: &Probe) -> Option<Finding> {
         let pod = facts.routes.iter().find(is_pods)?.dev.as_deref()?;
         let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == to.ip);
         let own = &facts.interfaces.iter().find(has)?.name;
-        let weight = if probe.trace.outcomes.len() == 1 {
-            Weight::Broken
-        } else {
-            Weight::Partly
-        };
         let finding = Finding::new(
-            weight,
+            weight(probe),
             Cause::NoRoute,
             format!(
                 "{}: endpoint {to} is the pod behind {pod}, but interface {own} of this node has its \
@@ -128,18 +126,13 @@ fn elsewhere(cluster: &Cluster, routes: &Routes<'_>, probes: &[Probe]) -> Vec<Fi
 }
 
 fn astray(probe: &Probe, ip: IpAddr, node: &Node, (route, leads): (&Towards, &str)) -> Finding {
-    let weight = if probe.trace.outcomes.len() == 1 {
-        Weight::Broken
-    } else {
-        Weight::Partly
-    };
     let who = if ip == probe.packet.src {
         "the client"
     } else {
         "the endpoint"
     };
     let finding = Finding::new(
-        weight,
+        weight(probe),
         Cause::NoRoute,
         format!(
             "{}: {who} {ip} is a pod of node {}, but no route leads to that node's pods: the route `{}` \

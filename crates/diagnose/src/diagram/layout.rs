@@ -28,6 +28,8 @@ pub(crate) struct Layout {
     pub(crate) ranks: Vec<usize>,
     /// The middle of each box.
     pub(crate) middles: Vec<f64>,
+    /// The arrows, from top to bottom.
+    pub(crate) arrows: Vec<Downward>,
     /// The columns of each arrow at the ranks between its ends, from top to bottom. Arrows from a box to
     /// itself have none.
     pub(crate) bends: Vec<Vec<f64>>,
@@ -63,6 +65,7 @@ pub(crate) fn layout(graph: &Graph, widths: &[f64]) -> Layout {
     }
     laid.place_alone(graph, &alone, widths, left);
     laid.separate(&arrows, widths);
+    laid.arrows = arrows;
     laid
 }
 
@@ -76,7 +79,7 @@ pub(crate) struct Downward {
 }
 
 /// Reverse the arrows that lead to an earlier lane, or back to a box on the path within a lane.
-pub(crate) fn downward(graph: &Graph) -> Vec<Downward> {
+fn downward(graph: &Graph) -> Vec<Downward> {
     let lane = |at: usize| graph.boxes[at].lane;
     let mut outs: Vec<Vec<(usize, usize)>> = vec![Vec::new(); graph.boxes.len()];
     for (number, arrow) in graph.arrows.iter().enumerate() {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::draw::cut;
 use super::graph::{Box, Graph, Kind};
 use super::lane::{Lane, Place};
-use super::layout::{Downward, Layout, downward, layout};
+use super::layout::{Downward, Layout, layout};
 use super::why::Detail;
 
 /// Characters in a line of a box. Longer texts continue in the next line.
@@ -106,7 +106,8 @@ impl Picture {
             b.x = (laid.middles[at] + offset - b.width / 2.0).round();
             b.y = rows.tops[laid.ranks[at]];
         }
-        let arrows: Vec<DrawnArrow> = downward(graph)
+        let arrows: Vec<DrawnArrow> = laid
+            .arrows
             .iter()
             .enumerate()
             .filter(|(_, arrow)| arrow.top != arrow.bottom)

@@ -418,7 +418,7 @@ fn sets(types: &[SetType]) -> Result<Lacks, TransactionError> {
 pub(super) mod tests {
     use super::*;
 
-    const NUMGEN: Feature = Feature {
+    pub(in crate::proxy) const NUMGEN: Feature = Feature {
         name: "numgen",
         module: "nft_numgen",
         option: "CONFIG_NFT_NUMGEN",

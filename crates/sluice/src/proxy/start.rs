@@ -106,12 +106,12 @@ mod tests {
     use std::sync::Arc;
 
     use config::{Config, KubeProxyConfiguration};
-    use dataplane::{Feature, Needed};
+    use dataplane::Needed;
     use model::{Change, Event, Node, NodeAddress, NodeAddressType};
 
     use super::*;
     use crate::proxy::node_wait::NodeWait;
-    use crate::proxy::probe;
+    use crate::proxy::probe::tests::{NUMGEN, judged};
 
     /// A dual-stack kernel on which IPv6 lacks a feature, and a Node with this first address.
     fn start(address: &str) -> Start {
@@ -139,13 +139,8 @@ mod tests {
             ..Batch::default()
         });
         assert!(!start.is_over().unwrap(), "before the probe");
-        let feature = Feature {
-            name: "numgen",
-            module: "nft_numgen",
-            option: "CONFIG_NFT_NUMGEN",
-        };
-        let lacking = [(IpFamily::V6, feature, Needed::Always)];
-        start.probed(probe::tests::judged(&lacking).unwrap().unserved);
+        let lacking = [(IpFamily::V6, NUMGEN, Needed::Always)];
+        start.probed(judged(&lacking).unwrap().unserved);
         start
     }
 

@@ -204,7 +204,7 @@ impl Node {
             }
             ensure!(
                 started.elapsed() < PATIENCE,
-                "{program:?} has not started\n{}",
+                "{program:?} did not start within {PATIENCE:?}\n{}",
                 fs::read_to_string(self.log_of(program))?
             );
             std::thread::sleep(Duration::from_millis(20));

@@ -308,7 +308,7 @@ fn of_rule(rule: &iptables::Rule, world: &World, found: &mut BTreeSet<IpNet>) {
     }
 }
 
-/// Return a range as a prefix; `None` for a mask that is none.
+/// Return a range as a prefix; `None` if its mask is not one of a prefix.
 fn range(net: iptables::Net) -> Option<IpNet> {
     IpNet::with_netmask(net.addr(), net.mask()).ok()
 }

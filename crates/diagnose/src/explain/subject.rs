@@ -293,8 +293,8 @@ impl Cluster {
         ranges.any(|range| range.contains(&ip)) || endpoints.any(|e| e.address == ip)
     }
 
-    /// Return the other Node of which an address is a pod's, by the endpoints and the Nodes' ranges. A pod in
-    /// its node's network has the node's address and is none.
+    /// Return the other Node of which an address is a pod's, by the endpoints and the Nodes' ranges; `None`
+    /// for the address of a Node, which its pods in the host network share.
     pub(crate) fn other_node_of(&self, ip: IpAddr) -> Option<&Node> {
         let mut nodes = self.objects.nodes.iter();
         let node = match self.nodes_of_pods().get(&ip) {
